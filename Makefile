@@ -1,0 +1,64 @@
+# `make demo` and `make test` each do everything that they need, from a fresh clone on.
+# Needed beforehand: Python 3.11 or newer with its venv module, a C++ compiler, make.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
+PIP := $(BIN)/python -m pip
+DEMO := build/demo
+
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+.PHONY: help venv test test-slow lint format typecheck demo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## create .venv with everything for development
+
+# The marker .installing becomes the stamp only when every step has passed. Found at the start, it tells of
+# an interrupted run that may have left half a package behind, and then the environment is built anew.
+# torch goes first and alone: which build of it suits this computer is settled before anything depends on it.
+$(STAMP): pyproject.toml constraints.txt
+	@if [ -e $(VENV)/.installing ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	        echo "zeta needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=..." >&2; exit 1; }; \
+	    $(PYTHON) -m venv --clear $(VENV) || { \
+	        echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+	fi
+	@rm -f $(STAMP) && touch $(VENV)/.installing
+	$(PIP) install --quiet -c constraints.txt --upgrade pip
+	$(PIP) install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
+	@mv $(VENV)/.installing $(STAMP)
+
+test: lint typecheck ## lint, type check, run all tests and doctests (PYTEST_ARGS="-n auto" for many cores)
+	$(PYTEST)
+
+test-slow: $(STAMP) ## run the tests that take minutes
+	$(PYTEST) -m slow
+
+lint: $(STAMP) ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(STAMP) ## mend style and formatting in place
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+typecheck: $(STAMP) ## check types
+	$(BIN)/mypy
+
+demo: $(STAMP) ## initialize a GPT-2 of 124M parameters, write it, verify every value
+	$(BIN)/zeta init examples/gpt.py:gpt2 --recipe gpt2 --seed 0 --out $(DEMO) --force
+	$(BIN)/zeta verify $(DEMO)
+	@echo "The files are in $(CURDIR)/$(DEMO):"
+	@ls -l $(DEMO)
+
+clean: ## remove the environment and everything generated
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,212 @@
+"""Write a plan's values into a model, in place, wherever they live. Everything is checked before the first write."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from zeta import dtypes
+from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError, listed
+from zeta.names import Slot, walk
+from zeta.parametrized import Inversion, invert
+from zeta.planning import check_dtype
+from zeta.plans import Entry, Plan
+from zeta.random import check_seed, parameter_key
+from zeta.regions import Region
+from zeta.render import shape_text
+from zeta.rules import Kind, glob_matcher
+from zeta.sampling import tiles
+
+#: called with a parameter's name, the bytes done so far and the bytes in all
+Progress = Callable[[str, int, int], None]
+Only = str | Collection[str] | Callable[[str], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One entry and the tensor that it is written to; for a parametrized weight, what its originals become."""
+
+    entry: Entry
+    slot: Slot
+    inversion: Inversion | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One entry that was written, and the values as they now are."""
+
+    entry: Entry
+    values: Tensor
+
+
+def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -> list[Job]:
+    """Check the whole plan against the model, and return what is to be written. Nothing is written.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        PlanError: names or shapes of plan and model differ, or ``only`` selects nothing.
+        TargetError: parameters that cannot be written: lazy, on meta, integer, sharded, overlapping, parametrized so
+        that the
+            value is impossible. All of them are listed.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    check_seed(seed)
+    slots = {slot.name: slot for slot in walk(model)}
+    selected = _selected(plan, only)
+    _check_names(plan, selected, slots, whole=only is None)
+    jobs: list[Job] = []
+    problems: list[str] = []
+    for entry in selected:
+        slot = slots[entry.name]
+        try:
+            check_target(entry, slot)
+            if not entry.kept:
+                jobs.append(Job(entry=entry, slot=slot, inversion=_inversion(entry, slot, seed)))
+        except ZetaError as error:
+            problems.append(f"{entry.name}: {error}")
+    if problems:
+        raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
+    return jobs
+
+
+def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> Iterator[Written]:
+    """Write prepared jobs one by one; yield each entry after it was written."""
+    total = sum(job.entry.nbytes for job in jobs)
+    done = 0
+    for job in jobs:
+        with _writable(job.slot.tensor):
+            if job.inversion is not None:
+                for tensor, value in job.inversion.changes:
+                    tensor.detach().copy_(value)
+                values = job.inversion.effective
+                done += job.entry.nbytes
+                if progress is not None:
+                    progress(job.entry.name, done, total)
+            else:
+                values = job.slot.tensor.detach()
+                for index, tile in values_of(job.entry, seed, dtype=values.dtype, device=values.device):
+                    values[index].copy_(tile)
+                    done += tile.nbytes
+                    if progress is not None:
+                        progress(job.entry.name, done, total)
+            yield Written(entry=job.entry, values=values)
+
+
+def values_of(
+    entry: Entry, seed: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """Yield all values of an entry, in row-major order of bounded tiles: (index, values)."""
+    device = torch.device(device)
+    yield from tiles(
+        entry.initializer,
+        key=parameter_key(seed, entry.name),
+        region=Region.whole(entry.shape),
+        dtype=entry.dtype if dtype is None else dtype,
+        # devices without fp64 arithmetic get values computed on the CPU: the same bits
+        device=device if device.type in ("cpu", "cuda") else torch.device("cpu"),
+        axes=entry.axes,
+        zero_row=entry.padding_idx,
+    )
+
+
+def check_target(entry: Entry, slot: Slot) -> None:
+    """Raise ``TargetError`` or ``SpecError`` if this tensor cannot hold the entry's values."""
+    tensor = slot.tensor
+    if nn.parameter.is_lazy(tensor):
+        raise TargetError("is lazy and has no shape yet; run one forward pass first")
+    if tensor.is_meta:
+        raise TargetError(
+            "is on the meta device and has no memory; build the model on a real device, or call "
+            "to_empty(device=...) first"
+        )
+    if entry.kept:
+        return
+    if isinstance(tensor, DTensor):
+        raise TargetError("is a DTensor; initialize before sharding")
+    if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
+        raise TargetError(
+            f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
+            "afterwards, or use Keep()"
+        )
+    if slot.parametrization is None and _overlaps(tensor):
+        raise TargetError(
+            f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
+            ".clone()"
+        )
+    check_dtype(entry.initializer, tensor.dtype)
+
+
+def _inversion(entry: Entry, slot: Slot, seed: int) -> Inversion | None:
+    if slot.parametrization is None:
+        return None
+    value = torch.empty(entry.shape, dtype=slot.tensor.dtype, device=slot.tensor.device)
+    for index, tile in values_of(entry, seed, dtype=value.dtype, device=value.device):
+        value[index].copy_(tile)
+    with _writable(slot.tensor):
+        return invert(slot.parametrization, value, name=entry.name, seed=parameter_key(seed, entry.name))
+
+
+def _selected(plan: Plan, only: Only | None) -> list[Entry]:
+    if only is None:
+        return list(plan)
+    if callable(only):
+        chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
+    else:
+        patterns = [only] if isinstance(only, str) else list(only)
+        hits = {
+            pattern: [e for e in plan if any(map(glob_matcher(pattern), (e.name, *e.ties)))] for pattern in patterns
+        }
+        empty = [pattern for pattern, entries in hits.items() if not entries]
+        if empty:
+            raise PlanError(listed("only= names nothing in the plan:", empty))
+        chosen = [entry for entry in plan if any(entry in entries for entries in hits.values())]
+    if not chosen:
+        raise PlanError("only= selects nothing of the plan")
+    return chosen
+
+
+def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
+    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
+    missing = [entry.name for entry in selected if entry.name not in slots]
+    extra = [name for name in slots if name not in planned] if whole else []
+    shapes = [
+        f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slots[entry.name].shape)}"
+        for entry in selected
+        if entry.name in slots
+        and slots[entry.name].shape != entry.shape
+        and not nn.parameter.is_lazy(slots[entry.name].tensor)
+    ]
+    problems = [
+        listed(heading, names)
+        for heading, names in (
+            ("the plan names what the model does not have:", missing),
+            ("the model has what the plan does not name:", extra),
+            ("shapes differ:", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    """Whether two elements may share memory."""
+    reach = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach = stride * (size - 1) + reach
+    return False
+
+
+@contextlib.contextmanager
+def _writable(tensor: Tensor) -> Iterator[None]:
+    """Neither autograd nor inference mode objects to an in-place write in here."""
+    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
+        yield

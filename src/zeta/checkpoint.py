@@ -1,0 +1,279 @@
+"""Write a plan straight to a safetensors file, one tile at a time, with a manifest that can prove it later.
+
+A safetensors file is an 8-byte length, a JSON header and the tensors' bytes
+(https://github.com/huggingface/safetensors#format). The header follows from the plan alone, so a verification
+recomputes it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import torch
+from torch import Tensor, nn
+
+from zeta import dtypes
+from zeta._version import __version__
+from zeta.apply import Progress, check_target, values_of
+from zeta.errors import CheckpointError, LayerTypeError, TargetError, ZetaError, listed
+from zeta.names import Slot, walk
+from zeta.plans import Entry, Plan
+from zeta.random import STREAM_VERSION, check_seed
+
+TENSORS: Final = "model.safetensors"
+MANIFEST: Final = "zeta.json"
+_FORMAT: Final = "zeta manifest 1"
+_COPY_BYTES: Final = 2**23
+
+_SAFETENSORS_DTYPES: Final = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "complex64": "C64",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """One name in the file: its entry and the bytes it takes. A tied name repeats its entry."""
+
+    name: str
+    entry: Entry
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``zeta.json`` says: all that is needed to compute every value again."""
+
+    seed: int
+    plan: Plan
+    drop_ties: bool
+    kept: dict[str, str]
+    model: str | None = None
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text."""
+        return json.dumps(
+            {
+                "format": _FORMAT,
+                "seed": self.seed,
+                "stream": STREAM_VERSION,
+                "model": self.model,
+                "versions": {"zeta": __version__, "torch": torch.__version__, "python": platform.python_version()},
+                "tensors": TENSORS,
+                "drop_ties": self.drop_ties,
+                "kept_sha256": self.kept,
+                "plan": json.loads(self.plan.to_json()),
+            },
+            indent=1,
+            allow_nan=False,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read a manifest; ``CheckpointError`` if it is missing, broken or of another stream version."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} does not exist: {path.parent} was not written by zeta") from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+            raise CheckpointError(f"{path} is not a manifest of this version of zeta (expected format {_FORMAT!r})")
+        if data.get("stream") != STREAM_VERSION:
+            raise CheckpointError(
+                f"{path} was written with stream version {data.get('stream')}; this zeta has version {STREAM_VERSION}"
+            )
+        try:
+            return cls(
+                seed=check_seed(data["seed"]),
+                plan=Plan.from_json(json.dumps(data["plan"])),
+                drop_ties=bool(data["drop_ties"]),
+                kept=dict(data["kept_sha256"]),
+                model=data["model"],
+            )
+        except (KeyError, TypeError, ZetaError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def layout(plan: Plan, *, drop_ties: bool) -> tuple[bytes, list[Stored]]:
+    """Return the file's first bytes (length and header) and what follows, in order.
+
+    Larger element sizes come first, so that every tensor is aligned to its own.
+    """
+    named = [
+        (name, entry)
+        for entry in plan
+        if entry.persistent
+        for name in ((entry.name,) if drop_ties else (entry.name, *entry.ties))
+    ]
+    unknown = [
+        f"{name}: {dtypes.name_of(e.dtype)}" for name, e in named if dtypes.name_of(e.dtype) not in _SAFETENSORS_DTYPES
+    ]
+    if unknown:
+        raise CheckpointError(listed("safetensors has no such dtype:", unknown))
+    named.sort(key=lambda item: -item[1].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    stored: list[Stored] = []
+    position = 0
+    for name, entry in named:
+        stored.append(Stored(name=name, entry=entry, start=position, stop=position + entry.nbytes))
+        header[name] = {
+            "dtype": _SAFETENSORS_DTYPES[dtypes.name_of(entry.dtype)],
+            "shape": list(entry.shape),
+            "data_offsets": [position, position + entry.nbytes],
+        }
+        position += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, stored
+
+
+def save_files(
+    model: nn.Module,
+    plan: Plan,
+    folder: Path,
+    *,
+    seed: int,
+    drop_ties: bool,
+    force: bool,
+    model_name: str | None,
+    progress: Progress | None,
+) -> Iterator[tuple[Entry, Tensor]]:
+    """Write ``model.safetensors`` and ``zeta.json`` into ``folder``; yield every entry's values, tile by tile.
+
+    Both files are written beside their place and renamed when complete.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    check_seed(seed)
+    header, stored = layout(plan, drop_ties=drop_ties)
+    sources = _check(model, plan)
+    existing = [name for name in (TENSORS, MANIFEST) if (folder / name).exists()]
+    if existing and not force:
+        raise CheckpointError(
+            f"{folder} already has {' and '.join(existing)}; choose another folder, or overwrite with force (--force)"
+        )
+    with _new_files(folder, (TENSORS, MANIFEST)) as (tensors, manifest):
+        kept: dict[str, str] = {}
+        with tensors.open("w+b") as file:
+            _reserve(file, len(header) + (stored[-1].stop if stored else 0), folder)
+            file.write(header)
+            total, done = sum(item.stop - item.start for item in stored), 0
+            written: dict[str, Stored] = {}
+            for item in stored:
+                if (first := written.setdefault(item.entry.name, item)) is not item:
+                    _repeat(file, len(header) + first.start, first.stop - first.start)
+                    done += first.stop - first.start
+                else:
+                    digest = hashlib.sha256()
+                    for tile in _tiles(item.entry, sources[item.entry.name], seed):
+                        view = memory(tile)
+                        file.write(view)
+                        if item.entry.kept:
+                            digest.update(view)
+                        done += tile.nbytes
+                        if progress is not None:
+                            progress(item.name, done, total)
+                        yield item.entry, tile
+                    if item.entry.kept:
+                        kept[item.entry.name] = digest.hexdigest()
+                if progress is not None:
+                    progress(item.name, done, total)
+            file.flush()
+            os.fsync(file.fileno())
+        document = Manifest(seed=seed, plan=plan, drop_ties=drop_ties, kept=kept, model=model_name)
+        manifest.write_text(document.to_json(), encoding="utf-8")
+
+
+def memory(tensor: Tensor) -> ctypes.Array[ctypes.c_char]:
+    """The bytes of a contiguous CPU tensor, without a copy. Valid while the tensor lives."""
+    assert tensor.is_contiguous()
+    assert tensor.device.type == "cpu"
+    return (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+
+
+def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
+    """Every entry's slot, after checking that its values can be computed or copied."""
+    slots = {slot.name: slot for slot in walk(model)}
+    problems: list[str] = []
+    for entry in plan:
+        slot = slots.get(entry.name)
+        if slot is None or slot.shape != entry.shape:
+            problems.append(f"{entry.name}: the model has no such parameter of shape {tuple(entry.shape)}")
+        elif slot.parametrization is not None:
+            problems.append(f"{entry.name}: is parametrized; initialize a real model and save its state_dict instead")
+        elif entry.kept and entry.persistent:
+            try:
+                check_target(entry, slot)
+            except TargetError as error:
+                problems.append(f"{entry.name}: is kept, but {error}")
+    problems += [
+        f"{name}: is not in the plan" for name in slots if name not in {n for e in plan for n in (e.name, *e.ties)}
+    ]
+    if problems:
+        raise TargetError(listed("this plan cannot be saved for this model; nothing was written:", problems))
+    return slots
+
+
+def _tiles(entry: Entry, slot: Slot, seed: int) -> Iterator[Tensor]:
+    if entry.kept:
+        yield slot.tensor.detach().to(device="cpu", dtype=entry.dtype).contiguous()
+    else:
+        for _, tile in values_of(entry, seed):
+            yield tile.contiguous()
+
+
+def _repeat(file: BinaryIO, start: int, size: int) -> None:
+    """Append a copy of ``size`` bytes that the file already has at ``start``."""
+    end = file.tell()
+    for offset in range(0, size, _COPY_BYTES):
+        file.seek(start + offset)
+        block = file.read(min(_COPY_BYTES, size - offset))
+        file.seek(end + offset)
+        file.write(block)
+
+
+def _reserve(file: BinaryIO, size: int, folder: Path) -> None:
+    """Fail now, and not after minutes, if the disk has no room."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise CheckpointError(f"{folder} has room for {free:,} bytes, and {size:,} are needed; nothing was written")
+
+
+@contextlib.contextmanager
+def _new_files(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
+    """Temporary paths beside ``names`` in ``folder``: renamed into place on success, removed on any failure."""
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    paths = tuple(folder / f".{name}.{os.getpid()}.tmp" for name in names)
+    complete = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield paths
+        for path, name in zip(paths, names, strict=True):
+            path.replace(folder / name)
+        complete = True
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"cannot write to {folder}: {error.strerror or error}; nothing was left there") from error
+    finally:
+        if not complete:
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            for parent in created:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()

@@ -1,0 +1,89 @@
+"""What the floating-point dtypes can hold: which are supported, their largest value, and bounds rounded inwards."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+
+from zeta.errors import SpecError
+
+_FP8: Final = tuple(
+    getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    if hasattr(torch, name)
+)
+#: dtypes of real weights that zeta draws values for
+REAL: Final[tuple[torch.dtype, ...]] = (torch.float64, torch.float32, torch.bfloat16, torch.float16, *_FP8)
+#: complex dtypes and the real dtype of their parts
+COMPLEX: Final[dict[torch.dtype, torch.dtype]] = {
+    torch.complex128: torch.float64,
+    torch.complex64: torch.float32,
+    torch.complex32: torch.float16,
+}
+_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """``torch.float32`` as ``"float32"``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype called ``name``; ``SpecError`` if torch has none.
+
+    >>> dtype_named("bfloat16")
+    torch.bfloat16
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SpecError(f"unknown dtype {name!r}; expected a torch dtype such as float32, bfloat16 or float16")
+    return dtype
+
+
+def is_drawable(dtype: torch.dtype) -> bool:
+    """Whether random values can be drawn in ``dtype``."""
+    return dtype in REAL or dtype in COMPLEX
+
+
+def real_part(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the real and imaginary parts of ``dtype``, or ``dtype`` itself."""
+    return COMPLEX.get(dtype, dtype)
+
+
+def largest(dtype: torch.dtype) -> float:
+    """The largest finite number of ``dtype``."""
+    return float(torch.finfo(real_part(dtype)).max)
+
+
+def relative_rounding(dtype: torch.dtype) -> float:
+    """By what fraction rounding to ``dtype`` can move a normal number."""
+    return float(torch.finfo(real_part(dtype)).eps) / 2
+
+
+def inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The smallest number of ``dtype`` that is at least ``low``, and the largest that is at most ``high``.
+
+    Raises ``SpecError`` if no number of ``dtype`` lies between.
+    """
+    limit = largest(dtype)
+    inner_low = -math.inf if low < -limit else _at_least(low, dtype)
+    inner_high = math.inf if high > limit else -_at_least(-high, dtype)
+    if inner_low > inner_high:
+        raise SpecError(f"no {name_of(dtype)} number lies between {low!r} and {high!r}")
+    return inner_low, inner_high
+
+
+def _at_least(value: float, dtype: torch.dtype) -> float:
+    """The smallest number of ``dtype`` that is at least ``value``, which lies in its range."""
+    tensor = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype).reshape(1)
+    nearest = float(tensor.double())
+    if nearest >= value:
+        return nearest
+    bits = tensor.view(_BITS[dtype.itemsize])
+    if nearest == 0:
+        return float(bits.fill_(1).view(dtype).double())  # the smallest subnormal
+    if nearest < 0 and int(bits & (2 ** (8 * dtype.itemsize - 1) - 1)) == 1:
+        return 0.0  # from the smallest negative subnormal upwards
+    return float((bits + (1 if nearest > 0 else -1)).view(dtype).double())

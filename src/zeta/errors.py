@@ -1,0 +1,55 @@
+"""Every exception that zeta raises on purpose, and when.
+
+All of them derive from :class:`ZetaError`, and each also from the built-in a reader would expect, so that
+``except ValueError`` keeps working. Each message says which parameter, what arrived, what was expected and
+what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ZetaError(Exception):
+    """Base of everything below."""
+
+
+class SpecError(ZetaError, ValueError):
+    """An initializer, rule, set of axes or seed was described with values that make no sense."""
+
+
+class FanError(ZetaError, ValueError):
+    """``fan_in`` and ``fan_out`` are not defined for this parameter, or nobody said along which axes."""
+
+
+class PlanError(ZetaError, ValueError):
+    """A model and its rules do not fit: unmatched parameters, idle rules, ties claimed twice, wrong shapes."""
+
+
+class TargetError(ZetaError, ValueError):
+    """A parameter cannot be written: lazy, on meta, quantized, integer, sharded, overlapping, parametrized."""
+
+
+class LayerTypeError(ZetaError, TypeError):
+    """Something that is not a ``torch.nn.Module`` was passed where one is needed."""
+
+
+class CheckpointError(ZetaError, OSError):
+    """A checkpoint cannot be written or read; nothing was left half-written."""
+
+
+class UsageError(ZetaError):
+    """The command line was used wrongly: no such model, recipe, rule file or output folder."""
+
+
+class ZetaNotice(UserWarning):
+    """Something was done that is probably meant, but is not literally what was asked for."""
+
+
+def listed(heading: str, items: Iterable[str], most: int = 20) -> str:
+    """Format ``items`` one per line under ``heading``, at most ``most`` of them."""
+    items = list(items)
+    lines = [heading, *(f"  - {item}" for item in items[:most])]
+    if len(items) > most:
+        lines.append(f"  - and {len(items) - most} more")
+    return "\n".join(lines)

@@ -1,0 +1,280 @@
+"""The one authority on ``fan_in`` and ``fan_out``.
+
+``fan_in`` is the number of products that are summed into one output, ``fan_out`` the number of outputs that one
+input reaches. Both follow from the *roles* of a weight's dimensions, which only the module knows, never from the
+shape alone: that is what :class:`Axes` says. Where several maps are packed into one weight (grouped convolutions,
+attention's q/k/v, recurrent gates, experts), the fans are those of one of them.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta.errors import FanError, SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fans:
+    """``fan_in`` and ``fan_out`` of one map."""
+
+    fan_in: int
+    fan_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """The role of each dimension of a weight; every dimension has exactly one role.
+
+    ``fan_in`` and ``fan_out`` list the dimensions whose extents multiply into each fan; a dimension in both is a
+    kernel (receptive field). ``batch`` dimensions number independent maps. ``lookup`` dimensions select a row instead
+    of being summed over (an embedding): they count in no fan. ``blocks`` are ``(dimension, n)`` pairs: along it, ``n``
+    maps are packed one after the other, each drawn on its own.
+
+    Dimensions may be negative. Raises ``SpecError`` when built with overlapping or repeated roles.
+
+    >>> Axes(fan_in=(1, 2, 3), fan_out=(0, 2, 3), blocks=((0, 64),)).fans((64, 1, 3, 3))  # a depthwise convolution
+    Fans(fan_in=9, fan_out=9)
+    """
+
+    fan_in: tuple[int, ...]
+    fan_out: tuple[int, ...]
+    batch: tuple[int, ...] = ()
+    lookup: tuple[int, ...] = ()
+    blocks: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for role in ("fan_in", "fan_out", "batch", "lookup"):
+            object.__setattr__(self, role, _dimensions(role, getattr(self, role)))
+        try:
+            blocks = tuple((int(dim), int(n)) for dim, n in self.blocks)
+        except (TypeError, ValueError):
+            raise SpecError(f"Axes: blocks must be (dimension, number) pairs, got {self.blocks!r}") from None
+        object.__setattr__(self, "blocks", blocks)
+        if any(n < 1 for _, n in blocks) or len({dim for dim, _ in blocks}) != len(blocks):
+            raise SpecError(f"Axes: blocks must name each dimension once, with a number of at least 1, got {blocks!r}")
+        alone = (*self.batch, *self.lookup)
+        if len(set(alone)) != len(alone) or set(alone) & {*self.fan_in, *self.fan_out}:
+            raise SpecError(f"Axes: a batch or lookup dimension cannot have a second role: {self!r}")
+
+    def resolved(self, shape: Sequence[int]) -> Axes:
+        """Return these axes for a tensor of ``shape``: no negative dimension, every dimension with a role.
+
+        Raises ``FanError`` if a dimension is out of range or without a role, or a block number does not divide.
+        """
+        ndim = len(shape)
+
+        def absolute(dims: tuple[int, ...]) -> tuple[int, ...]:
+            if any(not -ndim <= dim < ndim for dim in dims):
+                raise FanError(f"{self!r} names a dimension that a weight of shape {tuple(shape)} does not have")
+            return tuple(dim % ndim for dim in dims)
+
+        axes = Axes(
+            fan_in=absolute(self.fan_in),
+            fan_out=absolute(self.fan_out),
+            batch=absolute(self.batch),
+            lookup=absolute(self.lookup),
+            blocks=tuple((absolute((dim,))[0], n) for dim, n in self.blocks),
+        )
+        missing = set(range(ndim)) - {*axes.fan_in, *axes.fan_out, *axes.batch, *axes.lookup}
+        if missing:
+            raise FanError(f"{self!r} gives no role to dimension {sorted(missing)} of a weight of shape {tuple(shape)}")
+        for dim, n in axes.blocks:
+            if shape[dim] % n:
+                raise FanError(f"{n} blocks do not divide dimension {dim} of a weight of shape {tuple(shape)}")
+        return axes
+
+    def fans(self, shape: Sequence[int]) -> Fans:
+        """Return the fans of one map inside a weight of ``shape``."""
+        axes = self.resolved(shape)
+        extent = list(shape)
+        for dim, n in axes.blocks:
+            extent[dim] //= n
+        return Fans(
+            fan_in=math.prod(extent[dim] for dim in axes.fan_in),
+            fan_out=math.prod(extent[dim] for dim in axes.fan_out),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; ``from_json`` reads it back exactly."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Axes:
+        """Build axes from ``to_json``'s dictionary."""
+        known = {field.name for field in fields(cls)}
+        if set(data) - known:
+            raise SpecError(f"Axes: unknown {sorted(set(data) - known)}; expected some of {sorted(known)}")
+        return cls(**{"fan_in": (), "fan_out": (), **data})
+
+
+def _dimensions(role: str, given: Any) -> tuple[int, ...]:
+    dims: tuple[int, ...] = (given,) if isinstance(given, int) else tuple(given)
+    if any(isinstance(dim, bool) or not isinstance(dim, int) for dim in dims) or len(set(dims)) != len(dims):
+        raise SpecError(f"Axes: {role} must be distinct dimension numbers, got {dims!r}")
+    return dims
+
+
+def torch_axes(ndim: int) -> Axes:
+    """The roles that ``torch.nn.init`` assumes for any weight: dimension 0 is out, 1 is in, the rest is a kernel."""
+    if ndim < 2:
+        raise FanError(f"torch defines no fans for a tensor of {ndim} dimension(s); at least 2 are needed")
+    kernel = tuple(range(2, ndim))
+    return Axes(fan_in=(1, *kernel), fan_out=(0, *kernel))
+
+
+AxesOf = Callable[[nn.Module, str, torch.Size], Axes]
+_REGISTERED: dict[type[nn.Module], dict[str, Axes | AxesOf]] = {}
+
+
+def register_fans(module_type: type[nn.Module], axes: Mapping[str, Axes | AxesOf]) -> None:
+    """Say what the dimensions of one's own module's weights mean, for this process.
+
+    Args:
+        module_type: the class; subclasses inherit it, and a later registration for the same class replaces it.
+        axes: from a local parameter name or glob (``"weight"``, ``"w*"``) to :class:`Axes`, or to a function
+            ``(module, name, shape) -> Axes``.
+
+    >>> class Mixer(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.kernel = nn.Parameter(torch.zeros(32, 8))  # stored as in x out
+    >>> register_fans(Mixer, {"kernel": Axes(fan_in=(0,), fan_out=(1,))})
+    >>> fans(Mixer(), "kernel")
+    Fans(fan_in=32, fan_out=8)
+    """
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        raise SpecError(f"register_fans needs a subclass of torch.nn.Module, got {module_type!r}")
+    for name, value in axes.items():
+        if not isinstance(value, Axes) and not callable(value):
+            raise SpecError(f"register_fans: {name!r} must map to Axes or to a function, got {value!r}")
+    _REGISTERED[module_type] = dict(axes)
+
+
+def fans(
+    target: nn.Module | torch.Tensor | Sequence[int],
+    name: str = "weight",
+    *,
+    axes: Axes | None = None,
+    torch_compatible: bool = False,
+) -> Fans:
+    """Return ``fan_in`` and ``fan_out`` of a module's parameter, or of a bare shape.
+
+    Args:
+        target: the module that owns the parameter; or a 2-D tensor or shape, taken as ``(out, in)``.
+        name: the parameter's local name in that module.
+        axes: the roles of the dimensions, where the module does not tell.
+        torch_compatible: give the numbers of ``torch.nn.init``, which looks at the shape alone.
+
+    Raises:
+        FanError: the parameter is missing or has no fans (a bias, a norm's scale), or its roles are unknown.
+
+    >>> fans(nn.ConvTranspose2d(64, 16, 3)), fans(nn.ConvTranspose2d(64, 16, 3), torch_compatible=True)
+    (Fans(fan_in=576, fan_out=144), Fans(fan_in=144, fan_out=576))
+    """
+    module = target if isinstance(target, nn.Module) else None
+    if module is not None:
+        weight = getattr(module, name, None)
+        if not isinstance(weight, torch.Tensor):
+            raise FanError(f"{type(module).__name__} has no tensor {name!r}")
+        shape = weight.shape
+    else:
+        assert not isinstance(target, nn.Module)
+        shape = target.shape if isinstance(target, torch.Tensor) else torch.Size(target)
+    if torch_compatible:
+        axes = torch_axes(len(shape))
+    elif axes is None:
+        axes = axes_of(module, name, shape)
+    return axes.fans(shape)
+
+
+def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
+    """Return the roles of the dimensions of parameter ``name`` (of ``shape``) in ``module``.
+
+    Raises ``FanError`` where nobody can know; the message says how to tell.
+    """
+    if module is not None:
+        for cls in type(module).__mro__:
+            for pattern, known in {**_BUILT_IN.get(cls, {}), **_REGISTERED.get(cls, {})}.items():
+                if fnmatch.fnmatchcase(name, pattern):
+                    return known if isinstance(known, Axes) else known(module, name, shape)
+        # transformers' Conv1D, known by its shape attributes, so that transformers need not be imported
+        if (
+            type(module).__name__ == "Conv1D"
+            and name == "weight"
+            and tuple(shape) == (getattr(module, "nx", None), getattr(module, "nf", None))
+        ):
+            return Axes(fan_in=(0,), fan_out=(1,))
+    owner = "a bare tensor" if module is None else f"{type(module).__name__}.{name}"
+    if len(shape) == 2:
+        return Axes(fan_in=(1,), fan_out=(0,))
+    if len(shape) == 3 and module is not None and _holds_experts(module, name):
+        return _experts(module, name, shape)
+    if len(shape) < 2:
+        raise FanError(
+            f"{owner} of shape {tuple(shape)} has no fans: a bias or a scale is not a map. "
+            "Give it an initializer that does not depend on them (Zeros(), Ones(), Normal(...))"
+        )
+    raise FanError(
+        f"{owner} of shape {tuple(shape)}: nobody said which dimensions are in and out. "
+        "Pass axes=Axes(fan_in=..., fan_out=..., batch=...) to the rule, or register_fans(...) for the module"
+    )
+
+
+def _convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
+    kernel = tuple(range(2, len(shape)))
+    return Axes(fan_in=(1, *kernel), fan_out=(0, *kernel), blocks=_blocks(0, module.groups))
+
+
+def _transposed_convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
+    kernel = tuple(range(2, len(shape)))
+    return Axes(fan_in=(0, *kernel), fan_out=(1, *kernel), blocks=_blocks(0, module.groups))
+
+
+def _blocks(dim: int, n: Any) -> tuple[tuple[int, int], ...]:
+    return ((dim, int(n)),) if int(n) > 1 else ()
+
+
+def _holds_experts(module: nn.Module, name: str) -> bool:
+    return "expert" in f"{type(module).__name__} {name}".lower() or "moe" in type(module).__name__.lower()
+
+
+def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes:
+    """Experts are ``(E, in, out)``; transformers' own say ``is_transposed=False`` where they are ``(E, out, in)``."""
+    into, out = (1, 2) if getattr(module, "is_transposed", True) else (2, 1)
+    gate_and_up = 2 if name.startswith("gate_up") else 1
+    return Axes(fan_in=(into,), fan_out=(out,), batch=(0,), blocks=_blocks(out, gate_and_up))
+
+
+_GATES: Final = {nn.RNN: 1, nn.RNNCell: 1, nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}
+_PLAIN: Final = Axes(fan_in=(1,), fan_out=(0,))
+
+_BUILT_IN: Final[dict[type[nn.Module], dict[str, Axes | AxesOf]]] = {
+    nn.Linear: {"weight": _PLAIN},
+    **{layer: {"weight": _convolution} for layer in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
+    **{
+        layer: {"weight": _transposed_convolution}
+        for layer in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    },
+    # y_k = x1^T W_k x2: one output sums in1 * in2 products, and each product reaches every output.
+    nn.Bilinear: {"weight": Axes(fan_in=(1, 2), fan_out=(0,))},
+    # A lookup sums nothing: whatever the number of rows, one row is the output (fan_in 1, fan_out embedding_dim).
+    **{layer: {"weight": Axes(fan_in=(), fan_out=(1,), lookup=(0,))} for layer in (nn.Embedding, nn.EmbeddingBag)},
+    nn.MultiheadAttention: {
+        "in_proj_weight": Axes(fan_in=(1,), fan_out=(0,), blocks=((0, 3),)),
+        "[qkv]_proj_weight": _PLAIN,
+    },
+    **{
+        cell: {
+            "weight_[ih]h*": Axes(fan_in=(1,), fan_out=(0,), blocks=_blocks(0, gates)),
+            "weight_hr_l*": _PLAIN,
+        }
+        for cell, gates in _GATES.items()
+    },
+}  # fmt: skip

@@ -1,0 +1,123 @@
+"""Gains: by how much a weight's std must be raised so that an activation keeps the second moment.
+
+For unit Gaussian pre-activations ``z``, a layer followed by ``f`` keeps ``E[f(z)^2] = 1`` with
+
+    gain(f) = 1 / sqrt(E[f(z)^2]),    z ~ N(0, 1)
+
+(He et al. 2015, eq. 7-10, for ReLU). torch's table holds for the names torch knows; anything else is integrated.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+
+from zeta.errors import SpecError
+
+Activation = Callable[[torch.Tensor], torch.Tensor]
+
+# torch.nn.init.calculate_gain, where the value is a convention and not the integral: sigmoid keeps 1, tanh 5/3
+# and selu 3/4 for reasons of its own (https://pytorch.org/docs/stable/nn.init.html).
+_CONVENTIONS: Final[dict[str, float]] = {
+    **dict.fromkeys(
+        (
+            "linear", "identity", "sigmoid", "conv1d", "conv2d", "conv3d",
+            "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+        ),
+        1.0,
+    ),
+    "tanh": 5.0 / 3.0,
+    "relu": math.sqrt(2.0),
+    "selu": 0.75,
+}  # fmt: skip
+
+_INTEGRATED: Final[dict[str, Activation]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "swish": F.silu,
+    "mish": F.mish,
+    "elu": F.elu,
+    "celu": F.celu,
+    "softplus": F.softplus,
+    "softsign": F.softsign,
+    "hardswish": F.hardswish,
+    "hardtanh": F.hardtanh,
+    "relu6": F.relu6,
+    "logsigmoid": F.logsigmoid,
+    "tanhshrink": F.tanhshrink,
+    "exact_tanh": torch.tanh,
+    "exact_sigmoid": torch.sigmoid,
+    "exact_selu": F.selu,
+}
+
+NONLINEARITIES: Final[tuple[str, ...]] = (*sorted(_CONVENTIONS), "leaky_relu", *sorted(_INTEGRATED))
+
+# The Gaussian weight beyond 12 sigma is below 1e-31. The trapezoid rule converges geometrically on a smooth
+# integrand of this kind, and at second order where f has a kink; a grid point lies on 0, where the usual kinks are.
+_REACH: Final = 12.0
+_POINTS: Final = 240_001
+# The integral is rounded to this many significant digits, so that a libm that differs in the last bit cannot
+# change a weight's bits.
+_DIGITS: Final = 9
+
+
+def gain(nonlinearity: str | Activation, param: float | None = None) -> float:
+    """Return the gain that keeps the second moment through ``nonlinearity``.
+
+    ``gain(f) = 1 / sqrt(E[f(z)^2])`` for ``z ~ N(0, 1)``. ``linear``, ``conv*``, ``sigmoid``, ``tanh`` (5/3), ``relu``
+    (sqrt 2), ``leaky_relu`` (``sqrt(2 / (1 + a^2))``, ``param`` is ``a``, default 0.01) and ``selu`` (3/4) are
+    torch's values. Other names, and any elementwise callable, are integrated in fp64 once and cached.
+
+    Args:
+        nonlinearity: a name out of ``NONLINEARITIES`` or a callable from a 1-D fp64 tensor to one of the same shape.
+        param: the negative slope of ``leaky_relu``; refused for anything else.
+
+    Raises:
+        SpecError: unknown name, a ``param`` that is not used, or a callable whose second moment is 0 or not finite.
+
+    >>> round(gain("gelu"), 4), round(gain("silu"), 4), round(gain("leaky_relu", 0.2), 4)
+    (1.5335, 1.6765, 1.3868)
+    """
+    if nonlinearity == "leaky_relu":
+        slope = 0.01 if param is None else _number(param)
+        return math.sqrt(2.0 / (1.0 + slope**2))
+    if param is not None:
+        raise SpecError(f"gain: param={param!r} is the slope of 'leaky_relu' and means nothing for {nonlinearity!r}")
+    if isinstance(nonlinearity, str):
+        if nonlinearity in _CONVENTIONS:
+            return _CONVENTIONS[nonlinearity]
+        if nonlinearity not in _INTEGRATED:
+            raise SpecError(
+                f"unknown nonlinearity {nonlinearity!r}: expected one of {', '.join(NONLINEARITIES)}, or an "
+                "elementwise callable"
+            )
+        return _integrated(_INTEGRATED[nonlinearity])
+    if not callable(nonlinearity):
+        raise SpecError(f"nonlinearity must be a name or an elementwise callable, got {nonlinearity!r}")
+    return _integrated(nonlinearity)
+
+
+def _number(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SpecError(f"gain: the slope of 'leaky_relu' must be a finite number, got {value!r}")
+    return float(value)
+
+
+@functools.lru_cache(maxsize=256)
+def _integrated(function: Activation) -> float:
+    with torch.no_grad():
+        z = torch.linspace(-_REACH, _REACH, _POINTS, dtype=torch.float64, device="cpu")
+        density = torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+        values = function(z)
+        if not isinstance(values, torch.Tensor) or values.shape != z.shape:
+            raise SpecError(f"nonlinearity {function!r} must map a tensor to one of the same shape, elementwise")
+        moment = float(torch.trapezoid(values.double() ** 2 * density, z))
+    if not (math.isfinite(moment) and moment > 0.0):
+        raise SpecError(f"nonlinearity {function!r} has second moment {moment} under N(0, 1): no gain can keep it at 1")
+    return float(f"{moment**-0.5:.{_DIGITS}g}")

@@ -1,0 +1,133 @@
+"""What every initializer is: the base class, and the site that one is solved for."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from zeta.errors import SpecError
+from zeta.fans import Axes, Fans
+from zeta.gaussian import Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What an initializer may know of the parameter it is solved for."""
+
+    shape: tuple[int, ...]
+    axes: Axes | None = None
+
+    @property
+    def fans(self) -> Fans:
+        """The fans along ``axes``; ``SpecError`` where there are none."""
+        if self.axes is None:
+            raise SpecError("no axes are known for this parameter, so it has no fans")
+        return self.axes.fans(self.shape)
+
+
+class Initializer(ABC):
+    """Base of all initializers. Subclasses are frozen dataclasses, found by their name in JSON."""
+
+    registry: ClassVar[dict[str, type[Initializer]]] = {}
+    #: whether ``solve`` reads the fans, that is, whether the parameter's axes must be known
+    needs_axes: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Initializer.registry[cls.__name__] = cls
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Initializer:
+        """Return the initializer whose values are these times ``factor``."""
+
+    def solve(self, site: Site) -> Initializer:
+        """Return the initializer with every number known; raises ``SpecError`` if it does not fit the site."""
+        return self
+
+    @abstractmethod
+    def moments(self, site: Site) -> Moments | None:
+        """Return the expected moments of the elements at ``site``, ``None`` where nothing is drawn."""
+
+    def bounds(self) -> tuple[float, float]:
+        """Return an interval that no value leaves."""
+        return (-math.inf, math.inf)
+
+    def __mul__(self, factor: float) -> Initializer:
+        return self.scaled(_finite(self, "factor", factor))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return self._text(repr)
+
+    def __str__(self) -> str:
+        """As ``repr``, with numbers cut to four significant digits."""
+        return self._text(lambda value: f"{value:.4g}" if isinstance(value, float) else repr(value))
+
+    def _text(self, number: Callable[[Any], str]) -> str:
+        shown = []
+        for item in _fields(self):
+            value = getattr(self, item.name)
+            if value != item.default:
+                shown.append(f"{item.name}={number(value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return ``{"name": ..., field: value, ...}``; ``from_json`` reads it back exactly."""
+        values = {item.name: getattr(self, item.name) for item in _fields(self)}
+        return {"name": type(self).__name__, **{name: value for name, value in values.items() if value is not None}}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Initializer:
+        """Build the initializer that ``to_json`` described; raises ``SpecError`` on an unknown name or field."""
+        if not isinstance(data, Mapping) or "name" not in data:
+            raise SpecError(f'an initializer is written as {{"name": ..., ...}}, got {data!r}')
+        values = dict(data)
+        name = values.pop("name")
+        cls = Initializer.registry.get(name)
+        if cls is None:
+            raise SpecError(f"unknown initializer {name!r}: expected one of {', '.join(sorted(Initializer.registry))}")
+        known = [item.name for item in _fields(cls) if item.init]
+        if set(values) - set(known):
+            raise SpecError(f"{name}: unknown field {sorted(set(values) - set(known))}; it takes {known or 'none'}")
+        missing = [
+            item.name for item in _fields(cls) if item.init and item.default is MISSING and item.name not in values
+        ]
+        if missing:
+            raise SpecError(f"{name}: {', '.join(missing)} must be given")
+        return cls(**values)
+
+
+def _finite(owner: Initializer, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _fields(owner: Initializer | type[Initializer]) -> tuple[Field[Any], ...]:
+    """The fields; every subclass is a dataclass, which the base itself is not."""
+    return fields(owner)  # type: ignore[arg-type]
+
+
+def set_number(owner: Initializer, name: str, *, above: float | None = None, least: float | None = None) -> None:
+    """Check the number ``owner.name`` and store it as a float."""
+    value = _finite(owner, name, getattr(owner, name))
+    if above is not None and not value > above:
+        raise SpecError(f"{type(owner).__name__}: {name} must be greater than {above:g}, got {value!r}")
+    if least is not None and not value >= least:
+        raise SpecError(f"{type(owner).__name__}: {name} must be at least {least:g}, got {value!r}")
+    object.__setattr__(owner, name, value)
+
+
+@dataclass(frozen=True, repr=False)
+class Keep(Initializer):
+    """Leave the parameter as it is, on purpose."""
+
+    def scaled(self, factor: float) -> Self:
+        raise SpecError("Keep() draws nothing, so it cannot be scaled")
+
+    def moments(self, site: Site) -> None:
+        return None

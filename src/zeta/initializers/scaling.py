@@ -1,0 +1,130 @@
+"""Variance scaling by the fans, and the classical schemes, each one line over it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, Literal
+
+from zeta.errors import SpecError
+from zeta.fans import Fans
+from zeta.gains import Activation, gain
+from zeta.gaussian import Moments
+from zeta.initializers.base import Initializer, Site, set_number
+from zeta.initializers.elementwise import Normal, TruncatedNormal, Uniform, Zeros
+
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+Distribution = Literal["normal", "truncated_normal", "uniform"]
+MODES: Final[tuple[str, ...]] = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+DISTRIBUTIONS: Final[tuple[str, ...]] = ("normal", "truncated_normal", "uniform")
+
+
+@dataclass(frozen=True, repr=False)
+class VarianceScaling(Initializer):
+    """Zero mean and variance ``scale / n``, with ``n`` one of the fans or their arithmetic or geometric mean.
+
+    ``normal``: ``N(0, scale/n)``. ``truncated_normal``: cut at 2 sigma, the parent's std raised so that the variance is
+    exact. ``uniform``: on ``±sqrt(3 scale / n)``. Every classical scheme is one of these.
+    """
+
+    scale: float = 1.0
+    mode: Mode = "fan_in"
+    distribution: Distribution = "normal"
+    needs_axes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        set_number(self, "scale", least=0.0)
+        for name, allowed in (("mode", MODES), ("distribution", DISTRIBUTIONS)):
+            if getattr(self, name) not in allowed:
+                raise SpecError(
+                    f"VarianceScaling: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+
+    def scaled(self, factor: float) -> VarianceScaling:
+        return replace(self, scale=self.scale * factor**2)
+
+    def variance(self, fans: Fans) -> float:
+        """Return ``scale / n`` for these fans."""
+        n = {
+            "fan_in": float(fans.fan_in),
+            "fan_out": float(fans.fan_out),
+            "fan_avg": (fans.fan_in + fans.fan_out) / 2,
+            "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
+        }[self.mode]
+        return self.scale / max(n, 1.0)  # an empty weight has no fan and no element either
+
+    def solve(self, site: Site) -> Initializer:
+        variance = self.variance(site.fans)
+        if variance == 0:
+            return Zeros()
+        if self.distribution == "normal":
+            return Normal(math.sqrt(variance))
+        if self.distribution == "truncated_normal":
+            return TruncatedNormal(math.sqrt(variance), correct_std=True).solve(site)
+        bound = math.sqrt(3 * variance)
+        return Uniform(-bound, bound)
+
+    def moments(self, site: Site) -> Moments | None:
+        return self.solve(site).moments(site)
+
+
+# -- the classical names, one line each ------------------------------------------------------------------------------
+
+
+def lecun_normal() -> VarianceScaling:
+    """``N(0, 1/fan_in)`` (LeCun et al. 1998)."""
+    return VarianceScaling(1.0, "fan_in", "normal")
+
+
+def lecun_uniform() -> VarianceScaling:
+    """Uniform on ``±sqrt(3/fan_in)`` (LeCun et al. 1998)."""
+    return VarianceScaling(1.0, "fan_in", "uniform")
+
+
+def lecun_truncated_normal() -> VarianceScaling:
+    """``lecun_normal`` cut at 2 sigma, the variance kept."""
+    return VarianceScaling(1.0, "fan_in", "truncated_normal")
+
+
+def xavier_normal(gain: float = 1.0) -> VarianceScaling:
+    """``N(0, gain^2 * 2/(fan_in + fan_out))`` (Glorot & Bengio 2010)."""
+    return VarianceScaling(1.0, "fan_avg", "normal").scaled(gain)
+
+
+def xavier_uniform(gain: float = 1.0) -> VarianceScaling:
+    """Uniform on ``±gain * sqrt(6/(fan_in + fan_out))`` (Glorot & Bengio 2010)."""
+    return VarianceScaling(1.0, "fan_avg", "uniform").scaled(gain)
+
+
+def xavier_truncated_normal(gain: float = 1.0) -> VarianceScaling:
+    """``xavier_normal`` cut at 2 sigma, the variance kept."""
+    return VarianceScaling(1.0, "fan_avg", "truncated_normal").scaled(gain)
+
+
+def kaiming_normal(
+    mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
+) -> VarianceScaling:
+    """``N(0, gain^2/fan)`` with the nonlinearity's gain (He et al. 2015); ``a`` is the slope of ``leaky_relu``."""
+    return VarianceScaling(1.0, mode, "normal").scaled(gain(nonlinearity, a))
+
+
+def kaiming_uniform(
+    mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
+) -> VarianceScaling:
+    """Uniform on ``±gain * sqrt(3/fan)`` (He et al. 2015); ``a`` is the slope of ``leaky_relu``."""
+    return VarianceScaling(1.0, mode, "uniform").scaled(gain(nonlinearity, a))
+
+
+def kaiming_truncated_normal(
+    mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
+) -> VarianceScaling:
+    """``kaiming_normal`` cut at 2 sigma, the variance kept."""
+    return VarianceScaling(1.0, mode, "truncated_normal").scaled(gain(nonlinearity, a))
+
+
+glorot_normal = xavier_normal
+glorot_uniform = xavier_uniform
+glorot_truncated_normal = xavier_truncated_normal
+he_normal = kaiming_normal
+he_uniform = kaiming_uniform
+he_truncated_normal = kaiming_truncated_normal

@@ -1,0 +1,108 @@
+"""Build the model that the command line names: a callable in a file or a package, or a transformers configuration."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta.errors import UsageError
+
+FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/config.json"
+
+
+def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
+    """Build the model on ``device`` (``"meta"`` allocates nothing).
+
+    Raises ``UsageError`` for everything that can go wrong: no such file, module or callable, an error inside it, a
+    result that
+    is not a module.
+    """
+    source, colon, name = spec.rpartition(":")
+    if not colon or not name or not source:
+        raise UsageError(f"cannot tell what model {spec!r} is: expected {FORMS}")
+    factory = _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
+    try:
+        with torch.device(device):
+            model = factory(**kwargs)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{spec} fails on device {device!r}: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{spec} returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _callable(source: str, name: str) -> Callable[..., Any]:
+    module = _module_from_file(Path(source)) if source.endswith(".py") else _module_by_name(source)
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = sorted(
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        )
+        raise UsageError(f"{source} has no callable {name!r}; it defines {', '.join(names) or 'none'}")
+    return found  # type: ignore[no-any-return]
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look the module up
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _module_by_name(name: str) -> ModuleType:
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise UsageError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _transformers_factory(path: Path) -> Callable[..., Any]:
+    try:
+        import transformers
+    except ImportError:
+        raise UsageError("hf: models need transformers; install it with pip install transformers") from None
+    if path.is_dir():
+        path = path / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(data, dict) or "model_type" not in data:
+        raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
+
+    def build(**overrides: Any) -> Any:
+        config = transformers.AutoConfig.for_model(**{**data, **overrides})
+        for architecture in data.get("architectures") or ():
+            if hasattr(transformers, architecture):
+                return getattr(transformers, architecture)(config)
+        auto = (
+            transformers.AutoModelForCausalLM
+            if type(config) in transformers.AutoModelForCausalLM._model_mapping
+            else transformers.AutoModel
+        )
+        return auto.from_config(config)  # type: ignore[no-untyped-call]
+
+    return build

@@ -1,0 +1,210 @@
+"""Canonical names: every parameter and buffer of a model, whatever wraps or parametrizes it, and who shares storage.
+
+Wrappers (``torch.compile``, DistributedDataParallel, checkpoint and FSDP wrappers) do not show in a name, and a
+parametrized weight goes by the name of the weight.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
+
+from zeta.errors import TargetError
+from zeta.rules import NORMS, Kind
+
+_WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slot:
+    """One name of one parameter or buffer.
+
+    ``tensor`` is what is stored: for a parametrized weight its first original tensor, and ``parametrization`` the list
+    that makes the weight out of it. ``shape`` is the weight's own.
+    """
+
+    name: str
+    local_name: str
+    module: nn.Module
+    tensor: Tensor
+    shape: tuple[int, ...]
+    kind: Kind
+    persistent: bool = True
+    parametrization: parametrize.ParametrizationList | None = None
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The row that an embedding keeps at zero."""
+        if self.kind is Kind.EMBEDDING and len(self.shape) == 2:
+            row = getattr(self.module, "padding_idx", None)
+            return row if isinstance(row, int) else None
+        return None
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Return the module inside any wrappers."""
+    while True:
+        inner = next((module._modules[name] for name in _WRAPPED if module._modules.get(name) is not None), None)
+        if inner is None and isinstance(module, _PARALLEL):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def walk(model: nn.Module) -> Iterator[Slot]:
+    """Yield every name of every parameter and buffer, in registration order; shared ones once per name."""
+    yield from _walk(unwrap(model), prefix="", above=())
+
+
+def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Iterator[Slot]:
+    if module in above:
+        raise TargetError(f"module {prefix.rstrip('.')!r} contains itself")
+    _refuse_unknown_storage(module, prefix)
+    for local, parameter in module._parameters.items():
+        if parameter is not None:
+            yield Slot(
+                name=prefix + local,
+                local_name=local,
+                module=module,
+                tensor=parameter,
+                shape=_shape(parameter),
+                kind=kind_of(module, local, parameter, inside=above),
+            )
+    for local, buffer in module._buffers.items():
+        if buffer is not None:
+            yield Slot(
+                name=prefix + local,
+                local_name=local,
+                module=module,
+                tensor=buffer,
+                shape=tuple(buffer.shape),
+                kind=Kind.BUFFER,
+                persistent=local not in module._non_persistent_buffers_set,
+            )
+    for local, child in module._modules.items():
+        if child is None:
+            continue
+        if local == "parametrizations" and parametrize.is_parametrized(module):
+            yield from _walk_parametrizations(module, child, prefix, above)
+        else:
+            yield from _walk(unwrap(child), f"{prefix}{local}.", (*above, module))
+
+
+def _walk_parametrizations(
+    module: nn.Module, lists: nn.Module, prefix: str, above: tuple[nn.Module, ...]
+) -> Iterator[Slot]:
+    for local, plist in lists.named_children():
+        assert isinstance(plist, parametrize.ParametrizationList)
+        original = originals(plist)[0]
+        yield Slot(
+            name=prefix + local,
+            local_name=local,
+            module=module,
+            tensor=original,
+            shape=_effective_shape(plist),
+            kind=kind_of(module, local, original),
+            parametrization=plist,
+        )
+        for number, part in plist.named_children():
+            inner = f"{prefix}parametrizations.{local}.{number}."
+            yield from _walk(part, inner, (*above, module, plist))
+
+
+def originals(plist: parametrize.ParametrizationList) -> list[Tensor]:
+    """The stored tensors behind a parametrized weight."""
+    if plist.is_tensor:
+        return [plist.original]
+    return [getattr(plist, f"original{number}") for number in range(plist.ntensors)]
+
+
+def _effective_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
+    """The shape of the parametrized weight, found on meta tensors: no value is touched, no buffer moved."""
+    state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
+    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    try:
+        with torch.no_grad():
+            weight = torch.func.functional_call(plist, on_meta, ())
+    except Exception:  # a parametrization that does not run on meta almost always keeps the shape
+        return tuple(originals(plist)[-1].shape)
+    return tuple(weight.shape)
+
+
+def _shape(parameter: Tensor) -> tuple[int, ...]:
+    return () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
+
+
+def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
+    where = f"{prefix}*" if prefix else "the model"
+    package = type(module).__module__
+    if package.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+        raise TargetError(
+            f"{where}: {type(module).__name__} is quantized, its weights are packed integers. "
+            "Initialize the floating-point model and quantize it afterwards"
+        )
+    if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()) or any(
+        type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values()
+    ):
+        raise TargetError(
+            f"{where}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
+            "spectral_norm. "
+            "Remove them, and use torch.nn.utils.parametrizations.weight_norm or spectral_norm"
+        )
+    if any(type(parameter).__name__ == "FlatParameter" for parameter in module._parameters.values()):
+        raise TargetError(
+            f"{where}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard (FSDP2)"
+        )
+
+
+# -- kinds -----------------------------------------------------------------------------------------------------------
+
+_NORM_NAME: Final = re.compile(r"norm", re.IGNORECASE)
+_BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
+
+
+def kind_of(module: nn.Module, local_name: str, tensor: Tensor, inside: tuple[nn.Module, ...] = ()) -> Kind:
+    """Tell what a parameter is for, from its module's type, its local name and its number of dimensions."""
+    if any(isinstance(outer, parametrize.ParametrizationList) for outer in inside):
+        return Kind.PARAMETRIZATION
+    lazy = nn.parameter.is_lazy(tensor)
+    if _BIAS_NAME.fullmatch(local_name) and (lazy or tensor.ndim < 2 or isinstance(module, nn.MultiheadAttention)):
+        return Kind.BIAS
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return Kind.EMBEDDING
+    if isinstance(module, NORMS) or (not lazy and tensor.ndim <= 1 and _NORM_NAME.search(type(module).__name__)):
+        return Kind.NORM_SCALE
+    if lazy or tensor.ndim >= 2:
+        return Kind.WEIGHT
+    return Kind.OTHER
+
+
+def is_norm_statistic(slot: Slot) -> bool:
+    """Whether a buffer is one of torch's running statistics, whose starting value is known."""
+    return isinstance(slot.module, nn.modules.batchnorm._NormBase) and slot.local_name in (
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    )
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+_LAYER: Final = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+    """The first whole number among a name's parts, with what stands before it.
+
+    >>> layer_of("transformer.h.3.attn.c_attn.weight")
+    ('transformer.h.', 3)
+    """
+    found = _LAYER.search(name)
+    return (name[: found.start()], int(found[0])) if found else None

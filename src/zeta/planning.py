@@ -1,0 +1,256 @@
+"""From a model and its rules to a plan: which parameter gets which initializer, with every number solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta import dtypes, recipes
+from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
+from zeta.fans import Axes, axes_of
+from zeta.initializers import (
+    LARGEST_SIGMA,
+    Constant,
+    Initializer,
+    Keep,
+    Normal,
+    Ones,
+    Site,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
+from zeta.names import Slot, is_norm_statistic, layer_of, walk
+from zeta.plans import Entry, Plan
+from zeta.render import shape_text
+from zeta.rules import Kind, Match, Rules
+
+_STATISTICS_RULE: Final = "torch's norm statistics"
+_KEPT_RULE: Final = "kept: buffer"
+
+
+How = Rules | str
+
+
+def plan(model: nn.Module, how: How) -> Plan:
+    """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
+
+    Args:
+        model: any module; wrappers and parametrizations do not change the names.
+        how: :class:`~zeta.rules.Rules`, or the name of a recipe (``zeta.recipes.names()``).
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        PlanError: parameters that no rule matches, rules that never win, ties that different rules claim,
+        initializers that
+            do not fit their parameter. Everything wrong is listed at once.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    rules = recipes.rules_for(how, model) if isinstance(how, str) else how
+    if not isinstance(rules, Rules):
+        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
+    groups = _groups(walk(model))
+    resolver = _Resolver(rules, groups, config=getattr(model, "config", None))
+    entries = [resolver.entry(group) for group in groups]
+    resolver.raise_problems()
+    return Plan(tuple(entry for entry in entries if entry is not None))
+
+
+def _groups(slots: Iterable[Slot]) -> list[list[Slot]]:
+    """Slots of the same tensor together, the one with the canonical name first.
+
+    Canonical is the embedding's name, else the alphabetically first: a choice that registration order does not change.
+    """
+    by_tensor: dict[int, list[Slot]] = {}
+    for slot in slots:
+        by_tensor.setdefault(id(slot.tensor), []).append(slot)
+    return [
+        sorted(group, key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name)) for group in by_tensor.values()
+    ]
+
+
+class _Resolver:
+    """Matches each tensor against the rules and collects everything that is wrong."""
+
+    def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any) -> None:
+        self.rules = rules
+        self.config = config
+        self.winners: set[int] = set()
+        self.unmatched: list[str] = []
+        self.contested: list[str] = []
+        self.unsolved: list[str] = []
+        layers: dict[str, set[int]] = {}
+        for slot in (slot for group in groups for slot in group):
+            if (layer := layer_of(slot.name)) is not None:
+                layers.setdefault(layer[0], set()).add(layer[1])
+        self.depths = {prefix: len(numbers) for prefix, numbers in layers.items()}
+
+    def entry(self, group: list[Slot]) -> Entry | None:
+        """The entry of one tensor, or ``None`` after noting what is wrong with it."""
+        claims = [self.rules.first(self._match(slot, lambda: _axes(group))) for slot in group]
+        self.winners.update(claim for claim in claims if claim is not None)
+        if group[0].kind is Kind.BUFFER and claims[0] is None:
+            return self._unruled_buffer(group)
+        if None in claims:
+            self.unmatched += [
+                f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}"
+                for slot, claim in zip(group, claims, strict=True)
+                if claim is None
+            ]
+            return None
+        if len(set(claims)) > 1:
+            named = (
+                f"{slot.name} by {self._label(claim)}"
+                for slot, claim in zip(group, claims, strict=True)
+                if claim is not None
+            )
+            self.contested.append("; ".join(named))
+            return None
+        assert claims[0] is not None
+        return self._solved(group, claims[0])
+
+    def _label(self, position: int) -> str:
+        return f"rule {position + 1} ({self.rules[position].label})"
+
+    def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
+        layer = layer_of(slot.name)
+        return Match(
+            name=slot.name,
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=slot.kind,
+            module=slot.module,
+            local_name=slot.local_name,
+            layer=None if layer is None else layer[1],
+            depth=None if layer is None else self.depths[layer[0]],
+            config=self.config,
+            axes_of=axes_of_group,
+        )
+
+    def _solved(self, group: list[Slot], position: int) -> Entry | None:
+        rule, slot = self.rules[position], group[0]
+
+        def axes_of_group() -> Axes:
+            return _axes(group) if rule.axes is None else rule.axes.resolved(slot.shape)
+
+        try:
+            asked = [rule.initializer_for(self._match(each, axes_of_group)) for each in group]
+            if any(other != asked[0] for other in asked):
+                named = "; ".join(
+                    f"{each.name}: {initializer!r}" for each, initializer in zip(group, asked, strict=True)
+                )
+                self.contested.append(f"{named} (by {self._label(position)})")
+                return None
+            if nn.parameter.is_lazy(slot.tensor) and not isinstance(asked[0], Keep):
+                raise SpecError("is lazy and has no shape yet; run one forward pass first")
+            axes = self._axes_if_any(axes_of_group, needed=asked[0].needs_axes or rule.axes is not None)
+            solved = asked[0].solve(Site(shape=slot.shape, axes=axes))
+            check_dtype(solved, slot.tensor.dtype)
+        except ZetaError as error:
+            self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}, {self._label(position)}: {error}")
+            return None
+        padding = next((each.padding_idx for each in group if each.padding_idx is not None), None)
+        return Entry(
+            name=slot.name,
+            ties=tuple(each.name for each in group[1:]),
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=slot.kind,
+            rule=rule.label,
+            initializer=solved,
+            axes=axes,
+            padding_idx=None if isinstance(solved, Keep) else padding,
+            persistent=slot.persistent,
+        )
+
+    @staticmethod
+    def _axes_if_any(axes_of_group: Callable[[], Axes], *, needed: bool) -> Axes | None:
+        try:
+            return axes_of_group()
+        except FanError:
+            if needed:
+                raise
+            return None
+
+    @staticmethod
+    def _unruled_buffer(group: list[Slot]) -> Entry:
+        slot = group[0]
+        known = is_norm_statistic(slot)
+        initializer: Initializer = Keep()
+        if known:
+            initializer = Ones() if slot.local_name == "running_var" else Zeros()
+        return Entry(
+            name=slot.name,
+            ties=tuple(other.name for other in group[1:]),
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=Kind.BUFFER,
+            rule=_STATISTICS_RULE if known else _KEPT_RULE,
+            initializer=initializer,
+            persistent=slot.persistent,
+        )
+
+    def raise_problems(self) -> None:
+        """Raise one ``PlanError`` with everything that was noted."""
+        idle = [
+            self._label(position)
+            for position, rule in enumerate(self.rules)
+            if position not in self.winners and not rule.optional
+        ]
+        problems = [
+            listed(heading, items)
+            for heading, items in (
+                ("no rule matches these parameters (Keep() leaves one alone on purpose):", self.unmatched),
+                ("these tied parameters are claimed twice:", self.contested),
+                ("these parameters cannot be initialized as asked:", self.unsolved),
+                ("these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):", idle),
+            )
+            if items
+        ]
+        if problems:
+            raise PlanError("\n".join(problems))
+
+
+def _axes(group: list[Slot]) -> Axes:
+    """The axes of one tensor; an embedding that is also an output head has those of the head."""
+    each = [axes_of(slot.module, slot.local_name, torch.Size(slot.shape)).resolved(slot.shape) for slot in group]
+    return next((axes for axes in each if not axes.lookup), each[0])
+
+
+def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
+    """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
+    if isinstance(initializer, Keep):
+        return
+    name = dtypes.name_of(dtype)
+    if not dtypes.is_drawable(dtype):
+        if isinstance(initializer, Constant) and not dtype.is_floating_point and initializer.value.is_integer():
+            return  # counters and masks; integer parameters are refused when written
+        raise SpecError(
+            f"{name} is not a floating-point dtype that weights are drawn in; initialize before quantizing, or use "
+            "Keep()"
+        )
+    reach = _reach(initializer)
+    if reach > dtypes.largest(dtype):
+        raise SpecError(f"{initializer!r} reaches {reach:.3g}, but {name} ends at {dtypes.largest(dtype):.3g}")
+    if isinstance(initializer, Uniform | TruncatedNormal):
+        low, high = initializer.bounds()
+        if dtype in dtypes.REAL:
+            dtypes.inward(low, high, dtype)
+        elif isinstance(initializer, TruncatedNormal) and sum(initializer.sigmas()) != 0:
+            raise SpecError(f"{initializer!r} is not symmetric about its mean, which a complex dtype needs")
+
+
+def _reach(initializer: Initializer) -> float:
+    """The largest magnitude that a solved initializer can give."""
+    reach = max(abs(bound) for bound in initializer.bounds())
+    if isinstance(initializer, Normal | TruncatedNormal):
+        # fp64's reach of 8.2 sigma does not matter: its range is never short
+        reach = min(reach, abs(initializer.mean) + LARGEST_SIGMA * initializer.std)
+    elif isinstance(initializer, Sparse):
+        reach = LARGEST_SIGMA * initializer.std
+    return reach

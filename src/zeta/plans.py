@@ -1,0 +1,179 @@
+"""The plan: one frozen entry per parameter and buffer, readable, and exact through JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from zeta import dtypes
+from zeta.errors import PlanError
+from zeta.fans import Axes, Fans
+from zeta.initializers import Initializer, Keep, Site
+from zeta.render import bytes_text, fold, number_text, shape_text, table
+from zeta.rules import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What one parameter or buffer gets.
+
+    ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and
+    ``std`` are
+    those expected of the drawn values, ``None`` for ``Keep()``. ``fans`` are shown where the parameter has them.
+    """
+
+    name: str
+    ties: tuple[str, ...] = ()
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    kind: Kind
+    rule: str
+    initializer: Initializer
+    axes: Axes | None = None
+    padding_idx: int | None = None
+    persistent: bool = True
+
+    @property
+    def site(self) -> Site:
+        """The shape and axes, as the initializer wants them."""
+        return Site(shape=self.shape, axes=self.axes)
+
+    @property
+    def fans(self) -> Fans | None:
+        """The fans, or ``None`` where the parameter has none."""
+        return None if self.axes is None else self.axes.fans(self.shape)
+
+    @property
+    def mean(self) -> float | None:
+        """The expected mean of the drawn elements."""
+        moments = self.initializer.moments(self.site)
+        return None if moments is None else moments.mean
+
+    @property
+    def std(self) -> float | None:
+        """The expected standard deviation of the drawn elements."""
+        moments = self.initializer.moments(self.site)
+        return None if moments is None else moments.std
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes."""
+        return self.numel * self.dtype.itemsize
+
+    @property
+    def kept(self) -> bool:
+        """Whether nothing is written."""
+        return isinstance(self.initializer, Keep)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; ``from_json`` reads it back exactly."""
+        return {
+            "name": self.name,
+            "ties": list(self.ties),
+            "shape": list(self.shape),
+            "dtype": dtypes.name_of(self.dtype),
+            "kind": self.kind.value,
+            "rule": self.rule,
+            "initializer": self.initializer.to_json(),
+            "axes": None if self.axes is None else self.axes.to_json(),
+            "padding_idx": self.padding_idx,
+            "persistent": self.persistent,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Entry:
+        """Build the entry that ``to_json`` described."""
+        return cls(
+            name=data["name"],
+            ties=tuple(data["ties"]),
+            shape=tuple(data["shape"]),
+            dtype=dtypes.dtype_named(data["dtype"]),
+            kind=Kind(data["kind"]),
+            rule=data["rule"],
+            initializer=Initializer.from_json(data["initializer"]),
+            axes=None if data["axes"] is None else Axes.from_json(data["axes"]),
+            padding_idx=data["padding_idx"],
+            persistent=data["persistent"],
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One entry per parameter and buffer, in the model's order. ``print(plan)`` shows it as a table."""
+
+    entries: tuple[Entry, ...]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> Entry:
+        for entry in self.entries:
+            if name == entry.name or name in entry.ties:
+                return entry
+        raise KeyError(f"the plan has no parameter or buffer named {name!r}")
+
+    @property
+    def parameters(self) -> tuple[Entry, ...]:
+        """The entries that are not buffers."""
+        return tuple(entry for entry in self.entries if entry.kind is not Kind.BUFFER)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all entries, shared tensors once."""
+        return sum(entry.nbytes for entry in self.entries)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text; ``Plan.from_json`` reads it back exactly."""
+        return json.dumps({"entries": [entry.to_json() for entry in self.entries]}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Build the plan that ``to_json`` described; ``PlanError`` if it is not one."""
+        try:
+            return cls(tuple(Entry.from_json(entry) for entry in json.loads(text)["entries"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise PlanError(f"not a plan in JSON: {error}") from error
+
+    def with_dtype(self, dtype: torch.dtype) -> Plan:
+        """Return the plan with every floating-point entry in ``dtype``."""
+        entries = (replace(e, dtype=dtype) if e.dtype in dtypes.REAL else e for e in self.entries)
+        return Plan(tuple(entries))
+
+    def __str__(self) -> str:
+        named = (
+            (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry) for entry in self
+        )
+        rows = [
+            (
+                name,
+                shape_text(entries[0].shape),
+                dtypes.name_of(entries[0].dtype),
+                entries[0].kind.value,
+                str(entries[0].initializer),
+                number_text(entries[0].mean),
+                number_text(entries[0].std),
+                "" if entries[0].fans is None else f"{entries[0].fans.fan_in}/{entries[0].fans.fan_out}",
+                entries[0].rule + (f" (tied: {', '.join(entries[0].ties)})" if entries[0].ties else ""),
+                bytes_text(sum(entry.nbytes for entry in entries)),
+            )
+            for name, entries in fold(named)
+        ]
+        headings = ("name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes")
+        shown = table(headings, rows, right=("bytes",))
+        numel = sum(entry.numel for entry in self.parameters)
+        buffers = len(self.entries) - len(self.parameters)
+        total = f"{len(self.parameters)} parameters, {buffers} buffers, {numel:,} values, {bytes_text(self.nbytes)}"
+        return f"{shown}\n{total}"

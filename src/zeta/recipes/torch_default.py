@@ -1,0 +1,83 @@
+"""What torch's own layers do in ``reset_parameters``."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform, Zeros
+from zeta.rules import NORMS, Kind, Match, Rule, Rules, kind, module, ndim
+
+_FAN_IN_LAYERS = (
+    nn.Linear,
+    nn.Conv1d, nn.Conv2d, nn.Conv3d,
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
+
+def torch_default(model: nn.Module) -> Rules:
+    """Torch's own defaults: every layer's ``reset_parameters``, with the fans as torch counts them.
+
+    Linear and convolutions uniform on ±1/sqrt(fan_in), weights and biases; embeddings N(0, 1); norms 1 and 0; recurrent
+    layers uniform on ±1/sqrt(hidden_size); attention's input projections Xavier-uniform. Source: torch.nn, version
+    2.13.
+    """
+    attention = module(nn.MultiheadAttention)
+    transformers = [child for child in model.modules() if isinstance(child, nn.Transformer)]
+    inside = frozenset(part for transformer in transformers for part in transformer.modules())
+
+    def transformer_matrix(match: Match) -> bool:
+        return match.module in inside and len(match.shape) >= 2
+
+    return Rules(
+        [
+            # Transformer._reset_parameters overrides its layers' own
+            *([Rule(transformer_matrix, _xavier_uniform)] if transformers else []),
+            Rule(attention & kind("weight"), _xavier_uniform, optional=True),
+            Rule(attention & ndim(3), _xavier_normal, optional=True),
+            Rule(attention, Zeros(), optional=True),
+            Rule(module("NonDynamicallyQuantizableLinear") & kind("bias"), Zeros(), optional=True),
+            *(Rule(module(layer), _by_fan_in, optional=True) for layer in _FAN_IN_LAYERS),
+            Rule(module(nn.Bilinear), _by_first_input, optional=True),
+            Rule(module(nn.RNNBase) | module(nn.RNNCellBase), _by_hidden_size, optional=True),
+            Rule(kind("embedding"), Normal(1.0), optional=True),
+            Rule(module(nn.PReLU), _slope, optional=True),
+            Rule(kind("norm_scale"), Ones(), optional=True),
+            Rule(_norm_bias, Zeros(), optional=True),
+        ]
+    )
+
+
+def _norm_bias(match: Match) -> bool:
+    return match.kind is Kind.BIAS and isinstance(match.module, NORMS)
+
+
+def _symmetric(bound: float) -> Initializer:
+    return Uniform(-bound, bound)
+
+
+def _by_fan_in(match: Match) -> Initializer:
+    weight = match.module.weight
+    assert isinstance(weight, Tensor)
+    return _symmetric(1 / math.sqrt(max(math.prod(weight.shape[1:]), 1)))
+
+
+def _by_first_input(match: Match) -> Initializer:
+    return _symmetric(1 / math.sqrt(max(match.module.in1_features, 1)))  # type: ignore[arg-type,type-var]
+
+
+def _by_hidden_size(match: Match) -> Initializer:
+    return _symmetric(1 / math.sqrt(max(match.module.hidden_size, 1)))  # type: ignore[arg-type,type-var]
+
+
+def _xavier_uniform(match: Match) -> Initializer:
+    return _symmetric(math.sqrt(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
+
+
+def _xavier_normal(match: Match) -> Initializer:
+    return Normal(math.sqrt(2 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
+
+
+def _slope(match: Match) -> Initializer:
+    return Constant(float(match.module.init))  # type: ignore[arg-type]

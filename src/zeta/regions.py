@@ -1,0 +1,100 @@
+"""Which elements of a global tensor are meant: a box, cut into tiles where it is large."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A box inside a global tensor: ``sizes`` elements from ``offsets`` on, in each dimension of ``shape``.
+
+    >>> (
+    ...     Region(shape=(4, 6), offsets=(1, 0), sizes=(2, 6)).is_run,
+    ...     Region(shape=(4, 6), offsets=(0, 2), sizes=(4, 3)).is_run,
+    ... )
+    (True, False)
+    """
+
+    shape: tuple[int, ...]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.shape) == len(self.offsets) == len(self.sizes), self
+        assert all(
+            offset >= 0 and size >= 0 and offset + size <= extent
+            for offset, size, extent in zip(self.offsets, self.sizes, self.shape, strict=True)
+        ), self
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Region:
+        """All elements of a tensor of ``shape``."""
+        return cls(shape=tuple(shape), offsets=(0,) * len(shape), sizes=tuple(shape))
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.sizes)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The index that cuts this region out of the global tensor."""
+        return tuple(slice(offset, offset + size) for offset, size in zip(self.offsets, self.sizes, strict=True))
+
+    @property
+    def start(self) -> int:
+        """The row-major index of the first element."""
+        return sum(offset * stride for offset, stride in zip(self.offsets, self._strides(), strict=True))
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the elements are consecutive in row-major order of the global tensor."""
+        partial = False
+        for size, extent in zip(reversed(self.sizes), reversed(self.shape), strict=True):
+            if partial and size != 1:
+                return self.numel == 0
+            partial = partial or size != extent
+        return True
+
+    def indices(self, device: torch.device | str = "cpu") -> Tensor:
+        """The row-major global index of each element: int64, shape ``sizes``."""
+        total = torch.zeros(self.sizes, dtype=torch.int64, device=device)
+        for dim, (offset, size, stride) in enumerate(zip(self.offsets, self.sizes, self._strides(), strict=True)):
+            along = torch.arange(offset, offset + size, dtype=torch.int64, device=device) * stride
+            total += along.view(-1, *(1,) * (len(self.sizes) - dim - 1))
+        return total
+
+    def tiles(self, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
+        """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
+        inner, cut = 1, len(self.sizes)
+        while cut > 0 and inner * self.sizes[cut - 1] <= most:
+            cut -= 1
+            inner *= self.sizes[cut]
+        if self.numel == 0:
+            return
+        if cut == 0:
+            yield tuple(slice(0, size) for size in self.sizes), self
+            return
+        step = max(1, most // inner)
+        ranges = [range(size) for size in self.sizes[: cut - 1]] + [range(0, self.sizes[cut - 1], step)]
+        for corner in itertools.product(*ranges):
+            begin = [*corner, *(0,) * (len(self.sizes) - cut)]
+            size = [1] * (cut - 1) + [min(step, self.sizes[cut - 1] - corner[-1]), *self.sizes[cut:]]
+            yield (
+                tuple(slice(b, b + s) for b, s in zip(begin, size, strict=True)),
+                Region(
+                    shape=self.shape,
+                    offsets=tuple(o + b for o, b in zip(self.offsets, begin, strict=True)),
+                    sizes=tuple(size),
+                ),
+            )
+
+    def _strides(self) -> list[int]:
+        return [math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape))]

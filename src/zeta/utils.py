@@ -1,0 +1,352 @@
+"""Layer-level functions: initialize the weights and biases of one layer, or of a whole model, in place.
+
+    >>> layer = nn.Linear(10, 5)
+    >>> init_zero_(layer).bias
+    Parameter containing:
+    tensor([0., 0., 0., 0., 0.], requires_grad=True)
+
+Every function takes a ``torch.nn.Module`` and fills all parameters that it owns, at any depth: weights by the
+scheme, biases with
+``bias`` (``None`` leaves them). It returns the module. Device, dtype, memory format, strides, ``requires_grad``,
+``.grad``, the
+identity of every ``Parameter``, tied weights and buffers stay as they are. A module without parameters is left
+alone, so
+``model.apply(init_zero_)`` works. An embedding's padding row stays zero. Parametrized layers get the *effective*
+weight.
+
+Schemes that look at a weight as a map from inputs to outputs (Xavier, Kaiming, LeCun, orthogonal, identity, Dirac,
+sparse) have nothing
+to say about a norm's scale, which they set to 1, and about a ``PReLU``'s slope, which they set to torch's 0.25.
+
+The random ones take ``generator=`` or ``seed=``; with neither, torch's global generator decides, so
+``torch.manual_seed`` works. Two
+layers with the same names and the same ``seed`` get the same values: to seed a whole model, call the function once
+on the model.
+
+Raised by all of them, before anything is written: ``LayerTypeError`` for what is not a module, ``TargetError`` for
+parameters that
+cannot be written (lazy, on meta, quantized, integer, parametrized so that the value is impossible), ``PlanError``
+for parameters
+that the scheme does not fit, ``SpecError`` for values that make no sense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from zeta.apply import prepare, write
+from zeta.errors import LayerTypeError, SpecError
+from zeta.gains import Activation
+from zeta.initializers import (
+    Constant,
+    Dirac,
+    Identity,
+    Initializer,
+    Keep,
+    Mode,
+    Normal,
+    Ones,
+    Orthogonal,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+    kaiming_normal,
+    kaiming_uniform,
+    lecun_normal,
+    lecun_uniform,
+    xavier_normal,
+    xavier_uniform,
+)
+from zeta.planning import plan
+from zeta.plans import Plan
+from zeta.random import check_seed, draw_seed
+from zeta.recipes import torch_default
+from zeta.rules import Kind, Match, Rule, Rules, kind, module
+
+__all__ = [
+    "exists",
+    "init_constant_",
+    "init_default_",
+    "init_dirac_",
+    "init_identity_",
+    "init_kaiming_normal_",
+    "init_kaiming_uniform_",
+    "init_lecun_normal_",
+    "init_lecun_uniform_",
+    "init_normal_",
+    "init_ones_",
+    "init_orthogonal_",
+    "init_sparse_",
+    "init_trunc_normal_",
+    "init_uniform_",
+    "init_xavier_normal_",
+    "init_xavier_uniform_",
+    "init_zero_",
+]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def exists(value: object, name: str | None = None) -> bool:
+    """Tell whether a value, or an object's attribute, is there and not ``None``.
+
+    ``exists(value)`` is ``value is not None``; ``exists(obj, name)`` is true where ``obj`` has the attribute and it
+    is not ``None``.
+
+    >>> (
+    ...     exists(0),
+    ...     exists(None),
+    ...     exists(nn.Linear(1, 1, bias=False), "weight"),
+    ...     exists(nn.Linear(1, 1, bias=False), "bias"),
+    ... )
+    (True, False, True, False)
+    """
+    return (value if name is None else getattr(value, name, None)) is not None
+
+
+def init_zero_(layer: Module) -> Module:
+    """Set all weights and biases to zero. Under ``weight_norm`` the magnitude becomes zero and the direction is kept.
+
+    >>> model = nn.Sequential(nn.Linear(10, 5), nn.ReLU(), nn.Linear(5, 1))
+    >>> for layer in model:
+    ...     if exists(layer, "weight"):
+    ...         _ = init_zero_(layer)
+    >>> any(p.any() for p in model.parameters())
+    False
+    """
+    return _fill(layer, Zeros(), bias=0.0)
+
+
+def init_constant_(layer: Module, value: float, *, bias: float | None = 0.0) -> Module:
+    """Set all weights to ``value``."""
+    return _fill(layer, Constant(value), bias=bias)
+
+
+def init_ones_(layer: Module, *, bias: float | None = 0.0) -> Module:
+    """Set all weights to one."""
+    return _fill(layer, Ones(), bias=bias)
+
+
+def init_uniform_(
+    layer: Module,
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights uniformly from ``[low, high]``; mean ``(low + high)/2``, std ``(high - low)/sqrt(12)``."""
+    return _fill(layer, Uniform(low, high), bias=bias, generator=generator, seed=seed)
+
+
+def init_normal_(
+    layer: Module,
+    std: float = 1.0,
+    mean: float = 0.0,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights from ``N(mean, std^2)``.
+
+    >>> torch.equal(
+    ...     init_normal_(nn.Linear(4, 2), 0.02, seed=7).weight, init_normal_(nn.Linear(4, 2), 0.02, seed=7).weight
+    ... )
+    True
+    """
+    return _fill(layer, Normal(std, mean), bias=bias, generator=generator, seed=seed)
+
+
+def init_trunc_normal_(
+    layer: Module,
+    std: float = 1.0,
+    mean: float = 0.0,
+    *,
+    cutoff: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    correct_std: bool = False,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights from ``N(mean, std^2)`` cut at ``cutoff`` sigmas (default 2) or at absolute bounds.
+
+    See :class:`~zeta.initializers.TruncatedNormal`. torch's ``trunc_normal_`` has absolute bounds of ±2 by default.
+    """
+    spec = TruncatedNormal(std, mean, cutoff=cutoff, low=low, high=high, correct_std=correct_std)
+    return _fill(layer, spec, bias=bias, generator=generator, seed=seed)
+
+
+def init_xavier_uniform_(
+    layer: Module,
+    gain: float = 1.0,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights uniformly from ``±gain sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio 2010)."""
+    return _fill(layer, xavier_uniform(gain), bias=bias, generator=generator, seed=seed)
+
+
+def init_xavier_normal_(
+    layer: Module,
+    gain: float = 1.0,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights from ``N(0, 2 gain^2 / (fan_in + fan_out))`` (Glorot & Bengio 2010)."""
+    return _fill(layer, xavier_normal(gain), bias=bias, generator=generator, seed=seed)
+
+
+def init_kaiming_uniform_(
+    layer: Module,
+    mode: Mode = "fan_in",
+    nonlinearity: str | Activation = "relu",
+    a: float | None = None,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights uniformly from ``±gain sqrt(3 / fan)``, with the nonlinearity's gain (He et al. 2015)."""
+    return _fill(layer, kaiming_uniform(mode, nonlinearity, a), bias=bias, generator=generator, seed=seed)
+
+
+def init_kaiming_normal_(
+    layer: Module,
+    mode: Mode = "fan_in",
+    nonlinearity: str | Activation = "relu",
+    a: float | None = None,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights from ``N(0, gain^2 / fan)``, with the nonlinearity's gain (He et al. 2015)."""
+    return _fill(layer, kaiming_normal(mode, nonlinearity, a), bias=bias, generator=generator, seed=seed)
+
+
+def init_lecun_uniform_(
+    layer: Module,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights uniformly from ``±sqrt(3 / fan_in)`` (LeCun et al. 1998)."""
+    return _fill(layer, lecun_uniform(), bias=bias, generator=generator, seed=seed)
+
+
+def init_lecun_normal_(
+    layer: Module,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights from ``N(0, 1 / fan_in)`` (LeCun et al. 1998)."""
+    return _fill(layer, lecun_normal(), bias=bias, generator=generator, seed=seed)
+
+
+def init_orthogonal_(
+    layer: Module,
+    gain: float = 1.0,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Make each weight ``gain`` times a random (semi-)orthogonal matrix (Saxe et al. 2014)."""
+    return _fill(layer, Orthogonal(gain), bias=bias, generator=generator, seed=seed)
+
+
+def init_identity_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
+    """Make each weight ``gain`` times the identity matrix; each gate or projection of a packed weight on its own."""
+    return _fill(layer, Identity(gain), bias=bias)
+
+
+def init_dirac_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
+    """Make each convolution pass its input channels on, times ``gain``; each group on its own."""
+    return _fill(layer, Dirac(gain), bias=bias)
+
+
+def init_sparse_(
+    layer: Module,
+    sparsity: float,
+    std: float = 0.01,
+    *,
+    bias: float | None = 0.0,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    """Draw weights from ``N(0, std^2)`` with a fraction ``sparsity`` of every column set to zero (Martens 2010)."""
+    return _fill(layer, Sparse(sparsity, std), bias=bias, generator=generator, seed=seed)
+
+
+def init_default_(layer: Module, *, generator: torch.Generator | None = None, seed: int | None = None) -> Module:
+    """Give torch's own layers what their ``reset_parameters`` gives, weights and biases, drawn from zeta's stream.
+
+    Raises ``PlanError`` for parameters of modules that are not torch's: only they know their default.
+    """
+    return _write(layer, torch_default(_module(layer)), seed=_seed(generator, seed))
+
+
+# -- how it is done: a few rules, then the same plan and write as for a whole model ------------------------------------
+
+
+def _fill(
+    layer: Module,
+    weight: Initializer,
+    *,
+    bias: float | None,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+) -> Module:
+    rules = [
+        Rule(kind("bias"), Keep() if bias is None else Constant(bias), optional=True),
+        Rule(kind("parametrization"), Keep(), optional=True),
+    ]
+    if weight.needs_axes:
+        rules += [
+            Rule(kind("norm_scale"), Ones(), optional=True),
+            Rule(module(nn.PReLU), _slope, optional=True),
+        ]
+    rules.append(Rule("*", weight, optional=True))
+    return _write(_module(layer), Rules(rules), seed=_seed(generator, seed, random=not isinstance(weight, Constant)))
+
+
+def _slope(match: Match) -> Constant:
+    return Constant(float(match.module.init))  # type: ignore[arg-type]
+
+
+def _write(layer: Module, rules: Rules, *, seed: int) -> Module:
+    of_layer = plan(layer, rules)
+    entries = (e if e.kind is not Kind.BUFFER else replace(e, initializer=Keep()) for e in of_layer)
+    for _ in write(prepare(layer, Plan(tuple(entries)), seed), seed):
+        pass
+    return layer
+
+
+def _module(layer: Module) -> Module:
+    if not isinstance(layer, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {layer!r}")
+    return layer
+
+
+def _seed(generator: torch.Generator | None, seed: int | None, *, random: bool = True) -> int:
+    if generator is not None and seed is not None:
+        raise SpecError("give generator= or seed=, not both")
+    if seed is not None:
+        return check_seed(seed)
+    return draw_seed(generator) if random else 0

@@ -1,0 +1,178 @@
+"""The public verbs: each one runs its stages and hands back what was done."""
+
+from __future__ import annotations
+
+import time
+from os import PathLike
+from pathlib import Path
+
+from torch import nn
+
+from zeta import verification
+from zeta.apply import Only, Progress, prepare, write
+from zeta.checkpoint import save_files
+from zeta.errors import LayerTypeError, SpecError
+from zeta.planning import How, plan
+from zeta.plans import Plan
+from zeta.random import check_seed, draw_seed
+from zeta.report import Accumulator, Measured, Report, Verification, measure, without_row
+
+
+def apply_(
+    model: nn.Module,
+    plan: Plan,
+    seed: int | None = 0,
+    *,
+    only: Only | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Write a plan's values into a model, in place.
+
+    A value depends on the seed, the parameter's canonical name and the element's index only: not on the device, the
+    memory
+    format, the order of modules, wrappers, or what else is initialized. A bf16 or fp16 model gets the fp32 model's
+    values, rounded.
+
+    Args:
+        model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad``
+        and ``.grad``.
+        plan: a plan of this model or of one with the same names and shapes.
+        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it.
+        only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
+        progress: called as ``progress(name, bytes_done, bytes_total)`` after each tile.
+
+    Raises:
+        PlanError: plan and model do not fit, or ``only`` selects nothing.
+        TargetError: parameters that cannot be written, all listed. Either way nothing was changed.
+    """
+    seed = _seed(seed)
+    begin = time.perf_counter()
+    jobs = prepare(model, plan, seed, only)
+    measured = tuple(measure(written.entry, written.values) for written in write(jobs, seed, progress))
+    return _report(seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs))
+
+
+def init_(
+    model: nn.Module,
+    how: How,
+    seed: int | None = 0,
+    *,
+    only: Only | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``.
+
+    >>> from zeta import Rule, Rules
+    >>> from zeta.initializers import Zeros, kaiming_normal
+    >>> rules = Rules([Rule("*.weight", kaiming_normal()), Rule("*.bias", Zeros())])
+    >>> report = init_(nn.Linear(512, 256), rules, seed=0)
+    >>> report.ok, report["weight"].planned_std, round(report["weight"].std, 4)
+    (True, 0.0625, 0.0624)
+    """
+    return apply_(model, plan(model, how), seed, only=only, progress=progress)
+
+
+def save(
+    model: nn.Module,
+    plan: Plan,
+    path: str | PathLike[str],
+    seed: int | None = 0,
+    *,
+    drop_ties: bool = False,
+    force: bool = False,
+    model_name: str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Write a plan's values to ``path/model.safetensors``, without initializing or even allocating the model.
+
+    ``path/zeta.json`` records the seed, the stream's version and the plan, so that ``verify(path)`` can prove every
+    value later.
+    Both appear complete or not at all.
+
+    Args:
+        model: the model, usually on meta. Kept parameters and buffers are copied from it and need real memory.
+        plan: a plan of this model.
+        path: the folder; made if missing.
+        seed: as for ``apply_``.
+        drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of
+        its names.
+            ``load_state_dict(strict=True)`` wants every name.
+        force: replace files of an earlier run.
+        model_name: a note for the manifest.
+        progress: as for ``apply_``.
+
+    Raises:
+        TargetError: a parameter that cannot be saved: parametrized, or kept while on meta.
+        CheckpointError: files exist, no permission, no room. Nothing half-written stays behind.
+    """
+    seed = _seed(seed)
+    begin = time.perf_counter()
+    accumulators: dict[str, Accumulator] = {}
+    rows: dict[str, int] = {}
+    files = save_files(
+        model,
+        plan,
+        Path(path),
+        seed=seed,
+        drop_ties=drop_ties,
+        force=force,
+        model_name=model_name,
+        progress=progress,
+    )
+    for entry, tile in files:
+        if entry.kept:
+            continue
+        if entry.name not in accumulators:
+            accumulators[entry.name] = Accumulator(entry)
+            rows[entry.name] = 0
+        first = rows[entry.name]
+        rows[entry.name] += tile.shape[0] if tile.ndim else 1
+        inside = entry.padding_idx is not None and first <= entry.padding_idx < rows[entry.name]
+        for part in without_row(tile, entry.padding_idx - first if inside and entry.padding_idx is not None else None):
+            accumulators[entry.name].add(part)
+    measured = tuple(accumulator.result() for accumulator in accumulators.values())
+    return _report(seed, begin, measured, plan, sum(entry.nbytes for entry in plan if entry.persistent))
+
+
+def verify(
+    target: nn.Module | str | PathLike[str],
+    plan: Plan | None = None,
+    seed: int | None = None,
+    *,
+    only: Only | None = None,
+) -> Verification:
+    """Compute every value again and compare bit by bit.
+
+    Args:
+        target: a folder that ``save`` wrote, which needs nothing else; or a model, with the plan and seed it was given.
+        plan: for a model, its plan.
+        seed: for a model, its seed.
+        only: for a model, restrict to some parameters, as in ``apply_``.
+
+    Raises:
+        CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
+        SpecError: a model without plan and seed, or a folder with them.
+    """
+    if isinstance(target, nn.Module):
+        if plan is None or seed is None:
+            raise SpecError("verify needs the plan and the seed that the model was initialized with")
+        return verification.verify_model(target, plan, check_seed(seed), only)
+    if not isinstance(target, str | PathLike):
+        raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
+    if plan is not None or seed is not None or only is not None:
+        raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
+    return verification.verify_folder(Path(target))
+
+
+def _seed(seed: int | None) -> int:
+    return draw_seed() if seed is None else check_seed(seed)
+
+
+def _report(seed: int, begin: float, measured: tuple[Measured, ...], plan: Plan, nbytes: int) -> Report:
+    return Report(
+        seed=seed,
+        measured=measured,
+        kept=tuple(entry.name for entry in plan if entry.kept),
+        nbytes=nbytes,
+        seconds=time.perf_counter() - begin,
+    )
