@@ -76,7 +76,7 @@ class Entry:
         return isinstance(self.initializer, Keep)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; ``from_json`` reads it back exactly."""
+        """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
         return {
             "name": self.name,
             "ties": list(self.ties),
@@ -85,6 +85,9 @@ class Entry:
             "kind": self.kind.value,
             "rule": self.rule,
             "initializer": self.initializer.to_json(),
+            "mean": self.mean,
+            "std": self.std,
+            "nbytes": self.nbytes,
             "axes": None if self.axes is None else self.axes.to_json(),
             "padding_idx": self.padding_idx,
             "persistent": self.persistent,

@@ -143,8 +143,7 @@ def _constant(initializer: Constant, target: Target) -> Tensor:
     # through fp32, as every value of the stream, so that a half-precision constant is rounded the same way
     exact = not dtypes.is_drawable(target.dtype) or dtypes.real_part(target.dtype) is torch.float64
     value = initializer.value if exact else fp32(initializer.value)
-    filled = torch.full(target.region.sizes, value, dtype=torch.float64, device=target.device)
-    return filled.to(target.dtype)
+    return torch.full(target.region.sizes, value, dtype=target.dtype, device=target.device)
 
 
 @_sample.register
