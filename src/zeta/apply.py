@@ -70,6 +70,7 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
                 jobs.append(Job(entry=entry, slot=slot, inversion=_inversion(entry, slot, seed)))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
+    problems += _shared(jobs)
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
@@ -193,6 +194,22 @@ def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, w
     ]
     if problems:
         raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
+
+
+def _shared(jobs: list[Job]) -> list[str]:
+    """Different parameters that begin at the same memory: the later one would overwrite the earlier."""
+    first: dict[tuple[torch.device, int], str] = {}
+    problems: list[str] = []
+    for job in jobs:
+        tensor = job.slot.tensor
+        if tensor.numel():
+            owner = first.setdefault((tensor.device, tensor.data_ptr()), job.entry.name)
+            if owner != job.entry.name:
+                problems.append(
+                    f"{job.entry.name}: shares the memory of {owner}, but is another Parameter; "
+                    "tie them by assigning the same Parameter, or give one its own memory"
+                )
+    return problems
 
 
 def _overlaps(tensor: Tensor) -> bool:

@@ -28,6 +28,7 @@ from zeta._version import __version__
 from zeta.apply import Progress, check_target, values_of
 from zeta.errors import CheckpointError, LayerTypeError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
+from zeta.planning import check_dtype
 from zeta.plans import Entry, Plan
 from zeta.random import STREAM_VERSION, check_seed
 
@@ -215,11 +216,13 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
             problems.append(f"{entry.name}: the model has no such parameter of shape {tuple(entry.shape)}")
         elif slot.parametrization is not None:
             problems.append(f"{entry.name}: is parametrized; initialize a real model and save its state_dict instead")
-        elif entry.kept and entry.persistent:
+        else:
             try:
-                check_target(entry, slot)
-            except TargetError as error:
-                problems.append(f"{entry.name}: is kept, but {error}")
+                if entry.kept and entry.persistent:
+                    check_target(entry, slot)
+                check_dtype(entry.initializer, entry.dtype)
+            except ZetaError as error:
+                problems.append(f"{entry.name}: {'is kept, but ' if entry.kept else ''}{error}")
     problems += [
         f"{name}: is not in the plan" for name in slots if name not in {n for e in plan for n in (e.name, *e.ties)}
     ]

@@ -62,6 +62,7 @@ class Moments:
     kurtosis: float
 
 
+@functools.lru_cache(maxsize=1024)
 def truncated_moments(mean: float, std: float, low: float, high: float) -> Moments:
     """Moments of ``N(mean, std^2)`` conditioned on ``[low, high]``, bounds absolute and possibly infinite.
 

@@ -77,7 +77,7 @@ def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Itera
                 module=module,
                 tensor=parameter,
                 shape=_shape(parameter),
-                kind=kind_of(module, local, parameter, inside=above),
+                kind=kind_of(module, local, _ndim(parameter), inside=above),
             )
     for local, buffer in module._buffers.items():
         if buffer is not None:
@@ -104,14 +104,14 @@ def _walk_parametrizations(
 ) -> Iterator[Slot]:
     for local, plist in lists.named_children():
         assert isinstance(plist, parametrize.ParametrizationList)
-        original = originals(plist)[0]
+        shape = _effective_shape(plist)
         yield Slot(
             name=prefix + local,
             local_name=local,
             module=module,
-            tensor=original,
-            shape=_effective_shape(plist),
-            kind=kind_of(module, local, original),
+            tensor=originals(plist)[0],
+            shape=shape,
+            kind=kind_of(module, local, len(shape)),
             parametrization=plist,
         )
         for number, part in plist.named_children():
@@ -136,6 +136,10 @@ def _effective_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
     except Exception:  # a parametrization that does not run on meta almost always keeps the shape
         return tuple(originals(plist)[-1].shape)
     return tuple(weight.shape)
+
+
+def _ndim(parameter: Tensor) -> int | None:
+    return None if nn.parameter.is_lazy(parameter) else parameter.ndim
 
 
 def _shape(parameter: Tensor) -> tuple[int, ...]:
@@ -170,18 +174,17 @@ _NORM_NAME: Final = re.compile(r"norm", re.IGNORECASE)
 _BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
 
 
-def kind_of(module: nn.Module, local_name: str, tensor: Tensor, inside: tuple[nn.Module, ...] = ()) -> Kind:
-    """Tell what a parameter is for, from its module's type, its local name and its number of dimensions."""
+def kind_of(module: nn.Module, local_name: str, ndim: int | None, inside: tuple[nn.Module, ...] = ()) -> Kind:
+    """Tell what a parameter is for, from its module's type, its local name and its number of dimensions, if known."""
     if any(isinstance(outer, parametrize.ParametrizationList) for outer in inside):
         return Kind.PARAMETRIZATION
-    lazy = nn.parameter.is_lazy(tensor)
-    if _BIAS_NAME.fullmatch(local_name) and (lazy or tensor.ndim < 2 or isinstance(module, nn.MultiheadAttention)):
+    if _BIAS_NAME.fullmatch(local_name) and (ndim is None or ndim < 2 or isinstance(module, nn.MultiheadAttention)):
         return Kind.BIAS
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return Kind.EMBEDDING
-    if isinstance(module, NORMS) or (not lazy and tensor.ndim <= 1 and _NORM_NAME.search(type(module).__name__)):
+    if isinstance(module, NORMS) or (ndim in (0, 1) and _NORM_NAME.search(type(module).__name__)):
         return Kind.NORM_SCALE
-    if lazy or tensor.ndim >= 2:
+    if ndim is None or ndim >= 2:
         return Kind.WEIGHT
     return Kind.OTHER
 

@@ -24,7 +24,7 @@ from zeta.initializers import (
     Uniform,
     Zeros,
 )
-from zeta.names import Slot, is_norm_statistic, layer_of, walk
+from zeta.names import Slot, is_norm_statistic, layer_of, unwrap, walk
 from zeta.plans import Entry, Plan
 from zeta.render import shape_text
 from zeta.rules import Kind, Match, Rules
@@ -51,6 +51,7 @@ def plan(model: nn.Module, how: How) -> Plan:
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    model = unwrap(model)
     rules = recipes.rules_for(how, model) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
         raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")

@@ -381,4 +381,6 @@ def _sides(words: Tensor, within: Interval) -> tuple[Tensor, Tensor, Tensor]:
 def _choose(negative: Tensor, below: float, above: float) -> Tensor | float:
     if below == above:
         return below
-    return torch.where(negative, below, above).double()
+    # tensors, as plain numbers would take torch's default dtype
+    pair = torch.tensor([below, above], dtype=torch.float64, device=negative.device)
+    return torch.where(negative, pair[0], pair[1])
