@@ -1,8 +1,7 @@
 """Weight initialization for PyTorch: decided by rules, computed under a promise, checked afterwards.
 
-A parameter's starting value is a pure function of what was asked for, the seed, the parameter's name and the
-element's index,
-and of nothing else: not of device, dtype (beyond rounding), memory format, sharding, order of construction or
+A parameter's starting value is a pure function of what was asked for, the seed, the parameter's name and the element's
+index, and of nothing else: not of device, dtype (beyond rounding), memory format, sharding, order of construction or
 torch's version.
 """
 

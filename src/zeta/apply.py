@@ -51,8 +51,7 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
         LayerTypeError: ``model`` is not a module.
         PlanError: names or shapes of plan and model differ, or ``only`` selects nothing.
         TargetError: parameters that cannot be written: lazy, on meta, integer, sharded, overlapping, parametrized so
-        that the
-            value is impossible. All of them are listed.
+            that the value is impossible. All of them are listed.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")

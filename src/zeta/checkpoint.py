@@ -152,8 +152,8 @@ def save_files(
     force: bool,
     model_name: str | None,
     progress: Progress | None,
-) -> Iterator[tuple[Entry, Tensor]]:
-    """Write ``model.safetensors`` and ``zeta.json`` into ``folder``; yield every entry's values, tile by tile.
+) -> Iterator[tuple[Entry, tuple[slice, ...], Tensor]]:
+    """Write ``model.safetensors`` and ``zeta.json`` into ``folder``; yield every entry's tiles, with their index.
 
     Both files are written beside their place and renamed when complete.
     """
@@ -180,7 +180,7 @@ def save_files(
                     done += first.stop - first.start
                 else:
                     digest = hashlib.sha256()
-                    for tile in _tiles(item.entry, sources[item.entry.name], seed):
+                    for index, tile in _tiles(item.entry, sources[item.entry.name], seed):
                         view = memory(tile)
                         file.write(view)
                         if item.entry.kept:
@@ -188,7 +188,7 @@ def save_files(
                         done += tile.nbytes
                         if progress is not None:
                             progress(item.name, done, total)
-                        yield item.entry, tile
+                        yield item.entry, index, tile
                     if item.entry.kept:
                         kept[item.entry.name] = digest.hexdigest()
                 if progress is not None:
@@ -231,12 +231,12 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
     return slots
 
 
-def _tiles(entry: Entry, slot: Slot, seed: int) -> Iterator[Tensor]:
+def _tiles(entry: Entry, slot: Slot, seed: int) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     if entry.kept:
-        yield slot.tensor.detach().to(device="cpu", dtype=entry.dtype).contiguous()
+        whole = tuple(slice(0, size) for size in entry.shape)
+        yield whole, slot.tensor.detach().to(device="cpu", dtype=entry.dtype).contiguous()
     else:
-        for _, tile in values_of(entry, seed):
-            yield tile.contiguous()
+        yield from values_of(entry, seed)
 
 
 def _repeat(file: BinaryIO, start: int, size: int) -> None:

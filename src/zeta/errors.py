@@ -1,8 +1,7 @@
 """Every exception that zeta raises on purpose, and when.
 
 All of them derive from :class:`ZetaError`, and each also from the built-in a reader would expect, so that
-``except ValueError`` keeps working. Each message says which parameter, what arrived, what was expected and
-what to do.
+``except ValueError`` keeps working. Each message says which parameter, what arrived, what was expected and what to do.
 """
 
 from __future__ import annotations

@@ -23,8 +23,7 @@ def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     """Build the model on ``device`` (``"meta"`` allocates nothing).
 
     Raises ``UsageError`` for everything that can go wrong: no such file, module or callable, an error inside it, a
-    result that
-    is not a module.
+    result that is not a module.
     """
     source, colon, name = spec.rpartition(":")
     if not colon or not name or not source:

@@ -54,8 +54,7 @@ def _arrangement(shape: Sequence[int], axes: Axes) -> tuple[list[int], list[int]
 def orthonormal(gaussian: Tensor) -> Tensor:
     """Haar-distributed (semi-)orthogonal matrices from Gaussian ones ``(count, rows, columns)``, in fp64.
 
-    QR of the tall orientation, each column of Q times the phase of R's diagonal (Mezzadri 2007); a zero there counts
-    as 1.
+    QR of the tall orientation, each column of Q times the phase of R's diagonal (Mezzadri 2007); a zero counts as 1.
     """
     wide = gaussian.shape[-2] < gaussian.shape[-1]
     tall = gaussian.mH if wide else gaussian

@@ -45,9 +45,8 @@ def plan(model: nn.Module, how: How) -> Plan:
 
     Raises:
         LayerTypeError: ``model`` is not a module.
-        PlanError: parameters that no rule matches, rules that never win, ties that different rules claim,
-        initializers that
-            do not fit their parameter. Everything wrong is listed at once.
+        PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
+            that do not fit their parameter. Everything wrong is listed at once.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")

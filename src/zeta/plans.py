@@ -22,9 +22,8 @@ from zeta.rules import Kind
 class Entry:
     """What one parameter or buffer gets.
 
-    ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and
-    ``std`` are
-    those expected of the drawn values, ``None`` for ``Keep()``. ``fans`` are shown where the parameter has them.
+    ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and ``std``
+    are those expected of the drawn values, ``None`` for ``Keep()``. ``fans`` are shown where the parameter has them.
     """
 
     name: str

@@ -131,9 +131,8 @@ def _f32(x: Tensor) -> Tensor:
 def fma32(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
     """``a * b + c`` of fp32 values with one rounding to fp32.
 
-    The product is exact in fp64. Rounding the fp64 sum again to fp32 is wrong only where that sum was inexact and
-    fell on
-    the midpoint of two fp32 numbers, or among the subnormals; there, it is first rounded to odd.
+    The product is exact in fp64. Rounding the fp64 sum again to fp32 is wrong only where that sum was inexact and fell
+    on the midpoint of two fp32 numbers, or among the subnormals; there, it is first rounded to odd.
     """
     product = a * b
     total = product + c
@@ -275,8 +274,8 @@ def _quantile64(q: Tensor, p: Tensor) -> Tensor:
 class Side:
     """One side of the centre of a normal distribution: ``count`` words share the probability ``near`` to ``far``.
 
-    Word number ``j``, counted outwards, lies at distance ``q = j * scale + q_offset`` from 1/2 and has the tail
-    ``p = (count - 1 - j) * scale + p_offset``.
+    Word number ``j``, counted outwards, lies at distance ``q = j * scale + q_offset`` from 1/2 and has the tail ``p =
+    (count - 1 - j) * scale + p_offset``.
     """
 
     count: int

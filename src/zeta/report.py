@@ -26,10 +26,9 @@ _TILE: Final = 2**20
 class Measured:
     """One parameter, planned and measured.
 
-    ``mean_z`` and ``std_z`` are the deviations in standard errors: ``(mean - planned) sqrt(n) / std``, and for the
-    mean square,
-    which follows a scaled chi-square law of ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty normal
-    score.
+    ``mean_z`` and ``std_z`` are the deviations in standard errors: ``(mean - planned) sqrt(n) / std``, and for the mean
+    square, which follows a scaled chi-square law of ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty
+    normal score.
     """
 
     name: str
@@ -63,8 +62,18 @@ class Accumulator:
         self.squares = 0.0
         self.low, self.high = math.inf, -math.inf
 
-    def add(self, values: Tensor) -> None:
-        """Take in more elements; sums are about the planned mean, in fp64."""
+    def add(self, index: tuple[slice, ...], values: Tensor) -> None:
+        """Take in the tile that lies at ``index`` of the whole tensor."""
+        row = self.entry.padding_idx
+        if row is not None and index[0].start <= row < index[0].stop:
+            inside = row - index[0].start
+            self._add(values[:inside])
+            self._add(values[inside + 1 :])
+        else:
+            self._add(values)
+
+    def _add(self, values: Tensor) -> None:
+        """Add to the sums, which are about the planned mean, in fp64."""
         if not values.numel():
             return
         wide = torch.view_as_real(values).double() if values.is_complex() else values.double()
@@ -162,15 +171,9 @@ def _with_findings(measured: Measured, entry: Entry) -> Measured:
 def measure(entry: Entry, values: Tensor) -> Measured:
     """Measure an entry's values as they lie in memory."""
     accumulator = Accumulator(entry)
-    for part in without_row(values, entry.padding_idx):
-        for index, _ in Region.whole(part.shape).tiles(_TILE):
-            accumulator.add(part[index])
+    for index, _ in Region.whole(values.shape).tiles(_TILE):
+        accumulator.add(index, values[index])
     return accumulator.result()
-
-
-def without_row(values: Tensor, row: int | None) -> list[Tensor]:
-    """``values`` without row ``row`` of dimension 0, as views."""
-    return [values] if row is None else [values[:row], values[row + 1 :]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,9 +46,8 @@ NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.R
 class Match:
     """One parameter, as a rule's condition and its initializer see it.
 
-    ``layer`` is the first whole number in the name (``h.3.mlp`` gives 3) and ``depth`` how many such layers the
-    model has;
-    both are ``None`` where the name has no number. ``config`` is the model's ``config`` attribute, if any.
+    ``layer`` is the first whole number in the name (``h.3.mlp`` gives 3) and ``depth`` how many such layers the model
+    has; both are ``None`` where the name has no number. ``config`` is the model's ``config`` attribute, if any.
     """
 
     name: str
@@ -109,8 +108,7 @@ def where(condition: Condition) -> Where:
     """Turn what a rule accepts into a :class:`Where`.
 
     A string is a name glob, a compiled pattern a regular expression, a module class a module type, a :class:`Kind` a
-    kind,
-    and any other callable a predicate on the :class:`Match`. Raises ``SpecError`` on anything else.
+    kind, and any other callable a predicate on the :class:`Match`. Raises ``SpecError`` on anything else.
     """
     if isinstance(condition, Where):
         return condition
@@ -134,8 +132,7 @@ def glob(pattern: str) -> Where:
     """Match the whole name: ``*`` any text, dots included, ``?`` one character, ``[0-9]`` one of a set.
 
     ``{q,k,v}`` is one of several texts and ``{0..11}`` one of several numbers, as the plan's table prints them. A
-    leading
-    ``*.`` also matches nothing, so that ``*.bias`` finds the bias of a model that is a single layer.
+    leading ``*.`` also matches nothing, so that ``*.bias`` finds the bias of a model that is a single layer.
 
     >>> bool(re.fullmatch(glob_to_regex("h.{0..11}.*.{q,k}_proj.weight"), "h.10.attn.k_proj.weight"))
     True

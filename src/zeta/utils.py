@@ -5,29 +5,23 @@
     Parameter containing:
     tensor([0., 0., 0., 0., 0.], requires_grad=True)
 
-Every function takes a ``torch.nn.Module`` and fills all parameters that it owns, at any depth: weights by the
-scheme, biases with
-``bias`` (``None`` leaves them). It returns the module. Device, dtype, memory format, strides, ``requires_grad``,
-``.grad``, the
-identity of every ``Parameter``, tied weights and buffers stay as they are. A module without parameters is left
-alone, so
-``model.apply(init_zero_)`` works. An embedding's padding row stays zero. Parametrized layers get the *effective*
-weight.
+Every function takes a ``torch.nn.Module`` and fills all parameters that it owns, at any depth: weights by the scheme,
+biases with ``bias`` (``None`` leaves them). It returns the module. Device, dtype, memory format, strides,
+``requires_grad``, ``.grad``, the identity of every ``Parameter``, tied weights and buffers stay as they are. A module
+without parameters is left alone, so ``model.apply(init_zero_)`` works. An embedding's padding row stays zero.
+Parametrized layers get the *effective* weight.
 
 Schemes that look at a weight as a map from inputs to outputs (Xavier, Kaiming, LeCun, orthogonal, identity, Dirac,
-sparse) have nothing
-to say about a norm's scale, which they set to 1, and about a ``PReLU``'s slope, which they set to torch's 0.25.
+sparse) have nothing to say about a norm's scale, which they set to 1, and about a ``PReLU``'s slope, which they set to
+torch's 0.25.
 
 The random ones take ``generator=`` or ``seed=``; with neither, torch's global generator decides, so
-``torch.manual_seed`` works. Two
-layers with the same names and the same ``seed`` get the same values: to seed a whole model, call the function once
-on the model.
+``torch.manual_seed`` works. Two layers with the same names and the same ``seed`` get the same values: to seed a whole
+model, call the function once on the model.
 
 Raised by all of them, before anything is written: ``LayerTypeError`` for what is not a module, ``TargetError`` for
-parameters that
-cannot be written (lazy, on meta, quantized, integer, parametrized so that the value is impossible), ``PlanError``
-for parameters
-that the scheme does not fit, ``SpecError`` for values that make no sense.
+parameters that cannot be written (lazy, on meta, quantized, integer, parametrized so that the value is impossible),
+``PlanError`` for parameters that the scheme does not fit, ``SpecError`` for values that make no sense.
 """
 
 from __future__ import annotations
@@ -95,8 +89,8 @@ Module = TypeVar("Module", bound=nn.Module)
 def exists(value: object, name: str | None = None) -> bool:
     """Tell whether a value, or an object's attribute, is there and not ``None``.
 
-    ``exists(value)`` is ``value is not None``; ``exists(obj, name)`` is true where ``obj`` has the attribute and it
-    is not ``None``.
+    ``exists(value)`` is ``value is not None``; ``exists(obj, name)`` is true where ``obj`` has the attribute and it is
+    not ``None``.
 
     >>> (
     ...     exists(0),

@@ -15,7 +15,7 @@ from zeta.errors import LayerTypeError, SpecError
 from zeta.planning import How, plan
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
-from zeta.report import Accumulator, Measured, Report, Verification, measure, without_row
+from zeta.report import Accumulator, Measured, Report, Verification, measure
 
 
 def apply_(
@@ -29,13 +29,12 @@ def apply_(
     """Write a plan's values into a model, in place.
 
     A value depends on the seed, the parameter's canonical name and the element's index only: not on the device, the
-    memory
-    format, the order of modules, wrappers, or what else is initialized. A bf16 or fp16 model gets the fp32 model's
-    values, rounded.
+    memory format, the order of modules, wrappers, or what else is initialized. A bf16 or fp16 model gets the fp32
+    model's values, rounded.
 
     Args:
-        model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad``
-        and ``.grad``.
+        model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad`` and
+            ``.grad``.
         plan: a plan of this model or of one with the same names and shapes.
         seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
@@ -86,17 +85,15 @@ def save(
     """Write a plan's values to ``path/model.safetensors``, without initializing or even allocating the model.
 
     ``path/zeta.json`` records the seed, the stream's version and the plan, so that ``verify(path)`` can prove every
-    value later.
-    Both appear complete or not at all.
+    value later. Both appear complete or not at all.
 
     Args:
         model: the model, usually on meta. Kept parameters and buffers are copied from it and need real memory.
         plan: a plan of this model.
         path: the folder; made if missing.
         seed: as for ``apply_``.
-        drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of
-        its names.
-            ``load_state_dict(strict=True)`` wants every name.
+        drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
+            names. ``load_state_dict(strict=True)`` wants every name.
         force: replace files of an earlier run.
         model_name: a note for the manifest.
         progress: as for ``apply_``.
@@ -108,7 +105,6 @@ def save(
     seed = _seed(seed)
     begin = time.perf_counter()
     accumulators: dict[str, Accumulator] = {}
-    rows: dict[str, int] = {}
     files = save_files(
         model,
         plan,
@@ -119,17 +115,11 @@ def save(
         model_name=model_name,
         progress=progress,
     )
-    for entry, tile in files:
-        if entry.kept:
-            continue
-        if entry.name not in accumulators:
-            accumulators[entry.name] = Accumulator(entry)
-            rows[entry.name] = 0
-        first = rows[entry.name]
-        rows[entry.name] += tile.shape[0] if tile.ndim else 1
-        inside = entry.padding_idx is not None and first <= entry.padding_idx < rows[entry.name]
-        for part in without_row(tile, entry.padding_idx - first if inside and entry.padding_idx is not None else None):
-            accumulators[entry.name].add(part)
+    for entry, index, tile in files:
+        if not entry.kept:
+            if entry.name not in accumulators:
+                accumulators[entry.name] = Accumulator(entry)
+            accumulators[entry.name].add(index, tile)
     measured = tuple(accumulator.result() for accumulator in accumulators.values())
     return _report(seed, begin, measured, plan, sum(entry.nbytes for entry in plan if entry.persistent))
 

@@ -119,14 +119,12 @@ class Normal(Initializer):
 class TruncatedNormal(Initializer):
     """Normal with parent ``std`` and ``mean``, conditioned on an interval by a change of interval, not by rejection.
 
-    The interval is ``mean +- cutoff * std`` (``cutoff`` in sigmas, default 2), or the absolute ``[low, high]``,
-    either of
-    which may be left out. ``torch.nn.init.trunc_normal_`` takes absolute bounds: its default ±2 never bites at std
+    The interval is ``mean +- cutoff * std`` (``cutoff`` in sigmas, default 2), or the absolute ``[low, high]``, either
+    of which may be left out. ``torch.nn.init.trunc_normal_`` takes absolute bounds: its default ±2 never bites at std
     0.02.
 
     ``std`` is the parent's std. The drawn values have a smaller one (0.8796 std at 2 sigma), unless
-    ``correct_std=True``,
-    which solves for the parent whose truncated std is ``std``.
+    ``correct_std=True``, which solves for the parent whose truncated std is ``std``.
 
     >>> TruncatedNormal(0.02)
     TruncatedNormal(std=0.02, cutoff=2.0)

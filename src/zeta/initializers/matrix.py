@@ -62,8 +62,7 @@ class Orthogonal(_Matrix):
     """Each matrix (outputs x inputs times kernel) is ``gain`` times a Haar-distributed (semi-)orthogonal one.
 
     ``W W^T = gain^2 I`` or ``W^T W = gain^2 I``, whichever is possible; the mean square is ``gain^2 / max(rows,
-    columns)``
-    exactly. Packed maps are drawn one by one. Complex weights are unitary (Saxe et al. 2014; Mezzadri 2007).
+    columns)`` exactly. Packed maps are drawn one by one. Complex weights are unitary (Saxe et al. 2014; Mezzadri 2007).
 
     The factorization runs on the CPU in fp64, whatever the device. Its last bits depend on the linear algebra library
     and its threads: results agree to 1e-12 in fp64, and after rounding to fp32 nearly always bit for bit.

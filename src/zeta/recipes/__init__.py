@@ -1,8 +1,7 @@
 """Published initializations by name, built from the public parts of zeta only.
 
-A recipe is a function from a model to :class:`~zeta.rules.Rules`. Use it by name, ``zeta.plan(model, "gpt2")``, or
-call it
-where it takes options: ``zeta.plan(model, zeta.recipes.resnet(model, zero_init_residual=True))``.
+A recipe is a function from a model to :class:`~zeta.rules.Rules`. Use it by name, ``zeta.plan(model, "gpt2")``, or call
+it where it takes options: ``zeta.plan(model, zeta.recipes.resnet(model, zero_init_residual=True))``.
 """
 
 from __future__ import annotations

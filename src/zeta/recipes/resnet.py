@@ -14,10 +14,8 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
     """ResNet: convolutions N(0, 2/fan_out), norms 1 and 0, the classifier uniform on ±1/sqrt(fan_in).
 
     With ``zero_init_residual``, the last norm of every residual block starts at 0, so that each block starts as the
-    identity
-    (Goyal et al. 2017, section 5.1). Blocks follow torchvision's names: ``bn3`` ends a bottleneck, ``bn2`` a basic
-    block.
-    Sources: He et al. 2015 (arXiv:1502.01852) and 2016 (arXiv:1512.03385).
+    identity (Goyal et al. 2017, section 5.1). Blocks follow torchvision's names: ``bn3`` ends a bottleneck, ``bn2`` a
+    basic block. Sources: He et al. 2015 (arXiv:1502.01852) and 2016 (arXiv:1512.03385).
     """
     convolution = module(nn.Conv1d) | module(nn.Conv2d) | module(nn.Conv3d)
     last_norms = frozenset(_last_norms(model)) if zero_init_residual else frozenset()
