@@ -83,7 +83,9 @@ def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
 def diagonal(shape: Sequence[int], gain: float, axes: Axes) -> Tensor:
     """``gain`` on every matrix's main diagonal, at the kernel's centre; fp64."""
     sizes = matrix_shape(Site(shape=tuple(shape), axes=axes))
-    result = torch.zeros(sizes.count, sizes.rows, sizes.columns, math.prod(sizes.kernel), dtype=torch.float64)
+    result = torch.zeros(
+        sizes.count, sizes.rows, sizes.columns, math.prod(sizes.kernel), dtype=torch.float64, device="cpu"
+    )
     result[..., kernel_centre(shape, axes)].diagonal(dim1=-2, dim2=-1).fill_(gain)
     return from_matrices(result, shape, axes)
 

@@ -237,7 +237,7 @@ def _gaussian(whole: Target) -> Tensor:
     pieces = [
         values.reshape(-1) for _, values in tiles(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype)
     ]
-    flat = torch.cat(pieces) if pieces else torch.empty(0, dtype=whole.dtype)
+    flat = torch.cat(pieces) if pieces else torch.empty(0, dtype=whole.dtype, device="cpu")
     return flat.view(whole.region.shape).to(torch.complex128 if whole.dtype.is_complex else torch.float64)
 
 
