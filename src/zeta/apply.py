@@ -75,6 +75,20 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
     return jobs
 
 
+def check_parameters(model: nn.Module) -> None:
+    """Raise one ``TargetError`` that lists every parameter that has no memory or is not a floating-point weight."""
+    problems: list[str] = []
+    for slot in walk(model):
+        if slot.kind is not Kind.BUFFER:
+            try:
+                check_memory(slot)
+                check_writable(slot)
+            except TargetError as error:
+                problems.append(f"{slot.name}: {error}")
+    if problems:
+        raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
+
+
 def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> Iterator[Written]:
     """Write prepared jobs one by one; yield each entry after it was written."""
     total = sum(job.entry.nbytes for job in jobs)
@@ -117,6 +131,14 @@ def values_of(
 
 def check_target(entry: Entry, slot: Slot) -> None:
     """Raise ``TargetError`` or ``SpecError`` if this tensor cannot hold the entry's values."""
+    check_memory(slot)
+    if not entry.kept:
+        check_writable(slot)
+        check_dtype(entry.initializer, slot.tensor.dtype)
+
+
+def check_memory(slot: Slot) -> None:
+    """Raise ``TargetError`` if the tensor has no memory yet."""
     tensor = slot.tensor
     if nn.parameter.is_lazy(tensor):
         raise TargetError("is lazy and has no shape yet; run one forward pass first")
@@ -125,8 +147,11 @@ def check_target(entry: Entry, slot: Slot) -> None:
             "is on the meta device and has no memory; build the model on a real device, or call "
             "to_empty(device=...) first"
         )
-    if entry.kept:
-        return
+
+
+def check_writable(slot: Slot) -> None:
+    """Raise ``TargetError`` if the tensor's memory is not a plain floating-point weight's."""
+    tensor = slot.tensor
     if isinstance(tensor, DTensor):
         raise TargetError("is a DTensor; initialize before sharding")
     if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
@@ -139,7 +164,6 @@ def check_target(entry: Entry, slot: Slot) -> None:
             f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
             ".clone()"
         )
-    check_dtype(entry.initializer, tensor.dtype)
 
 
 def _inversion(entry: Entry, slot: Slot, seed: int) -> Inversion | None:

@@ -20,6 +20,7 @@ from zeta.errors import TargetError
 from zeta.rules import NORMS, Kind
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
 _PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
@@ -66,6 +67,8 @@ def walk(model: nn.Module) -> Iterator[Slot]:
 
 
 def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Iterator[Slot]:
+    if isinstance(module, parametrize.ParametrizationList):
+        return  # reached on its own, as by Module.apply: its tensors are the layer's business
     if module in above:
         raise TargetError(f"module {prefix.rstrip('.')!r} contains itself")
     _refuse_unknown_storage(module, prefix)
@@ -86,7 +89,7 @@ def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Itera
                 local_name=local,
                 module=module,
                 tensor=buffer,
-                shape=tuple(buffer.shape),
+                shape=_shape(buffer),
                 kind=Kind.BUFFER,
                 persistent=local not in module._non_persistent_buffers_set,
             )
@@ -149,7 +152,8 @@ def _shape(parameter: Tensor) -> tuple[int, ...]:
 def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
     where = f"{prefix}*" if prefix else "the model"
     package = type(module).__module__
-    if package.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+    packed = callable(getattr(type(module), "weight", None)) or any(hasattr(module, name) for name in _PACKED)
+    if packed and package.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
         raise TargetError(
             f"{where}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
@@ -178,7 +182,8 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None, inside: tuple[
     """Tell what a parameter is for, from its module's type, its local name and its number of dimensions, if known."""
     if any(isinstance(outer, parametrize.ParametrizationList) for outer in inside):
         return Kind.PARAMETRIZATION
-    if _BIAS_NAME.fullmatch(local_name) and (ndim is None or ndim < 2 or isinstance(module, nn.MultiheadAttention)):
+    several = ndim is not None and ndim >= 2 and not isinstance(module, (*NORMS, nn.MultiheadAttention))
+    if local_name == "bias" or (_BIAS_NAME.fullmatch(local_name) and not several):
         return Kind.BIAS
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return Kind.EMBEDDING
@@ -200,14 +205,13 @@ def is_norm_statistic(slot: Slot) -> bool:
 
 # -- layers ----------------------------------------------------------------------------------------------------------
 
-_LAYER: Final = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
+_NUMBER: Final = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
 
-def layer_of(name: str) -> tuple[str, int] | None:
-    """The first whole number among a name's parts, with what stands before it.
+def numbers_in(name: str) -> list[tuple[str, int]]:
+    """The whole numbers among a name's parts, each with what stands before it.
 
-    >>> layer_of("transformer.h.3.attn.c_attn.weight")
-    ('transformer.h.', 3)
+    >>> numbers_in("layers.3.experts.0.weight")
+    [('layers.', 3), ('layers.3.experts.', 0)]
     """
-    found = _LAYER.search(name)
-    return (name[: found.start()], int(found[0])) if found else None
+    return [(name[: found.start()], int(found[0])) for found in _NUMBER.finditer(name)]

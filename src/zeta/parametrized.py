@@ -66,6 +66,7 @@ def invert(plist: parametrize.ParametrizationList, value: Tensor, *, name: str, 
 
 _SPECTRAL_NORM = parametrizations._SpectralNorm
 _WEIGHT_NORM = parametrizations._WeightNorm
+_ORTHOGONAL = parametrizations._Orthogonal
 
 
 def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str) -> tuple[Tensor, ...]:
@@ -80,6 +81,12 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
                 f"Define right_inverse, or give the original tensor ({name.rpartition('.')[2]}'s parametrizations) "
                 "a value yourself"
             )
+        if isinstance(part, _ORTHOGONAL) and not _is_orthogonal(stored[0]):
+            # its right inverse would store any matrix, zero too, and no training step could mend that
+            raise TargetError(
+                f"{name} is parametrized by {kind}, and cannot be what was asked: the value is not an orthogonal "
+                "matrix. Ask for Orthogonal() with gain 1, or remove the parametrization"
+            )
         try:
             if isinstance(part, _WEIGHT_NORM):
                 direction = originals(plist)[1] if position == 0 else None
@@ -92,6 +99,14 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
                 f"{name} is parametrized by {kind}, whose right_inverse refuses the value: {error}"
             ) from error
     return stored
+
+
+def _is_orthogonal(value: Tensor) -> bool:
+    wide = value.to(torch.complex128 if value.is_complex() else torch.float64)
+    tall = wide if wide.shape[-2] >= wide.shape[-1] else wide.mH
+    gram = tall.mH @ tall
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return bool((gram - identity).abs().max() <= _TOLERANCE_EPS * torch.finfo(value.dtype).eps)
 
 
 def _magnitude_and_direction(weight: Tensor, direction: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:

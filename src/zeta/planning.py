@@ -24,7 +24,7 @@ from zeta.initializers import (
     Uniform,
     Zeros,
 )
-from zeta.names import Slot, is_norm_statistic, layer_of, unwrap, walk
+from zeta.names import Slot, is_norm_statistic, numbers_in, unwrap, walk
 from zeta.plans import Entry, Plan
 from zeta.render import shape_text
 from zeta.rules import Kind, Match, Rules
@@ -86,8 +86,8 @@ class _Resolver:
         self.unsolved: list[str] = []
         layers: dict[str, set[int]] = {}
         for slot in (slot for group in groups for slot in group):
-            if (layer := layer_of(slot.name)) is not None:
-                layers.setdefault(layer[0], set()).add(layer[1])
+            for prefix, number in numbers_in(slot.name):
+                layers.setdefault(prefix, set()).add(number)
         self.depths = {prefix: len(numbers) for prefix, numbers in layers.items()}
 
     def entry(self, group: list[Slot]) -> Entry | None:
@@ -118,7 +118,10 @@ class _Resolver:
         return f"rule {position + 1} ({self.rules[position].label})"
 
     def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
-        layer = layer_of(slot.name)
+        numbers = numbers_in(slot.name)
+        # a model inside a Sequential is 0.h.3.w: its layers are counted by the 3
+        several = [(prefix, number) for prefix, number in numbers if self.depths[prefix] > 1]
+        counted = next(iter(several or numbers), None)
         return Match(
             name=slot.name,
             shape=slot.shape,
@@ -126,8 +129,8 @@ class _Resolver:
             kind=slot.kind,
             module=slot.module,
             local_name=slot.local_name,
-            layer=None if layer is None else layer[1],
-            depth=None if layer is None else self.depths[layer[0]],
+            layer=None if counted is None else counted[1],
+            depth=None if counted is None else self.depths[counted[0]],
             config=self.config,
             axes_of=axes_of_group,
         )

@@ -44,6 +44,8 @@ def check_seed(seed: int) -> int:
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a 64-bit seed from ``generator``, by default torch's global one, so that ``torch.manual_seed`` decides."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise SpecError(f"generator must be a torch.Generator, got {generator!r}")
     device = generator.device if generator is not None else "cpu"
     low, high = torch.randint(2**32, (2,), generator=generator, dtype=torch.int64, device=device).tolist()
     return int(low) | int(high) << 32

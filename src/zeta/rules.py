@@ -46,8 +46,8 @@ NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.R
 class Match:
     """One parameter, as a rule's condition and its initializer see it.
 
-    ``layer`` is the first whole number in the name (``h.3.mlp`` gives 3) and ``depth`` how many such layers the model
-    has; both are ``None`` where the name has no number. ``config`` is the model's ``config`` attribute, if any.
+    ``layer`` is the first whole number in the name that has several values (``h.3.mlp`` gives 3), and ``depth`` how
+    many it has; both are ``None`` where the name has no number. ``config`` is the model's ``config`` attribute, if any.
     """
 
     name: str

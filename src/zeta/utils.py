@@ -32,7 +32,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zeta.apply import prepare, write
+from zeta.apply import check_parameters, prepare, write
 from zeta.errors import LayerTypeError, SpecError
 from zeta.gains import Activation
 from zeta.initializers import (
@@ -113,17 +113,17 @@ def init_zero_(layer: Module) -> Module:
     >>> any(p.any() for p in model.parameters())
     False
     """
-    return _fill(layer, Zeros(), bias=0.0)
+    return _fill(layer, Zeros(), bias=0.0, seed=0)
 
 
 def init_constant_(layer: Module, value: float, *, bias: float | None = 0.0) -> Module:
     """Set all weights to ``value``."""
-    return _fill(layer, Constant(value), bias=bias)
+    return _fill(layer, Constant(value), bias=bias, seed=0)
 
 
 def init_ones_(layer: Module, *, bias: float | None = 0.0) -> Module:
     """Set all weights to one."""
-    return _fill(layer, Ones(), bias=bias)
+    return _fill(layer, Ones(), bias=bias, seed=0)
 
 
 def init_uniform_(
@@ -267,12 +267,12 @@ def init_orthogonal_(
 
 def init_identity_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
     """Make each weight ``gain`` times the identity matrix; each gate or projection of a packed weight on its own."""
-    return _fill(layer, Identity(gain), bias=bias)
+    return _fill(layer, Identity(gain), bias=bias, seed=0)
 
 
 def init_dirac_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
     """Make each convolution pass its input channels on, times ``gain``; each group on its own."""
-    return _fill(layer, Dirac(gain), bias=bias)
+    return _fill(layer, Dirac(gain), bias=bias, seed=0)
 
 
 def init_sparse_(
@@ -317,7 +317,7 @@ def _fill(
             Rule(module(nn.PReLU), _slope, optional=True),
         ]
     rules.append(Rule("*", weight, optional=True))
-    return _write(_module(layer), Rules(rules), seed=_seed(generator, seed, random=not isinstance(weight, Constant)))
+    return _write(_module(layer), Rules(rules), seed=_seed(generator, seed))
 
 
 def _slope(match: Match) -> Constant:
@@ -325,6 +325,7 @@ def _slope(match: Match) -> Constant:
 
 
 def _write(layer: Module, rules: Rules, *, seed: int) -> Module:
+    check_parameters(layer)
     of_layer = plan(layer, rules)
     entries = (e if e.kind is not Kind.BUFFER else replace(e, initializer=Keep()) for e in of_layer)
     for _ in write(prepare(layer, Plan(tuple(entries)), seed), seed):
@@ -338,9 +339,9 @@ def _module(layer: Module) -> Module:
     return layer
 
 
-def _seed(generator: torch.Generator | None, seed: int | None, *, random: bool = True) -> int:
+def _seed(generator: torch.Generator | None, seed: int | None) -> int:
     if generator is not None and seed is not None:
         raise SpecError("give generator= or seed=, not both")
     if seed is not None:
         return check_seed(seed)
-    return draw_seed(generator) if random else 0
+    return draw_seed(generator)

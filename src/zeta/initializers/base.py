@@ -56,7 +56,7 @@ class Initializer(ABC):
         return (-math.inf, math.inf)
 
     def __mul__(self, factor: float) -> Initializer:
-        return self.scaled(_finite(self, "factor", factor))
+        return self.scaled(finite(self, "factor", factor))
 
     __rmul__ = __mul__
 
@@ -101,7 +101,8 @@ class Initializer(ABC):
         return cls(**values)
 
 
-def _finite(owner: Initializer, name: str, value: Any) -> float:
+def finite(owner: Initializer, name: str, value: Any) -> float:
+    """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
     return float(value)
@@ -114,7 +115,7 @@ def _fields(owner: Initializer | type[Initializer]) -> tuple[Field[Any], ...]:
 
 def set_number(owner: Initializer, name: str, *, above: float | None = None, least: float | None = None) -> None:
     """Check the number ``owner.name`` and store it as a float."""
-    value = _finite(owner, name, getattr(owner, name))
+    value = finite(owner, name, getattr(owner, name))
     if above is not None and not value > above:
         raise SpecError(f"{type(owner).__name__}: {name} must be greater than {above:g}, got {value!r}")
     if least is not None and not value >= least:

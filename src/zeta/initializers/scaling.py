@@ -10,7 +10,7 @@ from zeta.errors import SpecError
 from zeta.fans import Fans
 from zeta.gains import Activation, gain
 from zeta.gaussian import Moments
-from zeta.initializers.base import Initializer, Site, set_number
+from zeta.initializers.base import Initializer, Site, finite, set_number
 from zeta.initializers.elementwise import Normal, TruncatedNormal, Uniform, Zeros
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
@@ -71,6 +71,11 @@ class VarianceScaling(Initializer):
 # -- the classical names, one line each ------------------------------------------------------------------------------
 
 
+def _classical(mode: Mode, distribution: Distribution, gain: float) -> VarianceScaling:
+    scheme = VarianceScaling(1.0, mode, distribution)
+    return scheme.scaled(finite(scheme, "gain", gain))
+
+
 def lecun_normal() -> VarianceScaling:
     """``N(0, 1/fan_in)`` (LeCun et al. 1998)."""
     return VarianceScaling(1.0, "fan_in", "normal")
@@ -88,38 +93,38 @@ def lecun_truncated_normal() -> VarianceScaling:
 
 def xavier_normal(gain: float = 1.0) -> VarianceScaling:
     """``N(0, gain^2 * 2/(fan_in + fan_out))`` (Glorot & Bengio 2010)."""
-    return VarianceScaling(1.0, "fan_avg", "normal").scaled(gain)
+    return _classical("fan_avg", "normal", gain)
 
 
 def xavier_uniform(gain: float = 1.0) -> VarianceScaling:
     """Uniform on ``±gain * sqrt(6/(fan_in + fan_out))`` (Glorot & Bengio 2010)."""
-    return VarianceScaling(1.0, "fan_avg", "uniform").scaled(gain)
+    return _classical("fan_avg", "uniform", gain)
 
 
 def xavier_truncated_normal(gain: float = 1.0) -> VarianceScaling:
     """``xavier_normal`` cut at 2 sigma, the variance kept."""
-    return VarianceScaling(1.0, "fan_avg", "truncated_normal").scaled(gain)
+    return _classical("fan_avg", "truncated_normal", gain)
 
 
 def kaiming_normal(
     mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
 ) -> VarianceScaling:
     """``N(0, gain^2/fan)`` with the nonlinearity's gain (He et al. 2015); ``a`` is the slope of ``leaky_relu``."""
-    return VarianceScaling(1.0, mode, "normal").scaled(gain(nonlinearity, a))
+    return _classical(mode, "normal", gain(nonlinearity, a))
 
 
 def kaiming_uniform(
     mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
 ) -> VarianceScaling:
     """Uniform on ``±gain * sqrt(3/fan)`` (He et al. 2015); ``a`` is the slope of ``leaky_relu``."""
-    return VarianceScaling(1.0, mode, "uniform").scaled(gain(nonlinearity, a))
+    return _classical(mode, "uniform", gain(nonlinearity, a))
 
 
 def kaiming_truncated_normal(
     mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
 ) -> VarianceScaling:
     """``kaiming_normal`` cut at 2 sigma, the variance kept."""
-    return VarianceScaling(1.0, mode, "truncated_normal").scaled(gain(nonlinearity, a))
+    return _classical(mode, "truncated_normal", gain(nonlinearity, a))
 
 
 glorot_normal = xavier_normal

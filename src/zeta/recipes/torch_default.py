@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform, Zeros
 from zeta.rules import NORMS, Kind, Match, Rule, Rules, kind, module, ndim
@@ -58,9 +59,14 @@ def _symmetric(bound: float) -> Initializer:
 
 
 def _by_fan_in(match: Match) -> Initializer:
-    weight = match.module.weight
-    assert isinstance(weight, Tensor)
-    return _symmetric(1 / math.sqrt(max(math.prod(weight.shape[1:]), 1)))
+    # from the module's numbers and not from module.weight, which a parametrization would have to compute
+    module: Any = match.module
+    if isinstance(module, nn.Linear):
+        fan_in = module.in_features
+    else:
+        channels = module.out_channels if module.transposed else module.in_channels
+        fan_in = channels // module.groups * math.prod(module.kernel_size)
+    return _symmetric(1 / math.sqrt(max(fan_in, 1)))
 
 
 def _by_first_input(match: Match) -> Initializer:

@@ -1,0 +1,73 @@
+"""What holds for every test: torch's settings stay as they were, and its random numbers start the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# the same examples in every run, and no verdict that depends on how busy the machine is
+settings.register_profile("zeta", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zeta")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "keeps_rng: fails if torch's, numpy's or Python's global RNG state changes")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # last, so that a fixture which restores the state on its own cannot hide a change
+    if item.get_closest_marker("keeps_rng") and isinstance(item, pytest.Function):
+        item.fixturenames.append("untouched_rng")
+
+
+def torch_settings() -> dict[str, Any]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "thread count": torch.get_num_threads(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def settings_stay() -> Iterator[None]:
+    """Fail a test that leaves torch's settings changed, and undo it; let every test start from one RNG state."""
+    before, state = torch_settings(), torch.get_rng_state()
+    yield
+    torch.set_rng_state(state)
+    after = torch_settings()
+    if after != before:
+        torch.set_default_dtype(before["default dtype"])
+        torch.set_default_device(None if before["default device"].type == "cpu" else before["default device"])
+        torch.set_grad_enabled(before["grad mode"])
+        torch.use_deterministic_algorithms(before["deterministic algorithms"])
+        torch.set_num_threads(before["thread count"])
+        changed = (f"{name}: {before[name]} -> {after[name]}" for name in before if after[name] != before[name])
+        pytest.fail("the test left torch's settings changed: " + ", ".join(changed))
+
+
+def rng_states() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+        "python": random.getstate(),
+    }
+
+
+@pytest.fixture
+def untouched_rng() -> Iterator[None]:
+    """Fail a test that changes a global RNG state."""
+    before = rng_states()
+    yield
+    after = rng_states()
+    changed = [name for name in before if after[name] != before[name]]
+    assert not changed, f"the global RNG state changed: {', '.join(changed)}"

@@ -1,0 +1,94 @@
+"""What ``zeta doctor`` prints, and that a wrong answer is noticed."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import zeta
+from zeta import doctor
+from zeta.cli import app
+
+# published with the generator (Random123's kat_vectors, the C++26 draft [rand.predef]); not to be computed here
+PUBLISHED = {
+    "Philox, counter 0, key 0 (Random123)": "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    "Philox, digits of pi (Random123)": "d16cfe09 94fdcceb 5001e420 24126ea1",
+    "Philox, 10000th value (C++26)": "1955073260",
+}
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["doctor", *arguments])
+    assert result.stderr == ""
+    return result.exit_code, result.stdout
+
+
+def test_published_answers_are_among_the_known_ones() -> None:
+    assert PUBLISHED.items() <= {name: expected for name, (expected, _) in doctor.KNOWN_ANSWERS.items()}.items()
+    assert len(doctor.KNOWN_ANSWERS) == 5
+
+
+@pytest.mark.keeps_rng
+def test_a_healthy_machine() -> None:
+    code, text = run()
+    lines = text.splitlines()
+    assert code == 0
+    assert dict(line.split(maxsplit=1) for line in lines[:4]) == {
+        "zeta": zeta.__version__,
+        "stream": "1",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    assert lines[4].startswith("machine ")
+    assert lines[4].endswith(f", {torch.get_num_threads()} threads")
+    assert lines[5].split(maxsplit=2)[:2] == ["backend", "reference"]
+    assert lines[6:] == [f"ok    {name}" for name in doctor.KNOWN_ANSWERS]
+
+
+def test_json_says_the_same() -> None:
+    code, text = run("--json")
+    assert code == 0
+    assert json.loads(text) == {
+        "versions": doctor.versions(),
+        "backends": doctor.backends(),
+        "known_answers": dict.fromkeys(doctor.KNOWN_ANSWERS, True),
+    }
+
+
+@pytest.mark.parametrize("wrong", doctor.KNOWN_ANSWERS)
+def test_one_wrong_answer_is_named_and_exits_with_1(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, compute = doctor.KNOWN_ANSWERS[wrong]
+    last = "0" if expected[-1] != "0" else "1"
+    monkeypatch.setitem(doctor.KNOWN_ANSWERS, wrong, (expected[:-1] + last, compute))
+    code, text = run()
+    assert code == 1
+    assert [line for line in text.splitlines() if line.startswith("WRONG")] == [f"WRONG {wrong}"]
+    assert text.count("ok    ") == len(doctor.KNOWN_ANSWERS) - 1
+    code, text = run("--json")
+    assert code == 1
+    assert json.loads(text)["known_answers"] == {name: name != wrong for name in doctor.KNOWN_ANSWERS}
+
+
+@pytest.mark.parametrize(
+    ("part", "replacement", "caught"),
+    [
+        ("philox", lambda original: lambda counter, key: [word ^ 1 for word in original(counter, key)], 2),
+        ("words_of_run", lambda original: lambda key, start, count: original(key, start + 1, count), 2),
+        ("parameter_key", lambda original: lambda seed, name: original(seed + 1, name), 1),
+        (
+            "normal32",
+            lambda original: lambda words, interval: original(words, interval).nextafter(torch.tensor(9.0)),
+            1,
+        ),
+    ],
+)
+def test_a_part_that_computes_something_else_is_noticed(
+    part: str, replacement: object, caught: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bit, an index, a seed, a last place."""
+    monkeypatch.setattr(doctor, part, replacement(getattr(doctor, part)))  # type: ignore[operator]
+    assert list(doctor.known_answers().values()).count(False) == caught
