@@ -1,8 +1,8 @@
 # `make demo` and `make test` each do everything that they need, from a fresh clone on.
-# Needed beforehand: Python 3.11 or newer with its venv module, a C++ compiler, make.
+# Needed beforehand: Python 3.11 or newer with its venv module, make.
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
 	@mv $(VENV)/.installing $(STAMP)
 
-test: lint typecheck ## lint, type check, run all tests and doctests (PYTEST_ARGS="-n auto" for many cores)
+test: lint typecheck ## lint, type check, run the tests and doctests (PYTEST_ARGS="-n 0 -x" and the like are passed on)
 	$(PYTEST)
 
 test-slow: $(STAMP) ## run the tests that take minutes

@@ -29,7 +29,7 @@ STAGES = {
     "resolve": ("names", "plans", "planning"),
     "compute": ("random", "regions", "matrices", "sampling"),
     "write": ("parametrized", "apply", "checkpoint", "utils"),
-    "report": ("report", "verification", "verbs", "doctor", "loading", "cli"),
+    "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
 }
 ORDER = list(STAGES)
 
@@ -114,7 +114,7 @@ def test_the_readme_shows_the_same_stages() -> None:
     rows = re.findall(r"^\| (\w+) \|[^|]*\|([^|]*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     shown = {stage: set(re.findall(r"`(\w+)/?`", modules)) for stage, modules in rows}
     shown.pop("stage", None)
-    assert shown == {stage: set(members) for stage, members in STAGES.items() if stage != "base"}
+    assert shown == {stage: set(members) - {"__main__"} for stage, members in STAGES.items() if stage != "base"}
 
 
 def at_top_level(module: str) -> Iterator[str]:
@@ -162,12 +162,6 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     assert {"zeta", "zeta.utils", "rich"} <= brought
     unwanted = {"triton", "transformers", "plotly", "scipy", "numpy", "matplotlib", "safetensors", "typer", "click"}
     assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.rulefile", "zeta.doctor"}) == set()
-
-
-@pytest.mark.xfail(strict=True, reason="rich takes 24 bits from Python's generator when it is imported")
-def test_importing_zeta_leaves_python_random_numbers_where_they_are() -> None:
-    code = "import random; state = random.getstate(); import zeta; raise SystemExit(random.getstate() != state)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -250,4 +244,5 @@ def test_global_generators_are_used_only_on_purpose() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_takes_randomness_from_elsewhere(module: str) -> None:
-    assert set(imports(tree(module))) & {"random", "secrets", "uuid", "numpy", "numpy.random"} == set()
+    allowed = {"secrets"} if module == "zeta.cli" else set()  # --seed random
+    assert set(imports(tree(module))) & {"random", "secrets", "uuid", "numpy", "numpy.random"} <= allowed

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from zeta import dtypes
 from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError, listed
@@ -152,7 +152,7 @@ def check_memory(slot: Slot) -> None:
 def check_writable(slot: Slot) -> None:
     """Raise ``TargetError`` if the tensor's memory is not a plain floating-point weight's."""
     tensor = slot.tensor
-    if isinstance(tensor, DTensor):
+    if _is_dtensor(tensor):
         raise TargetError("is a DTensor; initialize before sharding")
     if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
         raise TargetError(
@@ -233,6 +233,12 @@ def _shared(jobs: list[Job]) -> list[str]:
                     "tie them by assigning the same Parameter, or give one its own memory"
                 )
     return problems
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    # importing it takes a second, and there is no DTensor before somebody has imported it
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _overlaps(tensor: Tensor) -> bool:

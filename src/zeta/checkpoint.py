@@ -105,7 +105,7 @@ class Manifest:
                 kept=dict(data["kept_sha256"]),
                 model=data["model"],
             )
-        except (KeyError, TypeError, ZetaError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
@@ -162,11 +162,7 @@ def save_files(
     check_seed(seed)
     header, stored = layout(plan, drop_ties=drop_ties)
     sources = _check(model, plan)
-    existing = [name for name in (TENSORS, MANIFEST) if (folder / name).exists()]
-    if existing and not force:
-        raise CheckpointError(
-            f"{folder} already has {' and '.join(existing)}; choose another folder, or overwrite with force (--force)"
-        )
+    check_folder(folder, force=force)
     with _new_files(folder, (TENSORS, MANIFEST)) as (tensors, manifest):
         kept: dict[str, str] = {}
         with tensors.open("w+b") as file:
@@ -197,6 +193,15 @@ def save_files(
             os.fsync(file.fileno())
         document = Manifest(seed=seed, plan=plan, drop_ties=drop_ties, kept=kept, model=model_name)
         manifest.write_text(document.to_json(), encoding="utf-8")
+
+
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Raise ``CheckpointError`` if ``folder`` has files of an earlier run that nobody allowed to replace."""
+    existing = [name for name in (TENSORS, MANIFEST) if (folder / name).exists()]
+    if existing and not force:
+        raise CheckpointError(
+            f"{folder} already has {' and '.join(existing)}; choose another folder, or overwrite with force (--force)"
+        )
 
 
 def memory(tensor: Tensor) -> ctypes.Array[ctypes.c_char]:

@@ -6,7 +6,10 @@ Exit codes: 0 done, 1 the values are not as planned or do not verify, 2 wrong us
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +20,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import nn
 
 from zeta import __version__, apply, doctor, dtypes, recipes, verbs
-from zeta.checkpoint import MANIFEST, TENSORS
+from zeta.checkpoint import MANIFEST, TENSORS, check_folder
 from zeta.errors import UsageError, ZetaError
 from zeta.loading import load_model
 from zeta.planning import plan
 from zeta.plans import Plan
+from zeta.random import check_seed
 from zeta.rulefile import read_rules
 
 app = typer.Typer(
@@ -30,8 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_stdout = Console(soft_wrap=True, highlight=False, markup=False)
-_stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+_stdout = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+_stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 ModelArgument = Annotated[
     str,
@@ -90,6 +94,7 @@ def init_command(
     """Initialize MODEL and write model.safetensors and zeta.json, without allocating the model."""
     with _errors(debug):
         number = _seed(seed)
+        check_folder(out, force=force)
         built, decided = _planned(model, recipe, rules, kwargs, dtype, device)
         if not as_json:
             _stdout.print(str(decided))
@@ -205,11 +210,11 @@ def _planned(
     return built, decided if target is None else decided.with_dtype(target)
 
 
-def _seed(text: str) -> int | None:
+def _seed(text: str) -> int:
     if text == "random":
-        return None
+        return secrets.randbits(64)  # torch's generator starts from the same state in every process
     try:
-        return int(text, 0)
+        return check_seed(int(text, 0))
     except ValueError:
         raise UsageError(f"--seed must be a whole number from 0 to 2^64 - 1, or 'random', got {text!r}") from None
 
@@ -232,4 +237,7 @@ def _print_json(data: Any) -> None:
 
 def main() -> None:
     """Entry point of the ``zeta`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a sign for ± still gets the numbers
     app()

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from zeta.errors import FanError, SpecError
 
@@ -53,7 +55,7 @@ class Axes:
         for role in ("fan_in", "fan_out", "batch", "lookup"):
             object.__setattr__(self, role, _dimensions(role, getattr(self, role)))
         try:
-            blocks = tuple((int(dim), int(n)) for dim, n in self.blocks)
+            blocks = tuple((operator.index(dim), operator.index(n)) for dim, n in self.blocks)
         except (TypeError, ValueError):
             raise SpecError(f"Axes: blocks must be (dimension, number) pairs, got {self.blocks!r}") from None
         object.__setattr__(self, "blocks", blocks)
@@ -115,7 +117,10 @@ class Axes:
 
 
 def _dimensions(role: str, given: Any) -> tuple[int, ...]:
-    dims: tuple[int, ...] = (given,) if isinstance(given, int) else tuple(given)
+    try:
+        dims: tuple[Any, ...] = (given,) if isinstance(given, int) else tuple(given)
+    except TypeError:
+        dims = (given,)
     if any(isinstance(dim, bool) or not isinstance(dim, int) for dim in dims) or len(set(dims)) != len(dims):
         raise SpecError(f"Axes: {role} must be distinct dimension numbers, got {dims!r}")
     return dims
@@ -180,10 +185,7 @@ def fans(
     """
     module = target if isinstance(target, nn.Module) else None
     if module is not None:
-        weight = getattr(module, name, None)
-        if not isinstance(weight, torch.Tensor):
-            raise FanError(f"{type(module).__name__} has no tensor {name!r}")
-        shape = weight.shape
+        shape = _shape_in(module, name)
     else:
         assert not isinstance(target, nn.Module)
         shape = target.shape if isinstance(target, torch.Tensor) else torch.Size(target)
@@ -194,6 +196,39 @@ def fans(
     return axes.fans(shape)
 
 
+def _shape_in(module: nn.Module, name: str) -> torch.Size:
+    if parametrize.is_parametrized(module, name):
+        # read from the list, because module.weight would move what a parametrization remembers of its calls
+        plist = module.get_submodule(f"parametrizations.{name}")
+        assert isinstance(plist, parametrize.ParametrizationList)
+        return torch.Size(parametrized_shape(plist))
+    weight = getattr(module, name, None)
+    if not isinstance(weight, torch.Tensor):
+        raise FanError(f"{type(module).__name__} has no tensor {name!r}")
+    if nn.parameter.is_lazy(weight):
+        raise FanError(f"{type(module).__name__}.{name} is lazy and has no shape yet; run one forward pass first")
+    return weight.shape
+
+
+def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
+    """The shape of a parametrized weight, found on meta tensors: no value is touched, no buffer moved."""
+    state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
+    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    try:
+        with torch.no_grad():
+            weight = torch.func.functional_call(plist, on_meta, ())
+    except Exception:  # a parametrization that does not run on meta almost always keeps the shape
+        return tuple(originals(plist)[-1].shape)
+    return tuple(weight.shape)
+
+
+def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:
+    """The stored tensors behind a parametrized weight."""
+    if plist.is_tensor:
+        return [plist.original]
+    return [getattr(plist, f"original{number}") for number in range(plist.ntensors)]
+
+
 def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     """Return the roles of the dimensions of parameter ``name`` (of ``shape``) in ``module``.
 
@@ -201,7 +236,7 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     """
     if module is not None:
         for cls in type(module).__mro__:
-            for pattern, known in {**_BUILT_IN.get(cls, {}), **_REGISTERED.get(cls, {})}.items():
+            for pattern, known in (*_REGISTERED.get(cls, {}).items(), *_BUILT_IN.get(cls, {}).items()):
                 if fnmatch.fnmatchcase(name, pattern):
                     return known if isinstance(known, Axes) else known(module, name, shape)
         # transformers' Conv1D, known by its shape attributes, so that transformers need not be imported

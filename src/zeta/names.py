@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
 from zeta.errors import TargetError
+from zeta.fans import originals, parametrized_shape
 from zeta.rules import NORMS, Kind
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -107,7 +107,7 @@ def _walk_parametrizations(
 ) -> Iterator[Slot]:
     for local, plist in lists.named_children():
         assert isinstance(plist, parametrize.ParametrizationList)
-        shape = _effective_shape(plist)
+        shape = parametrized_shape(plist)
         yield Slot(
             name=prefix + local,
             local_name=local,
@@ -120,25 +120,6 @@ def _walk_parametrizations(
         for number, part in plist.named_children():
             inner = f"{prefix}parametrizations.{local}.{number}."
             yield from _walk(part, inner, (*above, module, plist))
-
-
-def originals(plist: parametrize.ParametrizationList) -> list[Tensor]:
-    """The stored tensors behind a parametrized weight."""
-    if plist.is_tensor:
-        return [plist.original]
-    return [getattr(plist, f"original{number}") for number in range(plist.ntensors)]
-
-
-def _effective_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
-    """The shape of the parametrized weight, found on meta tensors: no value is touched, no buffer moved."""
-    state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
-    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
-    try:
-        with torch.no_grad():
-            weight = torch.func.functional_call(plist, on_meta, ())
-    except Exception:  # a parametrization that does not run on meta almost always keeps the shape
-        return tuple(originals(plist)[-1].shape)
-    return tuple(weight.shape)
 
 
 def _ndim(parameter: Tensor) -> int | None:

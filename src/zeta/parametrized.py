@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
 from zeta.errors import TargetError, ZetaNotice
-from zeta.names import originals
+from zeta.fans import originals
 
 # How far the weight may come out from what was asked, in units of the dtype's rounding: norms and products of a row.
 _TOLERANCE_EPS = 64

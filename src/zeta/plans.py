@@ -95,17 +95,22 @@ class Entry:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
         """Build the entry that ``to_json`` described."""
+        name, ties, shape, rule, row = (data[key] for key in ("name", "ties", "shape", "rule", "padding_idx"))
+        if not all(isinstance(text, str) for text in (name, *ties, rule, data["dtype"])) or isinstance(ties, str):
+            raise PlanError(f"name, ties, rule and dtype of {name!r} must be texts")
+        if not all(isinstance(size, int) and size >= 0 for size in (*shape, 0 if row is None else row)):
+            raise PlanError(f"shape and padding_idx of {name!r} must be whole numbers, got {shape!r} and {row!r}")
         return cls(
-            name=data["name"],
-            ties=tuple(data["ties"]),
-            shape=tuple(data["shape"]),
+            name=name,
+            ties=tuple(ties),
+            shape=tuple(shape),
             dtype=dtypes.dtype_named(data["dtype"]),
             kind=Kind(data["kind"]),
-            rule=data["rule"],
+            rule=rule,
             initializer=Initializer.from_json(data["initializer"]),
             axes=None if data["axes"] is None else Axes.from_json(data["axes"]),
-            padding_idx=data["padding_idx"],
-            persistent=data["persistent"],
+            padding_idx=row,
+            persistent=bool(data["persistent"]),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -65,15 +66,19 @@ def _part_text(part: Part) -> str:
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
-    No colours and a fixed width, so that a log and a terminal show the same.
+    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same.
     """
+    rows = list(rows)
+    longest = max((cell_len(row[0]) for row in rows), default=0)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
         fixed = number == 0 or heading in right
         shown.add_column(heading, overflow="fold", no_wrap=fixed, justify="right" if heading in right else "left")
     for row in rows:
         shown.add_row(*row)
-    console = Console(file=io.StringIO(), width=TABLE_WIDTH, color_system=None, legacy_windows=False)
+    console = Console(
+        file=io.StringIO(), width=max(TABLE_WIDTH, longest + 120), color_system=None, legacy_windows=False, emoji=False
+    )
     console.print(shown, markup=False)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")
@@ -104,7 +109,7 @@ def bytes_text(count: int) -> str:
     """
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if round(size, 1) < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

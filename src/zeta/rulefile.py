@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -33,7 +34,7 @@ _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
     "regex": regex,
     "module": module,
     "kind": kind,
-    "shape": lambda extents: shape(*(None if extent == "*" else extent for extent in extents)),
+    "shape": lambda extents: _shape(extents),
     "ndim": ndim,
 }
 _OTHERS: Final = ("initializer", "residual", "axes", "optional", "buffers")
@@ -63,6 +64,8 @@ def read_rules(path: Path, model: nn.Module) -> Rules:
             f"rule file {path}: expected a list of tables called 'rules', got "
             f"{sorted(data) if isinstance(data, Mapping) else data!r}"
         )
+    if not rules:
+        raise UsageError(f"rule file {path} has no rule; at least one rule is needed")
     return Rules([_rule(item, f"rule file {path}, rule {number}") for number, item in enumerate(rules, 1)])
 
 
@@ -71,11 +74,12 @@ def _from_python(path: Path, model: nn.Module) -> Rules:
     assert spec is not None
     assert spec.loader is not None
     namespace = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = namespace  # dataclasses look the module up
     try:
         spec.loader.exec_module(namespace)
         rules = getattr(namespace, "rules", None)
         rules = rules(model) if callable(rules) else rules
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"rule file {path} fails: {type(error).__name__}: {error}") from error
     if not isinstance(rules, Rules):
         raise UsageError(
@@ -97,13 +101,32 @@ def _rule(item: Any, place: str) -> Rule:
         initializer = _initializer(item["initializer"])
         return Rule(
             reduce(and_, [_CONDITIONS[key](item[key]) for key in conditions]),
-            _residual(initializer) if item.get("residual") else initializer,
-            axes=Axes.from_json(item["axes"]) if "axes" in item else None,
-            optional=bool(item.get("optional", False)),
-            buffers=bool(item.get("buffers", False)),
+            _residual(initializer) if _flag(item, "residual") else initializer,
+            axes=_axes(item["axes"]) if "axes" in item else None,
+            optional=_flag(item, "optional"),
+            buffers=_flag(item, "buffers"),
         )
     except (SpecError, TypeError) as error:
         raise UsageError(f"{place}: {error}") from error
+
+
+def _shape(extents: Any) -> Where:
+    if not isinstance(extents, list):
+        raise SpecError(f'shape is a list such as [768, "*"], got {extents!r}')
+    return shape(*(None if extent == "*" else extent for extent in extents))
+
+
+def _flag(item: Mapping[str, Any], key: str) -> bool:
+    value = item.get(key, False)
+    if not isinstance(value, bool):
+        raise SpecError(f"{key} must be true or false, got {value!r}")
+    return value
+
+
+def _axes(data: Any) -> Axes:
+    if not isinstance(data, Mapping):
+        raise SpecError(f"axes are a table such as {{ fan_in = [1], fan_out = [0] }}, got {data!r}")
+    return Axes.from_json(data)
 
 
 def _residual(initializer: Initializer) -> Callable[[Match], Initializer]:
@@ -118,6 +141,8 @@ def _initializer(data: Any) -> Initializer:
     if not isinstance(spec, Mapping) or "name" not in spec:
         raise SpecError(f"an initializer is a name, or a table with one, got {data!r}")
     name = spec["name"]
+    if not isinstance(name, str):
+        raise SpecError(f"an initializer's name is a text, got {name!r}")
     if name in _CLASSICAL:
         arguments = {key: value for key, value in spec.items() if key != "name"}
         scheme: Initializer = getattr(initializers, name)(**arguments)

@@ -145,7 +145,7 @@ def regex(pattern: str | re.Pattern[str]) -> Where:
     """Match the whole name by a regular expression (``re.fullmatch``)."""
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, TypeError) as error:
         raise SpecError(f"not a regular expression: {pattern!r} ({error})") from None
     return Where(f"/{compiled.pattern}/", lambda match: compiled.fullmatch(match.name) is not None)
 
@@ -185,11 +185,15 @@ def shape(*extents: int | None) -> Where:
 
 def ndim(number: int) -> Where:
     """Match tensors with this number of dimensions."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise SpecError(f"ndim() needs a number of dimensions, got {number!r}")
     return Where(f"ndim {number}", lambda match: len(match.shape) == number)
 
 
 def glob_matcher(pattern: str) -> Callable[[str], bool]:
     """Return the test of whether a name matches a glob (see ``glob``)."""
+    if not isinstance(pattern, str):
+        raise SpecError(f"a name glob is a text, got {pattern!r}")
     if not pattern:
         raise SpecError("a name glob cannot be empty; '*' matches every name")
     compiled = re.compile(glob_to_regex(pattern), re.DOTALL)
@@ -214,22 +218,29 @@ def glob_to_regex(pattern: str) -> str:
             inside, closed, rest = rest.partition("]" if character == "[" else "}")
             if not closed or not inside:
                 raise SpecError(f"name glob {pattern!r}: {character!r} is not closed, or has nothing inside")
-            result += _set(inside) if character == "[" else _alternatives(inside)
+            result += _set(inside, pattern) if character == "[" else _alternatives(inside, pattern)
         else:
             result += re.escape(character)
     return result
 
 
-def _set(inside: str) -> str:
+def _set(inside: str, pattern: str) -> str:
     negated = inside.startswith("!")
     escaped = re.sub(r"([\\^\[])", r"\\\1", inside[negated:])
-    return f"[{'^' if negated else ''}{escaped}]"
+    result = f"[{'^' if negated else ''}{escaped}]"
+    try:
+        re.compile(result)
+    except re.error as error:
+        raise SpecError(f"name glob {pattern!r}: [{inside}] is not a set of characters ({error})") from None
+    return result
 
 
-def _alternatives(inside: str) -> str:
+def _alternatives(inside: str, pattern: str) -> str:
     texts: list[str] = []
     for part in inside.split(","):
         span = _RANGE.fullmatch(part)
+        if span and int(span[1]) > int(span[2]):
+            raise SpecError(f"name glob {pattern!r}: no number is in {part}")
         texts += [str(n) for n in range(int(span[1]), int(span[2]) + 1)] if span else [part]
     return f"(?:{'|'.join(re.escape(text) for text in texts)})"
 

@@ -37,7 +37,8 @@ class Initializer(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        Initializer.registry[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):
+            Initializer.registry[cls.__name__] = cls
 
     @abstractmethod
     def scaled(self, factor: float) -> Initializer:
@@ -87,7 +88,7 @@ class Initializer(ABC):
             raise SpecError(f'an initializer is written as {{"name": ..., ...}}, got {data!r}')
         values = dict(data)
         name = values.pop("name")
-        cls = Initializer.registry.get(name)
+        cls = Initializer.registry.get(name) if isinstance(name, str) else None
         if cls is None:
             raise SpecError(f"unknown initializer {name!r}: expected one of {', '.join(sorted(Initializer.registry))}")
         known = [item.name for item in _fields(cls) if item.init]

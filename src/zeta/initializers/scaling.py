@@ -41,7 +41,7 @@ class VarianceScaling(Initializer):
                 )
 
     def scaled(self, factor: float) -> VarianceScaling:
-        return replace(self, scale=self.scale * factor**2)
+        return replace(self, scale=self.scale * (factor * factor))
 
     def variance(self, fans: Fans) -> float:
         """Return ``scale / n`` for these fans."""
