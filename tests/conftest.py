@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,8 @@ settings.load_profile("zeta")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "keeps_rng: fails if torch's, numpy's or Python's global RNG state changes")
+    if workers := getattr(config, "workerinput", {}).get("workercount"):
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))  # else every worker wants every core
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

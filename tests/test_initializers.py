@@ -398,6 +398,7 @@ NAN, INF = math.nan, math.inf
         (lambda: "2" * Normal(), "factor must be a finite number, got '2'"),
         (lambda: Normal(1e200) * 1e200, "std must be a finite number, got inf"),
         (lambda: VarianceScaling() * 1e200, "finite number"),
+        (lambda: Normal(10**400), "std must be a finite number, got 1000"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_when_built(build: Callable[[], Any], message: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from zeta.fans import Axes, axes_of
-from zeta.initializers import DeltaOrthogonal, Dirac, Identity, Initializer, Orthogonal, Sparse
+from zeta.initializers import DeltaOrthogonal, Dirac, Identity, Initializer, Normal, Orthogonal, Sparse
 from zeta.matrices import from_matrices, orthonormal, sparse_columns, to_matrices
 from zeta.regions import Region
 from zeta.sampling import sample
@@ -139,16 +139,26 @@ def test_complex_weights_are_unitary() -> None:
     assert weight.imag.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("imaginary", [0.0, 1.0], ids=["real", "complex"])
 @pytest.mark.parametrize("shape", [(3, 5, 4), (3, 4, 5), (2, 4, 4)])
-def test_the_phases_are_those_of_a_positive_diagonal(shape: tuple[int, ...]) -> None:
-    """Haar needs the factorization with R's diagonal positive (Mezzadri 2007); numpy's QR, its signs fixed by hand."""
-    gaussian = np.random.default_rng(0).normal(size=shape)
-    for q, g in zip(orthonormal(torch.from_numpy(gaussian)).numpy(), gaussian, strict=True):
-        tall, q_tall = (g, q) if shape[1] >= shape[2] else (g.T, q.T)
-        r = q_tall.T @ tall
+def test_the_phases_are_those_of_a_positive_diagonal(shape: tuple[int, ...], imaginary: float) -> None:
+    """Haar needs the one factorization whose R has a positive diagonal (Mezzadri 2007)."""
+    rng = np.random.default_rng(0)
+    gaussian = rng.normal(size=shape) + (imaginary * 1j * rng.normal(size=shape) if imaginary else 0)
+    for q, g in zip(orthonormal(torch.from_numpy(gaussian)).resolve_conj().numpy(), gaussian, strict=True):
+        tall, q_tall = (g, q) if shape[1] >= shape[2] else (g.conj().T, q.conj().T)
+        r = q_tall.conj().T @ tall
         assert np.allclose(np.tril(r, -1), 0, atol=1e-12)
-        assert (np.diagonal(r) > 0).all()
+        assert np.allclose(np.diagonal(r).imag, 0, atol=1e-12)
+        assert (np.diagonal(r).real > 0).all()
         assert np.allclose(q_tall @ r, tall, atol=1e-12)
+
+
+def test_an_orthogonal_convolution_is_the_factor_of_the_gaussian_one_with_the_same_key() -> None:
+    gaussian = drawn(Normal(), (12, 2, 2, 2), CONV).reshape(12, 8).numpy()
+    q, r = np.linalg.qr(gaussian)
+    expected = q * np.sign(np.diagonal(r))
+    assert np.allclose(drawn(Orthogonal(), (12, 2, 2, 2), CONV).reshape(12, 8).numpy(), expected, atol=1e-12)
 
 
 def test_a_singular_matrix_still_gives_a_full_orthogonal_one() -> None:

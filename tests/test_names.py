@@ -274,9 +274,11 @@ class Twice(nn.Module):
         self.mixer = nn.Linear(3, 3)
         self.norm_scale = nn.Parameter(torch.ones(1))
         self.register_buffer("calls", torch.zeros(()))
+        self.device = ""
 
     def forward(self, stored: Tensor) -> Tensor:
         self.calls += 1
+        self.device = stored.device.type
         return torch.cat([stored, self.norm_scale * self.mixer(stored)])
 
 
@@ -297,6 +299,7 @@ def test_a_parametrized_weight_goes_by_its_own_name_and_shape() -> None:
     assert found["x.weight"].tensor is stored
     assert found["x.weight"].parametrization is layer.parametrizations.weight
     assert float(layer.parametrizations.weight[0].calls) == calls
+    assert layer.parametrizations.weight[0].device == "meta"  # nothing is computed to know the shape
 
 
 def test_weight_norm_is_one_weight_out_of_two_tensors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -104,7 +105,7 @@ class Initializer(ABC):
 
 def finite(owner: Initializer, name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
     return float(value)
 
