@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -69,7 +69,7 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
                 jobs.append(Job(entry=entry, slot=slot, inversion=_inversion(entry, slot, seed)))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
-    problems += _shared(jobs)
+    problems += _shared(jobs, slots.values())
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
@@ -109,7 +109,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> Itera
                     done += tile.nbytes
                     if progress is not None:
                         progress(job.entry.name, done, total)
-            yield Written(entry=job.entry, values=values)
+        yield Written(entry=job.entry, values=values)
 
 
 def values_of(
@@ -154,6 +154,11 @@ def check_writable(slot: Slot) -> None:
     tensor = slot.tensor
     if _is_dtensor(tensor):
         raise TargetError("is a DTensor; initialize before sharding")
+    if tensor.layout is not torch.strided:
+        raise TargetError(
+            f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
+            "afterwards, or use Keep()"
+        )
     if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
         raise TargetError(
             f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
@@ -219,20 +224,57 @@ def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, w
         raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
 
 
-def _shared(jobs: list[Job]) -> list[str]:
-    """Different parameters that begin at the same memory: the later one would overwrite the earlier."""
-    first: dict[tuple[torch.device, int], str] = {}
+def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
+    """Different parameters with an element in the same memory: to write one would change the other."""
+    written = {job.entry.name for job in jobs}
+    parameters: dict[int, Slot] = {}
+    for slot in slots:
+        if slot.kind is not Kind.BUFFER or slot.name in written:
+            parameters.setdefault(id(slot.tensor), slot)  # the first of tied names is the canonical one
+    extents = sorted(
+        (
+            (str(slot.tensor.device), slot.tensor.data_ptr(), _reach(slot.tensor) * slot.tensor.element_size(), slot)
+            for slot in parameters.values()
+            if _has_memory(slot.tensor) and slot.tensor.numel()
+        ),
+        key=lambda extent: extent[:2],
+    )
     problems: list[str] = []
-    for job in jobs:
-        tensor = job.slot.tensor
-        if tensor.numel():
-            owner = first.setdefault((tensor.device, tensor.data_ptr()), job.entry.name)
-            if owner != job.entry.name:
-                problems.append(
-                    f"{job.entry.name}: shares the memory of {owner}, but is another Parameter; "
-                    "tie them by assigning the same Parameter, or give one its own memory"
-                )
+    open_extents: list[tuple[str, int, int, Slot]] = []
+    for extent in extents:
+        device, begin, _, slot = extent
+        open_extents = [other for other in open_extents if other[0] == device and other[1] + other[2] > begin]
+        problems += [
+            f"{slot.name}: shares the memory of {owner.name}, but is another Parameter; tie them by assigning the same "
+            "Parameter, or give one its own memory"
+            for _, _, _, owner in open_extents
+            if not written.isdisjoint((slot.name, owner.name)) and _meet(owner.tensor, slot.tensor)
+        ]
+        open_extents.append(extent)
     return problems
+
+
+def _meet(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors whose extents overlap, the first beginning no later, have an element in common."""
+    size = first.element_size()
+    shift = second.data_ptr() - first.data_ptr()
+    if second.element_size() != size or shift % size:
+        return True
+    marks = torch.zeros(max(_reach(first), shift // size + _reach(second)), dtype=torch.bool, device="cpu")
+    marks.as_strided(first.shape, first.stride()).fill_(True)
+    return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
+
+
+def _reach(tensor: Tensor) -> int:
+    """The number of elements from the first in memory to the last, both included."""
+    return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether the tensor is plain: strided, in memory, and not one of several shards."""
+    return not (
+        nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided or _is_dtensor(tensor)
+    )
 
 
 def _is_dtensor(tensor: Tensor) -> bool:

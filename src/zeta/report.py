@@ -76,7 +76,7 @@ class Accumulator:
         """Add to the sums, which are about the planned mean, in fp64."""
         if not values.numel():
             return
-        wide = torch.view_as_real(values).double() if values.is_complex() else values.double()
+        wide = torch.view_as_real(values.resolve_conj()).double() if values.is_complex() else values.double()
         self.low = min(self.low, float(wide.min()))
         self.high = max(self.high, float(wide.max()))
         first = wide[..., 0] if values.is_complex() else wide
