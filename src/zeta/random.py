@@ -205,7 +205,8 @@ def _quantile32(q: Tensor, p: Tensor) -> Tensor:
     z = fma32(q, _SQRT_2PI, _f32(_f32(q * r) * _horner32(_CENTRAL, r)))
     far = (q >= _CENTRAL_LIMIT).nonzero(as_tuple=True)
     if far[0].numel():
-        # sqrt and division of fp32 values in fp64, then rounded to fp32, are correctly rounded (Figueroa 1995)
+        # division of fp32 values in fp64, then rounded to fp32, is correctly rounded (Figueroa 1995); so is the square
+        # root, even if the one in fp64 is off by a unit in its last place
         s = _f32((-2.0 * _log32(p[far])).sqrt())
         correction = _f32(_horner32(_TAIL_NUMERATOR, s) / _horner32(_TAIL_DENOMINATOR, s))
         z[far] = _f32(s - correction)
@@ -259,12 +260,27 @@ def _log64(p: Tensor) -> Tensor:
     return exponent * math.log(2.0) + 2.0 * x * _horner64(_ATANH, x * x)
 
 
+def _sqrt64(x: Tensor) -> Tensor:
+    """The correctly rounded square root of normal positive fp64 values; torch's own may be off by one unit.
+
+    With ``s`` torch's root, ``x - s^2`` is computed exactly, and compared with what half a unit more or less makes.
+    """
+    s = x.sqrt()
+    high = s * 134217729.0  # 2^27 + 1, Veltkamp's split
+    high = high - (high - s)
+    low = s - high
+    square = s * s
+    rest = (x - square) - (((high * high - square) + 2.0 * high * low) + low * low)
+    up, down = torch.nextafter(s, torch.full_like(s, math.inf)), torch.nextafter(s, torch.zeros_like(s))
+    return torch.where(rest > s * (up - s), up, torch.where(rest <= s * (down - s), down, s))
+
+
 def _quantile64(q: Tensor, p: Tensor) -> Tensor:
     """``|z|`` for distance ``q`` from 1/2 and tail ``p``, fp64."""
     z = q * _ratio64("central", 0.180625 - q * q)
     outer = (q > 0.425).nonzero(as_tuple=True)
     if outer[0].numel():
-        r = (-_log64(p[outer])).sqrt()
+        r = _sqrt64(-_log64(p[outer]))
         z[outer] = torch.where(r <= 5.0, _ratio64("middle", r - 1.6), _ratio64("far", r - 5.0))
     return z
 
