@@ -1,0 +1,421 @@
+"""Writing a checkpoint: which bytes are in the files, what the manifest says, and that a failure leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import hashlib
+import json
+import math
+import platform
+import shutil
+import struct
+import weakref
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import zeta
+from tests.layers import raw
+from zeta import Rule, Rules, checkpoint
+from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError
+from zeta.initializers import Keep, Normal, Orthogonal, Uniform
+
+UNIFORM = Rules([Rule("*", Uniform(-1.0, 1.0))])
+RULES = Rules([Rule("body.weight", Orthogonal()), Rule("kept", Keep()), Rule("*", Normal(0.5, 0.25))])
+FILES = {"model.safetensors", "zeta.json"}
+
+
+class Net(nn.Module):
+    """Ties, a padding row, several tiles, every element size, kept parameters, buffers that are saved and not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = nn.Parameter(torch.zeros(3, dtype=torch.float8_e5m2))
+        self.emb = nn.Embedding(70, 1000, padding_idx=2)
+        self.body = nn.Linear(6, 4)
+        self.half = nn.Linear(3, 5).bfloat16()
+        self.wide = nn.Linear(3, 3).double()
+        self.norm = nn.BatchNorm1d(4)
+        self.empty = nn.Parameter(torch.zeros(0, 3))
+        self.scalar = nn.Parameter(torch.zeros(()))
+        self.twins = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+        self.kept = nn.Parameter(torch.tensor([math.nan, -0.0, 1.5]).repeat(2, 1).t())
+        self.head = nn.Linear(1000, 70, bias=False)
+        self.head.weight = self.emb.weight
+        self.register_buffer("steps", torch.tensor([[1, -(2**62)]]))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("cache", torch.ones(7), persistent=False)
+
+
+def save(model: nn.Module, folder: Path, rules: Rules = RULES, **options: Any) -> zeta.Report:
+    return zeta.save(model, zeta.plan(model, rules), folder, **options)
+
+
+def bits(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:
+    return {name: (value.dtype, tuple(value.shape), raw(value)) for name, value in tensors.items()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+# -- the tensors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1])
+def test_the_file_has_the_bits_of_an_initialized_model(seed: int, tmp_path: Path) -> None:
+    model = Net()
+    untouched = bits(model.state_dict())
+    save(model, tmp_path, seed=seed)
+    assert bits(model.state_dict()) == untouched
+    zeta.init_(model, RULES, seed=seed)
+    assert bits(load_file(tmp_path / "model.safetensors")) == bits(model.state_dict())
+    other = Net()
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    assert bits(other.state_dict()) == bits(model.state_dict())
+
+
+def test_a_plan_of_another_dtype_rounds_the_same_values(tmp_path: Path) -> None:
+    model = Net()
+    zeta.save(model, zeta.plan(model, RULES).with_dtype(torch.bfloat16), tmp_path)
+    model = model.bfloat16()
+    model.bytes.data = model.bytes.bfloat16()
+    zeta.init_(model, RULES)
+    assert bits(load_file(tmp_path / "model.safetensors")) == bits(model.state_dict())
+
+
+def test_the_bytes_are_as_the_format_says(tmp_path: Path) -> None:
+    """No gap, no overlap, each tensor aligned to its elements, each name once."""
+    save(Net(), tmp_path)
+    header, data = header_of(tmp_path / "model.safetensors")
+    assert header.pop("__metadata__") == {"format": "pt"}
+    assert set(header) == set(Net().state_dict())
+    position = 0
+    for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"]):
+        value = Net().state_dict()[name]
+        assert item["data_offsets"] == [position, position + value.nbytes], name
+        assert item["shape"] == list(value.shape)
+        assert position % value.element_size() == 0, name
+        position += value.nbytes
+    assert position == len(data)
+    assert ((tmp_path / "model.safetensors").stat().st_size - len(data)) % 8 == 0
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_two_runs_and_a_model_on_meta_give_the_same_files(tmp_path: Path) -> None:
+    def layers(device: str) -> nn.Module:
+        return nn.ModuleDict({"b": nn.Linear(300, 300, device=device), "a": nn.Conv2d(3, 4, 3, device=device)})
+
+    for name, device in (("one", "cpu"), ("two", "cpu"), ("meta", "meta")):
+        model = layers(device)
+        save(model, tmp_path / name, UNIFORM, seed=5)
+        assert {parameter.device.type for parameter in model.parameters()} == {device}
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "meta")
+
+
+@pytest.mark.parametrize(("drop_ties", "missing"), [(False, set()), (True, {"head.weight"})])
+def test_ties_are_stored_under_every_name_or_once(
+    drop_ties: bool, missing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_COPY_BYTES", 1001)  # a repeated tensor is copied in many pieces
+    model = Net()
+    save(model, tmp_path, drop_ties=drop_ties)
+    zeta.init_(model, RULES)
+    expected = {name: value for name, value in model.state_dict().items() if name not in missing}
+    assert bits(load_file(tmp_path / "model.safetensors")) == bits(expected)
+    assert zeta.verify(tmp_path).ok
+
+
+@pytest.mark.parametrize("drop_ties", [False, True])
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_transformers_loads_it(name: str, drop_ties: bool, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    if name == "gpt2":
+        sizes = {"n_layer": 2, "n_embd": 8, "n_head": 2, "vocab_size": 16, "n_positions": 8}
+        config = transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)
+        kind = transformers.GPT2LMHeadModel
+    else:
+        config = transformers.T5Config(d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=16)
+        kind = transformers.T5ForConditionalGeneration
+    model = kind(config)
+    config.save_pretrained(tmp_path)
+    save(model, tmp_path, UNIFORM, seed=3, drop_ties=drop_ties)
+    loaded, notes = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(notes.values()), notes
+    zeta.init_(model, UNIFORM, seed=3)
+    assert bits(loaded.state_dict()) == bits(model.state_dict())
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+
+
+def test_no_more_than_a_tile_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, alive, most, total = checkpoint.values_of, 0, 0, 0
+
+    def counted(*arguments: Any) -> Iterator[tuple[Any, Tensor]]:
+        nonlocal alive, most, total
+
+        def freed(size: int) -> None:
+            nonlocal alive
+            alive -= size
+
+        for index, tile in original(*arguments):
+            weakref.finalize(tile, freed, tile.nbytes)
+            alive, total = alive + tile.nbytes, total + tile.nbytes
+            most = max(most, alive)
+            yield index, tile
+            del tile
+
+    monkeypatch.setattr(checkpoint, "values_of", counted)
+    model = nn.ModuleDict({"a": nn.Linear(1500, 1500, device="meta"), "b": nn.Linear(9, 300_000, device="meta")})
+    save(model, tmp_path, UNIFORM)
+    assert total == 4 * (1501 * 1500 + 10 * 300_000)
+    assert most <= 2**20
+
+
+def test_the_report_is_that_of_an_initialized_model(tmp_path: Path) -> None:
+    model = Net()
+    del model.empty
+    saved, applied = save(model, tmp_path), zeta.init_(model, RULES)
+    assert (saved.kept, saved.ok, saved.seed) == (applied.kept, True, 0)
+    assert {item.name for item in saved} == {item.name for item in applied}
+    for one in saved:
+        two = applied[one.name]
+        assert (one.count, one.low, one.high) == (two.count, two.low, two.high)
+        assert (one.mean, one.std) == pytest.approx((two.mean, two.std), rel=1e-9)
+    assert saved.nbytes == sum({value.data_ptr(): value.nbytes for value in model.state_dict().values()}.values())
+
+
+@pytest.mark.xfail(strict=True, reason="save sorts its report by the size of an element, and leaves out empty tensors")
+def test_the_report_has_every_parameter_in_the_order_of_the_model(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(1).bfloat16(), "b": torch.zeros(1), "c": torch.zeros(0, 3)}
+    model = nn.ParameterDict(tensors)
+    names = [item.name for item in zeta.init_(model, UNIFORM)]
+    assert [item.name for item in save(model, tmp_path, UNIFORM)] == names == ["a", "b", "c"]
+
+
+def test_progress_counts_every_byte_of_the_file_once(tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    save(Net(), tmp_path, progress=lambda *call: calls.append(call))
+    total = len(header_of(tmp_path / "model.safetensors")[1])
+    assert {call[2] for call in calls} == {total}
+    assert [call[1] for call in calls] == sorted(call[1] for call in calls)
+    assert calls[-1][1] == total
+    assert {call[0] for call in calls} == set(Net().state_dict())
+
+
+@pytest.mark.xfail(strict=True, reason="the unresolved memory of a conjugate or negative view is stored")
+@pytest.mark.parametrize("view", [lambda: torch.tensor([1 + 2j]).conj(), lambda: torch._neg_view(torch.ones(2))])
+def test_a_kept_view_is_stored_with_the_values_that_it_shows(view: Callable[[], Tensor], tmp_path: Path) -> None:
+    model = nn.ParameterDict({"w": view()})
+    save(model, tmp_path, Rules([Rule("*", Keep())]))
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["w"], model["w"])
+
+
+# -- the manifest ------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest(tmp_path: Path) -> None:
+    model = Net()
+    plan = zeta.plan(model, RULES)
+    zeta.save(model, plan, tmp_path, 2**64 - 1, drop_ties=True, model_name="nets.py:Net")
+    text = (tmp_path / "zeta.json").read_text(encoding="utf-8")
+    kept = {"kept": model.kept, "steps": model.steps, "mask": model.mask}
+    assert json.loads(text) == {
+        "format": "zeta manifest 1",
+        "seed": 2**64 - 1,
+        "stream": 1,
+        "model": "nets.py:Net",
+        "versions": {
+            "zeta": zeta.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "tensors": "model.safetensors",
+        "drop_ties": True,
+        "kept_sha256": {name: hashlib.sha256(raw(value)).hexdigest() for name, value in kept.items()},
+        "plan": json.loads(plan.to_json()),
+    }
+    assert zeta.Plan.from_json(json.dumps(json.loads(text)["plan"])) == plan
+
+
+def test_a_seed_drawn_from_torch_is_recorded(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    seed = save(nn.Linear(2, 2), tmp_path, UNIFORM, seed=None).seed
+    torch.manual_seed(1)
+    assert zeta.init_(nn.Linear(2, 2), UNIFORM, seed=None).seed == seed
+    assert json.loads((tmp_path / "zeta.json").read_text())["seed"] == seed
+
+
+# -- what is there already ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_one_file_of_an_earlier_run_is_enough_to_refuse(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(CheckpointError, match=rf"already has {name}; .*force"):
+        save(Net(), tmp_path)
+    assert contents(tmp_path) == {name: b"precious"}
+    save(Net(), tmp_path, force=True)
+    assert zeta.verify(tmp_path).ok
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    save(Net(), tmp_path)
+    assert set(contents(tmp_path)) == FILES | {"config.json"}
+    save(nn.Linear(2, 2), tmp_path, UNIFORM, force=True)
+    assert contents(tmp_path)["config.json"] == b"{}"
+
+
+def fail(error: BaseException) -> Callable[..., Any]:
+    def raising(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return raising
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
+    "sampler": ("zeta.checkpoint.values_of", RuntimeError("no luck"), RuntimeError),
+    "disk": ("zeta.checkpoint.os.fsync", FULL, CheckpointError),
+    "manifest": ("pathlib.Path.write_text", FULL, CheckpointError),
+    "rename": ("pathlib.Path.replace", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
+    "measurement": ("zeta.verbs.Accumulator.add", KeyboardInterrupt(), KeyboardInterrupt),
+}
+UNCLOSED = pytest.mark.xfail(strict=True, reason="the temporary file stays as long as the traceback lives")
+
+
+@pytest.mark.parametrize("where", [pytest.param(k, marks=UNCLOSED if k == "measurement" else ()) for k in FAILURES])
+def test_a_failure_leaves_everything_as_it_was(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, error, expected = FAILURES[where]
+    save(nn.Linear(3, 3), tmp_path / "old", UNIFORM, seed=1)
+    before = contents(tmp_path)
+    monkeypatch.setattr(target, fail(error))
+    for folder in (tmp_path / "old", tmp_path / "new" / "deep"):
+        with pytest.raises(expected) as caught:
+            save(nn.Linear(3, 3), folder, UNIFORM, seed=2, force=True)
+        assert contents(tmp_path) == before
+        assert not (tmp_path / "new").exists()
+        assert caught.value is error or str(folder) in str(caught.value)
+
+
+def test_a_failing_progress_callback_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        save(nn.Linear(3, 3), tmp_path / "new", UNIFORM, progress=lambda name, done, total: 1 // (done - total))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.xfail(strict=True, reason="the tensors are renamed into place before the manifest, and not taken back")
+@pytest.mark.parametrize("old", [False, True])
+def test_both_files_appear_or_none(old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if old:
+        save(nn.Linear(3, 3), tmp_path, UNIFORM, seed=1)
+    before, original = contents(tmp_path), Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == "zeta.json" and "tmp" in self.name:
+            raise FULL
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        save(nn.Linear(3, 3), tmp_path, UNIFORM, seed=2, force=True)
+    assert contents(tmp_path) == before
+
+
+def test_too_little_room_is_noticed_before_the_first_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(nn.Linear(3, 3), tmp_path / "old", UNIFORM)
+    size, before = (tmp_path / "old" / "model.safetensors").stat().st_size, contents(tmp_path)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, size - 1))
+    monkeypatch.setattr(checkpoint, "values_of", fail(AssertionError("a value was computed")))
+    for name in ("old", "new"):
+        with pytest.raises(CheckpointError, match=rf"{name} has room for {size - 1} bytes, and {size} are needed"):
+            save(nn.Linear(3, 3), tmp_path / name, UNIFORM, force=True)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, size))
+    save(nn.Linear(3, 3), tmp_path / "new", UNIFORM)
+
+
+# -- refused before anything is written --------------------------------------------------------------------------------
+
+
+def refused(folder: Path, call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+    assert not folder.exists()
+
+
+def test_everything_that_cannot_be_saved_is_listed(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 3), "c": nn.Linear(2, 2), "d": nn.Linear(2, 2)})
+    plan = zeta.plan(model, Rules([Rule("d.bias", Keep()), *UNIFORM]))
+    changed = copy.deepcopy(model)
+    changed["b"], changed["e"] = nn.Linear(3, 2), nn.Linear(2, 2, bias=False)
+    changed["c"] = parametrizations.weight_norm(changed["c"])
+    changed["d"].to("meta")
+    del changed["a"].bias
+    message = (
+        r"nothing was written:\n  - a\.bias: .*no such .*\n  - b\.weight: .* \(3, 2\)\n  - b\.bias: .* \(3,\)\n"
+        r"  - c\.weight: is parametrized; .*\n  - d\.bias: is kept, but is on the meta device.*\n  - e\.weight: is not"
+    )
+    out = tmp_path / "out"
+    refused(out, lambda: zeta.save(changed, plan, out), TargetError, message)
+
+
+@pytest.mark.xfail(strict=True, reason="only canonical names are looked up in the model, not the names tied to them")
+def test_a_tied_name_that_the_model_lacks(tmp_path: Path) -> None:
+    model = Net()
+    plan, out = zeta.plan(model, RULES), tmp_path / "out"
+    del model.head
+    refused(out, lambda: zeta.save(model, plan, out), TargetError, r"head\.weight")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="torch's own error instead of one that names the parameter")
+def test_a_kept_sparse_parameter(tmp_path: Path) -> None:
+    model = nn.ParameterDict({"w": torch.eye(3).to_sparse_csr()})
+    refused(
+        tmp_path / "out", lambda: save(model, tmp_path / "out", Rules([Rule("*", Keep())])), TargetError, "w: .*spars"
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="the header's own key __metadata__ is taken by the parameter")
+def test_a_name_that_the_format_reserves(tmp_path: Path) -> None:
+    model = nn.ParameterDict({"__metadata__": torch.zeros(3)})
+    refused(tmp_path / "out", lambda: save(model, tmp_path / "out", UNIFORM), zeta.ZetaError, "__metadata__")
+
+
+def test_dtypes_that_safetensors_lacks_are_listed(tmp_path: Path) -> None:
+    dtypes = {"a": torch.complex128, "b": torch.float32, "c": torch.float8_e4m3fnuz}
+    model = nn.ParameterDict({name: torch.zeros(2, dtype=dtype) for name, dtype in dtypes.items()})
+    message = r"no such dtype:\n  - a: complex128\n  - c: float8_e4m3fnuz$"
+    refused(tmp_path / "out", lambda: save(model, tmp_path / "out", UNIFORM), CheckpointError, message)
+
+
+@pytest.mark.parametrize("model", ["weight", nn.Linear, None])
+def test_not_a_module(model: Any, tmp_path: Path) -> None:
+    plan, out = zeta.plan(nn.Linear(2, 2), UNIFORM), tmp_path / "out"
+    refused(out, lambda: zeta.save(model, plan, out), LayerTypeError, r"expected a torch\.nn\.Module, got")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "1", True])
+def test_senseless_seeds(seed: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused(out, lambda: save(nn.Linear(2, 2), out, UNIFORM, seed=seed), SpecError, "seed must be an integer from 0")
