@@ -1,5 +1,5 @@
 # `make demo` and `make test` each do everything that they need, from a fresh clone on.
-# Needed beforehand: Python 3.11 or newer with its venv module, make.
+# Needed beforehand: Python 3.11 or newer with its venv module, a C++ compiler, make.
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n auto
@@ -23,7 +23,7 @@ venv: $(STAMP) ## create .venv with everything for development
 # The marker .installing becomes the stamp only when every step has passed. Found at the start, it tells of
 # an interrupted run that may have left half a package behind, and then the environment is built anew.
 # torch goes first and alone: which build of it suits this computer is settled before anything depends on it.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	@if [ -e $(VENV)/.installing ] || ! $(BIN)/python -c '' 2>/dev/null; then \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	        echo "zeta needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=..." >&2; exit 1; }; \

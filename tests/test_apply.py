@@ -329,7 +329,8 @@ def test_empty_and_single_elements() -> None:
     assert_uniform(model, 5)
 
 
-def test_progress_counts_every_byte_once() -> None:
+def test_progress_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zeta.apply._BATCH", 2**15)
     model = nn.Sequential(nn.Linear(400, 300), nn.Linear(3, 3).bfloat16(), nn.Linear(3, 3))
     rules = Rules([Rule("2.*", Keep()), *UNIFORM])
     calls: list[tuple[str, int, int]] = []
@@ -339,8 +340,9 @@ def test_progress_counts_every_byte_once() -> None:
     assert {call[2] for call in calls} == {total}
     assert [call[1] for call in calls] == sorted({call[1] for call in calls})
     assert calls[-1][1] == total
-    assert list(dict.fromkeys(call[0] for call in calls)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
-    assert len(calls) > 4, "a large weight comes in several tiles"
+    # a large weight comes in several pieces, and the small parameters after it together with its last one
+    assert [call[0] for call in calls] == ["0.weight"] * (len(calls) - 1) + ["1.bias"]
+    assert len(calls) >= 3
 
 
 # -- refused before the first write ------------------------------------------------------------------------------------

@@ -181,6 +181,7 @@ def test_no_more_than_a_tile_is_in_memory(tmp_path: Path, monkeypatch: pytest.Mo
             del tile
 
     monkeypatch.setattr(checkpoint, "values_of", counted)
+    monkeypatch.setattr("zeta.sampling.TILE_BYTES", 2**18)
     model = nn.ModuleDict({"a": nn.Linear(1500, 1500, device="meta"), "b": nn.Linear(9, 300_000, device="meta")})
     save(model, tmp_path, UNIFORM)
     assert total == 4 * (1501 * 1500 + 10 * 300_000)

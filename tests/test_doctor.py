@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 import zeta
-from zeta import doctor
+from zeta import doctor, kernels
 from zeta.cli import app
+from zeta.kernels import answers, native
 
 # published with the generator (Random123's kat_vectors, the C++26 draft [rand.predef]); not to be computed here
 PUBLISHED = {
@@ -19,6 +20,9 @@ PUBLISHED = {
     "Philox, digits of pi (Random123)": "d16cfe09 94fdcceb 5001e420 24126ea1",
     "Philox, 10000th value (C++26)": "1955073260",
 }
+
+
+ANSWERS = [*doctor.KNOWN_ANSWERS, *(f"values of the {name} backend" for name in kernels.candidates())]
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -45,8 +49,8 @@ def test_a_healthy_machine() -> None:
     }
     assert lines[4].startswith("machine ")
     assert lines[4].endswith(f", {torch.get_num_threads()} threads")
-    assert lines[5].split(maxsplit=2)[:2] == ["backend", "reference"]
-    assert lines[6:] == [f"ok    {name}" for name in doctor.KNOWN_ANSWERS]
+    assert lines[5].split(maxsplit=2) == ["backend", "cpu", kernels.backend().name]
+    assert lines[6:] == [f"ok    {name}" for name in ANSWERS]
 
 
 def test_json_says_the_same() -> None:
@@ -55,7 +59,7 @@ def test_json_says_the_same() -> None:
     assert json.loads(text) == {
         "versions": doctor.versions(),
         "backends": doctor.backends(),
-        "known_answers": dict.fromkeys(doctor.KNOWN_ANSWERS, True),
+        "known_answers": dict.fromkeys(ANSWERS, True),
     }
 
 
@@ -67,10 +71,10 @@ def test_one_wrong_answer_is_named_and_exits_with_1(wrong: str, monkeypatch: pyt
     code, text = run()
     assert code == 1
     assert [line for line in text.splitlines() if line.startswith("WRONG")] == [f"WRONG {wrong}"]
-    assert text.count("ok    ") == len(doctor.KNOWN_ANSWERS) - 1
+    assert text.count("ok    ") == len(ANSWERS) - 1
     code, text = run("--json")
     assert code == 1
-    assert json.loads(text)["known_answers"] == {name: name != wrong for name in doctor.KNOWN_ANSWERS}
+    assert json.loads(text)["known_answers"] == {name: name != wrong for name in ANSWERS}
 
 
 @pytest.mark.parametrize(
@@ -92,3 +96,27 @@ def test_a_part_that_computes_something_else_is_noticed(
     """A bit, an index, a seed, a last place."""
     monkeypatch.setattr(doctor, part, replacement(getattr(doctor, part)))  # type: ignore[operator]
     assert list(doctor.known_answers().values()).count(False) == caught
+
+
+def test_a_backend_that_computes_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels.proved.cache_clear()
+    monkeypatch.setitem(answers.ANSWERS, "tail float16", "0")
+    try:
+        wrong = [name for name, right in doctor.known_answers().items() if not right]
+    finally:
+        kernels.proved.cache_clear()
+    assert wrong == [name for name in ANSWERS if name.startswith("values of")]
+
+
+def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/x.so")
+    caches = kernels._load, kernels._choice, kernels._say
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        with pytest.warns(zeta.ZetaNotice):
+            assert doctor.backends()["cpu"].startswith("reference; native: /nowhere/x.so")
+    finally:
+        for cache in caches:
+            cache.cache_clear()

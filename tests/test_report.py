@@ -266,6 +266,7 @@ def measured(name: str, **changes: Any) -> Measured:
 
 def a_report(*items: Measured, **changes: Any) -> Report:
     fields: dict[str, Any] = {"seed": 7, "measured": items, "kept": (), "nbytes": 4000, "seconds": 0.26}
+    fields |= {"backend": "native avx2"}
     return Report(**{**fields, **changes})
 
 
@@ -288,10 +289,10 @@ def test_a_report_of_a_model() -> None:
 def test_the_summary_is_one_line() -> None:
     good, bad = measured("a"), measured("b", count=234_567, findings=("std off",))
     assert a_report(good, nbytes=4_000_000, kept=("x", "y")).summary() == (
-        "1 tensors written, 2 kept: 1,000 values, 4.0 MB in 0.3 s (seed 7, stream 1, reference); all as planned"
+        "1 tensors written, 2 kept: 1,000 values, 4.0 MB in 0.3 s (seed 7, stream 1, native avx2); all as planned"
     )
     assert a_report(good, bad).summary() == (
-        "2 tensors written: 235,567 values, 4.0 kB in 0.3 s (seed 7, stream 1, reference); 1 NOT as planned"
+        "2 tensors written: 235,567 values, 4.0 kB in 0.3 s (seed 7, stream 1, native avx2); 1 NOT as planned"
     )
     assert a_report(good, bad).ok is False
     assert a_report(good, bad).flagged == (bad,)
@@ -337,7 +338,7 @@ def test_the_json_has_every_number_exactly() -> None:
     assert one == {**item.__dict__, "findings": ["std off"]}
     assert (two["low"], two["high"], two["std"], two["mean"]) == ("inf", "-inf", "nan", 0.001)
     numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26}
-    assert found == {"ok": False, "backend": "reference", "kept": ["x"], **numbers}
+    assert found == {"ok": False, "backend": "native avx2", "kept": ["x"], **numbers}
 
 
 def test_a_parameter_without_elements_is_as_planned() -> None:

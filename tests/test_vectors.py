@@ -19,6 +19,7 @@ import scipy.stats
 
 from tests.vectors.make import CASES, PATH, bits_from_source
 from tests.vectors.philox import word_by_integers
+from zeta import kernels
 from zeta.random import STREAM_VERSION
 
 FILE = json.loads(PATH.read_text(encoding="utf-8"))
@@ -147,8 +148,12 @@ def test_every_kind_and_dtype_is_covered() -> None:
 
 
 @pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("backend", kernels.candidates("cpu"))
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
-def test_the_source_gives_the_bits_of_the_file(case: dict[str, Any]) -> None:
+def test_every_backend_gives_the_bits_of_the_file(
+    backend: str, case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(kernels.VARIABLE, backend)
     assert bits_from_source(case) == case["bits"]
 
 

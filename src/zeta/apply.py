@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,10 @@ from zeta.random import check_seed, parameter_key
 from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
-from zeta.sampling import tiles
+from zeta.sampling import Request, fill_, pieces, tiles
+
+#: elements that are written at a time
+_BATCH: Final = 2**24
 
 #: called with a parameter's name, the bytes done so far and the bytes in all
 Progress = Callable[[str, int, int], None]
@@ -89,41 +93,70 @@ def check_parameters(model: nn.Module) -> None:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
 
 
-def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> Iterator[Written]:
-    """Write prepared jobs one by one; yield each entry after it was written."""
-    total = sum(job.entry.nbytes for job in jobs)
-    done = 0
+def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[Written]:
+    """Write prepared jobs: many small parameters together, large ones in pieces. Return what each one is now."""
+    total, done = sum(job.entry.nbytes for job in jobs), 0
     for job in jobs:
-        with _writable(job.slot.tensor):
-            if job.inversion is not None:
+        if job.inversion is not None:
+            with _writable([job.slot.tensor]):
                 for tensor, value in job.inversion.changes:
                     tensor.detach().copy_(value)
-                values = job.inversion.effective
-                done += job.entry.nbytes
-                if progress is not None:
-                    progress(job.entry.name, done, total)
-            else:
-                values = job.slot.tensor.detach()
-                for index, tile in values_of(job.entry, seed, dtype=values.dtype, device=values.device):
-                    values[index].copy_(tile)
-                    done += tile.nbytes
-                    if progress is not None:
-                        progress(job.entry.name, done, total)
-        yield Written(entry=job.entry, values=values)
+            done += job.entry.nbytes
+            if progress is not None:
+                progress(job.entry.name, done, total)
+    for name, batch in _batches(jobs, seed):
+        outs = [request.out for request in batch]
+        with _writable(outs):
+            fill_(batch)
+        done += sum(out.nbytes for out in outs)
+        if progress is not None:
+            progress(name, done, total)
+    # kernels write to memory that autograd does not watch
+    torch.autograd.graph.increment_version([job.slot.tensor for job in jobs if not job.slot.tensor.is_inference()])
+    return [
+        Written(entry=job.entry, values=job.slot.tensor.detach() if job.inversion is None else job.inversion.effective)
+        for job in jobs
+    ]
+
+
+def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
+    """Yield requests of about ``_BATCH`` elements in all, and the name of the last."""
+    batch: list[Request] = []
+    count = 0
+    for job in jobs:
+        if job.inversion is not None:
+            continue
+        entry, values = job.entry, job.slot.tensor.detach()
+        key, region = parameter_key(seed, entry.name), Region.whole(entry.shape)
+        for index, piece in pieces(entry.initializer, region, _BATCH):
+            batch.append(
+                Request(
+                    initializer=entry.initializer,
+                    key=key,
+                    region=piece,
+                    out=values if piece is region else values[index],
+                    axes=entry.axes,
+                    zero_row=entry.padding_idx,
+                )
+            )
+            count += piece.numel
+            if count >= _BATCH:
+                yield entry.name, batch
+                batch, count = [], 0
+    if batch:
+        yield jobs[-1].entry.name, batch
 
 
 def values_of(
     entry: Entry, seed: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Yield all values of an entry, in row-major order of bounded tiles: (index, values)."""
-    device = torch.device(device)
     yield from tiles(
         entry.initializer,
         key=parameter_key(seed, entry.name),
         region=Region.whole(entry.shape),
         dtype=entry.dtype if dtype is None else dtype,
-        # devices without fp64 arithmetic get values computed on the CPU: the same bits
-        device=device if device.type in ("cpu", "cuda") else torch.device("cpu"),
+        device=device,
         axes=entry.axes,
         zero_row=entry.padding_idx,
     )
@@ -177,7 +210,7 @@ def _inversion(entry: Entry, slot: Slot, seed: int) -> Inversion | None:
     value = torch.empty(entry.shape, dtype=slot.tensor.dtype, device=slot.tensor.device)
     for index, tile in values_of(entry, seed, dtype=value.dtype, device=value.device):
         value[index].copy_(tile)
-    with _writable(slot.tensor):
+    with _writable([slot.tensor]):
         return invert(slot.parametrization, value, name=entry.name, seed=parameter_key(seed, entry.name))
 
 
@@ -293,8 +326,6 @@ def _overlaps(tensor: Tensor) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def _writable(tensor: Tensor) -> Iterator[None]:
+def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
-    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-        yield
+    return torch.inference_mode() if any(tensor.is_inference() for tensor in tensors) else torch.no_grad()

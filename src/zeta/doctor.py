@@ -8,7 +8,9 @@ from typing import Final
 
 import torch
 
+from zeta import kernels
 from zeta._version import __version__
+from zeta.kernels.answers import wrong_answers
 from zeta.random import STREAM_VERSION, interval, normal32, parameter_key, philox, words_of_run
 
 
@@ -24,8 +26,9 @@ def versions() -> dict[str, str]:
 
 
 def backends() -> dict[str, str]:
-    """Each backend, and whether it is used."""
-    return {"reference": "torch operations; used for every device"}
+    """For each type of device that is here, the backend that computes its values, and why no better one does."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return {device: "; ".join([kernels.backend(device).name, *kernels.problems(device)]) for device in devices}
 
 
 def _words(counter: tuple[int, ...], key: tuple[int, int]) -> str:
@@ -62,4 +65,12 @@ KNOWN_ANSWERS: Final[dict[str, tuple[str, Callable[[], str]]]] = {
 
 def known_answers() -> dict[str, bool]:
     """Whether each known answer comes out."""
-    return {name: compute() == expected for name, (expected, compute) in KNOWN_ANSWERS.items()}
+    answers = {name: compute() == expected for name, (expected, compute) in KNOWN_ANSWERS.items()}
+    return answers | {f"values of the {name} backend": _is_right(name) for name in kernels.candidates()}
+
+
+def _is_right(backend: str) -> bool:
+    try:
+        return not wrong_answers(kernels.proved(backend).fill, kernels.proved(backend).dtypes)
+    except OSError:
+        return False

@@ -68,6 +68,9 @@ _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS: Final = 10
 _MASK: Final = 0xFFFFFFFF
 
+#: set in the number of a draw for the words that give fp64 values their lower bits
+LOW_WORD: Final = 1 << 63
+
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
 

@@ -44,6 +44,11 @@ class Region:
         return math.prod(self.sizes)
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """By how much the row-major index of the global tensor grows along each dimension."""
+        return tuple(math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape)))
+
+    @property
     def slices(self) -> tuple[slice, ...]:
         """The index that cuts this region out of the global tensor."""
         return tuple(slice(offset, offset + size) for offset, size in zip(self.offsets, self.sizes, strict=True))
@@ -51,7 +56,7 @@ class Region:
     @property
     def start(self) -> int:
         """The row-major index of the first element."""
-        return sum(offset * stride for offset, stride in zip(self.offsets, self._strides(), strict=True))
+        return sum(offset * stride for offset, stride in zip(self.offsets, self.strides, strict=True))
 
     @property
     def is_run(self) -> bool:
@@ -66,7 +71,7 @@ class Region:
     def indices(self, device: torch.device | str = "cpu") -> Tensor:
         """The row-major global index of each element: int64, shape ``sizes``."""
         total = torch.zeros(self.sizes, dtype=torch.int64, device=device)
-        for dim, (offset, size, stride) in enumerate(zip(self.offsets, self.sizes, self._strides(), strict=True)):
+        for dim, (offset, size, stride) in enumerate(zip(self.offsets, self.sizes, self.strides, strict=True)):
             along = torch.arange(offset, offset + size, dtype=torch.int64, device=device) * stride
             total += along.view(-1, *(1,) * (len(self.sizes) - dim - 1))
         return total
@@ -95,6 +100,3 @@ class Region:
                     sizes=tuple(size),
                 ),
             )
-
-    def _strides(self) -> list[int]:
-        return [math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape))]

@@ -185,7 +185,7 @@ class Report:
     kept: tuple[str, ...]
     nbytes: int
     seconds: float
-    backend: str = "reference"
+    backend: str
     stream: int = field(default=STREAM_VERSION)
 
     def __iter__(self) -> Iterator[Measured]:

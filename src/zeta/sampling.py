@@ -1,21 +1,21 @@
-"""From (initializer, key, region, dtype, device) to values: one function per initializer.
+"""From (initializer, key, region) to values in a tensor.
 
-Elementwise initializers compute any region alone. The others look at whole matrices: they compute the whole
-tensor, on the CPU in fp64, and cut the region out of it.
+Elementwise initializers become tasks for the kernels, which compute any region alone and write it in place. The others
+look at whole matrices: they compute the whole tensor, on the CPU in fp64, and cut the region out of it.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from zeta import dtypes, matrices
+from zeta import dtypes, kernels, matrices
 from zeta.fans import Axes
 from zeta.initializers import (
     Constant,
@@ -31,49 +31,62 @@ from zeta.initializers import (
     Uniform,
     matrix_shape,
 )
-from zeta.random import (
-    fma32,
-    fp32,
-    interval,
-    normal32,
-    normal64,
-    uniform32,
-    uniform64,
-    word53,
-    words_at,
-    words_of_run,
-)
+from zeta.kernels import Law, Task
+from zeta.random import fp32, interval
 from zeta.regions import Region
 
-#: elements computed at once by the reference: its fp64 temporaries stay in a core's cache
-TILE: Final = 2**16
-_CONSTANT_TILE: Final = 2**22
+#: bytes of the tiles that are yielded one by one
+TILE_BYTES: Final = 2**24
 
-# Draw numbers, the upper 64 bits of the counter. fp64 takes its lower 32 bits from the draw with the top bit set.
+# Draw numbers, the upper 64 bits of the counter.
 REAL_DRAW: Final = 0
 IMAGINARY_DRAW: Final = 1
 MASK_DRAW: Final = 2
-_LOW_WORD: Final = 1 << 63
 
 ELEMENTWISE: Final = (Constant, Uniform, Normal, TruncatedNormal)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where values are wanted: the parameter's key and axes, a region of it, dtype and device."""
+class Request:
+    """Write the values of ``region`` of one parameter to ``out``, a tensor of the region's sizes with any strides.
 
+    ``key`` is the parameter's, of :func:`zeta.random.parameter_key`; ``axes`` are the roles of its dimensions, which
+    the matrix initializers need; ``zero_row`` is the global index along dimension 0 of a row that is zero.
+    """
+
+    initializer: Initializer
     key: int
     region: Region
-    dtype: torch.dtype
-    device: torch.device
+    out: Tensor
     axes: Axes | None = None
+    zero_row: int | None = None
 
-    def words(self, draw: int) -> Tensor:
-        """The 32-bit words of the region's elements, in its shape."""
-        if self.region.is_run:
-            run = words_of_run(self.key, self.region.start, self.region.numel, draw=draw, device=self.device)
-            return run.view(self.region.sizes)
-        return words_at(self.key, self.region.indices(self.device), draw=draw)
+
+def fill_(requests: Sequence[Request]) -> None:
+    """Write the values of all requests: constants together, and all draws of the same device in one call.
+
+    Raises ``TypeError`` for an initializer that was not solved.
+    """
+    constants: list[Request] = []
+    tasks: list[Task] = []
+    for request in requests:
+        if request.out.is_conj() or request.out.is_neg():
+            plain = torch.empty(request.region.sizes, dtype=request.out.dtype, device=request.out.device)
+            fill_([replace(request, out=plain)])
+            request.out.copy_(plain)
+        elif isinstance(request.initializer, Constant):
+            constants.append(request)
+        elif isinstance(request.initializer, ELEMENTWISE):
+            tasks += _tasks(request)
+        elif request.region.numel:
+            request.out.copy_(_sample(request.initializer, Target.of(request)))
+    _fill_constants(constants)
+    kernels.fill(tasks)
+    for request in requests:
+        if request.zero_row is not None:
+            offset, size = request.region.offsets[0], request.region.sizes[0]
+            if offset <= request.zero_row < offset + size:
+                request.out[request.zero_row - offset].zero_()
 
 
 def sample(
@@ -99,8 +112,20 @@ def sample(
     tensor([[0.0246, 0.0250],
             [0.0043, 0.0111]])
     """
-    target = Target(key=key, region=region, dtype=dtype, device=torch.device(device), axes=axes)
-    return _sample(initializer, target)
+    out = torch.empty(region.sizes, dtype=dtype, device=device)
+    fill_([Request(initializer=initializer, key=key, region=region, out=out, axes=axes)])
+    return out
+
+
+def pieces(initializer: Initializer, region: Region, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
+    """Cut ``region`` into consecutive ones of at most ``most`` elements: (index inside the region, piece).
+
+    A matrix initializer's region stays whole, as each piece would cost as much as all of it.
+    """
+    if isinstance(initializer, ELEMENTWISE):
+        yield from region.tiles(most)
+    elif region.numel:
+        yield tuple(slice(0, size) for size in region.sizes), region
 
 
 def tiles(
@@ -113,65 +138,101 @@ def tiles(
     axes: Axes | None = None,
     zero_row: int | None = None,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-    """Yield ``region`` in consecutive tiles: (index inside the region, values). Temporaries stay bounded.
-
-    ``zero_row`` is the global index along dimension 0 of a row that is zero (an embedding's padding).
-    """
-    if isinstance(initializer, ELEMENTWISE):
-        most = _CONSTANT_TILE if isinstance(initializer, Constant) else TILE
-        for index, tile in region.tiles(most):
-            values = sample(initializer, key=key, region=tile, dtype=dtype, device=device, axes=axes)
-            yield index, _with_zero_row(values, tile, zero_row)
-    elif region.numel:
-        values = sample(initializer, key=key, region=region, dtype=dtype, device=device, axes=axes)
-        yield tuple(slice(0, size) for size in region.sizes), _with_zero_row(values, region, zero_row)
+    """Yield ``region`` in consecutive tiles: (index inside the region, values). Temporaries stay bounded."""
+    for index, piece in pieces(initializer, region, TILE_BYTES // dtype.itemsize):
+        out = torch.empty(piece.sizes, dtype=dtype, device=device)
+        fill_([Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=zero_row)])
+        yield index, out
 
 
-def _with_zero_row(values: Tensor, region: Region, row: int | None) -> Tensor:
-    if row is not None and region.offsets[0] <= row < region.offsets[0] + region.sizes[0]:
-        values[row - region.offsets[0]].zero_()
-    return values
+# -- constants -------------------------------------------------------------------------------------------------------
+
+#: a larger tensor is set by itself, as zeroing and adding would go over its memory twice
+_LARGE: Final = 2**16
 
 
-@functools.singledispatch
-def _sample(initializer: Initializer, target: Target) -> Tensor:
-    raise TypeError(f"{initializer!r} cannot be sampled: solve it for a parameter first")
+def _fill_constants(requests: Sequence[Request]) -> None:
+    zeros: list[Tensor] = []
+    small: dict[float, list[Tensor]] = {}
+    for request in requests:
+        value, out = _constant(request), request.out
+        if value == 0 and math.copysign(1.0, value) > 0:
+            zeros.append(out)
+        elif out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
+            zeros.append(out)
+            small.setdefault(value, []).append(out)
+        else:
+            out.fill_(value)
+    if zeros:
+        torch._foreach_zero_(zeros)
+    for value, outs in small.items():
+        torch._foreach_add_(outs, value)
 
 
-@_sample.register
-def _constant(initializer: Constant, target: Target) -> Tensor:
+_FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _constant(request: Request) -> float:
     # through fp32, as every value of the stream, so that a half-precision constant is rounded the same way
-    exact = not dtypes.is_drawable(target.dtype) or dtypes.real_part(target.dtype) is torch.float64
-    value = initializer.value if exact else fp32(initializer.value)
-    return torch.full(target.region.sizes, value, dtype=target.dtype, device=target.device)
+    assert isinstance(request.initializer, Constant)
+    dtype, value = request.out.dtype, request.initializer.value
+    exact = not dtypes.is_drawable(dtype) or dtypes.real_part(dtype) is torch.float64
+    return value if exact else fp32(value)
 
 
-@_sample.register
-def _uniform(initializer: Uniform, target: Target) -> Tensor:
-    if target.dtype in dtypes.COMPLEX:
-        centre, half = (
-            (initializer.low + initializer.high) / 2,
-            (initializer.high - initializer.low) / 2 * math.sqrt(0.5),
-        )
-        return _complex(Uniform(centre - half, centre + half), Uniform(-half, half), target)
-    return _real_uniform(initializer, target, REAL_DRAW)
+# -- draws -----------------------------------------------------------------------------------------------------------
 
 
-@_sample.register
-def _normal(initializer: Normal, target: Target) -> Tensor:
-    if target.dtype in dtypes.COMPLEX:
-        std = initializer.std * math.sqrt(0.5)
-        return _complex(Normal(std, initializer.mean), Normal(std), target)
-    return _real_normal(initializer, target, REAL_DRAW)
+def _tasks(request: Request) -> list[Task]:
+    """What the kernels have to do: one task, or one for each part of a complex tensor."""
+    laws, out = _laws(request.initializer, request.out.dtype), request.out
+    parts = [out] if len(laws) == 1 else torch.view_as_real(out).unbind(-1)
+    return [
+        Task(law=law, key=request.key, draw=draw, region=request.region, out=part)
+        for part, (draw, law) in zip(parts, laws, strict=True)
+    ]
 
 
-@_sample.register
-def _truncated_normal(initializer: TruncatedNormal, target: Target) -> Tensor:
-    if target.dtype in dtypes.COMPLEX:
-        real = _moved(initializer, -initializer.mean).scaled(math.sqrt(0.5))
-        assert isinstance(real, TruncatedNormal)
-        return _complex(_moved(real, initializer.mean), real, target)
-    return _real_normal(initializer, target, REAL_DRAW)
+@functools.lru_cache(maxsize=4096)
+def _laws(initializer: Initializer, dtype: torch.dtype) -> tuple[tuple[int, Law], ...]:
+    """The number and the law of each draw: one, or for a complex dtype those of the real and the imaginary part.
+
+    Both parts share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's.
+    """
+    if dtype not in dtypes.COMPLEX:
+        return ((REAL_DRAW, _law(initializer, dtype)),)
+    part = dtypes.COMPLEX[dtype]
+    real, imaginary = _parts(initializer)
+    return (REAL_DRAW, _law(real, part)), (IMAGINARY_DRAW, _law(imaginary, part))
+
+
+def _law(initializer: Initializer, dtype: torch.dtype) -> Law:
+    low, high = initializer.bounds()
+    if math.isfinite(low) or math.isfinite(high):
+        low, high = dtypes.inward(low, high, dtype)
+    if isinstance(initializer, Uniform):
+        width = initializer.high - initializer.low
+        return Law(kind="uniform", dtype=dtype, scale=width, shift=initializer.low, low=low, high=high)
+    assert isinstance(initializer, Normal | TruncatedNormal)
+    sigmas = initializer.sigmas() if isinstance(initializer, TruncatedNormal) else (-math.inf, math.inf)
+    within = interval(*sigmas, bits=53 if dtype is torch.float64 else 32)
+    scale, shift = initializer.std, initializer.mean
+    return Law(kind="normal", dtype=dtype, scale=scale, shift=shift, low=low, high=high, within=within)
+
+
+def _parts(initializer: Initializer) -> tuple[Initializer, Initializer]:
+    """The initializers of the real and the imaginary part of a complex value; the mean is real."""
+    half = math.sqrt(0.5)
+    if isinstance(initializer, Uniform):
+        centre, reach = (initializer.low + initializer.high) / 2, (initializer.high - initializer.low) / 2 * half
+        return Uniform(centre - reach, centre + reach), Uniform(-reach, reach)
+    if isinstance(initializer, Normal):
+        std = initializer.std * half
+        return Normal(std, initializer.mean), Normal(std)
+    assert isinstance(initializer, TruncatedNormal)
+    imaginary = _moved(initializer, -initializer.mean).scaled(half)
+    assert isinstance(imaginary, TruncatedNormal)
+    return _moved(imaginary, initializer.mean), imaginary
 
 
 def _moved(initializer: TruncatedNormal, by: float) -> TruncatedNormal:
@@ -179,46 +240,35 @@ def _moved(initializer: TruncatedNormal, by: float) -> TruncatedNormal:
     return replace(initializer, mean=initializer.mean + by, low=low, high=high)
 
 
-Scalar = Uniform | Normal | TruncatedNormal
-
-
-def _complex(real: Scalar, imaginary: Scalar, target: Target) -> Tensor:
-    """Independent parts that share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's."""
-    part = replace(target, dtype=dtypes.real_part(target.dtype))
-    draw = _real_uniform if isinstance(real, Uniform) else _real_normal
-    parts = draw(real, part, REAL_DRAW), draw(imaginary, part, IMAGINARY_DRAW)  # type: ignore[arg-type]
-    return torch.complex(*parts)
-
-
-def _real_uniform(initializer: Uniform, target: Target, draw: int) -> Tensor:
-    low, width = initializer.low, initializer.high - initializer.low
-    words = target.words(draw)
-    if target.dtype is torch.float64:
-        values = low + uniform64(words, target.words(draw | _LOW_WORD)) * width
-    else:
-        values = fma32(uniform32(words), fp32(width), fp32(low))
-    return _rounded(values, initializer.bounds(), target.dtype)
-
-
-def _real_normal(initializer: Normal | TruncatedNormal, target: Target, draw: int) -> Tensor:
-    sigmas = initializer.sigmas() if isinstance(initializer, TruncatedNormal) else (-math.inf, math.inf)
-    words = target.words(draw)
-    if target.dtype is torch.float64:
-        z = normal64(word53(words, target.words(draw | _LOW_WORD)), interval(*sigmas, bits=53))
-        values = initializer.mean + z * initializer.std
-    else:
-        values = fma32(normal32(words, interval(*sigmas)), fp32(initializer.std), fp32(initializer.mean))
-    return _rounded(values, initializer.bounds(), target.dtype)
-
-
-def _rounded(values: Tensor, bounds: tuple[float, float], dtype: torch.dtype) -> Tensor:
-    """Round to ``dtype``, held within ``bounds``."""
-    if any(math.isfinite(bound) for bound in bounds):
-        values = values.clamp(*dtypes.inward(*bounds, dtype))
-    return values.to(dtype) if dtype is torch.float64 else values.float().to(dtype)
-
-
 # -- whole matrices --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a matrix initializer's values are wanted."""
+
+    key: int
+    region: Region
+    dtype: torch.dtype
+    device: torch.device
+    axes: Axes | None = None
+
+    @classmethod
+    def of(cls, request: Request) -> Target:
+        """The place of a request."""
+        out = request.out
+        return cls(key=request.key, region=request.region, dtype=out.dtype, device=out.device, axes=request.axes)
+
+    def words(self, draw: int) -> Tensor:
+        """The 32-bit words of the region's elements: int64, in its shape."""
+        out = torch.empty(self.region.sizes, dtype=torch.uint32, device=self.device)
+        kernels.fill([Task(law=kernels.WORDS, key=self.key, draw=draw, region=self.region, out=out)])
+        return out.to(torch.int64)
+
+
+@functools.singledispatch
+def _sample(initializer: Initializer, target: Target) -> Tensor:
+    raise TypeError(f"{initializer!r} cannot be sampled: solve it for a parameter first")
 
 
 def _whole(target: Target) -> tuple[Target, Axes]:

@@ -328,8 +328,7 @@ def _write(layer: Module, rules: Rules, *, seed: int) -> Module:
     check_parameters(layer)
     of_layer = plan(layer, rules)
     entries = (e if e.kind is not Kind.BUFFER else replace(e, initializer=Keep()) for e in of_layer)
-    for _ in write(prepare(layer, Plan(tuple(entries)), seed), seed):
-        pass
+    write(prepare(layer, Plan(tuple(entries)), seed), seed)
     return layer
 
 

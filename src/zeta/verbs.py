@@ -6,9 +6,10 @@ import time
 from os import PathLike
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from zeta import verification
+from zeta import kernels, verification
 from zeta.apply import Only, Progress, prepare, write
 from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
@@ -38,7 +39,8 @@ def apply_(
         plan: a plan of this model or of one with the same names and shapes.
         seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
-        progress: called as ``progress(name, bytes_done, bytes_total)`` after each tile.
+        progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
+            with the name of the last parameter in it.
 
     Raises:
         PlanError: plan and model do not fit, or ``only`` selects nothing.
@@ -48,7 +50,9 @@ def apply_(
     begin = time.perf_counter()
     jobs = prepare(model, plan, seed, only)
     measured = tuple(measure(written.entry, written.values) for written in write(jobs, seed, progress))
-    return _report(seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs))
+    return _report(
+        seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs), {job.slot.tensor.device for job in jobs}
+    )
 
 
 def init_(
@@ -121,7 +125,7 @@ def save(
                 accumulators[entry.name] = Accumulator(entry)
             accumulators[entry.name].add(index, tile)
     measured = tuple(accumulator.result() for accumulator in accumulators.values())
-    return _report(seed, begin, measured, plan, sum(entry.nbytes for entry in plan if entry.persistent))
+    return _report(seed, begin, measured, plan, sum(entry.nbytes for entry in plan if entry.persistent), set())
 
 
 def verify(
@@ -158,8 +162,11 @@ def _seed(seed: int | None) -> int:
     return draw_seed() if seed is None else check_seed(seed)
 
 
-def _report(seed: int, begin: float, measured: tuple[Measured, ...], plan: Plan, nbytes: int) -> Report:
+def _report(
+    seed: int, begin: float, measured: tuple[Measured, ...], plan: Plan, nbytes: int, devices: set[torch.device]
+) -> Report:
     return Report(
+        backend=", ".join(sorted({kernels.backend(device).name for device in devices})) or kernels.backend().name,
         seed=seed,
         measured=measured,
         kept=tuple(entry.name for entry in plan if entry.kept),

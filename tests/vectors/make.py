@@ -26,9 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zeta import kernels
 from zeta.fans import Axes
 from zeta.initializers import Constant, Initializer, Normal, Sparse, TruncatedNormal, Uniform
-from zeta.random import STREAM_VERSION, interval, normal32, normal64, parameter_key, words_of_run
+from zeta.kernels import Task
+from zeta.random import STREAM_VERSION, interval, normal32, normal64, parameter_key
 from zeta.regions import Region
 from zeta.sampling import sample
 
@@ -74,7 +76,10 @@ def bits_from_source(case: Case) -> list[str]:
         return bits_of(normal32(words, interval(*bounds)).float())
     key, draw, start, count = int(case["key"], 16), case["draw"], case["start"], case["count"]
     if case["kind"] == "words":
-        return [f"{word:08x}" for word in words_of_run(key, start, count, draw=draw).tolist()]
+        region = Region(shape=(start + count,), offsets=(start,), sizes=(count,))
+        words = torch.empty(count, dtype=torch.uint32)
+        kernels.fill([Task(law=kernels.WORDS, key=key, draw=draw, region=region, out=words)])
+        return [f"{word:08x}" for word in words.tolist()]
     assert draw == 0, "values of a parameter begin with draw 0"
     if case["kind"] == "sparse":
         region, axes = Region.whole(case["parameters"]["shape"]), Axes(fan_in=(1,), fan_out=(0,))

@@ -1,0 +1,13 @@
+#include <immintrin.h>
+
+#include "kernels.hpp"
+
+namespace zeta::avx2 {
+namespace {
+#include "simd_avx2.hpp"
+
+#include "kernel.hpp"
+}  // namespace
+}  // namespace zeta::avx2
+
+const zeta::Kernels zeta::avx2_kernels = {zeta::avx2::fill, zeta::avx2::measure};

@@ -1,0 +1,13 @@
+#include <immintrin.h>
+
+#include "kernels.hpp"
+
+namespace zeta::avx512 {
+namespace {
+#include "simd_avx512.hpp"
+
+#include "kernel.hpp"
+}  // namespace
+}  // namespace zeta::avx512
+
+const zeta::Kernels zeta::avx512_kernels = {zeta::avx512::fill, zeta::avx512::measure};

@@ -1,0 +1,13 @@
+#include <arm_neon.h>
+
+#include "kernels.hpp"
+
+namespace zeta::neon {
+namespace {
+#include "simd_neon.hpp"
+
+#include "kernel.hpp"
+}  // namespace
+}  // namespace zeta::neon
+
+const zeta::Kernels zeta::neon_kernels = {zeta::neon::fill, zeta::neon::measure};

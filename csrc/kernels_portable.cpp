@@ -1,0 +1,11 @@
+#include "kernels.hpp"
+
+namespace zeta::portable {
+namespace {
+#include "simd_portable.hpp"
+
+#include "kernel.hpp"
+}  // namespace
+}  // namespace zeta::portable
+
+const zeta::Kernels zeta::portable_kernels = {zeta::portable::fill, zeta::portable::measure};

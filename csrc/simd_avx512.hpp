@@ -1,0 +1,42 @@
+// AVX-512 (F, BW, DQ, VL): sixteen 32-bit lanes.
+
+constexpr int LANES = 16;
+constexpr int SETS = 4;  // independent Philox states in flight: 16 of the 32 registers
+#include "vectors.hpp"
+
+using Mask = __mmask16;
+
+inline u64v zip_low(u64v a, u64v b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+inline u64v zip_high(u64v a, u64v b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+
+inline u64v multiply_wide(u64v a, u64v b) { return (u64v)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+inline u64v xor3(u64v a, u64v b, u64v c) {
+    return (u64v)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
+}
+inline f32v fma32(f32v a, f32v b, f32v c) { return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline f32v sqrt32(f32v x) { return (f32v)_mm512_sqrt_ps((__m512)x); }
+inline f64v sqrt64(f64v x) { return (f64v)_mm512_sqrt_pd((__m512d)x); }
+// On a tie these instructions return their second operand: x, as everywhere.
+inline f32v clamp32(f32v x, f32v low, f32v high) {
+    return (f32v)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
+}
+inline f64v clamp64(f64v x, f64v low, f64v high) {
+    return (f64v)_mm512_min_pd((__m512d)high, _mm512_max_pd((__m512d)low, (__m512d)x));
+}
+
+inline Mask at_least(f32v x, f32v limit) { return _mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_GE_OQ); }
+
+// Write the chosen lanes to `out`, one after the other, and as many again as there is room in a vector.
+inline int compress(u32v x, Mask chosen, uint32_t* out) {
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(chosen, (__m512i)x));
+    return __builtin_popcount(chosen);
+}
+// The inverse: chosen lanes take the next values of `in`, the others stay.
+inline f32v expand(f32v x, Mask chosen, const float* in, int* taken) {
+    *taken = __builtin_popcount(chosen);
+    return (f32v)_mm512_mask_expand_ps((__m512)x, chosen, _mm512_loadu_ps(in));
+}
+
+inline void store_float16(uint16_t* out, f32v x) {
+    _mm256_storeu_si256((__m256i*)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}

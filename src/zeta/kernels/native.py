@@ -1,0 +1,149 @@
+"""The compiled kernels for CPUs: ``csrc/``, called through its C interface, which knows neither Python nor torch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zeta.kernels.tasks import Law, Task
+from zeta.random import Side, interval
+
+#: names another library file, such as one built with sanitizers
+LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
+_FILE: Final = "libzeta_native.so"
+
+_ABI: Final = 1
+_DIMS: Final = 6
+_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
+_DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
+
+#: dtypes of real values that the kernels read and write
+DTYPES: Final = frozenset(_DTYPES) - {torch.uint32}
+
+# struct zeta_job of csrc/zeta.h, as its two halves: the place, then the law
+_PLACE: Final = struct.Struct(f"=Qq{3 * _DIMS}qQQ")
+_LAW: Final = struct.Struct("=iiddddQQdddQddd")
+_VIEW: Final = struct.Struct(f"=Q{2 * _DIMS}qi4xd")
+_MOMENTS: Final = struct.Struct("=dddd")
+
+Moments = tuple[float, float, float, float]
+
+
+class Library:
+    """The loaded library. Raises ``OSError`` if it is missing, or has another interface than this module expects."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.zeta_isas.restype = ctypes.c_char_p
+        self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
+        sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
+        if self._library.zeta_abi() != _ABI or sizes != (_PLACE.size + _LAW.size, _VIEW.size):
+            raise OSError(f"{path} is of another version of zeta; install zeta again")
+
+    @property
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets that this processor can run, best first."""
+        names: bytes = self._library.zeta_isas()
+        return tuple(names.decode().split(","))
+
+    def fill(self, isa: str, tasks: Sequence[Task]) -> None:
+        """Do all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock."""
+        jobs = b"".join(job for task in tasks for job in _jobs(task))
+        count = len(jobs) // (_PLACE.size + _LAW.size)
+        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int32(torch.get_num_threads()))
+
+    def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[list[Moments]]:
+        """Sum, sum of squares (both about the centre), minimum and maximum of each tensor, in one or more parts.
+
+        All in one call, with the same answers for any number of threads.
+        """
+        views: list[bytes] = []
+        owners: list[int] = []
+        for number, (tensor, centre) in enumerate(zip(tensors, centres, strict=True)):
+            for (offset,), sizes, (strides,) in _boxes(tuple(tensor.shape), [tensor.stride()]):
+                place = tensor.data_ptr() + offset * tensor.element_size()
+                views.append(_VIEW.pack(place, *sizes, *strides, _DTYPES[tensor.dtype], centre))
+                owners.append(number)
+        answers = ctypes.create_string_buffer(_MOMENTS.size * len(views))
+        threads = ctypes.c_int32(torch.get_num_threads())
+        self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)), threads)
+        measured: list[list[Moments]] = [[] for _ in tensors]
+        for owner, moments in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
+            measured[owner].append(moments)
+        return measured
+
+    def _call(self, function: str, isa: str, *arguments: object) -> None:
+        code = getattr(self._library, function)(isa.encode(), *arguments)
+        assert code == 0, f"{function} answered {code} for {isa}"
+
+
+def library_path(folders: Iterable[str]) -> Path:
+    """Where the library is: in one of the package's folders, of which an editable installation has two."""
+    if chosen := os.environ.get(LIBRARY_VARIABLE):
+        return Path(chosen)
+    places = [Path(folder) / _FILE for folder in folders]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _jobs(task: Task) -> Iterator[bytes]:
+    """The task as bytes of ``zeta_job``; several where it has more dimensions than one can say."""
+    region, out, law = task.region, task.out, _law(task.law)
+    if region.is_run and out.is_contiguous():
+        yield _PLACE.pack(out.data_ptr(), region.start, *_run(region.numel), task.key, task.draw) + law
+        return
+    for (index, offset), sizes, (index_strides, strides) in _boxes(region.sizes, [region.strides, out.stride()]):
+        place = out.data_ptr() + offset * out.element_size()
+        yield _PLACE.pack(place, region.start + index, *sizes, *index_strides, *strides, task.key, task.draw) + law
+
+
+@functools.lru_cache(maxsize=4096)
+def _run(count: int) -> tuple[int, ...]:
+    """Sizes and both strides of ``count`` elements in a row."""
+    outer = _DIMS - 1
+    return (*(1,) * outer, count, *(0,) * outer, 1, *(0,) * outer, 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def _law(law: Law) -> bytes:
+    within = law.within or interval()
+    head = (_KINDS[law.kind], _DTYPES[law.dtype], law.scale, law.shift, law.low, law.high)
+    return _LAW.pack(*head, within.split, *_side(within.negative), *_side(within.positive))
+
+
+def _side(side: Side) -> tuple[int, float, float, float]:
+    return side.count, float(side.scale), float(side.q_offset), float(side.p_offset)
+
+
+Box = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
+
+
+def _boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[Box]:
+    """Cut an array with several sets of strides into boxes of ``_DIMS`` dimensions: (offsets, sizes, strides).
+
+    Dimensions that lie one inside the other in every set are joined first, so that one box is almost always enough.
+    """
+    joined: list[tuple[int, list[int]]] = []
+    for size, *steps in zip(sizes, *strides, strict=True):
+        if size == 1:
+            continue
+        if joined and all(outer == step * size for outer, step in zip(joined[-1][1], steps, strict=True)):
+            joined[-1] = (joined[-1][0] * size, steps)
+        else:
+            joined.append((size, steps))
+    joined = [(1, [0] * len(strides))] * (_DIMS - len(joined)) + joined
+    outer, inner = joined[:-_DIMS], joined[-_DIMS:]
+    for corner in itertools.product(*(range(size) for size, _ in outer)):
+        yield (
+            tuple(sum(i * steps[k] for i, (_, steps) in zip(corner, outer, strict=True)) for k in range(len(strides))),
+            tuple(size for size, _ in inner),
+            tuple(tuple(steps[k] for _, steps in inner) for k in range(len(strides))),
+        )

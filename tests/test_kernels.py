@@ -1,0 +1,359 @@
+"""Every backend gives the bits of the reference, for any region, dtype and memory; none is used silently."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import zeta
+from zeta import Rule, Rules, kernels
+from zeta.errors import SpecError, ZetaNotice
+from zeta.initializers import Normal, Uniform
+from zeta.kernels import WORDS, Law, Task, answers, native, reference
+from zeta.random import interval
+from zeta.regions import Region
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+ISAS = [name for name in kernels.candidates("cpu") if name != "reference"]
+KEY = 0x299F31D0A4093822
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each instruction set that this processor can run."""
+    monkeypatch.setenv(kernels.VARIABLE, request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """Decide again which backend is used, before and after."""
+    caches = kernels._choice, kernels.proved, kernels._load, kernels._say
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+def law(kind: str, dtype: torch.dtype, low: float = -math.inf, high: float = math.inf, **numbers: float) -> Law:
+    bits = 53 if dtype is torch.float64 else 32
+    within = interval(low, high, bits=bits) if kind == "normal" else None
+    return Law(kind=kind, dtype=dtype, within=within, **numbers)  # type: ignore[arg-type]
+
+
+LAWS = {
+    "words": lambda dtype: WORDS,
+    "uniform": lambda dtype: law("uniform", dtype, scale=3.0, shift=-1.0),
+    "uniform, held": lambda dtype: Law(kind="uniform", dtype=dtype, scale=3.0, shift=-1.0, low=-0.5, high=1.5),
+    "normal": lambda dtype: law("normal", dtype, scale=0.02, shift=0.25),
+    "std 0": lambda dtype: law("normal", dtype, scale=0.0, shift=0.25),
+    "subnormal": lambda dtype: law("normal", dtype, scale=1e-40),
+    "huge": lambda dtype: law("normal", dtype, scale=1e37 if dtype is not torch.float16 else 1e4),
+    "two sigmas": lambda dtype: law("normal", dtype, -2.0, 2.0),
+    "lopsided": lambda dtype: law("normal", dtype, -1.0, 3.0, scale=0.5),
+    "positive": lambda dtype: law("normal", dtype, 0.0, scale=2.0),
+    "negative": lambda dtype: law("normal", dtype, high=-0.5),
+    "far": lambda dtype: law("normal", dtype, 7.5, 7.75),
+    "narrow": lambda dtype: law("normal", dtype, 1.0, 1.000001),
+}
+
+
+def bits(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.uint8)
+
+
+def assert_same(task: Task, fill: Any) -> None:
+    """``fill`` writes what the reference writes, and nothing beside it."""
+    storage = task.out.untyped_storage()
+    before = torch.tensor(storage, dtype=torch.uint8) if storage.nbytes() else torch.empty(0, dtype=torch.uint8)
+    reference.fill([task])
+    expected = torch.tensor(storage, dtype=torch.uint8) if storage.nbytes() else before
+    torch.empty(0, dtype=torch.uint8).set_(storage).copy_(before)
+    fill([task])
+    assert torch.equal(torch.empty(0, dtype=torch.uint8).set_(storage), expected), task.law
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", LAWS)
+def test_a_run_has_the_bits_of_the_reference(isa: str, name: str, dtype: torch.dtype) -> None:
+    chosen = LAWS[name](dtype)
+    out = torch.zeros(3000, dtype=chosen.dtype)
+    region = Region(shape=(2**40,), offsets=(2**34 - 777,), sizes=(3000,))
+    assert_same(Task(law=chosen, key=KEY, draw=2**40 + 5, region=region, out=out), kernels.backend().fill)
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Task:
+    """A box somewhere inside a large tensor, written to memory with gaps, in any order of the dimensions."""
+    ndim = draw(st.integers(0, 8))
+    sizes = draw(st.lists(st.sampled_from([0, 1, 1, 2, 3, 5, 9, 40]), min_size=ndim, max_size=ndim))
+    while math.prod(sizes) > 5000:
+        sizes[sizes.index(max(sizes))] = 1
+    whole = [draw(st.booleans()) for _ in sizes]
+    offsets = [0 if all_of_it else draw(st.integers(0, 300)) for all_of_it in whole]
+    rests = [0 if all_of_it else draw(st.integers(0, 300)) for all_of_it in whole]
+    shape = [offset + size + rest for offset, size, rest in zip(offsets, sizes, rests, strict=True)]
+    order = draw(st.permutations(range(ndim)))
+    steps = [draw(st.sampled_from([1, 1, 1, 2])) for _ in sizes]
+    memory = [sizes[dim] * step for dim, step in zip(order, steps, strict=True)]
+    chosen = LAWS[draw(st.sampled_from(list(LAWS)))](draw(st.sampled_from(FLOATS)))
+    out = torch.zeros(memory, dtype=chosen.dtype)[tuple(slice(None, None, step) for step in steps)]
+    out = out.permute([order.index(dim) for dim in range(ndim)])
+    region = Region(shape=tuple(shape), offsets=tuple(offsets), sizes=tuple(sizes))
+    return Task(law=chosen, key=draw(st.integers(0, 2**64 - 1)), draw=draw(st.integers(0, 2**64 - 1)), region=region,
+                out=out)  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=150)
+@given(task=tasks())
+def test_any_region_in_any_memory(isa: str, task: Task) -> None:
+    assert_same(task, kernels.proved(isa).fill)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_any_number_of_threads(isa: str, threads: int) -> None:
+    sizes = [700_001, 1, 0, 17, 300_000]
+    outs = [torch.zeros(size) for size in sizes]
+    fills = [
+        Task(law=LAWS["normal"](torch.float32), key=i, draw=0, region=Region.whole((size,)), out=out)
+        for i, (size, out) in enumerate(zip(sizes, outs, strict=True))
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        kernels.fill(fills)
+    finally:
+        torch.set_num_threads(before)
+    for i, out in enumerate(outs):
+        expected = torch.zeros_like(out)
+        reference.fill([Task(law=fills[i].law, key=i, draw=0, region=fills[i].region, out=expected)])
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_unaligned_memory(isa: str, dtype: torch.dtype) -> None:
+    memory = bytearray(4096)
+    out = torch.frombuffer(memory, dtype=dtype, offset=1, count=400)
+    assert out.data_ptr() % dtype.itemsize
+    assert_same(Task(law=LAWS["normal"](dtype), key=1, draw=0, region=Region.whole((400,)), out=out),
+                kernels.backend().fill)  # fmt: skip
+    strided = out.view(20, 20).t()
+    assert_same(Task(law=LAWS["normal"](dtype), key=1, draw=0, region=Region.whole((20, 20)), out=strided),
+                kernels.backend().fill)  # fmt: skip
+
+
+def test_the_last_elements_of_the_largest_tensor(isa: str) -> None:
+    """The index of the last element of 2^62 by 2 is 2^63 - 1."""
+    region = Region(shape=(2**62, 2), offsets=(2**62 - 100, 0), sizes=(100, 2))
+    assert_same(Task(law=LAWS["normal"](torch.float32), key=3, draw=0, region=region, out=torch.zeros(100, 2)),
+                kernels.backend().fill)  # fmt: skip
+
+
+def test_flushing_subnormals_changes_nothing(isa: str) -> None:
+    """A caller's floating-point mode is neither used nor changed."""
+    task = Task(law=LAWS["subnormal"](torch.float32), key=1, draw=0, region=Region.whole((999,)), out=torch.zeros(999))
+    kernels.backend().fill([task])
+    expected = task.out.clone()
+    assert (expected != 0).any()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormal numbers")
+    try:
+        kernels.backend().fill([task])
+        assert float(torch.tensor(1e-40) * 1.0) == 0.0, "the mode is still the caller's"
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(bits(task.out), bits(expected))
+
+
+# -- dtypes and memory that no backend writes to -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_other_dtypes_are_the_fp32_values_rounded(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "STAGE", 1000)
+    out, wide = torch.zeros(3, 1234, dtype=dtype), torch.zeros(3, 1234)
+    for into in (out, wide):
+        within = interval(-2.0, 2.0)
+        cut = Law(kind="normal", dtype=into.dtype, scale=0.5, low=-0.25, high=0.25, within=within)
+        kernels.fill([Task(law=cut, key=1, draw=0, region=Region.whole((3, 1234)), out=into)])
+    assert torch.equal(bits(out), bits(wide.to(dtype)))
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("memory", ["run", "transposed", "gaps", "one", "none", "subnormal"])
+def test_sums_and_extremes(isa: str, dtype: torch.dtype, memory: str) -> None:
+    values = torch.linspace(-3, 5, 3 * 1001, dtype=torch.float64).to(dtype).view(3, 1001)
+    values = {
+        "run": values,
+        "transposed": values.t(),
+        "gaps": values[:, ::3],
+        "one": values[1, 5],
+        "none": values[:0],
+        "subnormal": values * torch.finfo(dtype).smallest_normal * 0.1,
+    }[memory]
+    ((moments, *rest),) = kernels._library().measure(isa, [values], [0.5])
+    assert not rest
+    wide = values.double()
+    deviations = wide - 0.5
+    assert moments[:2] == pytest.approx((float(deviations.sum()), float(deviations.square().sum())), rel=1e-12)
+    extremes = (float(wide.min()), float(wide.max())) if wide.numel() else (math.inf, -math.inf)
+    assert moments[2:] == extremes
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_shows_in_the_sums(isa: str, value: float) -> None:
+    values = torch.zeros(1000)
+    values[123] = value
+    (((total, squares, *_),),) = kernels._library().measure(isa, [values], [0.0])
+    assert not math.isfinite(total)
+    assert not math.isfinite(squares)
+
+
+def test_sums_do_not_depend_on_the_number_of_threads(isa: str) -> None:
+    values = torch.zeros(1_000_000)
+    zeta.init_(nn.ParameterDict({"w": nn.Parameter(values)}), Rules([Rule("*", Normal())]))
+    found = set()
+    before = torch.get_num_threads()
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.add(tuple(kernels._library().measure(isa, [values], [0.0])[0]))
+    torch.set_num_threads(before)
+    assert len(found) == 1
+
+
+# -- which backend is used ---------------------------------------------------------------------------------------------
+
+
+def test_the_answers_are_those_of_the_reference() -> None:
+    found = {name: answers.digest(reference.fill, law) for name, law in answers.laws().items()}
+    assert found == answers.ANSWERS
+
+
+def test_the_best_of_this_processor_is_used(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    assert ISAS, "the tests need the compiled library"
+    assert kernels.backend().name == f"native {ISAS[0]}"
+    assert ISAS[-1] == "portable"
+
+
+def test_a_forced_backend_is_used(isa: str, fresh: None) -> None:
+    assert kernels.backend().name == f"native {isa}"
+    assert zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())])).backend == f"native {isa}"
+
+
+def test_the_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.VARIABLE, "reference")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kernels.backend().name == "reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("sse9", r"must be one of avx512, avx2.*got 'sse9'"), ("neon", "ZETA_KERNEL=neon cannot be used: this processor")],
+)
+def test_a_backend_that_is_not_there(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in ISAS:
+        pytest.skip("this processor has it")
+    monkeypatch.setenv(kernels.VARIABLE, name)
+    with pytest.raises(SpecError, match=message):
+        kernels.backend()
+
+
+def test_without_the_library_the_reference_takes_over_and_says_so(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/libzeta_native.so")
+    with pytest.warns(ZetaNotice, match=r"computes with the reference backend.*native: /nowhere/libzeta_native\.so"):
+        report = zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())]))
+    assert report.backend == "reference"
+    assert "reference" in report.summary()
+    with warnings.catch_warnings():  # once
+        warnings.simplefilter("error")
+        kernels.backend()
+
+
+def test_another_library_is_refused(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.setattr(native, "_ABI", 99)
+    with pytest.warns(ZetaNotice, match="of another version of zeta; install zeta again"):
+        assert kernels.backend().name == "reference"
+
+
+def test_a_backend_with_a_wrong_answer_is_left_out(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    original = native.Library.fill
+
+    def spoilt(self: native.Library, isa: str, tasks: list[Task]) -> None:
+        original(self, isa, tasks)
+        if isa == ISAS[0] and tasks[0].law.dtype is torch.bfloat16:
+            tasks[0].out[-1] += 1
+
+    monkeypatch.setattr(native.Library, "fill", spoilt)
+    with pytest.warns(ZetaNotice, match=rf"{ISAS[0]}: gives wrong values for .*normal bfloat16"):
+        assert kernels.backend().name == f"native {ISAS[1]}"
+
+
+def test_the_interpreter_is_free_while_kernels_run() -> None:
+    """One call fills half a second's worth of values; another thread of Python counts meanwhile."""
+    code = """
+import threading, torch
+from zeta.kernels import Law, Task, fill
+from zeta.random import interval
+from zeta.regions import Region
+law = Law(kind="normal", dtype=torch.float64, within=interval(bits=53))
+out, running, counted = torch.empty(2**24, dtype=torch.float64), True, 0
+task = Task(law=law, key=0, draw=0, region=Region.whole((2**24,)), out=out)
+fill([task])
+started = threading.Event()
+def count():
+    global counted
+    started.set()
+    while running:
+        counted += 1
+thread = threading.Thread(target=count)
+torch.set_num_threads(1)
+thread.start(); started.wait()
+before = counted
+from zeta import kernels
+kernels.backend().fill([task])
+after = counted
+running = False
+thread.join()
+print(after - before)
+"""
+    counted = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert counted > 10_000
+
+
+# -- through the public verbs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [*ISAS, "reference"])
+def test_every_backend_initializes_a_model_alike(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last), nn.Linear(70, 30).bfloat16())
+
+    rules = Rules([Rule("*.weight", Normal(0.02)), Rule("*.bias", Uniform(-1, 1))])
+    monkeypatch.setenv(kernels.VARIABLE, "portable")
+    expected = model()
+    zeta.init_(expected, rules, seed=5)
+    monkeypatch.setenv(kernels.VARIABLE, backend)
+    found = model()
+    zeta.init_(found, rules, seed=5)
+    for one, two in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(bits(one.detach()), bits(two.detach()))
