@@ -7,7 +7,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -129,6 +129,22 @@ def test_files_of_the_same_name_are_not_confused(here: Path) -> None:
         text = f"from torch import nn\nWIDTH = {number}\ndef net(): return nn.Linear(WIDTH, 9)\n"
         (here / folder / "same.py").write_text(text)
     assert [shape(f"{folder}/same.py:net") for folder in ("one", "two", "one")] == [[9, 1], [9, 2], [9, 1]]
+
+
+def test_each_file_of_a_name_is_a_module_of_its_own(here: Path) -> None:
+    """Annotations that are texts are looked up in the module that their class names."""
+    for folder, size in (("one", "int"), ("two", "float")):
+        (here / folder).mkdir()
+        text = f"from torch import nn\nSize = {size}\nclass Net(nn.Module):\n    width: 'Size'\n"
+        (here / folder / "twin.py").write_text(text)
+    kinds = [type(load_model(f"{folder}/twin.py:Net", {}, "meta")) for folder in ("one", "two")]
+    assert [get_type_hints(kind)["width"] for kind in kinds] == [int, float]
+
+
+def test_a_file_that_fails_leaves_no_module(here: Path) -> None:
+    (here / "broken.py").write_text("1 / 0\n")
+    refusal("broken.py:net")
+    assert "broken" not in sys.modules
 
 
 def test_a_changed_file_is_read_again(here: Path) -> None:
@@ -267,14 +283,27 @@ def test_the_architecture_of_the_configuration_is_built(
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="from_config follows the configuration's dtype, the class itself does not")
 def test_the_dtype_does_not_depend_on_whether_an_architecture_is_named(here: Path) -> None:
     pytest.importorskip("transformers")
     found = [
         {parameter.dtype for parameter in load_model(configuration(here, **GPT2, **more), {}, "meta").parameters()}
         for more in ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "architectures": ["GPT2LMHeadModel"]})
     ]
-    assert found[0] == found[1]
+    assert found[0] == found[1] == {torch.bfloat16}
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_keyword_arguments_choose_the_architecture(here: Path) -> None:
+    pytest.importorskip("transformers")
+    spec = configuration(here, **GPT2, architectures=["GPT2LMHeadModel"])
+    assert type(load_model(spec, {"architectures": ["GPT2Model"]}, "meta")).__name__ == "GPT2Model"
+
+
+def test_a_configuration_in_a_folder_with_a_colon(here: Path) -> None:
+    pytest.importorskip("transformers")
+    (here / "a:b").mkdir()
+    (here / "a:b" / "config.json").write_text(json.dumps(GPT2))
+    assert type(load_model("hf:a:b/config.json", {}, "meta")).__name__ == "GPT2LMHeadModel"
 
 
 def test_keyword_arguments_change_the_configuration(here: Path) -> None:
@@ -295,6 +324,14 @@ def test_keyword_arguments_change_the_configuration(here: Path) -> None:
 def test_a_senseless_configuration(changes: dict[str, Any], message: str, here: Path) -> None:
     pytest.importorskip("transformers")
     assert refusal(configuration(here, **{**GPT2, **changes})).startswith(message)
+
+
+def test_transformers_that_lacks_something_itself(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "transformers.py").write_text("import no_such_package\n")
+    monkeypatch.delitem(sys.modules, "transformers", raising=False)
+    monkeypatch.syspath_prepend(here)
+    message = "transformers cannot be imported: No module named 'no_such_package'"
+    assert refusal(configuration(here, **GPT2)) == message
 
 
 def test_without_transformers(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

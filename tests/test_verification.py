@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import struct
 from collections.abc import Callable
@@ -213,7 +214,6 @@ def test_a_model_is_held_against_the_values_in_its_own_dtype(dtype: torch.dtype)
     assert not zeta.verify(layer.float(), plan, 1).ok
 
 
-@pytest.mark.xfail(strict=True, reason="the other names of a tie are never looked up in the model")
 def test_a_lost_tie() -> None:
     """``to_empty`` makes one parameter of each name of a tied weight on meta."""
     with torch.device("meta"):
@@ -229,11 +229,49 @@ def test_a_lost_tie() -> None:
     assert torch.equal(model.head.weight, model.emb.weight) or not zeta.verify(model, plan, 1).ok
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="view_as_real is called on an unresolved conjugate")
-def test_a_conjugate_view() -> None:
-    model = nn.ParameterDict({"w": torch.zeros(3, dtype=torch.complex64).conj()})
+def test_other_ties_are_named_before_anything_is_written_or_compared() -> None:
+    layers = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
+    separate = zeta.plan(layers, NORMAL)
+    own, layers["b"].weight = layers["b"].weight, layers["a"].weight
+    tied, before = zeta.plan(layers, NORMAL), state(layers)
+    for verb in (zeta.apply_, zeta.verify):
+        for only in (None, "b.weight", "a.weight"):
+            with pytest.raises(PlanError, match=r"- b\.weight: planned on its own, found the same tensor as a\.weight"):
+                verb(layers, separate, 1, only=only)
+        assert verb(layers, separate, 1, only="*.bias") is not None
+    del before["a.bias"], before["b.bias"]
+    assert before.items() <= state(layers).items()
+    layers["b"].weight = own
+    for verb in (zeta.apply_, zeta.verify):
+        with pytest.raises(PlanError, match=r"- b\.weight: planned as the same tensor as a\.weight, found another"):
+            verb(layers, tied, 1)
+    del layers["b"].weight
+    for verb in (zeta.apply_, zeta.verify):
+        with pytest.raises(PlanError, match=r"the model does not have:\n  - b\.weight"):
+            verb(layers, tied, 1)
+
+
+def test_kept_tensors_may_be_tied_or_not() -> None:
+    """A shared buffer is several after ``.to(dtype)``; nothing is written to it."""
+    model, table = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}), torch.ones(2)
+    model["a"].register_buffer("table", table)
+    model["b"].register_buffer("table", table)
+    plan = zeta.plan(model, NORMAL)
+    model.double()
+    assert model["a"].table is not model["b"].table
+    zeta.apply_(model, plan, 1)
+    assert zeta.verify(model, plan, 1).ok
+
+
+@pytest.mark.parametrize("view", [torch.conj, torch._neg_view])
+def test_a_conjugate_or_negative_view(view: Callable[[Tensor], Tensor]) -> None:
+    model = nn.ParameterDict({"w": view(torch.zeros(3, dtype=torch.complex64))})
+    plan = zeta.plan(model, NORMAL)
     zeta.init_(model, NORMAL, seed=1)
-    assert zeta.verify(model, zeta.plan(model, NORMAL), 1).ok
+    assert zeta.verify(model, plan, 1).ok
+    with torch.no_grad():
+        model["w"][2] = 0
+    assert found(zeta.verify(model, plan, 1)) == {"w": (1, (2,))}
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------------
@@ -387,6 +425,20 @@ def test_the_tensors_are_a_folder(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        zeta.verify(folder)
+
+
+@pytest.mark.parametrize("name", ["one.weight", "kept"])
+def test_a_file_that_becomes_shorter_while_it_is_read(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = verification._compare_stored
+
+    def shortened(item: Any, file: Any, manifest: Any) -> Any:
+        if item.name == name:
+            file = io.BytesIO(b"short")  # an open file may have buffered more than is there now
+        return original(item, file, manifest)
+
+    monkeypatch.setattr(verification, "_compare_stored", shortened)
+    with pytest.raises(CheckpointError, match="became shorter"):
         zeta.verify(folder)
 
 

@@ -15,7 +15,7 @@ from zeta import dtypes
 from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
 from zeta.parametrized import Inversion, invert
-from zeta.planning import check_dtype
+from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
 from zeta.random import check_seed, parameter_key
 from zeta.regions import Region
@@ -53,7 +53,7 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
 
     Raises:
         LayerTypeError: ``model`` is not a module.
-        PlanError: names or shapes of plan and model differ, or ``only`` selects nothing.
+        PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
         TargetError: parameters that cannot be written: lazy, on meta, integer, sharded, overlapping, parametrized so
             that the value is impossible. All of them are listed.
     """
@@ -235,7 +235,7 @@ def _selected(plan: Plan, only: Only | None) -> list[Entry]:
 
 def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
-    missing = [entry.name for entry in selected if entry.name not in slots]
+    missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
     extra = [name for name in slots if name not in planned] if whole else []
     shapes = [
         f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slots[entry.name].shape)}"
@@ -244,12 +244,14 @@ def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, w
         and slots[entry.name].shape != entry.shape
         and not nn.parameter.is_lazy(slots[entry.name].tensor)
     ]
+    written = {entry.name for entry in selected if not entry.kept}
     problems = [
         listed(heading, names)
         for heading, names in (
             ("the plan names what the model does not have:", missing),
             ("the model has what the plan does not name:", extra),
             ("shapes differ:", shapes),
+            ("ties differ:", tie_problems(plan, slots, lambda entry: entry.name in written)),
         )
         if names
     ]

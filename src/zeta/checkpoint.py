@@ -13,10 +13,13 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -26,21 +29,25 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta._version import __version__
 from zeta.apply import Progress, check_target, values_of
-from zeta.errors import CheckpointError, LayerTypeError, TargetError, ZetaError, listed
+from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
-from zeta.planning import check_dtype
+from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
 from zeta.random import STREAM_VERSION, check_seed
+from zeta.rules import Kind
 
 TENSORS: Final = "model.safetensors"
 MANIFEST: Final = "zeta.json"
 _FORMAT: Final = "zeta manifest 1"
+_RESERVED: Final = "__metadata__"
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _COPY_BYTES: Final = 2**23
 
 _SAFETENSORS_DTYPES: Final = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
     "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "complex64": "C64",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
 }  # fmt: skip
 
 
@@ -63,6 +70,10 @@ class Manifest:
     drop_ties: bool
     kept: dict[str, str]
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | None):
+            raise SpecError(f"the model's name must be a text or None, got {self.model!r}")
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -125,8 +136,14 @@ def layout(plan: Plan, *, drop_ties: bool) -> tuple[bytes, list[Stored]]:
     ]
     if unknown:
         raise CheckpointError(listed("safetensors has no such dtype:", unknown))
+    count = Counter(name for name, _ in named)
+    odd = [f"{name}: occurs {n} times, expected once" for name, n in count.items() if n > 1]
+    odd += [f"{name}: is reserved by the format" for name in count if name == _RESERVED]
+    odd += [f"{name!r}: is not valid Unicode" for name in count if _SURROGATE.search(name)]
+    if odd:
+        raise CheckpointError(listed("safetensors cannot hold these names; rename them:", odd))
     named.sort(key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {_RESERVED: {"format": "pt"}}
     stored: list[Stored] = []
     position = 0
     for name, entry in named:
@@ -152,14 +169,14 @@ def save_files(
     force: bool,
     model_name: str | None,
     progress: Progress | None,
-) -> Iterator[tuple[Entry, tuple[slice, ...], Tensor]]:
+) -> Generator[tuple[Entry, tuple[slice, ...], Tensor]]:
     """Write ``model.safetensors`` and ``zeta.json`` into ``folder``; yield every entry's tiles, with their index.
 
-    Both files are written beside their place and renamed when complete.
+    Both files are written beside their place and renamed when complete. Close the generator to give up.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    check_seed(seed)
+    document = Manifest(seed=check_seed(seed), plan=plan, drop_ties=drop_ties, kept={}, model=model_name)
     header, stored = layout(plan, drop_ties=drop_ties)
     sources = _check(model, plan)
     check_folder(folder, force=force)
@@ -191,13 +208,22 @@ def save_files(
                     progress(item.name, done, total)
             file.flush()
             os.fsync(file.fileno())
-        document = Manifest(seed=seed, plan=plan, drop_ties=drop_ties, kept=kept, model=model_name)
-        manifest.write_text(document.to_json(), encoding="utf-8")
+        manifest.write_text(replace(document, kept=kept).to_json(), encoding="utf-8")
+        _sync(manifest)
+        check_folder(folder, force=force)  # somebody may have written there meanwhile
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
-    """Raise ``CheckpointError`` if ``folder`` has files of an earlier run that nobody allowed to replace."""
-    existing = [name for name in (TENSORS, MANIFEST) if (folder / name).exists()]
+    """Raise ``CheckpointError`` if ``folder`` is not one, or has an earlier run's files that may not be replaced."""
+    existing = [name for name in (TENSORS, MANIFEST) if os.path.lexists(folder / name)]
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder; choose another")
+        for name in existing:
+            if (folder / name).is_dir():
+                raise CheckpointError(f"{folder / name} is a folder, expected a file; choose another folder")
+    except PermissionError as error:
+        raise CheckpointError(f"{folder} cannot be looked into: {error.strerror}") from error
     if existing and not force:
         raise CheckpointError(
             f"{folder} already has {' and '.join(existing)}; choose another folder, or overwrite with force (--force)"
@@ -225,21 +251,56 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
             try:
                 if entry.kept and entry.persistent:
                     check_target(entry, slot)
-                check_dtype(entry.initializer, entry.dtype)
+                    _check_plain(slot)
+                _check_writable(entry)
             except ZetaError as error:
                 problems.append(f"{entry.name}: {'is kept, but ' if entry.kept else ''}{error}")
-    problems += [
-        f"{name}: is not in the plan" for name in slots if name not in {n for e in plan for n in (e.name, *e.ties)}
-    ]
+        problems += [
+            f"{tie}: the model has no such parameter, to be tied to {entry.name}"
+            for tie in entry.ties
+            if tie not in slots
+        ]
+        problems += [
+            f"{name}: is {'' if entry.persistent else 'not '}to be saved by the plan, but is a buffer with persistent="
+            f"{slots[name].persistent}; make it persistent under every name or none, and plan this model"
+            for name in (entry.name, *entry.ties)
+            if name in slots and slots[name].persistent != entry.persistent
+        ]
+    problems += tie_problems(plan, slots, lambda entry: entry.persistent)
+    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
+    problems += [f"{name}: is not in the plan" for name in slots if name not in planned]
     if problems:
         raise TargetError(listed("this plan cannot be saved for this model; nothing was written:", problems))
     return slots
 
 
+def _check_plain(slot: Slot) -> None:
+    """Raise ``TargetError`` unless the tensor's bytes are its values."""
+    tensor = slot.tensor
+    if tensor.layout is not torch.strided:
+        raise TargetError(
+            f"has layout {str(tensor.layout).removeprefix('torch.')}, which safetensors lacks; make it dense with "
+            ".to_dense()"
+        )
+    if tensor.numel() and not tensor.data_ptr():
+        raise TargetError(f"is a {type(tensor.data).__name__} without memory of its own; make it a plain tensor")
+
+
+def _check_writable(entry: Entry) -> None:
+    """Raise ``ZetaError`` where a model in the plan's dtypes could not be initialized either."""
+    check_dtype(entry.initializer, entry.dtype)
+    if not entry.kept and entry.kind is not Kind.BUFFER and not dtypes.is_drawable(entry.dtype):
+        raise TargetError(
+            f"has dtype {dtypes.name_of(entry.dtype)}; save the floating-point model and quantize it afterwards, or "
+            "use Keep()"
+        )
+
+
 def _tiles(entry: Entry, slot: Slot, seed: int) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     if entry.kept:
         whole = tuple(slice(0, size) for size in entry.shape)
-        yield whole, slot.tensor.detach().to(device="cpu", dtype=entry.dtype).contiguous()
+        shown = slot.tensor.detach().to(device="cpu", dtype=entry.dtype).resolve_conj().resolve_neg()
+        yield whole, shown.contiguous()
     else:
         yield from values_of(entry, seed)
 
@@ -261,17 +322,26 @@ def _reserve(file: BinaryIO, size: int, folder: Path) -> None:
         raise CheckpointError(f"{folder} has room for {free:,} bytes, and {size:,} are needed; nothing was written")
 
 
+def _sync(path: Path) -> None:
+    """Let the disk have a file's bytes, or a folder's names, before anything else happens."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _new_files(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
-    """Temporary paths beside ``names`` in ``folder``: renamed into place on success, removed on any failure."""
-    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    paths = tuple(folder / f".{name}.{os.getpid()}.tmp" for name in names)
+    """Temporary paths for ``names`` inside ``folder``: renamed into place on success, removed on any failure."""
+    created = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     complete = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield paths
-        for path, name in zip(paths, names, strict=True):
-            path.replace(folder / name)
+        with tempfile.TemporaryDirectory(prefix=".zeta-", dir=folder, ignore_cleanup_errors=True) as inner:
+            paths = tuple(Path(inner) / f"{name}.tmp" for name in names)
+            yield paths
+            _move(paths, tuple(folder / name for name in names))
         complete = True
     except OSError as error:
         if isinstance(error, CheckpointError):
@@ -279,9 +349,42 @@ def _new_files(folder: Path, names: tuple[str, ...]) -> Iterator[tuple[Path, ...
         raise CheckpointError(f"cannot write to {folder}: {error.strerror or error}; nothing was left there") from error
     finally:
         if not complete:
-            for path in paths:
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
             for parent in created:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
+    with contextlib.suppress(OSError):  # not every system can
+        _sync(folder)
+
+
+def _move(paths: tuple[Path, ...], targets: tuple[Path, ...]) -> None:
+    """Rename every path to its target, or none: what is there already is set aside first, and put back on failure.
+
+    The last target goes first and comes last. It is the manifest, which then never stands beside another's tensors.
+    """
+    asides = [
+        target.with_name(f"{path.parent.name}.{target.name}") for path, target in zip(paths, targets, strict=True)
+    ]
+    with contextlib.ExitStack() as undo:
+        for target, aside in zip(reversed(targets), reversed(asides), strict=True):
+            existed = os.path.lexists(target)
+            undo.callback(_put_back, target, aside if existed else None)
+            if existed:
+                target.replace(aside)
+        for path, target in zip(paths, targets, strict=True):
+            path.replace(target)
+        undo.pop_all()
+    for aside in asides:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _put_back(target: Path, aside: Path | None) -> None:
+    """Make ``target`` what it was: the file that was set aside, if it was, or nothing."""
+    try:
+        if aside is None:
+            target.unlink(missing_ok=True)
+        elif os.path.lexists(aside):
+            aside.replace(target)
+    except OSError as error:
+        earlier = "a new file stays there" if aside is None else f"the earlier file is {aside}"
+        raise CheckpointError(f"cannot restore {target}: {error.strerror or error}; {earlier}") from error

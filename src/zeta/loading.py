@@ -25,7 +25,7 @@ def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     Raises ``UsageError`` for everything that can go wrong: no such file, module or callable, an error inside it, a
     result that is not a module.
     """
-    source, colon, name = spec.rpartition(":")
+    source, colon, name = spec.partition(":") if spec.startswith("hf:") else spec.rpartition(":")
     if not colon or not name or not source:
         raise UsageError(f"cannot tell what model {spec!r} is: expected {FORMS}")
     factory = _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
@@ -57,15 +57,18 @@ def _callable(source: str, name: str) -> Callable[..., Any]:
 def _module_from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"no such file: {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # dataclasses and pickling look the module up, each file's its own
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} ({path.resolve()})"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses and pickling look the module up
+    sys.modules[name] = module
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
@@ -81,8 +84,12 @@ def _module_by_name(name: str) -> ModuleType:
 def _transformers_factory(path: Path) -> Callable[..., Any]:
     try:
         import transformers
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise UsageError(f"transformers cannot be imported: {error}") from error
         raise UsageError("hf: models need transformers; install it with pip install transformers") from None
+    except Exception as error:
+        raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
     if path.is_dir():
         path = path / "config.json"
     try:
@@ -93,10 +100,12 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
         raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
 
     def build(**overrides: Any) -> Any:
-        config = transformers.AutoConfig.for_model(**{**data, **overrides})
-        for architecture in data.get("architectures") or ():
+        merged = {**data, **overrides}
+        config = transformers.AutoConfig.for_model(**merged)
+        for architecture in merged.get("architectures") or ():
             if hasattr(transformers, architecture):
-                return getattr(transformers, architecture)(config)
+                # not the class itself: what from_config calls follows the configuration's dtype
+                return getattr(transformers, architecture)._from_config(config)
         auto = (
             transformers.AutoModelForCausalLM
             if type(config) in transformers.AutoModelForCausalLM._model_mapping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -72,6 +72,31 @@ def _groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     return [
         sorted(group, key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name)) for group in by_tensor.values()
     ]
+
+
+def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entry], bool]) -> list[str]:
+    """What the model ties otherwise than the plan, as far as an entry is concerned; names it lacks are not told here.
+
+    A tie is lost, for one, by ``to_empty``, which makes a parameter of its own for each name.
+    """
+    problems: list[str] = []
+    owners: dict[int, Entry] = {}
+    for entry in plan:
+        slot = slots.get(entry.name)
+        if slot is None:
+            continue
+        problems += [
+            f"{tie}: planned as the same tensor as {entry.name}, found another; tie them again, or plan this model"
+            for tie in entry.ties
+            if concerns(entry) and tie in slots and slots[tie].tensor is not slot.tensor
+        ]
+        owner = owners.setdefault(id(slot.tensor), entry)
+        if owner is not entry and (concerns(owner) or concerns(entry)):
+            problems.append(
+                f"{entry.name}: planned on its own, found the same tensor as {owner.name}; untie them, or plan this "
+                "model"
+            )
+    return problems
 
 
 class _Resolver:

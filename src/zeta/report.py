@@ -352,6 +352,7 @@ _INTEGER: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int6
 
 
 def _bits(values: Tensor) -> Tensor:
+    values = values.resolve_conj().resolve_neg()
     if values.is_complex():
         values = torch.view_as_real(values)
     return values.contiguous().view(_INTEGER[values.dtype.itemsize])

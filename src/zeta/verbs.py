@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from os import PathLike
 from pathlib import Path
@@ -103,12 +104,12 @@ def save(
         progress: as for ``apply_``.
 
     Raises:
-        TargetError: a parameter that cannot be saved: parametrized, or kept while on meta.
-        CheckpointError: files exist, no permission, no room. Nothing half-written stays behind.
+        TargetError: a parameter that cannot be saved: parametrized, tied otherwise than planned, or kept while on meta.
+        CheckpointError: files exist, no permission, no room, or a name or dtype that the format has not. Nothing
+            half-written stays behind, and an earlier pair of files stays as it was.
     """
     seed = _seed(seed)
     begin = time.perf_counter()
-    accumulators: dict[str, Accumulator] = {}
     files = save_files(
         model,
         plan,
@@ -119,11 +120,11 @@ def save(
         model_name=model_name,
         progress=progress,
     )
-    for entry, index, tile in files:
-        if not entry.kept:
-            if entry.name not in accumulators:
-                accumulators[entry.name] = Accumulator(entry)
-            accumulators[entry.name].add(index, tile)
+    accumulators = {entry.name: Accumulator(entry) for entry in plan if entry.persistent and not entry.kept}
+    with contextlib.closing(files):  # on an error, now and not when its traceback is gone
+        for entry, index, tile in files:
+            if not entry.kept:
+                accumulators[entry.name].add(index, tile)
     measured = tuple(accumulator.result() for accumulator in accumulators.values())
     return _report(seed, begin, measured, plan, sum(entry.nbytes for entry in plan if entry.persistent), set())
 

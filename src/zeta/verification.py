@@ -85,7 +85,7 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> list[Di
         digest = hashlib.sha256()
         remaining = entry.nbytes
         while remaining:
-            block = file.read(min(_BLOCK_BYTES, remaining))
+            block = _read(file, min(_BLOCK_BYTES, remaining))
             digest.update(block)
             remaining -= len(block)
         if digest.hexdigest() == manifest.kept.get(entry.name):
@@ -101,8 +101,14 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> list[Di
         ]
     comparison = Comparison(item.name)
     for index, expected in values_of(entry, manifest.seed):
-        values = bytearray(expected.nbytes)
-        file.readinto(values)  # type: ignore[attr-defined]
+        values = bytearray(_read(file, expected.nbytes))
         found = torch.frombuffer(values, dtype=entry.dtype).view(expected.shape)
         comparison.add(index, found, expected)
     return list(comparison.result())
+
+
+def _read(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise OSError("it became shorter while it was read")
+    return data
