@@ -493,3 +493,13 @@ def test_ones_and_zeros_reach_every_kind() -> None:
     zeta.init_(model, Rules([Rule(kind("norm_scale"), Ones()), Rule("*", Zeros())]))
     for name, parameter in model.named_parameters():
         assert (parameter == float(name in ("norm1.weight", "norm2.weight"))).all(), name
+
+
+def test_what_is_no_plan_or_no_progress_is_refused_before_the_first_write() -> None:
+    layer = nn.Linear(2, 2)
+    before = state(layer)
+    with pytest.raises(SpecError, match=r"expected a Plan from zeta\.plan.*got 'torch'; zeta\.init_"):
+        zeta.apply_(layer, "torch")  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"progress must be a function .*got True"):
+        zeta.apply_(layer, zeta.plan(layer, "torch"), progress=True)  # type: ignore[arg-type]
+    assert state(layer) == before

@@ -392,3 +392,9 @@ def test_axes_go_through_json_exactly(order: list[int], n: int, offset: int) -> 
 def test_axes_json_with_an_unknown_key_is_refused() -> None:
     with pytest.raises(SpecError, match=r"unknown \['fanin'\]; expected some of .*'fan_in'"):
         Axes.from_json({"fanin": [1], "fan_out": [0]})
+
+
+@pytest.mark.parametrize("bad", [3, "ab", None, [1.5]])
+def test_what_has_no_shape_is_refused(bad: Any) -> None:
+    with pytest.raises(FanError, match="fans needs a module, a tensor or a shape, got"):
+        fans(bad)

@@ -372,14 +372,36 @@ def test_the_deprecated_norm_hooks_are_refused(old: Callable[[nn.Module], nn.Mod
         list(walk(nn.Sequential(old(nn.Linear(3, 2)))))
 
 
-def test_flattened_parameters_are_refused() -> None:
-    class FlatParameter(nn.Parameter):
-        pass
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """This process as the second of two, without the first."""
+    fake_pg = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
+    dist.init_process_group("fake", store=fake_pg.FakeStore(), rank=1, world_size=2)
+    yield
+    dist.destroy_process_group()
 
-    layer = nn.Linear(3, 2)
-    layer.weight = FlatParameter(torch.zeros(8))
-    with pytest.raises(TargetError, match=r"FSDP1 has flattened.*before wrapping, or use fully_shard"):
-        list(walk(layer))
+
+@pytest.mark.usefixtures("two_ranks")
+@pytest.mark.parametrize("originals", [True, False])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_parameters_that_fsdp1_has_sharded_are_refused(originals: bool) -> None:
+    """They are 1-D pieces, with ``use_orig_params=True`` under the right names: wrong values, and nobody would see."""
+    fsdp = pytest.importorskip("torch.distributed.fsdp").FullyShardedDataParallel
+    model = fsdp(nn.Sequential(nn.Linear(4, 3)), use_orig_params=originals, device_id=torch.device("cpu"))
+    with pytest.raises(TargetError, match=r"FSDP1 has sharded the parameters of Sequential.*before wrapping"):
+        list(walk(model))
+    with pytest.raises(TargetError, match="FSDP1 has flattened" if not originals else "FSDP1 has sharded"):
+        list(walk(model.module if not originals else model))
+    with fsdp.summon_full_params(model):
+        assert {slot.name: slot.shape for slot in walk(model)} == {"0.weight": (3, 4), "0.bias": (3,)}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules_are_refused() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
+    for model in (scripted, nn.Sequential(scripted)):
+        with pytest.raises(TargetError, match=r"Sequential is a ScriptModule.*before torch\.jit\.script"):
+            list(walk(model))
 
 
 # -- layers -----------------------------------------------------------------------------------------------------------

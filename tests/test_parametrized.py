@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -238,13 +239,31 @@ def test_spectral_norm_stores_the_values_with_a_notice(scheme: str, factory: Cal
     with pytest.warns(ZetaNotice, match=r"0\.weight is under spectral_norm.*tensor underneath") as caught:
         call(layer, **keywords)
     assert len(caught) == 1
-    assert Look.of(layer) == before
+    assert dataclasses.replace(Look.of(layer), buffers=before.buffers) == before
     expected = call(nn.Sequential(factory()), **keywords)[0]
     assert raw(stored(layer[0])["original"]) == raw(expected.weight)
     assert not layer[0].bias.any()
     for _ in range(30):
         weight = layer[0].weight
     assert float(torch.linalg.matrix_norm(weight.detach().flatten(1), 2)) == pytest.approx(1, rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore::zeta.errors.ZetaNotice")
+def test_spectral_norm_has_the_singular_vectors_of_the_new_values() -> None:
+    """With the old ones, the norm came out as 14.7 before any training step."""
+    layer = init_normal_(spectral_norm(nn.Linear(64, 64)), 0.02, seed=0).eval()
+    assert float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) == pytest.approx(1, rel=0.02)
+    other = init_normal_(spectral_norm(nn.Linear(64, 64)), 0.02, seed=0)
+    assert state(other) == state(layer), "the vectors depend on what was there"
+    plan = zeta.plan(layer, zeta.Rules([zeta.Rule("*", zeta.initializers.Normal(0.02))]))
+    zeta.apply_(layer, plan, seed=1)
+    assert zeta.verify(layer, plan, seed=1).ok
+
+
+def test_parametrizations_that_do_not_go_together_are_refused() -> None:
+    layer = weight_norm(spectral_norm(nn.Linear(3, 3)))
+    with pytest.raises(TargetError, match="weight is parametrized by SpectralNorm, whose right_inverse refuses"):
+        init_normal_(layer)
 
 
 def test_spectral_norm_cannot_be_zero() -> None:

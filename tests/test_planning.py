@@ -325,7 +325,7 @@ def test_initializers_that_do_not_fit(layer: nn.Module, initializer: Any, messag
         ("linear", ANY, LayerTypeError, "expected a torch.nn.Module, got 'linear'"),
         (nn.Linear, ANY, LayerTypeError, "expected a torch.nn.Module"),
         (nn.Linear(2, 2), "gpt3", SpecError, "unknown recipe 'gpt3': expected one of gpt2, resnet"),
-        (nn.Linear(2, 2), list(ANY), SpecError, r"expected Rules\(\[...\]\) or the name of a recipe"),
+        (nn.Linear(2, 2), list(ANY), SpecError, r"expected Rules\(\[...\]\), the name of a recipe or a function"),
         (nn.Linear(2, 2), Normal(), SpecError, "expected Rules"),
     ],
 )
@@ -485,3 +485,10 @@ def test_a_plan_prints_as_a_table_with_its_totals() -> None:
 def test_a_name_that_is_not_in_the_plan() -> None:
     with pytest.raises(KeyError, match="no parameter or buffer named 'wieght'"):
         zeta.plan(nn.Linear(2, 2), ANY)["wieght"]
+
+
+def test_a_recipe_is_a_function_from_the_model_to_its_rules() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    assert zeta.plan(model, zeta.recipes.torch_default) == zeta.plan(model, "torch")
+    with pytest.raises(SpecError, match=r"expected Rules.*which returned None"):
+        zeta.plan(model, lambda _: None)

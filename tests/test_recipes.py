@@ -346,3 +346,15 @@ def test_no_residual_blocks_to_end_with_zero() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     with pytest.raises(PlanError, match="these rules never win"):
         zeta.plan(model, recipes.resnet(model, zero_init_residual=True))
+
+
+def test_the_default_bias_of_a_layer_without_inputs_is_zero_as_in_torch() -> None:
+    with pytest.warns(UserWarning, match="zero-element"):
+        layer = nn.Linear(0, 4)
+    expected = layer.bias.clone()
+    assert not expected.any()
+    assert torch.equal(init_default_(layer, seed=1).bias, expected)
+
+
+def test_summaries_are_plain_text() -> None:
+    assert not any("`" in recipes.summary(name) for name in recipes.names())

@@ -366,3 +366,17 @@ def test_rules_are_a_sequence_and_join_in_order() -> None:
         "    Rule('c', Uniform()),",
         "])",
     ]
+
+
+def test_a_function_that_fails_is_named_with_its_parameter() -> None:
+    def broken(match: Match) -> Any:
+        return match.no_such_thing  # type: ignore[attr-defined]
+
+    with pytest.raises(
+        SpecError, match=r"rule 'broken': its condition fails for weight: AttributeError: .*no_such_thing"
+    ):
+        zeta.plan(nn.Linear(2, 2), Rules([Rule(broken, Zeros())]))
+    with pytest.raises(
+        PlanError, match=r"(?s)weight 2 x 2.*its function fails for weight: AttributeError.*bias 2, rule"
+    ):
+        zeta.plan(nn.Linear(2, 2), Rules([Rule("*", broken)]))

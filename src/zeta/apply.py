@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes
-from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError, listed
+from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
 from zeta.parametrized import Inversion, invert
 from zeta.planning import check_dtype, tie_problems
@@ -53,12 +53,15 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
 
     Raises:
         LayerTypeError: ``model`` is not a module.
+        SpecError: ``plan`` is not a plan, or the seed not one.
         PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
         TargetError: parameters that cannot be written: lazy, on meta, integer, sharded, overlapping, parametrized so
             that the value is impossible. All of them are listed.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    if not isinstance(plan, Plan):
+        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
     check_seed(seed)
     slots = {slot.name: slot for slot in walk(model)}
     selected = _selected(plan, only)

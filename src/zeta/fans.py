@@ -188,12 +188,19 @@ def fans(
         shape = _shape_in(module, name)
     else:
         assert not isinstance(target, nn.Module)
-        shape = target.shape if isinstance(target, torch.Tensor) else torch.Size(target)
+        shape = target.shape if isinstance(target, torch.Tensor) else _size(target)
     if torch_compatible:
         axes = torch_axes(len(shape))
     elif axes is None:
         axes = axes_of(module, name, shape)
     return axes.fans(shape)
+
+
+def _size(shape: Sequence[int]) -> torch.Size:
+    try:
+        return torch.Size(shape)
+    except TypeError:
+        raise FanError(f"fans needs a module, a tensor or a shape, got {shape!r}") from None
 
 
 def _shape_in(module: nn.Module, name: str) -> torch.Size:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
@@ -51,14 +52,34 @@ class Slot:
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Return the module inside any wrappers."""
+    """Return the module inside any wrappers; ``TargetError`` for those that cut its parameters into shards."""
     while True:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TargetError(
+                f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
+                "before torch.jit.script or trace"
+            )
+        _refuse_shards(module)
         inner = next((module._modules[name] for name in _WRAPPED if module._modules.get(name) is not None), None)
         if inner is None and isinstance(module, _PARALLEL):
             inner = module.module
         if inner is None:
             return module
         module = inner
+
+
+def _refuse_shards(module: nn.Module) -> None:
+    """FSDP1's parameters are 1-D pieces of the real ones, unless nothing is sharded or they are summoned."""
+    strategy, state = getattr(module, "sharding_strategy", None), getattr(module, "training_state", None)
+    if (
+        module._modules.get("_fsdp_wrapped_module") is not None
+        and getattr(strategy, "name", "NO_SHARD") != "NO_SHARD"
+        and getattr(state, "name", "") != "SUMMON_FULL_PARAMS"
+    ):
+        raise TargetError(
+            f"FSDP1 has sharded the parameters of {type(module._modules['_fsdp_wrapped_module']).__name__}. "
+            "Initialize before wrapping, or inside FullyShardedDataParallel.summon_full_params(model)"
+        )
 
 
 def walk(model: nn.Module) -> Iterator[Slot]:
@@ -147,7 +168,8 @@ def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
             "spectral_norm. "
             "Remove them, and use torch.nn.utils.parametrizations.weight_norm or spectral_norm"
         )
-    if any(type(parameter).__name__ == "FlatParameter" for parameter in module._parameters.values()):
+    # FlatParameter makes plain Parameters and marks them
+    if any(getattr(parameter, "_is_flat_param", False) for parameter in module._parameters.values()):
         raise TargetError(
             f"{where}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard (FSDP2)"
         )

@@ -73,7 +73,7 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
     """Run every ``right_inverse``, last parametrization first."""
     stored: tuple[Tensor, ...] = (value,)
     for position, part in reversed(list(enumerate(plist))):
-        kind = type(part).__name__
+        kind = type(part).__name__.lstrip("_")
         inverse = getattr(part, "right_inverse", None)
         if inverse is None:
             raise TargetError(
@@ -88,17 +88,30 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
                 "matrix. Ask for Orthogonal() with gain 1, or remove the parametrization"
             )
         try:
+            if isinstance(part, _SPECTRAL_NORM):
+                _restart_power_iteration(part, stored[0])
             if isinstance(part, _WEIGHT_NORM):
                 direction = originals(plist)[1] if position == 0 else None
                 stored = _magnitude_and_direction(stored[0], direction, part.dim)
             else:
                 result = inverse(*stored)
                 stored = tuple(result) if isinstance(result, tuple | list) else (result,)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except Exception as error:  # somebody else's code, or two parametrizations that do not go together
             raise TargetError(
                 f"{name} is parametrized by {kind}, whose right_inverse refuses the value: {error}"
             ) from error
     return stored
+
+
+def _restart_power_iteration(part: parametrizations._SpectralNorm, weight: Tensor) -> None:
+    """Give spectral norm the singular vectors that it would have if it were put on ``weight`` now.
+
+    With those of the old weight, an evaluated layer would be divided by a number that has nothing to do with the new
+    one, and would need many training steps to find it.
+    """
+    fresh = _SPECTRAL_NORM(weight, dim=part.dim, eps=part.eps)
+    for old, new in zip(part.buffers(), fresh.buffers(), strict=True):
+        old.copy_(new)
 
 
 def _is_orthogonal(value: Tensor) -> bool:

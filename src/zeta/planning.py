@@ -33,7 +33,7 @@ _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
 
 
-How = Rules | str
+How = Rules | str | Callable[[nn.Module], Rules]
 
 
 def plan(model: nn.Module, how: How) -> Plan:
@@ -41,7 +41,8 @@ def plan(model: nn.Module, how: How) -> Plan:
 
     Args:
         model: any module; wrappers and parametrizations do not change the names.
-        how: :class:`~zeta.rules.Rules`, or the name of a recipe (``zeta.recipes.names()``).
+        how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function from the model
+            to its rules, as every recipe is one.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
@@ -51,9 +52,17 @@ def plan(model: nn.Module, how: How) -> Plan:
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     model = unwrap(model)
-    rules = recipes.rules_for(how, model) if isinstance(how, str) else how
+    if isinstance(how, str):
+        rules = recipes.rules_for(how, model)
+    elif callable(how):
+        rules = how(model)
+    else:
+        rules = how
     if not isinstance(rules, Rules):
-        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
+        raise SpecError(
+            f"expected Rules([...]), the name of a recipe or a function from the model to its rules, got {how!r}"
+            + (f", which returned {rules!r}" if callable(how) else "")
+        )
     groups = _groups(walk(model))
     resolver = _Resolver(rules, groups, config=getattr(model, "config", None))
     entries = [resolver.entry(group) for group in groups]

@@ -21,7 +21,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from zeta.errors import SpecError
+from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes, Fans, torch_axes
 from zeta.initializers import Initializer
 
@@ -288,15 +288,31 @@ class Rule:
         return self.where.label
 
     def matches(self, match: Match) -> bool:
-        """Whether this rule is about ``match``."""
+        """Whether this rule is about ``match``; ``SpecError`` if its predicate fails."""
         assert isinstance(self.where, Where)
-        return (match.kind is Kind.BUFFER) is self.buffers and self.where(match)
+        if (match.kind is Kind.BUFFER) is not self.buffers:
+            return False
+        try:
+            return self.where(match)
+        except ZetaError:
+            raise
+        except Exception as error:
+            raise SpecError(
+                f"rule {self.label!r}: its condition fails for {match.name}: {type(error).__name__}: {error}"
+            ) from error
 
     def initializer_for(self, match: Match) -> Initializer:
-        """The initializer for ``match``; ``SpecError`` if the rule's function returns something else."""
+        """The initializer for ``match``; ``SpecError`` if the rule's function fails or returns something else."""
         if isinstance(self.initializer, Initializer):
             return self.initializer
-        result = self.initializer(match)
+        try:
+            result = self.initializer(match)
+        except ZetaError:
+            raise
+        except Exception as error:
+            raise SpecError(
+                f"rule {self.label!r}: its function fails for {match.name}: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(result, Initializer):
             raise SpecError(f"rule {self.label!r} must return an initializer for {match.name}, got {result!r}")
         return result

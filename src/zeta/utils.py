@@ -9,7 +9,7 @@ Every function takes a ``torch.nn.Module`` and fills all parameters that it owns
 biases with ``bias`` (``None`` leaves them). It returns the module. Device, dtype, memory format, strides,
 ``requires_grad``, ``.grad``, the identity of every ``Parameter``, tied weights and buffers stay as they are. A module
 without parameters is left alone, so ``model.apply(init_zero_)`` works. An embedding's padding row stays zero.
-Parametrized layers get the *effective* weight.
+Parametrized layers get the *effective* weight; the buffers that belong to it, as spectral norm's vectors, follow.
 
 Schemes that look at a weight as a map from inputs to outputs (Xavier, Kaiming, LeCun, orthogonal, identity, Dirac,
 sparse) have nothing to say about a norm's scale, which they set to 1, and about a ``PReLU``'s slope, which they set to

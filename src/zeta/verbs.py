@@ -48,6 +48,8 @@ def apply_(
         TargetError: parameters that cannot be written, all listed. Either way nothing was changed.
     """
     seed = _seed(seed)
+    if progress is not None and not callable(progress):
+        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
     jobs = prepare(model, plan, seed, only)
     measured = tuple(measure(written.entry, written.values) for written in write(jobs, seed, progress))

@@ -35,7 +35,7 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """The first sentence of a recipe's description."""
-    return (_recipe(name).__doc__ or "").split("\n\n")[0].strip()
+    return (_recipe(name).__doc__ or "").split("\n\n")[0].strip().replace("``", "")
 
 
 def rules_for(name: str, model: nn.Module) -> Rules:

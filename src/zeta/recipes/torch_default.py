@@ -66,7 +66,8 @@ def _by_fan_in(match: Match) -> Initializer:
     else:
         channels = module.out_channels if module.transposed else module.in_channels
         fan_in = channels // module.groups * math.prod(module.kernel_size)
-    return _symmetric(1 / math.sqrt(max(fan_in, 1)))
+    # without any input the bias is 0, and the weight is empty
+    return _symmetric(1 / math.sqrt(fan_in)) if fan_in else Zeros()
 
 
 def _by_first_input(match: Match) -> Initializer:
