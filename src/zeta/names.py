@@ -70,12 +70,10 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 def _refuse_shards(module: nn.Module) -> None:
     """FSDP1's parameters are 1-D pieces of the real ones, unless nothing is sharded or they are summoned."""
+    if module._modules.get("_fsdp_wrapped_module") is None:
+        return
     strategy, state = getattr(module, "sharding_strategy", None), getattr(module, "training_state", None)
-    if (
-        module._modules.get("_fsdp_wrapped_module") is not None
-        and getattr(strategy, "name", "NO_SHARD") != "NO_SHARD"
-        and getattr(state, "name", "") != "SUMMON_FULL_PARAMS"
-    ):
+    if getattr(strategy, "name", "NO_SHARD") != "NO_SHARD" and getattr(state, "name", "") != "SUMMON_FULL_PARAMS":
         raise TargetError(
             f"FSDP1 has sharded the parameters of {type(module._modules['_fsdp_wrapped_module']).__name__}. "
             "Initialize before wrapping, or inside FullyShardedDataParallel.summon_full_params(model)"
@@ -153,16 +151,16 @@ def _shape(parameter: Tensor) -> tuple[int, ...]:
 
 def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
     where = f"{prefix}*" if prefix else "the model"
-    package = type(module).__module__
-    packed = callable(getattr(type(module), "weight", None)) or any(hasattr(module, name) for name in _PACKED)
-    if packed and package.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+    quantized = type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
+    if quantized and (
+        callable(getattr(type(module), "weight", None)) or any(hasattr(module, name) for name in _PACKED)
+    ):
         raise TargetError(
             f"{where}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
         )
-    if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()) or any(
-        type(hook).__name__ == "SpectralNorm" for hook in module._forward_pre_hooks.values()
-    ):
+    hooks = module._forward_pre_hooks.values()
+    if any(isinstance(hook, WeightNorm) or type(hook).__name__ == "SpectralNorm" for hook in hooks):
         raise TargetError(
             f"{where}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
             "spectral_norm. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -36,29 +37,29 @@ class Region:
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Region:
         """All elements of a tensor of ``shape``."""
-        return cls(shape=tuple(shape), offsets=(0,) * len(shape), sizes=tuple(shape))
+        return _whole(tuple(shape))
 
-    @property
+    @functools.cached_property
     def numel(self) -> int:
         """The number of elements."""
         return math.prod(self.sizes)
 
-    @property
+    @functools.cached_property
     def strides(self) -> tuple[int, ...]:
         """By how much the row-major index of the global tensor grows along each dimension."""
         return tuple(math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape)))
 
-    @property
+    @functools.cached_property
     def slices(self) -> tuple[slice, ...]:
         """The index that cuts this region out of the global tensor."""
         return tuple(slice(offset, offset + size) for offset, size in zip(self.offsets, self.sizes, strict=True))
 
-    @property
+    @functools.cached_property
     def start(self) -> int:
         """The row-major index of the first element."""
         return sum(offset * stride for offset, stride in zip(self.offsets, self.strides, strict=True))
 
-    @property
+    @functools.cached_property
     def is_run(self) -> bool:
         """Whether the elements are consecutive in row-major order of the global tensor."""
         partial = False
@@ -78,14 +79,14 @@ class Region:
 
     def tiles(self, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
         """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
+        if 0 < self.numel <= most:
+            yield tuple(slice(0, size) for size in self.sizes), self
+            return
         inner, cut = 1, len(self.sizes)
         while cut > 0 and inner * self.sizes[cut - 1] <= most:
             cut -= 1
             inner *= self.sizes[cut]
         if self.numel == 0:
-            return
-        if cut == 0:
-            yield tuple(slice(0, size) for size in self.sizes), self
             return
         step = max(1, most // inner)
         ranges = [range(size) for size in self.sizes[: cut - 1]] + [range(0, self.sizes[cut - 1], step)]
@@ -100,3 +101,8 @@ class Region:
                     sizes=tuple(size),
                 ),
             )
+
+
+@functools.lru_cache(maxsize=4096)
+def _whole(shape: tuple[int, ...]) -> Region:
+    return Region(shape=shape, offsets=(0,) * len(shape), sizes=shape)

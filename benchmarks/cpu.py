@@ -1,0 +1,250 @@
+"""How fast values are computed on the CPU, beside torch, NumPy and JAX on the same memory.
+
+``make bench`` runs everything and writes ``build/bench/cpu.json``; ``python -m benchmarks.cpu uniform normal`` some.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import torch
+import typer
+from torch import Tensor, nn
+
+import zeta
+from benchmarks.timing import Figures, medians
+from examples.gpt import gpt2
+from zeta import Rule, Rules, kernels
+from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform, Zeros
+from zeta.kernels import Task
+from zeta.regions import Region
+from zeta.sampling import Request, fill_
+
+MEBI: Final = 2**20
+ELEMENTS: Final = 32 * MEBI
+ROUNDS: Final = 7
+
+STD: Final = 0.02
+LAWS: Final[dict[str, Initializer]] = {
+    "uniform": Uniform(-0.05, 0.05),
+    "normal": Normal(STD),
+    "truncated normal, 2 sigma": TruncatedNormal(STD),
+}
+TORCH: Final[dict[str, Callable[[Tensor], object]]] = {
+    "uniform": lambda out: nn.init.uniform_(out, -0.05, 0.05),
+    "normal": lambda out: nn.init.normal_(out, 0.0, STD),
+    "truncated normal, 2 sigma": lambda out: nn.init.trunc_normal_(out, 0.0, STD, -2 * STD, 2 * STD),
+}
+# at least so many times torch's speed, and so much of fill_'s
+TARGETS: Final = {"uniform": (8, 0.7), "normal": (6, 0.3), "truncated normal, 2 sigma": (90, 0.3)}
+
+
+def fill(initializer: Initializer, out: Tensor) -> None:
+    """Write an initializer's values to a tensor, all of it."""
+    fill_([Request(initializer=initializer, key=1, region=Region.whole(out.shape), out=out)])
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch, and so zeta, use ``number`` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def laws(figures: Figures) -> None:
+    """fp32, 32 Mi elements, against torch.nn.init and against ``fill_``, which only writes."""
+    out = torch.empty(ELEMENTS)
+    for name, initializer in LAWS.items():
+        contestants: dict[str, Callable[[], object]] = {
+            "zeta": lambda i=initializer: fill(i, out),  # type: ignore[misc]
+            "fill_": lambda: out.fill_(1.0),
+            "torch": lambda name=name: TORCH[name](out),  # type: ignore[misc]
+        }
+        seconds = medians(contestants, ROUNDS)
+        ratios = {name: seconds[name] / seconds["zeta"] for name in ("torch", "fill_")}
+        figures.add(f"{name}, fp32", seconds, ratios, dict(zip(("torch", "fill_"), TARGETS[name], strict=True)))
+
+
+def dtypes(figures: Figures) -> None:
+    """Other dtypes against fp32: half the bytes must not take longer."""
+    for name, initializer in LAWS.items():
+        outs = {dtype: torch.empty(ELEMENTS, dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+        seconds = medians(
+            {str(dtype)[6:]: lambda i=initializer, o=out: fill(i, o) for dtype, out in outs.items()}, ROUNDS
+        )
+        ratios = {dtype: seconds["float32"] / seconds[dtype] for dtype in ("bfloat16", "float16")}
+        figures.add(f"{name}, fp32 time over that of", seconds, ratios, {"bfloat16": 1.0})
+
+
+def scaling(figures: Figures) -> None:
+    """Two threads against one."""
+    out = torch.empty(ELEMENTS)
+
+    def on(number: int, initializer: Initializer) -> None:
+        with threads(number):
+            fill(initializer, out)
+
+    for name, initializer in LAWS.items():
+        runs = {f"{number} thread(s)": lambda n=number, i=initializer: on(n, i) for number in (1, 2)}
+        seconds = medians(runs, ROUNDS)
+        figures.add(
+            f"{name}, scaling",
+            seconds,
+            {"on 2 threads": seconds["1 thread(s)"] / seconds["2 thread(s)"]},
+            {"on 2 threads": 1.8},
+        )
+
+
+def regions(figures: Figures) -> None:
+    """Column shards of a row-major weight, as in tensor parallelism, against a run of as many elements."""
+    shape, parts = (8192, 4096), 8
+    width = shape[1] // parts
+    shard, run = torch.empty(shape[0], width), torch.empty(shape[0] * width)
+    columns = Region(shape=shape, offsets=(0, width), sizes=(shape[0], width))
+    law = LAWS["normal"]
+    seconds = medians(
+        {
+            "columns": lambda: fill_([Request(initializer=law, key=1, region=columns, out=shard)]),
+            "run": lambda: fill(law, run),
+        },
+        ROUNDS,
+    )
+    figures.add("normal, one of 8 column shards", seconds, {"run": seconds["run"] / seconds["columns"]}, {"run": 0.5})
+
+
+def orthogonal(figures: Figures) -> None:
+    """A 2048 x 2048 orthogonal matrix."""
+    out = torch.empty(2048, 2048)
+    axes = zeta.Axes(fan_in=(1,), fan_out=(0,))
+    request = Request(initializer=Orthogonal(), key=1, region=Region.whole(out.shape), out=out, axes=axes)
+    seconds = medians({"zeta": lambda: fill_([request]), "torch": lambda: nn.init.orthogonal_(out)}, ROUNDS)
+    figures.add("orthogonal, 2048 x 2048", seconds, {"torch": seconds["torch"] / seconds["zeta"]}, {"torch": 2.0})
+
+
+def peers(figures: Figures) -> None:
+    """NumPy's and JAX's counter-based generators, where they are installed."""
+    out = torch.empty(ELEMENTS)
+    contestants: dict[str, dict[str, Callable[[], object]]] = {name: {} for name in LAWS}
+    if importlib.util.find_spec("numpy"):
+        import numpy
+
+        array, generator = out.numpy(), numpy.random.Generator(numpy.random.Philox(1))
+        contestants["uniform"]["numpy"] = lambda: generator.random(dtype=numpy.float32, out=array)
+        contestants["normal"]["numpy"] = lambda: generator.standard_normal(dtype=numpy.float32, out=array)
+    if importlib.util.find_spec("jax"):
+        import jax
+
+        shape, key = (ELEMENTS,), jax.random.key(1)
+        draws = {
+            "uniform": jax.jit(lambda key: jax.random.uniform(key, shape)),
+            "normal": jax.jit(lambda key: jax.random.normal(key, shape)),
+            "truncated normal, 2 sigma": jax.jit(lambda key: jax.random.truncated_normal(key, -2.0, 2.0, shape)),
+        }
+        for name, draw in draws.items():
+            contestants[name]["jax"] = lambda draw=draw: draw(key).block_until_ready()  # type: ignore[misc]
+    for name, initializer in LAWS.items():
+        if contestants[name]:
+            mine: dict[str, Callable[[], object]] = {"zeta": lambda i=initializer: fill(i, out)}  # type: ignore[misc]
+            seconds = medians(mine | contestants[name], 3)
+            figures.add(f"{name}, fp32", seconds, {peer: seconds[peer] / seconds["zeta"] for peer in contestants[name]})
+
+
+def model(figures: Figures) -> None:
+    """GPT-2 of 1.5 billion parameters: the recipe with its report, against the same std by torch.nn.init."""
+    with torch.device("meta"):
+        network = gpt2(n_layer=48, n_embd=1600, n_head=25)
+    network = network.to_empty(device="cpu")
+    plan = zeta.plan(network, "gpt2")
+    stds = {entry.name: entry.std or 0.0 for entry in plan}
+    means = {entry.name: entry.mean or 0.0 for entry in plan}
+
+    def by_torch() -> None:
+        for name, parameter in network.named_parameters():
+            if stds[name]:
+                nn.init.normal_(parameter, means[name], stds[name])
+            else:
+                nn.init.constant_(parameter, means[name])
+
+    seconds = medians({"zeta": lambda: zeta.init_(network, "gpt2"), "torch": by_torch}, 3)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    figures.add(f"GPT-2, {count / 1e9:.2f} billion", seconds, {"torch": seconds["torch"] / seconds["zeta"]})
+
+
+def tiny(figures: Figures) -> None:
+    """What each parameter costs, however small it is."""
+    layers = 5000
+    network = nn.ModuleList(nn.Linear(4, 4) for _ in range(layers))
+    rules = Rules([Rule("*.weight", Normal(STD)), Rule("*.bias", Zeros())])
+    plan = zeta.plan(network, rules)
+    law = LAWS["normal"]
+    weights = [layer.weight.detach() for layer in network]
+
+    def by_torch() -> None:
+        for layer in network:
+            nn.init.normal_(layer.weight, 0.0, STD)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    seconds = medians(
+        {
+            "zeta.init_": lambda: zeta.init_(network, rules),
+            "zeta.apply_": lambda: zeta.apply_(network, plan),
+            "kernels": lambda: fill_([Request(initializer=law, key=1, region=Region.whole(w.shape), out=w) for w in weights]),
+            "torch": by_torch,
+        },
+        ROUNDS,
+    )
+    ratios = {name: seconds[name] / seconds["torch"] for name in ("zeta.init_", "zeta.apply_")}
+    ratios["kernels"] = 2 * seconds["kernels"] / seconds["torch"]  # half as many parameters
+    figures.add("10,000 parameters, time over torch's", seconds, ratios, {"zeta.apply_": -1.5})
+
+
+_PEAK: Final = """
+import resource, sys, torch, zeta
+from zeta import Rule, Rules
+from zeta.initializers import Normal
+model = torch.nn.ParameterDict({{"w": torch.nn.Parameter(torch.empty({elements}))}})
+with torch.no_grad():
+    model["w"].fill_(1.0)
+zeta.init_(torch.nn.Linear(64, 64), Rules([Rule("*", Normal(0.02))]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+zeta.init_(model, Rules([Rule("*", Normal(0.02))]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def memory(figures: Figures) -> None:
+    """How far the peak of resident memory rises above the model's own, in MiB."""
+    code = _PEAK.format(elements=8 * ELEMENTS)
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    figures.add("MiB above a model of 1 GiB", {}, {"MiB": int(run.stdout) / 1024}, {"MiB": -64})
+
+
+PARTS: Final = {part.__name__: part for part in (laws, dtypes, scaling, regions, orthogonal, peers, model, tiny, memory)}
+
+
+def main(
+    parts: Annotated[list[str] | None, typer.Argument(help=f"some of: {', '.join(PARTS)}; all by default")] = None,
+    out: Annotated[Path, typer.Option(help="where the JSON goes")] = Path("build/bench/cpu.json"),
+) -> None:
+    """Measure, print a table, write JSON."""
+    figures = Figures()
+    for name in parts or PARTS:
+        PARTS[name](figures)
+    figures.write(out)
+    typer.echo(f"written to {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
