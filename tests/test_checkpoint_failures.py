@@ -271,7 +271,7 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "zeta.json").mkdir()
     (tmp_path / "zeta.json" / "inside").write_text("precious")
     before = contents(tmp_path)
-    for folder, message in ((tmp_path / "file", "file is not a folder"), (tmp_path, r"zeta\.json is a folder")):
+    for folder, message in ((tmp_path / "file", "file: it is not a folder"), (tmp_path, r"zeta\.json is a folder")):
         with pytest.raises(CheckpointError, match=message):
             save(nn.Linear(2, 2), folder, UNIFORM, force=True)
     assert contents(tmp_path) == before

@@ -421,6 +421,30 @@ def test_another_manifest(what: str, folder: Path) -> None:
     assert not zeta.verify(folder).ok
 
 
+DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a value beyond the dtype": lambda m: entry(m, "one.weight")["initializer"].update(mean=1e300),
+    "axes without fans": lambda m: entry(m, "ortho.weight")["axes"].update(fan_in=[]),
+    "an axis too many": lambda m: entry(m, "ortho.weight")["axes"].update(fan_out=[3]),
+    "a model that is no text": lambda m: m.update(model=3),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_manifest(what: str, folder: Path) -> None:
+    path = folder / "zeta.json"
+    manifest = json.loads(path.read_text())
+    DAMAGE[what](manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"zeta\.json is damaged"):
+        zeta.verify(folder)
+
+
+def test_a_manifest_without_end(folder: Path) -> None:
+    (folder / "zeta.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"zeta\.json cannot be read"):
+        zeta.verify(folder)
+
+
 def test_the_tensors_are_a_folder(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()

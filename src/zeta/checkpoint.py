@@ -100,7 +100,7 @@ class Manifest:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"{path} does not exist: {path.parent} was not written by zeta") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise CheckpointError(f"{path} is not a manifest of this version of zeta (expected format {_FORMAT!r})")
@@ -109,15 +109,20 @@ class Manifest:
                 f"{path} was written with stream version {data.get('stream')}; this zeta has version {STREAM_VERSION}"
             )
         try:
-            return cls(
+            manifest = cls(
                 seed=check_seed(data["seed"]),
                 plan=Plan.from_json(json.dumps(data["plan"])),
                 drop_ties=bool(data["drop_ties"]),
                 kept=dict(data["kept_sha256"]),
                 model=data["model"],
             )
+            for entry in manifest.plan:
+                check_dtype(entry.initializer, entry.dtype)
+                if entry.axes is not None:
+                    entry.axes.fans(entry.shape)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
+        return manifest
 
 
 def layout(plan: Plan, *, drop_ties: bool) -> tuple[bytes, list[Stored]]:
@@ -218,7 +223,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
     existing = [name for name in (TENSORS, MANIFEST) if os.path.lexists(folder / name)]
     try:
         if os.path.lexists(folder) and not folder.is_dir():
-            raise CheckpointError(f"{folder} is not a folder; choose another")
+            raise CheckpointError(f"cannot write to {folder}: it is not a folder")
         for name in existing:
             if (folder / name).is_dir():
                 raise CheckpointError(f"{folder / name} is a folder, expected a file; choose another folder")
