@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 PIP := $(BIN)/python -m pip
+CMAKE := $(BIN)/cmake
 DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow lint format typecheck demo clean
+.PHONY: help venv test test-slow sanitize lint format typecheck bench demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,11 +37,24 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
 	@mv $(VENV)/.installing $(STAMP)
 
-test: lint typecheck ## lint, type check, run the tests and doctests (PYTEST_ARGS="-n 0 -x" and the like are passed on)
+test: lint typecheck sanitize ## lint, type check, run the tests and doctests (PYTEST_ARGS="-n 0 -x" and the like are passed on)
 	$(PYTEST)
 
 test-slow: $(STAMP) ## run the tests that take minutes
 	$(PYTEST) -m slow
+
+# Preloaded into Python, which was not built with them; leaks are not looked for, as the interpreter never frees all.
+SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libubsan.so)
+
+sanitize: $(STAMP) ## run the tests of the kernels under the address and undefined-behaviour sanitizers
+	$(CMAKE) -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DZETA_SANITIZE=ON >build/sanitize.log
+	$(CMAKE) --build build/sanitize >>build/sanitize.log
+	LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 ZETA_LIBRARY=build/sanitize/libzeta_native.so \
+	    $(PYTEST) -q -m sanitize tests/test_kernels.py
+
+bench: $(STAMP) ## measure against torch, NumPy and JAX on this machine; writes build/bench/cpu.json
+	$(PIP) install --quiet -c constraints.txt --group bench
+	$(BIN)/python -m benchmarks.cpu
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check

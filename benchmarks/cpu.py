@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,9 +20,8 @@ from torch import Tensor, nn
 import zeta
 from benchmarks.timing import Figures, medians
 from examples.gpt import gpt2
-from zeta import Rule, Rules, kernels
+from zeta import Rule, Rules
 from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform, Zeros
-from zeta.kernels import Task
 from zeta.regions import Region
 from zeta.sampling import Request, fill_
 
@@ -166,6 +163,7 @@ def model(figures: Figures) -> None:
     with torch.device("meta"):
         network = gpt2(n_layer=48, n_embd=1600, n_head=25)
     network = network.to_empty(device="cpu")
+    network.lm_head.weight = network.wte.weight
     plan = zeta.plan(network, "gpt2")
     stds = {entry.name: entry.std or 0.0 for entry in plan}
     means = {entry.name: entry.mean or 0.0 for entry in plan}
@@ -188,8 +186,11 @@ def tiny(figures: Figures) -> None:
     network = nn.ModuleList(nn.Linear(4, 4) for _ in range(layers))
     rules = Rules([Rule("*.weight", Normal(STD)), Rule("*.bias", Zeros())])
     plan = zeta.plan(network, rules)
-    law = LAWS["normal"]
+    law, whole = LAWS["normal"], Region.whole((4, 4))
     weights = [layer.weight.detach() for layer in network]
+
+    def by_kernels() -> None:
+        fill_([Request(initializer=law, key=1, region=whole, out=weight) for weight in weights])
 
     def by_torch() -> None:
         for layer in network:
@@ -200,7 +201,9 @@ def tiny(figures: Figures) -> None:
         {
             "zeta.init_": lambda: zeta.init_(network, rules),
             "zeta.apply_": lambda: zeta.apply_(network, plan),
-            "kernels": lambda: fill_([Request(initializer=law, key=1, region=Region.whole(w.shape), out=w) for w in weights]),
+            "kernels": lambda: fill_(
+                [Request(initializer=law, key=1, region=Region.whole(w.shape), out=w) for w in weights]
+            ),
             "torch": by_torch,
         },
         ROUNDS,
@@ -231,7 +234,9 @@ def memory(figures: Figures) -> None:
     figures.add("MiB above a model of 1 GiB", {}, {"MiB": int(run.stdout) / 1024}, {"MiB": -64})
 
 
-PARTS: Final = {part.__name__: part for part in (laws, dtypes, scaling, regions, orthogonal, peers, model, tiny, memory)}
+PARTS: Final = {
+    part.__name__: part for part in (laws, dtypes, scaling, regions, orthogonal, peers, model, tiny, memory)
+}
 
 
 def main(

@@ -69,12 +69,16 @@ class Figures:
         targets: Mapping[str, float] | None = None,
     ) -> None:
         """Add a row and print it. A target is the least that a ratio must reach, or the most if it is negative."""
-        self.rows.append({"what": what, "seconds": dict(seconds), "ratios": dict(ratios), "targets": dict(targets or {})})
+        self.rows.append(
+            {"what": what, "seconds": dict(seconds), "ratios": dict(ratios), "targets": dict(targets or {})}
+        )
         print_row(self.rows[-1])
 
     def table(self) -> Table:
         """All rows."""
-        table = Table("what", "median", "ratio", "target", title=f"zeta on {processor()}, {torch.get_num_threads()} threads")
+        table = Table(
+            "what", "median", "ratio", "target", title=f"zeta on {processor()}, {torch.get_num_threads()} threads"
+        )
         for row in self.rows:
             table.add_row(row["what"], *_cells(row))
         return table

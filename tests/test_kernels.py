@@ -84,6 +84,7 @@ def assert_same(task: Task, fill: Any) -> None:
     assert torch.equal(torch.empty(0, dtype=torch.uint8).set_(storage), expected), task.law
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", LAWS)
 def test_a_run_has_the_bits_of_the_reference(isa: str, name: str, dtype: torch.dtype) -> None:
@@ -115,6 +116,7 @@ def tasks(draw: st.DrawFn) -> Task:
                 out=out)  # fmt: skip
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("isa", ISAS)
 @settings(max_examples=150)
 @given(task=tasks())
@@ -122,6 +124,7 @@ def test_any_region_in_any_memory(isa: str, task: Task) -> None:
     assert_same(task, kernels.proved(isa).fill)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_any_number_of_threads(isa: str, threads: int) -> None:
     sizes = [700_001, 1, 0, 17, 300_000]
@@ -142,6 +145,7 @@ def test_any_number_of_threads(isa: str, threads: int) -> None:
         assert torch.equal(out, expected)
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_unaligned_memory(isa: str, dtype: torch.dtype) -> None:
     memory = bytearray(4096)
@@ -154,6 +158,7 @@ def test_unaligned_memory(isa: str, dtype: torch.dtype) -> None:
                 kernels.backend().fill)  # fmt: skip
 
 
+@pytest.mark.sanitize
 def test_the_last_elements_of_the_largest_tensor(isa: str) -> None:
     """The index of the last element of 2^62 by 2 is 2^63 - 1."""
     region = Region(shape=(2**62, 2), offsets=(2**62 - 100, 0), sizes=(100, 2))
@@ -194,6 +199,7 @@ def test_other_dtypes_are_the_fp32_values_rounded(dtype: torch.dtype, monkeypatc
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("memory", ["run", "transposed", "gaps", "one", "none", "subnormal"])
 def test_sums_and_extremes(isa: str, dtype: torch.dtype, memory: str) -> None:

@@ -99,15 +99,21 @@ def check_parameters(model: nn.Module) -> None:
 def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[Written]:
     """Write prepared jobs: many small parameters together, large ones in pieces. Return what each one is now."""
     total, done = sum(job.entry.nbytes for job in jobs), 0
+    written: list[Written] = []
+    plain: list[Written] = []
     for job in jobs:
-        if job.inversion is not None:
+        if job.inversion is None:
+            plain.append(Written(entry=job.entry, values=job.slot.tensor.detach()))
+            written.append(plain[-1])
+        else:
             with _writable([job.slot.tensor]):
                 for tensor, value in job.inversion.changes:
                     tensor.detach().copy_(value)
             done += job.entry.nbytes
             if progress is not None:
                 progress(job.entry.name, done, total)
-    for name, batch in _batches(jobs, seed):
+            written.append(Written(entry=job.entry, values=job.inversion.effective))
+    for name, batch in _batches(plain, seed):
         outs = [request.out for request in batch]
         with _writable(outs):
             fill_(batch)
@@ -116,20 +122,15 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[
             progress(name, done, total)
     # kernels write to memory that autograd does not watch
     torch.autograd.graph.increment_version([job.slot.tensor for job in jobs if not job.slot.tensor.is_inference()])
-    return [
-        Written(entry=job.entry, values=job.slot.tensor.detach() if job.inversion is None else job.inversion.effective)
-        for job in jobs
-    ]
+    return written
 
 
-def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
+def _batches(written: list[Written], seed: int) -> Iterator[tuple[str, list[Request]]]:
     """Yield requests of about ``_BATCH`` elements in all, and the name of the last."""
     batch: list[Request] = []
     count = 0
-    for job in jobs:
-        if job.inversion is not None:
-            continue
-        entry, values = job.entry, job.slot.tensor.detach()
+    for one in written:
+        entry, values = one.entry, one.values
         key, region = parameter_key(seed, entry.name), Region.whole(entry.shape)
         for index, piece in pieces(entry.initializer, region, _BATCH):
             batch.append(
@@ -147,7 +148,7 @@ def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
                 yield entry.name, batch
                 batch, count = [], 0
     if batch:
-        yield jobs[-1].entry.name, batch
+        yield written[-1].entry.name, batch
 
 
 def values_of(
@@ -305,6 +306,8 @@ def _meet(first: Tensor, second: Tensor) -> bool:
 
 def _reach(tensor: Tensor) -> int:
     """The number of elements from the first in memory to the last, both included."""
+    if tensor.is_contiguous():
+        return tensor.numel()
     return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
@@ -323,6 +326,8 @@ def _is_dtensor(tensor: Tensor) -> bool:
 
 def _overlaps(tensor: Tensor) -> bool:
     """Whether two elements may share memory."""
+    if tensor.is_contiguous():
+        return False
     reach = 1
     for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
         if stride < reach:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -259,6 +260,7 @@ def _axes(group: list[Slot]) -> Axes:
     return next((axes for axes in each if not axes.lookup), each[0])
 
 
+@functools.lru_cache(maxsize=4096)
 def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
     """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
     if isinstance(initializer, Keep):
