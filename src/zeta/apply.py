@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
-from zeta.parametrized import Inversion, invert
+from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype
 from zeta.plans import Entry, Plan
 from zeta.random import check_seed, parameter_key
@@ -38,10 +38,14 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One entry that was written, and the values as they now are."""
+    """One entry that was written, and the values as they now are.
+
+    ``error`` is by how much they may miss what was drawn, in parts of the largest one: a parametrization computes them.
+    """
 
     entry: Entry
     values: Tensor
+    error: float = 0.0
 
 
 def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -> list[Job]:
@@ -109,7 +113,8 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> Itera
                     done += tile.nbytes
                     if progress is not None:
                         progress(job.entry.name, done, total)
-        yield Written(entry=job.entry, values=values)
+        error = 0.0 if job.inversion is None else tolerance(values.dtype)
+        yield Written(entry=job.entry, values=values, error=error)
 
 
 def values_of(

@@ -47,7 +47,7 @@ def apply_(
     seed = _seed(seed)
     begin = time.perf_counter()
     jobs = prepare(model, plan, seed, only)
-    measured = tuple(measure(written.entry, written.values) for written in write(jobs, seed, progress))
+    measured = tuple(measure(written.entry, written.values, written.error) for written in write(jobs, seed, progress))
     return _report(seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs))
 
 
