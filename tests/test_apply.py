@@ -241,7 +241,7 @@ def test_an_interrupted_measurement_leaves_gradients_enabled(monkeypatch: pytest
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zeta.verbs.measure", interrupted)
+    monkeypatch.setattr("zeta.verbs.measure_all", interrupted)
     with torch.enable_grad():
         with pytest.raises(KeyboardInterrupt):
             zeta.init_(nn.Linear(2, 2), UNIFORM)

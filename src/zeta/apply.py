@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
-from zeta.parametrized import Inversion, invert
+from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
 from zeta.random import check_seed, parameter_key
@@ -42,10 +42,14 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One entry that was written, and the values as they now are."""
+    """One entry that was written, and the values as they now are.
+
+    ``error`` is by how much they may miss what was drawn, in parts of the largest one: a parametrization computes them.
+    """
 
     entry: Entry
     values: Tensor
+    error: float = 0.0
 
 
 def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -> list[Job]:
@@ -112,7 +116,8 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[
             done += job.entry.nbytes
             if progress is not None:
                 progress(job.entry.name, done, total)
-            written.append(Written(entry=job.entry, values=job.inversion.effective))
+            values = job.inversion.effective
+            written.append(Written(entry=job.entry, values=values, error=tolerance(values.dtype)))
     for name, batch in _batches(plain, seed):
         outs = [request.out for request in batch]
         with _writable(outs):

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from zeta.errors import SpecError
 
@@ -60,6 +61,39 @@ def largest(dtype: torch.dtype) -> float:
 def relative_rounding(dtype: torch.dtype) -> float:
     """By what fraction rounding to ``dtype`` can move a normal number."""
     return float(torch.finfo(real_part(dtype)).eps) / 2
+
+
+def rounded(value: float, dtype: torch.dtype) -> float:
+    """``value`` in ``dtype``, by way of fp32 unless that is wider; as it is in a dtype that nothing is drawn in.
+
+    >>> rounded(0.1, torch.float8_e4m3fn), rounded(1e-9, torch.float16)
+    (0.1015625, 0.0)
+    """
+    if not is_drawable(dtype):
+        return value
+    part = real_part(dtype)
+    tensor = torch.tensor(value, dtype=torch.float64, device="cpu")
+    return float(tensor if part is torch.float64 else tensor.float().to(part))
+
+
+def numbers(low: float, high: float, dtype: torch.dtype, *, most: int) -> Tensor | None:
+    """All numbers of ``dtype`` from ``low`` to ``high``, both among them, in fp64; ``None`` if more than ``most``.
+
+    >>> numbers(0.0, 0.01, torch.float8_e4m3fn, most=9)
+    tensor([0.0000, 0.0020, 0.0039, 0.0059, 0.0078, 0.0098], dtype=torch.float64)
+    """
+    first, last = (_rank(value, dtype) for value in (low, high))
+    if last - first >= most:
+        return None
+    ranks = torch.arange(first, last + 1, device="cpu")
+    magnitudes = ranks.abs().to(_BITS[dtype.itemsize]).view(dtype).double()
+    return torch.where(ranks < 0, -magnitudes, magnitudes)
+
+
+def _rank(value: float, dtype: torch.dtype) -> int:
+    """Where a number stands among those of its dtype: zero at 0, the smallest positive one at 1."""
+    bits = torch.tensor(abs(value), dtype=torch.float64, device="cpu").to(dtype).reshape(1).view(_BITS[dtype.itemsize])
+    return int(bits) if value > 0 else -int(bits)
 
 
 def inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:

@@ -19,7 +19,7 @@ _SERIES_LIMIT: Final = Decimal(3)
 
 
 @functools.lru_cache(maxsize=1024)
-def upper_tail(z: float) -> Decimal:
+def upper_tail(z: float | Decimal) -> Decimal:
     """Return ``Q(z) = P(Z > z)`` for a standard normal ``Z``, to at least 30 significant digits.
 
     >>> float(upper_tail(0.0)), float(upper_tail(2.0))
@@ -68,7 +68,7 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
 
     With ``a = (low - mean)/std``, ``b = (high - mean)/std``, the raw moments of the standardised variable obey
     ``m_k = (k - 1) m_{k-2} + (a^{k-1} phi(a) - b^{k-1} phi(b)) / (Q(a) - Q(b))`` (Johnson, Kotz & Balakrishnan 1994,
-    ch. 13.10). In decimal arithmetic, as far in a tail the terms cancel.
+    ch. 13.10). In decimal arithmetic, as the terms cancel far in a tail and where the bounds are close.
     """
     with localcontext() as context:
         context.prec = _DIGITS
@@ -78,7 +78,9 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
             if math.isfinite(bound)
             for x in [(Decimal(bound) - Decimal(mean)) / Decimal(std)]
         ]
-        mass = upper_tail((low - mean) / std) - upper_tail((high - mean) / std)
+        # at the same points as the densities: rounded to floats, close bounds would enclose another mass
+        tails = {sign: upper_tail(x) for sign, x, _ in edges}
+        mass = tails.get(1, Decimal(1)) - tails.get(-1, Decimal(0))
         raw = [Decimal(1)]
         for k in range(1, 5):
             edge = sum((sign * phi * (x ** (k - 1) if k > 1 else 1) for sign, x, phi in edges), Decimal(0))

@@ -25,6 +25,11 @@ class Inversion:
     effective: Tensor
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """How far a parametrized weight may come out from its value, in parts of the largest element."""
+    return _TOLERANCE_EPS * float(torch.finfo(dtype).eps)
+
+
 def invert(plist: parametrize.ParametrizationList, value: Tensor, *, name: str, seed: int) -> Inversion:
     """Find the original tensors (and buffers) for which the parametrized weight is ``value``.
 

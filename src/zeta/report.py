@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from zeta import dtypes
+from zeta.apply import Written
 from zeta.plans import Entry
 from zeta.random import STREAM_VERSION
 from zeta.regions import Region
 from zeta.render import bytes_text, fold, number_text, range_text, table
+from zeta.rounding import expected
+from zeta.sums import Sums, sums_of_all
 
 #: a mean or std farther than this many standard errors from the plan is flagged
 STANDARD_ERRORS: Final = 5.0
-_TILE: Final = 2**20
+# Whatever does not vary is computed in fp64, and deviates by less than this part of the mean square.
+_EXACT: Final = 1e-10
+# Outside, squares of squares leave fp64.
+_SQUARED: Final = (1e-75, 1e75)
+_PARTS: Final = ("", " of the imaginary part")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One parameter, planned and measured.
 
-    ``mean_z`` and ``std_z`` are the deviations in standard errors: ``(mean - planned) sqrt(n) / std``, and for the mean
-    square, which follows a scaled chi-square law of ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty
-    normal score.
+    ``mean_z`` and ``std_z`` are the deviations in standard errors, negative where less was found than planned:
+    ``(mean - planned) sqrt(n) / std``, and for the mean square, which follows a scaled chi-square law of
+    ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty normal score. What is planned is first rounded to
+    the dtype. Complex values: ``mean`` is that of the real parts, ``mean_z`` the larger of both parts' scores, and
+    ``std`` is that of ``|x - mean|``.
     """
 
     name: str
@@ -50,130 +59,176 @@ class Measured:
 
 
 class Accumulator:
-    """Count, sums and extremes of an entry's values, fed tile by tile; a padding row is left out."""
+    """Sums over an entry's values, fed tile by tile; a padding row is left out.
 
-    def __init__(self, entry: Entry) -> None:
-        moments = entry.initializer.moments(entry.site)
-        assert moments is not None, "a kept entry has no planned moments"
+    Args:
+        entry: what was planned.
+        dtype: of the values, where it is not the entry's.
+        error: by how much the values may miss what was drawn, in parts of the largest one.
+    """
+
+    def __init__(self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0) -> None:
         self.entry = entry
-        self.moments = moments
-        self.count = 0
-        self.sum = 0.0
-        self.squares = 0.0
-        self.low, self.high = math.inf, -math.inf
+        self.error = error
+        partial = entry.padding_idx is not None
+        self.expected = expected(entry.initializer, entry.site, dtype or entry.dtype, partial=partial)
+        self.sums = [Sums() for _ in self.expected]
 
     def add(self, index: tuple[slice, ...], values: Tensor) -> None:
         """Take in the tile that lies at ``index`` of the whole tensor."""
-        row = self.entry.padding_idx
+        parts = self.parts(index, values)
+        self.take(sums_of_all(parts))
+
+    def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
+        """What is to be summed of a tile, and about which centre: real parts, imaginary ones, and so on."""
+        row, pieces = self.entry.padding_idx, [values]
         if row is not None and index[0].start <= row < index[0].stop:
             inside = row - index[0].start
-            self._add(values[:inside])
-            self._add(values[inside + 1 :])
-        else:
-            self._add(values)
-
-    def _add(self, values: Tensor) -> None:
-        """Add to the sums, which are about the planned mean, in fp64."""
-        if not values.numel():
-            return
-        wide = torch.view_as_real(values.resolve_conj()).double() if values.is_complex() else values.double()
-        self.low = min(self.low, float(wide.min()))
-        self.high = max(self.high, float(wide.max()))
-        first = wide[..., 0] if values.is_complex() else wide
-        self.count += values.numel()
-        self.sum += float((first - self.moments.mean).sum())
+            pieces = [values[:inside], values[inside + 1 :]]
         if values.is_complex():
-            wide = wide - torch.tensor([self.moments.mean, 0.0], dtype=torch.float64, device=wide.device)
-        else:
-            wide = wide - self.moments.mean
-        self.squares += float((wide * wide).sum())
+            pieces = [part for piece in pieces for part in (piece.real, piece.imag)]
+        return [(piece, self.expected[number % len(self.expected)].mean) for number, piece in enumerate(pieces)]
+
+    def take(self, sums: Sequence[Sums]) -> None:
+        """Add the sums of ``parts``."""
+        for number, one in enumerate(sums):
+            self.sums[number % len(self.sums)] += one
 
     def result(self) -> Measured:
         """The measurement, with everything that deviates from the plan."""
-        n = max(self.count, 1)
-        shift, square = self.sum / n, self.squares / n
-        planned = self.moments
+        count = self.sums[0].count
+        n = max(count, 1)
+        shifts = [sums.sum / n for sums in self.sums]
+        variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
+        moments = self.entry.initializer.moments(self.entry.site)
+        assert moments is not None, "a kept entry has no planned moments"
         measured = Measured(
             name=self.entry.name,
-            count=self.count,
-            mean=planned.mean + shift,
-            std=math.sqrt(max(square - shift * shift, 0.0)) if math.isfinite(square) else square,
-            low=self.low,
-            high=self.high,
-            planned_mean=planned.mean,
-            planned_std=planned.std,
-            mean_z=self._mean_score(shift),
-            std_z=self._std_score(square),
+            count=count,
+            mean=self.expected[0].mean + shifts[0],
+            std=math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else variance,
+            low=min(sums.low for sums in self.sums),
+            high=max(sums.high for sums in self.sums),
+            planned_mean=moments.mean,
+            planned_std=moments.std,
+            mean_z=max(self._mean_scores(), key=abs) if count else 0.0,
+            std_z=self._std_score() if count else 0.0,
             findings=(),
         )
-        return measured if self.count == 0 else _with_findings(measured, self.entry)
+        return replace(measured, findings=tuple(self._findings(measured))) if count else measured
 
-    def _quantum(self) -> float:
-        """The spacing of the dtype's numbers where most values are; rounding moves a value by at most half of it."""
-        if not dtypes.is_drawable(self.entry.dtype):
+    def _allowed(self) -> float:
+        """How far any value may lie from what was drawn."""
+        return self.error * max(max(abs(sums.low), abs(sums.high)) for sums in self.sums)
+
+    def _mean_scores(self) -> list[float]:
+        allowed = self._allowed()
+        scores = []
+        for sums, law in zip(self.sums, self.expected, strict=True):
+            deviation = _beyond(sums.sum, allowed * sums.count)
+            error = law.std * math.sqrt(sums.count)
+            score = _ratio(deviation, error)
+            if law.jump is not None:  # in units of the std, whose square may leave fp64
+                rare = _bennett(deviation / law.std, sums.count, law.jump / law.std)
+                score = _nearer(score, rare)
+            scores.append(score)
+        return scores
+
+    def _std_score(self) -> float:
+        """The score of the mean square about the expected mean, all parts together."""
+        total, largest = sum(sums.squares for sums in self.sums), max(law.std for law in self.expected)
+        if largest and not _SQUARED[0] < largest < _SQUARED[1]:
             return 0.0
-        info = torch.finfo(dtypes.real_part(self.entry.dtype))
-        magnitude = abs(self.moments.mean) + 2 * self.moments.std
-        return max(info.eps * magnitude, info.smallest_normal * info.eps)
-
-    def _mean_score(self, shift: float) -> float:
-        # rounding to nearest does not move the mean of values that spread over several numbers
-        quantum, std = self._quantum(), self.moments.std
-        slack = quantum if std <= 4 * quantum else quantum * 1e-3
-        return _score(max(abs(shift) - slack, 0.0), std / math.sqrt(max(self.count, 1)))
-
-    def _std_score(self, square: float) -> float:
-        quantum, std = self._quantum(), self.moments.std
-        # rounding adds at most quantum^2/4 to the variance; /12 if spread evenly (Sheppard)
-        slack = quantum if std <= 4 * quantum else quantum * quantum / (4 * std)
-        measured = math.sqrt(square) if square >= 0 else math.nan
-        deviation = math.copysign(max(abs(measured - std) - slack, 0.0), measured - std)
+        planned = sum(sums.count * law.std**2 for sums, law in zip(self.sums, self.expected, strict=True))
+        variance = sum(
+            sums.count * (law.kurtosis - 1) * law.std**4 for sums, law in zip(self.sums, self.expected, strict=True)
+        )
+        slack = self._allowed() * math.sqrt(len(self.sums) * self.sums[0].count)
+        root = math.sqrt(planned) + _beyond(math.sqrt(total) - math.sqrt(planned), slack) if total >= 0 else math.nan
+        deviation = root * root - planned
         if not math.isfinite(deviation):
             return math.inf
-        if std == 0 or self.moments.kurtosis <= 1:
-            return _score(deviation, 1e-6 * std)
-        freedom = 2 * max(self.count, 1) / (self.moments.kurtosis - 1)
-        ratio = abs((std + deviation) / std)
-        return (math.pow(ratio, 2 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+        if abs(deviation) <= _EXACT * planned:
+            return 0.0
+        if variance == 0:
+            return _ratio(deviation, 0.0)
+        score = _wilson_hilferty(root * root / planned, 2 * planned * planned / variance)
+        jumps = [law.jump for law in self.expected if law.jump is not None]
+        if jumps:
+            # a square lies at most jump^2 above its mean, and at most std^2 below
+            most = max(jumps) ** 2 if deviation > 0 else largest**2
+            score = _nearer(score, _bennett(deviation, variance, most))
+        return score
+
+    def _findings(self, measured: Measured) -> Iterator[str]:
+        if not all(math.isfinite(number) for sums in self.sums for number in (sums.sum, sums.low, sums.high)):
+            yield "has values that are not finite"
+            return
+        for part, score, sums, law in zip(_PARTS, self._mean_scores(), self.sums, self.expected, strict=False):
+            if abs(score) > STANDARD_ERRORS:
+                planned = 0.0 if part else measured.planned_mean
+                mean = law.mean + sums.sum / sums.count
+                yield f"mean{part} {mean:.6g}, planned {planned:.6g}{_errors(score)}"
+        if abs(measured.std_z) > STANDARD_ERRORS:
+            yield f"std {measured.std:.6g}, planned {measured.planned_std:.6g}{_errors(measured.std_z)}"
+        allowed = self._allowed()
+        for part, sums, law in zip(_PARTS, self.sums, self.expected, strict=False):
+            if sums.low < law.low - allowed or sums.high > law.high + allowed:
+                yield (
+                    f"values{part} from {sums.low:.6g} to {sums.high:.6g} leave the planned "
+                    f"[{law.low:.6g}, {law.high:.6g}]"
+                )
 
 
-def _score(deviation: float, error: float) -> float:
-    if not math.isfinite(deviation):
-        return math.inf
+def _beyond(deviation: float, allowed: float) -> float:
+    """What of a deviation is more than allowed."""
+    return math.copysign(max(abs(deviation) - allowed, 0.0), deviation) if math.isfinite(deviation) else math.inf
+
+
+def _ratio(deviation: float, error: float) -> float:
     if deviation == 0:
         return 0.0
-    return deviation / error if error > 0 else math.inf
+    return deviation / error if error > 0 else math.copysign(math.inf, deviation)
 
 
-def _with_findings(measured: Measured, entry: Entry) -> Measured:
-    findings: list[str] = []
-    if not all(map(math.isfinite, (measured.low, measured.high, measured.std))):
-        findings.append("has values that are not finite")
-    else:
-        if abs(measured.mean_z) > STANDARD_ERRORS:
-            findings.append(
-                f"mean {measured.mean:.6g}, planned {measured.planned_mean:.6g}: {measured.mean_z:.1f} standard errors"
-            )
-        if abs(measured.std_z) > STANDARD_ERRORS:
-            findings.append(
-                f"std {measured.std:.6g}, planned {measured.planned_std:.6g}: {measured.std_z:.1f} standard errors"
-            )
-        low, high = entry.initializer.bounds()
-        slack = dtypes.relative_rounding(entry.dtype) if dtypes.is_drawable(entry.dtype) else 0.0
-        outside = measured.low < low - abs(low) * slack or measured.high > high + abs(high) * slack
-        if outside and entry.dtype not in dtypes.COMPLEX:
-            findings.append(
-                f"values from {measured.low:.6g} to {measured.high:.6g} leave the planned [{low:.6g}, {high:.6g}]"
-            )
-    return Measured(**{**measured.__dict__, "findings": tuple(findings)})
+def _nearer(first: float, second: float) -> float:
+    return min(first, second, key=abs)
 
 
-def measure(entry: Entry, values: Tensor) -> Measured:
-    """Measure an entry's values as they lie in memory."""
-    accumulator = Accumulator(entry)
-    for index, _ in Region.whole(values.shape).tiles(_TILE):
-        accumulator.add(index, values[index])
-    return accumulator.result()
+def _wilson_hilferty(ratio: float, freedom: float) -> float:
+    """The normal score of a chi-square variable that is ``ratio`` times its mean (Wilson & Hilferty 1931)."""
+    return (math.cbrt(ratio) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+
+
+def _bennett(deviation: float, variance: float, most: float) -> float:
+    """The score ``z`` with ``exp(-z^2 / 2)`` Bennett's bound on the probability of so large a sum.
+
+    Of independent terms that exceed their means by at most ``most``. For rare events it is close to Poisson's law.
+    """
+    u = most * abs(deviation) / variance
+    return math.copysign(math.sqrt(max(2 * variance * ((1 + u) * math.log1p(u) - u), 0.0)) / most, deviation)
+
+
+def _errors(score: float) -> str:
+    return f": {score:.1f} standard errors" if math.isfinite(score) else ", which nothing may change"
+
+
+def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
+    """Measure an entry's values as they lie in memory; ``error`` as for ``Accumulator``."""
+    return measure_all([Written(entry=entry, values=values, error=error)])[0]
+
+
+def measure_all(written: Sequence[Written]) -> tuple[Measured, ...]:
+    """Measure what was written, as it lies in memory, all parameters together."""
+    accumulators = [Accumulator(one.entry, one.values.dtype, one.error) for one in written]
+    parts = [
+        accumulator.parts(Region.whole(one.values.shape).slices, one.values)
+        for accumulator, one in zip(accumulators, written, strict=True)
+    ]
+    sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
+    for accumulator, of_one in zip(accumulators, parts, strict=True):
+        accumulator.take(list(itertools.islice(sums, len(of_one))))
+    return tuple(accumulator.result() for accumulator in accumulators)
 
 
 @dataclass(frozen=True, kw_only=True)

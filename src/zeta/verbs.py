@@ -17,7 +17,7 @@ from zeta.errors import LayerTypeError, SpecError
 from zeta.planning import How, plan
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
-from zeta.report import Accumulator, Measured, Report, Verification, measure
+from zeta.report import Accumulator, Measured, Report, Verification, measure_all
 
 
 def apply_(
@@ -52,7 +52,7 @@ def apply_(
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
     jobs = prepare(model, plan, seed, only)
-    measured = tuple(measure(written.entry, written.values) for written in write(jobs, seed, progress))
+    measured = measure_all(write(jobs, seed, progress))
     return _report(
         seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs), {job.slot.tensor.device for job in jobs}
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from zeta.errors import SpecError, ZetaNotice
 from zeta.kernels import native, reference
@@ -34,11 +35,15 @@ _EVERY_DTYPE: Final = frozenset({torch.uint32, *native.DTYPES})
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One way to compute the stream: its name, the dtypes that it writes, and the call that does tasks."""
+    """One way to compute the stream: its name, the call that does tasks, and the dtypes that it writes.
+
+    ``measure`` gives the sums, about a centre each, of many tensors at once, where the backend can.
+    """
 
     name: str
     fill: Callable[[Sequence[Task]], None]
     dtypes: frozenset[torch.dtype] = _EVERY_DTYPE
+    measure: Callable[[Sequence[Tensor], Sequence[float]], list[native.Moments]] | None = None
 
 
 REFERENCE: Final = Backend(name="reference", fill=reference.fill)
@@ -143,7 +148,8 @@ def _native(isa: str) -> Backend:
         raise OSError(_load()[1])
     if isa not in library.isas:
         raise OSError(f"this processor cannot run it, but {', '.join(library.isas)}")
-    return Backend(name=f"native {isa}", fill=functools.partial(library.fill, isa))
+    fill, measure = functools.partial(library.fill, isa), functools.partial(library.measure, isa)
+    return Backend(name=f"native {isa}", fill=fill, measure=measure)
 
 
 def _library() -> native.Library | None:

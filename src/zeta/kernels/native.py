@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import math
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,10 +62,10 @@ class Library:
         count = len(jobs) // (_PLACE.size + _LAW.size)
         self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int32(torch.get_num_threads()))
 
-    def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[list[Moments]]:
-        """Sum, sum of squares (both about the centre), minimum and maximum of each tensor, in one or more parts.
+    def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[Moments]:
+        """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
 
-        All in one call, with the same answers for any number of threads.
+        The answers are the same for any number of threads.
         """
         views: list[bytes] = []
         owners: list[int] = []
@@ -76,9 +77,10 @@ class Library:
         answers = ctypes.create_string_buffer(_MOMENTS.size * len(views))
         threads = ctypes.c_int32(torch.get_num_threads())
         self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)), threads)
-        measured: list[list[Moments]] = [[] for _ in tensors]
-        for owner, moments in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
-            measured[owner].append(moments)
+        measured: list[Moments] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
+        for owner, (total, squares, low, high) in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
+            before = measured[owner]
+            measured[owner] = before[0] + total, before[1] + squares, min(before[2], low), max(before[3], high)
         return measured
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
@@ -131,6 +133,11 @@ def _boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[B
 
     Dimensions that lie one inside the other in every set are joined first, so that one box is almost always enough.
     """
+    if len(sizes) <= 1:
+        size, steps = (sizes[0], [step[0] for step in strides]) if sizes else (1, [0] * len(strides))
+        none = (0,) * (_DIMS - 1)
+        yield (0,) * len(strides), (*(1,) * (_DIMS - 1), size), tuple((*none, step) for step in steps)
+        return
     joined: list[tuple[int, list[int]]] = []
     for size, *steps in zip(sizes, *strides, strict=True):
         if size == 1:
