@@ -1,7 +1,7 @@
 """From (initializer, key, region) to values in a tensor.
 
 Elementwise initializers become tasks for the kernels, which compute any region alone and write it in place. The others
-look at whole matrices: they compute the whole tensor, on the CPU in fp64, and cut the region out of it.
+look at whole matrices: they compute the whole tensor, where the target is, and cut the region out of it.
 """
 
 from __future__ import annotations
@@ -272,23 +272,20 @@ def _sample(initializer: Initializer, target: Target) -> Tensor:
 
 
 def _whole(target: Target) -> tuple[Target, Axes]:
-    """The same parameter, whole, on the CPU, in the precision that its Gaussian is drawn in."""
+    """The same parameter, whole, in the precision that its Gaussian is drawn in."""
     assert target.axes is not None
     if target.dtype in dtypes.COMPLEX:
         dtype = torch.complex128 if target.dtype is torch.complex128 else torch.complex64
     else:
         dtype = torch.float64 if target.dtype is torch.float64 else torch.float32
-    whole = replace(target, region=Region.whole(target.region.shape), dtype=dtype, device=torch.device("cpu"))
+    device = target.device if target.device.type in ("cpu", "cuda") else torch.device("cpu")
+    whole = replace(target, region=Region.whole(target.region.shape), dtype=dtype, device=device)
     return whole, target.axes
 
 
 def _gaussian(whole: Target) -> Tensor:
-    """Standard normal values of the whole parameter, in fp64 or complex128."""
-    pieces = [
-        values.reshape(-1) for _, values in tiles(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype)
-    ]
-    flat = torch.cat(pieces) if pieces else torch.empty(0, dtype=whole.dtype, device="cpu")
-    return flat.view(whole.region.shape).to(torch.complex128 if whole.dtype.is_complex else torch.float64)
+    """Standard normal values of the whole parameter."""
+    return sample(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, device=whole.device)
 
 
 def _cut(weight: Tensor, target: Target) -> Tensor:
