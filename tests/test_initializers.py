@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fractions
 import json
 import math
 from collections.abc import Callable
@@ -445,3 +446,16 @@ def test_bad_json_is_refused(data: Any, message: str) -> None:
 def test_initializers_refuse_a_weight_that_does_not_fit(spec: Initializer, site: Site, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         spec.solve(site)
+
+
+def test_division_is_multiplication_by_the_inverse() -> None:
+    assert Normal(0.02) / 2 == Normal(0.01)
+    assert Uniform(-1, 1) / math.sqrt(4) == Uniform(-0.5, 0.5)
+    with pytest.raises(SpecError, match="Normal: cannot be divided by 0"):
+        Normal(0.02) / 0
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.int64(1), fractions.Fraction(1, 2)])
+def test_other_kinds_of_numbers(number: Any) -> None:
+    assert Normal(number) == Normal(float(number))
+    assert type(Normal(number).std) is float

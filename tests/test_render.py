@@ -187,3 +187,12 @@ def test_sizes(count: int, text: str) -> None:
 @pytest.mark.parametrize(("count", "text"), [(999_960, "1.0 MB"), (999_999_999, "1.0 GB")])
 def test_sizes_that_round_up_to_the_next_unit(count: int, text: str) -> None:
     assert bytes_text(count) == text
+
+
+def test_a_narrow_terminal_gets_the_columns_that_fit() -> None:
+    headings, rows = ("name", "long", "short"), [("weight", "x" * 50, "1"), ("bias", "y", "22")]
+    assert "x" * 50 in table(headings, rows, width=80, expendable=("long",))
+    narrow = table(headings, rows, width=40, expendable=("long", "short"))
+    assert "long" not in narrow
+    assert narrow.splitlines()[-1].split() == ["bias", "22"]
+    assert table(headings, rows) == table(headings, rows, expendable=("long",))

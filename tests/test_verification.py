@@ -485,3 +485,33 @@ def test_a_file_that_becomes_shorter_while_it_is_read(name: str, folder: Path, m
 def test_wrong_arguments(arguments: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         zeta.verify(*arguments)
+
+
+# -- what a linear algebra library computes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_orthogonal_matrices_are_compared_within_their_tolerance(dtype: torch.dtype) -> None:
+    """Another library gives other last bits; an element that is wrong by more is found all the same."""
+    layer, rules = nn.Linear(64, 64, bias=False).to(dtype), Rules([Rule("*", Orthogonal(2.0))])
+    zeta.init_(layer, rules, seed=1)
+    plan = zeta.plan(layer, rules)
+    assert zeta.verify(layer, plan, 1).close == ()
+    with torch.no_grad():
+        layer.weight *= 1 + torch.finfo(dtype).eps
+    found = zeta.verify(layer, plan, 1)
+    assert found.ok
+    assert found.close == ("weight",)
+    assert "1 tensors equal, bit by bit (1 orthogonal within rounding), those of seed 1" in str(found)
+    with torch.no_grad():
+        layer.weight[3, 5] += max(1e-5, 0.05 * (dtype is torch.bfloat16))
+    (difference,) = zeta.verify(layer, plan, 1).differences
+    assert (difference.count, difference.first) == (1, (3, 5))
+
+
+def test_a_long_list_of_differences_is_cut() -> None:
+    model, rules = nn.ModuleList(nn.Linear(1, 1) for _ in range(20)), Rules([Rule("*", Normal())])
+    zeta.init_(model, rules, seed=1)
+    lines = str(zeta.verify(model, zeta.plan(model, rules), 2)).splitlines()
+    assert len(lines) == 22
+    assert lines[20] == "and 20 more"

@@ -22,9 +22,10 @@ from zeta.gains import gain
 from zeta.initializers import Initializer, Keep
 from zeta.planning import plan
 from zeta.plans import Entry, Plan
-from zeta.report import Report, Verification
+from zeta.report import Report
 from zeta.rules import Kind, Match, Rule, Rules
 from zeta.verbs import apply_, init_, save, verify
+from zeta.verification import Verification
 
 __all__ = [
     "Axes",

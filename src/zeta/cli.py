@@ -97,7 +97,7 @@ def init_command(
         check_folder(out, force=force)
         built, decided = _planned(model, recipe, rules, kwargs, dtype, device)
         if not as_json:
-            _stdout.print(str(decided))
+            _stdout.print(decided.text(_width()))
         with _progress_bar(quiet=as_json) as progress:
             report = verbs.save(
                 built, decided, out, number, drop_ties=drop_ties, force=force, model_name=model, progress=progress
@@ -128,7 +128,7 @@ def plan_command(
     """Show what every parameter of MODEL would get, and write nothing."""
     with _errors(debug):
         _, decided = _planned(model, recipe, rules, kwargs, dtype, device)
-        _stdout.print(decided.to_json() if as_json else str(decided))
+        _stdout.print(decided.to_json() if as_json else decided.text(_width()))
 
 
 @app.command("verify")
@@ -229,6 +229,11 @@ def _progress_bar(quiet: bool) -> Iterator[apply.Progress | None]:
     with Progress(*columns, console=_stderr, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+
+
+def _width() -> int | None:
+    """The width of the terminal, where the output goes to one."""
+    return _stdout.width if _stdout.is_terminal else None
 
 
 def _print_json(data: Any) -> None:

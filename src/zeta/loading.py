@@ -101,6 +101,10 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
 
     def build(**overrides: Any) -> Any:
         merged = {**data, **overrides}
+        if merged["model_type"] not in transformers.CONFIG_MAPPING:
+            raise UsageError(
+                f"{path}: transformers {transformers.__version__} knows no model_type {merged['model_type']!r}"
+            )
         config = transformers.AutoConfig.for_model(**merged)
         for architecture in merged.get("architectures") or ():
             if hasattr(transformers, architecture):

@@ -160,6 +160,13 @@ class Plan:
         return Plan(tuple(entries))
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """What ``print`` shows: a line for each parameter, repeated layers folded.
+
+        With ``width``, columns are left out until the table fits a terminal of so many columns.
+        """
         named = (
             (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry) for entry in self
         )
@@ -179,7 +186,8 @@ class Plan:
             for name, entries in fold(named)
         ]
         headings = ("name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes")
-        shown = table(headings, rows, right=("bytes",))
+        expendable = ("mean", "dtype", "fan in/out", "rule", "kind", "bytes")
+        shown = table(headings, rows, right=("bytes",), width=width, expendable=expendable)
         numel = sum(entry.numel for entry in self.parameters)
         buffers = len(self.entries) - len(self.parameters)
         total = f"{len(self.parameters)} parameters, {buffers} buffers, {numel:,} values, {bytes_text(self.nbytes)}"

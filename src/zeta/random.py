@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import operator
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,10 +37,14 @@ _PERSON: Final = b"zeta stream 1"
 
 
 def check_seed(seed: int) -> int:
-    """Return ``seed`` if it is an integer in ``[0, 2^64)``; ``SpecError`` otherwise."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+    """Return ``seed`` as an ``int`` if it is an integer in ``[0, 2^64)``; ``SpecError`` otherwise."""
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
         raise SpecError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
-    return seed
+    return number
 
 
 def draw_seed(generator: torch.Generator | None = None) -> int:

@@ -63,12 +63,28 @@ def _part_text(part: Part) -> str:
     return texts[0] if len(part) == 1 else "{" + ",".join(texts) + "}"
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> str:
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    width: int | None = None,
+    expendable: Sequence[str] = (),
+) -> str:
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
-    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same.
+    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same. A
+    table for a terminal of ``width`` leaves out ``expendable`` columns, the first of them first, until it fits.
     """
-    rows = list(rows)
+    columns = {heading: cells for heading, *cells in zip(headings, *rows, strict=True)}
+    for heading in expendable:
+        if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:
+            break
+        columns.pop(heading, None)
+    return _table(list(columns), list(zip(*columns.values(), strict=True)), right)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:
     longest = max((cell_len(row[0]) for row in rows), default=0)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):

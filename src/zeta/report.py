@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -316,98 +316,3 @@ class Report:
                 for item in self.measured
             ],
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One tensor that is not what the plan gives: how many elements, and the first of them."""
-
-    name: str
-    count: int
-    first: tuple[int, ...]
-    found: str
-    expected: str
-
-    def __str__(self) -> str:
-        place = ", ".join(map(str, self.first))
-        return (
-            f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
-            f"found {self.found}, expected {self.expected}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """The result of computing every value again and comparing bit by bit."""
-
-    seed: int
-    compared: int
-    kept: tuple[str, ...]
-    differences: tuple[Difference, ...]
-    problems: tuple[str, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether every bit agrees."""
-        return not self.differences and not self.problems
-
-    def summary(self) -> str:
-        """One line."""
-        kept = f", {len(self.kept)} kept as they were" if self.kept else ""
-        if self.ok:
-            return f"verified: {self.compared} tensors equal, bit by bit, those of seed {self.seed}{kept}"
-        problems = len(self.differences) + len(self.problems)
-        return f"NOT verified: {problems} problem(s) in {self.compared} tensors (seed {self.seed})"
-
-    def __str__(self) -> str:
-        return "\n".join([*self.problems, *map(str, self.differences), self.summary()])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as JSON-ready values."""
-        return {
-            "ok": self.ok,
-            "seed": self.seed,
-            "compared": self.compared,
-            "kept": list(self.kept),
-            "problems": list(self.problems),
-            "differences": [{**item.__dict__, "first": list(item.first)} for item in self.differences],
-        }
-
-
-class Comparison:
-    """Compares an entry's values with the expected ones, tile by tile, bit by bit."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.count = 0
-        self.first: tuple[tuple[int, ...], str, str] | None = None
-
-    def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
-        """Compare one tile, found at ``index`` of the whole tensor."""
-        differs = _bits(found) != _bits(expected)
-        if differs.ndim > found.ndim:  # complex: either part
-            differs = differs.any(-1)
-        count = int(differs.sum())
-        if not count:
-            return
-        if self.first is None:
-            where = tuple(int(i) for i in differs.nonzero()[0])
-            place = tuple(part.start + i for part, i in zip(index, where, strict=True))
-            self.first = (place, str(found[where].item()), str(expected[where].item()))
-        self.count += count
-
-    def result(self) -> Iterable[Difference]:
-        """The difference, if there is one."""
-        if self.first is not None:
-            place, found, expected = self.first
-            yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)
-
-
-_INTEGER: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _bits(values: Tensor) -> Tensor:
-    values = values.resolve_conj().resolve_neg()
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    return values.contiguous().view(_INTEGER[values.dtype.itemsize])

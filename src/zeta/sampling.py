@@ -117,6 +117,16 @@ def sample(
     return out
 
 
+def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:
+    """By how much values of ``dtype`` may differ between devices and linear algebra libraries, before rounding.
+
+    It is 0, the same bits everywhere, for all but orthogonal matrices: see :func:`zeta.orthogonal.orthonormal`.
+    """
+    if isinstance(initializer, Orthogonal | DeltaOrthogonal):
+        return abs(initializer.gain) * (1e-13 if dtype in (torch.float64, torch.complex128) else 2e-6)
+    return 0.0
+
+
 def pieces(initializer: Initializer, region: Region, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
     """Cut ``region`` into consecutive ones of at most ``most`` elements: (index inside the region, piece).
 

@@ -17,7 +17,8 @@ from zeta.errors import LayerTypeError, SpecError
 from zeta.planning import How, plan
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
-from zeta.report import Accumulator, Measured, Report, Verification, measure_all
+from zeta.report import Accumulator, Measured, Report, measure_all
+from zeta.verification import Verification
 
 
 def apply_(

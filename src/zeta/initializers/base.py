@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 from zeta.errors import SpecError
@@ -62,6 +62,11 @@ class Initializer(ABC):
 
     __rmul__ = __mul__
 
+    def __truediv__(self, divisor: float) -> Initializer:
+        if finite(self, "divisor", divisor) == 0:
+            raise SpecError(f"{type(self).__name__}: cannot be divided by 0")
+        return self.scaled(1 / float(divisor))
+
     def __repr__(self) -> str:
         return self._text(repr)
 
@@ -105,9 +110,16 @@ class Initializer(ABC):
 
 def finite(owner: Initializer, name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
-    return float(value)
+    error = SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise error
+    try:
+        number = float(value)
+    except OverflowError:
+        raise error from None
+    if not math.isfinite(number):
+        raise error
+    return number
 
 
 def _fields(owner: Initializer | type[Initializer]) -> tuple[Field[Any], ...]:
