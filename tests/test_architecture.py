@@ -27,7 +27,7 @@ STAGES = {
     "base": ("errors", "_version", "render", "dtypes", "gaussian"),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes"),
     "resolve": ("names", "plans", "planning"),
-    "compute": ("random", "regions", "matrices", "sampling"),
+    "compute": ("random", "regions", "orthogonal", "matrices", "sampling"),
     "write": ("parametrized", "apply", "checkpoint", "utils"),
     "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
 }

@@ -1,4 +1,4 @@
-"""The matrices inside a weight, and initializers that look at a whole matrix at once: QR, diagonals, sparse columns."""
+"""The matrices inside a weight, and initializers that look at a whole matrix at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeta.fans import Axes
 from zeta.initializers import Site, matrix_shape
+from zeta.orthogonal import orthonormal
 
 
 def to_matrices(weight: Tensor, axes: Axes) -> Tensor:
@@ -51,24 +52,10 @@ def _arrangement(shape: Sequence[int], axes: Axes) -> tuple[list[int], list[int]
     return split, order
 
 
-def orthonormal(gaussian: Tensor) -> Tensor:
-    """Haar-distributed (semi-)orthogonal matrices from Gaussian ones ``(count, rows, columns)``, in fp64.
-
-    QR of the tall orientation, each column of Q times the phase of R's diagonal (Mezzadri 2007); a zero counts as 1.
-    """
-    wide = gaussian.shape[-2] < gaussian.shape[-1]
-    tall = gaussian.mH if wide else gaussian
-    q, r = torch.linalg.qr(tall)
-    diagonal = r.diagonal(dim1=-2, dim2=-1)
-    phase = torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal.sgn())
-    result: Tensor = q * phase.unsqueeze(-2)
-    return result.mH if wide else result
-
-
 def orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
     """Orthogonal weights from a Gaussian weight: inputs times kernel are the columns."""
     g = to_matrices(gaussian, axes)
-    return from_matrices(gain * orthonormal(g.flatten(2)), gaussian.shape, axes)
+    return from_matrices(orthonormal(g.flatten(2), gain), gaussian.shape, axes)
 
 
 def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
@@ -76,7 +63,7 @@ def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
     g = to_matrices(gaussian, axes)
     centre = kernel_centre(gaussian.shape, axes)
     result = torch.zeros_like(g)
-    result[..., centre] = gain * orthonormal(g[..., centre])
+    result[..., centre] = orthonormal(g[..., centre], gain)
     return from_matrices(result, gaussian.shape, axes)
 
 

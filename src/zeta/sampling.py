@@ -1,7 +1,7 @@
 """From (initializer, key, region, dtype, device) to values: one function per initializer.
 
 Elementwise initializers compute any region alone. The others look at whole matrices: they compute the whole
-tensor, on the CPU in fp64, and cut the region out of it.
+tensor, where the target is, and cut the region out of it.
 """
 
 from __future__ import annotations
@@ -222,23 +222,23 @@ def _rounded(values: Tensor, bounds: tuple[float, float], dtype: torch.dtype) ->
 
 
 def _whole(target: Target) -> tuple[Target, Axes]:
-    """The same parameter, whole, on the CPU, in the precision that its Gaussian is drawn in."""
+    """The same parameter, whole, in the precision that its Gaussian is drawn in."""
     assert target.axes is not None
     if target.dtype in dtypes.COMPLEX:
         dtype = torch.complex128 if target.dtype is torch.complex128 else torch.complex64
     else:
         dtype = torch.float64 if target.dtype is torch.float64 else torch.float32
-    whole = replace(target, region=Region.whole(target.region.shape), dtype=dtype, device=torch.device("cpu"))
+    device = target.device if target.device.type in ("cpu", "cuda") else torch.device("cpu")
+    whole = replace(target, region=Region.whole(target.region.shape), dtype=dtype, device=device)
     return whole, target.axes
 
 
 def _gaussian(whole: Target) -> Tensor:
-    """Standard normal values of the whole parameter, in fp64 or complex128."""
-    pieces = [
-        values.reshape(-1) for _, values in tiles(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype)
-    ]
-    flat = torch.cat(pieces) if pieces else torch.empty(0, dtype=whole.dtype, device="cpu")
-    return flat.view(whole.region.shape).to(torch.complex128 if whole.dtype.is_complex else torch.float64)
+    """Standard normal values of the whole parameter."""
+    result = torch.empty(whole.region.shape, dtype=whole.dtype, device=whole.device)
+    for index, values in tiles(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, device=whole.device):
+        result[index] = values
+    return result
 
 
 def _cut(weight: Tensor, target: Target) -> Tensor:
@@ -273,5 +273,6 @@ def _diagonal(initializer: Identity | Dirac, target: Target) -> Tensor:
 def _sparse(initializer: Sparse, target: Target) -> Tensor:
     whole, axes = _whole(target)
     rows = matrix_shape(Site(shape=whole.region.shape, axes=axes)).rows
-    values = _gaussian(whole) * initializer.std
+    # the product in fp64 and then rounded: the bits of the stream's version
+    values = _gaussian(whole).to(torch.promote_types(whole.dtype, torch.float64)) * initializer.std
     return _cut(matrices.sparse_columns(values, whole.words(MASK_DRAW), initializer.zeros(rows), axes), target)

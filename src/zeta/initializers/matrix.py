@@ -62,10 +62,12 @@ class Orthogonal(_Matrix):
     """Each matrix (outputs x inputs times kernel) is ``gain`` times a Haar-distributed (semi-)orthogonal one.
 
     ``W W^T = gain^2 I`` or ``W^T W = gain^2 I``, whichever is possible; the mean square is ``gain^2 / max(rows,
-    columns)`` exactly. Packed maps are drawn one by one. Complex weights are unitary (Saxe et al. 2014; Mezzadri 2007).
+    columns)`` exactly. Packed maps are drawn one by one. Complex weights are unitary (Saxe et al. 2014; Stewart 1980).
 
-    The factorization runs on the CPU in fp64, whatever the device. Its last bits depend on the linear algebra library
-    and its threads: results agree to 1e-12 in fp64, and after rounding to fp32 nearly always bit for bit.
+    Made of Householder reflections of the parameter's own Gaussian values, on the parameter's device, in fp32 or, for
+    fp64, in fp64; bf16 and fp16 are the fp32 matrix rounded. ``|W W^T / gain^2 - I|`` is at most 2e-6 in fp32 and 1e-13
+    in fp64. The last bits depend on the linear algebra library and its threads: results agree to ``2e-6 * gain`` in
+    fp32 and ``1e-13 * gain`` in fp64. More outputs keep the rows of a matrix that stays wide.
     """
 
     gain: float = 1.0
