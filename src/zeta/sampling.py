@@ -330,5 +330,6 @@ def _diagonal(initializer: Identity | Dirac, target: Target) -> Tensor:
 def _sparse(initializer: Sparse, target: Target) -> Tensor:
     whole, axes = _whole(target)
     rows = matrix_shape(Site(shape=whole.region.shape, axes=axes)).rows
-    values = _gaussian(whole) * initializer.std
+    # the product in fp64 and then rounded: the bits of the stream's version
+    values = _gaussian(whole).to(torch.promote_types(whole.dtype, torch.float64)) * initializer.std
     return _cut(matrices.sparse_columns(values, whole.words(MASK_DRAW), initializer.zeros(rows), axes), target)
