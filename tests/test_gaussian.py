@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_UP, Context, Inexact, localcontext
 from fractions import Fraction
 
 import mpmath
@@ -301,6 +302,20 @@ def test_upper_tail_has_30_digits(z: float) -> None:
 
 def test_upper_tail_at_infinity() -> None:
     assert (upper_tail(INF), upper_tail(-INF)) == (0, 1)
+
+
+@pytest.mark.parametrize("context", [Context(prec=6), Context(rounding=ROUND_UP), Context(traps=[Inexact])])
+def test_the_decimal_context_of_the_caller_does_not_matter(context: Context) -> None:
+    def constants() -> list[object]:
+        interval.cache_clear()
+        upper_tail.cache_clear()
+        truncated_moments.cache_clear()
+        tails = [upper_tail(z) for z in (-1.0, 2.0, 5.0)]
+        return [*tails, interval(-1.0, 3.0), interval(0.3, INF, bits=53), truncated_moments(0.1, 0.5, 0.0, 1.0)]
+
+    expected = constants()
+    with localcontext(context):
+        assert constants() == expected
 
 
 # bounds whose distance from the mean in sigmas is rounded, close to each other or far out, where errors are enlarged

@@ -9,17 +9,18 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from typing import Final
 
-_DIGITS: Final = 50
+#: 50 digits, rounded half to even, whatever context the caller has set
+DECIMALS: Final = Context(prec=50)
 _PI: Final = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628621")
 # From here on the continued fraction converges faster than the series loses digits.
 _SERIES_LIMIT: Final = Decimal(3)
 
 
 @functools.lru_cache(maxsize=1024)
-def upper_tail(z: float) -> Decimal:
+def upper_tail(z: float | Decimal) -> Decimal:
     """Return ``Q(z) = P(Z > z)`` for a standard normal ``Z``, to at least 30 significant digits.
 
     >>> float(upper_tail(0.0)), float(upper_tail(2.0))
@@ -27,18 +28,15 @@ def upper_tail(z: float) -> Decimal:
     """
     if z == math.inf:
         return Decimal(0)
-    if z < 0:
-        with localcontext() as context:
-            context.prec = _DIGITS
+    with localcontext(DECIMALS):
+        if z < 0:
             return 1 - upper_tail(-z)
-    with localcontext() as context:
-        context.prec = _DIGITS
         x = Decimal(z)
         density = (-x * x / 2).exp() / (2 * _PI).sqrt()
         if x < _SERIES_LIMIT:
             # Phi(x) = 1/2 + phi(x) (x + x^3/3 + x^5/(3*5) + ...)
             term, total, k = x, x, 1
-            while abs(term) > Decimal(10) ** -_DIGITS:
+            while abs(term) > Decimal(10) ** -DECIMALS.prec:
                 k += 2
                 term = term * x * x / k
                 total += term
@@ -70,8 +68,7 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
     ``m_k = (k - 1) m_{k-2} + (a^{k-1} phi(a) - b^{k-1} phi(b)) / (Q(a) - Q(b))`` (Johnson, Kotz & Balakrishnan 1994,
     ch. 13.10). In decimal arithmetic, as far in a tail the terms cancel.
     """
-    with localcontext() as context:
-        context.prec = _DIGITS
+    with localcontext(DECIMALS):
         edges = [
             (sign, x, (-x * x / 2).exp() / (2 * _PI).sqrt())
             for sign, bound in ((1, low), (-1, high))
