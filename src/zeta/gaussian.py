@@ -69,13 +69,9 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
     ch. 13.10). In decimal arithmetic, as far in a tail the terms cancel.
     """
     with localcontext(DECIMALS):
-        edges = [
-            (sign, x, (-x * x / 2).exp() / (2 * _PI).sqrt())
-            for sign, bound in ((1, low), (-1, high))
-            if math.isfinite(bound)
-            for x in [(Decimal(bound) - Decimal(mean)) / Decimal(std)]
-        ]
-        mass = upper_tail((low - mean) / std) - upper_tail((high - mean) / std)
+        a, b = ((Decimal(bound) - Decimal(mean)) / Decimal(std) for bound in (low, high))
+        edges = [(sign, x, (-x * x / 2).exp() / (2 * _PI).sqrt()) for sign, x in ((1, a), (-1, b)) if x.is_finite()]
+        mass = upper_tail(a) - upper_tail(b)
         raw = [Decimal(1)]
         for k in range(1, 5):
             edge = sum((sign * phi * (x ** (k - 1) if k > 1 else 1) for sign, x, phi in edges), Decimal(0))
