@@ -285,6 +285,11 @@ def test_a_long_list_is_cut_and_counted() -> None:
         (Uniform(1.001, 1.002), torch.bfloat16, "no bfloat16 number lies between 1.001 and 1.002"),
         (Uniform(1.001, 1.002), torch.float16, None),  # 1 + 2^-10 + ... lies between
         (Sparse(0.5, 2e4), torch.float16, "float16 ends at"),
+        (TruncatedNormal(7e3, low=5.6e4), torch.float16, "float16 ends at"),  # 8 to 10.46 std
+        (TruncatedNormal(7e3, high=-5.6e4), torch.float16, "float16 ends at"),
+        (TruncatedNormal(1.03e4, low=0.0), torch.float16, "float16 ends at"),  # half of the normal: to 6.44 std
+        (TruncatedNormal(7e3, low=5.6e4, high=6.5e4), torch.float16, None),
+        (TruncatedNormal(6e3, low=4.8e4), torch.float16, None),
         (TruncatedNormal(1.0, low=-1.0, high=2.0), torch.complex64, "not symmetric"),
         (TruncatedNormal(1.0), torch.complex64, None),
         (Zeros(), torch.int8, None),  # counters; a parameter is refused when written

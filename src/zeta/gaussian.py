@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from typing import Final
 
-_DIGITS: Final = 50
+#: 50 digits, rounded half to even, whatever context the caller has set
+DECIMALS: Final = Context(prec=50)
 _PI: Final = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628621")
 # From here on the continued fraction converges faster than the series loses digits.
 _SERIES_LIMIT: Final = Decimal(3)
@@ -27,18 +28,15 @@ def upper_tail(z: float | Decimal) -> Decimal:
     """
     if z == math.inf:
         return Decimal(0)
-    if z < 0:
-        with localcontext() as context:
-            context.prec = _DIGITS
+    with localcontext(DECIMALS):
+        if z < 0:
             return 1 - upper_tail(-z)
-    with localcontext() as context:
-        context.prec = _DIGITS
         x = Decimal(z)
         density = (-x * x / 2).exp() / (2 * _PI).sqrt()
         if x < _SERIES_LIMIT:
             # Phi(x) = 1/2 + phi(x) (x + x^3/3 + x^5/(3*5) + ...)
             term, total, k = x, x, 1
-            while abs(term) > Decimal(10) ** -_DIGITS:
+            while abs(term) > Decimal(10) ** -DECIMALS.prec:
                 k += 2
                 term = term * x * x / k
                 total += term
@@ -70,17 +68,10 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
     ``m_k = (k - 1) m_{k-2} + (a^{k-1} phi(a) - b^{k-1} phi(b)) / (Q(a) - Q(b))`` (Johnson, Kotz & Balakrishnan 1994,
     ch. 13.10). In decimal arithmetic, as the terms cancel far in a tail and where the bounds are close.
     """
-    with localcontext() as context:
-        context.prec = _DIGITS
-        edges = [
-            (sign, x, (-x * x / 2).exp() / (2 * _PI).sqrt())
-            for sign, bound in ((1, low), (-1, high))
-            if math.isfinite(bound)
-            for x in [(Decimal(bound) - Decimal(mean)) / Decimal(std)]
-        ]
-        # at the same points as the densities: rounded to floats, close bounds would enclose another mass
-        tails = {sign: upper_tail(x) for sign, x, _ in edges}
-        mass = tails.get(1, Decimal(1)) - tails.get(-1, Decimal(0))
+    with localcontext(DECIMALS):
+        a, b = ((Decimal(bound) - Decimal(mean)) / Decimal(std) for bound in (low, high))
+        edges = [(sign, x, (-x * x / 2).exp() / (2 * _PI).sqrt()) for sign, x in ((1, a), (-1, b)) if x.is_finite()]
+        mass = upper_tail(a) - upper_tail(b)
         raw = [Decimal(1)]
         for k in range(1, 5):
             edge = sum((sign * phi * (x ** (k - 1) if k > 1 else 1) for sign, x, phi in edges), Decimal(0))

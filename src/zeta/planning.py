@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -286,10 +287,15 @@ def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
 
 def _reach(initializer: Initializer) -> float:
     """The largest magnitude that a solved initializer can give."""
+    # fp64's reach of 8.2 sigma does not matter: its range is never short
     reach = max(abs(bound) for bound in initializer.bounds())
-    if isinstance(initializer, Normal | TruncatedNormal):
-        # fp64's reach of 8.2 sigma does not matter: its range is never short
-        reach = min(reach, abs(initializer.mean) + LARGEST_SIGMA * initializer.std)
+    if isinstance(initializer, Normal):
+        reach = abs(initializer.mean) + LARGEST_SIGMA * initializer.std
+    elif isinstance(initializer, TruncatedNormal):
+        low, high = initializer.sigmas()
+        # the farthest of 2^32 values from a on has the tail Q(z) >= Q(a) / 2^33, and Q(z) <= Q(a) exp((a^2 - z^2) / 2)
+        farthest = math.hypot(max(low, -high, 0.0), math.sqrt(66 * math.log(2)))
+        reach = min(reach, abs(initializer.mean) + farthest * initializer.std)
     elif isinstance(initializer, Sparse):
         reach = LARGEST_SIGMA * initializer.std
     return reach

@@ -21,14 +21,14 @@ import operator
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from zeta.errors import SpecError
-from zeta.gaussian import upper_tail
+from zeta.gaussian import DECIMALS, upper_tail
 
 STREAM_VERSION: Final = 1
 _PERSON: Final = b"zeta stream 1"
@@ -327,28 +327,28 @@ def interval(low: float = -math.inf, high: float = math.inf, *, bits: int = 32) 
     >>> interval().split == 2**31, float(interval().positive.scale) == 2.0**-32
     (True, True)
     """
-    half = Decimal("0.5")
-
-    def side(near: float, far: float, count: int) -> Side:
-        width = upper_tail(near) - upper_tail(far)
-        scale = width / count if count else Decimal(0)
-        return Side(
-            count=count,
-            scale=scale,
-            q_offset=half - upper_tail(near) + scale / 2,
-            p_offset=upper_tail(far) + scale / 2,
+    with localcontext(DECIMALS):
+        below = max(-low, 0.0), max(-high, 0.0)  # far and near ends of the negative side
+        above = max(high, 0.0), max(low, 0.0)
+        mass_below = upper_tail(below[1]) - upper_tail(below[0])
+        mass_above = upper_tail(above[1]) - upper_tail(above[0])
+        split = round(2**bits * (mass_below / (mass_below + mass_above)))
+        return Interval(
+            bits=bits,
+            split=split,
+            negative=_side(below[1], below[0], split),
+            positive=_side(above[1], above[0], 2**bits - split),
         )
 
-    below = max(-low, 0.0), max(-high, 0.0)  # far and near ends of the negative side
-    above = max(high, 0.0), max(low, 0.0)
-    mass_below = upper_tail(below[1]) - upper_tail(below[0])
-    mass_above = upper_tail(above[1]) - upper_tail(above[0])
-    split = round(2**bits * (mass_below / (mass_below + mass_above)))
-    return Interval(
-        bits=bits,
-        split=split,
-        negative=side(below[1], below[0], split),
-        positive=side(above[1], above[0], 2**bits - split),
+
+def _side(near: float, far: float, count: int) -> Side:
+    width = upper_tail(near) - upper_tail(far)
+    scale = width / count if count else Decimal(0)
+    return Side(
+        count=count,
+        scale=scale,
+        q_offset=Decimal("0.5") - upper_tail(near) + scale / 2,
+        p_offset=upper_tail(far) + scale / 2,
     )
 
 
