@@ -14,11 +14,11 @@ from typing import Annotated, Any, Final
 
 import torch
 import typer
-from benchmarks.timing import Figures, machine
 from rich.console import Console
 from torch import Tensor, nn
 
 import zeta
+from benchmarks.timing import Figures, machine
 from zeta import kernels
 from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform
 from zeta.regions import Region

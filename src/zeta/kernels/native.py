@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
 import math
 import os
 import struct
@@ -15,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from zeta.kernels.tasks import Law, Task
+from zeta.kernels.tasks import DIMS, Law, Task, boxes
 from zeta.random import Side, interval
 
 #: names another library file, such as one built with sanitizers
@@ -23,7 +22,6 @@ LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
 _ABI: Final = 1
-_DIMS: Final = 6
 _KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
 
@@ -31,9 +29,9 @@ _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.f
 DTYPES: Final = frozenset(_DTYPES) - {torch.uint32}
 
 # struct zeta_job of csrc/zeta.h, as its two halves: the place, then the law
-_PLACE: Final = struct.Struct(f"=Qq{3 * _DIMS}qQQ")
+_PLACE: Final = struct.Struct(f"=Qq{3 * DIMS}qQQ")
 _LAW: Final = struct.Struct("=iiddddQQdddQddd")
-_VIEW: Final = struct.Struct(f"=Q{2 * _DIMS}qi4xd")
+_VIEW: Final = struct.Struct(f"=Q{2 * DIMS}qi4xd")
 _MOMENTS: Final = struct.Struct("=dddd")
 
 Moments = tuple[float, float, float, float]
@@ -70,7 +68,7 @@ class Library:
         views: list[bytes] = []
         owners: list[int] = []
         for number, (tensor, centre) in enumerate(zip(tensors, centres, strict=True)):
-            for (offset,), sizes, (strides,) in _boxes(tuple(tensor.shape), [tensor.stride()]):
+            for (offset,), sizes, (strides,) in boxes(tuple(tensor.shape), [tensor.stride()]):
                 place = tensor.data_ptr() + offset * tensor.element_size()
                 views.append(_VIEW.pack(place, *sizes, *strides, _DTYPES[tensor.dtype], centre))
                 owners.append(number)
@@ -102,7 +100,7 @@ def _jobs(task: Task) -> Iterator[bytes]:
     if region.is_run and out.is_contiguous():
         yield _PLACE.pack(out.data_ptr(), region.start, *_run(region.numel), task.key, task.draw) + law
         return
-    for (index, offset), sizes, (index_strides, strides) in _boxes(region.sizes, [region.strides, out.stride()]):
+    for (index, offset), sizes, (index_strides, strides) in boxes(region.sizes, [region.strides, out.stride()]):
         place = out.data_ptr() + offset * out.element_size()
         yield _PLACE.pack(place, region.start + index, *sizes, *index_strides, *strides, task.key, task.draw) + law
 
@@ -110,7 +108,7 @@ def _jobs(task: Task) -> Iterator[bytes]:
 @functools.lru_cache(maxsize=4096)
 def _run(count: int) -> tuple[int, ...]:
     """Sizes and both strides of ``count`` elements in a row."""
-    outer = _DIMS - 1
+    outer = DIMS - 1
     return (*(1,) * outer, count, *(0,) * outer, 1, *(0,) * outer, 1)
 
 
@@ -123,34 +121,3 @@ def _law(law: Law) -> bytes:
 
 def _side(side: Side) -> tuple[int, float, float, float]:
     return side.count, float(side.scale), float(side.q_offset), float(side.p_offset)
-
-
-Box = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
-
-
-def _boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[Box]:
-    """Cut an array with several sets of strides into boxes of ``_DIMS`` dimensions: (offsets, sizes, strides).
-
-    Dimensions that lie one inside the other in every set are joined first, so that one box is almost always enough.
-    """
-    if len(sizes) <= 1:
-        size, steps = (sizes[0], [step[0] for step in strides]) if sizes else (1, [0] * len(strides))
-        none = (0,) * (_DIMS - 1)
-        yield (0,) * len(strides), (*(1,) * (_DIMS - 1), size), tuple((*none, step) for step in steps)
-        return
-    joined: list[tuple[int, list[int]]] = []
-    for size, *steps in zip(sizes, *strides, strict=True):
-        if size == 1:
-            continue
-        if joined and all(outer == step * size for outer, step in zip(joined[-1][1], steps, strict=True)):
-            joined[-1] = (joined[-1][0] * size, steps)
-        else:
-            joined.append((size, steps))
-    joined = [(1, [0] * len(strides))] * (_DIMS - len(joined)) + joined
-    outer, inner = joined[:-_DIMS], joined[-_DIMS:]
-    for corner in itertools.product(*(range(size) for size, _ in outer)):
-        yield (
-            tuple(sum(i * steps[k] for i, (_, steps) in zip(corner, outer, strict=True)) for k in range(len(strides))),
-            tuple(size for size, _ in inner),
-            tuple(tuple(steps[k] for _, steps in inner) for k in range(len(strides))),
-        )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from zeta.random import Interval
 from zeta.regions import Region
+
+#: dimensions of the boxes that kernels loop over
+DIMS: Final = 6
 
 Kind = Literal["words", "uniform", "normal"]
 
@@ -62,3 +67,34 @@ class Task:
     def __post_init__(self) -> None:
         assert tuple(self.out.shape) == self.region.sizes, (self.out.shape, self.region)
         assert self.out.dtype is self.law.dtype, (self.out.dtype, self.law)
+
+
+Box = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
+
+
+def boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[Box]:
+    """Cut an array with several sets of strides into boxes of ``DIMS`` dimensions: (offsets, sizes, strides).
+
+    Dimensions that lie one inside the other in every set are joined first, so that one box is almost always enough.
+    """
+    if len(sizes) <= 1:
+        size, steps = (sizes[0], [step[0] for step in strides]) if sizes else (1, [0] * len(strides))
+        none = (0,) * (DIMS - 1)
+        yield (0,) * len(strides), (*(1,) * (DIMS - 1), size), tuple((*none, step) for step in steps)
+        return
+    joined: list[tuple[int, list[int]]] = []
+    for size, *steps in zip(sizes, *strides, strict=True):
+        if size == 1:
+            continue
+        if joined and all(outer == step * size for outer, step in zip(joined[-1][1], steps, strict=True)):
+            joined[-1] = (joined[-1][0] * size, steps)
+        else:
+            joined.append((size, steps))
+    joined = [(1, [0] * len(strides))] * (DIMS - len(joined)) + joined
+    outer, inner = joined[:-DIMS], joined[-DIMS:]
+    for corner in itertools.product(*(range(size) for size, _ in outer)):
+        yield (
+            tuple(sum(i * steps[k] for i, (_, steps) in zip(corner, outer, strict=True)) for k in range(len(strides))),
+            tuple(size for size, _ in inner),
+            tuple(tuple(steps[k] for _, steps in inner) for k in range(len(strides))),
+        )

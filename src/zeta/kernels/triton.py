@@ -23,8 +23,7 @@ import triton
 import triton.language as tl
 
 from zeta import random as stream
-from zeta.kernels.native import _boxes
-from zeta.kernels.tasks import Law, Task
+from zeta.kernels.tasks import Law, Task, boxes
 from zeta.random import Side, fp32, interval
 
 #: dtypes that the kernel writes
@@ -355,7 +354,7 @@ def fill(tasks: Sequence[Task]) -> None:
 
 def _launch(task: Task) -> None:
     region, out = task.region, task.out.detach()
-    for (index, offset), box, strides in _boxes(region.sizes, [region.strides, out.stride()]):
+    for (index, offset), box, strides in boxes(region.sizes, [region.strides, out.stride()]):
         rows = [dim for dim in zip(box, *strides, strict=True) if dim[0] != 1]
         inner, _, step = rows.pop() if rows and rows[-1][1] == 1 else (1, 1, 1)
         sizes, index_strides, out_strides = zip(*reversed(rows), strict=True) if rows else ((), (), ())
