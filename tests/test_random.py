@@ -180,11 +180,18 @@ def test_the_version_names_the_stream_of_the_keys() -> None:
     assert STREAM_VERSION == 1
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64, 1.0, True, None, "0", np.int64(1), torch.tensor(1)])
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.0, True, None, "0", np.float64(1), torch.tensor(1.0)])
 def test_a_seed_is_an_integer_of_64_bits(seed: Any) -> None:
     for function in (check_seed, lambda seed: parameter_key(seed, "weight")):
         with pytest.raises(SpecError, match=r"seed must be an integer from 0 to 2\^64 - 1, got"):
             function(seed)
+
+
+@pytest.mark.parametrize("seed", [np.int64(7), np.uint64(7), torch.tensor(7)])
+def test_other_integers_are_seeds(seed: Any) -> None:
+    assert check_seed(seed) == 7
+    assert type(check_seed(seed)) is int
+    assert parameter_key(seed, "weight") == parameter_key(7, "weight")
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -18,6 +18,7 @@ from zeta.random import STREAM_VERSION
 from zeta.regions import Region
 from zeta.render import bytes_text, fold, number_text, range_text, table
 from zeta.rounding import expected
+from zeta.sampling import tolerance
 from zeta.sums import Sums, sums_of_all
 
 #: a mean or std farther than this many standard errors from the plan is flagged
@@ -68,10 +69,12 @@ class Accumulator:
     """
 
     def __init__(self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0) -> None:
+        dtype = dtype or entry.dtype
         self.entry = entry
         self.error = error
+        self.tolerance = tolerance(entry.initializer, dtype)
         partial = entry.padding_idx is not None
-        self.expected = expected(entry.initializer, entry.site, dtype or entry.dtype, partial=partial)
+        self.expected = expected(entry.initializer, entry.site, dtype, partial=partial)
         self.sums = [Sums() for _ in self.expected]
 
     def add(self, index: tuple[slice, ...], values: Tensor) -> None:
@@ -119,7 +122,7 @@ class Accumulator:
 
     def _allowed(self) -> float:
         """How far any value may lie from what was drawn."""
-        return self.error * max(max(abs(sums.low), abs(sums.high)) for sums in self.sums)
+        return self.tolerance + self.error * max(max(abs(sums.low), abs(sums.high)) for sums in self.sums)
 
     def _mean_scores(self) -> list[float]:
         allowed = self._allowed()
