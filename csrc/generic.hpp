@@ -55,5 +55,8 @@ inline uint16_t float16_bits(float x) {
     return (uint16_t)(sign | (__builtin_bit_cast(uint32_t, aligned) - 0x3f000000));
 }
 inline void store_float16(uint16_t* out, f32v x) {
-    for (int lane = 0; lane < LANES; lane++) out[lane] = float16_bits(x[lane]);
+    for (int lane = 0; lane < LANES; lane++) {
+        uint16_t bits = float16_bits(x[lane]);
+        __builtin_memcpy(out + lane, &bits, sizeof bits);
+    }
 }

@@ -221,7 +221,7 @@ inline void store_as(BFloat16* out, f32v x) {
 struct Float16 {
     uint16_t bits;
 };
-inline void store_as(Float16* out, f32v x) { store_float16(&out->bits, x); }
+inline void store_as(Float16* out, f32v x) { store_float16((uint16_t*)out, x); }
 
 template <class Out>
 void uniform_block(const uint32_t* words, const Affine32& affine, Out* out) {
@@ -416,14 +416,14 @@ class Batch {
   public:
     explicit Batch(const Prepared& prepared) : prepared_(prepared) {}
 
-    void add(int64_t index, int64_t count, Out* out, int64_t stride) {
+    void add(uint64_t index, int64_t count, Out* out, int64_t stride) {
         while (count > 0) {
-            int64_t skip = index % 4, room = 4 * (COUNTERS - used_) - skip;
+            int64_t skip = (int64_t)(index % 4), room = 4 * (COUNTERS - used_) - skip;
             int64_t taken = count < room ? count : room, counters = (skip + taken + 3) / 4;
             segments_[segments_used_++] = {out, stride, (int)(4 * used_ + skip), (int)taken};
-            for (int64_t k = 0; k < counters; k++) counters_[used_ + k] = (uint64_t)(index / 4 + k);
+            for (int64_t k = 0; k < counters; k++) counters_[used_ + k] = index / 4 + (uint64_t)k;
             used_ += (int)counters;
-            index += taken;
+            index += (uint64_t)taken;
             count -= taken;
             out += taken * stride;
             if (used_ == COUNTERS) flush();
@@ -443,7 +443,8 @@ class Batch {
             if (segment.stride == 1)
                 __builtin_memcpy(segment.out, values + segment.first, (std::size_t)segment.count * sizeof(Out));
             else
-                for (int i = 0; i < segment.count; i++) segment.out[i * segment.stride] = values[segment.first + i];
+                for (int i = 0; i < segment.count; i++)
+                    __builtin_memcpy(segment.out + i * segment.stride, values + segment.first + i, sizeof(Out));
         }
         used_ = segments_used_ = 0;
     }
@@ -462,16 +463,16 @@ class Batch {
 
 // Aligned blocks go straight to memory, the rest through the batch.
 template <class Out>
-void fill_run(const Prepared& prepared, Batch<Out>& batch, int64_t index, int64_t count, Out* out, int64_t stride) {
+void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64_t count, Out* out, int64_t stride) {
     if (stride == 1) {
-        int64_t head = -index & (BLOCK - 1);
+        int64_t head = (int64_t)(-index & (BLOCK - 1));
         if (count >= head + BLOCK) {
             batch.add(index, head, out, 1);
-            index += head, count -= head, out += head;
+            index += (uint64_t)head, count -= head, out += head;
             for (; count >= BLOCK; index += BLOCK, count -= BLOCK, out += BLOCK) {
                 alignas(64) uint32_t words[BLOCK], low[BLOCK];
-                philox_run((uint64_t)index / 4, prepared.philox, words);
-                if (is_double<Out>) philox_run((uint64_t)index / 4, prepared.philox_low, low);
+                philox_run(index / 4, prepared.philox, words);
+                if (is_double<Out>) philox_run(index / 4, prepared.philox_low, low);
                 values_block(prepared, words, low, out);
             }
         }
@@ -489,9 +490,9 @@ void fill_rows(const zeta_job& job, const Piece& piece) {
         Out* out = (Out*)job.out + offset_of(row, job.size, job.out_stride) + piece.begin * out_stride;
         int64_t count = piece.end - piece.begin;
         if (index_stride == 1)
-            fill_run(prepared, batch, index, count, out, out_stride);
+            fill_run(prepared, batch, (uint64_t)index, count, out, out_stride);
         else
-            for (int64_t i = 0; i < count; i++) batch.add(index + i * index_stride, 1, out + i * out_stride, 1);
+            for (int64_t i = 0; i < count; i++) batch.add((uint64_t)(index + i * index_stride), 1, out + i * out_stride, 1);
     }
     batch.flush();
 }
@@ -508,11 +509,13 @@ void fill(const zeta_job& job, const Piece& piece) {
 
 // -- what lies in memory ------------------------------------------------------------------------------------------
 
-inline float value_of(const float* in) { return *in; }
-inline double value_of(const double* in) { return *in; }
-inline float value_of(const BFloat16* in) { return __builtin_bit_cast(float, (uint32_t)in->bits << 16); }
+inline float value_of(const float* in) { return load<float>(in); }
+inline double value_of(const double* in) { return load<double>(in); }
+inline float value_of(const BFloat16* in) {
+    return __builtin_bit_cast(float, (uint32_t)load<BFloat16>(in).bits << 16);
+}
 inline float value_of(const Float16* in) {
-    uint32_t sign = (uint32_t)(in->bits & 0x8000) << 16, rest = in->bits & 0x7fff;
+    uint32_t bits = load<Float16>(in).bits, sign = (bits & 0x8000) << 16, rest = bits & 0x7fff;
     if (rest >= 0x7c00) return __builtin_bit_cast(float, sign | 0x7f800000 | rest << 13);
     float magnitude = __builtin_bit_cast(float, rest << 13) * 0x1p112f;  // subnormal numbers included
     return sign ? -magnitude : magnitude;
