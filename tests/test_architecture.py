@@ -25,10 +25,10 @@ LONGEST_FILE = 420
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
 STAGES = {
     "base": ("errors", "_version", "render", "dtypes", "gaussian"),
-    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes"),
-    "resolve": ("names", "plans", "planning"),
-    "compute": ("random", "regions", "matrices", "sampling"),
-    "write": ("parametrized", "apply", "checkpoint", "utils"),
+    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", "operations", "graph", "randomness", "recorder", "recognition"),
+    "resolve": ("names", "plans", "planning", "recording"),
+    "compute": ("random", "regions", "matrices", "sampling", "programs"),
+    "write": ("parametrized", "apply", "materialize", "checkpoint", "utils"),
     "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
 }
 ORDER = list(STAGES)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zeta import dtypes
+from zeta import dtypes, programs
 from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError, listed
+from zeta.initializers import Program
 from zeta.names import Slot, walk
 from zeta.parametrized import Inversion, invert
 from zeta.planning import check_dtype
@@ -58,7 +59,7 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
     check_seed(seed)
     slots = {slot.name: slot for slot in walk(model)}
     selected = _selected(plan, only)
-    _check_names(plan, selected, slots, whole=only is None)
+    check_names(plan, selected, slots, whole=only is None)
     jobs: list[Job] = []
     problems: list[str] = []
     for entry in selected:
@@ -117,6 +118,16 @@ def values_of(
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Yield all values of an entry, in row-major order of bounded tiles: (index, values)."""
     device = torch.device(device)
+    if isinstance(entry.initializer, Program):
+        yield from programs.tiles(
+            entry.initializer,
+            name=entry.name,
+            seed=seed,
+            dtype=entry.dtype if dtype is None else dtype,
+            device=device,
+            zero_row=entry.padding_idx,
+        )
+        return
     yield from tiles(
         entry.initializer,
         key=parameter_key(seed, entry.name),
@@ -200,7 +211,8 @@ def _selected(plan: Plan, only: Only | None) -> list[Entry]:
     return chosen
 
 
-def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
+def check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
+    """Raise ``PlanError`` if names or shapes of plan and model differ."""
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
     missing = [entry.name for entry in selected if entry.name not in slots]
     extra = [name for name in slots if name not in planned] if whole else []

@@ -35,9 +35,13 @@ class Source:
     function: str
     called: str | None = None
 
+    @property
+    def place(self) -> str:
+        """File, line and function."""
+        return f"{self.file}:{self.line} in {self.function}"
+
     def __str__(self) -> str:
-        text = f"{self.file}:{self.line} in {self.function}"
-        return text if self.called is None else f"{text}, {self.called}"
+        return self.place if self.called is None else f"{self.place}, {self.called}"
 
 
 @dataclass(frozen=True, kw_only=True)

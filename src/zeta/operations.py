@@ -60,7 +60,7 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
 
 def read(base: Tensor, shape: Sequence[int], strides: Sequence[int], offset: int) -> Tensor:
     """A strided view of a contiguous tensor."""
-    return base.as_strided(shape, strides, offset)
+    return base.contiguous().as_strided(shape, strides, offset)
 
 
 def write(base: Tensor, value: Tensor, strides: Sequence[int], offset: int, *, in_place: bool = False) -> Tensor:

@@ -111,7 +111,9 @@ class _Simplifier:
                 )
             case "data":
                 return _of_data(node)
-            case "unknown" | "uninitialized" | "item":
+            case "item":
+                return _unchanged_by_weight_norm(self, node) or self._rebuilt(node)
+            case "unknown" | "uninitialized":
                 return self._rebuilt(node)
         name = node.op.split(".")[1] if "." in node.op else node.op
         args = [self._of(item) for item in node.args]
@@ -501,6 +503,26 @@ def _one_law(simplifier: _Simplifier, node: Node, parts: list[_Write]) -> Leaf |
         return None
     alone = all(simplifier.used_once(simplifier.nodes[part.value.serial]) for part in parts)
     return replace(first, shape=node.shape) if alone else None
+
+
+def _unchanged_by_weight_norm(simplifier: _Simplifier, node: Node) -> Simple | None:
+    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``."""
+    whole, position = node.args
+    if position != 0 or not whole.op.startswith("aten._weight_norm_interface"):
+        return None
+    v, g = whole.args[:2]
+    base = _origin(g)
+    dim = whole.args[2] if len(whole.args) > 2 else 0
+    if not base.op.startswith("aten.norm.ScalarOpt_dim") or base.args[1] != 2 or base.numel != v.shape[dim]:
+        return None
+    return simplifier[v] if _origin(base.args[0]) is _origin(v) else None
+
+
+def _origin(node: Node) -> Node:
+    """What a node is a copy or another shape of, row by row."""
+    while node.op in ("aten.clone.default", "aten.detach.default", "aten.view.default", "aten._unsafe_view.default"):
+        node = node.args[0]
+    return node
 
 
 def _folded(node: Node, args: list[Any]) -> Leaf | None:

@@ -131,6 +131,8 @@ class Recorder:
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
             return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
         written = _written(func, args, kwargs)
+        if name in _REARRANGING:
+            return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
         made = randomness.made(func, name, args, kwargs, self.node, source_here)
@@ -193,18 +195,17 @@ class Recorder:
         return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
 
     def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run on the CPU what meta cannot, such as a shape that depends on values; return meta twins of the result."""
-        real = func(*(self._real(item) for item in args), **{key: self._real(value) for key, value in kwargs.items()})
-        if isinstance(real, Tensor):
-            return torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=_META)
+        """Run on the CPU what meta cannot; return meta twins of the result.
+
+        Where a shape depends on values, with these; else with zeros in their place.
+        """
+        needs = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
+        of = self._real if needs else _zeros
+        with _outside():
+            real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
         if isinstance(real, list | tuple):
-            return type(real)(
-                torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device=_META)
-                if isinstance(item, Tensor)
-                else item
-                for item in real
-            )
-        return real
+            return tuple(_meta_twins(item) for item in real)
+        return _meta_twins(real)
 
     def _mutation(
         self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]
@@ -269,6 +270,11 @@ class Recorder:
 
 
 _LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
+_REARRANGING: Final = (
+    "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
+    "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
+    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
+)  # fmt: skip
 _UNINITIALIZED: Final = frozenset(
     f"aten.{name}"
     for name in (
@@ -342,6 +348,15 @@ def _meta_twins(value: Any) -> Any:
     return value
 
 
+def _zeros(value: Any) -> Any:
+    """Arguments with zeros for what has no memory."""
+    if isinstance(value, Tensor) and value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
+    if isinstance(value, list | tuple):
+        return [_zeros(item) for item in value]
+    return value
+
+
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -> torch.device:
     """Where a result claims to be: where it was asked to be, else where its arguments are."""
     if (device := kwargs.get("device")) is not None:
@@ -388,6 +403,10 @@ class _Operations(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip the compiler, torch imports it, which takes seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -545,7 +564,9 @@ def _source(frame: FrameType, called: str | None) -> Source:
 def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
     """What torch's function ``name`` does here: note it under recording, else do it."""
     recorder: Recorder | None = getattr(_ACTIVE, "recorder", None)
-    if recorder is None or not tensor.is_meta:
+    with torch._C.DisableTorchFunction():  # the recorder itself says that nothing is on meta
+        recorded = recorder is not None and tensor.is_meta
+    if recorder is None or not recorded:
         return _INTERCEPTION.originals[name](tensor, **arguments)  # type: ignore[no-any-return]
     arguments.pop("generator", None)
     with torch._C.DisableTorchFunction():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from zeta import planning
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
+from zeta.fans import originals
 from zeta.graph import LARGEST_DATA, Node, Source, concrete
 from zeta.names import Slot, walk
 from zeta.plans import Entry, Plan
@@ -133,7 +134,8 @@ def _effective(model: nn.Module) -> dict[int, Node]:
         modes = [(inner, inner.training) for inner in module.modules()]
         try:
             with torch.no_grad():
-                nodes[id(module)] = recorder.graph.read(module.eval()())
+                node = recorder.graph.read(module.eval()())
+            nodes[id(module)] = replace(node, source=recorder.graph.read(originals(module)[-1]).source)
         finally:
             for inner, training in modes:
                 inner.training = training
@@ -205,14 +207,13 @@ def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: R
 def _entry(target: _Target, found: Recognized, problems: dict[str, str]) -> Entry:
     slot, node = target.slot, target.node
     axes = found.axes if found.axes is not None else planning.axes_if_any(target.group)
-    module = type(slot.module).__name__
     entry = Entry(
         name=slot.name,
         ties=tuple(other.name for other in target.group[1:]),
         shape=slot.shape,
         dtype=slot.tensor.dtype,
         kind=slot.kind,
-        rule=f"{node.source or 'data'}, of {module}",
+        rule=_provenance(node.source, type(slot.module).__name__),
         initializer=found.initializer,
         axes=axes,
         padding_idx=found.padding_idx,
@@ -223,6 +224,14 @@ def _entry(target: _Target, found: Recognized, problems: dict[str, str]) -> Entr
     except ZetaError as error:
         problems[slot.name] = str(error)
     return entry
+
+
+def _provenance(source: Source | None, module: str) -> str:
+    """The line that determined a value, and what it was done to."""
+    if source is None:
+        return f"data ({module})"
+    called = () if source.called is None else (source.called,)
+    return f"{source.place} ({', '.join((*called, module))})"
 
 
 # -- the model afterwards --------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from zeta import dtypes
+from zeta.gaussian import Moments
+from zeta.initializers import Program
 from zeta.plans import Entry
 from zeta.random import STREAM_VERSION
 from zeta.regions import Region
@@ -28,7 +30,7 @@ class Measured:
 
     ``mean_z`` and ``std_z`` are the deviations in standard errors: ``(mean - planned) sqrt(n) / std``, and for the mean
     square, which follows a scaled chi-square law of ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty
-    normal score.
+    normal score. A program has no planned moments.
     """
 
     name: str
@@ -37,8 +39,8 @@ class Measured:
     std: float
     low: float
     high: float
-    planned_mean: float
-    planned_std: float
+    planned_mean: float | None
+    planned_std: float | None
     mean_z: float
     std_z: float
     findings: tuple[str, ...]
@@ -54,9 +56,9 @@ class Accumulator:
 
     def __init__(self, entry: Entry) -> None:
         moments = entry.initializer.moments(entry.site)
-        assert moments is not None, "a kept entry has no planned moments"
         self.entry = entry
-        self.moments = moments
+        self.planned = moments is not None  # nobody knows the moments of a program beforehand
+        self.moments = Moments(mean=0.0, std=0.0, kurtosis=1.0) if moments is None else moments
         self.count = 0
         self.sum = 0.0
         self.squares = 0.0
@@ -100,10 +102,10 @@ class Accumulator:
             std=math.sqrt(max(square - shift * shift, 0.0)) if math.isfinite(square) else square,
             low=self.low,
             high=self.high,
-            planned_mean=planned.mean,
-            planned_std=planned.std,
-            mean_z=self._mean_score(shift),
-            std_z=self._std_score(square),
+            planned_mean=planned.mean if self.planned else None,
+            planned_std=planned.std if self.planned else None,
+            mean_z=self._mean_score(shift) if self.planned else 0.0,
+            std_z=self._std_score(square) if self.planned else 0.0,
             findings=(),
         )
         return measured if self.count == 0 else _with_findings(measured, self.entry)
@@ -147,6 +149,8 @@ def _score(deviation: float, error: float) -> float:
 
 def _with_findings(measured: Measured, entry: Entry) -> Measured:
     findings: list[str] = []
+    if isinstance(entry.initializer, Program) and not entry.initializer.draws:
+        return measured  # a mask may well be infinite
     if not all(map(math.isfinite, (measured.low, measured.high, measured.std))):
         findings.append("has values that are not finite")
     else:

@@ -67,9 +67,11 @@ class Target:
     dtype: torch.dtype
     device: torch.device
     axes: Axes | None = None
+    draw: int = 0
 
     def words(self, draw: int) -> Tensor:
-        """The 32-bit words of the region's elements, in its shape."""
+        """The 32-bit words of the region's elements, in its shape; draw numbers count from the target's own."""
+        draw += self.draw
         if self.region.is_run:
             run = words_of_run(self.key, self.region.start, self.region.numel, draw=draw, device=self.device)
             return run.view(self.region.sizes)
@@ -84,6 +86,7 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     axes: Axes | None = None,
+    draw: int = 0,
 ) -> Tensor:
     """Return the values of ``region``, as a contiguous tensor of its sizes.
 
@@ -94,12 +97,13 @@ def sample(
         dtype: any real or complex floating dtype; constants also integers.
         device: where to compute. Elementwise values have the same bits on every device.
         axes: the roles of the dimensions; needed by the matrix initializers.
+        draw: the first draw number; those of one key are independent.
 
     >>> sample(Normal(0.02), key=1, region=Region.whole((2, 2)))
     tensor([[0.0246, 0.0250],
             [0.0043, 0.0111]])
     """
-    target = Target(key=key, region=region, dtype=dtype, device=torch.device(device), axes=axes)
+    target = Target(key=key, region=region, dtype=dtype, device=torch.device(device), axes=axes, draw=draw)
     return _sample(initializer, target)
 
 
@@ -112,6 +116,7 @@ def tiles(
     device: torch.device | str = "cpu",
     axes: Axes | None = None,
     zero_row: int | None = None,
+    draw: int = 0,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Yield ``region`` in consecutive tiles: (index inside the region, values). Temporaries stay bounded.
 
@@ -120,14 +125,14 @@ def tiles(
     if isinstance(initializer, ELEMENTWISE):
         most = _CONSTANT_TILE if isinstance(initializer, Constant) else TILE
         for index, tile in region.tiles(most):
-            values = sample(initializer, key=key, region=tile, dtype=dtype, device=device, axes=axes)
-            yield index, _with_zero_row(values, tile, zero_row)
+            values = sample(initializer, key=key, region=tile, dtype=dtype, device=device, axes=axes, draw=draw)
+            yield index, with_zero_row(values, tile, zero_row)
     elif region.numel:
-        values = sample(initializer, key=key, region=region, dtype=dtype, device=device, axes=axes)
-        yield tuple(slice(0, size) for size in region.sizes), _with_zero_row(values, region, zero_row)
+        values = sample(initializer, key=key, region=region, dtype=dtype, device=device, axes=axes, draw=draw)
+        yield tuple(slice(0, size) for size in region.sizes), with_zero_row(values, region, zero_row)
 
 
-def _with_zero_row(values: Tensor, region: Region, row: int | None) -> Tensor:
+def with_zero_row(values: Tensor, region: Region, row: int | None) -> Tensor:
     if row is not None and region.offsets[0] <= row < region.offsets[0] + region.sizes[0]:
         values[row - region.offsets[0]].zero_()
     return values
@@ -235,7 +240,8 @@ def _whole(target: Target) -> tuple[Target, Axes]:
 def _gaussian(whole: Target) -> Tensor:
     """Standard normal values of the whole parameter, in fp64 or complex128."""
     pieces = [
-        values.reshape(-1) for _, values in tiles(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype)
+        values.reshape(-1)
+        for _, values in tiles(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, draw=whole.draw)
     ]
     flat = torch.cat(pieces) if pieces else torch.empty(0, dtype=whole.dtype, device="cpu")
     return flat.view(whole.region.shape).to(torch.complex128 if whole.dtype.is_complex else torch.float64)

@@ -15,7 +15,7 @@ from zeta import dtypes
 from zeta.errors import SpecError
 from zeta.fans import Axes
 from zeta.initializers.base import Initializer, Site
-from zeta.initializers.elementwise import Constant, Zeros
+from zeta.initializers.elementwise import Constant, Ones, Zeros
 
 #: draw numbers that one leaf may use: its own, those of a complex part or a mask
 DRAWS_PER_LEAF: Final = 256
@@ -250,5 +250,7 @@ def _from_json(value: Any) -> Any:
 
 
 def constant(value: float) -> Constant:
-    """``Zeros()`` or ``Constant(value)``."""
+    """``Zeros()``, ``Ones()`` or ``Constant(value)``."""
+    if value == 1:
+        return Ones()
     return Zeros() if value == 0 and math.copysign(1.0, value) > 0 else Constant(value)
