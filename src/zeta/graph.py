@@ -23,6 +23,8 @@ from zeta.operations import strides_of
 
 #: the largest constant tensor that a plan may hold
 LARGEST_DATA: Final = 2**20
+#: why a tensor that the recording found on meta has no value
+UNTOUCHED: Final = "was there, on meta, before the recording began, so it has no value"
 _SERIAL = itertools.count()
 
 
@@ -123,9 +125,9 @@ class Graph:
         storage = tensor.untyped_storage()
         cell = self.cells.get(storage._cdata)
         if cell is None:
-            extent = storage.nbytes() // tensor.element_size()
-            reason = "was on the meta device before the recording began, so it has no value"
-            node = Node(op="unknown", args=(reason,), shape=(extent,), dtype=tensor.dtype)
+            whole = tensor.is_contiguous() and tensor.nbytes == storage.nbytes()
+            shape = tuple(tensor.shape) if whole else (storage.nbytes() // tensor.element_size(),)
+            node = Node(op="unknown", args=(UNTOUCHED,), shape=shape, dtype=tensor.dtype)
             cell = self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
         return cell
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta import planning
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.fans import originals
-from zeta.graph import LARGEST_DATA, Node, Source, concrete
+from zeta.graph import LARGEST_DATA, UNTOUCHED, Node, Source, concrete
 from zeta.names import Slot, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
@@ -69,9 +69,13 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
     Parameters that it does not write to are an error; buffers that it does not write to are kept.
     """
     recorder = _recorder(fallback)
-    with _on_meta(model), recorder.running():
-        initialize(model)
-        effective = _effective(model)
+    with _on_meta(model):
+        for tensor in _tensors_of(model):
+            if not nn.parameter.is_lazy(tensor):
+                recorder.graph.cell(tensor)  # as a whole, before a part of it is met
+        with recorder.running():
+            initialize(model)
+            effective = _effective(model)
         return _plan(model, recorder, effective, fallback, partial=True)
 
 
@@ -195,7 +199,10 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
 
 
 def _is_untouched(node: Node) -> bool:
-    return any(inner.op == "unknown" and inner.serial == node.serial for inner in (node, *node.nodes))
+    """Whether a tensor still holds what it held before the recording."""
+    while node.op in ("read", "aten.view.default"):
+        node = node.args[0]
+    return node.op == "unknown" and node.args[0] == UNTOUCHED
 
 
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
