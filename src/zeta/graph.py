@@ -153,6 +153,14 @@ class Graph:
     @staticmethod
     def _viewed(base: Node, tensor: Tensor) -> Node:
         strides, offset, shape = tensor.stride(), tensor.storage_offset(), tuple(tensor.shape)
+        if any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True)):
+            once = tuple(1 if stride == 0 else size for stride, size in zip(strides, shape, strict=True))
+            inner = Node(
+                op="read", args=(base, once, strides, offset), shape=once, dtype=base.dtype, source=base.source
+            )
+            return Node(
+                op="aten.expand.default", args=(inner, shape), shape=shape, dtype=base.dtype, source=base.source
+            )
         if base.numel == tensor.numel() and offset == 0 and tensor.is_contiguous():
             return Node(op="aten.view.default", args=(base, shape), shape=shape, dtype=base.dtype, source=base.source)
         return Node(

@@ -82,20 +82,15 @@ class Box:
     steps: tuple[int, ...]
     order: tuple[int | None, ...]
 
-    def covers(self, other: Box) -> bool:
-        """Whether this box, of steps 1, contains the other."""
-        return all(step == 1 for step in self.steps) and all(
-            start <= other_start and other_start + step * (other_size - 1) < start + size
-            for start, size, other_start, other_size, step in zip(
-                self.starts, self.sizes, other.starts, other.sizes, other.steps, strict=True
-            )
-        )
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Box:
+        """All of a tensor."""
+        return cls(starts=(0,) * len(shape), sizes=tuple(shape), steps=(1,) * len(shape), order=tuple(range(len(shape))))
 
     @property
-    def in_order(self) -> bool:
-        """Whether the view's dimensions follow the base's."""
-        dims = [dim for dim in self.order if dim is not None]
-        return dims == sorted(dims)
+    def stops(self) -> tuple[int, ...]:
+        """The end, exclusive, in each dimension."""
+        return tuple(a + s * (n - 1) + 1 for a, n, s in zip(self.starts, self.sizes, self.steps, strict=True))
 
 
 def box_of(base: Sequence[int], shape: Sequence[int], strides: Sequence[int], offset: int) -> Box | None:

@@ -415,11 +415,12 @@ def _written(simplifier: _Simplifier, node: Node, args: list[Any]) -> Simple | N
     base, writes = _chain(simplifier, node)
     kept: list[_Write] = []
     for write in reversed(writes):
-        if not any(later.box and write.box and later.box.covers(write.box) for later in kept):
+        later = [other.box for other in kept if other.box is not None]
+        if write.box is None or not _covered(write.box, later):
             kept.insert(0, write)
     boxes = [write.box for write in kept if write.box is not None]
-    if len(boxes) == len(kept) and _cover(node.shape, boxes):
-        merged = _one_law(simplifier, node, kept)
+    if len(boxes) == len(kept) and _covered(Box.whole(node.shape), boxes):
+        merged = _one_law(simplifier, node, [simplifier.nodes[write.value.serial] for write in kept])
         if merged is not None:
             return merged
         base = Leaf(initializer=constant(0.0), shape=node.shape, dtype=node.dtype)  # nothing of it is left
@@ -470,30 +471,36 @@ def _write(node: Node, value: Node, view: tuple[Any, ...]) -> _Write:
 _LONGEST_CHAIN: Final = 64
 
 
-def _cover(shape: tuple[int, ...], boxes: list[Box]) -> bool:
-    """Whether boxes of steps 1 leave nothing of a tensor uncovered; looked for along one dimension only."""
-    for dim, extent in enumerate(shape):
-        spans = sorted(
-            (box.starts[dim], box.starts[dim] + box.sizes[dim])
-            for box in boxes
-            if all(
-                step == 1 and (d == dim or size == shape[d])
-                for d, (size, step) in enumerate(zip(box.sizes, box.steps, strict=True))
-            )
+def _covered(target: Box, boxes: list[Box]) -> bool:
+    """Whether boxes of steps 1 leave nothing of a box uncovered; looked for along one dimension at a time."""
+    return any(_covered_along(dim, target, boxes) for dim in range(len(target.sizes)))
+
+
+def _covered_along(dim: int, target: Box, boxes: list[Box]) -> bool:
+    spans = sorted(
+        (box.starts[dim], box.stops[dim])
+        for box in boxes
+        if all(step == 1 for step in box.steps)
+        and all(
+            d == dim or (box.starts[d] <= target.starts[d] and target.stops[d] <= box.stops[d])
+            for d in range(len(target.sizes))
         )
-        reached = 0
-        for start, stop in spans:
-            if start > reached:
-                break
+    )
+    reached = target.starts[dim]
+    for start, stop in spans:
+        if start <= reached:
             reached = max(reached, stop)
-        if reached >= extent:
-            return True
-    return False
+    return reached >= target.stops[dim]
 
 
-def _one_law(simplifier: _Simplifier, node: Node, parts: list[_Write]) -> Leaf | None:
+def _joined(simplifier: _Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """Parts of one law, end to end."""
+    return _one_law(simplifier, node, list(node.args[0]))
+
+
+def _one_law(simplifier: _Simplifier, node: Node, parts: list[Node]) -> Leaf | None:
     """The law that all parts of a tensor have, each drawn on its own and used here only."""
-    leaves = [leaf for part in parts if (leaf := _leaf_of(part.value)) is not None]
+    leaves = [leaf for part in parts if (leaf := _leaf_of(simplifier[part])) is not None]
     first = leaves[0] if leaves else None
     if first is None or len(leaves) < len(parts) or any(leaf.initializer != first.initializer for leaf in leaves):
         return None
@@ -501,7 +508,7 @@ def _one_law(simplifier: _Simplifier, node: Node, parts: list[_Write]) -> Leaf |
         return replace(first, shape=node.shape)
     if not isinstance(first.initializer, _IID) or len({id(leaf.drawn) for leaf in leaves}) < len(leaves):
         return None
-    alone = all(simplifier.used_once(simplifier.nodes[part.value.serial]) for part in parts)
+    alone = all(map(simplifier.used_once, parts))
     return replace(first, shape=node.shape) if alone else None
 
 
@@ -557,6 +564,7 @@ _RULES: Final[dict[str, RuleOf]] = {
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze"), _reshaped),
     **dict.fromkeys(("mul", "div", "add", "sub", "rsub", "neg"), _affine),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamped),
+    "cat": _joined,
     "eye": _eye,
     "expand": _expanded,
     "read": _read,
