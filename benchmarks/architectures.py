@@ -119,6 +119,7 @@ def examine(name: str) -> Result:
 
 
 def child(name: str, seconds: int, pipe: Connection) -> None:
+    """Examine under limits, and send the result."""
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     signal.alarm(seconds)
     torch.set_num_threads(1)
@@ -165,12 +166,13 @@ def table(results: list[Result]) -> str:
     lines = [
         "# Architectures",
         "",
-        f"Every model type of transformers {transformers.__version__}, built from its default configuration (two layers "
-        f"deep where it can be cut) under torch {torch.__version__.partition('+')[0]}, recorded by `zeta.record`.",
+        f"Every model type of transformers {transformers.__version__}, built from its default configuration (two "
+        f"layers deep where possible) under torch {torch.__version__.partition('+')[0]}, recorded by `zeta.record`.",
         "Written by `benchmarks/architectures.py`.",
         "",
         f"- {len(results)} model types, of which {len(built)} can be built without files or further packages;",
-        f"- {complete} ({complete / max(len(built), 1):.1%}) record completely: every parameter and buffer has an entry;",
+        f"- {complete} ({complete / max(len(built), 1):.1%}) record completely: every parameter and buffer has "
+        "an entry;",
         f"- {count['recognized']} with known initializers for everything random, {count['program']} with programs for "
         "some of it;",
         f"- {count['failed']} fail.",
@@ -188,6 +190,7 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> None:
+    """Examine all architectures, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--seconds", type=int, default=120)
@@ -199,7 +202,9 @@ def main() -> None:
     for name in options.only or CONFIG_MAPPING_NAMES:
         result = examined_apart(name, options.seconds)
         results.append(result)
-        print(f"{result.outcome:11}{result.seconds:6.2f} s  {name:28} {result.model:34} {result.why[:160]!r}", flush=True)
+        print(
+            f"{result.outcome:11}{result.seconds:6.2f} s  {name:28} {result.model:34} {result.why[:160]!r}", flush=True
+        )
         if options.json:
             options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
     text = table(results)

@@ -23,9 +23,10 @@ PACKAGE = ROOT / "src" / "zeta"
 LONGEST_FILE = 420
 
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
+RECORDING = ("operations", "tracing", "recognition")
 STAGES = {
     "base": ("errors", "_version", "render", "dtypes", "gaussian"),
-    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", "operations", "graph", "randomness", "recorder", "recognition"),
+    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
     "resolve": ("names", "plans", "planning", "recording"),
     "compute": ("random", "regions", "matrices", "sampling", "programs"),
     "write": ("parametrized", "apply", "materialize", "checkpoint", "utils"),
@@ -40,6 +41,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 GLOBAL_RNG = {
     "zeta.random.draw_seed: torch.randint": "seed=None asks for it",
     "zeta.parametrized.invert: torch.default_generator.manual_seed": "right_inverse draws; forked around the call",
+    "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
+    "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",
+    "zeta.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "a generator of its own, likewise",
 }
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import zeta
 from tests.models import Basic, ResNet
 from zeta import Plan, PlanError, Rule, Rules, TargetError
-from zeta.rules import ndim
 from zeta.initializers import Keep, Normal, Ones, Zeros, kaiming_normal
+from zeta.rules import ndim
 
 RULES = Rules([Rule("*.bias", Zeros(), optional=True), Rule("*", Normal(0.02))])
 

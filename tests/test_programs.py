@@ -44,7 +44,7 @@ RANDOM: dict[str, Callable[[], Tensor]] = {
     "expanded": lambda: torch.randn(1, 6).expand(9, 6).clone(),
     "masked": lambda: torch.where(torch.rand(9, 6) < 0.5, torch.randn(9, 6), torch.zeros(())),
     "data": lambda: torch.rand(3, 2) ** 2 * torch.tensor([[1.0, 2.0]]),
-    "bfloat16": lambda: (torch.rand(9, 6, dtype=torch.bfloat16) + torch.rand(9, 6, dtype=torch.bfloat16)),
+    "bfloat16": lambda: torch.rand(9, 6, dtype=torch.bfloat16) + torch.rand(9, 6, dtype=torch.bfloat16),
 }
 
 

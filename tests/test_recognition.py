@@ -170,6 +170,15 @@ def test_blocks_of_one_law_are_that_law() -> None:
     assert entry(make).initializer == Uniform(-0.5, 0.5)
 
 
+def test_interleaved_parts_leave_nothing_of_the_memory_beneath() -> None:
+    def make() -> Tensor:
+        x = fresh(6, 8)
+        x[:, 0::2], x[:, 1::2] = torch.rand(6, 4) ** 2, torch.ones(6, 4)
+        return x
+
+    assert isinstance(entry(make).initializer, Program)
+
+
 def test_overwritten_work_leaves_nothing() -> None:
     def make() -> Tensor:
         x = torch.randn(16, 8)

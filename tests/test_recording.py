@@ -255,7 +255,7 @@ def test_a_surrounding_device_does_not_matter() -> None:
 
 
 def test_what_is_not_a_module_is_refused() -> None:
-    with pytest.raises(zeta.LayerTypeError, match="returns a torch.nn.Module, got 3"):
+    with pytest.raises(zeta.LayerTypeError, match=r"returns a torch\.nn\.Module, got 3"):
         zeta.record(lambda: 3)  # type: ignore[arg-type, return-value]
     with pytest.raises(zeta.SpecError, match="fallback must be"):
         zeta.record(nn.Linear, 2, 2, fallback="zeros")  # type: ignore[arg-type]

@@ -27,9 +27,7 @@ class _Twin:
 
 
 @contextlib.contextmanager
-def memory(
-    model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: torch.dtype | None
-) -> Iterator[None]:
+def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: torch.dtype | None) -> Iterator[None]:
     """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
 
     Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
@@ -70,7 +68,8 @@ def _check_values(model: nn.Module, plan: Plan) -> None:
         if slot.tensor.is_meta and plan[slot.name].kept:
             problems.append(f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule")
     problems += [
-        f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; register_buffer makes it one"
+        f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
+        "register_buffer makes it one"
         for place, tensor in attributes(model)
         if tensor.is_meta and tensor.untyped_storage()._cdata not in known
     ]
@@ -114,6 +113,6 @@ def _originals(model: nn.Module) -> set[int]:
 def _extent(tensor: Tensor) -> int:
     """The number of elements of memory from its beginning to the tensor's last."""
     if not tensor.numel():
-        return tensor.storage_offset()
+        return int(tensor.storage_offset())
     reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    return tensor.storage_offset() + reach + 1
+    return int(tensor.storage_offset()) + reach + 1

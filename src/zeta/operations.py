@@ -85,7 +85,9 @@ class Box:
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Box:
         """All of a tensor."""
-        return cls(starts=(0,) * len(shape), sizes=tuple(shape), steps=(1,) * len(shape), order=tuple(range(len(shape))))
+        return cls(
+            starts=(0,) * len(shape), sizes=tuple(shape), steps=(1,) * len(shape), order=tuple(range(len(shape)))
+        )
 
     @property
     def stops(self) -> tuple[int, ...]:

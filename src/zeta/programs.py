@@ -52,7 +52,10 @@ def value(program: Program, *, name: str, seed: int) -> Tensor:
 
 
 def is_regional(program: Program) -> bool:
-    """Whether every region is computed without the rest. What is not random is not: torch's last bits may depend on it."""
+    """Whether every region is computed without the rest.
+
+    What is not random is computed as a whole, as in a constructor: the last bits of torch's functions may depend on it.
+    """
     if not program.draws or len(program.steps) > _LONGEST:
         return False
     return all(_is_regional(program, step) for step in program.steps)
@@ -188,9 +191,7 @@ class _Run:
                 begin[along] += region.offsets[dim] * step_along
                 extent[along] = max(0, (region.sizes[dim] - 1) * step_along + 1)
                 dims.append(along)
-        inner = self.region(
-            step.args[0].step, Region(shape=base.shape, offsets=tuple(begin), sizes=tuple(extent))
-        )
+        inner = self.region(step.args[0].step, Region(shape=base.shape, offsets=tuple(begin), sizes=tuple(extent)))
         inner = inner[tuple(slice(None, None, n) for n in box.steps)]
         rest = [dim for dim in range(len(base.shape)) if dim not in dims]
         return inner.permute(*dims, *rest).reshape(region.sizes)

@@ -15,12 +15,11 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta import planning
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.fans import originals
-from zeta.graph import LARGEST_DATA, UNTOUCHED, Node, Source, concrete
 from zeta.names import Slot, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
-from zeta.recorder import Recorder
 from zeta.rules import Kind, Rules
+from zeta.tracing import LARGEST_DATA, UNTOUCHED, Node, Recorder, Source, concrete, recording
 
 Model = TypeVar("Model", bound=nn.Module)
 Fallback = Rules | Literal["real"]
@@ -49,15 +48,15 @@ def record(
         LayerTypeError: the factory returned something else than a module.
 
     >>> model, plan = record(nn.Linear, 64, 32)
-    >>> model.weight.is_meta, plan["weight"].initializer, plan["bias"].initializer
-    (True, Uniform(low=-0.125, high=0.125), Uniform(low=-0.125, high=0.125))
+    >>> model.weight.is_meta, plan["bias"].initializer
+    (True, Uniform(low=-0.125, high=0.125))
     """
     recorder = _recorder(fallback)
-    with recorder.running():
+    with recording(recorder):
         model = factory(*args, **kwargs)
         if not isinstance(model, nn.Module):
             raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
-        effective = _effective(model)
+        effective = _effective(model, recorder)
     plan = _plan(model, recorder, effective, fallback, partial=False)
     _leave_on_meta(model, recorder)
     return model, plan
@@ -73,9 +72,9 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
-        with recorder.running():
+        with recording(recorder):
             initialize(model)
-            effective = _effective(model)
+            effective = _effective(model, recorder)
         return _plan(model, recorder, effective, fallback, partial=True)
 
 
@@ -113,7 +112,7 @@ def swap(tensor: Tensor, other: Tensor) -> None:
     ``torch.utils.swap_tensors`` also exchanges class and attributes, and refuses a tensor that something refers to
     weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again.
     """
-    torch._C._swap_tensor_impl(tensor, other)  # type: ignore[attr-defined]
+    torch._C._swap_tensor_impl(tensor, other)
     for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
         if getattr(tensor, attribute, None):
             setattr(tensor, attribute, getattr(tensor, attribute))
@@ -122,18 +121,17 @@ def swap(tensor: Tensor, other: Tensor) -> None:
 # -- parametrized weights --------------------------------------------------------------------------------------------
 
 
-def _effective(model: nn.Module) -> dict[int, Node]:
+def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
     """The node of each parametrized weight, by its parametrization: what the parametrization makes of the originals.
 
     Under spectral_norm it is the tensor underneath, to which values are written.
     """
-    recorder = Recorder.current()
     nodes: dict[int, Node] = {}
     for module in model.modules():
         if not isinstance(module, parametrize.ParametrizationList):
             continue
         if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
-            nodes[id(module)] = recorder.graph.read(module.original)  # type: ignore[arg-type]
+            nodes[id(module)] = recorder.graph.read(module.original)
             continue
         modes = [(inner, inner.training) for inner in module.modules()]
         try:
@@ -182,7 +180,7 @@ def _plan(
     if problems:
         raise RecordingError(
             listed(
-                "these parameters and buffers have no value that can be recorded (fallback=Rules([...]) gives them one):",
+                "these have no value that can be recorded (fallback=Rules([...]) gives them one):",
                 (f"{name}: {problem}" for name, problem in problems.items()),
             )
         )
@@ -266,7 +264,9 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
             real.requires_grad_(tensor.requires_grad)
             swap(tensor, torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(real))
         except RecordingError as error:
-            problems.append(f"{_place_of(model, tensor) or 'a tensor'} {tuple(tensor.shape)}, made at {source}: {error}")
+            problems.append(
+                f"{_place_of(model, tensor) or 'a tensor'} {tuple(tensor.shape)}, made at {source}: {error}"
+            )
     if problems:
         raise RecordingError(
             listed(

@@ -133,6 +133,7 @@ def tiles(
 
 
 def with_zero_row(values: Tensor, region: Region, row: int | None) -> Tensor:
+    """Set the global row ``row`` to zero, in place, where the region has it."""
     if row is not None and region.offsets[0] <= row < region.offsets[0] + region.sizes[0]:
         values[row - region.offsets[0]].zero_()
     return values

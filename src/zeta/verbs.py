@@ -18,8 +18,8 @@ from zeta.errors import LayerTypeError, SpecError
 from zeta.materialize import memory
 from zeta.planning import How
 from zeta.plans import Plan
-from zeta.recording import plan_recorded
 from zeta.random import check_seed, draw_seed
+from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, Verification, measure
 
 
@@ -40,7 +40,7 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
     """
     if callable(how) and isinstance(model, nn.Module):
         return plan_recorded(model, how)
-    return planning.plan(model, how)  # type: ignore[arg-type]
+    return planning.plan(model, how)
 
 
 def apply_(

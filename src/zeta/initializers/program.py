@@ -243,9 +243,7 @@ def _from_json(value: Any) -> Any:
         case {"memory_format": name} if name in ("contiguous_format", "preserve_format", "channels_last"):
             return getattr(torch, name)
         case {"draw": initializer, "number": number, "of": of, "axes": axes}:
-            return Draw(
-                Initializer.from_json(initializer), number, of, None if axes is None else Axes.from_json(axes)
-            )
+            return Draw(Initializer.from_json(initializer), number, of, None if axes is None else Axes.from_json(axes))
     raise SpecError(f"Program: {value!r} is not an argument of a step")
 
 

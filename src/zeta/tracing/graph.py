@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,30 +21,13 @@ from zeta.errors import RecordingError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.operations import strides_of
+from zeta.tracing.sources import Source
 
 #: the largest constant tensor that a plan may hold
 LARGEST_DATA: Final = 2**20
 #: why a tensor that the recording found on meta has no value
 UNTOUCHED: Final = "was there, on meta, before the recording began, so it has no value"
 _SERIAL = itertools.count()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """The line of code that did something, and torch's function that it called, if that has a name of its own."""
-
-    file: str
-    line: int
-    function: str
-    called: str | None = None
-
-    @property
-    def place(self) -> str:
-        """File, line and function."""
-        return f"{self.file}:{self.line} in {self.function}"
-
-    def __str__(self) -> str:
-        return self.place if self.called is None else f"{self.place}, {self.called}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +38,7 @@ class Random:
     axes: Axes | None = None
 
 
-@dataclass(eq=False, kw_only=True, slots=True)
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True, weakref_slot=True)
 class Node:
     """One value: ``op`` of ``args``, in which other nodes may occur.
 
@@ -69,7 +53,6 @@ class Node:
     dtype: torch.dtype
     source: Source | None = None
     serial: int = field(default_factory=lambda: next(_SERIAL))
-    value: Tensor | None = None
 
     @property
     def numel(self) -> int:
@@ -105,13 +88,13 @@ def reachable(roots: Iterable[Node]) -> list[Node]:
     return [found[serial] for serial in sorted(found)]
 
 
-@dataclass(eq=False, kw_only=True, slots=True)
 class Cell:
-    """One memory: what it holds, as a contiguous node, how that lies in it, and on which device it claims to be."""
+    """One memory: what it holds now, as a contiguous node, and on which device it claims to be."""
 
-    node: Node
-    storage: torch.UntypedStorage
-    device: torch.device
+    def __init__(self, *, node: Node, storage: torch.UntypedStorage, device: torch.device) -> None:
+        self.node = node
+        self.storage = storage  # kept, so that no other memory gets its address
+        self.device = device
 
 
 class Graph:
@@ -163,9 +146,7 @@ class Graph:
             )
         if base.numel == tensor.numel() and offset == 0 and tensor.is_contiguous():
             return Node(op="aten.view.default", args=(base, shape), shape=shape, dtype=base.dtype, source=base.source)
-        return Node(
-            op="read", args=(base, shape, strides, offset), shape=shape, dtype=base.dtype, source=base.source
-        )
+        return Node(op="read", args=(base, shape, strides, offset), shape=shape, dtype=base.dtype, source=base.source)
 
     def write(self, tensor: Tensor, value: Node, source: Source | None) -> None:
         """Note that a tensor's memory now holds ``value``, which has its shape and dtype."""
@@ -195,9 +176,7 @@ class Graph:
     def spoil(self, tensor: Tensor, reason: str, source: Source | None) -> None:
         """Note that nobody knows what a tensor's memory holds now, and why."""
         cell = self.cell(tensor)
-        cell.node = Node(
-            op="unknown", args=(reason,), shape=cell.node.shape, dtype=cell.node.dtype, source=source
-        )
+        cell.node = Node(op="unknown", args=(reason,), shape=cell.node.shape, dtype=cell.node.dtype, source=source)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -216,9 +195,9 @@ def _in_memory_order(tensor: Tensor, node: Node) -> Node:
     if not _is_dense(tensor):
         extent = tensor.untyped_storage().nbytes() // tensor.element_size()
         base = Node(op="uninitialized", shape=(extent,), dtype=node.dtype)
-        args = (base, node, tensor.stride(), tensor.storage_offset())
-        return Node(op="write", args=args, shape=(extent,), dtype=node.dtype, source=node.source)
-    order = sorted(range(len(shape)), key=lambda dim: (-tensor.stride(dim), shape[dim] != 1))
+        view = (base, node, tensor.stride(), tensor.storage_offset())
+        return Node(op="write", args=view, shape=(extent,), dtype=node.dtype, source=node.source)
+    order = sorted(range(len(shape)), key=lambda dim: (-tensor.stride()[dim], shape[dim] != 1))
     inner = strides_of(shape)
     laid = tuple(shape[dim] for dim in order)
     args = (node, laid, tuple(inner[dim] for dim in order), 0)
@@ -238,6 +217,9 @@ def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
 # -- values for real -------------------------------------------------------------------------------------------------
 
 
+_COMPUTED: Final[weakref.WeakKeyDictionary[Node, Tensor]] = weakref.WeakKeyDictionary()
+
+
 def concrete(root: Node, purpose: str) -> Tensor:
     """The value of a node that depends on no random number, computed on the CPU.
 
@@ -253,10 +235,11 @@ def concrete(root: Node, purpose: str) -> Tensor:
             raise RecordingError(f"{purpose} depends on a tensor that {node.args[0]}")
     values: dict[int, Any] = {}
     for node in order:
-        result = node.value if node.value is not None else compute(node, values)
+        known = _COMPUTED.get(node)
+        result = compute(node, values) if known is None else known
         values[node.serial] = result
         if isinstance(result, Tensor) and result.nbytes <= LARGEST_DATA:
-            node.value = result
+            _COMPUTED[node] = result
     result = values[root.serial]
     assert isinstance(result, Tensor)
     return result
@@ -270,7 +253,7 @@ def _uncomputed(root: Node) -> list[Node]:
         node = waiting.pop()
         if node.serial not in found:
             found[node.serial] = node
-            if node.value is None:
+            if node not in _COMPUTED:
                 waiting.extend(node.nodes)
     return [found[serial] for serial in sorted(found)]
 

@@ -1,7 +1,6 @@
-"""The modes under which a constructor runs without memory: what it makes is on meta and claims to be where it was asked.
+"""What one recording knows: the graph of what was done, and how each operation adds to it.
 
-Every operation reaches :class:`_Operations`, which notes it in a graph. :class:`_Functions` answers what torch's own
-dispatch never asks for: on which device a tensor is, and its values as a list or an array.
+What a constructor makes is on meta, and claims to be where it was asked to be.
 """
 
 from __future__ import annotations
@@ -9,29 +8,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from zeta import randomness
 from zeta.errors import RecordingError
-from zeta.fans import Axes, torch_axes
-from zeta.graph import Graph, Node, Random, Source, concrete
-from zeta.initializers import Dirac, Initializer, Orthogonal, Sparse, TruncatedNormal
-from zeta.randomness import Made
+from zeta.fans import Axes
+from zeta.initializers import Initializer
+from zeta.tracing import randomness
+from zeta.tracing.graph import Graph, Node, Random, concrete
+from zeta.tracing.randomness import Made
+from zeta.tracing.sources import Source, source_here
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
-_ACTIVE = threading.local()
 
 
 class Recorder:
@@ -41,29 +35,6 @@ class Recorder:
         self.graph = Graph()
         self.freeze = freeze
         self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[Recorder]:
-        """Record what is done inside, in this thread."""
-        if getattr(_ACTIVE, "recorder", None) is not None:
-            raise RecordingError(
-                "a recording is under way in this thread already; build the inner model without zeta.record, it is "
-                "recorded as part of the outer one"
-            )
-        _ACTIVE.recorder = self
-        try:
-            # the innermost device context wins: factories name the CPU, whatever surrounds the recording
-            with _INTERCEPTION, torch.random.fork_rng(devices=[]), _Functions(self), torch.device("cpu"):
-                with _Operations(self):
-                    yield self
-        finally:
-            _ACTIVE.recorder = None
-
-    @staticmethod
-    def current() -> Recorder:
-        """The one that is running in this thread."""
-        recorder: Recorder = _ACTIVE.recorder
-        return recorder
 
     # -- making and changing ------------------------------------------------------------------------------------------
 
@@ -81,7 +52,7 @@ class Recorder:
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
-        return Node(op="data", args=(kept,), shape=tuple(kept.shape), dtype=kept.dtype, source=source_here(), value=kept)
+        return Node(op="data", args=(kept,), shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
 
     def node(self, value: Any) -> Any:
         """Arguments of an operation, with each tensor's node in its place."""
@@ -167,9 +138,7 @@ class Recorder:
         if "dtype" in func_arguments(func) and len(outputs) == 1:
             named["dtype"] = outputs[0].dtype  # else torch's default when it is computed
         first = outputs[0]
-        node = Node(
-            op=name, args=nodes, kwargs=named, shape=tuple(first.shape), dtype=first.dtype, source=source
-        )
+        node = Node(op=name, args=nodes, kwargs=named, shape=tuple(first.shape), dtype=first.dtype, source=source)
         if isinstance(result, Tensor):
             return self.made_by(result, node, device)
         for position, output in enumerate(result):
@@ -399,280 +368,8 @@ def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
     return node
 
 
-class _Operations(TorchDispatchMode):
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip the compiler, torch imports it, which takes seconds
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if not isinstance(func, OpOverload):
-            raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
-        with torch._C.DisableTorchFunction():
-            return self.recorder.operation(func, args, dict(kwargs or {}))
-
-
-class _Functions(TorchFunctionMode):
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self.recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if name == "__get__":
-            return self._attribute(func, args, kwargs)
-        if name == "__set__" and func.__self__.__name__ == "data" and not args[1].is_meta:
-            return func(args[0], self.recorder.lift(args[1]))
-        answer = _ANSWERS.get(name)
-        if answer is not None:
-            result = answer(self.recorder, func, args, kwargs)
-            if result is not NotImplemented:
-                return result
-        if "out" in kwargs and "device" in kwargs:
-            kwargs = {key: value for key, value in kwargs.items() if key != "device"}
-        return func(*args, **kwargs)
-
-    def _attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        attribute = func.__self__.__name__
-        if attribute in ("device", "is_meta", "is_cpu", "is_cuda") and args[0].is_meta:
-            device = self.recorder.graph.cell(args[0]).device
-            return device if attribute == "device" else device.type == attribute.removeprefix("is_")
-        return func(*args, **kwargs)
-
-
-def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return recorder.value(args[0]).tolist()
-
-
-def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(recorder.value(args[0]).clone(), *args[1:], **kwargs)
-
-
-def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs})
-
-
-def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``.to(...)`` gives the tensor itself back where nothing changes."""
-    tensor = args[0]
-    if not isinstance(tensor, Tensor) or not tensor.is_meta or kwargs.get("copy"):
-        return NotImplemented
-    if func.__name__ == "cpu":
-        device, dtype = _CPU, None
-    elif len(args) == 2 and isinstance(args[1], Tensor):
-        device, dtype = recorder.graph.cell(args[1]).device if args[1].is_meta else args[1].device, args[1].dtype
-    else:
-        try:
-            device, dtype, _, form = torch._C._nn._parse_to(*args[1:], **kwargs)
-        except (RuntimeError, TypeError):
-            return NotImplemented
-        if form is not None:
-            return NotImplemented
-    if device is not None and device != recorder.graph.cell(tensor).device:
-        return NotImplemented
-    return tensor if dtype is None or dtype is tensor.dtype else func(tensor, dtype)
-
-
-def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensor, memo = args[0], args[1]
-    if not tensor.is_meta or not tensor.is_leaf or id(tensor) in memo:
-        return NotImplemented
-    with torch.no_grad():
-        twin = tensor.clone()
-    memo[id(tensor)] = twin
-    return twin.requires_grad_(tensor.requires_grad)
-
-
-Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
-_ANSWERS: Final[dict[str, Answer]] = {
-    "tolist": _tolist,
-    "numpy": _numpy,
-    "__array__": _numpy,
-    "new_tensor": _new_tensor,
-    "to": _same_place,
-    "cpu": _same_place,
-    "__deepcopy__": _deepcopy,
-}
-
-
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
     """Run torch as if no mode were active."""
     with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
         yield
-
-
-# -- where in the code -----------------------------------------------------------------------------------------------
-
-# libraries whose own lines say less than those that call them
-_THROUGH: Final = ("torch", "zeta", "transformers.initialization", "contextlib", "functools", "copy")
-
-
-def source_here(called: str | None = None) -> Source | None:
-    """The innermost line that is neither torch's nor zeta's; among torch's alone, the innermost of a module."""
-    frame: FrameType | None = sys._getframe(1)
-    inner: FrameType | None = None
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        code = frame.f_code
-        if not _is_through(module):
-            # outside of a call to zeta.record there is nothing of interest
-            return _source(frame, called or _torch_name(inner))
-        if module == "torch.nn.init" and called is None and not code.co_name.startswith("_"):
-            called = code.co_name
-        if module == "zeta.recording":
-            break
-        if module.startswith("torch.nn.modules"):
-            inner = frame
-        frame = frame.f_back
-    return None if inner is None else _source(inner, called)
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_through(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in _THROUGH)
-
-
-def _torch_name(frame: FrameType | None) -> str | None:
-    return None if frame is None else frame.f_code.co_qualname
-
-
-def _source(frame: FrameType, called: str | None) -> Source:
-    code = frame.f_code
-    return Source(
-        file=code.co_filename.replace("\\", "/").rpartition("/")[2],
-        line=frame.f_lineno,
-        function=code.co_qualname.replace("<locals>.", ""),
-        called=called,
-    )
-
-
-# -- torch.nn.init ---------------------------------------------------------------------------------------------------
-#
-# These functions read values or do nothing on meta. Somebody may hold them under any name, so their code is exchanged
-# while a recording runs in any thread; in other threads the exchanged code calls the original.
-
-
-def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """What torch's function ``name`` does here: note it under recording, else do it."""
-    recorder: Recorder | None = getattr(_ACTIVE, "recorder", None)
-    with torch._C.DisableTorchFunction():  # the recorder itself says that nothing is on meta
-        recorded = recorder is not None and tensor.is_meta
-    if recorder is None or not recorded:
-        return _INTERCEPTION.originals[name](tensor, **arguments)  # type: ignore[no-any-return]
-    arguments.pop("generator", None)
-    with torch._C.DisableTorchFunction():
-        initializer, axes = _SPECS[name](tensor, **arguments)
-        called = "trunc_normal_" if name == "_no_grad_trunc_normal_" else name
-        return recorder.draw_into(tensor, initializer, axes, called)
-
-
-def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> tuple[Initializer, None]:
-    return TruncatedNormal(float(std), float(mean), low=float(a), high=float(b)), None
-
-
-def _orthogonal(tensor: Tensor, gain: float) -> tuple[Initializer, Axes]:
-    if tensor.ndim < 2:
-        raise ValueError("Only tensors with 2 or more dimensions are supported")
-    return Orthogonal(float(gain)), torch_axes(tensor.ndim)
-
-
-def _sparse(tensor: Tensor, sparsity: float, std: float) -> tuple[Initializer, Axes]:
-    if tensor.ndim != 2:
-        raise ValueError("Only tensors with 2 dimensions are supported")
-    return Sparse(float(sparsity), float(std)), torch_axes(2)
-
-
-def _dirac(tensor: Tensor, groups: int) -> tuple[Initializer, Axes]:
-    if tensor.ndim not in (3, 4, 5):
-        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    if tensor.shape[0] % groups:
-        raise ValueError("dim 0 must be divisible by groups")
-    axes = torch_axes(tensor.ndim)
-    return Dirac(), Axes(fan_in=axes.fan_in, fan_out=axes.fan_out, blocks=((0, groups),) if groups > 1 else ())
-
-
-_SPECS: Final[dict[str, Callable[..., tuple[Initializer, Axes | None]]]] = {
-    "_no_grad_trunc_normal_": _trunc_normal,
-    "orthogonal_": _orthogonal,
-    "sparse_": _sparse,
-    "dirac_": _dirac,
-}
-
-
-# The names below are looked up in torch.nn.init, where this code runs, so zeta is imported inside.
-# ruff: noqa: D103
-def _code_of_trunc_normal(tensor, mean, std, a, b, generator=None):  # type: ignore[no-untyped-def]
-    from zeta.recorder import intercepted
-
-    arguments = {"mean": mean, "std": std, "a": a, "b": b, "generator": generator}
-    return intercepted("_no_grad_trunc_normal_", tensor, arguments)
-
-
-def _code_of_orthogonal(tensor, gain=1, generator=None):  # type: ignore[no-untyped-def]
-    from zeta.recorder import intercepted
-
-    return intercepted("orthogonal_", tensor, {"gain": gain, "generator": generator})
-
-
-def _code_of_sparse(tensor, sparsity, std=0.01, generator=None):  # type: ignore[no-untyped-def]
-    from zeta.recorder import intercepted
-
-    return intercepted("sparse_", tensor, {"sparsity": sparsity, "std": std, "generator": generator})
-
-
-def _code_of_dirac(tensor, groups=1):  # type: ignore[no-untyped-def]
-    from zeta.recorder import intercepted
-
-    return intercepted("dirac_", tensor, {"groups": groups})
-
-
-class _Interception:
-    """Exchange the code of torch's functions while at least one recording runs."""
-
-    exchanged: Final[dict[str, CodeType]] = {
-        "_no_grad_trunc_normal_": _code_of_trunc_normal.__code__,
-        "orthogonal_": _code_of_orthogonal.__code__,
-        "sparse_": _code_of_sparse.__code__,
-        "dirac_": _code_of_dirac.__code__,
-    }
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.depth = 0
-        self.codes = {name: getattr(torch.nn.init, name).__code__ for name in self.exchanged}
-        self.originals: dict[str, Callable[..., Tensor]] = {
-            name: _same_function(getattr(torch.nn.init, name)) for name in self.exchanged
-        }
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.depth += 1
-            if self.depth == 1:
-                for name, code in self.exchanged.items():
-                    getattr(torch.nn.init, name).__code__ = code
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                for name, code in self.codes.items():
-                    getattr(torch.nn.init, name).__code__ = code
-
-
-def _same_function(function: Any) -> Callable[..., Tensor]:
-    """A function of its own with the same code, which keeps it when the other's is exchanged."""
-    twin = type(function)(function.__code__, function.__globals__, function.__name__, function.__defaults__)
-    twin.__kwdefaults__ = function.__kwdefaults__
-    return twin  # type: ignore[no-any-return]
-
-
-_INTERCEPTION: Final = _Interception()

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from zeta.errors import RecordingError
-from zeta.graph import Node, Random, Source, compute, reachable
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
+from zeta.tracing.graph import Node, Random, compute, reachable
+from zeta.tracing.sources import Source
 
 NodeOf = Callable[[Any], Any]
 SourceHere = Callable[[], Source | None]
@@ -205,7 +206,7 @@ def _made(
             numbers = [int(item) for item in args if isinstance(item, int)]
             low, high = (0, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
             size = next((tuple(item) for item in args if isinstance(item, list | tuple)), shape)
-            integer = dtype if "randint_like" == base or dtype is not torch.get_default_dtype() else torch.int64
+            integer = dtype if base == "randint_like" or dtype is not torch.get_default_dtype() else torch.int64
             return integers(low, high, size, integer, source)
         case "randperm":
             integer = torch.int64 if dtype is torch.get_default_dtype() else dtype
@@ -228,7 +229,7 @@ def _normal_of_tensors(
     shapes = [tuple(item.shape) for item in (mean, std) if isinstance(item, Tensor)]
     if not shapes:
         return None
-    shape = tuple(torch.broadcast_shapes(*shapes))
+    shape = tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
     dtype = next(item.dtype for item in (mean, std) if isinstance(item, Tensor))
     z = drawn(Normal(), shape, dtype, source)
     return _op("add.Tensor", _op("mul.Tensor", z, node_of(std)), node_of(mean))
@@ -245,7 +246,7 @@ def frozen(root: Node) -> Tensor:
         if node.op == "random":
             values[node.serial] = _torch_draw(node, generator)
         else:
-            values[node.serial] = compute(node, values) if node.value is None else node.value
+            values[node.serial] = compute(node, values)
     result = values[root.serial]
     assert isinstance(result, Tensor)
     return result
