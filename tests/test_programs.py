@@ -121,6 +121,7 @@ EXACT: dict[str, Callable[[], Tensor]] = {
     "buckets": lambda: torch.bucketize(torch.arange(10), torch.tensor([3, 6])),
     "float64": lambda: torch.linspace(0, 1, 7, dtype=torch.float64).sqrt(),
     "channels last": lambda: torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last) * 2,
+    "off the diagonal": lambda: 1 - torch.eye(5),
     "every element": lambda: _squares(20),
 }  # fmt: skip
 

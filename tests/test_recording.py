@@ -150,6 +150,27 @@ def test_real_fallback_freezes_what_was_read() -> None:
     assert plan["weight"].initializer == Zeros()
 
 
+class Rejects(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Parameter(torch.randn(64))
+        self.weight = nn.Parameter(torch.randn(64))
+        with torch.no_grad():
+            while (outside := self.weight.abs() > 1).any():
+                self.weight[outside] = torch.randn(int(outside.sum()))
+
+
+def test_real_fallback_draws_what_decides_once() -> None:
+    model, plan = zeta.record(Rejects, fallback="real")
+    other, _ = zeta.record(Rejects, fallback="real")
+    zeta.materialize_(model, plan, seed=0)
+    zeta.materialize_(other, plan, seed=1)
+    assert float(model.weight.detach().abs().max()) <= 1
+    assert len(set(model.weight.tolist())) == 64
+    assert torch.equal(model.weight, other.weight)
+    assert not torch.equal(model.other, other.other)
+
+
 class Forgets(nn.Module):
     def __init__(self) -> None:
         super().__init__()

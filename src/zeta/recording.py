@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ from zeta.names import Slot, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
 from zeta.rules import Kind, Rules
-from zeta.tracing import LARGEST_DATA, UNTOUCHED, Node, Recorder, Source, concrete, recording
+from zeta.tracing import UNTOUCHED, Node, Recorder, Source, concrete, recording
+
+#: the largest tensor outside of parameters and buffers that is computed when the constructor has run
+_LARGEST_STRAY: Final = 2**26
 
 Model = TypeVar("Model", bound=nn.Module)
 Fallback = Rules | Literal["real"]
@@ -38,8 +41,8 @@ def record(
     Args:
         factory: a class or function that returns a module.
         args: its arguments.
-        fallback: :class:`~zeta.rules.Rules` for parameters whose value the recording cannot tell; or ``"real"``: values
-            that the constructor reads though they are random are drawn once and kept as data.
+        fallback: :class:`~zeta.rules.Rules` for parameters whose value the recording cannot tell; or ``"real"``: where
+            the constructor reads random values, these are drawn once, on the CPU, and kept as data, whatever the seed.
         kwargs: its named arguments.
 
     Raises:
@@ -165,7 +168,7 @@ def _plan(
     groups = planning.groups(walk(model))
     targets = [_Target(group=group, node=_node(group[0], recorder, effective)) for group in groups]
     kept = {t.slot.name for t in targets if partial and t.slot.kind is Kind.BUFFER and _is_untouched(t.node)}
-    recognized, problems = recognize({t.slot.name: t.node for t in targets if t.slot.name not in kept})
+    recognized, problems = recognize({t.slot.name: t.node for t in targets if t.slot.name not in kept}, recorder.frozen)
     ruled = _ruled(model, groups, set(problems), fallback) if isinstance(fallback, Rules) else {}
     entries: list[Entry] = []
     for target in targets:
@@ -258,8 +261,8 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
     for tensor, source in _strays(recorder, owned):
         try:
             node = recorder.graph.read(tensor)
-            if tensor.nbytes > LARGEST_DATA:
-                raise RecordingError(f"has {tensor.nbytes:,} bytes, of which at most {LARGEST_DATA:,} are kept")
+            if tensor.nbytes > _LARGEST_STRAY:
+                raise RecordingError(f"has {tensor.nbytes:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
             real = concrete(node, "it").clone()
             real.requires_grad_(tensor.requires_grad)
             swap(tensor, torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(real))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zeta.errors import RecordingError, ZetaError
 from zeta.fans import Axes
@@ -13,6 +14,7 @@ from zeta.initializers import (
     Constant,
     Data,
     Draw,
+    Identity,
     Initializer,
     Program,
     Ref,
@@ -34,13 +36,13 @@ class Recognized:
     padding_idx: int | None = None
 
 
-def recognize(roots: dict[str, Node]) -> tuple[dict[str, Recognized], dict[str, str]]:
+def recognize(roots: dict[str, Node], frozen: dict[int, Tensor]) -> tuple[dict[str, Recognized], dict[str, str]]:
     """Tell each named node's initializer; and for those that have none, why.
 
-    A value that several of them share is drawn once, under one name. Nothing depends on the order in which the nodes
-    were made.
+    Random leaves that are ``frozen`` are data. A value that several of them share is drawn once, under one name. Nothing
+    depends on the order in which the nodes were made.
     """
-    simple = Simplified(list(roots.values()))
+    simple = Simplified(list(roots.values()), frozen)
     results = {name: simple[node] for name, node in roots.items()}
     owners = _owners(results)
     found: dict[str, Recognized] = {}
@@ -204,6 +206,9 @@ def _leaf_step(name: str, leaf: Leaf, owners: dict[int, _Place]) -> Step:
             shape=leaf.shape,
             dtype=leaf.dtype,
         )
+    if leaf.drawn is None and leaf.initializer == Identity():
+        kwargs = (("dtype", leaf.dtype),)
+        return Step(op="aten.eye.m", args=leaf.shape, kwargs=kwargs, shape=leaf.shape, dtype=leaf.dtype)
     place = _Place(name=name, number=0) if leaf.drawn is None else owners[leaf.drawn.serial]
     draw = Draw(
         leaf.initializer,

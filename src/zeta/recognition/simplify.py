@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final
+
+from torch import Tensor
 
 from zeta import operations
 from zeta.recognition.laws import RULES, folded, unchanged_by_weight_norm
@@ -17,7 +20,8 @@ _PARTS: Final[dict[str, RuleOf]] = {"cat": joined, "read": read, "write": writte
 class Simplified:
     """Every node that the roots use, as a leaf or as an operation on simpler nodes."""
 
-    def __init__(self, roots: list[Node]) -> None:
+    def __init__(self, roots: list[Node], frozen: dict[int, Tensor]) -> None:
+        self.frozen = frozen
         live = reachable(roots)
         self.uses = Counter(used.serial for node in live for used in node.nodes)
         self.uses.update(node.serial for node in roots)
@@ -31,6 +35,8 @@ class Simplified:
 
     def _simplified(self, node: Node) -> Simple:
         match node.op:
+            case "random" if node.serial in self.frozen:
+                return replace(node, op="data", args=(self.frozen[node.serial],))
             case "random":
                 law: Random = node.args[0]
                 return Leaf(initializer=law.initializer, shape=node.shape, dtype=node.dtype, drawn=node, axes=law.axes)

@@ -238,13 +238,15 @@ def _normal_of_tensors(
 # -- freezing --------------------------------------------------------------------------------------------------------
 
 
-def frozen(root: Node) -> Tensor:
-    """The value of a node with random leaves, these drawn by torch from a generator of their own."""
-    generator = torch.Generator("cpu").manual_seed(0)
+def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
+    """The value of a node with random leaves, these drawn by torch, once, and added to ``drawn``."""
     values: dict[int, Any] = {}
     for node in reachable([root]):
         if node.op == "random":
-            values[node.serial] = _torch_draw(node, generator)
+            if node.serial not in drawn:
+                generator = torch.Generator("cpu").manual_seed(len(drawn))
+                drawn[node.serial] = _torch_draw(node, generator)
+            values[node.serial] = drawn[node.serial]
         else:
             values[node.serial] = compute(node, values)
     result = values[root.serial]

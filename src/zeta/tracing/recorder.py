@@ -34,6 +34,8 @@ class Recorder:
     def __init__(self, *, freeze: bool = False) -> None:
         self.graph = Graph()
         self.freeze = freeze
+        #: random leaves that somebody read and that keep what was drawn then, by their serial number
+        self.frozen: dict[int, Tensor] = {}
         self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
 
     # -- making and changing ------------------------------------------------------------------------------------------
@@ -84,12 +86,7 @@ class Recorder:
                         f"{error}. Such control flow cannot be recorded: decide without the values, give that "
                         'parameter a rule, or record with fallback="real", which freezes the values that were read'
                     ) from None
-                return self._frozen(tensor, node)
-
-    def _frozen(self, tensor: Tensor, node: Node) -> Tensor:
-        value = randomness.frozen(node)
-        self.graph.write(tensor, self.data(value), node.source)
-        return value
+                return randomness.frozen(node, self.frozen)
 
     # -- one operation ------------------------------------------------------------------------------------------------
 
