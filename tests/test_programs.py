@@ -146,6 +146,17 @@ def test_what_is_not_random_equals_a_real_construction(name: str) -> None:
         assert model.table.stride() == real.stride()
 
 
+def test_the_default_dtype_of_the_recording_is_kept() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        real = torch.linspace(0, 1, 7) + torch.scalar_tensor(0.1)
+        model, plan = zeta.record(Holder, lambda: torch.linspace(0, 1, 7) + torch.scalar_tensor(0.1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    zeta.materialize_(model, plan)
+    assert torch.equal(model.table, real)
+
+
 DISTRIBUTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "exponential": (lambda x: x.exponential_(2.0), 0.5, 0.5),
     "log-normal": (lambda x: x.log_normal_(0.0, 0.5), math.exp(0.125), math.exp(0.125) * math.sqrt(math.expm1(0.25))),

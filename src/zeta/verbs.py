@@ -122,7 +122,7 @@ def init_(
     only: Only | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; on meta, ``materialize_`` on the CPU.
+    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; for a model on meta, ``materialize_`` on the CPU.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
@@ -132,7 +132,8 @@ def init_(
     (True, 0.0625, 0.0624)
     """
     planned = plan(model, how)
-    if only is None and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+    tensors = [*model.parameters(), *model.buffers()]
+    if only is None and tensors and all(tensor.is_meta for tensor in tensors):
         return materialize_(model, planned, seed, progress=progress)
     return apply_(model, planned, seed, only=only, progress=progress)
 

@@ -39,8 +39,8 @@ class Recognized:
 def recognize(roots: dict[str, Node], frozen: dict[int, Tensor]) -> tuple[dict[str, Recognized], dict[str, str]]:
     """Tell each named node's initializer; and for those that have none, why.
 
-    Random leaves that are ``frozen`` are data. A value that several of them share is drawn once, under one name. Nothing
-    depends on the order in which the nodes were made.
+    Random leaves that are ``frozen`` are data. A value that several of them share is drawn once, under one name.
+    Nothing depends on the order in which the nodes were made.
     """
     simple = Simplified(list(roots.values()), frozen)
     results = {name: simple[node] for name, node in roots.items()}

@@ -7,6 +7,8 @@ which device a tensor is, and its values as a list or an array.
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zeta.errors import RecordingError
+from zeta.errors import RecordingError, ZetaNotice
 from zeta.tracing.interception import ACTIVE, INTERCEPTION
 from zeta.tracing.recorder import Recorder
 from zeta.tracing.sources import source_here
@@ -141,6 +143,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             "recorded as part of the outer one"
         )
     ACTIVE.recorder = recorder
+    before = _foreign_generators()
     try:
         with (
             INTERCEPTION,
@@ -152,3 +155,22 @@ def recording(recorder: Recorder) -> Iterator[None]:
             yield
     finally:
         ACTIVE.recorder = None
+    drawn = [name for name, state in _foreign_generators().items() if before.get(name, state) != state]
+    if drawn:
+        warnings.warn(
+            f"the constructor drew random numbers from {' and '.join(drawn)}: what it made of them is kept as it came "
+            "out, whatever the seed. Draw them with torch, or give those parameters a rule",
+            ZetaNotice,
+            stacklevel=4,
+        )
+
+
+def _foreign_generators() -> dict[str, Any]:
+    """The states of generators that a recording cannot see into."""
+    states: dict[str, Any] = {}
+    if (python := sys.modules.get("random")) is not None:
+        states["Python's random"] = python.getstate()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        _, keys, *rest = numpy.random.get_state()
+        states["numpy.random"] = (keys.tobytes(), *rest)
+    return states
