@@ -122,7 +122,7 @@ def init_(
     only: Only | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; for a model on meta, ``materialize_`` on the CPU.
+    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; a model on meta is materialized on the CPU.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
