@@ -23,12 +23,15 @@ PACKAGE = ROOT / "src" / "zeta"
 LONGEST_FILE = 420
 
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
+RECORDING = ("operations", "tracing", "recognition")
 STAGES = {
     "base": ("errors", "_version", "render", "dtypes", "gaussian"),
-    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes"),
-    "resolve": ("names", "plans", "planning"),
-    "compute": ("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "rounding", "sums"),
-    "write": ("parametrized", "apply", "checkpoint", "utils"),
+    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
+    "resolve": ("names", "plans", "planning", "recording"),
+    "compute": (
+        *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
+    ),
+    "write": ("parametrized", "apply", "materialize", "checkpoint", "utils"),
     "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
 }
 ORDER = list(STAGES)
@@ -40,6 +43,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 GLOBAL_RNG = {
     "zeta.random.draw_seed: torch.randint": "seed=None asks for it",
     "zeta.parametrized.invert: torch.default_generator.manual_seed": "right_inverse draws; forked around the call",
+    "zeta.tracing.modes._foreign_generators: numpy.random.get_state": "to tell whether a constructor drew from it",
+    "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
+    "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",
+    "zeta.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "a generator of its own, likewise",
 }
 
 

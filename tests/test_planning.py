@@ -490,10 +490,3 @@ def test_a_plan_prints_as_a_table_with_its_totals() -> None:
 def test_a_name_that_is_not_in_the_plan() -> None:
     with pytest.raises(KeyError, match="no parameter or buffer named 'wieght'"):
         zeta.plan(nn.Linear(2, 2), ANY)["wieght"]
-
-
-def test_a_recipe_is_a_function_from_the_model_to_its_rules() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    assert zeta.plan(model, zeta.recipes.torch_default) == zeta.plan(model, "torch")
-    with pytest.raises(SpecError, match=r"expected Rules.*which returned None"):
-        zeta.plan(model, lambda _: None)

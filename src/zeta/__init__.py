@@ -12,6 +12,7 @@ from zeta.errors import (
     FanError,
     LayerTypeError,
     PlanError,
+    RecordingError,
     SpecError,
     TargetError,
     ZetaError,
@@ -20,11 +21,11 @@ from zeta.errors import (
 from zeta.fans import Axes, Fans, fans, register_fans
 from zeta.gains import gain
 from zeta.initializers import Initializer, Keep
-from zeta.planning import plan
 from zeta.plans import Entry, Plan
+from zeta.recording import record
 from zeta.report import Report
 from zeta.rules import Kind, Match, Rule, Rules
-from zeta.verbs import apply_, init_, save, verify
+from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 from zeta.verification import Verification
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Match",
     "Plan",
     "PlanError",
+    "RecordingError",
     "Report",
     "Rule",
     "Rules",
@@ -54,8 +56,10 @@ __all__ = [
     "gain",
     "init_",
     "initializers",
+    "materialize_",
     "plan",
     "recipes",
+    "record",
     "register_fans",
     "rules",
     "save",

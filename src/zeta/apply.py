@@ -11,8 +11,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from zeta import dtypes
+from zeta import dtypes, programs
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
+from zeta.initializers import Program
 from zeta.names import Slot, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
@@ -69,7 +70,7 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
     check_seed(seed)
     slots = {slot.name: slot for slot in walk(model)}
     selected = _selected(plan, only)
-    _check_names(plan, selected, slots, whole=only is None)
+    check_names(plan, selected, slots, whole=only is None)
     jobs: list[Job] = []
     problems: list[str] = []
     for entry in selected:
@@ -103,22 +104,19 @@ def check_parameters(model: nn.Module) -> None:
 def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[Written]:
     """Write prepared jobs: many small parameters together, large ones in pieces. Return what each one is now."""
     total, done = sum(job.entry.nbytes for job in jobs), 0
-    written: list[Written] = []
-    plain: list[Written] = []
-    for job in jobs:
-        if job.inversion is None:
-            plain.append(Written(entry=job.entry, values=job.slot.tensor.detach()))
-            written.append(plain[-1])
-        else:
-            with _writable([job.slot.tensor]):
-                for tensor, value in job.inversion.changes:
-                    tensor.detach().copy_(value)
-            done += job.entry.nbytes
-            if progress is not None:
-                progress(job.entry.name, done, total)
-            values = job.inversion.effective
-            written.append(Written(entry=job.entry, values=values, error=tolerance(values.dtype)))
-    for name, batch in _batches(plain, seed):
+    written = [_written(job) for job in jobs]
+    together: list[Written] = []
+    for job, one in zip(jobs, written, strict=True):
+        if job.inversion is None and not isinstance(job.entry.initializer, Program):
+            together.append(one)
+            continue
+        with _writable([job.slot.tensor]):
+            for target, values in _changes(job, one, seed):
+                target.copy_(values)
+        done += job.entry.nbytes
+        if progress is not None:
+            progress(job.entry.name, done, total)
+    for name, batch in _batches(together, seed):
         outs = [request.out for request in batch]
         with _writable(outs):
             fill_(batch)
@@ -128,6 +126,22 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[
     # kernels write to memory that autograd does not watch
     torch.autograd.graph.increment_version([job.slot.tensor for job in jobs if not job.slot.tensor.is_inference()])
     return written
+
+
+def _written(job: Job) -> Written:
+    if job.inversion is None:
+        return Written(entry=job.entry, values=job.slot.tensor.detach())
+    values = job.inversion.effective
+    return Written(entry=job.entry, values=values, error=tolerance(values.dtype))
+
+
+def _changes(job: Job, one: Written, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is copied where, for a parametrized weight or a program."""
+    if job.inversion is not None:
+        yield from ((tensor.detach(), value) for tensor, value in job.inversion.changes)
+        return
+    for index, tile in values_of(job.entry, seed, dtype=one.values.dtype, device=one.values.device):
+        yield one.values[index], tile
 
 
 def _batches(written: list[Written], seed: int) -> Iterator[tuple[str, list[Request]]]:
@@ -160,6 +174,16 @@ def values_of(
     entry: Entry, seed: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Yield all values of an entry, in row-major order of bounded tiles: (index, values)."""
+    if isinstance(entry.initializer, Program):
+        yield from programs.tiles(
+            entry.initializer,
+            name=entry.name,
+            seed=seed,
+            dtype=entry.dtype if dtype is None else dtype,
+            device=torch.device(device),
+            zero_row=entry.padding_idx,
+        )
+        return
     yield from tiles(
         entry.initializer,
         key=parameter_key(seed, entry.name),
@@ -242,7 +266,8 @@ def _selected(plan: Plan, only: Only | None) -> list[Entry]:
     return chosen
 
 
-def _check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
+def check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
+    """Raise ``PlanError`` if names or shapes of plan and model differ."""
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
     missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
     extra = [name for name in slots if name not in planned] if whole else []

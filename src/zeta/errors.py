@@ -25,6 +25,10 @@ class PlanError(ZetaError, ValueError):
     """A model and its rules do not fit: unmatched parameters, idle rules, ties claimed twice, wrong shapes."""
 
 
+class RecordingError(PlanError):
+    """A constructor cannot be recorded: its control flow reads random values, or a value comes from elsewhere."""
+
+
 class TargetError(ZetaError, ValueError):
     """A parameter cannot be written: lazy, on meta, quantized, integer, sharded, overlapping, parametrized."""
 

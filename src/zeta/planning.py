@@ -20,6 +20,7 @@ from zeta.initializers import (
     Keep,
     Normal,
     Ones,
+    Program,
     Site,
     Sparse,
     TruncatedNormal,
@@ -35,7 +36,7 @@ _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
 
 
-How = Rules | str | Callable[[nn.Module], Rules]
+How = Rules | str
 
 
 def plan(model: nn.Module, how: How) -> Plan:
@@ -54,25 +55,22 @@ def plan(model: nn.Module, how: How) -> Plan:
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     model = unwrap(model)
-    if isinstance(how, str):
-        rules = recipes.rules_for(how, model)
-    elif callable(how):
-        rules = how(model)
-    else:
-        rules = how
+    rules = recipes.rules_for(how, model) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
-        raise SpecError(
-            f"expected Rules([...]), the name of a recipe or a function from the model to its rules, got {how!r}"
-            + (f", which returned {rules!r}" if callable(how) else "")
-        )
-    groups = _groups(walk(model))
-    resolver = _Resolver(rules, groups, config=getattr(model, "config", None))
-    entries = [resolver.entry(group) for group in groups]
+        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
+    everything = groups(walk(model))
+    return Plan(tuple(resolve(rules, everything, everything, getattr(model, "config", None))))
+
+
+def resolve(rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any) -> list[Entry]:
+    """The entries that rules give to the ``wanted`` of a model's tensors."""
+    resolver = _Resolver(rules, everything, config=config)
+    entries = [resolver.entry(group) for group in wanted]
     resolver.raise_problems()
-    return Plan(tuple(entry for entry in entries if entry is not None))
+    return [entry for entry in entries if entry is not None]
 
 
-def _groups(slots: Iterable[Slot]) -> list[list[Slot]]:
+def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     """Slots of the same tensor together, the one with the canonical name first.
 
     Canonical is the embedding's name, else the alphabetically first: a choice that registration order does not change.
@@ -131,7 +129,7 @@ class _Resolver:
         claims = [self.rules.first(self._match(slot, lambda: _axes(group))) for slot in group]
         self.winners.update(claim for claim in claims if claim is not None)
         if group[0].kind is Kind.BUFFER and claims[0] is None:
-            return self._unruled_buffer(group)
+            return unruled_buffer(group)
         if None in claims:
             self.unmatched += [
                 f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}"
@@ -216,24 +214,6 @@ class _Resolver:
                 raise
             return None
 
-    @staticmethod
-    def _unruled_buffer(group: list[Slot]) -> Entry:
-        slot = group[0]
-        known = is_norm_statistic(slot)
-        initializer: Initializer = Keep()
-        if known:
-            initializer = Ones() if slot.local_name == "running_var" else Zeros()
-        return Entry(
-            name=slot.name,
-            ties=tuple(other.name for other in group[1:]),
-            shape=slot.shape,
-            dtype=slot.tensor.dtype,
-            kind=Kind.BUFFER,
-            rule=_STATISTICS_RULE if known else _KEPT_RULE,
-            initializer=initializer,
-            persistent=slot.persistent,
-        )
-
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
         idle = [
@@ -255,6 +235,33 @@ class _Resolver:
             raise PlanError("\n".join(problems))
 
 
+def unruled_buffer(group: list[Slot]) -> Entry:
+    """The entry of a buffer that nothing is said of: torch's statistics get their start, others are kept."""
+    slot = group[0]
+    known = is_norm_statistic(slot)
+    initializer: Initializer = Keep()
+    if known:
+        initializer = Ones() if slot.local_name == "running_var" else Zeros()
+    return Entry(
+        name=slot.name,
+        ties=tuple(other.name for other in group[1:]),
+        shape=slot.shape,
+        dtype=slot.tensor.dtype,
+        kind=Kind.BUFFER,
+        rule=_STATISTICS_RULE if known else _KEPT_RULE,
+        initializer=initializer,
+        persistent=slot.persistent,
+    )
+
+
+def axes_if_any(group: list[Slot]) -> Axes | None:
+    """The axes of one tensor, or ``None`` where nobody knows them."""
+    try:
+        return _axes(group)
+    except FanError:
+        return None
+
+
 def _axes(group: list[Slot]) -> Axes:
     """The axes of one tensor; an embedding that is also an output head has those of the head."""
     each = [axes_of(slot.module, slot.local_name, torch.Size(slot.shape)).resolved(slot.shape) for slot in group]
@@ -264,8 +271,8 @@ def _axes(group: list[Slot]) -> Axes:
 @functools.lru_cache(maxsize=4096)
 def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
     """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
-    if isinstance(initializer, Keep):
-        return
+    if isinstance(initializer, Keep | Program):
+        return  # a program says its own dtypes
     name = dtypes.name_of(dtype)
     if not dtypes.is_drawable(dtype):
         if isinstance(initializer, Constant) and not dtype.is_floating_point and initializer.value.is_integer():

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from zeta.apply import Written
+from zeta.initializers import Program
 from zeta.plans import Entry
 from zeta.random import STREAM_VERSION
 from zeta.regions import Region
 from zeta.render import bytes_text, fold, number_text, range_text, table
-from zeta.rounding import expected
+from zeta.rounding import Expected, expected
 from zeta.sampling import tolerance
 from zeta.sums import Sums, sums_of_all
 
@@ -38,7 +39,7 @@ class Measured:
     ``(mean - planned) sqrt(n) / std``, and for the mean square, which follows a scaled chi-square law of
     ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty normal score. What is planned is first rounded to
     the dtype. Complex values: ``mean`` is that of the real parts, ``mean_z`` the larger of both parts' scores, and
-    ``std`` is that of ``|x - mean|``.
+    ``std`` is that of ``|x - mean|``. A program has no planned moments.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Measured:
     std: float
     low: float
     high: float
-    planned_mean: float
-    planned_std: float
+    planned_mean: float | None
+    planned_std: float | None
     mean_z: float
     std_z: float
     findings: tuple[str, ...]
@@ -74,7 +75,11 @@ class Accumulator:
         self.error = error
         self.tolerance = tolerance(entry.initializer, dtype)
         partial = entry.padding_idx is not None
-        self.expected = expected(entry.initializer, entry.site, dtype, partial=partial)
+        self.planned = entry.initializer.moments(entry.site)
+        if self.planned is None:  # nobody knows the moments of a program beforehand
+            self.expected: tuple[Expected, ...] = (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1)
+        else:
+            self.expected = expected(entry.initializer, entry.site, dtype, partial=partial)
         self.sums = [Sums() for _ in self.expected]
 
     def add(self, index: tuple[slice, ...], values: Tensor) -> None:
@@ -103,8 +108,7 @@ class Accumulator:
         n = max(count, 1)
         shifts = [sums.sum / n for sums in self.sums]
         variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
-        moments = self.entry.initializer.moments(self.entry.site)
-        assert moments is not None, "a kept entry has no planned moments"
+        scored = count > 0 and self.planned is not None
         measured = Measured(
             name=self.entry.name,
             count=count,
@@ -112,10 +116,10 @@ class Accumulator:
             std=math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else variance,
             low=min(sums.low for sums in self.sums),
             high=max(sums.high for sums in self.sums),
-            planned_mean=moments.mean,
-            planned_std=moments.std,
-            mean_z=max(self._mean_scores(), key=abs) if count else 0.0,
-            std_z=self._std_score() if count else 0.0,
+            planned_mean=None if self.planned is None else self.planned.mean,
+            planned_std=None if self.planned is None else self.planned.std,
+            mean_z=max(self._mean_scores(), key=abs) if scored else 0.0,
+            std_z=self._std_score() if scored else 0.0,
             findings=(),
         )
         return replace(measured, findings=tuple(self._findings(measured))) if count else measured
@@ -164,8 +168,12 @@ class Accumulator:
         return score
 
     def _findings(self, measured: Measured) -> Iterator[str]:
+        if isinstance(self.entry.initializer, Program) and not self.entry.initializer.draws:
+            return  # a mask may well be infinite
         if not all(math.isfinite(number) for sums in self.sums for number in (sums.sum, sums.low, sums.high)):
             yield "has values that are not finite"
+            return
+        if self.planned is None:
             return
         for part, score, sums, law in zip(_PARTS, self._mean_scores(), self.sums, self.expected, strict=False):
             if abs(score) > STANDARD_ERRORS:

@@ -51,7 +51,8 @@ class Request:
     """Write the values of ``region`` of one parameter to ``out``, a tensor of the region's sizes with any strides.
 
     ``key`` is the parameter's, of :func:`zeta.random.parameter_key`; ``axes`` are the roles of its dimensions, which
-    the matrix initializers need; ``zero_row`` is the global index along dimension 0 of a row that is zero.
+    the matrix initializers need; ``zero_row`` is the global index along dimension 0 of a row that is zero; ``draw`` is
+    added to the numbers of all draws.
     """
 
     initializer: Initializer
@@ -60,6 +61,7 @@ class Request:
     out: Tensor
     axes: Axes | None = None
     zero_row: int | None = None
+    draw: int = 0
 
 
 def fill_(requests: Sequence[Request]) -> None:
@@ -83,10 +85,7 @@ def fill_(requests: Sequence[Request]) -> None:
     _fill_constants(constants)
     kernels.fill(tasks)
     for request in requests:
-        if request.zero_row is not None:
-            offset, size = request.region.offsets[0], request.region.sizes[0]
-            if offset <= request.zero_row < offset + size:
-                request.out[request.zero_row - offset].zero_()
+        with_zero_row(request.out, request.region, request.zero_row)
 
 
 def sample(
@@ -97,6 +96,7 @@ def sample(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     axes: Axes | None = None,
+    draw: int = 0,
 ) -> Tensor:
     """Return the values of ``region``, as a contiguous tensor of its sizes.
 
@@ -107,13 +107,14 @@ def sample(
         dtype: any real or complex floating dtype; constants also integers.
         device: where to compute. Elementwise values have the same bits on every device.
         axes: the roles of the dimensions; needed by the matrix initializers.
+        draw: the first draw number; those of one key are independent.
 
     >>> sample(Normal(0.02), key=1, region=Region.whole((2, 2)))
     tensor([[0.0246, 0.0250],
             [0.0043, 0.0111]])
     """
     out = torch.empty(region.sizes, dtype=dtype, device=device)
-    fill_([Request(initializer=initializer, key=key, region=region, out=out, axes=axes)])
+    fill_([Request(initializer=initializer, key=key, region=region, out=out, axes=axes, draw=draw)])
     return out
 
 
@@ -147,12 +148,21 @@ def tiles(
     device: torch.device | str = "cpu",
     axes: Axes | None = None,
     zero_row: int | None = None,
+    draw: int = 0,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
     """Yield ``region`` in consecutive tiles: (index inside the region, values). Temporaries stay bounded."""
     for index, piece in pieces(initializer, region, TILE_BYTES // dtype.itemsize):
         out = torch.empty(piece.sizes, dtype=dtype, device=device)
-        fill_([Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=zero_row)])
+        request = Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, draw=draw)
+        fill_([replace(request, zero_row=zero_row)])
         yield index, out
+
+
+def with_zero_row(values: Tensor, region: Region, row: int | None) -> Tensor:
+    """Set the global row ``row`` to zero, in place, where the region has it."""
+    if row is not None and region.offsets[0] <= row < region.offsets[0] + region.sizes[0]:
+        values[row - region.offsets[0]].zero_()
+    return values
 
 
 # -- constants -------------------------------------------------------------------------------------------------------
@@ -198,7 +208,7 @@ def _tasks(request: Request) -> list[Task]:
     laws, out = _laws(request.initializer, request.out.dtype), request.out
     parts = [out] if len(laws) == 1 else torch.view_as_real(out).unbind(-1)
     return [
-        Task(law=law, key=request.key, draw=draw, region=request.region, out=part)
+        Task(law=law, key=request.key, draw=request.draw + draw, region=request.region, out=part)
         for part, (draw, law) in zip(parts, laws, strict=True)
     ]
 
@@ -262,17 +272,25 @@ class Target:
     dtype: torch.dtype
     device: torch.device
     axes: Axes | None = None
+    draw: int = 0
 
     @classmethod
     def of(cls, request: Request) -> Target:
         """The place of a request."""
         out = request.out
-        return cls(key=request.key, region=request.region, dtype=out.dtype, device=out.device, axes=request.axes)
+        return cls(
+            key=request.key,
+            region=request.region,
+            dtype=out.dtype,
+            device=out.device,
+            axes=request.axes,
+            draw=request.draw,
+        )
 
     def words(self, draw: int) -> Tensor:
         """The 32-bit words of the region's elements: int64, in its shape."""
         out = torch.empty(self.region.sizes, dtype=torch.uint32, device=self.device)
-        kernels.fill([Task(law=kernels.WORDS, key=self.key, draw=draw, region=self.region, out=out)])
+        kernels.fill([Task(law=kernels.WORDS, key=self.key, draw=self.draw + draw, region=self.region, out=out)])
         return out.to(torch.int64)
 
 
@@ -295,7 +313,7 @@ def _whole(target: Target) -> tuple[Target, Axes]:
 
 def _gaussian(whole: Target) -> Tensor:
     """Standard normal values of the whole parameter."""
-    return sample(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, device=whole.device)
+    return sample(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, device=whole.device, draw=whole.draw)
 
 
 def _cut(weight: Tensor, target: Target) -> Tensor:

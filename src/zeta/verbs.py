@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from zeta import kernels, verification
+from zeta import kernels, planning, verification
 from zeta.apply import Only, Progress, prepare, write
 from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
-from zeta.planning import How, plan
+from zeta.materialize import memory
+from zeta.planning import How
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
+from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
 from zeta.verification import Verification
+
+
+def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
+    """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
+
+    Args:
+        model: any module; wrappers and parametrizations do not change the names.
+        how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function that initializes
+            the model: what it does to the parameters is recorded, as by :func:`~zeta.recording.record`. Buffers that it
+            does not write to are kept.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
+            that do not fit their parameter. Everything wrong is listed at once.
+        RecordingError: the function does what cannot be recorded, or leaves a parameter without a value.
+    """
+    if callable(how) and isinstance(model, nn.Module):
+        return plan_recorded(model, how)
+    return planning.plan(model, how)
 
 
 def apply_(
@@ -59,15 +83,53 @@ def apply_(
     )
 
 
+def materialize_(
+    model: nn.Module,
+    plan: Plan,
+    seed: int | None = 0,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Give a model on meta memory, each parameter and buffer once, and write a plan's values into it.
+
+    Every tensor stays the object that it is: ties, views of the same memory, ``requires_grad``, strides, class,
+    attributes and hooks remain. If anything fails, the model is on meta as before. Beside the model, memory is needed
+    for tiles only, and for the whole of one parameter where its initializer looks at it as a whole.
+
+    Args:
+        model: a model on meta, of :func:`~zeta.recording.record` or built under ``torch.device("meta")``. What has
+            memory already keeps it, and is written like the rest.
+        plan: a plan of this model.
+        seed: as for ``apply_``.
+        device: where the memory is to be.
+        dtype: that of all floating-point parameters and buffers; by default each keeps its own.
+        progress: as for ``apply_``.
+
+    Raises:
+        PlanError: plan and model do not fit.
+        TargetError: parameters that cannot be written, or tensors on meta that would be left as raw memory.
+
+    >>> from zeta.recording import record
+    >>> model, recorded = record(nn.Linear, 512, 256)
+    >>> materialize_(model, recorded, seed=0).ok, model.weight.device.type
+    (True, 'cpu')
+    """
+    seed = _seed(seed)
+    with memory(model, plan, device=device, dtype=dtype):
+        return apply_(model, plan if dtype is None else plan.with_dtype(dtype), seed, progress=progress)
+
+
 def init_(
     model: nn.Module,
-    how: How,
+    how: How | Callable[[Any], object],
     seed: int | None = 0,
     *,
     only: Only | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``.
+    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; a model on meta is materialized on the CPU.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
@@ -76,7 +138,11 @@ def init_(
     >>> report.ok, report["weight"].planned_std, round(report["weight"].std, 4)
     (True, 0.0625, 0.0624)
     """
-    return apply_(model, plan(model, how), seed, only=only, progress=progress)
+    planned = plan(model, how)
+    tensors = [*model.parameters(), *model.buffers()]
+    if only is None and tensors and all(tensor.is_meta for tensor in tensors):
+        return materialize_(model, planned, seed, progress=progress)
+    return apply_(model, planned, seed, only=only, progress=progress)
 
 
 def save(

@@ -17,6 +17,7 @@ from zeta.initializers.elementwise import (
     Zeros,
 )
 from zeta.initializers.matrix import DeltaOrthogonal, Dirac, Identity, MatrixShape, Orthogonal, Sparse, matrix_shape
+from zeta.initializers.program import Data, Draw, Program, Ref, Step
 from zeta.initializers.scaling import (
     Distribution,
     Mode,
@@ -42,9 +43,11 @@ __all__ = [
     "FARTHEST_SIGMA",
     "LARGEST_SIGMA",
     "Constant",
+    "Data",
     "DeltaOrthogonal",
     "Dirac",
     "Distribution",
+    "Draw",
     "Identity",
     "Initializer",
     "Keep",
@@ -53,8 +56,11 @@ __all__ = [
     "Normal",
     "Ones",
     "Orthogonal",
+    "Program",
+    "Ref",
     "Site",
     "Sparse",
+    "Step",
     "TruncatedNormal",
     "Uniform",
     "VarianceScaling",

@@ -1,0 +1,118 @@
+"""Give a model on meta memory, once, and take it back if anything fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from zeta import dtypes
+from zeta.apply import check_names
+from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.names import walk
+from zeta.plans import Plan
+from zeta.recording import attributes, swap
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Twin:
+    """A tensor on meta, and one with memory that it is to become."""
+
+    tensor: Tensor
+    real: Tensor
+
+
+@contextlib.contextmanager
+def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: torch.dtype | None) -> Iterator[None]:
+    """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
+
+    Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
+    attributes and hooks remain. Only floating-point tensors change their dtype.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        PlanError: plan and model do not fit.
+        TargetError: tensors that would get memory but no value: kept by the plan, or unknown to it.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    if dtype is not None and dtype not in dtypes.REAL:
+        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    check_names(plan, list(plan), {slot.name: slot for slot in walk(model)}, whole=True)
+    _check_values(model, plan)
+    twins = _twins(model, torch.device(device), dtype)
+    swapped: list[_Twin] = []
+    try:
+        for twin in twins:
+            swap(twin.tensor, twin.real)
+            swapped.append(twin)
+        yield
+    except BaseException:
+        for twin in swapped:
+            swap(twin.tensor, twin.real)
+        raise
+
+
+def _check_values(model: nn.Module, plan: Plan) -> None:
+    """Raise ``TargetError`` for tensors on meta that the plan gives no value."""
+    known: set[int] = set()
+    problems: list[str] = []
+    for slot in walk(model):
+        known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
+        if slot.parametrization is not None:
+            known |= {t.untyped_storage()._cdata for t in slot.parametrization.parameters() if t.is_meta}
+        if slot.tensor.is_meta and plan[slot.name].kept:
+            problems.append(f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule")
+    problems += [
+        f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
+        "register_buffer makes it one"
+        for place, tensor in attributes(model)
+        if tensor.is_meta and tensor.untyped_storage()._cdata not in known
+    ]
+    if problems:
+        raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))
+
+
+def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> list[_Twin]:
+    """Allocate each memory once, and make every tensor's twin in it."""
+    owned = [*model.parameters(), *model.buffers()]
+    everything = [*owned, *(tensor for _, tensor in attributes(model))]
+    tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
+    originals = _originals(model)
+    memories: dict[int, list[Tensor]] = {}
+    for tensor in tensors.values():
+        memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+    twins: list[_Twin] = []
+    for sharing in memories.values():
+        wanted = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
+        size = max(_extent(t) * wanted[id(t)].itemsize for t in sharing)
+        # zeros and not empty: what a parametrization keeps beside the weight is read before it is written
+        allocate = torch.zeros if any(id(t) in originals for t in sharing) else torch.empty
+        storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
+        for t in sharing:
+            real = torch.empty(0, dtype=wanted[id(t)], device=device)
+            real.set_(storage, t.storage_offset(), t.shape, t.stride())
+            twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
+    return twins
+
+
+def _originals(model: nn.Module) -> set[int]:
+    """The tensors that parametrizations keep."""
+    return {
+        id(tensor)
+        for module in model.modules()
+        if isinstance(module, parametrize.ParametrizationList)
+        for tensor in (*module.parameters(), *module.buffers())
+    }
+
+
+def _extent(tensor: Tensor) -> int:
+    """The number of elements of memory from its beginning to the tensor's last."""
+    if not tensor.numel():
+        return int(tensor.storage_offset())
+    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return int(tensor.storage_offset()) + reach + 1

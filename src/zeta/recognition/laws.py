@@ -1,0 +1,273 @@
+"""Rules for single operations: from a node and its simplified arguments to a leaf or node, or to ``None``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import NormalDist
+from typing import Any, Final
+
+import torch
+
+from zeta import dtypes, operations
+from zeta.errors import SpecError
+from zeta.fans import torch_axes
+from zeta.initializers import (
+    Constant,
+    Identity,
+    Initializer,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+)
+from zeta.initializers.program import constant
+from zeta.recognition.leaves import IID, Leaf, RuleOf, Simple, Simplifier, constant_leaf
+from zeta.tracing import Node
+
+# probability that a clamp may cut off beyond a law's own bounds without being part of the law
+_NEGLIGIBLE: Final = 2.0**-33
+
+
+def _same(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """Copies, and casts to a dtype that holds no more: a value of the stream is rounded once."""
+    source = args[0]
+    if source.dtype is node.dtype:
+        return source if isinstance(source, Leaf) or source.shape == node.shape else None
+    if not isinstance(source, Leaf):
+        return None
+    if source.is_constant:
+        return folded(node, args)
+    both = source.dtype in dtypes.REAL and node.dtype in dtypes.REAL
+    return replace(source, dtype=node.dtype) if both and node.dtype.itemsize <= source.dtype.itemsize else None
+
+
+def _full(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    values = {"full": args[1] if len(args) > 1 else None, "full_like": args[1] if len(args) > 1 else None}
+    values |= {"new_full": args[2] if len(args) > 2 else None, "scalar_tensor": args[0]}
+    name = node.op.split(".")[1]
+    value = 1 if "ones" in name else 0 if "zeros" in name else values[name]
+    if isinstance(value, Leaf):
+        value = value.initializer.value if isinstance(value.initializer, Constant) else None
+    if not isinstance(value, int | float):
+        return None
+    # as the dtype holds it
+    return constant_leaf(torch.full((), value, dtype=node.dtype, device="cpu").item(), node)
+
+
+def _eye(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    if node.dtype not in dtypes.REAL:
+        return None
+    axes = torch_axes(2)
+    return Leaf(initializer=Identity(), shape=node.shape, dtype=node.dtype, drawn=None, axes=axes)
+
+
+def _reshaped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """The same elements in the same order."""
+    source = args[0]
+    if isinstance(node.args[1] if len(node.args) > 1 else None, torch.dtype):
+        return None
+    if isinstance(source, Leaf):
+        if source.shape == node.shape:
+            return source
+        if source.is_constant or isinstance(source.initializer, IID):
+            return replace(source, shape=node.shape)
+        return None
+    return source if source.shape == node.shape else None
+
+
+def _expanded(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    source = args[0]
+    if isinstance(source, Leaf) and (source.is_constant or math.prod(source.shape) == node.numel):
+        return replace(source, shape=node.shape)
+    return source if source.shape == node.shape else None
+
+
+def _affine(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """``factor * x + shift`` of a known law."""
+    name = node.op.split(".")[1]
+    left, right = _number(args[0]), _number(args[1]) if len(args) > 1 else None
+    leaf, number = (args[0], right) if left is None else (args[1], left)
+    alpha = node.kwargs.get("alpha", args[2] if len(args) > 2 else 1)
+    if not isinstance(leaf, Leaf) or leaf.is_constant:
+        return None
+    if leaf.shape != node.shape or leaf.dtype is not node.dtype:
+        return None
+    if name == "neg":
+        return _law(leaf, -1.0, 0.0)
+    if number is None or not isinstance(alpha, int | float):
+        return None
+    swapped = left is not None
+    match name:
+        case "mul":
+            return _law(leaf, number, 0.0)
+        case "div" if not swapped and number != 0 and "mode" not in str(node.kwargs):
+            return _law(leaf, 1 / number, 0.0)
+        case "add":
+            return _law(leaf, float(alpha), number) if swapped else _law(leaf, 1.0, alpha * number)
+        case "sub":
+            return _law(leaf, -float(alpha), number) if swapped else _law(leaf, 1.0, -alpha * number)
+        case "rsub":
+            return _law(leaf, -float(alpha), number) if not swapped else _law(leaf, 1.0, -alpha * number)
+    return None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Leaf):
+        return value.initializer.value if isinstance(value.initializer, Constant) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _law(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
+    """``factor * x + shift`` of ``leaf``; ``None`` if that is no known law."""
+    try:
+        law = leaf.initializer
+        if factor == 0:
+            return replace(leaf, initializer=constant(shift), drawn=None, axes=None)
+        law = law if factor == 1 else law.scaled(factor)
+        if shift != 0:
+            moved = _moved(law, shift)
+            if moved is None:
+                return None
+            law = moved
+    except SpecError:
+        return None
+    return replace(leaf, initializer=law)
+
+
+def _moved(law: Initializer, shift: float) -> Initializer | None:
+    match law:
+        case Uniform():
+            return Uniform(law.low + shift, law.high + shift)
+        case Normal():
+            return Normal(law.std, law.mean + shift)
+        case TruncatedNormal():
+            low, high = (None if bound is None else bound + shift for bound in (law.low, law.high))
+            return replace(law, mean=law.mean + shift, low=low, high=high)
+    return None
+
+
+def _erfinv(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """The inverse error function of uniform values is a truncated normal of std ``sqrt(1/2)``."""
+    leaf = args[0]
+    if not isinstance(leaf, Leaf) or not isinstance(leaf.initializer, Uniform):
+        return None
+    low, high = leaf.initializer.bounds()
+    if not -1 <= low < high <= 1:
+        return None
+    bounds = [_erfinv_of(bound) for bound in (low, high)]
+    try:
+        if bounds == [None, None]:
+            return replace(leaf, initializer=Normal(math.sqrt(0.5)))
+        return replace(leaf, initializer=TruncatedNormal(math.sqrt(0.5), low=bounds[0], high=bounds[1]))
+    except SpecError:
+        return None
+
+
+def _erfinv_of(x: float) -> float | None:
+    """The inverse error function; ``None`` for what a fp32 value cannot tell from infinity."""
+    if abs(x) >= 1 - 2.0**-24:
+        return None
+    return NormalDist().inv_cdf((1 + x) / 2) * math.sqrt(0.5)
+
+
+def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """A clamp that only holds a (truncated) normal at bounds beyond which it has next to no probability."""
+    leaf = args[0]
+    name = node.op.split(".")[1]
+    given = [*args[1:], None, None]
+    low, high = given[0], given[1]
+    low, high = node.kwargs.get("min", low), node.kwargs.get("max", high)
+    if name == "clamp_min":
+        low, high = args[1], None
+    elif name == "clamp_max":
+        low, high = None, args[1]
+    if not isinstance(leaf, Leaf) or not isinstance(leaf.initializer, Normal | TruncatedNormal):
+        return None
+    if any(bound is not None and not isinstance(bound, int | float) for bound in (low, high)):
+        return None
+    law = leaf.initializer
+    own_low, own_high = law.bounds()
+    parent = NormalDist(law.mean, law.std) if law.std else None
+    if parent is None:
+        return None
+    mass = parent.cdf(own_high) - parent.cdf(own_low)
+
+    def cut(a: float, b: float) -> float:
+        return max(0.0, parent.cdf(b) - parent.cdf(a)) / mass
+
+    # torch's arithmetic in fp32 leaves its bounds by a rounding
+    slack = 1e-5 * law.std
+    lost = cut(own_low, low - slack) if low is not None else 0.0
+    lost += cut(high + slack, own_high) if high is not None else 0.0
+    if lost > _NEGLIGIBLE:
+        return None
+    new_low = own_low if low is None else max(low, own_low) if own_low > low + slack else float(low)
+    new_high = own_high if high is None else min(high, own_high) if own_high < high - slack else float(high)
+    try:
+        law = TruncatedNormal(
+            law.std,
+            law.mean,
+            low=new_low if math.isfinite(new_low) else None,
+            high=new_high if math.isfinite(new_high) else None,
+        )
+    except SpecError:
+        return None
+    return replace(leaf, initializer=law)
+
+
+def unchanged_by_weight_norm(simplifier: Simplifier, node: Node) -> Simple | None:
+    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``."""
+    whole, position = node.args
+    if position != 0 or not whole.op.startswith("aten._weight_norm_interface"):
+        return None
+    v, g = whole.args[:2]
+    base = _origin(g)
+    dim = whole.args[2] if len(whole.args) > 2 else 0
+    if not base.op.startswith("aten.norm.ScalarOpt_dim") or base.args[1] != 2 or base.numel != v.shape[dim]:
+        return None
+    return simplifier[v] if _origin(base.args[0]) is _origin(v) else None
+
+
+def _origin(node: Node) -> Node:
+    """What a node is a copy or another shape of, row by row."""
+    while node.op in ("aten.clone.default", "aten.detach.default", "aten.view.default", "aten._unsafe_view.default"):
+        node = node.args[0]
+    return node
+
+
+def folded(node: Node, args: list[Any]) -> Leaf | None:
+    """An operation on constants alone, elementwise: compute one element."""
+    if not args or not any(isinstance(arg, Leaf) for arg in args):
+        return None
+    if not all(
+        isinstance(arg, int | float | bool | None) or (isinstance(arg, Leaf) and arg.is_constant) for arg in args
+    ):
+        return None
+    if any(isinstance(value, Node) for value in node.kwargs.values()):
+        return None
+    # a 0-d tensor gives way to another's dtype, so keep which arguments are 0-d
+    ones = [
+        torch.full((1,) * min(len(arg.shape), 1), arg.initializer.value, dtype=arg.dtype, device="cpu")  # type: ignore[attr-defined]
+        if isinstance(arg, Leaf)
+        else arg
+        for arg in args
+    ]
+    kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
+    result = operations.run(node.op, ones, kwargs)
+    return constant_leaf(result.to(node.dtype).reshape(-1)[0].item(), node)
+
+
+RULES: Final[dict[str, RuleOf]] = {
+    **dict.fromkeys(("clone", "_to_copy", "detach", "alias", "contiguous", "pin_memory", "positive"), _same),
+    **dict.fromkeys(
+        ("full", "full_like", "new_full", "ones", "ones_like", "new_ones", "zeros", "zeros_like", "new_zeros",
+         "scalar_tensor"),
+        _full,
+    ),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze"), _reshaped),
+    **dict.fromkeys(("mul", "div", "add", "sub", "rsub", "neg"), _affine),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamped),
+    "eye": _eye,
+    "expand": _expanded,
+    "erfinv": _erfinv,
+}  # fmt: skip

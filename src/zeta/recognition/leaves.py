@@ -1,0 +1,88 @@
+"""Nodes that are known laws, and what the rules that tell them share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import torch
+
+from zeta.fans import Axes
+from zeta.initializers import (
+    Constant,
+    Initializer,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+)
+from zeta.initializers.program import constant
+from zeta.tracing import Node
+
+#: laws that draw every element on its own, so that elements may change places
+IID: Final = (Uniform, Normal, TruncatedNormal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    """A node that is a known law: constant if ``drawn`` is ``None``, else the randomness that it comes from."""
+
+    initializer: Initializer
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    drawn: Node | None = None
+    axes: Axes | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every element is the same number."""
+        return isinstance(self.initializer, Constant)
+
+
+Simple = Leaf | Node
+
+
+class Simplifier(Protocol):
+    """Nodes in simpler form."""
+
+    nodes: dict[int, Node]
+
+    def __getitem__(self, node: Node) -> Simple:
+        """A node's simpler form."""
+
+    def used_once(self, node: Node) -> bool:
+        """Whether nothing else uses a node, so that its elements may be drawn in another order."""
+
+
+RuleOf = Callable[[Simplifier, Node, list[Any]], Simple | None]
+
+
+def leaf_node(leaf: Leaf, serial: int) -> Node:
+    """A leaf in the place of a node, with the serial number of the one that it was."""
+    return Node(op="leaf", args=(leaf,), shape=leaf.shape, dtype=leaf.dtype, serial=serial)
+
+
+def leaf_of(node: Simple) -> Leaf | None:
+    """The leaf that a simplified node is, if it is one."""
+    if isinstance(node, Leaf):
+        return node
+    return node.args[0] if node.op == "leaf" else None
+
+
+def is_constant(simple: Simple) -> bool:
+    """Whether a simplified node is one number everywhere."""
+    return isinstance(simple, Leaf) and simple.is_constant
+
+
+def constant_leaf(value: Any, node: Node) -> Leaf | None:
+    """A constant leaf, if the number is one that a plan can hold exactly."""
+    if isinstance(value, complex):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(number) or number != value:
+        return None
+    return Leaf(initializer=constant(number), shape=node.shape, dtype=node.dtype)

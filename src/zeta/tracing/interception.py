@@ -1,0 +1,148 @@
+"""torch.nn.init under recording.
+
+Some of its functions read values or do nothing on meta. Somebody may hold them under any name, so their code is
+exchanged while a recording runs in any thread; in other threads the exchanged code calls the original.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from zeta.fans import Axes, torch_axes
+from zeta.initializers import Dirac, Initializer, Orthogonal, Sparse, TruncatedNormal
+
+
+class Draws(Protocol):
+    """What a recorder does with these functions."""
+
+    def draw_into(self, tensor: Tensor, initializer: Initializer, axes: Axes | None, called: str) -> Tensor:
+        """Note that a tensor was filled with what ``initializer`` draws."""
+
+
+class _Active(threading.local):
+    recorder: Draws | None = None
+
+
+ACTIVE: Final = _Active()
+
+
+def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """What torch's function ``name`` does here: note it under recording, else do it."""
+    recorder = ACTIVE.recorder
+    with torch._C.DisableTorchFunction():  # the recorder itself says that nothing is on meta
+        recorded = recorder is not None and tensor.is_meta
+    if recorder is None or not recorded:
+        return INTERCEPTION.originals[name](tensor, **arguments)
+    arguments.pop("generator", None)
+    with torch._C.DisableTorchFunction():
+        initializer, axes = _SPECS[name](tensor, **arguments)
+        called = "trunc_normal_" if name == "_no_grad_trunc_normal_" else name
+        return recorder.draw_into(tensor, initializer, axes, called)
+
+
+def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> tuple[Initializer, None]:
+    return TruncatedNormal(float(std), float(mean), low=float(a), high=float(b)), None
+
+
+def _orthogonal(tensor: Tensor, gain: float) -> tuple[Initializer, Axes]:
+    if tensor.ndim < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    return Orthogonal(float(gain)), torch_axes(tensor.ndim)
+
+
+def _sparse(tensor: Tensor, sparsity: float, std: float) -> tuple[Initializer, Axes]:
+    if tensor.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    return Sparse(float(sparsity), float(std)), torch_axes(2)
+
+
+def _dirac(tensor: Tensor, groups: int) -> tuple[Initializer, Axes]:
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if tensor.shape[0] % groups:
+        raise ValueError("dim 0 must be divisible by groups")
+    axes = torch_axes(tensor.ndim)
+    return Dirac(), Axes(fan_in=axes.fan_in, fan_out=axes.fan_out, blocks=((0, groups),) if groups > 1 else ())
+
+
+_SPECS: Final[dict[str, Callable[..., tuple[Initializer, Axes | None]]]] = {
+    "_no_grad_trunc_normal_": _trunc_normal,
+    "orthogonal_": _orthogonal,
+    "sparse_": _sparse,
+    "dirac_": _dirac,
+}
+
+
+# The names below are looked up in torch.nn.init, where this code runs, so zeta is imported inside.
+def _code_of_trunc_normal(tensor, mean, std, a, b, generator=None):  # type: ignore[no-untyped-def]
+    from zeta.tracing.interception import intercepted
+
+    arguments = {"mean": mean, "std": std, "a": a, "b": b, "generator": generator}
+    return intercepted("_no_grad_trunc_normal_", tensor, arguments)
+
+
+def _code_of_orthogonal(tensor, gain=1, generator=None):  # type: ignore[no-untyped-def]
+    from zeta.tracing.interception import intercepted
+
+    return intercepted("orthogonal_", tensor, {"gain": gain, "generator": generator})
+
+
+def _code_of_sparse(tensor, sparsity, std=0.01, generator=None):  # type: ignore[no-untyped-def]
+    from zeta.tracing.interception import intercepted
+
+    return intercepted("sparse_", tensor, {"sparsity": sparsity, "std": std, "generator": generator})
+
+
+def _code_of_dirac(tensor, groups=1):  # type: ignore[no-untyped-def]
+    from zeta.tracing.interception import intercepted
+
+    return intercepted("dirac_", tensor, {"groups": groups})
+
+
+class _Interception:
+    """Exchange the code of torch's functions while at least one recording runs."""
+
+    exchanged: Final[dict[str, CodeType]] = {
+        "_no_grad_trunc_normal_": _code_of_trunc_normal.__code__,
+        "orthogonal_": _code_of_orthogonal.__code__,
+        "sparse_": _code_of_sparse.__code__,
+        "dirac_": _code_of_dirac.__code__,
+    }
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.codes = {name: getattr(torch.nn.init, name).__code__ for name in self.exchanged}
+        self.originals: dict[str, Callable[..., Tensor]] = {
+            name: _same_function(getattr(torch.nn.init, name)) for name in self.exchanged
+        }
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.depth += 1
+            if self.depth == 1:
+                for name, code in self.exchanged.items():
+                    getattr(torch.nn.init, name).__code__ = code
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                for name, code in self.codes.items():
+                    getattr(torch.nn.init, name).__code__ = code
+
+
+def _same_function(function: Any) -> Callable[..., Tensor]:
+    """A function of its own with the same code, which keeps it when the other's is exchanged."""
+    twin = type(function)(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin  # type: ignore[no-any-return]
+
+
+INTERCEPTION: Final = _Interception()

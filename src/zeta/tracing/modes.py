@@ -1,0 +1,176 @@
+"""The modes of a recording.
+
+Every operation reaches :class:`Operations`. :class:`Functions` answers what torch's own dispatch never asks for: on
+which device a tensor is, and its values as a list or an array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zeta.errors import RecordingError, ZetaNotice
+from zeta.tracing.interception import ACTIVE, INTERCEPTION
+from zeta.tracing.recorder import Recorder
+from zeta.tracing.sources import source_here
+
+_CPU: Final = torch.device("cpu")
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every operation goes to the recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to skip the compiler, torch imports it, which takes seconds
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not isinstance(func, OpOverload):
+            raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
+        with torch._C.DisableTorchFunction():
+            return self.recorder.operation(func, args, dict(kwargs or {}))
+
+
+class Functions(TorchFunctionMode):
+    """Tensors on meta answer as if they were real."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._attribute(func, args, kwargs)
+        if name == "__set__" and func.__self__.__name__ == "data" and not args[1].is_meta:
+            return func(args[0], self.recorder.lift(args[1]))
+        answer = _ANSWERS.get(name)
+        if answer is not None:
+            result = answer(self.recorder, func, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        if "out" in kwargs and "device" in kwargs:
+            kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+        return func(*args, **kwargs)
+
+    def _attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        attribute = func.__self__.__name__
+        if attribute in ("device", "is_meta", "is_cpu", "is_cuda") and args[0].is_meta:
+            device = self.recorder.graph.cell(args[0]).device
+            return device if attribute == "device" else device.type == attribute.removeprefix("is_")
+        return func(*args, **kwargs)
+
+
+def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return recorder.value(args[0]).tolist()
+
+
+def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return func(recorder.value(args[0]).clone(), *args[1:], **kwargs)
+
+
+def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs})
+
+
+def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``.to(...)`` gives the tensor itself back where nothing changes."""
+    tensor = args[0]
+    if not isinstance(tensor, Tensor) or not tensor.is_meta or kwargs.get("copy"):
+        return NotImplemented
+    if func.__name__ == "cpu":
+        device, dtype = _CPU, None
+    elif len(args) == 2 and isinstance(args[1], Tensor):
+        device, dtype = recorder.graph.cell(args[1]).device if args[1].is_meta else args[1].device, args[1].dtype
+    else:
+        try:
+            device, dtype, _, form = torch._C._nn._parse_to(*args[1:], **kwargs)
+        except (RuntimeError, TypeError):
+            return NotImplemented
+        if form is not None:
+            return NotImplemented
+    if device is not None and device != recorder.graph.cell(tensor).device:
+        return NotImplemented
+    return tensor if dtype is None or dtype is tensor.dtype else func(tensor, dtype)
+
+
+def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tensor, memo = args[0], args[1]
+    if not tensor.is_meta or not tensor.is_leaf or id(tensor) in memo:
+        return NotImplemented
+    with torch.no_grad():
+        twin = tensor.clone()
+    memo[id(tensor)] = twin
+    return twin.requires_grad_(tensor.requires_grad)
+
+
+Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
+_ANSWERS: Final[dict[str, Answer]] = {
+    "tolist": _tolist,
+    "numpy": _numpy,
+    "__array__": _numpy,
+    "new_tensor": _new_tensor,
+    "to": _same_place,
+    "cpu": _same_place,
+    "__deepcopy__": _deepcopy,
+}
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Record what is done inside, in this thread. torch's random state is given back."""
+    if ACTIVE.recorder is not None:
+        raise RecordingError(
+            "a recording is under way in this thread already; build the inner model without zeta.record, it is "
+            "recorded as part of the outer one"
+        )
+    ACTIVE.recorder = recorder
+    before = _foreign_generators()
+    try:
+        with (
+            INTERCEPTION,
+            torch.random.fork_rng(devices=[]),
+            Functions(recorder),
+            torch.device("cpu"),  # the innermost device context wins: factories name the CPU, whatever surrounds this
+            Operations(recorder),
+        ):
+            yield
+    finally:
+        ACTIVE.recorder = None
+    drawn = [name for name, state in _foreign_generators().items() if before.get(name, state) != state]
+    if drawn:
+        warnings.warn(
+            f"the constructor drew random numbers from {' and '.join(drawn)}: what it made of them is kept as it came "
+            "out, whatever the seed. Draw them with torch, or give those parameters a rule",
+            ZetaNotice,
+            stacklevel=4,
+        )
+
+
+def _foreign_generators() -> dict[str, Any]:
+    """The states of generators that a recording cannot see into."""
+    states: dict[str, Any] = {}
+    if (python := sys.modules.get("random")) is not None:
+        states["Python's random"] = python.getstate()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        _, keys, *rest = numpy.random.get_state()
+        states["numpy.random"] = (keys.tobytes(), *rest)
+    return states

@@ -1,0 +1,267 @@
+"""torch's random operations, told as arithmetic on uniform and normal values."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from zeta.errors import RecordingError
+from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
+from zeta.tracing.graph import Node, Random, compute, reachable
+from zeta.tracing.sources import Source
+
+NodeOf = Callable[[Any], Any]
+SourceHere = Callable[[], Source | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A new tensor's node, and where it is to be if nothing says so."""
+
+    node: Node
+    device: torch.device | None = None
+
+
+@functools.lru_cache(maxsize=4096)
+def is_random(func: OpOverload) -> bool:
+    """Whether torch draws from a generator in this operation."""
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    """The node of a random leaf."""
+    return Node(op="random", args=(Random(initializer=initializer),), shape=shape, dtype=dtype, source=source)
+
+
+def _op(name: str, node: Node, *args: Any, dtype: torch.dtype | None = None) -> Node:
+    return Node(
+        op=f"aten.{name}",
+        args=(node, *args),
+        kwargs={"dtype": dtype} if name == "_to_copy.default" else {},
+        shape=node.shape,
+        dtype=dtype or node.dtype,
+        source=node.source,
+    )
+
+
+def _cast(node: Node, dtype: torch.dtype) -> Node:
+    return node if node.dtype is dtype else _op("_to_copy.default", node, dtype=dtype)
+
+
+def _floating(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.float32
+
+
+def uniform(low: float, high: float, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    """Uniform values; a constant if there is but one."""
+    if low == high:
+        args = (shape, low)
+        return Node(op="aten.full.default", args=args, kwargs={"dtype": dtype}, shape=shape, dtype=dtype, source=source)
+    return drawn(Uniform(float(low), float(high)), shape, dtype, source)
+
+
+def normal(mean: float, std: float, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    """Normal values; a constant if they do not vary."""
+    if std == 0:
+        args = (shape, float(mean))
+        return Node(op="aten.full.default", args=args, kwargs={"dtype": dtype}, shape=shape, dtype=dtype, source=source)
+    return drawn(Normal(float(std), float(mean)), shape, dtype, source)
+
+
+def integers(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    """Whole numbers from ``low`` to ``high - 1``."""
+    unit = uniform(0.0, float(high - low), shape, torch.float64, source)
+    return _cast(_op("add.Tensor", _op("floor.default", unit), int(low)), dtype)
+
+
+def bernoulli(probability: Any, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    """Ones with a probability, a number or a node."""
+    unit = uniform(0.0, 1.0, shape, torch.float32, source)
+    version = "lt.Tensor" if isinstance(probability, Node) else "lt.Scalar"
+    return _cast(_op(version, unit, probability, dtype=torch.bool), dtype)
+
+
+def permutation(n: int, dtype: torch.dtype, source: Source | None) -> Node:
+    """A random order of ``n`` numbers: that of as many uniform values."""
+    return _cast(_op("argsort.default", uniform(0.0, 1.0, (n,), torch.float64, source), dtype=torch.int64), dtype)
+
+
+def drawn_in_place(
+    base: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, source: Source | None
+) -> Node | None:
+    """What ``tensor.<base>(...)`` fills its tensor with, or ``None`` if it is not a random fill that is known."""
+    fill = _FILLS.get(base)
+    if fill is None:
+        return None
+    target: Tensor = args[0]
+    given = {key: value for key, value in kwargs.items() if key != "generator"}
+    return fill(tuple(target.shape), target.dtype, source, *map(node_of, args[1:]), **given)
+
+
+Fill = Callable[..., Node]
+
+
+def _uniform_(
+    shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, low: float = 0.0, high: float = 1.0, **named: Any
+) -> Node:
+    return uniform(named.get("from", low), named.get("to", high), shape, dtype, source)
+
+
+def _normal_(
+    shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, mean: float = 0.0, std: float = 1.0
+) -> Node:
+    return normal(mean, std, shape, dtype, source)
+
+
+def _log_normal_(
+    shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, mean: float = 1.0, std: float = 2.0
+) -> Node:
+    return _op("exp.default", normal(mean, std, shape, dtype, source))
+
+
+def _exponential_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, lambd: float = 1.0) -> Node:
+    # -log(1 - u)/lambda with u in [0, 1), which is never infinite
+    unit = uniform(0.0, 1.0, shape, dtype, source)
+    return _op("mul.Tensor", _op("log1p.default", _op("neg.default", unit)), -1.0 / lambd)
+
+
+def _cauchy_(
+    shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, median: float = 0.0, sigma: float = 1.0
+) -> Node:
+    angle = uniform(-math.pi / 2, math.pi / 2, shape, dtype, source)
+    return _op("add.Tensor", _op("mul.Tensor", _op("tan.default", angle), float(sigma)), float(median))
+
+
+def _geometric_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, p: float) -> Node:
+    log = _op("log1p.default", _op("neg.default", uniform(0.0, 1.0, shape, _floating(dtype), source)))
+    trials = _op("ceil.default", _op("div.Tensor", log, math.log1p(-p)))
+    return _cast(_op("clamp_min.default", trials, 1), dtype)
+
+
+def _bernoulli_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, p: Any = 0.5) -> Node:
+    return bernoulli(p, shape, dtype, source)
+
+
+def _random_(
+    shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, first: int | None = None,
+    second: int | None = None, **named: Any,
+) -> Node:  # fmt: skip
+    low, high = (0, first) if second is None else (first, second)
+    low, high = named.get("from", low), named.get("to", high)
+    if high is None:
+        bits = torch.finfo(dtype).bits if dtype.is_floating_point else 8 * dtype.itemsize - 1
+        high = 2 ** min({16: 11, 32: 24, 64: 53}[bits] if dtype.is_floating_point else bits, 52)
+    return integers(low or 0, high, shape, dtype, source)
+
+
+_FILLS: Final[dict[str, Fill]] = {
+    "uniform_": _uniform_,
+    "normal_": _normal_,
+    "log_normal_": _log_normal_,
+    "exponential_": _exponential_,
+    "cauchy_": _cauchy_,
+    "geometric_": _geometric_,
+    "bernoulli_": _bernoulli_,
+    "random_": _random_,
+}
+
+
+def made(
+    func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, here: SourceHere
+) -> Made | None:
+    """The node of what a random operation makes; ``None`` if it is not random; ``unknown`` if nobody knows how."""
+    if not is_random(func):
+        return None
+    base, source = name.split(".")[1], here()
+    like = args[0] if args and isinstance(args[0], Tensor) else None
+    dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
+    node = _made(base, name, args, dtype, like, node_of, source)
+    if node is None:
+        shape = () if like is None else tuple(like.shape)
+        reason = f"{name} made, a random operation that is not recordable ({source})"
+        node = Node(op="unknown", args=(reason,), shape=shape, dtype=dtype, source=source)
+    return Made(node=node)
+
+
+def _made(
+    base: str, name: str, args: tuple[Any, ...], dtype: torch.dtype, like: Tensor | None, node_of: NodeOf,
+    source: Source | None,
+) -> Node | None:  # fmt: skip
+    shape = tuple(args[0]) if like is None and args and isinstance(args[0], list | tuple) else ()
+    if like is not None:
+        shape = tuple(like.shape)
+    match base:
+        case "rand" | "rand_like":
+            return uniform(0.0, 1.0, shape, dtype, source)
+        case "randn" | "randn_like":
+            return normal(0.0, 1.0, shape, dtype, source)
+        case "randint" | "randint_like":
+            numbers = [int(item) for item in args if isinstance(item, int)]
+            low, high = (0, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+            size = next((tuple(item) for item in args if isinstance(item, list | tuple)), shape)
+            integer = dtype if base == "randint_like" or dtype is not torch.get_default_dtype() else torch.int64
+            return integers(low, high, size, integer, source)
+        case "randperm":
+            integer = torch.int64 if dtype is torch.get_default_dtype() else dtype
+            return permutation(int(args[0]), integer, source)
+        case "bernoulli":
+            assert like is not None
+            given = args[1] if len(args) > 1 and isinstance(args[1], float) else node_of(like)
+            return bernoulli(given, shape, dtype, source)
+        case "normal" if name == "aten.normal.float_float":
+            return normal(args[0], args[1], tuple(args[2]), dtype, source)
+        case "normal":
+            return _normal_of_tensors(args, dtype, node_of, source)
+    return None
+
+
+def _normal_of_tensors(
+    args: tuple[Any, ...], dtype: torch.dtype, node_of: NodeOf, source: Source | None
+) -> Node | None:
+    mean, std = (*args, 1.0)[:2]
+    shapes = [tuple(item.shape) for item in (mean, std) if isinstance(item, Tensor)]
+    if not shapes:
+        return None
+    shape = tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    dtype = next(item.dtype for item in (mean, std) if isinstance(item, Tensor))
+    z = drawn(Normal(), shape, dtype, source)
+    return _op("add.Tensor", _op("mul.Tensor", z, node_of(std)), node_of(mean))
+
+
+# -- freezing --------------------------------------------------------------------------------------------------------
+
+
+def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
+    """The value of a node with random leaves, these drawn by torch, once, and added to ``drawn``."""
+    values: dict[int, Any] = {}
+    for node in reachable([root]):
+        if node.op == "random":
+            if node.serial not in drawn:
+                generator = torch.Generator("cpu").manual_seed(len(drawn))
+                drawn[node.serial] = _torch_draw(node, generator)
+            values[node.serial] = drawn[node.serial]
+        else:
+            values[node.serial] = compute(node, values)
+    result = values[root.serial]
+    assert isinstance(result, Tensor)
+    return result
+
+
+def _torch_draw(node: Node, generator: torch.Generator) -> Tensor:
+    law: Initializer = node.args[0].initializer
+    empty = torch.empty(node.shape, dtype=node.dtype, device="cpu")
+    match law:
+        case Uniform():
+            return empty.uniform_(law.low, law.high, generator=generator)
+        case Normal():
+            return empty.normal_(law.mean, law.std, generator=generator)
+        case TruncatedNormal():
+            return torch.nn.init.trunc_normal_(empty, law.mean, law.std, *law.bounds(), generator=generator)
+    raise RecordingError(f"a value of {law} was read ({node.source}), which cannot be frozen")

@@ -1,0 +1,372 @@
+"""What one recording knows: the graph of what was done, and how each operation adds to it.
+
+What a constructor makes is on meta, and claims to be where it was asked to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import weakref
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from zeta.errors import RecordingError
+from zeta.fans import Axes
+from zeta.initializers import Initializer
+from zeta.tracing import randomness
+from zeta.tracing.graph import Graph, Node, Random, concrete
+from zeta.tracing.randomness import Made
+from zeta.tracing.sources import Source, source_here
+
+_CPU: Final = torch.device("cpu")
+_META: Final = torch.device("meta")
+
+
+class Recorder:
+    """One recording: its graph, and every tensor that was made under it and is still alive."""
+
+    def __init__(self, *, freeze: bool = False) -> None:
+        self.graph = Graph()
+        self.freeze = freeze
+        #: random leaves that somebody read and that keep what was drawn then, by their serial number
+        self.frozen: dict[int, Tensor] = {}
+        self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
+
+    # -- making and changing ------------------------------------------------------------------------------------------
+
+    def made_by(self, result: Tensor, node: Node, device: torch.device) -> Tensor:
+        """Note a new tensor and what it holds."""
+        self.graph.create(result, node, device)
+        self.made.append((weakref.ref(result), node.source))
+        return result
+
+    def lift(self, tensor: Tensor) -> Tensor:
+        """The meta twin of a real tensor, which holds its values."""
+        twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
+        return self.made_by(twin, self.data(tensor), _CPU)
+
+    def data(self, tensor: Tensor) -> Node:
+        """The node of a real tensor's values, as they are now."""
+        kept = tensor.detach().clone(memory_format=torch.contiguous_format)
+        return Node(op="data", args=(kept,), shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
+
+    def node(self, value: Any) -> Any:
+        """Arguments of an operation, with each tensor's node in its place."""
+        if isinstance(value, Tensor):
+            return self.graph.read(value) if value.is_meta else self.data(value)
+        if isinstance(value, list | tuple):
+            return tuple(self.node(item) for item in value)
+        return value
+
+    def draw_into(self, tensor: Tensor, initializer: Initializer, axes: Axes | None, called: str) -> Tensor:
+        """Note that a tensor was filled with what ``initializer`` draws."""
+        source = source_here(called)
+        args = (Random(initializer=initializer, axes=axes),)
+        node = Node(op="random", args=args, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
+        self.graph.write(tensor, node, source)
+        return tensor
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """A tensor's values for real. Raises ``RecordingError`` if they are random."""
+        if not tensor.is_meta:
+            return tensor
+        with _outside():
+            node = self.graph.read(tensor)
+            try:
+                return concrete(node, f"{source_here()} reads a value that")
+            except RecordingError as error:
+                if not self.freeze:
+                    raise RecordingError(
+                        f"{error}. Such control flow cannot be recorded: decide without the values, give that "
+                        'parameter a rule, or record with fallback="real", which freezes the values that were read'
+                    ) from None
+                return randomness.frozen(node, self.frozen)
+
+    # -- one operation ------------------------------------------------------------------------------------------------
+
+    def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation on meta, and note what it did."""
+        tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
+        name = _name(func)
+        if name in _LIFTS:
+            return args[0] if args[0].is_meta else self.lift(args[0])
+        if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
+            return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
+        written = _written(func, args, kwargs)
+        if name in _REARRANGING:
+            return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
+        if written:
+            return self._mutation(func, name, args, kwargs, written)
+        made = randomness.made(func, name, args, kwargs, self.node, source_here)
+        if made is not None:
+            return self._random(made, kwargs)
+        if name in _UNINITIALIZED:
+            result = self._on_meta(func, args, kwargs)
+            node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
+            return self.made_by(result, node, _device(args, kwargs, self))
+        return self._plain(func, name, args, kwargs)
+
+    def _random(self, made: Made, kwargs: dict[str, Any]) -> Tensor:
+        result = torch.empty(made.node.shape, dtype=made.node.dtype, device=_META)
+        return self.made_by(result, made.node, kwargs.get("device") or made.device or _CPU)
+
+    def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nodes = self.node(args)
+        named = {key: self.node(value) for key, value in kwargs.items() if key not in _PLACES}
+        before = {t.untyped_storage()._cdata for t in _tensors(args) if t.is_meta}
+        try:
+            result = self._on_meta(func, args, kwargs)
+        except (RuntimeError, NotImplementedError):
+            result = self._for_real(func, args, kwargs)
+        outputs = [result] if isinstance(result, Tensor) else list(_tensors(result))
+        if not outputs and not isinstance(result, list | tuple):
+            # a number: somebody wants to know
+            return func(*(self._real(item) for item in args), **kwargs)
+        fresh = [output for output in outputs if output.untyped_storage()._cdata not in before]
+        if not fresh:
+            return result
+        source, device = source_here(), _device(args, kwargs, self)
+        if "dtype" in func_arguments(func) and len(outputs) == 1:
+            named["dtype"] = outputs[0].dtype  # else torch's default when it is computed
+        first = outputs[0]
+        node = Node(op=name, args=nodes, kwargs=named, shape=tuple(first.shape), dtype=first.dtype, source=source)
+        if isinstance(result, Tensor):
+            return self.made_by(result, node, device)
+        for position, output in enumerate(result):
+            if isinstance(output, Tensor):
+                part = Node(
+                    op="item", args=(node, position), shape=tuple(output.shape), dtype=output.dtype, source=source
+                )
+                self.made_by(output, part, device)
+        return result
+
+    def _real(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.value(value)
+        if isinstance(value, list | tuple):
+            return [self._real(item) for item in value]
+        return value
+
+    def _on_meta(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run on the meta device, which knows shapes, dtypes and strides."""
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
+        if "device" in func_arguments(func):
+            kwargs["device"] = _META
+        return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
+
+    def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run on the CPU what meta cannot; return meta twins of the result.
+
+        Where a shape depends on values, with these; else with zeros in their place.
+        """
+        needs = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
+        of = self._real if needs else _zeros
+        with _outside():
+            real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
+        if isinstance(real, list | tuple):
+            return tuple(_meta_twins(item) for item in real)
+        return _meta_twins(real)
+
+    def _mutation(
+        self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]
+    ) -> Any:
+        source = source_here()
+        target = written[0]
+        if not target.is_meta:
+            raise RecordingError(
+                f"{source}: {name} would write into a real tensor that was there before the recording; make it inside "
+                "the constructor"
+            )
+        out = kwargs.get("out")
+        if len(written) > 1 or (out is not None and not isinstance(out, Tensor)):
+            for tensor in written:
+                self.graph.spoil(tensor, f"{name} wrote to, which is not recordable ({source})", source)
+            return self._on_meta(func, args, kwargs)
+        if out is not None:
+            self._on_meta(func, args, kwargs)  # out may change its shape
+        value = self._new_value(func, name, args, kwargs, target, source)
+        if value is None:
+            self.graph.spoil(target, f"{name} wrote to, which is not recordable ({source})", source)
+            return self._on_meta(func, args, kwargs)
+        self.graph.write(target, _fitted(value, target, source), source)
+        return target
+
+    def _new_value(
+        self,
+        func: OpOverload,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Tensor,
+        source: Source | None,
+    ) -> Node | None:
+        """What an operation in place leaves in its target, as if it made a new tensor."""
+        base = name.split(".")[1]
+        if base in ("fill_", "zero_"):
+            value = self.node(args[1]) if base == "fill_" else 0
+            if isinstance(value, Node):
+                return _cast(value, target.dtype)
+            return _full(target, value, source)
+        if base == "copy_":
+            return _cast(self.node(args[1]), target.dtype, source)
+        drawn = randomness.drawn_in_place(base, args, kwargs, self.node, source)
+        if drawn is not None:
+            return drawn
+        functional = _functional(func)
+        if functional is None or randomness.is_random(func):
+            return None
+        nodes = self.node(args)
+        named = {key: self.node(item) for key, item in kwargs.items() if key not in (*_PLACES, "out")}
+        if "dtype" in func_arguments(functional):
+            named.setdefault("dtype", target.dtype)
+        dtype = target.dtype
+        if "out" not in kwargs:
+            with contextlib.suppress(RuntimeError, NotImplementedError):  # the result before it is cast to the target
+                probe = self._on_meta(functional, args, kwargs)
+                dtype = probe.dtype if isinstance(probe, Tensor) else dtype
+        return Node(
+            op=_name(functional), args=nodes, kwargs=named, shape=tuple(target.shape), dtype=dtype, source=source
+        )
+
+
+_LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
+_REARRANGING: Final = (
+    "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
+    "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
+    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
+)  # fmt: skip
+_UNINITIALIZED: Final = frozenset(
+    f"aten.{name}"
+    for name in (
+        "empty.memory_format", "empty_like.default", "empty_strided.default", "new_empty.default",
+        "new_empty_strided.default", "empty_permuted.default",
+    )
+)  # fmt: skip
+#: arguments that say where a tensor is to be and not what is in it
+_PLACES: Final = ("device", "layout", "pin_memory", "non_blocking", "generator")
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(func: OpOverload) -> str:
+    return func._schema.name.replace("::", ".") + "." + (func._overloadname or "default")
+
+
+@functools.lru_cache(maxsize=4096)
+def func_arguments(func: OpOverload) -> tuple[str, ...]:
+    """The names of an operation's arguments."""
+    return tuple(argument.name for argument in func._schema.arguments)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mutated(func: OpOverload) -> tuple[tuple[int, str], ...]:
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    found = [args[n] if n < len(args) else kwargs.get(name) for n, name in _mutated(func)]
+    return list(_tensors(found))
+
+
+@functools.lru_cache(maxsize=4096)
+def _functional(func: OpOverload) -> OpOverload | None:
+    """The operation that makes a new tensor of what ``func`` writes in place or to ``out``."""
+    namespace, packet = func._schema.name.split("::")
+    found = getattr(getattr(torch.ops, namespace), packet.removesuffix("_"), None)
+    if found is None:
+        return None
+    for version in found.overloads():
+        candidate = getattr(found, version)
+        if not candidate._schema.is_mutable and _signature(candidate) == _signature(func):
+            return candidate  # type: ignore[no-any-return]
+    return None
+
+
+def _signature(func: OpOverload) -> list[str]:
+    """The kinds of arguments that decide a value."""
+    left_out = ("out", "dtype", "device", "layout", "pin_memory")
+    return [re.sub(r"\(.*?\)", "", str(a.type)) for a in func._schema.arguments if a.name not in left_out]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _meta_twins(value: Any) -> Any:
+    """Arguments with every real tensor replaced by one without memory; numbers in tensors stay."""
+    if isinstance(value, Tensor) and not value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+    if isinstance(value, list | tuple):
+        return type(value)(_meta_twins(item) for item in value)
+    return value
+
+
+def _zeros(value: Any) -> Any:
+    """Arguments with zeros for what has no memory."""
+    if isinstance(value, Tensor) and value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
+    if isinstance(value, list | tuple):
+        return [_zeros(item) for item in value]
+    return value
+
+
+def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -> torch.device:
+    """Where a result claims to be: where it was asked to be, else where its arguments are."""
+    if (device := kwargs.get("device")) is not None:
+        return torch.device(device)
+    claims = [recorder.graph.cell(t).device for t in _tensors(args) if t.is_meta and t.ndim]
+    return next(iter(claims), _CPU)
+
+
+def _full(target: Tensor, value: Any, source: Source | None) -> Node:
+    shape = tuple(target.shape)
+    kwargs = {"dtype": target.dtype}
+    return Node(
+        op="aten.full.default", args=(shape, value), kwargs=kwargs, shape=shape, dtype=target.dtype, source=source
+    )
+
+
+def _cast(node: Node, dtype: torch.dtype, source: Source | None = None) -> Node:
+    if node.dtype is dtype:
+        return node
+    return Node(
+        op="aten._to_copy.default",
+        args=(node,),
+        kwargs={"dtype": dtype},
+        shape=node.shape,
+        dtype=dtype,
+        source=source or node.source,
+    )
+
+
+def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
+    """A node with the target's shape and dtype, and the line that wrote it."""
+    node = _cast(node, target.dtype, source)
+    shape = tuple(target.shape)
+    if node.shape != shape:
+        args = (node, shape)
+        node = Node(op="aten.expand.default", args=args, shape=shape, dtype=node.dtype, source=source)
+    if node.source != source:
+        # a copy is what determined the value, whatever made it
+        node = Node(op="aten.clone.default", args=(node,), shape=node.shape, dtype=node.dtype, source=source)
+    return node
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """Run torch as if no mode were active."""
+    with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
+        yield

@@ -1,0 +1,199 @@
+"""materialize_: memory once, the same objects, and everything as it was if it fails."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeta
+from tests.models import Basic, ResNet
+from zeta import Plan, PlanError, Rule, Rules, TargetError
+from zeta.initializers import Keep, Normal, Ones, Zeros, kaiming_normal
+from zeta.rules import ndim
+
+RULES = Rules([Rule("*.bias", Zeros(), optional=True), Rule("*", Normal(0.02))])
+
+
+def on_meta(factory: Any, *args: Any) -> Any:
+    with torch.device("meta"):
+        return factory(*args)
+
+
+def test_the_values_are_those_of_apply() -> None:
+    rules = Rules([Rule("*.bias", Zeros()), Rule(ndim(1), Ones()), Rule("*", kaiming_normal())])
+    real = ResNet(Basic, 8)
+    plan = zeta.plan(real, rules)
+    zeta.apply_(real, plan, seed=5)
+    model = on_meta(ResNet, Basic, 8)
+    report = zeta.materialize_(model, plan, seed=5)
+    assert report.ok
+    for (name, ours), theirs in zip(model.state_dict().items(), real.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+class Special(nn.Parameter):
+    """A class of its own."""
+
+
+class Rich(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.head = nn.Linear(4, 10)
+        self.head.weight = self.embed.weight
+        self.conv = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+        self.conv.weight.requires_grad_(False)
+        self.special = Special(torch.empty(3))
+        self.special.label = "kept"  # type: ignore[attr-defined]
+        self.slices = [self.head.bias.detach()[2:5]]
+        self.rnn = nn.LSTM(4, 4)
+        self.brief = nn.Parameter(torch.empty(4, dtype=torch.bfloat16))
+        self.register_buffer("count", torch.zeros(2, dtype=torch.int64))
+
+
+def rich() -> tuple[Rich, Plan]:
+    model = on_meta(Rich)
+    buffers = Rules([Rule("count", Zeros(), buffers=True)])
+    return model, zeta.plan(model, buffers + RULES)
+
+
+def test_every_tensor_stays_who_it_is() -> None:
+    model, plan = rich()
+    before = dict(model.named_parameters())
+    strides = {name: parameter.stride() for name, parameter in before.items()}
+    report = zeta.materialize_(model, plan)
+    assert report.ok, report
+    for name, parameter in model.named_parameters():
+        assert parameter is before[name]
+        assert parameter.stride() == strides[name]
+        assert not parameter.is_meta
+        assert parameter.is_leaf
+    assert model.head.weight is model.embed.weight
+    assert not model.conv.weight.requires_grad
+    assert model.head.bias.requires_grad
+    assert type(model.special) is Special
+    assert model.special.label == "kept"
+    assert model.brief.dtype is torch.bfloat16
+    assert model.slices[0].data_ptr() == model.head.bias.data_ptr() + 8
+    assert model.rnn(torch.zeros(1, 1, 4))[0].shape == (1, 1, 4)
+
+
+def test_hooks_stay() -> None:
+    calls: list[str] = []
+    model = on_meta(nn.Linear, 3, 2)
+    model.weight.register_hook(lambda gradient: calls.append("gradient"))
+    model.weight.register_post_accumulate_grad_hook(lambda parameter: calls.append("accumulated"))
+    model.register_forward_hook(lambda *_: calls.append("forward"))
+    zeta.materialize_(model, zeta.plan(model, RULES))
+    model(torch.ones(3)).sum().backward()
+    assert calls == ["forward", "gradient", "accumulated"]
+    assert model.weight.grad.shape == (2, 3)
+
+
+def test_dtype_overrides_floating_point_only() -> None:
+    model, plan = rich()
+    zeta.materialize_(model, plan, dtype=torch.float16)
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    assert model.count.dtype is torch.int64
+    other, _ = rich()
+    zeta.materialize_(other, plan)
+    assert torch.equal(other.embed.weight.half(), model.embed.weight)
+
+
+def state(model: nn.Module) -> list[tuple[int, torch.dtype, bool, tuple[int, ...]]]:
+    return [(id(t), t.dtype, t.is_meta, t.stride()) for t in (*model.parameters(), *model.buffers())]
+
+
+def test_a_failure_while_writing_leaves_the_model_on_meta() -> None:
+    model, plan = rich()
+    before = state(model)
+
+    def stop(name: str, done: int, total: int) -> None:
+        if name == "conv.weight":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zeta.materialize_(model, plan, progress=stop)
+    assert state(model) == before
+    assert zeta.materialize_(model, plan).ok
+
+
+def test_no_memory_leaves_the_model_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plan = rich()
+    before, allocate, calls = state(model), torch.empty, []
+
+    def short(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(args)
+        if len(calls) > 6:
+            raise RuntimeError("out of memory")
+        return allocate(*args, **kwargs)
+
+    monkeypatch.setattr("zeta.materialize.torch.empty", short)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        zeta.materialize_(model, plan)
+    assert state(model) == before
+
+
+def test_a_buffer_without_a_value_is_an_error_that_names_it() -> None:
+    model = on_meta(Rich)
+    plan = zeta.plan(model, RULES)
+    before = state(model)
+    with pytest.raises(TargetError, match="count: is on meta, and the plan keeps it"):
+        zeta.materialize_(model, plan)
+    assert state(model) == before
+
+
+def test_a_tensor_outside_is_an_error_that_names_it() -> None:
+    model, plan = rich()
+    model.stray = {"x": torch.empty(3, device="meta")}
+    with pytest.raises(TargetError, match=r"stray\['x'\] \(3,\): is a tensor on meta outside"):
+        zeta.materialize_(model, plan)
+
+
+def test_a_plan_of_another_model_is_refused_before_anything_is_allocated() -> None:
+    model = on_meta(nn.Linear, 3, 2)
+    with pytest.raises(PlanError, match="shapes differ"):
+        zeta.materialize_(model, zeta.plan(nn.Linear(4, 2), RULES))
+    assert model.weight.is_meta
+    with pytest.raises(zeta.SpecError, match="dtype must be a floating-point dtype"):
+        zeta.materialize_(model, zeta.plan(model, RULES), dtype=torch.int8)
+    with pytest.raises(zeta.LayerTypeError):
+        zeta.materialize_(3, zeta.plan(model, RULES))  # type: ignore[arg-type]
+
+
+def test_what_is_real_already_is_written_like_the_rest() -> None:
+    model = on_meta(nn.Linear, 3, 2)
+    model.bias = nn.Parameter(torch.ones(2))
+    bias = model.bias.data_ptr()
+    zeta.materialize_(model, zeta.plan(model, RULES))
+    assert model.bias.data_ptr() == bias
+    assert model.bias.tolist() == [0.0, 0.0]
+
+
+def test_kept_values_stay() -> None:
+    model = on_meta(nn.Linear, 3, 2)
+    model.bias = nn.Parameter(torch.ones(2))
+    plan = zeta.plan(model, Rules([Rule("bias", Keep()), Rule("*", Normal())]))
+    assert zeta.materialize_(model, plan).kept == ("bias",)
+    assert model.bias.tolist() == [1.0, 1.0]
+
+
+def test_init_materializes_a_model_on_meta() -> None:
+    model = on_meta(nn.Linear, 30, 20)
+    report = zeta.init_(model, RULES, seed=1)
+    real = nn.Linear(30, 20)
+    zeta.init_(real, RULES, seed=1)
+    assert report.ok
+    assert torch.equal(model.weight, real.weight)
+
+
+def test_a_recorded_model_may_be_copied_first() -> None:
+    model, plan = zeta.record(nn.TransformerEncoderLayer, 16, 2, 32)
+    twin = copy.deepcopy(model)
+    zeta.materialize_(model, plan)
+    zeta.materialize_(twin, plan)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))

@@ -1,0 +1,243 @@
+"""Programs: the same values whole and tile by tile, exact where nothing is random, and through JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeta
+from zeta import SpecError, programs
+from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
+
+
+class Holder(nn.Module):
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.register_buffer("table", make())
+
+
+def program(make: Callable[[], Tensor]) -> Program:
+    _, plan = zeta.record(Holder, make)
+    found = plan["table"].initializer
+    assert isinstance(found, Program)
+    return found
+
+
+def part(x: Tensor, index: object, value: Tensor | float) -> Tensor:
+    x[index] = value  # type: ignore[index]
+    return x
+
+
+RANDOM: dict[str, Callable[[], Tensor]] = {
+    "pointwise": lambda: torch.exp(torch.rand(9, 6) * 2 + torch.rand(9, 6)).clamp(min=1.5),
+    "broadcast": lambda: torch.rand(9, 1) ** 2 + torch.randn(6).abs(),
+    "box": lambda: part(torch.rand(9, 6) ** 2, slice(2, 5), torch.randn(3, 6)),
+    "turned box": lambda: part(torch.rand(9, 6), (slice(1, 7), slice(2, 6)), torch.randn(4, 6).t() ** 2),
+    "column": lambda: part(torch.rand(9, 6), (slice(None), 3), torch.randn(9) ** 2),
+    "read": lambda: (lambda x: x[1:8:2, 1:5].t() + x[2, 1])(torch.rand(9, 6)),
+    "expanded": lambda: torch.randn(1, 6).expand(9, 6).clone(),
+    "masked": lambda: torch.where(torch.rand(9, 6) < 0.5, torch.randn(9, 6), torch.zeros(())),
+    "data": lambda: torch.rand(3, 2) ** 2 * torch.tensor([[1.0, 2.0]]),
+    "bfloat16": lambda: torch.rand(9, 6, dtype=torch.bfloat16) + torch.rand(9, 6, dtype=torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = program(RANDOM[name])
+    assert programs.is_regional(found)
+    whole = programs.value(found, name="table", seed=3)
+    monkeypatch.setattr(programs, "_TILE", 7)
+    pieces = torch.full_like(whole, math.nan)
+    device = torch.device("cpu")
+    for index, tile in programs.tiles(found, name="table", seed=3, dtype=whole.dtype, device=device):
+        pieces[index] = tile
+    assert torch.equal(pieces, whole)
+
+
+WHOLE: dict[str, Callable[[], Tensor]] = {
+    "sorted": lambda: torch.rand(6).sort().values,
+    "product": lambda: torch.randn(4, 3) @ torch.randn(3, 4),
+    "normalized": lambda: nn.functional.normalize(torch.randn(4, 6), dim=0),
+    "permutation": lambda: torch.randperm(10),
+    "orthogonal part": lambda: part(torch.zeros(8, 4), slice(0, 4), nn.init.orthogonal_(torch.empty(4, 4))),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_looks_at_the_whole_is_computed_once(name: str) -> None:
+    found = program(WHOLE[name])
+    assert not programs.is_regional(found)
+    first = programs.value(found, name="table", seed=0)
+    assert torch.equal(first, programs.value(found, name="table", seed=0))
+    assert not torch.equal(first, programs.value(found, name="table", seed=1))
+
+
+def rope() -> Tensor:
+    rate = 1.0 / (10000.0 ** (torch.arange(0, 32, 2, dtype=torch.int64).float() / 32))
+    return torch.cat([torch.outer(torch.arange(50).float(), rate).cos()] * 2, dim=-1)
+
+
+def sinusoids() -> Tensor:
+    x = torch.zeros(50, 30)
+    angle = torch.arange(50).unsqueeze(1) * torch.exp(torch.arange(0, 30, 2) * (-math.log(10000.0) / 30))
+    x[:, 0::2], x[:, 1::2] = angle.sin(), angle.cos()
+    return x.unsqueeze(0)
+
+
+def relative_index() -> Tensor:
+    coordinates = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")).flatten(1)
+    relative = (coordinates[:, :, None] - coordinates[:, None, :]).permute(1, 2, 0).contiguous()
+    relative[:, :, 0] += 3
+    relative[:, :, 1] += 3
+    relative[:, :, 0] *= 7
+    return relative.sum(-1)
+
+
+EXACT: dict[str, Callable[[], Tensor]] = {
+    "rope": rope,
+    "sinusoids": sinusoids,
+    "relative index": relative_index,
+    "causal mask": lambda: torch.full((6, 6), float("-inf")).triu(1),
+    "boolean mask": lambda: torch.ones(6, 6, dtype=torch.bool).tril(),
+    "position ids": lambda: torch.arange(512).expand((1, -1)),
+    "masked fill": lambda: torch.zeros(4, 4).masked_fill(torch.eye(4, dtype=torch.bool), 2.0),
+    "complex": lambda: torch.polar(torch.ones(4), torch.arange(4.0)),
+    "real parts": lambda: torch.view_as_real(torch.polar(torch.ones(4), torch.arange(4.0))).clone(),
+    "bits": lambda: torch.arange(4, dtype=torch.int32).view(torch.float32) + 1,
+    "nonzero": lambda: torch.tensor([0.0, 1.0, 0.0, 2.0]).nonzero(),
+    "window": lambda: torch.hann_window(64),
+    "svd": lambda: torch.linalg.svd(torch.arange(12.0).view(3, 4)).S,
+    "index put": lambda: torch.zeros(5).index_put((torch.tensor([1, 3]),), torch.tensor([1.0, 2.0])),
+    "scatter": lambda: torch.zeros(3, 4).scatter_(1, torch.tensor([[0], [1], [2]]), 1.0),
+    "cumulative": lambda: torch.cumsum(torch.arange(10.0) ** 2, 0),
+    "interpolated": lambda: nn.functional.interpolate(torch.arange(16.0).view(1, 1, 4, 4), size=(7, 7)),
+    "buckets": lambda: torch.bucketize(torch.arange(10), torch.tensor([3, 6])),
+    "float64": lambda: torch.linspace(0, 1, 7, dtype=torch.float64).sqrt(),
+    "channels last": lambda: torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last) * 2,
+    "off the diagonal": lambda: 1 - torch.eye(5),
+    "every element": lambda: _squares(20),
+}  # fmt: skip
+
+
+def _squares(n: int) -> Tensor:
+    x = torch.zeros(n, n)
+    for number in range(n):
+        x[number, number] = number**2
+    return x
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_not_random_equals_a_real_construction(name: str) -> None:
+    real = EXACT[name]()
+    model, plan = zeta.record(Holder, EXACT[name])
+    again = zeta.Plan.from_json(plan.to_json())
+    assert again == plan
+    zeta.materialize_(model, again)
+    assert model.table.dtype is real.dtype
+    assert torch.equal(model.table, real)
+    if real.is_contiguous():
+        assert model.table.stride() == real.stride()
+
+
+def test_the_default_dtype_of_the_recording_is_kept() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        real = torch.linspace(0, 1, 7) + torch.scalar_tensor(0.1)
+        model, plan = zeta.record(Holder, lambda: torch.linspace(0, 1, 7) + torch.scalar_tensor(0.1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    zeta.materialize_(model, plan)
+    assert torch.equal(model.table, real)
+
+
+DISTRIBUTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
+    "exponential": (lambda x: x.exponential_(2.0), 0.5, 0.5),
+    "log-normal": (lambda x: x.log_normal_(0.0, 0.5), math.exp(0.125), math.exp(0.125) * math.sqrt(math.expm1(0.25))),
+    "bernoulli": (lambda x: x.bernoulli_(0.25), 0.25, math.sqrt(0.1875)),
+    "bernoulli of a tensor": (lambda x: torch.bernoulli(x.fill_(0.25)), 0.25, math.sqrt(0.1875)),
+    "geometric": (lambda x: x.geometric_(0.25), 4.0, math.sqrt(12.0)),
+    "random": (lambda x: x.random_(0, 10), 4.5, math.sqrt(99 / 12)),
+    "randint": (lambda x: torch.randint(2, 12, x.shape).float(), 6.5, math.sqrt(99 / 12)),
+    "randint below": (lambda x: torch.randint(10, x.shape).float(), 4.5, math.sqrt(99 / 12)),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_distributions_that_are_arithmetic_on_uniform_values(name: str) -> None:
+    make, mean, std = DISTRIBUTIONS[name]
+    n = 40_000
+    values = programs.value(program(lambda: make(torch.empty(n))), name="table", seed=0).double()
+    assert float(values.mean()) == pytest.approx(mean, abs=5 * std / math.sqrt(n))
+    assert float(values.std()) == pytest.approx(std, rel=0.05)
+
+
+def test_cauchy_has_its_quartiles() -> None:
+    values = programs.value(program(lambda: torch.empty(40_000).cauchy_(1.0, 2.0)), name="table", seed=0)
+    quartiles = values.double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
+    assert quartiles.tolist() == pytest.approx([-1.0, 1.0, 3.0], abs=0.15)
+
+
+def test_leaves_are_independent() -> None:
+    found = program(lambda: torch.stack([torch.randn(20_000), torch.randn(20_000)]))
+    first, second = programs.value(found, name="table", seed=0).double()
+    assert abs(float((first * second).mean())) < 5 / math.sqrt(20_000)
+
+
+# -- the description -------------------------------------------------------------------------------------------------
+
+SHAPE = {"shape": (2, 2), "dtype": torch.float32}
+LEAF = Step(op="draw", args=(Draw(Uniform(), 0),), **SHAPE)
+SUM = Step(op="aten.add.Tensor", args=(Ref(0), math.inf), kwargs=(("alpha", 2),), **SHAPE)
+DATA = Step(op="data", args=(Data.of(torch.arange(4.0)),), **SHAPE)
+
+
+def test_steps_go_through_json() -> None:
+    leaf = replace(LEAF, args=(Draw(Normal(0.5), 256, "other", zeta.Axes(fan_in=(1,), fan_out=(0,))),))
+    described = Program((leaf, SUM, DATA, replace(SUM, args=((Ref(1), Ref(2)), torch.bool, 1j, "x", None))))
+    text = json.dumps(described.to_json(), allow_nan=False)
+    assert Initializer.from_json(json.loads(text)) == described
+    assert hash(Initializer.from_json(json.loads(text))) == hash(described)
+
+
+def test_it_prints_as_an_expression() -> None:
+    assert str(Program((LEAF, SUM))) == "Program(add(Uniform(), inf))"
+    assert str(Program((DATA,))) == "Program(data[2, 2])"
+
+
+def test_it_can_be_scaled() -> None:
+    twice = Program((LEAF,)) * 2.0
+    expected = programs.value(Program((LEAF,)), name="x", seed=0) * 2
+    assert torch.equal(programs.value(twice, name="x", seed=0), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((), "at least one step"),
+        ((SUM,), "uses a step that is not before it"),
+        ((LEAF, replace(SUM, op="os.system")), "unknown operation 'os.system'"),
+        (({"op": "data"},), "not a list of steps"),
+        (({"op": "data", "args": [{"what": 1}], "kwargs": {}, "shape": [], "dtype": "float32"},), "not an argument"),
+    ],
+)
+def test_nonsense_is_refused(steps: tuple[Step, ...], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Program(steps)
+
+
+@pytest.mark.parametrize("operation", ["aten.add_.Tensor", "aten.nothing.default", "aten.add"])
+def test_operations_that_torch_has_not_or_that_write_are_refused(operation: str) -> None:
+    with pytest.raises(SpecError, match="operation"):
+        programs.value(Program((LEAF, replace(SUM, op=operation))), name="x", seed=0)
+
+
+def test_another_shape_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"computes shape \(2, 2\), the parameter has \(3,\)"):
+        Program((LEAF,)).solve(Site(shape=(3,)))

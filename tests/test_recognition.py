@@ -1,0 +1,251 @@
+"""Chains of operations are told as the initializer that they are; what is none stays a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeta
+from zeta import Axes, Entry
+from zeta.initializers import (
+    Constant,
+    Dirac,
+    Identity,
+    Initializer,
+    Normal,
+    Ones,
+    Orthogonal,
+    Program,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
+from zeta.operations import Box, box_of
+
+
+class Holder(nn.Module):
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(make().detach())
+
+
+def entry(make: Callable[[], Tensor]) -> Entry:
+    _, plan = zeta.record(Holder, make)
+    return plan["weight"]
+
+
+def fresh(*shape: int) -> Tensor:
+    return torch.empty(*(shape or (16, 8)))
+
+
+def timm(low: float, high: float, std: float, mean: float) -> Tensor:
+    """timm's truncated normal: by the inverse of the error function."""
+    a, b = ((1 + math.erf((bound - mean) / std / math.sqrt(2))) / 2 for bound in (low, high))
+    x = fresh().uniform_(2 * a - 1, 2 * b - 1)
+    return x.erfinv_().mul_(std * math.sqrt(2.0)).add_(mean).clamp_(min=low, max=high)
+
+
+KNOWN: dict[str, tuple[Callable[[], Tensor], Initializer]] = {
+    "zeros": (lambda: torch.zeros(3, 4), Zeros()),
+    "ones": (lambda: torch.ones(3), Ones()),
+    "full": (lambda: torch.full((3, 4), 0.5), Constant(0.5)),
+    "fill_": (lambda: fresh().fill_(0.25), Constant(0.25)),
+    "fill_ by a tensor": (lambda: fresh().fill_(torch.tensor(0.25)), Constant(0.25)),
+    "tensor": (lambda: torch.tensor([2.0, 2.0]), Constant(2.0)),
+    "arithmetic on constants": (lambda: 0.1 * torch.ones(8) ** 2 + 1, Constant(float(torch.tensor(0.1) + 1))),
+    "inverse of softplus": (lambda: torch.full((4,), 1.0).expm1().log(), Constant(0.5413248538970947)),
+    "layer scale": (lambda: torch.full((8,), 1e-5) * torch.ones(8), Constant(float(torch.tensor(1e-5)))),
+    "randn": (lambda: torch.randn(4, 4), Normal()),
+    "rand": (lambda: torch.rand(4, 4), Uniform()),
+    "rand_like": (lambda: torch.rand_like(fresh()), Uniform()),
+    "normal_": (lambda: fresh().normal_(0.5, 0.02), Normal(0.02, 0.5)),
+    "normal_ of std 0": (lambda: fresh().normal_(0.5, 0.0), Constant(0.5)),
+    "uniform_": (lambda: fresh().uniform_(-1, 3), Uniform(-1, 3)),
+    "torch.normal": (lambda: torch.normal(0.5, 0.02, (4, 4)), Normal(0.02, 0.5)),
+    "torch.normal of tensors": (lambda: torch.normal(torch.zeros(4), 0.02), Normal(0.02)),
+    "scaled randn": (lambda: torch.randn(4, 4) * 0.02, Normal(0.02)),
+    "scaled and moved": (lambda: 1 - torch.randn(4, 4) / 4, Normal(0.25, 1.0)),
+    "centred rand": (lambda: torch.rand(4, 4) * 2 - 1, Uniform(-1, 1)),
+    "rand of the other sign": (lambda: -torch.rand(4), Uniform(-1, 0)),
+    "scaled by a tensor": (lambda: torch.randn(4) * torch.tensor(0.5), Normal(0.5)),
+    "scaled by ones": (lambda: torch.randn(4) * torch.full((4,), 0.5), Normal(0.5)),
+    "times zero": (lambda: torch.randn(4) * 0, Zeros()),
+    "added with alpha": (lambda: torch.randn(4).add(torch.ones(4), alpha=3), Normal(1.0, 3.0)),
+    "reshaped": (lambda: torch.randn(32).view(4, 8), Normal()),
+    "transposed": (lambda: torch.randn(8, 4).t().contiguous(), Normal()),
+    "a slice": (lambda: torch.randn(8, 4)[2:5].clone(), Normal()),
+    "every second": (lambda: torch.randn(8, 4)[::2].clone(), Normal()),
+    "in parts of one law": (lambda: torch.cat([torch.randn(2, 4), torch.randn(3, 4)]), Normal()),
+    "in one part": (lambda: torch.cat([torch.randn(2, 4)]), Normal()),
+    "trunc_normal_": (
+        lambda: nn.init.trunc_normal_(fresh(), 0.0, 0.02),
+        TruncatedNormal(0.02, low=-2.0, high=2.0),
+    ),
+    "scaled trunc_normal_": (
+        lambda: nn.init.trunc_normal_(fresh(), 0.0, 1.0) * 0.5,
+        TruncatedNormal(0.5, low=-1.0, high=1.0),
+    ),
+    "orthogonal_": (lambda: nn.init.orthogonal_(fresh(), 2.0), Orthogonal(2.0)),
+    "scaled orthogonal_": (lambda: nn.init.orthogonal_(fresh()) * 0.5, Orthogonal(0.5)),
+    "sparse_": (lambda: nn.init.sparse_(fresh(), 0.25, 0.02), Sparse(0.25, 0.02)),
+    "eye_": (lambda: nn.init.eye_(fresh()), Identity()),
+    "torch.eye": (lambda: torch.eye(4) * 3, Identity(3.0)),
+    "dirac_": (lambda: nn.init.dirac_(fresh(8, 4, 3)), Dirac()),
+    "rounded": (lambda: torch.randn(4, 4).to(torch.bfloat16), Normal()),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_laws(name: str) -> None:
+    make, expected = KNOWN[name]
+    assert entry(make).initializer == expected
+
+
+PROGRAMS: dict[str, Callable[[], Tensor]] = {
+    "a sum of two": lambda: torch.rand(4, 4) + torch.rand(4, 4),
+    "a square": lambda: torch.randn(4, 4) ** 2,
+    "absolute values": lambda: torch.randn(4, 4).abs(),
+    "a clamp that bites": lambda: torch.randn(4, 4).clamp(-1, 1),
+    "log-uniform": lambda: torch.exp(torch.rand(4, 4)),
+    "repeated rows": lambda: torch.randn(1, 4).expand(4, 4).clone(),
+    "symmetric": lambda: (lambda x: x + x.t())(torch.randn(4, 4)),
+    "widened": lambda: torch.randn(4, 4, dtype=torch.bfloat16).float(),
+    "another row": lambda: _with_row(torch.randn(4, 4), 1.0),
+    "sorted": lambda: torch.randn(4, 4).sort().values,
+    "arange": lambda: torch.arange(4.0),
+    "infinite": lambda: torch.full((4, 4), -math.inf),
+    "transposed orthogonal_": lambda: nn.init.orthogonal_(fresh()).t().contiguous(),
+}
+
+
+def _with_row(x: Tensor, value: float) -> Tensor:
+    x[1] = value
+    return x
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_is_no_known_law_stays_a_program(name: str) -> None:
+    assert isinstance(entry(PROGRAMS[name]).initializer, Program)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "std", "mean"), [(-2, 2, 1, 0), (-0.04, 0.04, 0.02, 0.0), (-1, 2, 1, 0.25), (-3, 3, 1, 0.0)]
+)
+def test_timm_s_truncated_normal(low: float, high: float, std: float, mean: float) -> None:
+    found = entry(lambda: timm(low, high, std, mean)).initializer
+    assert isinstance(found, TruncatedNormal)
+    assert found.bounds() == pytest.approx((low, high))
+    assert (found.std, found.mean) == pytest.approx((std, mean), abs=1e-9)
+
+
+def test_timm_s_truncated_normal_with_bounds_that_do_not_bite() -> None:
+    found = entry(lambda: timm(-2, 2, 0.02, 0.0)).initializer
+    assert isinstance(found, TruncatedNormal)
+    assert found == TruncatedNormal(found.std, low=-2.0, high=2.0)
+    assert found.std == pytest.approx(0.02)
+
+
+def test_a_row_of_zeros_is_padding() -> None:
+    found = entry(lambda: _with_row(torch.randn(4, 4), 0.0))
+    assert (found.initializer, found.padding_idx) == (Normal(), 1)
+
+
+def test_groups_of_dirac() -> None:
+    found = entry(lambda: nn.init.dirac_(fresh(8, 4, 3), groups=2))
+    assert found.axes == Axes(fan_in=(1, 2), fan_out=(0, 2), blocks=((0, 2),))
+
+
+def test_blocks_of_one_law_are_that_law() -> None:
+    def make() -> Tensor:
+        x = fresh(12, 8)
+        for part in x.chunk(3):
+            nn.init.uniform_(part, -0.5, 0.5)
+        return x
+
+    assert entry(make).initializer == Uniform(-0.5, 0.5)
+
+
+def test_interleaved_parts_leave_nothing_of_the_memory_beneath() -> None:
+    def make() -> Tensor:
+        x = fresh(6, 8)
+        x[:, 0::2], x[:, 1::2] = torch.rand(6, 4) ** 2, torch.ones(6, 4)
+        return x
+
+    assert isinstance(entry(make).initializer, Program)
+
+
+def test_overwritten_work_leaves_nothing() -> None:
+    def make() -> Tensor:
+        x = torch.randn(16, 8)
+        x[:4].uniform_()
+        x[2:10] = 1.0
+        x[:8].normal_()
+        x[8:].normal_()
+        return x
+
+    assert entry(make).initializer == Normal()
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        base = torch.randn(8, 8)
+        self.z = nn.Parameter(base)
+        self.a = nn.Parameter(base.clone())
+        self.smaller = nn.Parameter(base / 2)
+        self.turned = nn.Parameter(base.t().clone())
+        self.other = nn.Parameter(torch.randn(8, 8))
+
+
+def test_a_value_that_several_share_is_drawn_once() -> None:
+    model, plan = zeta.record(Shared)
+    zeta.materialize_(model, plan)
+    assert [e.name for e in plan if not isinstance(e.initializer, Program)] == ["a", "other"]
+    assert torch.equal(model.z, model.a)
+    assert torch.equal(model.smaller, model.a / 2)
+    assert torch.equal(model.turned, model.a.t())
+    assert not torch.equal(model.other, model.a)
+
+
+def test_draws_of_one_parameter_are_numbered_apart() -> None:
+    found = entry(lambda: torch.rand(4, 4) + torch.rand(4, 4) * torch.rand(4, 4)).initializer
+    assert isinstance(found, Program)
+    assert [draw.number for draw in found.draws] == [0, 256, 512]
+    assert {draw.of for draw in found.draws} == {None}
+
+
+@pytest.mark.parametrize(
+    ("base", "view"),
+    [
+        ((6, 4), lambda x: x[2]),
+        ((6, 4), lambda x: x[1:3]),
+        ((6, 4), lambda x: x[:, 0::2]),
+        ((6, 4), lambda x: x.t()),
+        ((6, 4), lambda x: x[1:5:3, 1:3].t()),
+        ((2, 3, 4), lambda x: x[1, :, 2]),
+        ((2, 3, 4), lambda x: x.permute(2, 0, 1)[1:]),
+        ((6, 1, 4), lambda x: x[2:4, 0]),
+        ((5,), lambda x: x[4]),
+    ],
+)
+def test_views_are_told_as_boxes(base: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> None:
+    whole = torch.arange(math.prod(base)).view(base)
+    part = view(whole)
+    box = box_of(base, part.shape, part.stride(), part.storage_offset())
+    assert isinstance(box, Box)
+    ends = zip(box.starts, box.sizes, box.steps, strict=True)
+    cut = whole[tuple(slice(a, a + n * s, s) for a, n, s in ends)]
+    order = [dim for dim in box.order if dim is not None]
+    order += [dim for dim in range(len(base)) if dim not in order]
+    assert torch.equal(cut.permute(order).reshape(part.shape), part)
+
+
+@pytest.mark.parametrize("view", [lambda x: x.diagonal(), lambda x: x.view(-1)[2:9], lambda x: x.unfold(0, 2, 1)])
+def test_other_views_are_no_boxes(view: Callable[[Tensor], Tensor]) -> None:
+    part = view(torch.zeros(4, 4))
+    assert box_of((4, 4), part.shape, part.stride(), part.storage_offset()) is None

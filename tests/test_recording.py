@@ -1,0 +1,350 @@
+"""Recording constructors: every parameter and buffer, with the distribution that a real construction gives it."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeta
+from tests.recorded import Awkward, compare, recorded
+from zeta import PlanError, RecordingError, Rule, Rules
+from zeta.initializers import Constant, Normal, Ones, Program, TruncatedNormal, Uniform, Zeros
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "transformer": lambda: nn.Transformer(64, 4, 1, 1, 128, batch_first=True),
+    "lstm": lambda: nn.LSTM(32, 64, 2, bidirectional=True, proj_size=16),
+    "gru": lambda: nn.GRU(32, 64),
+    "rnn": lambda: nn.RNN(32, 64),
+    "attention": lambda: nn.MultiheadAttention(64, 4),
+    "attention with other widths": lambda: nn.MultiheadAttention(64, 4, kdim=32, vdim=48, add_bias_kv=True),
+    "bilinear": lambda: nn.Bilinear(16, 24, 32),
+    "embedding bag": lambda: nn.EmbeddingBag(100, 32, padding_idx=1),
+    "adaptive softmax": lambda: nn.AdaptiveLogSoftmaxWithLoss(64, 100, [10, 50]),
+    "batch norm": lambda: nn.BatchNorm2d(8),
+    "group norm": lambda: nn.GroupNorm(2, 8),
+    "prelu": lambda: nn.PReLU(4),
+    **{
+        f"{name}, {groups} group(s)": lambda name=name, groups=groups: getattr(nn, name)(16, 32, 3, groups=groups)
+        for name in ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
+        for groups in (1, 4)
+    },
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(64, 64)),
+    "weight norm of a convolution": lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(64, 64, 8), dim=2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_torch_layers_come_out_as_they_are_built(name: str) -> None:
+    model, plan, report = recorded(LAYERS[name])
+    assert report.ok, report
+    assert compare(model, plan, LAYERS[name]) == []
+    assert not any(isinstance(entry.initializer, Program) for entry in plan)
+
+
+def test_spectral_norm_keeps_its_vectors() -> None:
+    def build() -> nn.Module:
+        return nn.utils.parametrizations.spectral_norm(nn.Linear(48, 32))
+
+    model, plan, _ = recorded(build)
+    assert isinstance(plan["weight"].initializer, Uniform)
+    assert compare(model, plan, build) == []
+    original = model.parametrizations.weight.original.detach()
+    largest = torch.linalg.matrix_norm(original, 2)
+    estimate = model.parametrizations.weight[0]._u @ original @ model.parametrizations.weight[0]._v
+    assert abs(float(estimate / largest) - 1) < 0.05
+
+
+def test_twenty_awkward_habits() -> None:
+    model, plan, report = recorded(Awkward)
+    assert report.ok, report
+    assert compare(model, plan, Awkward) == []
+    real = Awkward()
+    assert model.drop == real.drop
+    assert torch.equal(model.slopes, real.slopes)
+    assert all(torch.equal(a, b) for a, b in zip(model.tables["ids"], real.tables["ids"], strict=True))
+    assert model.view.data_ptr() == model.transposed.data_ptr()
+    assert torch.equal(model.twin.up.weight, model.layers[0].up.weight)
+    assert plan["embed.weight"].ties == ("head.weight",)
+    assert plan["embed.weight"].padding_idx == 3
+    assert plan["layers.0.down.weight"].initializer == Normal(0.01)
+    assert isinstance(plan["timm"].initializer, TruncatedNormal)
+    gate = model.rnn.weight_hh_l0.detach()[:64]
+    torch.testing.assert_close(gate @ gate.T, torch.eye(64), atol=1e-5, rtol=0)
+
+
+class Ordered(nn.Module):
+    def __init__(self, order: tuple[str, ...]) -> None:
+        super().__init__()
+        parts: dict[str, Callable[[], Any]] = {
+            "a": lambda: nn.Linear(8, 8),
+            "b": lambda: nn.LSTM(4, 4),
+            "c": lambda: nn.Parameter(torch.rand(8) + torch.rand(8)),
+            "d": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+        }
+        for name in order:
+            setattr(self, name, parts[name]())
+
+
+def test_values_do_not_depend_on_the_order_of_construction() -> None:
+    first, _, _ = recorded(Ordered, ("a", "b", "c", "d"))
+    second, _, _ = recorded(Ordered, ("d", "c", "b", "a"))
+    ours, other = first.state_dict(), second.state_dict()
+    assert ours.keys() == other.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_the_seed_decides() -> None:
+    first, second, other = (recorded(Awkward, seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["dt_bias"], other["dt_bias"])
+
+
+def test_the_plan_goes_through_json() -> None:
+    _, plan = zeta.record(Awkward)
+    again = zeta.Plan.from_json(plan.to_json())
+    assert again == plan
+    assert str(again) == str(plan)
+
+
+def test_entries_name_the_line() -> None:
+    _, plan = zeta.record(Awkward)
+    assert plan["layers.0.down.weight"].rule.startswith("recorded.py:")
+    assert plan["layers.0.down.weight"].rule.endswith("in Inner.__init__ (Linear)")
+    assert plan["packed"].rule.endswith("in Awkward.__init__ (xavier_uniform_, Awkward)")
+
+
+# -- what cannot be recorded -----------------------------------------------------------------------------------------
+
+
+class Reads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16))
+        if (self.weight > 0).any():
+            nn.init.zeros_(self.weight)
+
+
+def torch_is_itself() -> bool:
+    """Whether torch's functions have their own code, and make real tensors."""
+    names = ("_no_grad_trunc_normal_", "orthogonal_", "sparse_", "dirac_")
+    own = all(getattr(nn.init, name).__code__.co_name == name for name in names)
+    return own and nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_control_flow_on_random_values_is_refused() -> None:
+    with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in Reads.__init__ reads .* random values"):
+        zeta.record(Reads)
+    assert torch_is_itself()
+
+
+def test_real_fallback_freezes_what_was_read() -> None:
+    model, plan = zeta.record(Reads, fallback="real")
+    zeta.materialize_(model, plan)
+    assert plan["weight"].initializer == Zeros()
+
+
+class Rejects(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Parameter(torch.randn(64))
+        self.weight = nn.Parameter(torch.randn(64))
+        with torch.no_grad():
+            while (outside := self.weight.abs() > 1).any():
+                self.weight[outside] = torch.randn(int(outside.sum()))
+
+
+def test_real_fallback_draws_what_decides_once() -> None:
+    model, plan = zeta.record(Rejects, fallback="real")
+    other, _ = zeta.record(Rejects, fallback="real")
+    zeta.materialize_(model, plan, seed=0)
+    zeta.materialize_(other, plan, seed=1)
+    assert float(model.weight.detach().abs().max()) <= 1
+    assert len(set(model.weight.tolist())) == 64
+    assert torch.equal(model.weight, other.weight)
+    assert not torch.equal(model.other, other.other)
+
+
+class Forgets(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(16, 4))
+        self.register_buffer("table", torch.empty(3))
+        self.bias = nn.Parameter(torch.zeros(4))
+
+
+def test_memory_that_is_never_written_is_an_error_that_names_it() -> None:
+    with pytest.raises(RecordingError, match=r"(?s)weight: never gets a value.*table: never gets a value"):
+        zeta.record(Forgets)
+
+
+def test_rules_give_the_rest() -> None:
+    rules = Rules([Rule("weight", Normal(0.02)), Rule("table", Constant(2.0), buffers=True)])
+    model, plan = zeta.record(Forgets, fallback=rules)
+    assert plan["weight"].initializer == Normal(0.02)
+    zeta.materialize_(model, plan)
+    assert model.table.tolist() == [2.0, 2.0, 2.0]
+
+
+class Keeps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = [torch.randn(3)]
+
+
+def test_random_tensors_outside_are_named() -> None:
+    with pytest.raises(RecordingError, match=r"(?s)noise\[0\] \(3,\), made at test_recording.py.*random values"):
+        zeta.record(Keeps)
+
+
+class Table(nn.Module):
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(*table.shape)
+        with torch.no_grad():
+            self.embed.weight.copy_(table)
+
+
+def test_data_is_kept_up_to_a_mebibyte() -> None:
+    table = torch.randn(64, 16)
+    model, _, _ = recorded(Table, table)
+    assert torch.equal(model.embed.weight, table)
+    with pytest.raises(RecordingError, match=r"embed.weight: is data of 1,048,640 bytes"):
+        zeta.record(Table, torch.randn(2**14 + 1, 16))
+
+
+@pytest.mark.parametrize("draw", [lambda: np.random.rand(4, 4), lambda: [[random.random()] * 4] * 4])
+def test_random_numbers_from_elsewhere_are_told(draw: Callable[[], Any]) -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(4, 4)
+        layer.weight.data = torch.tensor(draw()).float()
+        return layer
+
+    with pytest.warns(zeta.ZetaNotice, match=r"drew random numbers from .*random"):
+        zeta.record(build)
+
+
+def test_a_factory_that_raises_leaves_nothing_behind() -> None:
+    def fails() -> nn.Module:
+        nn.init.orthogonal_(nn.Linear(4, 4).weight)
+        raise KeyError("on purpose")
+
+    state = torch.get_rng_state()
+    with pytest.raises(KeyError, match="on purpose"):
+        zeta.record(fails)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch_is_itself()
+    weight = nn.init.orthogonal_(torch.empty(4, 4))
+    torch.testing.assert_close(weight @ weight.T, torch.eye(4))
+
+
+def test_a_recording_inside_a_recording_is_refused() -> None:
+    with pytest.raises(RecordingError, match="under way in this thread"):
+        zeta.record(lambda: zeta.record(nn.Linear, 2, 2)[0])
+    zeta.record(nn.Linear, 2, 2)
+
+
+def test_threads_record_side_by_side_and_others_stay_real() -> None:
+    results: dict[int, Any] = {}
+    inside, outside = threading.Event(), threading.Event()
+
+    def slow() -> nn.Module:
+        inside.set()
+        assert outside.wait(30)
+        layer = nn.Linear(8, 8)
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        return layer
+
+    def work(number: int) -> None:
+        results[number] = zeta.record(slow)[1]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    assert inside.wait(30)
+    real = nn.init.trunc_normal_(torch.empty(1000), std=1.0)  # while the code is exchanged
+    assert not real.is_meta
+    assert 0.8 < float(real.std()) < 0.95
+    outside.set()
+    for thread in threads:
+        thread.join()
+    assert results[0] == results[1]
+    assert isinstance(results[0]["weight"].initializer, TruncatedNormal)
+
+
+def test_a_surrounding_device_does_not_matter() -> None:
+    _, expected = zeta.record(Awkward)
+    with torch.device("meta"):
+        _, plan = zeta.record(Awkward)
+    assert plan == expected
+
+
+def test_what_is_not_a_module_is_refused() -> None:
+    with pytest.raises(zeta.LayerTypeError, match=r"returns a torch\.nn\.Module, got 3"):
+        zeta.record(lambda: 3)  # type: ignore[arg-type, return-value]
+    with pytest.raises(zeta.SpecError, match="fallback must be"):
+        zeta.record(nn.Linear, 2, 2, fallback="zeros")  # type: ignore[arg-type]
+
+
+# -- plans of models that are there already --------------------------------------------------------------------------
+
+
+def initialize(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_plan_from_a_function(device: str) -> None:
+    with torch.device(device):
+        model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Linear(32, 1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    weight = model[0].weight
+    plan = zeta.plan(model, initialize)
+    assert plan["0.weight"].initializer == TruncatedNormal(0.02, low=-2.0, high=2.0)
+    assert plan["1.weight"].initializer == Ones()
+    assert plan["1.running_var"].initializer == Ones()
+    assert model[0].weight is weight
+    assert weight.device.type == device
+    if device == "cpu":
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert zeta.init_(model, initialize, seed=1).ok
+    assert not model[0].weight.is_meta
+
+
+def test_a_function_that_forgets_a_parameter_is_an_error() -> None:
+    with pytest.raises(PlanError, match=r"bias: was there, on meta, before the recording began"):
+        zeta.plan(nn.Linear(4, 4, device="meta"), lambda model: nn.init.zeros_(model.weight))
+
+
+def test_thirty_two_layers_record_within_a_second() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.ModuleList([nn.Linear(64, 64, bias=False) for _ in range(4)])
+            self.mlp = nn.ModuleList([nn.Linear(64, 64, bias=False) for _ in range(3)])
+            self.norms = nn.ModuleList([nn.RMSNorm(64) for _ in range(2)])
+            for layer in (*self.attention, *self.mlp):
+                nn.init.normal_(layer.weight, std=0.02)
+
+    zeta.record(Block)
+    used = []
+    for _ in range(3):
+        begin = time.thread_time()
+        _, plan = zeta.record(lambda: nn.ModuleList([Block() for _ in range(32)]))
+        used.append(time.thread_time() - begin)
+    assert len(plan) == 32 * 9
+    assert min(used) < 1.0
