@@ -113,7 +113,7 @@ def test_a_failure_while_writing_leaves_the_model_on_meta() -> None:
     before = state(model)
 
     def stop(name: str, done: int, total: int) -> None:
-        if name == "conv.weight":
+        if done > total // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -178,7 +178,7 @@ def _fill_constants(requests: Sequence[Request]) -> None:
         value, out = _constant(request), request.out
         if value == 0 and math.copysign(1.0, value) > 0:
             zeros.append(out)
-        elif out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
+        elif value and out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
             zeros.append(out)
             small.setdefault(value, []).append(out)
         else:
