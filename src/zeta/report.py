@@ -109,6 +109,7 @@ class Accumulator:
         shifts = [sums.sum / n for sums in self.sums]
         variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
         scored = count > 0 and self.planned is not None
+        scores = self._mean_scores() if scored else [0.0]
         measured = Measured(
             name=self.entry.name,
             count=count,
@@ -118,11 +119,12 @@ class Accumulator:
             high=max(sums.high for sums in self.sums),
             planned_mean=None if self.planned is None else self.planned.mean,
             planned_std=None if self.planned is None else self.planned.std,
-            mean_z=max(self._mean_scores(), key=abs) if scored else 0.0,
+            mean_z=max(scores, key=abs),
             std_z=self._std_score() if scored else 0.0,
             findings=(),
         )
-        return replace(measured, findings=tuple(self._findings(measured))) if count else measured
+        findings = tuple(self._findings(measured, scores)) if count else ()
+        return replace(measured, findings=findings) if findings else measured
 
     def _allowed(self) -> float:
         """How far any value may lie from what was drawn."""
@@ -167,7 +169,7 @@ class Accumulator:
             score = _nearer(score, _bennett(deviation, variance, most))
         return score
 
-    def _findings(self, measured: Measured) -> Iterator[str]:
+    def _findings(self, measured: Measured, scores: Sequence[float]) -> Iterator[str]:
         if isinstance(self.entry.initializer, Program) and not self.entry.initializer.draws:
             return  # a mask may well be infinite
         if not all(math.isfinite(number) for sums in self.sums for number in (sums.sum, sums.low, sums.high)):
@@ -175,7 +177,7 @@ class Accumulator:
             return
         if self.planned is None:
             return
-        for part, score, sums, law in zip(_PARTS, self._mean_scores(), self.sums, self.expected, strict=False):
+        for part, score, sums, law in zip(_PARTS, scores, self.sums, self.expected, strict=False):
             if abs(score) > STANDARD_ERRORS:
                 planned = 0.0 if part else measured.planned_mean
                 mean = law.mean + sums.sum / sums.count

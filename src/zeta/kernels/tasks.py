@@ -20,7 +20,7 @@ DIMS: Final = 6
 Kind = Literal["words", "uniform", "normal"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # looked up by identity, for each of ten thousand parameters
 class Law:
     """A distribution of real numbers in a dtype, down to the last constant: ``draw * scale + shift``, then clamped.
 
