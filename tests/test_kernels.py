@@ -270,7 +270,7 @@ def test_the_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("sse9", r"must be one of avx512, avx2.*got 'sse9'"), ("neon", "ZETA_KERNEL=neon cannot be used: this processor")],
+    [("sse9", r"must be one of avx512_bf16, avx512, avx2.*got 'sse9'"), ("neon", "ZETA_KERNEL=neon cannot be used: this processor")],
 )
 def test_a_backend_that_is_not_there(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in ISAS:

@@ -2,7 +2,8 @@
 
 Which one runs is decided at its first use, and said: by a notice where it is not the best for the device, by ``zeta
 doctor``, and in every report. Before that use, a backend must give the known answers; one that does not is left out.
-``ZETA_KERNEL`` in the environment forces one: ``avx512``, ``avx2``, ``neon``, ``portable``, ``triton``, ``reference``.
+``ZETA_KERNEL`` in the environment forces one: ``avx512_bf16``, ``avx512``, ``avx2``, ``neon``, ``portable``, ``triton``,
+``reference``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zeta.kernels.tasks import WORDS, Law, Task
 __all__ = ["WORDS", "Backend", "Law", "Task", "backend", "candidates", "fill", "problems", "proved"]
 
 VARIABLE: Final = "ZETA_KERNEL"
-_ISAS: Final = ("avx512", "avx2", "neon", "portable")
+_ISAS: Final = ("avx512_bf16", "avx512", "avx2", "neon", "portable")
 _NAMES: Final = (*_ISAS, "triton", "reference")
 #: elements of a temporary on the way to a dtype or a device that no backend writes to
 STAGE: Final = 2**20
