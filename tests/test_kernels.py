@@ -75,13 +75,30 @@ def bits(values: Tensor) -> Tensor:
 
 def assert_same(task: Task, fill: Any) -> None:
     """``fill`` writes what the reference writes, and nothing beside it."""
-    storage = task.out.untyped_storage()
-    before = torch.tensor(storage, dtype=torch.uint8) if storage.nbytes() else torch.empty(0, dtype=torch.uint8)
+    memory = torch.empty(0, dtype=torch.uint8).set_(task.out.untyped_storage())
+    before = memory.clone()
     reference.fill([task])
-    expected = torch.tensor(storage, dtype=torch.uint8) if storage.nbytes() else before
-    torch.empty(0, dtype=torch.uint8).set_(storage).copy_(before)
+    expected = memory.clone()
+    memory.copy_(before)
     fill([task])
-    assert torch.equal(torch.empty(0, dtype=torch.uint8).set_(storage), expected), task.law
+    assert torch.equal(memory, expected), task.law
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "one value", "beside"])
+def test_of_the_test_that_it_sees_what_is_wrong(wrong: str) -> None:
+    memory = torch.zeros(40)
+
+    def fill(tasks: list[Task]) -> None:
+        if wrong != "nothing":
+            reference.fill(tasks)
+            memory[12 if wrong == "one value" else 30] += 1e-7
+
+    region = Region(shape=(2**40,), offsets=(7,), sizes=(20,))
+    task = Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=region, out=memory[5:25])
+    assert_same(task, reference.fill)
+    memory.zero_()
+    with pytest.raises(AssertionError):
+        assert_same(task, fill)
 
 
 @pytest.mark.sanitize
@@ -374,7 +391,7 @@ def test_another_library_under_the_same_name_is_said(fresh: None, monkeypatch: p
         assert kernels.backend().name == "reference"
 
 
-def test_a_backend_that_measures_wrongly_is_not_used(isa: str) -> None:
+def test_a_backend_that_measures_wrongly_is_not_used(isa: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = kernels.proved(isa).measure
     assert measure is not None
     assert answers.wrong_sums(measure) == []
@@ -383,6 +400,10 @@ def test_a_backend_that_measures_wrongly_is_not_used(isa: str) -> None:
         return [(total, squares * 1.001, low, high) for total, squares, low, high in measure(tensors, centres)]
 
     assert answers.wrong_sums(off) == ["sums of float32", "sums of bfloat16", "sums of float16", "sums of float64"]
+    monkeypatch.setattr(native.Library, "measure", lambda library, isa, tensors, centres: off(tensors, centres))
+    kernels.proved.cache_clear()
+    with pytest.raises(SpecError, match="gives wrong values for sums of float32"):
+        kernels.backend()
 
 
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
