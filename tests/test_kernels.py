@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import subprocess
 import sys
@@ -408,16 +409,60 @@ def test_a_backend_that_measures_wrongly_is_not_used(isa: str, fresh: None, monk
 
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
     code = """
-import os, torch, warnings
+import os, signal, torch, warnings
 warnings.simplefilter("ignore")
+torch.set_num_threads(2)
 from zeta.utils import init_normal_
 layer = torch.nn.Linear(1024, 1024)
 init_normal_(layer, seed=0)
 expected = layer.weight.clone()
 child = os.fork()
 if not child:
+    signal.alarm(30)
     init_normal_(layer, seed=0)
     os._exit(0 if bool((layer.weight.numpy(force=True) == expected.numpy(force=True)).all()) else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_large_fills_run_on_the_threads_of_torch(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def team(work: int, data: int, threads: int, flags: int) -> None:
+        calls.append(threads)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(data)
+
+    fill = kernels.backend().fill
+    monkeypatch.setattr(native, "_team", lambda process: ctypes.cast(team, ctypes.c_void_p))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for size, expected in ((1000, []), (700_001, [3])):
+            out, whole = torch.zeros(size), Region.whole((size,))
+            assert_same(Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out), fill)
+            assert calls == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP runtime of other systems has no GOMP_parallel")
+def test_the_threads_of_torch_are_found() -> None:
+    assert native._team(native._FIRST_PROCESS)
+
+
+@pytest.mark.parametrize("context", ['torch.device("meta")', "FakeTensorMode()"])
+def test_a_backend_is_proved_outside_of_the_mode_of_its_first_use(context: str) -> None:
+    code = f"""
+import torch, zeta
+from torch._subclasses.fake_tensor import FakeTensorMode
+from zeta import kernels
+with {context}:
+    kernels.backend()
+assert not kernels.problems(), kernels.problems()
+torch.set_default_device("meta")
+kernels.proved.cache_clear()
+assert kernels.proved("portable").name == "native portable"
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

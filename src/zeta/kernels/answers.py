@@ -85,7 +85,7 @@ def wrong_sums(
     measure: Callable[[Sequence[Tensor], Sequence[float]], list[tuple[float, float, float, float]]],
 ) -> list[str]:
     """The dtypes for which ``measure`` does not give the known sums of whole numbers, which are exact in any order."""
-    numbers = torch.arange(-100, 156)
+    numbers = torch.arange(-100, 156, device="cpu")
     wrong = []
     for dtype in _DTYPES:
         values = numbers.to(dtype)
