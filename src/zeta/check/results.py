@@ -128,3 +128,27 @@ class Point:
     layer: str  #: a layer's name, or ``gradient norm`` over depth
     step: int  #: optimizer steps taken before
     value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that a check measured and found; ``CheckReport`` adds the ways out."""
+
+    model: str  #: its class
+    level: str  #: ``fast`` or ``full``
+    findings: tuple[Finding, ...]  #: worst first, then in the order of the rules and of the model
+    suppressed: tuple[Finding, ...]  #: found, and asked not to be reported
+    layers: tuple[Layer, ...]  #: in the order of the forward pass
+    parameters: tuple[Parameter, ...]  #: in the order of the model; buffers too
+    loss: Loss | None
+    points: tuple[Point, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()  #: rules that could not be applied, and why
+    seconds: float
+    versions: tuple[tuple[str, str], ...]  #: of zeta and torch
+    device: str
+    seed: int | None = None  #: of the plan, where one was checked
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return all(finding.severity is not Severity.FAIL for finding in self.findings)
