@@ -32,7 +32,7 @@ STAGES = {
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
     "write": ("parametrized", "apply", "materialize", "checkpoint", "utils"),
-    "report": ("report", "verification", "verbs", "check", "doctor", "loading", "cli", "__main__"),
+    "report": ("report", "verification", "verbs", "doctor", "loading", "check", "cli", "__main__"),
 }
 ORDER = list(STAGES)
 

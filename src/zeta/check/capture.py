@@ -56,7 +56,7 @@ class Record:
         self.attached = output.requires_grad
         if output.requires_grad:
             self.node = output.grad_fn
-            output.register_hook(self._take_gradient)
+            output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
 
     def _take_gradient(self, gradient: Tensor) -> None:
         self.gradient = pending(gradient, histogram=False)
@@ -198,12 +198,13 @@ class Capture:
 
     def _seen(self, tensor: Tensor) -> Pending | None:
         """The statistics of an input, mostly those of the output that it was before."""
+        known: Pending | None
         version, known = self._statistics.get(tensor, (-1, None))
         if version == tensor._version:
             return known
-        taken = pending(tensor, self.tags.unit_of(tensor), histogram=False)
-        self._statistics[tensor] = (tensor._version, taken)
-        return taken
+        known = pending(tensor, self.tags.unit_of(tensor), histogram=False)
+        self._statistics[tensor] = (tensor._version, known)
+        return known
 
     def _numbered(self, name: str) -> str:
         self._names[name] += 1

@@ -55,7 +55,7 @@ RULES: Final[dict[str, Rule]] = {
             "Z104",
             "subnormal",
             WARN,
-            "Many values lie below the smallest normal number of their dtype, where digits are lost or flushed to zero.",
+            "Many values lie below the smallest normal number of their dtype, where digits are lost.",
             "Raise the std, or keep this parameter in bf16 or fp32.",
             "Micikevicius et al. 2018, section 3.2",
         ),
@@ -120,7 +120,7 @@ RULES: Final[dict[str, Rule]] = {
             "zero-and-still",
             FAIL,
             "A weight and its gradient are both exactly zero and remain so: it can never learn.",
-            "Let only one factor of a product be zero: LoRA's B but not its A, the last layer of a branch and no other.",
+            "Let one factor of a product be zero at most: LoRA's B but not its A, the last layer of a branch alone.",
             "Hu et al. 2022 (LoRA) zero one of the two factors only",
         ),
         _rule(
@@ -256,7 +256,7 @@ RULES: Final[dict[str, Rule]] = {
             "loss-unlike-chance",
             WARN,
             "The initial loss is far from what labels unrelated to the logits would give.",
-            "Below: check that the target does not leak into the input, and that labels are shifted. Above: check labels.",
+            "Below: see whether the target leaks into the input, and whether labels are shifted. Above: check labels.",
             "Karpathy 2019, A Recipe for Training Neural Networks: verify loss at init",
         ),
         _rule(
@@ -264,7 +264,7 @@ RULES: Final[dict[str, Rule]] = {
             "attention-collapsed",
             FAIL,
             "Attention starts on few keys: its entropy is far below ln(keys).",
-            "Lower the std of the query and key projections, scale by 1/sqrt(head size), or normalize queries and keys.",
+            "Lower the std of the query and key projections, scale by 1/sqrt(head size), or normalize both.",
             "Zhai et al. 2023 (entropy collapse)",
         ),
         _rule(

@@ -43,8 +43,8 @@ def plain(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if callable(full := getattr(tensor, "full_tensor", None)):
         tensor = full()
-    if type(tensor) is not Tensor and callable(getattr(tensor, "wait", None)):
-        tensor = tensor.wait()  # type: ignore[operator]
+    if callable(wait := getattr(tensor, "wait", None)):  # a collective's result
+        tensor = wait()
     return tensor.abs() if tensor.is_complex() else tensor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def probe(model: nn.Module, slots: list[Slot], batch: Any, loss: LossFunction | 
     capture = Capture(named_modules(model), names)
     call = call_of(model, batch)
     signal = _batch_signal(call)
-    with torch.compiler.set_stance("force_eager"), capture.watching():
+    with _eagerly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
     head = _head_of(aim, output, capture)
@@ -82,6 +83,12 @@ def probe(model: nn.Module, slots: list[Slot], batch: Any, loss: LossFunction | 
         outputs=tuple(measured),
         output_signals=tuple(one.signal for one in resolved(outputs) if one is not None),
     )
+
+
+def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Without the compiler; to say so imports it, which takes seconds, so only where something is compiled."""
+    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def _learned(model: nn.Module) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -24,7 +24,7 @@ class Tags:
     """A tag for each living tensor that has one."""
 
     def __init__(self) -> None:
-        self._known = WeakTensorKeyDictionary()
+        self._known: Any = WeakTensorKeyDictionary()
 
     def of(self, tensor: Tensor) -> Tag:
         """The tag, or an empty one."""

@@ -14,6 +14,7 @@ from zeta.check.results import Stats
 from zeta.fans import Axes, originals
 from zeta.names import Slot
 from zeta.plans import Plan
+from zeta.rules import Kind
 
 _EMPTY = Stats(count=0, mean=0.0, std=0.0, low=0.0, high=0.0, zeros=0.0, nonfinite=0)
 
@@ -81,4 +82,4 @@ def _stats(values: Tensor) -> Stats:
 
 
 def _axes(group: list[Slot]) -> Axes | None:
-    return planning.axes_if_any(group) if group[0].kind is not planning.Kind.BUFFER else None
+    return planning.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None

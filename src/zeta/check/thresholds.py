@@ -87,7 +87,7 @@ class Thresholds:
     update_fail: float = 3.0
     update_least: float = 1e-7
 
-    #: Z801: ln of the mean square singular value of the end-to-end Jacobian (Pennington et al. 2017), summed over blocks
+    #: Z801: ln of the mean square singular value of the Jacobians' product (Pennington et al. 2017)
     jacobian_warn: float = 6.0
     jacobian_fail: float = 16.0
     #: Z802: spectral norm over std * (sqrt(rows) + sqrt(columns)); beyond is an outlier or a mean (Vershynin 2012)
