@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from zeta.check import activations
 
@@ -82,3 +83,13 @@ def _twin(function: Any) -> Callable[..., Any]:
     twin = types.FunctionType(function.__code__, inner, function.__name__, function.__defaults__, function.__closure__)
     twin.__kwdefaults__ = function.__kwdefaults__
     return twin
+
+
+class Quiet(TorchFunctionMode):
+    """Without dropout."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        func, args, kwargs = silenced(getattr(func, "__name__", ""), func, args, kwargs or {})
+        return func(*args, **kwargs)

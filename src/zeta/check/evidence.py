@@ -81,6 +81,26 @@ class Use:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Units:
+    """The units of one weight.
+
+    ``same``: units with the weights and the gradient of an earlier one, which is not zero. ``idle``: with its weights,
+    and no gradient at all. ``apart``: with its weights, and another gradient.
+    """
+
+    count: int
+    same: int
+    idle: int
+    apart: int
+    example: tuple[int, int] | None  #: an earlier unit and one that is the same
+
+    @property
+    def distinct(self) -> int:
+        """How many differ by weight or by gradient."""
+        return self.count - self.same - self.idle
+
+
+@dataclass(frozen=True, kw_only=True)
 class Later:
     """What became of parameters whose gradient was zero, after a few steps of gradient descent on a copy."""
 
@@ -108,16 +128,8 @@ class Evidence:
     updates: Mapping[str, float] = field(default_factory=dict)  #: size of the first step over that of the values
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
-    duplicates: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    units: Mapping[str, Units] = field(default_factory=dict)
 
     def of(self, name: str) -> Held | None:
         """The parameter or buffer of that name."""
         return next((held for held in self.held if held.name == name), None)
-
-
-def is_floating(tensor: Tensor) -> bool:
-    """Whether a tensor holds real or complex numbers."""
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
-NOTHING_LATER = Later(steps=0, still=frozenset())

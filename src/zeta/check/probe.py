@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeta.check.batches import Call, call_of, tensors_in
+from zeta.check.batches import Call, tensors_in
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
 from zeta.check.isolation import is_fsdp
@@ -43,8 +43,8 @@ class Probe:
     output_signals: tuple[float, ...]
 
 
-def probe(model: nn.Module, slots: list[Slot], batch: Any, loss: LossFunction | None) -> Probe:
-    """Run ``model`` on ``batch`` forward and backward once, and return what was seen.
+def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None) -> Probe:
+    """Run ``model`` on a batch forward and backward once, and return what was seen.
 
     To be called inside :func:`~zeta.check.isolation.preserved`. Whatever the model raises is passed on.
     """
@@ -53,7 +53,6 @@ def probe(model: nn.Module, slots: list[Slot], batch: Any, loss: LossFunction | 
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in slot.parametrization.parameters()}
     capture = Capture(named_modules(model), names)
-    call = call_of(model, batch)
     signal = _batch_signal(call)
     with _eagerly(model), capture.watching():
         output = model(*call.args, **call.kwargs)

@@ -7,10 +7,19 @@ from typing import Final
 
 from zeta.check.evidence import Evidence
 from zeta.check.results import Finding
+from zeta.check.rules import backward, forward, head, memory, plan, symmetry, update
 
 Judge = Callable[[Evidence], Iterator[Finding]]
 
-JUDGES: Final[tuple[Judge, ...]] = ()
+JUDGES: Final[tuple[Judge, ...]] = (
+    memory.judge,
+    plan.judge,
+    symmetry.judge,
+    forward.judge,
+    backward.judge,
+    head.judge,
+    update.judge,
+)
 
 
 def judge(evidence: Evidence) -> list[Finding]:
