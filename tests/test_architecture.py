@@ -43,6 +43,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 GLOBAL_RNG = {
     "zeta.random.draw_seed: torch.randint": "seed=None asks for it",
     "zeta.parametrized.invert: torch.default_generator.manual_seed": "right_inverse draws; forked around the call",
+    "zeta.check.isolation._generators: torch.manual_seed": "a check repeats itself; forked around it",
+    "zeta.check.isolation._generators: numpy.random.get_state": "to give it back",
+    "zeta.check.isolation._generators: numpy.random.set_state": "to give it back",
     "zeta.tracing.modes._foreign_generators: numpy.random.get_state": "to tell whether a constructor drew from it",
     "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
     "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",

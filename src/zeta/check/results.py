@@ -87,6 +87,7 @@ class Layer:
     entropy: float | None = None  #: attention: mean entropy over ln(number of keys attended to)
     largest_logit: float | None = None  #: attention: largest absolute score before the softmax
     singular: tuple[float, float] | None = None  #: full level: mean square and largest singular value of its Jacobian
+    block: bool = False  #: one of a numbered sequence of blocks, whose own layers come before it
 
 
 @dataclass(frozen=True, kw_only=True)
