@@ -162,6 +162,11 @@ def test_all_places_of_a_rule_are_shown_when_asked_for(sick: Page) -> None:
     assert group.locator(".places li").count() == 15
 
 
+def test_whole_blocks_are_joined(sick: Page) -> None:
+    joined = sick.evaluate("document.getElementById('profile').data.filter(d => d.meta === 'blocks').map(d => d.x)")
+    assert joined == [list(range(9, 1000, 10))] * 2
+
+
 def bars(page: Page) -> int:
     return page.locator("#panel-chart .barlayer path").count()
 
