@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium to look at the HTML with: make chromium installs Debian's, where it can"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium to look at the HTML with: make chromium installs Debian's, where it can"
+    ),
+    pytest.mark.xdist_group("browser"),  # one browser, and each page opened once
+]
+
+PATIENCE = 30_000  # milliseconds, for a machine that is busy with other things
+expect.set_options(timeout=PATIENCE)
 
 Open = Callable[..., "Page"]
 
@@ -45,13 +51,13 @@ def opener(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
             file = folder / f"{name}.html"
             file.write_text(html_page(ALL[name]()), encoding="utf-8")
             context = browser.new_context(offline=True, reduced_motion="reduce")
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(PATIENCE)
             made = context.new_page()
             made.complaints = []  # type: ignore[attr-defined]
             made.on("console", lambda message: made.complaints.append(message.text))  # type: ignore[attr-defined]
             made.on("pageerror", lambda error: made.complaints.append(str(error)))  # type: ignore[attr-defined]
             made.goto(file.as_uri())
-            made.locator("html[data-ready]").wait_for(timeout=20_000)
+            made.locator("html[data-ready]").wait_for()
             pages[name] = made
         pages[name].set_viewport_size({"width": 1400, "height": 900})
         pages[name].emulate_media(color_scheme="light")
@@ -266,6 +272,7 @@ def test_charts_keep_their_height_when_the_window_changes(opener: Open) -> None:
 def test_a_narrow_window(opener: Open) -> None:
     page = opener("sick")
     page.locator("#layer-9 td.name").hover()
+    expect(page.locator("#panel h3")).to_have_text("blocks.0.mlp.fc2")
     page.set_viewport_size({"width": 420, "height": 800})
     page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
     expect(page.locator("#panel")).to_be_visible()

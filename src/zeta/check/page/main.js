@@ -236,7 +236,10 @@ async function start() {
     theme = { auto: "light", light: "dark", dark: "auto" }[theme];
     paint();
   });
-  $("close").addEventListener("click", () => delete $("panel").dataset.shows);
+  $("close").addEventListener("click", () => {
+    asked = null;
+    delete $("panel").dataset.shows;
+  });
   new ResizeObserver(() => document.documentElement.style.setProperty("--filters", `${$("filters").offsetHeight}px`)).observe($("filters"));
   dark.addEventListener("change", paint);
   paint();
