@@ -146,7 +146,11 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
     known = {"zeta", "torch", "rich", "typer"} | set(sys.stdlib_module_names)
     used = {(module, name.split(".")[0]) for module in MODULES for name in imports(tree(module))}
     optional = {(module, name) for module, name in used if name not in known}
-    assert optional == {("zeta.loading", "transformers"), ("zeta.kernels.triton", "triton")}
+    assert optional == {
+        ("zeta.loading", "transformers"),
+        ("zeta.kernels.triton", "triton"),
+        ("zeta.check.html", "plotly"),
+    }
 
 
 IMPORT = """

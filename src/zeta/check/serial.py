@@ -90,6 +90,13 @@ def schema() -> dict[str, Any]:
     return read
 
 
+def number_to_json(value: float) -> float | str:
+    """A number, or the name of one that JSON lacks."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def _fields(data: Any) -> dict[str, Any]:
     return {field.name: _written(getattr(data, field.name)) for field in dataclasses.fields(data)}
 
@@ -103,9 +110,7 @@ def _written(value: Any) -> Any:
         return value.value
     if isinstance(value, tuple):
         return [_written(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return number_to_json(value) if isinstance(value, float) else value
 
 
 def _read(kind: Any, value: Any, rules: Mapping[str, Rule]) -> Any:
