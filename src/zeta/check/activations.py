@@ -58,7 +58,7 @@ def named(name: str) -> str | None:
 
 def dead_fraction(activation: Activation, given: Tensor, unit: int) -> Tensor | None:
     """The fraction of units whose input lies where the function is off, for every sample."""
-    if activation.off_below is None or given.ndim < 2:
+    if activation.off_below is None or given.ndim < 2 or not given.numel():
         return None
     over = [dim for dim in range(given.ndim) if dim != unit % given.ndim]
     return (given.amax(dim=over) <= activation.off_below).double().mean()
@@ -66,7 +66,7 @@ def dead_fraction(activation: Activation, given: Tensor, unit: int) -> Tensor | 
 
 def saturated_fraction(activation: Activation, output: Tensor) -> Tensor | None:
     """The fraction of outputs at the function's bounds."""
-    if not activation.bounds:
+    if not activation.bounds or not output.numel():
         return None
     at = torch.zeros(output.shape, dtype=torch.bool, device=output.device)
     for bound in activation.bounds:

@@ -57,9 +57,10 @@ def _ways(batch: Any) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
         ways: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = [((), named, None)]
         if target is not None:
             rest = {key: value for key, value in named.items() if key != target}
-            ways += [((), rest, named[target]), ((rest,), {}, named[target])]
+            ways.append(((), rest, named[target]))
             if len(rest) == 1:
                 ways.append((tuple(rest.values()), {}, named[target]))
+            ways.append(((rest,), {}, named[target]))
         return [*ways, ((batch,), {}, None)]
     if isinstance(batch, tuple | list):
         ways = [(tuple(batch), {}, None)]

@@ -96,10 +96,8 @@ def check(
     inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
     skipped: list[tuple[str, str]] = []
     raw = {} if initialize is None else unwritten(inner, initialize)
-    with preserved(inner):
-        evidence = _evidence(inner, batch, loss, plan, limits, optimizer, skipped)
-        evidence = replace(evidence, unwritten=raw)
-        findings = judges.judge(evidence)
+    evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
+    findings = judges.judge(evidence)
     if initialize is None:
         skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
     if plan is None:
@@ -167,7 +165,8 @@ def _evidence(
 ) -> Evidence:
     slots = list(walk(model))
     call = call_of(model, batch)
-    seen = probe(model, slots, call, loss)
+    with preserved(model):
+        seen = probe(model, slots, call, loss)
     tensors = held(slots, seen, plan, _used(slots, seen))
     later = _later(model, call, loss, seen, tensors, limits)
     if later is not None and later.skipped is not None:
@@ -205,7 +204,10 @@ def _later(
 ) -> Later | None:
     """Only where a weight's gradient is exactly zero."""
     zero = {id(one.slot.tensor): one.name for one in tensors if one.is_weight and one.trainable and one.still}
-    return later(model, call, loss, seen.gradients, zero, limits.patience) if zero else None
+    if not zero:
+        return None
+    with preserved(model):
+        return later(model, call, loss, seen.gradients, zero, limits.patience)
 
 
 def _parameter(one: Held, evidence: Evidence) -> Parameter:

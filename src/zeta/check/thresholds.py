@@ -49,7 +49,7 @@ class Thresholds:
     #: e^-16 of the variance: rms 3e-4 of what came in, below what bf16 can add to 1
     depth_scales_fail: float = 16.0
     #: a run of fewer weighted layers has no depth to speak of
-    shortest_run: int = 4
+    shortest_run: int = 5
     #: Z403: rms of the residual stream after the last block over that after the first. Constant branches give
     #: sqrt(depth), which is 5 at 25 blocks; He-initialized ones 2^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
     stream_growth_warn: float = 5.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -58,7 +59,8 @@ def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer:
             groups.append({**options, "params": mine})
     if not groups:
         raise SpecError("optimizer has no parameter of this model that gets a gradient")
-    known = {key: value for key, value in optimizer.defaults.items() if key != "params"}
+    accepted = inspect.signature(type(optimizer)).parameters
+    known = {key: value for key, value in optimizer.defaults.items() if key in accepted}
     with torch.no_grad():
         made: Optimizer = type(optimizer)(groups, **known)
     return made

@@ -90,7 +90,12 @@ def _still(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
     later = evidence.later
     if later is None:
         return
+    reached = {name for use in evidence.uses for name in use.layer.parameters}
     for one in learned:
-        if one.is_weight and one.still and not one.zero and one.name in later.still:
+        if not one.is_weight or not one.still or one.name not in later.still:
+            continue
+        if one.name not in reached:  # an expert, say
+            yield found("Z501", "no sample of this batch reached it", parameter=one.name)
+        elif not one.zero:
             message = f"its gradient is exactly zero, and still is after {later.steps} steps of gradient descent"
             yield found("Z506", message, parameter=one.name)

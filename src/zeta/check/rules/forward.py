@@ -38,10 +38,10 @@ def _not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 
 def runs(uses: Sequence[Use]) -> Iterator[list[Use]]:
-    """Weighted layers one after the other, with no normalization between them; zero outputs left out."""
+    """Weighted layers one after the other, with no normalization or attention between them; zero outputs left out."""
     run: list[Use] = []
     for use in uses:
-        if use.norm:
+        if use.norm or use.layer.entropy is not None:
             yield run
             run = []
         elif use.weighted and not use.head and use.signal > 0 and not use.layer.output.nonfinite:

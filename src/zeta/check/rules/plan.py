@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,7 +16,7 @@ from zeta.check.rules.base import found, percent
 from zeta.check.thresholds import Thresholds
 from zeta.errors import FanError
 from zeta.fans import torch_axes
-from zeta.initializers import Constant, Keep, Program, TruncatedNormal
+from zeta.initializers import Keep, Program, TruncatedNormal
 from zeta.parametrized import tolerance
 from zeta.plans import Entry
 from zeta.report import measure
@@ -23,6 +24,8 @@ from zeta.report import measure
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # what variance times fan is under a scheme: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
 _SCHEMES: Final = {1 / 3: "torch's default", 1.0: "LeCun", 2.0: "He", 25 / 9: "tanh's"}
+# the plan was recorded from code: its rule is a line of a file
+_RECORDED: Final = re.compile(r":\d+ \(")
 _SAMPLE: Final = 2**16
 # too few values, or too few different ones, to have a distribution
 _FEWEST: Final = 1000
@@ -88,8 +91,8 @@ def _is_asked_for(std: float, one: Held) -> bool:
 
 def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
     """Variance times fan is a scheme's constant along torch's axes, and none along the real ones."""
-    if one.axes is None or one.axes.lookup or isinstance(one.entry.initializer if one.entry else None, Constant):
-        return
+    if one.axes is None or one.axes.lookup or (one.entry is not None and not _RECORDED.search(one.entry.rule)):
+        return  # what zeta's own rules plan is by zeta's fans
     try:
         blind = torch_axes(len(one.slot.shape)).fans(one.slot.shape)
     except FanError:
@@ -100,7 +103,9 @@ def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
     slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
     if not std or abs(one.stats.mean) > 0.1 * std or slack > 0.1:
         return
-    known = [c for c in _SCHEMES for fan in (real.fan_in, real.fan_out) if _matches(std, fan, c, slack)]
+    # a weight that is stored the other way round: its fan_out is what torch takes for fan_in, and is hardly ever meant
+    fans = (real.fan_in,) if blind.fan_in == real.fan_out else (real.fan_in, real.fan_out)
+    known = [c for c in _SCHEMES for fan in fans if _matches(std, fan, c, slack)]
     for side, wrong, right in (("in", blind.fan_in, real.fan_in), ("out", blind.fan_out, real.fan_out)):
         off = max(wrong, right) / max(1, min(wrong, right))
         scheme = next((c for c in _SCHEMES if _matches(std, wrong, c, slack)), None)
