@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +75,18 @@ def sick(opener: Open) -> Iterator[Page]:
     assert page.complaints == []  # type: ignore[attr-defined]
 
 
+def until(page: Page, condition: str) -> None:
+    """Wait in Python, as the page's policy forbids the browser to evaluate what it is told again and again."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)
+
+
 def shown_rows(page: Page, table: str) -> int:
-    return page.locator(f"#{table} tbody tr:visible").count()
+    rows = f"[...document.getElementById('{table}').tBodies[0].rows]"
+    counted: int = page.evaluate(f"{rows}.filter(row => row.getClientRects().length).length")
+    return counted
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -117,7 +128,7 @@ def test_filters(sick: Page) -> None:
     sick.locator("#severities input[value=fail]").uncheck()
     expect(sick.locator("#shown")).to_contain_text("41 of 58 findings")
     assert sick.locator("#finding-list .badge.fail").count() == 0
-    sick.wait_for_function("document.getElementById('profile').data.find(d => d.meta === 'output fail').x.length === 0")
+    until(sick, "document.getElementById('profile').data.find(d => d.meta === 'output fail').x.length === 0")
     sick.get_by_label("Rule").select_option("Z502")
     expect(sick.locator("#shown")).to_contain_text("1 of 58 findings")
     expect(sick.locator("#finding-list .places li")).to_have_text("unused.weight: no gradient reaches it")
@@ -261,11 +272,14 @@ def test_light_and_dark(opener: Open) -> None:
 
 def test_charts_keep_their_height_when_the_window_changes(opener: Open) -> None:
     page = opener("odd")
-    heights = "[...document.querySelectorAll('main .chart')].map(chart => chart.querySelector('svg').clientHeight)"
+    heights = "[...document.querySelectorAll('main .chart')].map(chart => chart.clientHeight)"
     before = page.evaluate(heights)
     assert min(before) > 100
     page.set_viewport_size({"width": 1000, "height": 700})
-    page.wait_for_function("document.querySelector('#profile svg').clientWidth < 1000")
+    until(
+        page,
+        "[...document.querySelectorAll('main .chart')].every(chart => chart._fullLayout.width === chart.clientWidth)",
+    )
     assert page.evaluate(heights) == before
 
 
@@ -274,7 +288,7 @@ def test_a_narrow_window(opener: Open) -> None:
     page.locator("#layer-9 td.name").hover()
     expect(page.locator("#panel h3")).to_have_text("blocks.0.mlp.fc2")
     page.set_viewport_size({"width": 420, "height": 800})
-    page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+    until(page, "document.documentElement.scrollWidth <= innerWidth")
     expect(page.locator("#panel")).to_be_visible()
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#panel")).to_be_hidden()
