@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium to look at the HTML with: make chromium installs Debian's, where it can"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium to look at the HTML with: make chromium installs Debian's, where it can"
+    ),
+    pytest.mark.xdist_group("browser"),  # one browser, and each page opened once
+]
+
+PATIENCE = 30_000  # milliseconds, for a machine that is busy with other things
+expect.set_options(timeout=PATIENCE)
 
 Open = Callable[..., "Page"]
 
@@ -45,13 +51,13 @@ def opener(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
             file = folder / f"{name}.html"
             file.write_text(html_page(ALL[name]()), encoding="utf-8")
             context = browser.new_context(offline=True, reduced_motion="reduce")
-            context.set_default_timeout(10_000)
+            context.set_default_timeout(PATIENCE)
             made = context.new_page()
             made.complaints = []  # type: ignore[attr-defined]
             made.on("console", lambda message: made.complaints.append(message.text))  # type: ignore[attr-defined]
             made.on("pageerror", lambda error: made.complaints.append(str(error)))  # type: ignore[attr-defined]
             made.goto(file.as_uri())
-            made.locator("html[data-ready]").wait_for(timeout=20_000)
+            made.locator("html[data-ready]").wait_for()
             pages[name] = made
         pages[name].set_viewport_size({"width": 1400, "height": 900})
         pages[name].emulate_media(color_scheme="light")
@@ -162,6 +168,11 @@ def test_all_places_of_a_rule_are_shown_when_asked_for(sick: Page) -> None:
     assert group.locator(".places li").count() == 15
 
 
+def test_whole_blocks_are_joined(sick: Page) -> None:
+    joined = sick.evaluate("document.getElementById('profile').data.filter(d => d.meta === 'blocks').map(d => d.x)")
+    assert joined == [list(range(9, 1000, 10))] * 2
+
+
 def bars(page: Page) -> int:
     return page.locator("#panel-chart .barlayer path").count()
 
@@ -261,6 +272,7 @@ def test_charts_keep_their_height_when_the_window_changes(opener: Open) -> None:
 def test_a_narrow_window(opener: Open) -> None:
     page = opener("sick")
     page.locator("#layer-9 td.name").hover()
+    expect(page.locator("#panel h3")).to_have_text("blocks.0.mlp.fc2")
     page.set_viewport_size({"width": 420, "height": 800})
     page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
     expect(page.locator("#panel")).to_be_visible()

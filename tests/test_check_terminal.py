@@ -89,6 +89,15 @@ def test_of_many_layers_the_worst_are_shown_and_the_others_counted() -> None:
     ]
 
 
+def test_one_rule_does_not_crowd_out_another() -> None:
+    layers = [layer(f"l.{i}") for i in range(200)]
+    found = [finding(UNITS, "alike", layer=one.name) for one in layers[:100]]
+    found += [finding(STD, "off", layer="l.150"), finding(NO_GRADIENT, "none", layer="l.170")]
+    shown = rows(text(results(layers, [], found)))
+    assert any(row.split()[0] == "l.150" and row.endswith("FAIL Z201") for row in shown)
+    assert not any(row.split()[0] == "l.170" for row in shown), "failures come first"
+
+
 def test_a_layer_between_the_shown_ones_is_never_lost() -> None:
     for number in (32, 33, 34, 63, 64, 65):
         layers = [layer(f"l.{i}") for i in range(number)]
@@ -131,7 +140,7 @@ def test_odd_names_are_shown_as_they_are_but_for_control_characters() -> None:
 def test_what_was_left_out_is_said() -> None:
     shown = text(odd())
     assert "0 failures, 1 warning, 0 notes suppressed\n" in shown
-    assert "Z603 not applied: <no attention>\nZ603 not applied: again\n" in shown
+    assert "Z603 not applied: <no attention>\nZ201, Z202 not applied: no plan\n" in shown
     assert "measured over width 64..256" in shown
 
 

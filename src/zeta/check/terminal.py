@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -141,17 +142,21 @@ def _runs(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> Iterator[
 
 
 def _chosen(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> set[int]:
-    """All of a few layers; of many the first and the last, the worst, and some evenly spaced."""
+    """All of a few layers; of many the first and the last, the worst of each rule, and some evenly spaced."""
     if len(layers) <= MOST_LAYERS:
         return set(range(len(layers)))
     half = MOST_LAYERS // 2
     last = len(layers) - 1
     spaced = {round(i * last / (half // 2 - 1)) for i in range(half // 2)}
-    failing = {
-        number for number in range(len(layers)) if worst(found[layers[number].name]) not in (None, Severity.NOTE)
-    }
-    ranks = {number: SEVERITIES.index(worst(found[layers[number].name]) or Severity.NOTE) for number in failing}
-    ordered = sorted(failing, key=lambda number: (ranks[number], number))
+    seen: Counter[str] = Counter()
+    urgent: dict[int, tuple[int, int]] = {}  # severity, then how many layers before have the same rule
+    for number, layer in enumerate(layers):
+        for finding in found[layer.name]:
+            if finding.severity is not Severity.NOTE:
+                rank = (SEVERITIES.index(finding.severity), seen[finding.rule.id])
+                urgent[number] = min(urgent.get(number, rank), rank)
+        seen.update({finding.rule.id for finding in found[layer.name]})
+    ordered = sorted(urgent, key=lambda number: (*urgent[number], number))
     return spaced | set(ordered[:half])
 
 
@@ -213,7 +218,9 @@ def _footer(results: Results) -> str:
     lines = []
     if results.suppressed:
         lines.append(f"{counts_text(results.suppressed)} suppressed")
-    lines += [f"{rule} not applied: {_shown(why)}" for rule, why in dict.fromkeys(results.skipped)]
+    for reason in dict.fromkeys(why for _, why in results.skipped):
+        rules = dict.fromkeys(rule for rule, why in results.skipped if why == reason)
+        lines.append(f"{', '.join(rules)} not applied: {_shown(reason)}")
     if results.points:
         sizes = {(point.factory, point.size) for point in results.points}
         for factory in sorted({factory for factory, _ in sizes}):

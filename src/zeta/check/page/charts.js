@@ -63,14 +63,21 @@ function drawProfile(target, layers, shown, current) {
   const mode = layers.length > 80 ? "lines" : "lines+markers";
   const line = (values, scale, colour, name, axes) => ({
     type: "scatter", mode, name, ...axes, x: layers.map((layer) => layer.index), y: values.map(scale.place),
-    line: { color: colour, width: 1.5 }, marker: { size: 6 },
+    line: { color: colour, width: 1.5 }, marker: { size: 6 }, opacity: blocks.length ? 0.6 : 1,
     text: values.map((value, i) => `${plain(elided(layers[i].name, 60))}<br>${plain(elided(layers[i].kind, 40))}: ${name} ${digits(value) || "none"}`),
     hovertemplate: "%{text}<extra></extra>",
   });
   const below = { xaxis: "x", yaxis: "y2" };
+  const blocks = layers.filter((layer) => layer.block);
+  const stream = (values, scale, colour, axes) => ({
+    type: "scatter", mode: "lines", ...axes, hoverinfo: "skip", line: { color: colour, width: 3 }, meta: "blocks",
+    x: blocks.map((layer) => layer.index), y: blocks.map((layer) => scale.place(values[layer.index])),
+  });
   const data = [
     line(outputs, forward, colours.accent, "output", { xaxis: "x", yaxis: "y" }),
     line(gradients, backward, colours.gradient, "gradient", below),
+    stream(outputs, forward, colours.accent, { xaxis: "x", yaxis: "y" }),
+    stream(gradients, backward, colours.gradient, below),
     ...marks(colours, layers, (layer) => forward.place(rms(layer.output)), shown, { xaxis: "x", yaxis: "y" }, "output"),
     ...marks(colours, layers, (layer) => backward.place(rms(layer.gradient)), shown, below, "gradient"),
   ];

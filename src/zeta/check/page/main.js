@@ -24,7 +24,8 @@ function heading() {
     `${digits(results.seconds, 2)} s`, results.versions.map((pair) => pair.join(" ")).join(", "),
   ];
   $("facts").append(...lines.map((line) => element("li", {}, line)));
-  const remarks = results.skipped.map(([rule, why]) => `${rule} not applied: ${why}`);
+  const reasons = [...new Set(results.skipped.map(([, why]) => why))];
+  const remarks = reasons.map((reason) => `${[...new Set(results.skipped.filter(([, why]) => why === reason).map(([rule]) => rule))].join(", ")} not applied: ${reason}`);
   if (results.suppressed.length) remarks.unshift(`${countsText(results.suppressed)} suppressed`);
   $("remarks").append(...remarks.map((line) => element("li", {}, line)));
 }
@@ -235,7 +236,10 @@ async function start() {
     theme = { auto: "light", light: "dark", dark: "auto" }[theme];
     paint();
   });
-  $("close").addEventListener("click", () => delete $("panel").dataset.shows);
+  $("close").addEventListener("click", () => {
+    asked = null;
+    delete $("panel").dataset.shows;
+  });
   new ResizeObserver(() => document.documentElement.style.setProperty("--filters", `${$("filters").offsetHeight}px`)).observe($("filters"));
   dark.addEventListener("change", paint);
   paint();
