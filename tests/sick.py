@@ -333,7 +333,7 @@ def exploding() -> Any:
 
 @sick("Z403", "blocks.23.fc2.weight")
 def no_scaling_of_residual_branches() -> Any:
-    """Missing 1/sqrt(2 * layers): the variance doubles in each block."""
+    """Missing 1/sqrt(2 * layers): the variance triples in each block."""
     model = Residual(depth=24)
     for layer in weights(model.blocks):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

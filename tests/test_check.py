@@ -203,6 +203,7 @@ def test_attention_is_seen_inside_multihead_attention(need_weights: bool) -> Non
     layer = layers(check(model, x))[name]
     q, k, _ = (x @ model.attn.in_proj_weight.T).view(4, 6, 3, 2, 8).permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-1, -2) / 8**0.5
+    scores = scores.detach()
     weights = scores.softmax(-1)
     entropy = -(weights * weights.log()).sum(-1).mean() / np.log(6)
     assert layer.entropy == pytest.approx(float(entropy), rel=1e-4)

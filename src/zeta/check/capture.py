@@ -48,6 +48,7 @@ class Record:
         self.attention: tuple[Tensor, Tensor] | None = None
         self.attached = False  #: whether its output depends on something that is learned
         self.node: Any = None
+        self.tensors: tuple[Tensor, Tensor] | None = None
 
     def watch(self, output: Tensor, unit: int | None) -> None:
         """Take the output's statistics now, and its gradient's when that comes by."""
@@ -78,9 +79,11 @@ class Capture:
     Args:
         modules: canonical name and module, each module once.
         parameters: canonical name of a parameter by its ``id``.
+        keep: let the records hold input and output, for Jacobians.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
+        self.keep = keep
         self.modules = modules
         self.parameters = parameters
         self.records: list[Record] = []
@@ -189,6 +192,8 @@ class Capture:
             self.tags.hand_on(given, result)
 
     def _finish(self, record: Record, result: Tensor, unit: int | None, given: Tensor | None) -> None:
+        if self.keep:
+            record.tensors = None if given is None else (given, result)
         if given is not None:
             record.given = self._seen(given)
         record.watch(result, unit)

@@ -24,10 +24,10 @@ def units_of(one: Held, bias: Held | None, tolerance: float) -> Units | None:
         bias: one number for each unit, compared too.
         tolerance: gradients that differ by less, in parts of their norm, are the same.
     """
-    rows = _rows(one, one.values)
+    rows = rows_of(one, one.values)
     if rows is None or one.gradient is None or one.gradient.shape != one.values.shape or rows.shape[0] < 2:
         return None
-    gradients = _rows(one, one.gradient)
+    gradients = rows_of(one, one.gradient)
     assert gradients is not None
     keys = hashes(rows)
     if bias is not None and bias.values.shape == keys.shape:
@@ -69,7 +69,7 @@ def units_of_all(held: tuple[Held, ...], tolerance: float) -> dict[str, Units]:
     return found
 
 
-def _rows(one: Held, values: Tensor) -> Tensor | None:
+def rows_of(one: Held, values: Tensor) -> Tensor | None:
     """A row for each unit: for each output of a map, for each feature of an embedding."""
     axes = one.axes
     if axes is None or values.ndim < 2:

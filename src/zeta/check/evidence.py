@@ -109,6 +109,14 @@ class Later:
     skipped: str | None = None  #: why nothing is known
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Layers each of which takes what the one before put out, and the mean square singular value of each Jacobian."""
+
+    layers: tuple[str, ...]
+    squares: tuple[float, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """Everything."""
@@ -128,6 +136,7 @@ class Evidence:
     updates: Mapping[str, float] = field(default_factory=dict)  #: size of the first step over that of the values
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
+    jacobians: tuple[Chain, ...] = ()
     units: Mapping[str, Units] = field(default_factory=dict)
 
     def of(self, name: str) -> Held | None:

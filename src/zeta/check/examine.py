@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from zeta import verbs
 from zeta._version import __version__
@@ -18,12 +19,15 @@ from zeta.check.batches import Call, call_of
 from zeta.check.duplicates import units_of_all
 from zeta.check.evidence import Evidence, Held, Later
 from zeta.check.isolation import preserved
+from zeta.check.jacobians import jacobians
 from zeta.check.later import later
 from zeta.check.losses import LossFunction
 from zeta.check.probe import Probe, probe
 from zeta.check.report import CheckReport
 from zeta.check.results import Parameter
+from zeta.check.spectra import spectral
 from zeta.check.suppression import Suppression
+from zeta.check.sweeps import Factory, Sweeps
 from zeta.check.tensors import held
 from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
@@ -45,6 +49,10 @@ def check(
     *,
     initialize: Initialize | None = None,
     optimizer: OptimizerLike | None = None,
+    width: Factory | None = None,
+    widths: Sequence[int] = (64, 128, 256),
+    depth: Factory | None = None,
+    depths: Sequence[int] = (4, 8, 16),
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
@@ -68,6 +76,12 @@ def check(
             filled with NaN, to find what it never writes; the model's own values come back afterwards.
         optimizer: an optimizer of the model, or a function from a list of parameters to one: its first step is taken on
             a copy.
+        width: full level: a function from a width to a model that takes the same batch. Activations must not grow with
+            the width, at the start and after three steps of the optimizer (a function; Adam at 1e-3 by default).
+        widths: the widths to build.
+        depth: full level: a function from a depth to a model that takes the same batch. The gradient norm must not grow
+            exponentially with the depth.
+        depths: the depths to build.
         suppress: ids of rules or groups not to report, with or without a name: ``"Z301"``, ``"Z3"``,
             ``"Z402:blocks.*"``.
         thresholds: other limits.
@@ -91,12 +105,17 @@ def check(
     """
     begin = time.perf_counter()
     inner = _checked(model, level, plan)
+    sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
+    if level == "fast" and (width is not None or depth is not None):
+        raise SpecError('width= and depth= belong to the full level; pass level="full"')
     suppression = Suppression(suppress)
     limits = thresholds or Thresholds()
     inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
     skipped: list[tuple[str, str]] = []
     raw = {} if initialize is None else unwritten(inner, initialize)
     evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
+    if level == "full":
+        evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps)
     findings = judges.judge(evidence)
     if initialize is None:
         skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
@@ -185,6 +204,27 @@ def _evidence(
         later=later,
         updates={} if optimizer is None else first_step(tensors, optimizer),
         units=units_of_all(tensors, limits.same_gradient),
+    )
+
+
+def _in_full(
+    evidence: Evidence,
+    model: nn.Module,
+    batch: Any,
+    loss: LossFunction | None,
+    optimizer: OptimizerLike | None,
+    sweeps: Sweeps,
+) -> Evidence:
+    with preserved(model):
+        seen = jacobians(model, list(walk(model)), call_of(model, batch))
+    uses = [replace(use, layer=replace(use.layer, singular=seen.singular.get(use.layer.name))) for use in evidence.uses]
+    step = None if isinstance(optimizer, Optimizer) else optimizer
+    return replace(
+        evidence,
+        uses=tuple(uses),
+        jacobians=seen.chains,
+        spectral=spectral(evidence.held),
+        points=tuple(sweeps.points(batch, loss, step)),
     )
 
 

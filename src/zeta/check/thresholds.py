@@ -51,7 +51,7 @@ class Thresholds:
     #: a run of fewer weighted layers has no depth to speak of
     shortest_run: int = 5
     #: Z403: rms of the residual stream after the last block over that after the first. Constant branches give
-    #: sqrt(depth), which is 5 at 25 blocks; He-initialized ones 2^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
+    #: sqrt(depth), which is 5 at 25 blocks; He-initialized ones 3^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
     stream_growth_warn: float = 5.0
     stream_growth_fail: float = 100.0
     #: Z404: units that are off for every sample. Half of them where all samples look alike, as deep in a ReLU network
@@ -92,7 +92,7 @@ class Thresholds:
     jacobian_fail: float = 16.0
     #: Z802: spectral norm over std * (sqrt(rows) + sqrt(columns)); beyond is an outlier or a mean (Vershynin 2012)
     spectral_warn: float = 1.5
-    spectral_fail: float = 4.0
+    spectral_fail: float = 8.0
     #: Z803: slope of ln rms over ln width; muP has 0, standard parametrization 1/2 after a step (Yang et al. 2022)
     width_slope: float = 0.25
     #: Z804: factor per layer of the gradient norm, fitted over depth

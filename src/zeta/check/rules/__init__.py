@@ -7,7 +7,7 @@ from typing import Final
 
 from zeta.check.evidence import Evidence
 from zeta.check.results import Finding
-from zeta.check.rules import backward, forward, head, memory, plan, symmetry, update
+from zeta.check.rules import backward, forward, full, head, memory, plan, symmetry, update
 
 Judge = Callable[[Evidence], Iterator[Finding]]
 
@@ -19,6 +19,7 @@ JUDGES: Final[tuple[Judge, ...]] = (
     backward.judge,
     head.judge,
     update.judge,
+    full.judge,
 )
 
 
