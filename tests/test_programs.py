@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import zeta
 from zeta import SpecError, programs
 from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
+from zeta.regions import Region
 
 
 class Holder(nn.Module):
@@ -56,7 +57,9 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(programs, "_TILE", 7)
     pieces = torch.full_like(whole, math.nan)
     device = torch.device("cpu")
-    for index, tile in programs.tiles(found, name="table", seed=3, dtype=whole.dtype, device=device):
+    for index, tile in programs.tiles(
+        found, name="table", seed=3, region=Region.whole(whole.shape), dtype=whole.dtype, device=device
+    ):
         pieces[index] = tile
     assert torch.equal(pieces, whole)
 

@@ -31,19 +31,18 @@ def tiles(
     *,
     name: str,
     seed: int,
+    region: Region,
     dtype: torch.dtype,
     device: torch.device,
     zero_row: int | None = None,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-    """Yield all values of the parameter ``name``, in row-major order of bounded tiles: (index, values)."""
+    """Yield ``region`` of the parameter ``name``, in row-major order of bounded tiles: (index inside it, values)."""
     run = _Run(program=program, name=name, seed=seed)
-    whole = Region.whole(program.steps[-1].shape)
-    regional = is_regional(program)
-    values = None if regional else run.whole()
-    for index, region in whole.tiles(_TILE):
-        tile = run.region(len(program.steps) - 1, region) if values is None else values[index]
+    values = None if is_regional(program) or not region.numel else run.whole()
+    for index, part in region.tiles(_TILE):
+        tile = run.region(len(program.steps) - 1, part) if values is None else values[part.slices]
         tile = tile.to(dtype).contiguous()
-        yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, region, zero_row).to(device)
+        yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, part, zero_row).to(device)
 
 
 def value(program: Program, *, name: str, seed: int) -> Tensor:

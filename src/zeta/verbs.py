@@ -79,7 +79,7 @@ def apply_(
     jobs = prepare(model, plan, seed, only)
     measured = measure_all(write(jobs, seed, progress))
     return _report(
-        seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs), {job.slot.tensor.device for job in jobs}
+        seed, begin, measured, plan, sum(job.nbytes for job in jobs), {job.slot.tensor.device for job in jobs}
     )
 
 

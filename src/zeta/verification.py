@@ -157,11 +157,14 @@ def verify_model(model: nn.Module, plan: Plan, seed: int, only: Only | None) -> 
                 comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
                 differences += comparison.result()
         else:
-            found = job.slot.tensor.detach()
-            tiles = values_of(job.entry, seed, dtype=found.dtype, device=found.device)
-            comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, found.dtype))
-            for index, expected in tiles:
-                comparison.add(index, found[index].to(expected.device), expected)
+            local = job.held.local
+            comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
+            for part in job.held.parts:
+                found, begin = local[part.index], part.region.offsets
+                tiles = values_of(job.entry, seed, region=part.region, dtype=local.dtype, device=local.device)
+                for index, expected in tiles:
+                    place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
+                    comparison.add(place, found[index].to(expected.device), expected)
             differences += comparison.result()
             close += [job.entry.name] if comparison.close else []
     kept = tuple(entry.name for entry in plan if entry.kept)
