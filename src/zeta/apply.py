@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zeta import dtypes, programs
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
-from zeta.names import Slot, walk
+from zeta.names import Slot, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
@@ -22,7 +22,7 @@ from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
 from zeta.sampling import Request, fill_, pieces, tiles
-from zeta.shards import Held, Part, held, is_sharded, local, whole
+from zeta.shards import Held, Part, held, local, whole
 
 #: elements that are written at a time
 _BATCH: Final = 2**24

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from zeta import dtypes
 from zeta.apply import check_names
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.names import walk
+from zeta.names import is_sharded, walk
 from zeta.plans import Plan
 from zeta.recording import attributes, swap
 
@@ -84,9 +84,12 @@ def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
     tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
     originals = _originals(model)
     memories: dict[int, list[Tensor]] = {}
-    for tensor in tensors.values():
-        memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     twins: list[_Twin] = []
+    for tensor in tensors.values():
+        if is_sharded(tensor):
+            twins.append(_sharded_twin(tensor, device, dtype))
+        else:
+            memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     for sharing in memories.values():
         wanted = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
         size = max(_extent(t) * wanted[id(t)].itemsize for t in sharing)
@@ -98,6 +101,14 @@ def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
             real.set_(storage, t.storage_offset(), t.shape, t.stride())
             twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
     return twins
+
+
+def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> _Twin:
+    """Memory for what this rank holds of the tensor."""
+    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    with torch.no_grad():
+        real = torch.empty_like(tensor, dtype=wanted, device=device)
+    return _Twin(tensor=tensor, real=real.requires_grad_(tensor.requires_grad))
 
 
 def _originals(model: nn.Module) -> set[int]:

@@ -7,9 +7,10 @@ parametrized weight goes by the name of the weight.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,13 @@ class Slot:
             row = getattr(self.module, "padding_idx", None)
             return row if isinstance(row, int) else None
         return None
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
+    """Whether the tensor is a ``DTensor``, whose shape is that of the whole."""
+    # importing it takes a second, and there is no DTensor before somebody has imported it
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

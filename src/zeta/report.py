@@ -254,7 +254,10 @@ def measure_all(written: Sequence[Written]) -> tuple[Measured, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table."""
+    """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
+
+    ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
+    """
 
     seed: int
     measured: tuple[Measured, ...]
@@ -263,6 +266,7 @@ class Report:
     seconds: float
     backend: str
     stream: int = field(default=STREAM_VERSION)
+    partial: bool = False
 
     def __iter__(self) -> Iterator[Measured]:
         return iter(self.measured)
@@ -288,27 +292,29 @@ class Report:
         count = sum(item.count for item in self.measured)
         kept = f", {len(self.kept)} kept" if self.kept else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
+        part = " of this process's part" if self.partial else ""
         return (
-            f"{len(self.measured)} tensors written{kept}: {count:,} values, {bytes_text(self.nbytes)} in "
+            f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
             f"{self.seconds:.1f} s "
             f"(seed {self.seed}, stream {self.stream}, {self.backend}); {verdict}"
         )
 
     def __str__(self) -> str:
         named = ((item.name, (item.planned_mean, item.planned_std, item.ok), item) for item in self.measured)
+        folded = ((name, items, [item for item in items if item.count]) for name, items in fold(named))
         rows = [
             (
                 name,
                 number_text(items[0].planned_mean),
-                range_text(item.mean for item in items),
+                range_text(item.mean for item in here),
                 number_text(items[0].planned_std),
-                range_text(item.std for item in items),
-                number_text(min(item.low for item in items)),
-                number_text(max(item.high for item in items)),
+                range_text(item.std for item in here),
+                number_text(min((item.low for item in here), default=None)),
+                number_text(max((item.high for item in here), default=None)),
                 f"{sum(item.count for item in items):,}",
                 "ok" if items[0].ok else "FLAGGED",
             )
-            for name, items in fold(named)
+            for name, items, here in folded
         ]
         headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
         lines = [table(headings, rows, right=("values",))]
@@ -327,6 +333,7 @@ class Report:
             "stream": self.stream,
             "backend": self.backend,
             "nbytes": self.nbytes,
+            "partial": self.partial,
             "seconds": self.seconds,
             "kept": list(self.kept),
             "parameters": [

@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zeta.errors import SpecError, TargetError
+from zeta.names import is_sharded
 from zeta.regions import Region
 
 #: consecutive elements along one dimension: from the first on, to before the second
@@ -113,13 +113,6 @@ def local(tensor: Tensor) -> Tensor:
 
 def _fits(part: Part, shape: Sequence[int]) -> bool:
     return all(along.stop <= size for along, size in zip(part.index, shape, strict=True))
-
-
-def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
-    """Whether the tensor is a ``DTensor``."""
-    # importing it takes a second, and there is no DTensor before somebody has imported it
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
 
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from zeta.apply import Only, Progress, prepare, write
 from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
 from zeta.materialize import memory
+from zeta.names import is_sharded
 from zeta.planning import How
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
@@ -79,7 +80,13 @@ def apply_(
     jobs = prepare(model, plan, seed, only)
     measured = measure_all(write(jobs, seed, progress))
     return _report(
-        seed, begin, measured, plan, sum(job.nbytes for job in jobs), {job.slot.tensor.device for job in jobs}
+        seed,
+        begin,
+        measured,
+        plan,
+        sum(job.nbytes for job in jobs),
+        {job.held.local.device for job in jobs},
+        partial=any(is_sharded(job.slot.tensor) for job in jobs),
     )
 
 
@@ -233,7 +240,14 @@ def _seed(seed: int | None) -> int:
 
 
 def _report(
-    seed: int, begin: float, measured: tuple[Measured, ...], plan: Plan, nbytes: int, devices: set[torch.device]
+    seed: int,
+    begin: float,
+    measured: tuple[Measured, ...],
+    plan: Plan,
+    nbytes: int,
+    devices: set[torch.device],
+    *,
+    partial: bool = False,
 ) -> Report:
     return Report(
         backend=", ".join(sorted({kernels.backend(device).name for device in devices})) or kernels.backend().name,
@@ -242,4 +256,5 @@ def _report(
         kept=tuple(entry.name for entry in plan if entry.kept),
         nbytes=nbytes,
         seconds=time.perf_counter() - begin,
+        partial=partial,
     )
