@@ -27,7 +27,7 @@ RECORDING = ("operations", "tracing", "recognition")
 STAGES = {
     "base": ("errors", "_version", "render", "dtypes", "gaussian"),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
-    "resolve": ("names", "plans", "planning", "recording"),
+    "resolve": ("names", "plans", "planning", "recording", "submodels"),
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),

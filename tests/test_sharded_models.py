@@ -152,3 +152,16 @@ def test_a_parametrized_sharded_weight_is_refused() -> None:
         fully_shard(model, mesh=mesh)
         with pytest.raises(TargetError, match="weight: is parametrized, and its stored tensors are sharded"):
             zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+
+
+def test_gathered_parameters_are_not_written() -> None:
+    """Until the model is resharded, its parameters are copies that FSDP drops."""
+    rules = Rules([Rule("*", Normal(1.0))])
+    with fake_mesh((2,), (0,)) as mesh:
+        model: Any = nn.Sequential(nn.Linear(3, 4))
+        fully_shard(model, mesh=mesh)
+        model.unshard()
+        with pytest.raises(TargetError, match=r"FSDPSequential: FSDP has gathered.*call its reshard\(\) first"):
+            zeta.init_(model, rules)
+        model.reshard()
+        assert zeta.init_(model, rules).ok

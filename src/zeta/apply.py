@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zeta import dtypes, programs
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
-from zeta.names import Slot, is_sharded, walk
+from zeta.names import Slot, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
@@ -23,6 +23,7 @@ from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
 from zeta.sampling import Request, fill_, pieces, tiles
 from zeta.shards import Held, Part, held, local, whole
+from zeta.submodels import Naming, fitted
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
@@ -68,8 +69,12 @@ class Written:
             yield self.values if part.region.numel == self.values.numel() else self.values[part.index], part.region
 
 
-def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -> list[Job]:
+def prepare(
+    model: nn.Module, plan: Plan, seed: int, only: Only | None = None, naming: Naming | None = None
+) -> list[Job]:
     """Check the whole plan against the model, and return what is to be written. Nothing is written.
+
+    With ``naming`` the model is a part of the planned one.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
@@ -83,11 +88,12 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
     check_seed(seed)
-    slots = {slot.name: slot for slot in walk(model)}
-    selected = _selected(plan, only)
+    chosen = {entry.name for entry in _selected(plan, only)}
+    plan, slots = fitted(model, plan, naming)
+    selected = [entry for entry in plan if entry.name in chosen]
     check_names(plan, selected, slots, whole=only is None)
     jobs: list[Job] = []
-    problems: list[str] = []
+    problems: list[str] = gathered(model)
     for entry in selected:
         slot = slots[entry.name]
         try:

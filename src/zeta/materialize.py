@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize
 from zeta import dtypes
 from zeta.apply import check_names
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.names import is_sharded, walk
+from zeta.names import Slot, is_sharded
 from zeta.plans import Plan
 from zeta.recording import attributes, swap
+from zeta.submodels import Naming, fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,14 @@ class _Twin:
 
 
 @contextlib.contextmanager
-def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: torch.dtype | None) -> Iterator[None]:
+def memory(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    naming: Naming | None = None,
+) -> Iterator[None]:
     """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
 
     Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
@@ -42,8 +50,9 @@ def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: t
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     if dtype is not None and dtype not in dtypes.REAL:
         raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
-    check_names(plan, list(plan), {slot.name: slot for slot in walk(model)}, whole=True)
-    _check_values(model, plan)
+    plan, slots = fitted(model, plan, naming)
+    check_names(plan, list(plan), slots, whole=True)
+    _check_values(model, plan, slots.values())
     twins = _twins(model, torch.device(device), dtype)
     swapped: list[_Twin] = []
     try:
@@ -57,11 +66,11 @@ def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: t
         raise
 
 
-def _check_values(model: nn.Module, plan: Plan) -> None:
+def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
     """Raise ``TargetError`` for tensors on meta that the plan gives no value."""
     known: set[int] = set()
     problems: list[str] = []
-    for slot in walk(model):
+    for slot in slots:
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:
             known |= {t.untyped_storage()._cdata for t in slot.parametrization.parameters() if t.is_meta}

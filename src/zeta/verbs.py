@@ -23,6 +23,7 @@ from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
+from zeta.submodels import NameMap, naming
 from zeta.verification import Verification
 
 
@@ -53,6 +54,8 @@ def apply_(
     *,
     only: Only | None = None,
     progress: Progress | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
 ) -> Report:
     """Write a plan's values into a model, in place.
 
@@ -68,6 +71,13 @@ def apply_(
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
         progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
             with the name of the last parameter in it.
+        prefix: the model is a part of the planned one, as a pipeline stage is, and has the whole model's names after
+            this; ``""`` for a part that keeps them.
+        name_map: the model is a part under names of its own: a function from its names to the whole model's, or a
+            dictionary of names of modules or parameters.
+
+    Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
+    without communication.
 
     Raises:
         PlanError: plan and model do not fit, or ``only`` selects nothing.
@@ -77,7 +87,7 @@ def apply_(
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
-    jobs = prepare(model, plan, seed, only)
+    jobs = prepare(model, plan, seed, only, naming(prefix, name_map))
     measured = measure_all(write(jobs, seed, progress))
     return _report(
         seed,
@@ -98,6 +108,8 @@ def materialize_(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
 ) -> Report:
     """Give a model on meta memory, each parameter and buffer once, and write a plan's values into it.
 
@@ -113,6 +125,10 @@ def materialize_(
         device: where the memory is to be.
         dtype: that of all floating-point parameters and buffers; by default each keeps its own.
         progress: as for ``apply_``.
+        prefix: as for ``apply_``.
+        name_map: as for ``apply_``.
+
+    A model that was sharded while on meta gets memory for what each process holds.
 
     Raises:
         PlanError: plan and model do not fit.
@@ -124,8 +140,9 @@ def materialize_(
     (True, 'cpu')
     """
     seed = _seed(seed)
-    with memory(model, plan, device=device, dtype=dtype):
-        return apply_(model, plan if dtype is None else plan.with_dtype(dtype), seed, progress=progress)
+    with memory(model, plan, device=device, dtype=dtype, naming=naming(prefix, name_map)):
+        wanted = plan if dtype is None else plan.with_dtype(dtype)
+        return apply_(model, wanted, seed, progress=progress, prefix=prefix, name_map=name_map)
 
 
 def init_(
@@ -211,6 +228,8 @@ def verify(
     seed: int | None = None,
     *,
     only: Only | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
 ) -> Verification:
     """Compute every value again and compare bit by bit.
 
@@ -219,6 +238,10 @@ def verify(
         plan: for a model, its plan.
         seed: for a model, its seed.
         only: for a model, restrict to some parameters, as in ``apply_``.
+        prefix: for a part of a model, as in ``apply_``.
+        name_map: for a part of a model, as in ``apply_``.
+
+    Of a sharded model each process compares what it holds.
 
     Raises:
         CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
@@ -227,10 +250,10 @@ def verify(
     if isinstance(target, nn.Module):
         if plan is None or seed is None:
             raise SpecError("verify needs the plan and the seed that the model was initialized with")
-        return verification.verify_model(target, plan, check_seed(seed), only)
+        return verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
     if not isinstance(target, str | PathLike):
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
-    if plan is not None or seed is not None or only is not None:
+    if any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
     return verification.verify_folder(Path(target))
 

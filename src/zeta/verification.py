@@ -23,6 +23,7 @@ from zeta.errors import CheckpointError
 from zeta.plans import Plan
 from zeta.regions import Region
 from zeta.sampling import tolerance
+from zeta.submodels import Naming
 
 _BLOCK_BYTES: Final = 2**22
 _MOST_SHOWN: Final = 20
@@ -144,9 +145,11 @@ def _bits(values: Tensor) -> Tensor:
     return values.contiguous().view(_INTEGER[values.dtype.itemsize])
 
 
-def verify_model(model: nn.Module, plan: Plan, seed: int, only: Only | None) -> Verification:
+def verify_model(
+    model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None
+) -> Verification:
     """Compare a model's parameters and buffers with what the plan gives."""
-    jobs = prepare(model, plan, seed, only)
+    jobs = prepare(model, plan, seed, only, naming)
     differences: list[Difference] = []
     close: list[str] = []
     for job in jobs:
