@@ -54,7 +54,7 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
     found = program(RANDOM[name])
     assert programs.is_regional(found)
     whole = programs.value(found, name="table", seed=3)
-    monkeypatch.setattr(programs, "_TILE", 7)
+    monkeypatch.setattr(programs, "TILE", 7)
     pieces = torch.full_like(whole, math.nan)
     device = torch.device("cpu")
     for index, tile in programs.tiles(

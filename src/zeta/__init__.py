@@ -25,6 +25,7 @@ from zeta.plans import Entry, Plan
 from zeta.recording import record
 from zeta.report import Report
 from zeta.rules import Kind, Match, Rule, Rules
+from zeta.shares import ShardPlan, shard_plan
 from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 from zeta.verification import Verification
 
@@ -45,6 +46,7 @@ __all__ = [
     "Report",
     "Rule",
     "Rules",
+    "ShardPlan",
     "SpecError",
     "TargetError",
     "Verification",
@@ -63,6 +65,7 @@ __all__ = [
     "register_fans",
     "rules",
     "save",
+    "shard_plan",
     "utils",
     "verify",
 ]

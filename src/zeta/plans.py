@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -114,11 +115,32 @@ class Entry:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one process holds, computes for that, and needs beside, in bytes."""
+
+    held: int = 0
+    computed: int = 0
+    temporary: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both, one after the other."""
+        return Cost(
+            held=self.held + other.held,
+            computed=self.computed + other.computed,
+            temporary=max(self.temporary, other.temporary),
+        )
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One entry per parameter and buffer, in the model's order. ``print(plan)`` shows it as a table."""
+    """One entry per parameter and buffer, in the model's order. ``print(plan)`` shows it as a table.
+
+    The plan of a sharded model also has what each entry costs this process; it is the same plan all the same.
+    """
 
     entries: tuple[Entry, ...]
+    costs: Mapping[str, Cost] | None = field(default=None, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -170,25 +192,38 @@ class Plan:
         named = (
             (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry) for entry in self
         )
-        rows = [
-            (
-                name,
-                shape_text(entries[0].shape),
-                dtypes.name_of(entries[0].dtype),
-                entries[0].kind.value,
-                str(entries[0].initializer),
-                number_text(entries[0].mean),
-                number_text(entries[0].std),
-                "" if entries[0].fans is None else f"{entries[0].fans.fan_in}/{entries[0].fans.fan_out}",
-                entries[0].rule + (f" (tied: {', '.join(entries[0].ties)})" if entries[0].ties else ""),
-                bytes_text(sum(entry.nbytes for entry in entries)),
-            )
-            for name, entries in fold(named)
-        ]
+        headings: tuple[str, ...]
         headings = ("name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes")
         expendable = ("mean", "dtype", "fan in/out", "rule", "kind", "bytes")
-        shown = table(headings, rows, right=("bytes",), width=width, expendable=expendable)
+        rows = [self._row(name, entries) for name, entries in fold(named)]
         numel = sum(entry.numel for entry in self.parameters)
         buffers = len(self.entries) - len(self.parameters)
         total = f"{len(self.parameters)} parameters, {buffers} buffers, {numel:,} values, {bytes_text(self.nbytes)}"
-        return f"{shown}\n{total}"
+        if self.costs is not None:
+            headings += ("held", "computed", "beside")
+            held, computed, beside = map(bytes_text, astuple(self._cost(self.entries)))
+            total += f"\nthis rank: {held} held, {computed} computed, at most {beside} beside at a time"
+        right = headings[headings.index("bytes") :]
+        return f"{table(headings, rows, right=right, width=width, expendable=expendable)}\n{total}"
+
+    def _row(self, name: str, entries: Sequence[Entry]) -> tuple[str, ...]:
+        """One line for entries that differ in a number of their names only."""
+        first = entries[0]
+        costs = () if self.costs is None else astuple(self._cost(entries))
+        return (
+            name,
+            shape_text(first.shape),
+            dtypes.name_of(first.dtype),
+            first.kind.value,
+            str(first.initializer),
+            number_text(first.mean),
+            number_text(first.std),
+            "" if first.fans is None else f"{first.fans.fan_in}/{first.fans.fan_out}",
+            first.rule + (f" (tied: {', '.join(first.ties)})" if first.ties else ""),
+            bytes_text(sum(entry.nbytes for entry in entries)),
+            *map(bytes_text, costs),
+        )
+
+    def _cost(self, entries: Iterable[Entry]) -> Cost:
+        assert self.costs is not None
+        return functools.reduce(Cost.__add__, (self.costs[entry.name] for entry in entries), Cost())

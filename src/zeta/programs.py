@@ -21,7 +21,7 @@ from zeta.random import parameter_key
 from zeta.regions import Region
 
 #: elements of one tile; a step's temporaries are a few times that
-_TILE: Final = 2**18
+TILE: Final = 2**18
 # a region alone is computed by recursion
 _LONGEST: Final = 128
 
@@ -39,7 +39,7 @@ def tiles(
     """Yield ``region`` of the parameter ``name``, in row-major order of bounded tiles: (index inside it, values)."""
     run = _Run(program=program, name=name, seed=seed)
     values = None if is_regional(program) or not region.numel else run.whole()
-    for index, part in region.tiles(_TILE):
+    for index, part in region.tiles(TILE):
         tile = run.region(len(program.steps) - 1, part) if values is None else values[part.slices]
         tile = tile.to(dtype).contiguous()
         yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, part, zero_row).to(device)

@@ -23,6 +23,7 @@ from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
+from zeta.shares import with_costs
 from zeta.submodels import NameMap, naming
 from zeta.verification import Verification
 
@@ -36,6 +37,8 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
             the model: what it does to the parameters is recorded, as by :func:`~zeta.recording.record`. Buffers that it
             does not write to are kept.
 
+    Of a sharded model the plan is that of the whole; it also shows what this process holds and computes of it.
+
     Raises:
         LayerTypeError: ``model`` is not a module.
         PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
@@ -43,8 +46,8 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
         RecordingError: the function does what cannot be recorded, or leaves a parameter without a value.
     """
     if callable(how) and isinstance(model, nn.Module):
-        return plan_recorded(model, how)
-    return planning.plan(model, how)
+        return with_costs(plan_recorded(model, how), model)
+    return with_costs(planning.plan(model, how), model)
 
 
 def apply_(
