@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
@@ -163,6 +164,21 @@ def stages(rank: int, whole: dict[str, Tensor], plan: zeta.Plan) -> None:
         assert zeta.verify(model, plan, SEED, name_map=names).ok
 
 
+def checkpoint(
+    folder: str, shard: Callable[[nn.Module, DeviceMesh], nn.Module], mesh: DeviceMesh, whole: dict[str, Tensor],
+    plan: zeta.Plan,
+) -> None:  # fmt: skip
+    """What ``save`` writes, torch's own reader loads into a sharded model; it is what ``materialize_`` gives."""
+    if dist.get_rank() == 0:
+        zeta.save(zeta.record(Awkward)[0], plan, folder, SEED, force=True)
+    dist.barrier()
+    model = shard(Awkward(), mesh)
+    state = model.state_dict()
+    dcp.load(state, storage_reader=dcp.HuggingFaceStorageReader(folder))
+    model.load_state_dict(state)
+    check(model, whole, plan)
+
+
 def main(rank: int, world: int, store: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -186,6 +202,8 @@ def main(rank: int, world: int, store: str) -> None:
         square = DeviceMesh("cpu", [[0, 1], [2, 3]], mesh_dim_names=("data", "tensor"))
         scenario("FSDP x TP", both, square, *common, runs=False)
         scenario("HSDP", fsdp, square, *common)
+        checkpoint(f"{store}.saved", both, square, whole, plan)
+    checkpoint(f"{store}.saved", fsdp, line, whole, plan)
     model = nn.parallel.DistributedDataParallel(Awkward())
     with silence():
         zeta.apply_(model, plan, SEED)
