@@ -146,6 +146,19 @@ def scenario(
         raise AssertionError(f"scenario {name} on rank {dist.get_rank()}") from error
 
 
+def reduction(rank: int, world: int, mesh: DeviceMesh, plan: zeta.Plan) -> None:
+    """What one process alone would find, all of them tell."""
+    model: Any = fsdp(zeta.record(Awkward)[0], mesh)
+    zeta.materialize_(model, plan, SEED)
+    assert zeta.verify(model, plan, SEED, reduce=True).ok
+    if rank == world - 1:
+        with torch.no_grad():
+            model.embed.weight.to_local()[0, 3] = 1.0
+    first = -(-13 // world) * (world - 1)
+    [difference] = zeta.verify(model, plan, SEED, reduce=True).differences
+    assert str(difference).startswith(f"rank {world - 1}: embed.weight: 1 element(s) differ, first at [{first}, 3]")
+
+
 def stages(rank: int, whole: dict[str, Tensor], plan: zeta.Plan) -> None:
     """Each process has a half of the model, and the tied head without the embedding."""
     model: Any = zeta.record(Awkward)[0]
@@ -209,6 +222,7 @@ def main(rank: int, world: int, store: str) -> None:
         zeta.apply_(model, plan, SEED)
     check(model, whole, plan)
     stages(rank, whole, plan)
+    reduction(rank, world, line, plan)
     dist.barrier()
     one_dies(rank, world, line, plan)
 

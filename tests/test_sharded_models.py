@@ -20,7 +20,7 @@ from torch.distributed.tensor.parallel import (
 
 import zeta
 from tests.sharded import Awkward, fake_mesh
-from zeta import Rule, Rules, TargetError
+from zeta import Rule, Rules, SpecError, TargetError
 from zeta.initializers import Identity, Normal, Orthogonal, Zeros
 from zeta.shards import held
 
@@ -165,3 +165,12 @@ def test_gathered_parameters_are_not_written() -> None:
             zeta.init_(model, rules)
         model.reshard()
         assert zeta.init_(model, rules).ok
+
+
+def test_a_reduction_needs_a_process_group() -> None:
+    model, plan = zeta.record(Awkward)
+    zeta.materialize_(model, plan)
+    with pytest.raises(SpecError, match="reduce=True needs the process group"):
+        zeta.verify(model, plan, seed=0, reduce=True)
+    with pytest.raises(SpecError, match="a folder has its own plan"):
+        zeta.verify("folder", reduce=True)

@@ -233,6 +233,7 @@ def verify(
     only: Only | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
+    reduce: bool = False,
 ) -> Verification:
     """Compute every value again and compare bit by bit.
 
@@ -243,6 +244,8 @@ def verify(
         only: for a model, restrict to some parameters, as in ``apply_``.
         prefix: for a part of a model, as in ``apply_``.
         name_map: for a part of a model, as in ``apply_``.
+        reduce: for a sharded model: tell in each process what all have found. Every process of the default group must
+            make this call, which communicates (``all_gather_object``); nothing else in zeta does.
 
     Of a sharded model each process compares what it holds.
 
@@ -253,10 +256,11 @@ def verify(
     if isinstance(target, nn.Module):
         if plan is None or seed is None:
             raise SpecError("verify needs the plan and the seed that the model was initialized with")
-        return verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
+        found = verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
+        return verification.reduced(found) if reduce else found
     if not isinstance(target, str | PathLike):
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
-    if any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
+    if reduce or any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
     return verification.verify_folder(Path(target))
 

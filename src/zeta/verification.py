@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta.apply import Only, prepare, values_of
 from zeta.checkpoint import MANIFEST, TENSORS, Manifest, Stored, layout
-from zeta.errors import CheckpointError
+from zeta.errors import CheckpointError, SpecError
 from zeta.plans import Plan
 from zeta.regions import Region
 from zeta.sampling import tolerance
@@ -173,6 +173,27 @@ def verify_model(
     kept = tuple(entry.name for entry in plan if entry.kept)
     differing = tuple(differences)
     return Verification(seed=seed, compared=len(jobs), kept=kept, differences=differing, close=tuple(close))
+
+
+def reduced(found: Verification) -> Verification:
+    """What all processes of the default group found, the same in each. Every one of them must call it.
+
+    Raises ``SpecError`` if there is no process group.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise SpecError("reduce=True needs the process group of torch.distributed.init_process_group")
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, found)
+    return replace(
+        found,
+        compared=max(each.compared for each in every),
+        differences=tuple(
+            replace(difference, name=f"rank {rank}: {difference.name}")
+            for rank, each in enumerate(every)
+            for difference in each.differences
+        ),
+        close=tuple(dict.fromkeys(name for each in every for name in each.close)),
+    )
 
 
 def verify_folder(folder: Path) -> Verification:
