@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,3 +38,25 @@ def test_all_ways_to_shard_give_the_same_bits(world: int, tmp_path: Path) -> Non
             process.kill()
     codes = [process.returncode for process in processes]
     assert codes == [0] * (world - 1) + [-signal.SIGKILL], "\n".join(outputs)
+
+
+@pytest.mark.slow
+def test_the_example_has_the_same_loss_on_any_number_of_processes() -> None:
+    losses = set()
+    for world in (1, 4):
+        done = subprocess.run(
+            [
+                Path(sys.executable).parent / "torchrun",
+                "--standalone",
+                f"--nproc-per-node={world}",
+                "examples/fsdp_tp.py",
+            ],
+            cwd=ROOT,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=True,
+        )
+        losses.add(re.findall(r"loss (\d+\.\d{4})", done.stdout)[0])
+    assert len(losses) == 1
