@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes, programs
+from zeta.aliasing import has_address, overlaps, shared
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
 from zeta.names import Slot, gathered, is_sharded, walk
@@ -22,7 +23,7 @@ from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
 from zeta.sampling import Request, fill_, pieces, tiles
-from zeta.shards import Held, Part, held, local, whole
+from zeta.shards import Held, Part, held, whole
 from zeta.submodels import Naming, fitted
 
 #: elements that are written at a time
@@ -102,7 +103,7 @@ def prepare(
                 jobs.append(_job(entry, slot, seed))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
-    problems += _shared(jobs, slots.values())
+    problems += shared({job.entry.name for job in jobs}, slots.values())
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
@@ -267,12 +268,17 @@ def check_writable(slot: Slot) -> None:
             f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
             "afterwards, or use Keep()"
         )
+    if not has_address(tensor):
+        raise TargetError(
+            f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
+            "afterwards, or use Keep()"
+        )
     if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
         raise TargetError(
             f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
             "afterwards, or use Keep()"
         )
-    if slot.parametrization is None and _overlaps(tensor):
+    if slot.parametrization is None and overlaps(tensor):
         raise TargetError(
             f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
             ".clone()"
@@ -323,72 +329,6 @@ def check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, wh
     ]
     if problems:
         raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
-
-
-def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
-    """Different parameters with an element in the same memory: to write one would change the other."""
-    written = {job.entry.name for job in jobs}
-    parameters: dict[int, Slot] = {}
-    for slot in slots:
-        if slot.kind is not Kind.BUFFER or slot.name in written:
-            parameters.setdefault(id(slot.tensor), slot)  # the first of tied names is the canonical one
-    memories = [(local(slot.tensor), slot.name) for slot in parameters.values() if _has_memory(slot.tensor)]
-    extents = sorted(
-        (
-            (str(tensor.device), tensor.data_ptr(), _reach(tensor) * tensor.element_size(), tensor, name)
-            for tensor, name in memories
-            if tensor.numel()
-        ),
-        key=lambda extent: extent[:2],
-    )
-    problems: list[str] = []
-    open_extents: list[tuple[str, int, int, Tensor, str]] = []
-    for extent in extents:
-        device, begin, _, tensor, name = extent
-        open_extents = [other for other in open_extents if other[0] == device and other[1] + other[2] > begin]
-        problems += [
-            f"{name}: shares the memory of {owner_name}, but is another Parameter; tie them by assigning the same "
-            "Parameter, or give one its own memory"
-            for _, _, _, owner, owner_name in open_extents
-            if not written.isdisjoint((name, owner_name)) and _meet(owner, tensor)
-        ]
-        open_extents.append(extent)
-    return problems
-
-
-def _meet(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors whose extents overlap, the first beginning no later, have an element in common."""
-    size = first.element_size()
-    shift = second.data_ptr() - first.data_ptr()
-    if second.element_size() != size or shift % size:
-        return True
-    marks = torch.zeros(max(_reach(first), shift // size + _reach(second)), dtype=torch.bool, device="cpu")
-    marks.as_strided(first.shape, first.stride()).fill_(True)
-    return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
-
-
-def _reach(tensor: Tensor) -> int:
-    """The number of elements from the first in memory to the last, both included."""
-    if tensor.is_contiguous():
-        return tensor.numel()
-    return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Whether the tensor is strided and in memory."""
-    return not (nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided)
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether two elements may share memory."""
-    if tensor.is_contiguous():
-        return False
-    reach = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
-        if stride < reach:
-            return True
-        reach = stride * (size - 1) + reach
-    return False
 
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
