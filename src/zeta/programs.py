@@ -47,7 +47,9 @@ def tiles(
 
 def value(program: Program, *, name: str, seed: int) -> Tensor:
     """All values of the parameter ``name``, in the program's dtype, on the CPU."""
-    return _Run(program=program, name=name, seed=seed).whole()
+    run = _Run(program=program, name=name, seed=seed)
+    shape = program.steps[-1].shape
+    return run.region(len(program.steps) - 1, Region.whole(shape)) if is_regional(program) else run.whole()
 
 
 def is_regional(program: Program) -> bool:
@@ -163,10 +165,8 @@ class _Run:
         def of(item: Any) -> Any:
             return self._broadcast(item, region) if isinstance(item, Ref) else item
 
-        args = operations.substitute(step.args, of)
-        return operations.run(  # type: ignore[no-any-return]
-            step.op, args, {key: operations.substitute(item, of) for key, item in step.kwargs}
-        )
+        args, kwargs = operations.substitute(step.args, of), {k: operations.substitute(v, of) for k, v in step.kwargs}
+        return operations.run_pointwise(step.op, args, kwargs, region.sizes)
 
     def _broadcast(self, ref: Ref, region: Region) -> Tensor:
         """What an argument contributes to a region of a result that it is broadcast to."""
