@@ -81,7 +81,7 @@ def prepare(
         LayerTypeError: ``model`` is not a module.
         SpecError: ``plan`` is not a plan, or the seed not one.
         PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
-        TargetError: parameters that cannot be written: lazy, on meta, integer, sharded, overlapping, parametrized so
+        TargetError: parameters that cannot be written: lazy, on meta, integer, partial, overlapping, parametrized so
             that the value is impossible. All of them are listed.
     """
     if not isinstance(model, nn.Module):
