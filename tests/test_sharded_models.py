@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +26,9 @@ from tests.sharded import Awkward, fake_mesh
 from zeta import Rule, Rules, SpecError, TargetError
 from zeta.initializers import Identity, Normal, Orthogonal, Zeros
 from zeta.shards import held
+from zeta.utils import init_kaiming_normal_
 
+ROOT = Path(__file__).parents[1]
 MESH = (2, 3)
 EVERYWHERE = list(itertools.product(*map(range, MESH)))
 
@@ -117,13 +122,59 @@ def test_what_is_real_is_written_and_a_changed_element_is_found(
         assert (difference.name, difference.first) == ("mix.weight", (6, 4))
 
 
-def test_the_plan_is_that_of_the_whole_model(reference: tuple[dict[str, Tensor], zeta.Plan]) -> None:
-    rules = Rules([Rule("*.bias", Zeros()), Rule("*", zeta.initializers.kaiming_normal())])
+KAIMING = Rules([Rule("*.bias", Zeros()), Rule("*", zeta.initializers.kaiming_normal())])
+
+
+@pytest.mark.parametrize("how", [KAIMING, "torch", lambda model: model.reset_parameters()])
+@pytest.mark.parametrize("style", [ColwiseParallel(), RowwiseParallel()])
+def test_the_plan_is_that_of_the_whole_model(how: Any, style: Any) -> None:
+    """With the fans of the whole weight, and not of what is here of it."""
     with torch.device("meta"):
         plain, model = nn.Linear(8, 12), nn.Linear(8, 12)
     with fake_mesh((4,), (1,)) as mesh:
-        parallelize_module(model, mesh, RowwiseParallel())
-        assert zeta.plan(model, rules) == zeta.plan(plain, rules)
+        parallelize_module(model, mesh, style)
+        assert zeta.plan(model, how) == zeta.plan(plain, how)
+
+
+def test_the_layer_functions_write_what_is_here() -> None:
+    plain = init_kaiming_normal_(nn.Linear(6, 10), bias=0.5, seed=4)
+    for rank in range(4):
+        with fake_mesh((4,), (rank,)) as mesh:
+            model = nn.Linear(6, 10)
+            fully_shard(model, mesh=mesh)
+            assert init_kaiming_normal_(model, bias=0.5, seed=4) is model
+            check(model, plain.state_dict())
+
+
+_PEAK = """
+import resource
+import torch
+import zeta
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from tests.sharded import fake_mesh
+from zeta import Rule, Rules
+from zeta.initializers import Normal
+
+def materialized(width):
+    with torch.device("meta"):
+        model = nn.Linear(width, width, bias=False)
+    fully_shard(model, mesh=mesh)
+    zeta.materialize_(model, zeta.plan(model, Rules([Rule("*", Normal(0.02))])))
+    return model
+
+with fake_mesh((16,), (3,)) as mesh:
+    materialized(256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = materialized(16384)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_is_needed_for_what_is_here_alone() -> None:
+    """64 MiB of a weight of 1 GiB."""
+    done = subprocess.run([sys.executable, "-c", _PEAK], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 96
 
 
 @pytest.mark.parametrize("dim", [0, 1])
