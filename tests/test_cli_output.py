@@ -19,7 +19,8 @@ import zeta
 from zeta.cli import app
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
-MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--json", "--debug", "--help"}
+MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--fallback"}
+MODEL_OPTIONS |= {"--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--drop-ties", "--force"},
     "plan": MODEL_OPTIONS,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -16,6 +17,9 @@ from zeta.fans import Axes, Fans
 from zeta.initializers import Initializer, Keep, Site
 from zeta.render import bytes_text, fold, number_text, shape_text, table
 from zeta.rules import Kind
+
+#: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
+_PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,11 @@ class Entry:
         """The expected standard deviation of the drawn elements."""
         moments = self.initializer.moments(self.site)
         return None if moments is None else moments.std
+
+    @property
+    def rule_text(self) -> str:
+        """The rule for a table: of a line of code, without the function that it is in."""
+        return _PLACE.sub(r"\1 \2", self.rule)
 
     @property
     def numel(self) -> int:
@@ -180,7 +189,7 @@ class Plan:
                 number_text(entries[0].mean),
                 number_text(entries[0].std),
                 "" if entries[0].fans is None else f"{entries[0].fans.fan_in}/{entries[0].fans.fan_out}",
-                entries[0].rule + (f" (tied: {', '.join(entries[0].ties)})" if entries[0].ties else ""),
+                entries[0].rule_text + (f" (tied: {', '.join(entries[0].ties)})" if entries[0].ties else ""),
                 bytes_text(sum(entry.nbytes for entry in entries)),
             )
             for name, entries in fold(named)
