@@ -352,7 +352,7 @@ def test_recipes() -> None:
     assert_done(as_json)
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
     assert {name: text for name, text in lines} == json.loads(as_json.stdout)  # noqa: C416
-    assert [name for name, _ in lines] == zeta.recipes.names() == ["gpt2", "resnet", "torch"]
+    assert [name for name, _ in lines] == zeta.recipes.names() == ["bert", "gpt2", "llama", "resnet", "torch", "vit"]
     assert all(text.endswith(".") and "\n" not in text for _, text in lines)
 
 
@@ -415,7 +415,10 @@ R = ("--rules", "rules.toml")
     [
         (("nets.py:Tied", *R, "--recipe", "gpt2"), "give one of them"),
         (("nets.py:Tied", *R, "--fallback", "real"), "--fallback is for recording; .* add a rule instead"),
-        (("nets.py:Tied", "--recipe", "gpt3"), "unknown recipe 'gpt3': expected one of gpt2, resnet, torch"),
+        (
+            ("nets.py:Tied", "--recipe", "gpt3"),
+            "unknown recipe 'gpt3': expected one of bert, gpt2, llama, resnet",
+        ),
         (("nets.py", *R), "cannot tell what model 'nets.py' is: expected path/to/file.py:callable"),
         (("nets.py:", *R), "cannot tell"),
         ((":Tied", *R), "cannot tell"),

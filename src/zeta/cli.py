@@ -1,6 +1,6 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done, 1 the values are not as planned or do not verify, 2 wrong use or not possible.
+Exit codes: 0 done, 1 the values are not as planned or do not verify or two plans differ, 2 wrong use or not possible.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -23,13 +23,15 @@ from torch import nn
 
 from zeta import __version__, apply, doctor, dtypes, recipes, verbs
 from zeta.checkpoint import MANIFEST, TENSORS, check_folder
+from zeta.differences import diff
 from zeta.errors import RecordingError, UsageError, ZetaError, ZetaNotice
 from zeta.loading import load_model, record_model
+from zeta.operands import Building, operands
 from zeta.planning import plan
 from zeta.plans import Plan
 from zeta.random import check_seed
+from zeta.recording import Fallback
 from zeta.rulefile import read_rules
-from zeta.rules import Rules
 
 app = typer.Typer(
     help="Weight initialization for PyTorch: decide, compute, check.",
@@ -187,6 +189,34 @@ def verify_command(folder: FolderArgument, as_json: JsonOption = False, debug: D
         raise typer.Exit(1)
 
 
+@app.command("diff")
+def diff_command(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="a MODEL, which is recorded, a plan.json, or a DIR of zeta init")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="likewise; recipe:NAME and rules:FILE are for the model A")],
+    kwargs: KwargsOption = "{}",
+    dtype: DtypeOption = None,
+    fallback: FallbackOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what two plans do differently, by parameter. Exits with 1 if anything.
+
+    zeta diff hf:config.json recipe:llama; zeta diff nets.py:Net out; zeta diff old.json new.json
+    """
+    with _errors(debug):
+        building = Building(kwargs=_arguments(kwargs), dtype=_dtype(dtype), fallback=_fallback(fallback))
+        one, other = operands(a, b, building)
+        difference = diff(one.plan, other.plan, names=(one.label, other.label))
+        if as_json:
+            _print_json(difference.as_dict())
+        else:
+            _stdout.print(difference.text(_width()))
+    if not difference.same:
+        raise typer.Exit(1)
+
+
 @app.command("recipes")
 def recipes_command(as_json: JsonOption = False) -> None:
     """List the recipes."""
@@ -276,7 +306,7 @@ def _dtype(name: str | None) -> torch.dtype | None:
     return dtype
 
 
-def _fallback(text: str | None) -> Rules | Literal["real"] | None:
+def _fallback(text: str | None) -> Fallback | None:
     if text == "real":
         return "real"
     return None if text is None else read_rules(Path(text), None)
