@@ -14,7 +14,7 @@ import torch
 from zeta import dtypes
 from zeta.errors import PlanError
 from zeta.fans import Axes, Fans
-from zeta.initializers import Initializer, Keep, Site
+from zeta.initializers import Initializer, Keep, Program, Site
 from zeta.render import bytes_text, fold, number_text, shape_text, table
 from zeta.rules import Kind
 
@@ -200,4 +200,5 @@ class Plan:
         numel = sum(entry.numel for entry in self.parameters)
         buffers = len(self.entries) - len(self.parameters)
         total = f"{len(self.parameters)} parameters, {buffers} buffers, {numel:,} values, {bytes_text(self.nbytes)}"
-        return f"{shown}\n{total}"
+        programs = sum(isinstance(entry.initializer, Program) for entry in self)
+        return f"{shown}\n{total}" + (f"; {programs} by programs, on the CPU" if programs else "")
