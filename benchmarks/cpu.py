@@ -186,11 +186,8 @@ def tiny(figures: Figures) -> None:
     network = nn.ModuleList(nn.Linear(4, 4) for _ in range(layers))
     rules = Rules([Rule("*.weight", Normal(STD)), Rule("*.bias", Zeros())])
     plan = zeta.plan(network, rules)
-    law, whole = LAWS["normal"], Region.whole((4, 4))
+    law = LAWS["normal"]
     weights = [layer.weight.detach() for layer in network]
-
-    def by_kernels() -> None:
-        fill_([Request(initializer=law, key=1, region=whole, out=weight) for weight in weights])
 
     def by_torch() -> None:
         for layer in network:

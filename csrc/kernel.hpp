@@ -209,24 +209,36 @@ struct Affine32 {
     }
 };
 
-inline void store_as(float* out, f32v x) { store(out, x); }
+// Two vectors at a time, as that is what fills one of 16-bit numbers.
+inline void store_as(float* out, f32v first, f32v second) {
+    store(out, first);
+    store(out + LANES, second);
+}
 struct BFloat16 {
     uint16_t bits;
 };
-inline void store_as(BFloat16* out, f32v x) {
-    u32v bits = (u32v)x;
-    bits += 0x7fff + (bits >> 16 & 1);
-    store(out, __builtin_convertvector(bits >> 16, u16v));
+inline u32v round_upper(u32v bits) { return bits + 0x7fff + (bits >> 16 & 1); }
+inline void store_as(BFloat16* out, f32v first, f32v second) {
+#ifdef ZETA_ROUND_BFLOAT16
+    if (__builtin_expect(!any_subnormal(first, second), 1)) return store(out, round_bfloat16(first, second));
+#endif
+    store(out, upper_halves(round_upper((u32v)first), round_upper((u32v)second)));
 }
 struct Float16 {
     uint16_t bits;
 };
-inline void store_as(Float16* out, f32v x) { store_float16((uint16_t*)out, x); }
+inline void store_as(Float16* out, f32v first, f32v second) {
+    store_float16((uint16_t*)out, first);
+    store_float16((uint16_t*)out + LANES, second);
+}
 
 template <class Out>
 void uniform_block(const uint32_t* words, const Affine32& affine, Out* out) {
 #pragma GCC unroll 4
-    for (int i = 0; i < BLOCK; i += LANES) store_as(out + i, affine(uniform32(load<u32v>(words + i))));
+    for (int i = 0; i < BLOCK; i += 2 * LANES) {
+        f32v first = uniform32(load<u32v>(words + i)), second = uniform32(load<u32v>(words + i + LANES));
+        store_as(out + i, affine(first), affine(second));
+    }
 }
 
 // The quantile near the centre for all, and in the tails, which few words reach, for those words moved together.
@@ -255,11 +267,14 @@ void normal_block(const uint32_t* words, const Where& where, const Affine32& aff
     }
     const float* next = far;
 #pragma GCC unroll 4
-    for (int i = 0; i < VECTORS; i++) {
-        int taken;
-        f32v z = expand(load<f32v>(central + i * LANES), masks[i], next, &taken);
-        next += taken;
-        store_as(out + i * LANES, affine(z));
+    for (int i = 0; i < VECTORS; i += 2) {
+        f32v z[2];
+        for (int k = 0; k < 2; k++) {
+            int taken;
+            z[k] = expand(load<f32v>(central + (i + k) * LANES), masks[i + k], next, &taken);
+            next += taken;
+        }
+        store_as(out + i * LANES, affine(z[0]), affine(z[1]));
     }
 }
 

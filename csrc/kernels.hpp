@@ -29,6 +29,6 @@ struct Kernels {
     void (*measure)(const zeta_view& view, const Piece& piece, zeta_moments& moments);
 };
 
-extern const Kernels avx512_kernels, avx2_kernels, neon_kernels, portable_kernels;
+extern const Kernels avx512_bf16_kernels, avx512_kernels, avx2_kernels, neon_kernels, portable_kernels;
 
 }  // namespace zeta

@@ -60,6 +60,11 @@ inline f32v expand(f32v x, Mask chosen, const float* in, int* taken) {
     return (f32v)_mm256_blendv_ps((__m256)x, spread, (__m256)lanes);
 }
 
+// Packing works within each half of the vectors, so that the quarters are in the order 0 2 1 3 afterwards.
+inline u16v upper_halves(u32v first, u32v second) {
+    __m256i packed = _mm256_packus_epi32((__m256i)(first >> 16), (__m256i)(second >> 16));
+    return (u16v)_mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0));
+}
 inline void store_float16(uint16_t* out, f32v x) {
     _mm_storeu_si128((__m128i*)out, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }

@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, DQ, VL): sixteen 32-bit lanes.
+// AVX-512 (F, BW, DQ, VL, and BF16 where it is compiled for it): sixteen 32-bit lanes.
 
 constexpr int LANES = 16;
 constexpr int SETS = 4;  // independent Philox states in flight: 16 of the 32 registers
@@ -36,6 +36,22 @@ inline f32v expand(f32v x, Mask chosen, const float* in, int* taken) {
     *taken = __builtin_popcount(chosen);
     return (f32v)_mm512_mask_expand_ps((__m512)x, chosen, _mm512_loadu_ps(in));
 }
+
+inline u16v upper_halves(u32v first, u32v second) {
+    return __builtin_shufflevector((u16v)first, (u16v)second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                   33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63);
+}
+#ifdef __AVX512BF16__
+// One instruction rounds two vectors, but takes subnormal numbers for zeros.
+#define ZETA_ROUND_BFLOAT16
+constexpr int SUBNORMAL = 0x20;
+inline bool any_subnormal(f32v first, f32v second) {
+    return _mm512_fpclass_ps_mask((__m512)first, SUBNORMAL) | _mm512_fpclass_ps_mask((__m512)second, SUBNORMAL);
+}
+inline u16v round_bfloat16(f32v first, f32v second) {
+    return (u16v)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
+#endif
 
 inline void store_float16(uint16_t* out, f32v x) {
     _mm256_storeu_si256((__m256i*)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -6,7 +6,7 @@ typedef float f32v __attribute__((vector_size(4 * LANES)));
 typedef uint64_t u64v __attribute__((vector_size(4 * LANES)));
 typedef int64_t i64v __attribute__((vector_size(4 * LANES)));
 typedef double f64v __attribute__((vector_size(4 * LANES)));
-typedef uint16_t u16v __attribute__((vector_size(2 * LANES)));
+typedef uint16_t u16v __attribute__((vector_size(4 * LANES)));  // twice as many lanes
 typedef uint32_t u32half __attribute__((vector_size(2 * LANES)));
 
 // Subtracting zero keeps the sign of a negative zero, which adding it would not.

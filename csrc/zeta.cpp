@@ -31,6 +31,7 @@ const std::vector<Isa>& isas() {
         bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
         bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        if (avx512 && __builtin_cpu_supports("avx512bf16")) all.push_back({"avx512_bf16", zeta::avx512_bf16_kernels});
         if (avx512) all.push_back({"avx512", zeta::avx512_kernels});
         if (avx2) all.push_back({"avx2", zeta::avx2_kernels});
 #elif defined(__aarch64__)
@@ -93,23 +94,32 @@ std::vector<Unit> units_of(const Owner* owners, int64_t count) {
     return units;
 }
 
-// Call work(number of the unit) for each unit, on as many threads as are worth starting.
+// Call `loop` on up to `threads` threads of our own.
+template <class Loop>
+void on_own_threads(int64_t threads, const Loop& loop) {
+    std::vector<std::thread> helpers;
+    try {
+        while ((int64_t)helpers.size() + 1 < threads) helpers.emplace_back(loop);
+    } catch (const std::system_error&) {
+        // no more threads to be had: those that there are do it
+    }
+    loop();
+    for (std::thread& helper : helpers) helper.join();
+}
+
+// Call work(number of the unit) for each unit, on as many threads as are worth it.
 template <class Work>
-void share(int64_t units, int64_t elements, int32_t threads, const Work& work) {
+void share(int64_t units, int64_t elements, int32_t threads, zeta_team team, const Work& work) {
     std::atomic<int64_t> next{0};
     auto loop = [&] {
         FloatingPointDefaults defaults;
         for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < units;) work(unit);
     };
     int64_t wanted = std::min<int64_t>({threads, units, elements / WORTH_A_THREAD + 1});
-    std::vector<std::thread> helpers;
-    try {
-        while ((int64_t)helpers.size() + 1 < wanted) helpers.emplace_back(loop);
-    } catch (const std::system_error&) {
-        // no more threads to be had: those that there are do it
-    }
-    loop();
-    for (std::thread& helper : helpers) helper.join();
+    if (team && wanted > 1)
+        team([](void* data) { (*(decltype(loop)*)data)(); }, &loop, (unsigned)wanted, 0);
+    else
+        on_own_threads(wanted, loop);
 }
 
 const Isa* isa_named(const char* name) {
@@ -163,19 +173,19 @@ const char* zeta_isas(void) {
     return names.c_str();
 }
 
-int32_t zeta_fill(const char* name, const zeta_job* jobs, int64_t count, int32_t threads) {
+int32_t zeta_fill(const char* name, const zeta_job* jobs, int64_t count, int32_t threads, zeta_team team) {
     const Isa* isa = isa_named(name);
     if (!isa) return 1;
     int64_t elements = elements_of(jobs, count);
     if (elements < 0) return 2;
     const std::vector<Unit> units = units_of(jobs, count);
-    share((int64_t)units.size(), elements, threads,
+    share((int64_t)units.size(), elements, threads, team,
           [&](int64_t unit) { isa->kernels.fill(jobs[units[unit].owner], units[unit].piece); });
     return 0;
 }
 
 int32_t zeta_measure(const char* name, const zeta_view* views, zeta_moments* moments, int64_t count,
-                     int32_t threads) {
+                     int32_t threads, zeta_team team) {
     const Isa* isa = isa_named(name);
     if (!isa) return 1;
     int64_t elements = elements_of(views, count);
@@ -184,7 +194,7 @@ int32_t zeta_measure(const char* name, const zeta_view* views, zeta_moments* mom
                                       -std::numeric_limits<double>::infinity()};
     const std::vector<Unit> units = units_of(views, count);
     std::vector<zeta_moments> parts(units.size(), NOTHING);
-    share((int64_t)units.size(), elements, threads, [&](int64_t unit) {
+    share((int64_t)units.size(), elements, threads, team, [&](int64_t unit) {
         isa->kernels.measure(views[units[unit].owner], units[unit].piece, parts[unit]);
     });
     std::fill(moments, moments + count, NOTHING);

@@ -21,7 +21,8 @@ from zeta.random import Side, interval
 LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
-_ABI: Final = 1
+_ABI: Final = 2
+_FIRST_PROCESS: Final = os.getpid()
 _KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
 
@@ -42,10 +43,14 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._library.zeta_isas.restype = ctypes.c_char_p
-        self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
-        sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
-        if self._library.zeta_abi() != _ABI or sizes != (_PLACE.size + _LAW.size, _VIEW.size):
+        try:
+            self._library.zeta_isas.restype = ctypes.c_char_p
+            self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
+            sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
+            same = self._library.zeta_abi() == _ABI and sizes == (_PLACE.size + _LAW.size, _VIEW.size)
+        except AttributeError as error:
+            raise OSError(f"{path} is not the native library of zeta ({error}); install zeta again") from error
+        if not same:
             raise OSError(f"{path} is of another version of zeta; install zeta again")
 
     @property
@@ -58,7 +63,7 @@ class Library:
         """Do all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock."""
         jobs = b"".join(job for task in tasks for job in _jobs(task))
         count = len(jobs) // (_PLACE.size + _LAW.size)
-        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int32(torch.get_num_threads()))
+        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count))
 
     def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[Moments]:
         """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
@@ -73,8 +78,7 @@ class Library:
                 views.append(_VIEW.pack(place, *sizes, *strides, _DTYPES[tensor.dtype], centre))
                 owners.append(number)
         answers = ctypes.create_string_buffer(_MOMENTS.size * len(views))
-        threads = ctypes.c_int32(torch.get_num_threads())
-        self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)), threads)
+        self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)))
         measured: list[Moments] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
         for owner, (total, squares, low, high) in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
             before = measured[owner]
@@ -82,8 +86,25 @@ class Library:
         return measured
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
-        code = getattr(self._library, function)(isa.encode(), *arguments)
-        assert code == 0, f"{function} answered {code} for {isa}"
+        threads = ctypes.c_int32(torch.get_num_threads())
+        code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(os.getpid()))
+        if code:
+            raise RuntimeError(f"{function} of the native kernels refused its arguments ({code}); please report this")
+
+
+@functools.cache
+def _team(process: int) -> ctypes.c_void_p:
+    """The function by which the OpenMP runtime that torch itself uses calls work on its threads, or null.
+
+    A process that forked from one which used them has none of these threads, and would wait for them forever.
+    """
+    if process != _FIRST_PROCESS:
+        return ctypes.c_void_p()
+    try:
+        torch_cpu = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))
+        return ctypes.cast(ctypes.CDLL(str(torch_cpu)).GOMP_parallel, ctypes.c_void_p)  # found in what it depends on
+    except (StopIteration, OSError, AttributeError):
+        return ctypes.c_void_p()
 
 
 def library_path(folders: Iterable[str]) -> Path:

@@ -1,0 +1,13 @@
+#include <immintrin.h>
+
+#include "kernels.hpp"
+
+namespace zeta::avx512_bf16 {
+namespace {
+#include "simd_avx512.hpp"
+
+#include "kernel.hpp"
+}  // namespace
+}  // namespace zeta::avx512_bf16
+
+const zeta::Kernels zeta::avx512_bf16_kernels = {zeta::avx512_bf16::fill, zeta::avx512_bf16::measure};
