@@ -45,9 +45,8 @@ def operands(a: str, b: str, building: Building) -> tuple[Operand, Operand]:
     ``rules:FILE``, applied to the model that the other one is.
 
     Raises:
-        UsageError: what is named is not there or not one of these, or a recipe has no model to be applied to.
+        UsageError: what is named is not there or not one of these, or a recipe has no model or does not fit it.
         RecordingError: a model's constructor cannot be recorded.
-        PlanError: a recipe does not fit the model.
     """
     if _is_how(a) and _is_how(b):
         raise UsageError(
