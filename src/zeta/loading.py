@@ -1,4 +1,4 @@
-"""Build or record the model that the command line names: a callable in a file or a package, or a transformers configuration."""
+"""Build or record what the command line names: a callable in a file or a package, or a transformers configuration."""
 
 from __future__ import annotations
 
