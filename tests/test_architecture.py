@@ -32,7 +32,10 @@ STAGES = {
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
     "write": ("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "checkpoint", "utils"),
-    "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
+    "report": (
+        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading", "operands"),
+        *("cli", "__main__"),
+    ),
 }
 ORDER = list(STAGES)
 
@@ -169,7 +172,7 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     brought = set(done.stdout.split())
     assert {"zeta", "zeta.utils", "rich"} <= brought
     unwanted = {"triton", "transformers", "plotly", "scipy", "numpy", "matplotlib", "safetensors", "typer", "click"}
-    assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.rulefile", "zeta.doctor"}) == set()
+    assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.rulefile", "zeta.doctor"}) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,6 +7,7 @@ torch's version.
 
 from zeta import initializers, recipes, rules, utils
 from zeta._version import __version__
+from zeta.differences import Change, Difference, diff
 from zeta.errors import (
     CheckpointError,
     FanError,
@@ -31,7 +32,9 @@ from zeta.verification import Verification
 
 __all__ = [
     "Axes",
+    "Change",
     "CheckpointError",
+    "Difference",
     "Entry",
     "FanError",
     "Fans",
@@ -54,6 +57,7 @@ __all__ = [
     "ZetaNotice",
     "__version__",
     "apply_",
+    "diff",
     "fans",
     "gain",
     "init_",

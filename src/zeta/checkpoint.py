@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta._version import __version__
+from zeta.aliasing import has_address
 from zeta.apply import Progress, check_target, values_of
 from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
@@ -287,7 +288,7 @@ def _check_plain(slot: Slot) -> None:
             f"has layout {str(tensor.layout).removeprefix('torch.')}, which safetensors lacks; make it dense with "
             ".to_dense()"
         )
-    if tensor.numel() and not tensor.data_ptr():
+    if not has_address(tensor):
         raise TargetError(f"is a {type(tensor.data).__name__} without memory of its own; make it a plain tensor")
 
 

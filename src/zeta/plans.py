@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from zeta import dtypes
 from zeta.errors import PlanError
 from zeta.fans import Axes, Fans
-from zeta.initializers import Initializer, Keep, Site
+from zeta.initializers import Initializer, Keep, Program, Site
 from zeta.render import bytes_text, fold, number_text, shape_text, table
 from zeta.rules import Kind
+
+#: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
+_PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,11 @@ class Entry:
         """The expected standard deviation of the drawn elements."""
         moments = self.initializer.moments(self.site)
         return None if moments is None else moments.std
+
+    @property
+    def rule_text(self) -> str:
+        """The rule for a table: of a line of code, without the function that it is in."""
+        return _PLACE.sub(r"\1 \2", self.rule)
 
     @property
     def numel(self) -> int:
@@ -192,15 +201,16 @@ class Plan:
         named = (
             (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry) for entry in self
         )
-        headings: tuple[str, ...]
-        headings = ("name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes")
+        headings = ["name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes"]
         expendable = ("mean", "dtype", "fan in/out", "rule", "kind", "bytes")
         rows = [self._row(name, entries) for name, entries in fold(named)]
         numel = sum(entry.numel for entry in self.parameters)
         buffers = len(self.entries) - len(self.parameters)
         total = f"{len(self.parameters)} parameters, {buffers} buffers, {numel:,} values, {bytes_text(self.nbytes)}"
+        programs = sum(isinstance(entry.initializer, Program) for entry in self)
+        total += f"; {programs} by programs, on the CPU" if programs else ""
         if self.costs is not None:
-            headings += ("held", "computed", "beside")
+            headings += ["held", "computed", "beside"]
             held, computed, beside = map(bytes_text, astuple(self._cost(self.entries)))
             total += f"\nthis rank: {held} held, {computed} computed, at most {beside} beside at a time"
         right = headings[headings.index("bytes") :]
@@ -219,7 +229,7 @@ class Plan:
             number_text(first.mean),
             number_text(first.std),
             "" if first.fans is None else f"{first.fans.fan_in}/{first.fans.fan_out}",
-            first.rule + (f" (tied: {', '.join(first.ties)})" if first.ties else ""),
+            first.rule_text + (f" (tied: {', '.join(first.ties)})" if first.ties else ""),
             bytes_text(sum(entry.nbytes for entry in entries)),
             *map(bytes_text, costs),
         )

@@ -118,7 +118,8 @@ def materialize_(
 
     Every tensor stays the object that it is: ties, views of the same memory, ``requires_grad``, strides, class,
     attributes and hooks remain. If anything fails, the model is on meta as before. Beside the model, memory is needed
-    for tiles only, and for the whole of one parameter where its initializer looks at it as a whole.
+    for tiles only, and for the whole of one parameter where its initializer looks at it as a whole. Programs are
+    computed on the CPU and copied; one that looks at its whole tensor needs a few times that there.
 
     Args:
         model: a model on meta, of :func:`~zeta.recording.record` or built under ``torch.device("meta")``. What has
