@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta._version import __version__
-from zeta.apply import Progress, check_target, has_address, values_of
+from zeta.aliasing import has_address
+from zeta.apply import Progress, check_target, values_of
 from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError, ZetaError, listed
 from zeta.names import Slot, walk
 from zeta.planning import check_dtype, tie_problems
