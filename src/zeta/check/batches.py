@@ -72,20 +72,21 @@ def _ways(batch: Any) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
 
 def move(value: Any, device: torch.device) -> Any:
     """Copy every tensor in ``value`` to ``device``, in tuples, lists, mappings and dataclasses too."""
-    return _map(value, lambda tensor: tensor.detach().to(device, copy=True))
+    return mapped(value, lambda tensor: tensor.detach().to(device, copy=True))
 
 
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with every tensor in it replaced by what ``change`` makes of it."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: _map(item, change) for key, item in value.items()}
+        return {key: mapped(item, change) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(item, change) for item in value))
+        return type(value)(*(mapped(item, change) for item in value))
     if isinstance(value, tuple | list):
-        return type(value)(_map(item, change) for item in value)
+        return type(value)(mapped(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _map(getattr(value, field.name), change) for field in fields(value)})
+        return replace(value, **{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
     return value
 
 

@@ -30,8 +30,11 @@ class _SavedTensor:
     grad: Tensor | None
     grad_values: Tensor | None
     requires_grad: bool
+    leaf: bool
 
     def restore(self) -> None:
+        if self.leaf and not self.tensor.is_leaf:
+            self.tensor.detach_()  # something with a graph was written into it
         if self.tensor.is_leaf and self.tensor.requires_grad is not self.requires_grad:
             self.tensor.requires_grad_(self.requires_grad)
         _write_back(self.tensor, self.values)
@@ -98,6 +101,7 @@ def _saved(tensor: Tensor) -> _SavedTensor:
         grad=grad,
         grad_values=None if grad is None else grad.detach().clone(),
         requires_grad=tensor.requires_grad,
+        leaf=tensor.is_leaf,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zeta.check.batches import Call, tensors_in
+from zeta.check.batches import Call, mapped
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Chain
 from zeta.names import Slot, named_modules
@@ -35,12 +35,10 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
     The mean square is over ``min(inputs, outputs)`` singular values: ``E |J' u|^2 / min(n, m)`` for ``u ~ N(0, 1)``.
     The largest comes from a power iteration with ``J`` and its transpose.
     """
-    for _, tensor in tensors_in((*call.args, dict(call.kwargs))):
-        if tensor.is_floating_point():
-            tensor.requires_grad_(True)
+    args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
     capture = Capture(named_modules(model), {id(slot.tensor): slot.name for slot in slots}, keep=True)
     with sdpa_kernel(SDPBackend.MATH), capture.watching():  # the fused kernels have no second derivative
-        model(*call.args, **call.kwargs)
+        model(*args, **kwargs)
     singular = {}
     for record in capture.records:
         found = _singular(record)
@@ -48,6 +46,11 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
             singular[record.name] = found
     chains = [_chain(run, singular) for run in (*_blocks(capture.records), *_sequences(capture.records))]
     return Jacobians(singular=singular, chains=tuple(chain for chain in chains if len(chain.layers) > 2))
+
+
+def _differentiable(tensor: Tensor) -> Tensor:
+    """Not a leaf, so that a model may change it in place."""
+    return tensor.requires_grad_(True) * 1 if tensor.is_floating_point() else tensor
 
 
 def _singular(record: Record) -> tuple[float, float] | None:
