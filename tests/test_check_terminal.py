@@ -116,7 +116,14 @@ def test_bars_are_logarithmic_and_span_two_decades_at_least() -> None:
 
 @pytest.mark.parametrize(
     ("rms", "cell"),
-    [(0.0, "0"), (math.nan, "nan"), (math.inf, "inf ██████"), (1e-42, "1e-42 ███"), (123456.0, "1.2e5 ███")],
+    [
+        (0.0, "0"),
+        (math.nan, "nan"),
+        (math.inf, "inf ██████"),
+        (1e-42, "1e-42 ███"),
+        (123456.0, "1.2e5 ███"),
+        (1e200, "1e200 ███"),
+    ],
 )
 def test_numbers_that_are_hard_to_draw(rms: float, cell: str) -> None:
     (row,) = rows(text(results([layer("a", rms=rms, gradient=None)], [])))

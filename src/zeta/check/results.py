@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 
@@ -69,7 +70,7 @@ class Stats:
     @property
     def rms(self) -> float:
         """The square root of the mean square."""
-        return float((self.mean**2 + self.std**2) ** 0.5)
+        return math.hypot(self.mean, self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
