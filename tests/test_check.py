@@ -285,7 +285,7 @@ class Named(nn.Module):
 def test_batches_of_every_kind() -> None:
     x, y = vectors(8), torch.arange(64) % 4
     mlp = Mlp(8, 16, 4)
-    expected = float(F.cross_entropy(mlp(x), y))
+    expected = F.cross_entropy(mlp(x), y).item()
     assert check(mlp, x).loss.classes is None
     for batch in ((x, y), [x, y], Pair(x, y), {"input": x, "labels": y}, {"anything": x, "target": y}):
         assert check(mlp, batch).loss.value == pytest.approx(expected), batch
@@ -310,7 +310,7 @@ def test_losses() -> None:
     logits = model.eval()(batch)
     report = check(model, batch)
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
-    assert (report.loss.classes, report.loss.value) == (100, pytest.approx(float(expected), rel=1e-4))
+    assert (report.loss.classes, report.loss.value) == (100, pytest.approx(expected.item(), rel=1e-4))
 
 
 def test_loss_of_a_head_without_opinion() -> None:

@@ -1,6 +1,7 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done, 1 the values are not as planned or do not verify or two plans differ, 2 wrong use or not possible.
+Exit codes: 0 done, 1 the values are not as planned, do not verify or cannot learn, or two plans differ, 2 wrong use or
+not possible.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import nn
 
 from zeta import __version__, apply, doctor, dtypes, recipes, verbs
+from zeta.check import command as check_command
 from zeta.checkpoint import MANIFEST, TENSORS, check_folder
 from zeta.differences import diff
 from zeta.errors import RecordingError, UsageError, ZetaError, ZetaNotice
@@ -74,6 +76,15 @@ FallbackOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, for machines")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+BatchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        metavar="FILE:FUNCTION",
+        help="a function that returns a batch, path/to/batch.py:fn; it is given the model if it takes an argument. "
+        "Without it, one is made from a transformers configuration",
+    ),
+]
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="the folder that zeta init wrote")]
 
 
@@ -126,12 +137,15 @@ def init_command(
         bool, typer.Option("--drop-ties", help="store a shared tensor once, as save_pretrained does")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace files of an earlier run")] = False,
+    batch: BatchOption = None,
+    health: Annotated[bool, typer.Option("--check/--no-check", help="end with the fast health check")] = True,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Initialize MODEL and write model.safetensors and zeta.json, without allocating the model.
 
-    By a recipe or rules; without them, as the model's own constructor does, which is recorded.
+    By a recipe or rules; without them, as the model's own constructor does, which is recorded. Ends with the fast
+    health check, where a batch is given or can be made; what that finds does not change the exit code.
     """
     with _errors(debug):
         number = _seed(seed)
@@ -144,13 +158,56 @@ def init_command(
                 built, decided, out, number, drop_ties=drop_ties, force=force, model_name=model, progress=progress
             )
         files = [str(out / name) for name in (TENSORS, MANIFEST)]
+        checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
         if as_json:
-            _print_json({"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files})
+            document = {"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files}
+            _print_json({**document, "check": check_command.as_data(checked)})
         else:
             for item in report.flagged:
                 _stdout.print("\n".join(f"{item.name}: {finding}" for finding in item.findings))
             _stdout.print(report.summary())
             _stdout.print("\n".join(files))
+            _stdout.print(check_command.as_text(checked))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("check")
+def check_model(
+    model: ModelArgument,
+    batch: BatchOption = None,
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", metavar="FILE:FUNCTION", help="a function from output and batch to a scalar"),
+    ] = None,
+    level: Annotated[str, typer.Option("--level", help="fast, or full for Jacobians and spectral norms")] = "fast",
+    suppress: Annotated[
+        list[str] | None, typer.Option("--suppress", help="a rule or group not to report: Z301, Z3, 'Z402:blocks.*'")
+    ] = None,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write one HTML page")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write JSON")] = None,
+    sarif: Annotated[Path | None, typer.Option("--sarif", metavar="FILE", help="write SARIF")] = None,
+    recipe: RecipeOption = None,
+    rules: RulesOption = None,
+    seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
+    kwargs: KwargsOption = "{}",
+    dtype: DtypeOption = None,
+    fallback: FallbackOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Tell whether MODEL can learn from where it starts. Exits with 1 if anything failed.
+
+    The values are those that zeta init would write with the same options.
+    """
+    with _errors(debug):
+        number = _seed(seed)
+        built, decided = _planned(model, recipe, rules, kwargs, dtype, None, fallback)
+        request = check_command.Request(
+            batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
+        )
+        report = check_command.run(built, decided, number, request)
+        _stdout.print(str(report))
+        _stdout.print("\n".join(str(path) for path in (html, json_file, sarif) if path is not None))
     if not report.ok:
         raise typer.Exit(1)
 

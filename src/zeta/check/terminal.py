@@ -37,6 +37,11 @@ def text(results: Results) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def brief(results: Results) -> str:
+    """Verdict and findings only."""
+    return "\n\n".join(part for part in (_verdict(results), _findings(results.findings)) if part)
+
+
 def _verdict(results: Results) -> str:
     verdict = "can learn from here" if results.ok else "cannot learn from here as it is"
     lines = [f"{_shown(results.model)} {verdict}: {counts_text(results.findings)}"]
