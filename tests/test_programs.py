@@ -89,8 +89,26 @@ def test_a_region_has_the_bits_of_the_whole(name: str) -> None:
         assert torch.equal(values, whole[region.slices]), region
 
 
-def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
-    found = program(lambda: torch.randn(200_029).abs() ** 1.7)
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_single_element_is_computed(shape: tuple[int, ...]) -> None:
+    found = program(lambda: torch.randn(shape).abs() ** 1.7)
+    assert programs.is_regional(found)
+    assert programs.value(found, name="x", seed=0).shape == shape
+
+
+SHARED_OUT: dict[str, Callable[[], Tensor]] = {
+    "by region": lambda: torch.randn(200_029).abs() ** 1.7,
+    "centred": lambda: (lambda x: x - x.mean())(torch.randn(331, 997)),
+    "sorted": lambda: torch.rand(331 * 997).sort().values.sigmoid(),
+    "factor": lambda: torch.linalg.qr(torch.randn(300, 300))[0],
+    "constant": lambda: (torch.arange(331 * 997.0) * 0.01) ** 0.37,
+}
+
+
+@pytest.mark.parametrize("name", SHARED_OUT)
+def test_the_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
+    found = program(SHARED_OUT[name])
+    assert programs.is_regional(found) == (name == "by region")
     before = torch.get_num_threads()
     values = []
     try:

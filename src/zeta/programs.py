@@ -130,7 +130,9 @@ class _Run:
             return operations.write(*args, in_place=left[base] == 1 and base in owned and args[0].is_contiguous())
         if step.op == "item":
             return args[0][args[1]]
-        return operations.run(step.op, args, {key: operations.substitute(item, of) for key, item in step.kwargs})
+        kwargs = {key: operations.substitute(item, of) for key, item in step.kwargs}
+        with operations.one_thread():
+            return operations.run(step.op, args, kwargs)
 
     def _draw(self, step: Step, region: Region) -> Tensor:
         draw: Draw = step.args[0]
