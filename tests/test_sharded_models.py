@@ -136,6 +136,18 @@ def test_the_plan_is_that_of_the_whole_model(how: Any, style: Any) -> None:
         assert zeta.plan(model, how) == zeta.plan(plain, how)
 
 
+def test_a_recorded_function_sees_the_attributes_of_parameters() -> None:
+    def initialize(model: Any) -> None:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=parameter.my_std)
+
+    with fake_mesh((2,), (1,)) as mesh:
+        model = nn.Linear(3, 4, bias=False)
+        model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+        model.weight.my_std = 0.25  # type: ignore[attr-defined]
+        assert zeta.plan(model, initialize)["weight"].initializer == Normal(0.25)
+
+
 def test_the_layer_functions_write_what_is_here() -> None:
     plain = init_kaiming_normal_(nn.Linear(6, 10), bias=0.5, seed=4)
     for rank in range(4):
