@@ -113,6 +113,23 @@ def test_fsdp_of_a_tensor_parallel_weight(extent: int, mesh_shape: tuple[int, in
         assert torch.equal(elements(here.parts, tuple(here.local.shape)), here.local.long())
 
 
+@pytest.mark.parametrize(
+    "experts", [(Shard(0), Shard(0)), (Shard(1), Shard(0)), (Shard(0), Shard(1)), (Shard(0), Replicate())]
+)
+def test_hsdp_of_expert_and_tensor_parallel_weights(experts: Any) -> None:
+    mesh_shape = (2, 2, 3, 2)
+    for extent, coordinate in itertools.product((7, 13), coordinates(mesh_shape)[::3]):
+        model = nn.Linear(3, extent, bias=False)
+        whole = torch.arange(3.0 * extent).view(extent, 3)
+        with fake_mesh(mesh_shape, coordinate) as mesh:
+            assert mesh.mesh_dim_names is not None
+            weight = distribute_tensor(whole, mesh[mesh.mesh_dim_names[2:]], experts, src_data_rank=None)
+            model.weight = nn.Parameter(weight)
+            fully_shard(model, mesh=mesh[mesh.mesh_dim_names[:2]])
+            here = held(model.weight)
+            assert torch.equal(elements(here.parts, tuple(here.local.shape)), here.local.long())
+
+
 def test_fsdp_over_tensor_parallelism_gives_one_part() -> None:
     placements = (_StridedShard(0, split_factor=2), Shard(0))
     [part] = parts_of((8, 8), (2, 2), placements, (0, 1))

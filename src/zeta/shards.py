@@ -60,7 +60,7 @@ def parts_of(
         coordinate: which rank.
 
     Raises:
-        SpecError: numbers of dimensions that differ, or a coordinate outside the mesh.
+        SpecError: numbers of dimensions that differ, a coordinate outside the mesh, or what is no placement.
         TargetError: a placement that says nothing about elements, as ``Partial``.
 
     >>> from torch.distributed.tensor import Replicate, Shard
@@ -122,10 +122,14 @@ _Cut = tuple[int, int] | None
 
 
 def _cut(placement: Any, mesh_dim: int, ndim: int) -> _Cut:
-    from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
+    from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
     if isinstance(placement, Replicate):
         return None
+    if not isinstance(placement, Placement):
+        raise SpecError(
+            f"expected a placement of torch.distributed.tensor along mesh dimension {mesh_dim}, got {placement!r}"
+        )
     if not isinstance(placement, Shard | _StridedShard):
         raise TargetError(
             f"is a DTensor with the placement {placement} along mesh dimension {mesh_dim}, which leaves no rank with "
