@@ -24,7 +24,7 @@ from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
 from zeta.shares import with_costs
-from zeta.submodels import NameMap, naming
+from zeta.submodels import NameMap, naming, part_of
 from zeta.verification import Verification
 
 
@@ -77,7 +77,7 @@ def apply_(
         prefix: the model is a part of the planned one, as a pipeline stage is, and has the whole model's names after
             this; ``""`` for a part that keeps them.
         name_map: the model is a part under names of its own: a function from its names to the whole model's, or a
-            dictionary of names of modules or parameters.
+            dictionary of names of modules or parameters, all of which the part must have.
 
     Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
     without communication.
@@ -90,13 +90,14 @@ def apply_(
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
-    jobs = prepare(model, plan, seed, only, naming(prefix, name_map))
+    names = naming(prefix, name_map)
+    jobs = prepare(model, plan, seed, only, names)
     measured = measure_all(write(jobs, seed, progress))
     return _report(
         seed,
         begin,
         measured,
-        plan,
+        part_of(plan, model, names),
         sum(job.nbytes for job in jobs),
         {job.held.local.device for job in jobs},
         partial=any(is_sharded(job.slot.tensor) for job in jobs),
@@ -246,7 +247,8 @@ def verify(
         prefix: for a part of a model, as in ``apply_``.
         name_map: for a part of a model, as in ``apply_``.
         reduce: for a sharded model: tell in each process what all have found. Every process of the default group must
-            make this call, which communicates (``all_gather_object``); nothing else in zeta does.
+            make this call, which communicates (``all_gather_object``); nothing else in zeta does. Where one raises, the
+            others learn it as a problem.
 
     Of a sharded model each process compares what it holds.
 
@@ -255,10 +257,13 @@ def verify(
         SpecError: a model without plan and seed, or a folder with them.
     """
     if isinstance(target, nn.Module):
-        if plan is None or seed is None:
-            raise SpecError("verify needs the plan and the seed that the model was initialized with")
-        found = verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
-        return verification.reduced(found) if reduce else found
+
+        def found() -> Verification:
+            if plan is None or seed is None:
+                raise SpecError("verify needs the plan and the seed that the model was initialized with")
+            return verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
+
+        return verification.reduced(found) if reduce else found()
     if not isinstance(target, str | PathLike):
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
     if reduce or any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
