@@ -88,6 +88,7 @@ def held(tensor: Tensor) -> Held:
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the mesh
         return Held(local=memory, parts=())
+    _check_order(tensor)
     parts = parts_of(tensor.shape, mesh.shape, placements, coordinate)
     found = Held(local=memory, parts=parts)
     if memory.numel() != found.numel or not all(_fits(part, memory.shape) for part in parts):
@@ -109,6 +110,16 @@ def local(tensor: Tensor) -> Tensor:
         return tensor
     with torch.no_grad():
         return tensor.to_local()  # type: ignore[no-any-return]
+
+
+def _check_order(tensor: Any) -> None:
+    """Raise ``TargetError`` where mesh dimensions cut in another order than they stand, which placements do not say."""
+    orders = [tuple(entry.mesh_dims) for entry in getattr(tensor._spec, "shard_order", None) or ()]
+    if any(order != tuple(sorted(order)) for order in orders):
+        raise TargetError(
+            f"is a DTensor whose {tuple(tensor.placements)} were cut in the order {orders} of mesh dimensions; "
+            "redistribute it to the default order first"
+        )
 
 
 def _fits(part: Part, shape: Sequence[int]) -> bool:
