@@ -25,8 +25,9 @@ import zeta
 from tests.sharded import Awkward, fake_mesh
 from zeta import Rule, Rules, SpecError, TargetError
 from zeta.initializers import Identity, Normal, Orthogonal, Zeros
+from zeta.random import draw_seed
 from zeta.shards import held
-from zeta.utils import init_kaiming_normal_
+from zeta.utils import init_kaiming_normal_, init_zero_
 
 ROOT = Path(__file__).parents[1]
 MESH = (2, 3)
@@ -156,6 +157,28 @@ def test_the_layer_functions_write_what_is_here() -> None:
             fully_shard(model, mesh=mesh)
             assert init_kaiming_normal_(model, bias=0.5, seed=4) is model
             check(model, plain.state_dict())
+
+
+def test_a_seed_that_each_process_draws_is_refused() -> None:
+    """Replicas would start from different values, and nobody would notice."""
+    rules = Rules([Rule("*", Normal(1.0))])
+    plan = zeta.plan(nn.Linear(6, 10), rules)
+    with fake_mesh((4,), (1,)) as mesh:
+        model = nn.Linear(6, 10)
+        replicated = nn.parallel.DistributedDataParallel(nn.Linear(6, 10))
+        fully_shard(model, mesh=mesh)
+        for draw in (
+            lambda: zeta.init_(model, rules, seed=None),
+            lambda: zeta.apply_(model, plan, seed=None),
+            lambda: zeta.apply_(replicated, plan, seed=None),
+            lambda: init_kaiming_normal_(model),
+        ):
+            with pytest.raises(SpecError, match=r"seed=None draws .* give all of them the same number"):
+                draw()
+        init_zero_(model)
+        init_kaiming_normal_(model, generator=torch.Generator().manual_seed(3))  # the caller's, as for torch's own
+        seed = draw_seed(torch.Generator().manual_seed(3))
+        check(model, init_kaiming_normal_(nn.Linear(6, 10), seed=seed).state_dict())
 
 
 _PEAK = """

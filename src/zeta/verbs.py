@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zeta import kernels, planning, verification
-from zeta.apply import Only, Progress, prepare, write
+from zeta.apply import Only, Progress, prepare, seed_of, write
 from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
 from zeta.materialize import memory
@@ -70,7 +70,8 @@ def apply_(
         model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad`` and
             ``.grad``.
         plan: a plan of this model or of one with the same names and shapes.
-        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it.
+        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it. Not for a
+            model of several processes, which have to have the same.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
         progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
             with the name of the last parameter in it.
@@ -86,7 +87,7 @@ def apply_(
         PlanError: plan and model do not fit, or ``only`` selects nothing.
         TargetError: parameters that cannot be written, all listed. Either way nothing was changed.
     """
-    seed = _seed(seed)
+    seed = _seed(model, seed)
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
@@ -144,7 +145,7 @@ def materialize_(
     >>> materialize_(model, recorded, seed=0).ok, model.weight.device.type
     (True, 'cpu')
     """
-    seed = _seed(seed)
+    seed = _seed(model, seed)
     with memory(model, plan, device=device, dtype=dtype, naming=naming(prefix, name_map)):
         wanted = plan if dtype is None else plan.with_dtype(dtype)
         return apply_(model, wanted, seed, progress=progress, prefix=prefix, name_map=name_map)
@@ -206,7 +207,7 @@ def save(
         CheckpointError: files exist, no permission, no room, or a name or dtype that the format has not. Nothing
             half-written stays behind, and an earlier pair of files stays as it was.
     """
-    seed = _seed(seed)
+    seed = draw_seed() if seed is None else check_seed(seed)  # one process writes the whole model
     begin = time.perf_counter()
     files = save_files(
         model,
@@ -271,8 +272,8 @@ def verify(
     return verification.verify_folder(Path(target))
 
 
-def _seed(seed: int | None) -> int:
-    return draw_seed() if seed is None else check_seed(seed)
+def _seed(model: nn.Module, seed: int | None) -> int:
+    return seed_of(model) if seed is None else check_seed(seed)
 
 
 def _report(
