@@ -236,6 +236,26 @@ def test_a_partial_sum_is_refused_by_name() -> None:
             zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
 
 
+def test_local_memory_is_not_written_twice() -> None:
+    with fake_mesh((2,), (0,)) as mesh:
+        model, memory = nn.Bilinear(2, 3, 4), torch.zeros(4)
+        model.weight = nn.Parameter(DTensor.from_local(memory.view(2, 2), mesh, [Shard(0)]))
+        model.bias = nn.Parameter(DTensor.from_local(memory, mesh, [Shard(0)]))
+        with pytest.raises(TargetError, match=r"bias: shares the memory of weight|weight: shares the memory of bias"):
+            zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+
+
+def test_autograd_is_told_of_the_change() -> None:
+    """As of any in-place one: a graph that has saved the values cannot be used any more."""
+    with fake_mesh((2,), (0,)) as mesh:
+        model = nn.Linear(3, 4)
+        fully_shard(model, mesh=mesh)
+        tensors = [tensor for p in model.parameters() for tensor in (p, held(p).local)]
+        before = [tensor._version for tensor in tensors]
+        zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+        assert all(tensor._version > version for tensor, version in zip(tensors, before, strict=True))
+
+
 def test_a_parametrized_sharded_weight_is_refused() -> None:
     with fake_mesh((2,), (0,)) as mesh:
         model = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))

@@ -18,8 +18,9 @@ import zeta
 from tests.sharded import fake_mesh
 from zeta import Plan, PlanError, Rule, Rules, SpecError, TargetError
 from zeta.apply import values_of
-from zeta.initializers import Normal, Ones, Orthogonal, Sparse
+from zeta.initializers import Normal, Ones, Orthogonal, Program, Sparse
 from zeta.plans import Cost, Entry
+from zeta.programs import TILE
 from zeta.regions import Region
 from zeta.rules import kind
 from zeta.shards import held
@@ -142,6 +143,24 @@ def test_what_looks_at_whole_matrices_says_what_it_costs() -> None:
     assert planned.cost == Cost(held=3 * whole, computed=9 * whole, temporary=32 * whole)
     empty = zeta.shard_plan(plan, (128,), (Shard(0),), 100)
     assert empty.cost == Cost()
+
+
+def test_separate_stretches_cost_a_whole_each() -> None:
+    plan = zeta.plan(nn.Linear(64, 96, bias=False, device="meta"), Rules([Rule("*", Orthogonal())]))
+    [share] = zeta.shard_plan(plan, (2,), (_StridedShard(0, split_factor=3),), 1)
+    assert len(share.parts) == 3
+    assert share.cost == Cost(held=96 * 64 * 2, computed=3 * 96 * 64 * 4, temporary=16 * 96 * 64)
+
+
+def test_a_program_needs_tiles_beside() -> None:
+    plan = zeta.plan(nn.Linear(4096, 4096, bias=False, device="meta"), lambda m: m.weight.data.normal_().clamp_(-1, 1))
+    program = plan["weight"].initializer
+    assert isinstance(program, Program)
+    [share] = zeta.shard_plan(plan, (4,), (Shard(0),), 1)
+    tiles = TILE * 4 * len(program.steps)
+    assert share.cost == Cost(held=4096 * 4096, computed=4096 * 4096, temporary=tiles)
+    [small] = zeta.shard_plan(plan, (4096,), (Shard(0),), 1)
+    assert small.cost.temporary == 4096 * 4 * len(program.steps)
 
 
 def test_the_plan_of_a_sharded_model_shows_the_same() -> None:
