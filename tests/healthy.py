@@ -110,6 +110,19 @@ def many_classes_few_samples() -> Any:
 
 
 @healthy
+def many_classes_by_a_product() -> Any:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.w = nn.Linear(16, 64), nn.Parameter(torch.zeros(1000, 64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.body(x)) @ self.w.t()
+
+    return Model(), (vectors(16), classes(20, 64))
+
+
+@healthy
 def weight_norm() -> Any:
     model = Mlp(16, 64, 4, depth=3)
     for layer in model:

@@ -239,6 +239,16 @@ def all_zeros() -> Any:
 
 
 @sick("Z301", "0.weight")
+def some_units_that_never_differ() -> Any:
+    """All hidden units have the same weights; the read-out separates half of them only."""
+    model = Mlp(8, 16, 4)
+    nn.init.constant_(model[0].weight, 0.1)
+    with torch.no_grad():
+        model[2].weight[:, 8:] = model[2].weight[:, 8:9]
+    return model, vectors(8)
+
+
+@sick("Z301", "0.weight")
 def duplicated_halves() -> Any:
     """A network widened by copying its units, without noise."""
     model = Mlp(8, 16, 4)

@@ -94,7 +94,6 @@ class Capture:
         self._statistics: Any = WeakTensorKeyDictionary()
         self._stack: list[_Frame] = []
         self._names: Counter[str] = Counter()
-        self._on = False
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -104,11 +103,9 @@ class Capture:
             for name, module in self.modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
-            self._on = True
             with _Calls(self):
                 yield
         finally:
-            self._on = False
             self._stack.clear()
             for handle in handles:
                 handle.remove()
@@ -117,16 +114,13 @@ class Capture:
 
     def _entering(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._on:
-                self.used.add(name)
-                self._stack.append(_Frame(module, name, _first_float((args, kwargs))))
+            self.used.add(name)
+            self._stack.append(_Frame(module, name, _first_float((args, kwargs))))
 
         return enter
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if not self._on:
-                return  # recomputed for the backward pass
             while self._stack:
                 frame = self._stack.pop()
                 if frame.module is module:

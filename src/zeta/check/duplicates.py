@@ -38,20 +38,27 @@ def units_of(one: Held, bias: Held | None, tolerance: float) -> Units | None:
     chosen = (counts[inverse] > 1).nonzero().flatten()
     if not len(chosen):
         return Units(count=len(keys), same=0, idle=0, apart=0, example=None)
-    first = torch.full_like(counts, len(keys)).scatter_reduce(
-        0, inverse, torch.arange(len(keys), device=keys.device), "amin"
-    )
-    chosen = chosen[first[inverse[chosen]] != chosen]
-    earlier = first[inverse[chosen]]
-    mine, theirs = gradients[chosen].float(), gradients[earlier].float()
-    size = torch.maximum(mine.norm(dim=1), theirs.norm(dim=1))
-    alike = (mine - theirs).norm(dim=1) <= tolerance * size
-    same, idle = alike & (size > 0), alike & (size == 0)
+    chosen, gradients = _neighbours(inverse[chosen], chosen, gradients)
+    earlier, later = chosen[:-1], chosen[1:]
+    paired = inverse[earlier] == inverse[later]
+    size = torch.maximum(gradients[:-1].norm(dim=1), gradients[1:].norm(dim=1))
+    alike = gradients.diff(dim=0).norm(dim=1) <= tolerance * size
+    same, idle, apart = paired & alike & (size > 0), paired & alike & (size == 0), paired & ~alike
     where = same.nonzero().flatten()
-    example = (int(earlier[where[0]]), int(chosen[where[0]])) if len(where) else None
-    return Units(
-        count=len(keys), same=int(same.sum()), idle=int(idle.sum()), apart=int((~alike).sum()), example=example
-    )
+    example = None
+    if len(where):
+        one_unit, another = sorted((int(earlier[where[0]]), int(later[where[0]])))
+        example = (one_unit, another)
+    return Units(count=len(keys), same=int(same.sum()), idle=int(idle.sum()), apart=int(apart.sum()), example=example)
+
+
+def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Units of one group next to each other, and in it those of like gradients: sorted along one direction."""
+    mine = gradients[chosen].float()
+    direction = torch.arange(1, mine.shape[1] + 1, device=mine.device, dtype=torch.float64).square().cos().float()
+    order = torch.argsort(mine @ direction, stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]
+    return chosen[order], mine[order]
 
 
 def units_of_all(held: tuple[Held, ...], tolerance: float) -> dict[str, Units]:

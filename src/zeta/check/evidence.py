@@ -84,15 +84,15 @@ class Use:
 class Units:
     """The units of one weight.
 
-    ``same``: units with the weights and the gradient of an earlier one, which is not zero. ``idle``: with its weights,
-    and no gradient at all. ``apart``: with its weights, and another gradient.
+    ``same``: units with the weights and the gradient of another one, which is not zero. ``idle``: with its weights, and
+    no gradient at all. ``apart``: with its weights, and another gradient. One unit of each kind is not counted.
     """
 
     count: int
     same: int
     idle: int
     apart: int
-    example: tuple[int, int] | None  #: an earlier unit and one that is the same
+    example: tuple[int, int] | None  #: two units that are the same
 
     @property
     def distinct(self) -> int:
@@ -123,6 +123,7 @@ class Evidence:
 
     held: tuple[Held, ...]
     uses: tuple[Use, ...]
+    head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss | None
     loss_value: float
     surrogate: bool  #: whether the loss is a mere projection of the outputs

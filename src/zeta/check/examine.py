@@ -193,6 +193,7 @@ def _evidence(
     return Evidence(
         held=tensors,
         uses=seen.uses,
+        head=seen.head,
         loss=seen.loss,
         loss_value=seen.objective_value,
         surrogate=seen.surrogate,

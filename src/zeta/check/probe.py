@@ -23,6 +23,8 @@ from zeta.names import Slot, named_modules
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
 _HEAD_STEPS = 12
+# so many views or casts of a parameter are seen through
+_VIEWS = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +39,7 @@ class Probe:
     surrogate: bool
     differentiable: bool
     used: frozenset[str]
+    head: frozenset[str]  #: the parameters that make the logits
     detached: frozenset[int]
     batch_signal: float | None
     outputs: tuple[Stats, ...]
@@ -57,7 +60,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     with _eagerly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
-    head = _head_of(aim, output, capture)
+    head, head_parameters = _head_of(aim, output, capture)
     outputs = [p for p in (pending(t, _unit(t)) for _, t in tensors_in(output)) if p is not None]
     entropies = _loss(aim, capture)
     learned = {id(tensor): tensor for tensor in _learned(model)}
@@ -77,6 +80,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
+        head=head_parameters,
         detached=detached,
         batch_signal=signal,
         outputs=tuple(measured),
@@ -187,8 +191,11 @@ def _batch_signal(call: Call) -> float | None:
 # -- graph -----------------------------------------------------------------------------------------------------------
 
 
-def _head_of(aim: Objective, output: Any, capture: Capture) -> Record | None:
-    """The use that makes the logits: reached from them through operations with one input that is not a parameter."""
+def _head_of(aim: Objective, output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
+    """The use that makes the logits, and the parameters in it.
+
+    Reached from the logits, or else the outputs, through operations with one input that is not a parameter.
+    """
     logits = [logit for logit, _, _ in capture.cross_entropy]
     tensors = logits or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
     nodes = {record.node: record for record in capture.records if record.node is not None and not record.block}
@@ -197,10 +204,26 @@ def _head_of(aim: Objective, output: Any, capture: Capture) -> Record | None:
         for _ in range(_HEAD_STEPS):
             if node is None:
                 break
-            if node in nodes:
-                return nodes[node]
-            above = [n for n, _ in node.next_functions if n is not None and "AccumulateGrad" not in n.name()]
-            node = above[0] if len(above) == 1 else None
+            record = nodes.get(node)
+            above = [inner for inner, _ in node.next_functions if inner is not None]
+            leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
+            if record is not None or any(leaf.ndim > 1 for leaf in leaves):
+                names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
+                return record, frozenset(names.union(() if record is None else record.parameters))
+            rest = [inner for inner in above if _leaf(inner) is None]
+            node = rest[0] if len(rest) == 1 else None
+    return None, frozenset()
+
+
+def _leaf(node: Any) -> Tensor | None:
+    """The parameter that a node of the graph is, or is a view of."""
+    for _ in range(_VIEWS):
+        variable: Tensor | None = getattr(node, "variable", None)
+        if variable is not None:
+            return variable
+        if len(node.next_functions) != 1 or node.next_functions[0][0] is None:
+            return None
+        node = node.next_functions[0][0]
     return None
 
 

@@ -12,7 +12,6 @@ from zeta.check.rules.base import found
 
 def judge(evidence: Evidence) -> Iterator[Finding]:
     """Duplicated units, zeros that stay, clones."""
-    head = {name for use in evidence.uses if use.head for name in use.layer.parameters}
     seen = {name for use in evidence.uses for name in use.layer.parameters}
     later = evidence.later
     for one in evidence.held:
@@ -22,7 +21,9 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
             yield from _zero_and_still(one, evidence)
             continue
         units = evidence.units.get(one.name)
-        if units is not None and units.same and one.name not in head:
+        # zero units that this batch does not tell apart while it does others, as experts that no token chose
+        partly = one.zero and units is not None and units.apart > 0
+        if units is not None and units.same and not partly and one.name not in evidence.head:
             yield _duplicated(one, units)
         elif one.zero:
             yield found("Z303", f"all zero; its gradient has rms {one.gradient_stats.rms:.3g}", parameter=one.name)
