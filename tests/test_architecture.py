@@ -31,7 +31,7 @@ STAGES = {
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
-    "write": ("parametrized", "apply", "materialize", "checkpoint", "utils"),
+    "write": ("parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
     "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
 }
 ORDER = list(STAGES)

@@ -21,7 +21,7 @@ from zeta.cli import app
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--json", "--debug", "--help"}
 OPTIONS = {
-    "init": MODEL_OPTIONS | {"--out", "--seed", "--drop-ties", "--force"},
+    "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force"},
     "plan": MODEL_OPTIONS,
     "verify": {"--json", "--debug", "--help"},
     "recipes": {"--json", "--help"},

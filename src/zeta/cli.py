@@ -20,8 +20,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from torch import nn
 
 from zeta import __version__, apply, doctor, dtypes, recipes, verbs
-from zeta.checkpoint import MANIFEST, TENSORS, check_folder
 from zeta.errors import UsageError, ZetaError
+from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of
 from zeta.loading import load_model
 from zeta.planning import plan
 from zeta.plans import Plan
@@ -67,11 +67,16 @@ def _errors(debug: bool) -> Iterator[None]:
     except ZetaError as error:
         if debug:
             raise
-        _stderr.print(f"zeta: {error}")
+        _stderr.print("; ".join([f"zeta: {error}", *_notes(error)]))
         raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        _stderr.print("zeta: interrupted; nothing was left half-written")
+    except KeyboardInterrupt as error:
+        _stderr.print("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
         raise typer.Exit(2) from None
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way, such as what it left behind."""
+    return getattr(error, "__notes__", [])
 
 
 @app.command("init")
@@ -87,22 +92,37 @@ def init_command(
     drop_ties: Annotated[
         bool, typer.Option("--drop-ties", help="store a shared tensor once, as save_pretrained does")
     ] = False,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="the most bytes of tensors in one file")
+    ] = MAX_SHARD_SIZE,
     force: Annotated[bool, typer.Option("--force", help="replace files of an earlier run")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Initialize MODEL and write model.safetensors and zeta.json, without allocating the model."""
+    """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
+
+    What an interrupted run has written is kept where it is much, and the same command goes on from there.
+    """
     with _errors(debug):
         number = _seed(seed)
+        most = bytes_of(max_shard_size)
         check_folder(out, force=force)
         built, decided = _planned(model, recipe, rules, kwargs, dtype, device)
         if not as_json:
             _stdout.print(decided.text(_width()))
         with _progress_bar(quiet=as_json) as progress:
             report = verbs.save(
-                built, decided, out, number, drop_ties=drop_ties, force=force, model_name=model, progress=progress
+                built,
+                decided,
+                out,
+                number,
+                max_shard_size=most,
+                drop_ties=drop_ties,
+                force=force,
+                model_name=model,
+                progress=progress,
             )
-        files = [str(out / name) for name in (TENSORS, MANIFEST)]
+        files = [str(out / name) for name in files_of(out)]
         if as_json:
             _print_json({"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files})
         else:

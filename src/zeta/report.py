@@ -246,7 +246,10 @@ def measure_all(written: Sequence[Written]) -> tuple[Measured, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table."""
+    """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
+
+    ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
+    """
 
     seed: int
     measured: tuple[Measured, ...]
@@ -255,6 +258,7 @@ class Report:
     seconds: float
     backend: str
     stream: int = field(default=STREAM_VERSION)
+    resumed: int = 0
 
     def __iter__(self) -> Iterator[Measured]:
         return iter(self.measured)
@@ -279,10 +283,11 @@ class Report:
         """One line."""
         count = sum(item.count for item in self.measured)
         kept = f", {len(self.kept)} kept" if self.kept else ""
+        resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
         return (
             f"{len(self.measured)} tensors written{kept}: {count:,} values, {bytes_text(self.nbytes)} in "
-            f"{self.seconds:.1f} s "
+            f"{self.seconds:.1f} s{resumed} "
             f"(seed {self.seed}, stream {self.stream}, {self.backend}); {verdict}"
         )
 
@@ -319,6 +324,7 @@ class Report:
             "stream": self.stream,
             "backend": self.backend,
             "nbytes": self.nbytes,
+            "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),
             "parameters": [
