@@ -6,6 +6,8 @@ import copy
 import hashlib
 import math
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.testing._internal.two_tensor import TwoTensor
 
 import zeta
 from examples.gpt import gpt2
@@ -503,3 +506,39 @@ def test_what_is_no_plan_or_no_progress_is_refused_before_the_first_write() -> N
     with pytest.raises(SpecError, match=r"progress must be a function .*got True"):
         zeta.apply_(layer, zeta.plan(layer, "torch"), progress=True)  # type: ignore[arg-type]
     assert state(layer) == before
+
+
+def test_tensors_without_memory_of_their_own_are_refused_before_any_write() -> None:
+    wrapped, plain = nn.Linear(3, 3), nn.Linear(3, 3)
+    wrapped.weight = nn.Parameter(TwoTensor(torch.ones(3, 3), torch.ones(3, 3)))
+    model = nn.Sequential(plain, wrapped)
+    before = plain.weight.clone()
+    with pytest.raises(TargetError, match=r"1\.weight: is a TwoTensor without memory of its own"):
+        zeta.init_(model, Rules([Rule("*", Normal(1.0))]), seed=0)
+    assert torch.equal(plain.weight, before)
+
+
+def test_a_fake_model_is_refused_and_spoils_no_backend() -> None:
+    code = """
+import torch, zeta
+from torch._subclasses.fake_tensor import FakeTensorMode
+from zeta import Rule, Rules, kernels
+from zeta.initializers import Normal
+with FakeTensorMode():
+    try:
+        zeta.init_(torch.nn.Linear(3, 3), Rules([Rule("*", Normal(1.0))]), seed=0)
+    except zeta.TargetError as error:
+        assert "is a FakeTensor without memory" in str(error)
+    kernels.backend()
+assert not kernels.problems(), kernels.problems()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("value", [-0.0, -1e-50, -1e-42])
+def test_a_negative_constant_that_rounds_to_zero_keeps_its_sign(value: float, dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2, dtype=dtype)
+    zeta.init_(model, Rules([Rule("*", Constant(value))]), seed=0)
+    assert torch.signbit(model.weight).all()
+    assert torch.equal(model.weight, torch.full_like(model.weight, value))

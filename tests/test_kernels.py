@@ -270,7 +270,10 @@ def test_the_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("sse9", r"must be one of avx512_bf16, avx512, avx2.*got 'sse9'"), ("neon", "ZETA_KERNEL=neon cannot be used: this processor")],
+    [
+        ("sse9", r"must be one of avx512_bf16, avx512, avx2.*got 'sse9'"),
+        ("neon", "ZETA_KERNEL=neon cannot be used: this processor"),
+    ],
 )
 def test_a_backend_that_is_not_there(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name in ISAS:
@@ -362,3 +365,38 @@ def test_every_backend_initializes_a_model_alike(backend: str, monkeypatch: pyte
     zeta.init_(found, rules, seed=5)
     for one, two in zip(found.parameters(), expected.parameters(), strict=True):
         assert torch.equal(bits(one.detach()), bits(two.detach()))
+
+
+def test_another_library_under_the_same_name_is_said(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.setenv(native.LIBRARY_VARIABLE, torch._C.__file__)
+    with pytest.warns(ZetaNotice, match="is not the native library of zeta .*undefined symbol.*install zeta again"):
+        assert kernels.backend().name == "reference"
+
+
+def test_a_backend_that_measures_wrongly_is_not_used(isa: str) -> None:
+    measure = kernels.proved(isa).measure
+    assert measure is not None
+    assert answers.wrong_sums(measure) == []
+
+    def off(tensors: Any, centres: Any) -> Any:
+        return [(total, squares * 1.001, low, high) for total, squares, low, high in measure(tensors, centres)]
+
+    assert answers.wrong_sums(off) == ["sums of float32", "sums of bfloat16", "sums of float16", "sums of float64"]
+
+
+def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
+    code = """
+import os, torch, warnings
+warnings.simplefilter("ignore")
+from zeta.utils import init_normal_
+layer = torch.nn.Linear(1024, 1024)
+init_normal_(layer, seed=0)
+expected = layer.weight.clone()
+child = os.fork()
+if not child:
+    init_normal_(layer, seed=0)
+    os._exit(0 if bool((layer.weight.numpy(force=True) == expected.numpy(force=True)).all()) else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

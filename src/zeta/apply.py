@@ -225,6 +225,11 @@ def check_writable(slot: Slot) -> None:
             f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
             "afterwards, or use Keep()"
         )
+    if not _has_address(tensor):
+        raise TargetError(
+            f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
+            "afterwards, or use Keep()"
+        )
     if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
         raise TargetError(
             f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
@@ -304,7 +309,7 @@ def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
         (
             (str(slot.tensor.device), slot.tensor.data_ptr(), _reach(slot.tensor) * slot.tensor.element_size(), slot)
             for slot in parameters.values()
-            if _has_memory(slot.tensor) and slot.tensor.numel()
+            if _has_memory(slot.tensor) and slot.tensor.numel() and _has_address(slot.tensor)
         ),
         key=lambda extent: extent[:2],
     )
@@ -321,6 +326,17 @@ def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
         ]
         open_extents.append(extent)
     return problems
+
+
+def _has_address(tensor: Tensor) -> bool:
+    """Whether there are bytes to write to: a subclass that wraps other tensors, or a fake tensor, has none."""
+    if tensor.numel() == 0:
+        return True
+    try:
+        storage = tensor.untyped_storage()
+        return storage.device.type != "meta" and storage.data_ptr() != 0
+    except RuntimeError:
+        return False
 
 
 def _meet(first: Tensor, second: Tensor) -> bool:

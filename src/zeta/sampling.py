@@ -178,7 +178,7 @@ def _fill_constants(requests: Sequence[Request]) -> None:
         value, out = _constant(request), request.out
         if value == 0 and math.copysign(1.0, value) > 0:
             zeros.append(out)
-        elif value and out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
+        elif out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE and _rounded(value, out.dtype):
             zeros.append(out)
             small.setdefault(value, []).append(out)
         else:
@@ -187,6 +187,12 @@ def _fill_constants(requests: Sequence[Request]) -> None:
         torch._foreach_zero_(zeros)
     for value, outs in small.items():
         torch._foreach_add_(outs, value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    """A negative number that rounds to zero keeps its sign, which a sum would lose."""
+    return torch.tensor(value, dtype=dtype).item()
 
 
 _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -2,8 +2,8 @@
 
 Which one runs is decided at its first use, and said: by a notice where it is not the best for the device, by ``zeta
 doctor``, and in every report. Before that use, a backend must give the known answers; one that does not is left out.
-``ZETA_KERNEL`` in the environment forces one: ``avx512_bf16``, ``avx512``, ``avx2``, ``neon``, ``portable``, ``triton``,
-``reference``.
+``ZETA_KERNEL`` in the environment forces one: ``avx512_bf16``, ``avx512``, ``avx2``, ``neon``, ``portable``,
+``triton``, ``reference``; one that is for another device (``triton`` on the CPU) changes nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from zeta.errors import SpecError, ZetaNotice
 from zeta.kernels import native, reference
-from zeta.kernels.answers import wrong_answers
+from zeta.kernels.answers import wrong_answers, wrong_sums
 from zeta.kernels.tasks import WORDS, Law, Task
 
 __all__ = ["WORDS", "Backend", "Law", "Task", "backend", "candidates", "fill", "problems", "proved"]
@@ -138,7 +139,9 @@ def proved(name: str, device_type: str = "cpu") -> Backend:
     """The named backend, after it has given the known answers; ``OSError`` says why it cannot be used."""
     found = REFERENCE if name == "reference" else _triton() if name == "triton" else _native(name)
     try:
-        wrong = wrong_answers(found.fill, found.dtypes, device_type) if found is not REFERENCE else []
+        with _disable_current_modes():  # whatever mode the first use is in, it is not the backend's
+            wrong = wrong_answers(found.fill, found.dtypes, device_type) if found is not REFERENCE else []
+            wrong += wrong_sums(found.measure) if found.measure is not None else []
     except Exception as error:  # a compiler's, a driver's: whatever it is, the reference can do without
         raise OSError(f"fails: {type(error).__name__}: {error}") from error
     if wrong:

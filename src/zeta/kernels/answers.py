@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from zeta.kernels.tasks import WORDS, Law, Task
 from zeta.random import interval
@@ -77,3 +78,17 @@ def wrong_answers(
 ) -> list[str]:
     """The laws for which ``fill`` does not give the known answers."""
     return [name for name, law in laws().items() if law.dtype in dtypes and digest(fill, law, device) != ANSWERS[name]]
+
+
+def wrong_sums(
+    measure: Callable[[Sequence[Tensor], Sequence[float]], list[tuple[float, float, float, float]]],
+) -> list[str]:
+    """The dtypes for which ``measure`` does not give the known sums of whole numbers, which are exact in any order."""
+    numbers = torch.arange(-100, 156)
+    wrong = []
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        values = numbers.to(dtype)
+        found = measure([values, values.view(16, 16).t()[1:]], [3.0, -2.0])
+        if found != [(6272.0, 1551744.0, -100.0, 155.0), (7200.0, 1526080.0, -99.0, 155.0)]:
+            wrong.append(f"sums of {str(dtype).removeprefix('torch.')}")
+    return wrong

@@ -43,10 +43,14 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._library.zeta_isas.restype = ctypes.c_char_p
-        self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
-        sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
-        if self._library.zeta_abi() != _ABI or sizes != (_PLACE.size + _LAW.size, _VIEW.size):
+        try:
+            self._library.zeta_isas.restype = ctypes.c_char_p
+            self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
+            sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
+            same = self._library.zeta_abi() == _ABI and sizes == (_PLACE.size + _LAW.size, _VIEW.size)
+        except AttributeError as error:
+            raise OSError(f"{path} is not the native library of zeta ({error}); install zeta again") from error
+        if not same:
             raise OSError(f"{path} is of another version of zeta; install zeta again")
 
     @property
