@@ -153,7 +153,7 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 
     def progress(*_: Any) -> None:
         for seed in (1, 2):
-            with pytest.raises(CheckpointError, match="another run is writing to .*; wait for it") as caught:
+            with pytest.raises(CheckpointError, match=r"another run is writing to .*; wait for it") as caught:
                 save(layer, tmp_path, UNIFORM, seed=seed, force=True)
             refusals.append(caught)
 
@@ -168,7 +168,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> N
     def progress(*_: Any) -> None:
         (tmp_path / "model-00001-of-00002.safetensors").write_text("precious")
 
-    with pytest.raises(CheckpointError, match="already has model-00001-of-00002.safetensors"):
+    with pytest.raises(CheckpointError, match=r"already has model-00001-of-00002\.safetensors"):
         save(nn.Linear(3, 3), tmp_path, UNIFORM, progress=progress)
     assert contents(tmp_path) == {"model-00001-of-00002.safetensors": b"precious"}
 
