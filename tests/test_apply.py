@@ -529,6 +529,8 @@ with FakeTensorMode():
         zeta.init_(torch.nn.Linear(3, 3), Rules([Rule("*", Normal(1.0))]), seed=0)
     except zeta.TargetError as error:
         assert "is a FakeTensor without memory" in str(error)
+    else:
+        raise SystemExit("was not refused")
     kernels.backend()
 assert not kernels.problems(), kernels.problems()
 """

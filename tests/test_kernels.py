@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import subprocess
 import sys
@@ -75,13 +76,30 @@ def bits(values: Tensor) -> Tensor:
 
 def assert_same(task: Task, fill: Any) -> None:
     """``fill`` writes what the reference writes, and nothing beside it."""
-    storage = task.out.untyped_storage()
-    before = torch.tensor(storage, dtype=torch.uint8) if storage.nbytes() else torch.empty(0, dtype=torch.uint8)
+    memory = torch.empty(0, dtype=torch.uint8).set_(task.out.untyped_storage())
+    before = memory.clone()
     reference.fill([task])
-    expected = torch.tensor(storage, dtype=torch.uint8) if storage.nbytes() else before
-    torch.empty(0, dtype=torch.uint8).set_(storage).copy_(before)
+    expected = memory.clone()
+    memory.copy_(before)
     fill([task])
-    assert torch.equal(torch.empty(0, dtype=torch.uint8).set_(storage), expected), task.law
+    assert torch.equal(memory, expected), task.law
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "one value", "beside"])
+def test_of_the_test_that_it_sees_what_is_wrong(wrong: str) -> None:
+    memory = torch.zeros(40)
+
+    def fill(tasks: list[Task]) -> None:
+        if wrong != "nothing":
+            reference.fill(tasks)
+            memory[12 if wrong == "one value" else 30] += 1e-7
+
+    region = Region(shape=(2**40,), offsets=(7,), sizes=(20,))
+    task = Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=region, out=memory[5:25])
+    assert_same(task, reference.fill)
+    memory.zero_()
+    with pytest.raises(AssertionError):
+        assert_same(task, fill)
 
 
 @pytest.mark.sanitize
@@ -374,7 +392,7 @@ def test_another_library_under_the_same_name_is_said(fresh: None, monkeypatch: p
         assert kernels.backend().name == "reference"
 
 
-def test_a_backend_that_measures_wrongly_is_not_used(isa: str) -> None:
+def test_a_backend_that_measures_wrongly_is_not_used(isa: str, fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = kernels.proved(isa).measure
     assert measure is not None
     assert answers.wrong_sums(measure) == []
@@ -383,20 +401,68 @@ def test_a_backend_that_measures_wrongly_is_not_used(isa: str) -> None:
         return [(total, squares * 1.001, low, high) for total, squares, low, high in measure(tensors, centres)]
 
     assert answers.wrong_sums(off) == ["sums of float32", "sums of bfloat16", "sums of float16", "sums of float64"]
+    monkeypatch.setattr(native.Library, "measure", lambda library, isa, tensors, centres: off(tensors, centres))
+    kernels.proved.cache_clear()
+    with pytest.raises(SpecError, match="gives wrong values for sums of float32"):
+        kernels.backend()
 
 
 def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have() -> None:
     code = """
-import os, torch, warnings
+import os, signal, torch, warnings
 warnings.simplefilter("ignore")
+torch.set_num_threads(2)
 from zeta.utils import init_normal_
 layer = torch.nn.Linear(1024, 1024)
 init_normal_(layer, seed=0)
 expected = layer.weight.clone()
 child = os.fork()
 if not child:
+    signal.alarm(30)
     init_normal_(layer, seed=0)
     os._exit(0 if bool((layer.weight.numpy(force=True) == expected.numpy(force=True)).all()) else 1)
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_large_fills_run_on_the_threads_of_torch(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def team(work: int, data: int, threads: int, flags: int) -> None:
+        calls.append(threads)
+        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(data)
+
+    fill = kernels.backend().fill
+    monkeypatch.setattr(native, "_team", lambda process: ctypes.cast(team, ctypes.c_void_p))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for size, expected in ((1000, []), (700_001, [3])):
+            out, whole = torch.zeros(size), Region.whole((size,))
+            assert_same(Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out), fill)
+            assert calls == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP runtime of other systems has no GOMP_parallel")
+def test_the_threads_of_torch_are_found() -> None:
+    assert native._team(native._FIRST_PROCESS)
+
+
+@pytest.mark.parametrize("context", ['torch.device("meta")', "FakeTensorMode()"])
+def test_a_backend_is_proved_outside_of_the_mode_of_its_first_use(context: str) -> None:
+    code = f"""
+import torch, zeta
+from torch._subclasses.fake_tensor import FakeTensorMode
+from zeta import kernels
+with {context}:
+    kernels.backend()
+assert not kernels.problems(), kernels.problems()
+torch.set_default_device("meta")
+kernels.proved.cache_clear()
+assert kernels.proved("portable").name == "native portable"
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

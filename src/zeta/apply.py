@@ -215,6 +215,17 @@ def check_memory(slot: Slot) -> None:
         )
 
 
+def has_address(tensor: Tensor) -> bool:
+    """Whether there are bytes of its own: a subclass that wraps other tensors, or a fake tensor, has none."""
+    if tensor.numel() == 0:
+        return True
+    try:
+        storage = tensor.untyped_storage()
+        return storage.device.type != "meta" and storage.data_ptr() != 0
+    except RuntimeError:
+        return False
+
+
 def check_writable(slot: Slot) -> None:
     """Raise ``TargetError`` if the tensor's memory is not a plain floating-point weight's."""
     tensor = slot.tensor
@@ -225,7 +236,7 @@ def check_writable(slot: Slot) -> None:
             f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
             "afterwards, or use Keep()"
         )
-    if not _has_address(tensor):
+    if not has_address(tensor):
         raise TargetError(
             f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
             "afterwards, or use Keep()"
@@ -309,7 +320,7 @@ def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
         (
             (str(slot.tensor.device), slot.tensor.data_ptr(), _reach(slot.tensor) * slot.tensor.element_size(), slot)
             for slot in parameters.values()
-            if _has_memory(slot.tensor) and slot.tensor.numel() and _has_address(slot.tensor)
+            if _has_memory(slot.tensor) and slot.tensor.numel()
         ),
         key=lambda extent: extent[:2],
     )
@@ -326,17 +337,6 @@ def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
         ]
         open_extents.append(extent)
     return problems
-
-
-def _has_address(tensor: Tensor) -> bool:
-    """Whether there are bytes to write to: a subclass that wraps other tensors, or a fake tensor, has none."""
-    if tensor.numel() == 0:
-        return True
-    try:
-        storage = tensor.untyped_storage()
-        return storage.device.type != "meta" and storage.data_ptr() != 0
-    except RuntimeError:
-        return False
 
 
 def _meet(first: Tensor, second: Tensor) -> bool:
@@ -358,9 +358,13 @@ def _reach(tensor: Tensor) -> int:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    """Whether the tensor is plain: strided, in memory, and not one of several shards."""
+    """Whether the tensor is plain: strided, in memory of its own, and not one of several shards."""
     return not (
-        nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided or _is_dtensor(tensor)
+        nn.parameter.is_lazy(tensor)
+        or tensor.is_meta
+        or tensor.layout is not torch.strided
+        or _is_dtensor(tensor)
+        or not has_address(tensor)
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes, sampling
-from zeta.apply import Progress, check_target, values_of
+from zeta.apply import Progress, check_target, has_address, values_of
 from zeta.errors import LayerTypeError, TargetError, ZetaError, listed
 from zeta.files import INDEX, MANIFEST, Manifest, Stored, Writer, check_folder, memory, sync, work
 from zeta.names import Slot, walk
@@ -146,7 +146,7 @@ def _check_plain(slot: Slot) -> None:
             f"has layout {str(tensor.layout).removeprefix('torch.')}, which safetensors lacks; make it dense with "
             ".to_dense()"
         )
-    if tensor.numel() and not tensor.data_ptr():
+    if not has_address(tensor):
         raise TargetError(f"is a {type(tensor.data).__name__} without memory of its own; make it a plain tensor")
 
 

@@ -72,11 +72,10 @@ def rounded(value: float, dtype: torch.dtype) -> float:
     >>> rounded(0.1, torch.float8_e4m3fn), rounded(1e-9, torch.float16)
     (0.1015625, 0.0)
     """
-    if not is_drawable(dtype):
-        return value
     part = real_part(dtype)
-    tensor = torch.tensor(value, dtype=torch.float64, device="cpu")
-    return float(tensor if part is torch.float64 else tensor.float().to(part))
+    if value == 0 or part is torch.float64 or not is_drawable(dtype):
+        return value
+    return float(torch.tensor(value, dtype=torch.float32, device="cpu").to(part))
 
 
 def numbers(low: float, high: float, dtype: torch.dtype, *, most: int) -> Tensor | None:

@@ -32,7 +32,7 @@ from zeta.initializers import (
     matrix_shape,
 )
 from zeta.kernels import Law, Task
-from zeta.random import fp32, interval
+from zeta.random import interval
 from zeta.regions import Region
 
 #: bytes of the tiles that are yielded one by one
@@ -175,10 +175,12 @@ def _fill_constants(requests: Sequence[Request]) -> None:
     zeros: list[Tensor] = []
     small: dict[float, list[Tensor]] = {}
     for request in requests:
-        value, out = _constant(request), request.out
+        assert isinstance(request.initializer, Constant)
+        out = request.out
+        value = dtypes.rounded(request.initializer.value, out.dtype)  # what rounds to zero keeps its sign
         if value == 0 and math.copysign(1.0, value) > 0:
             zeros.append(out)
-        elif out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE and _rounded(value, out.dtype):
+        elif value and out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
             zeros.append(out)
             small.setdefault(value, []).append(out)
         else:
@@ -189,21 +191,7 @@ def _fill_constants(requests: Sequence[Request]) -> None:
         torch._foreach_add_(outs, value)
 
 
-@functools.lru_cache(maxsize=1024)
-def _rounded(value: float, dtype: torch.dtype) -> float:
-    """A negative number that rounds to zero keeps its sign, which a sum would lose."""
-    return torch.tensor(value, dtype=dtype).item()
-
-
 _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-
-def _constant(request: Request) -> float:
-    # through fp32, as every value of the stream, so that a half-precision constant is rounded the same way
-    assert isinstance(request.initializer, Constant)
-    dtype, value = request.out.dtype, request.initializer.value
-    exact = not dtypes.is_drawable(dtype) or dtypes.real_part(dtype) is torch.float64
-    return value if exact else fp32(value)
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------

@@ -139,7 +139,8 @@ def proved(name: str, device_type: str = "cpu") -> Backend:
     """The named backend, after it has given the known answers; ``OSError`` says why it cannot be used."""
     found = REFERENCE if name == "reference" else _triton() if name == "triton" else _native(name)
     try:
-        with _disable_current_modes():  # whatever mode the first use is in, it is not the backend's
+        # whatever mode the first use is in, such as another default device, it is not the backend's
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
             wrong = wrong_answers(found.fill, found.dtypes, device_type) if found is not REFERENCE else []
             wrong += wrong_sums(found.measure) if found.measure is not None else []
     except Exception as error:  # a compiler's, a driver's: whatever it is, the reference can do without

@@ -16,6 +16,7 @@ from zeta.regions import Region
 
 _KEY: Final = 0x299F31D0A4093822
 _DRAW: Final = 2**32 + 1
+_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # A run across the border where counters need a second word, too long for one block and begun and ended inside a block,
 # and a box of columns that lies transposed in memory: each backend's paths, aligned and not.
@@ -26,7 +27,7 @@ _BOX: Final = Region(shape=(41, 67), offsets=(2, 5), sizes=(37, 23))
 def laws() -> dict[str, Law]:
     """The law of each answer."""
     found = {"words": WORDS}
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    for dtype in _DTYPES:
         bits = 53 if dtype is torch.float64 else 32
         cut = {"scale": 0.75, "shift": 1.0, "low": 0.25, "high": 3.0, "within": interval(-1.0, 8 / 3, bits=bits)}
         for name, law in {
@@ -84,9 +85,9 @@ def wrong_sums(
     measure: Callable[[Sequence[Tensor], Sequence[float]], list[tuple[float, float, float, float]]],
 ) -> list[str]:
     """The dtypes for which ``measure`` does not give the known sums of whole numbers, which are exact in any order."""
-    numbers = torch.arange(-100, 156)
+    numbers = torch.arange(-100, 156, device="cpu")
     wrong = []
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    for dtype in _DTYPES:
         values = numbers.to(dtype)
         found = measure([values, values.view(16, 16).t()[1:]], [3.0, -2.0])
         if found != [(6272.0, 1551744.0, -100.0, 155.0), (7200.0, 1526080.0, -99.0, 155.0)]:

@@ -96,7 +96,8 @@ class Library:
 def _team(process: int) -> ctypes.c_void_p:
     """The function by which the OpenMP runtime that torch itself uses calls work on its threads, or null.
 
-    A process that forked from one which used them has none of these threads, and would wait for them forever.
+    A process that forked from one which used them has none of these threads, and would wait for them forever. One that
+    forked before it imported zeta cannot be told from others, and waits as it does in torch's own operations.
     """
     if process != _FIRST_PROCESS:
         return ctypes.c_void_p()
