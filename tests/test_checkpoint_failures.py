@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 
 import zeta
 from tests.test_checkpoint import RULES, UNIFORM, Net, contents, save
-from zeta import Rule, Rules, checkpoint
+from zeta import Rule, Rules, sampling
 from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError
 from zeta.initializers import Keep, Zeros
 
@@ -55,11 +55,11 @@ def fail(error: BaseException) -> Callable[..., Any]:
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
-    "sampler": ("zeta.checkpoint.values_of", RuntimeError("no luck"), RuntimeError),
+    "sampler": ("zeta.sampling.fill_", RuntimeError("no luck"), RuntimeError),
     "disk": ("os.fsync", FULL, CheckpointError),
     "manifest": ("pathlib.Path.write_text", FULL, CheckpointError),
     "rename": ("pathlib.Path.replace", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
-    "measurement": ("zeta.verbs.Accumulator.add", KeyboardInterrupt(), KeyboardInterrupt),
+    "measurement": ("zeta.verbs.Accumulator.measure", KeyboardInterrupt(), KeyboardInterrupt),
 }
 
 
@@ -141,7 +141,7 @@ def test_a_folder_without_permission(name: str, tmp_path: Path, monkeypatch: pyt
     target = "pathlib.Path.mkdir" if name == "mkdir" else "pathlib.Path.is_dir"
     with monkeypatch.context() as patch:
         patch.setattr(target, fail(PermissionError(errno.EACCES, "Permission denied")))
-        patch.setattr(checkpoint, "values_of", fail(AssertionError("a value was computed")))
+        patch.setattr(sampling, "fill_", fail(AssertionError("a value was computed")))
         with pytest.raises(CheckpointError, match=r"out.*: Permission denied"):
             save(nn.Linear(3, 3), tmp_path / "out", UNIFORM)
     assert not contents(tmp_path)
@@ -178,7 +178,7 @@ def test_too_little_room_is_noticed_before_the_first_value(tmp_path: Path, monke
     size, before = (tmp_path / "old" / "model.safetensors").stat().st_size, contents(tmp_path)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, size - 1))
-    monkeypatch.setattr(checkpoint, "values_of", fail(AssertionError("a value was computed")))
+    monkeypatch.setattr(sampling, "fill_", fail(AssertionError("a value was computed")))
     for name in ("old", "new"):
         with pytest.raises(CheckpointError, match=rf"{name} has room for {size - 1} bytes, and {size} are needed"):
             save(nn.Linear(3, 3), tmp_path / name, UNIFORM, force=True)

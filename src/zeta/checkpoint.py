@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,36 +19,60 @@ from zeta.files import INDEX, MANIFEST, Manifest, Stored, Writer, check_folder, 
 from zeta.names import Slot, walk
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
+from zeta.random import parameter_key
 from zeta.regions import Region
 from zeta.rules import Kind
+from zeta.sums import Sums
 
-Index = tuple[slice, ...]
-#: called with every tile that was computed: its entry, where in the whole it lies, and its values
-Watch = Callable[[Entry, Index, Tensor], None]
+T = TypeVar("T")
+
+#: bytes that a thread draws, measures and writes at a time; its cache holds them meanwhile
+_TILE_BYTES: Final = 2**21
+
+
+class Watcher(Protocol):
+    """Is told of every tile of one entry that is drawn."""
+
+    def measure(self, index: tuple[slice, ...], values: Tensor) -> list[Sums]:
+        """Measure a tile, in any thread, and change nothing."""
+
+    def take(self, sums: Sequence[Sums]) -> None:
+        """Take in what was measured: called in the order of the tiles."""
 
 
 def save_files(
-    model: nn.Module, request: Manifest, folder: Path, *, force: bool, watch: Watch, progress: Progress | None
+    model: nn.Module,
+    request: Manifest,
+    folder: Path,
+    *,
+    force: bool,
+    watchers: Mapping[str, Watcher],
+    progress: Progress | None,
 ) -> int:
     """Write a checkpoint into ``folder``, complete or not at all; return how many bytes an interrupted run had written.
 
     Every value is computed, those of an interrupted run's files as well: what is in them is kept where it is the same.
+    ``watchers`` has one for each name of an entry that is drawn and saved.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     files = request.layout
-    sources = _check(model, request.plan)
+    slots = _check(model, request.plan)
     check_folder(folder, force=force)
+    kept: dict[str, str] = {}
     with work(folder, request, force=force) as unfinished:
         unfinished.reserve(sum(shard.size for shard in files.shards))
-        run = _Run(sources, request.seed, files.nbytes, watch, progress)
         with Writer() as writer:
+            run = _Run(writer, files.nbytes, progress)
             for shard in files.shards:
                 writer.begin(unfinished.part(shard.name), shard.header)
                 for item in shard.stored:
-                    run.write(item, writer)
+                    if item.entry.kept:
+                        kept[item.entry.name] = run.copy(item, slots[item.entry.name].tensor)
+                    else:
+                        run.draw(item, request.seed, watchers[item.entry.name])
                 writer.finish(shard.size)
-        manifest = replace(request, kept=run.kept).to_json()
+        manifest = replace(request, kept=kept).to_json()
         texts = {name: text for name, text in ((INDEX, files.index), (MANIFEST, manifest)) if text is not None}
         for name, text in texts.items():
             unfinished.part(name).write_text(text, encoding="utf-8")
@@ -57,48 +83,66 @@ def save_files(
 
 
 class _Run:
-    """Where the values come from, and who is told of them."""
+    """Hands tiles to the writer, and tells how far it has come."""
 
-    def __init__(
-        self, sources: dict[str, Slot], seed: int, total: int, watch: Watch, progress: Progress | None
-    ) -> None:
-        self.kept: dict[str, str] = {}
-        self._sources = sources
-        self._seed = seed
+    def __init__(self, writer: Writer, total: int, progress: Progress | None) -> None:
+        self._writer = writer
         self._total = total
         self._done = 0
-        self._watch = watch
         self._progress = progress
 
-    def write(self, item: Stored, writer: Writer) -> None:
-        """Compute an entry's values, tile by tile, and hand them to the writer."""
-        entry, digest, position = item.entry, hashlib.sha256(), 0
-        for index, tile in _tiles(entry, self._sources[entry.name], self._seed):
-            writer.write(tile, [offset + position for offset in item.offsets])
-            position += tile.nbytes
-            if entry.kept:
-                digest.update(memory(tile))
-            self._watch(entry, index, tile)
-            self._done += tile.nbytes * len(item.names)
-            self._tell(entry.name)
-        if entry.kept:
-            self.kept[entry.name] = digest.hexdigest()
-        for name in item.names:
-            self._tell(name)
+    def draw(self, item: Stored, seed: int, watcher: Watcher) -> None:
+        """Write what an entry's initializer gives; the threads that write draw it, too, where they can."""
+        entry, start = item.entry, 0
+        if sampling.is_independent(entry.initializer, entry.dtype):
+            for _, region in Region.whole(entry.shape).tiles(_TILE_BYTES // entry.dtype.itemsize):
+                job = functools.partial(_drawn, entry, seed, region, watcher)
+                self._write(item, region.start, region.numel, job, watcher.take)
+        else:
+            for index, values in values_of(entry, seed):
+                job = functools.partial(_same, (values, watcher.measure(index, values)))
+                self._write(item, start, values.numel(), job, watcher.take)
+                start += values.numel()
+        self._tell(*item.names)
 
-    def _tell(self, name: str) -> None:
+    def copy(self, item: Stored, tensor: Tensor) -> str:
+        """Write an entry's values as the model has them; return their SHA-256."""
+        digest, dtype = hashlib.sha256(), item.entry.dtype
+        for index, region in Region.whole(item.entry.shape).tiles(_TILE_BYTES // dtype.itemsize):
+            shown = tensor.detach()[index].to(device="cpu", dtype=dtype).resolve_conj().resolve_neg().contiguous()
+            digest.update(memory(shown))
+            self._write(item, region.start, region.numel, functools.partial(_same, (shown, ())), lambda _: None)
+        self._tell(*item.names)
+        return digest.hexdigest()
+
+    def _write(
+        self, item: Stored, start: int, count: int, job: Callable[[], tuple[Tensor, T]], take: Callable[[T], None]
+    ) -> None:
+        """Hand over the ``count`` elements from ``start`` on."""
+        size = item.entry.dtype.itemsize
+
+        def written(result: T) -> None:
+            take(result)
+            self._done += count * size * len(item.names)
+            self._tell(item.entry.name)
+
+        self._writer.write(job, [offset + start * size for offset in item.offsets], written)
+
+    def _tell(self, *names: str) -> None:
         if self._progress is not None:
-            self._progress(name, self._done, self._total)
+            for name in names:
+                self._progress(name, self._done, self._total)
 
 
-def _tiles(entry: Entry, slot: Slot, seed: int) -> Iterator[tuple[Index, Tensor]]:
-    """An entry's values in row-major order of bounded tiles: computed, or the model's own."""
-    if not entry.kept:
-        yield from values_of(entry, seed)
-        return
-    tensor = slot.tensor.detach()
-    for index, _ in Region.whole(entry.shape).tiles(sampling.TILE_BYTES // entry.dtype.itemsize):
-        yield index, tensor[index].to(device="cpu", dtype=entry.dtype).resolve_conj().resolve_neg().contiguous()
+def _drawn(entry: Entry, seed: int, region: Region, watcher: Watcher) -> tuple[Tensor, list[Sums]]:
+    key = parameter_key(seed, entry.name)
+    values = sampling.sample(entry.initializer, key=key, region=region, dtype=entry.dtype, axes=entry.axes)
+    values = sampling.with_zero_row(values, region, entry.padding_idx)
+    return values, watcher.measure(region.slices, values)
+
+
+def _same(what: T) -> T:
+    return what
 
 
 def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:

@@ -82,10 +82,9 @@ class Accumulator:
             self.expected = expected(entry.initializer, entry.site, dtype, partial=partial)
         self.sums = [Sums() for _ in self.expected]
 
-    def add(self, index: tuple[slice, ...], values: Tensor) -> None:
-        """Take in the tile that lies at ``index`` of the whole tensor."""
-        parts = self.parts(index, values)
-        self.take(sums_of_all(parts))
+    def measure(self, index: tuple[slice, ...], values: Tensor) -> list[Sums]:
+        """Measure the tile that lies at ``index`` of the whole tensor, for ``take``."""
+        return sums_of_all(self.parts(index, values))
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
         """What is to be summed of a tile, and about which centre: real parts, imaginary ones, and so on."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zeta import dtypes, kernels, planning, verification
 from zeta.apply import Only, Progress, prepare, write
@@ -19,7 +19,7 @@ from zeta.errors import LayerTypeError, SpecError
 from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
 from zeta.materialize import memory
 from zeta.planning import How
-from zeta.plans import Entry, Plan
+from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
@@ -212,12 +212,7 @@ def save(
     begin = time.perf_counter()
     saved = [entry for entry in request.plan if entry.persistent]
     accumulators = {entry.name: Accumulator(entry) for entry in saved if not entry.kept}
-
-    def watch(entry: Entry, index: tuple[slice, ...], tile: Tensor) -> None:
-        if not entry.kept:
-            accumulators[entry.name].add(index, tile)
-
-    found = save_files(model, request, Path(path), force=force, watch=watch, progress=progress)
+    found = save_files(model, request, Path(path), force=force, watchers=accumulators, progress=progress)
     measured = tuple(accumulator.result() for accumulator in accumulators.values())
     report = _report(request.seed, begin, measured, request.plan, sum(entry.nbytes for entry in saved), set())
     return replace(report, resumed=found)
