@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ def stop_at(layer: int, error: BaseException) -> Callable[[str, int, int], None]
     return progress
 
 
+@pytest.fixture(autouse=True)
+def _two_threads() -> Iterator[None]:
+    """An interruption is noticed a few tiles later: one for each thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> dict[str, bytes]:
     """What a run without interruption writes."""
@@ -72,7 +81,7 @@ def part(folder: Path, number: int) -> Path:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, torch
 from pathlib import Path
 import tests.test_checkpoint_resume as resume
 
@@ -80,11 +89,12 @@ def progress(name, done, total):
     if done >= float(sys.argv[2]) * total:
         os.kill(os.getpid(), signal.SIGKILL)
 
+torch.set_num_threads(2)
 resume.write(Path(sys.argv[1]), progress=progress)
 """
 
 
-@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.parametrize("share", [0.3, 0.6])
 def test_a_killed_run_is_taken_up(share: float, whole: dict[str, bytes], tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out"), str(share)], check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -93,7 +103,7 @@ def test_a_killed_run_is_taken_up(share: float, whole: dict[str, bytes], tmp_pat
     with pytest.raises(CheckpointError, match=r"zeta\.json does not exist"):
         zeta.verify(tmp_path / "out")
     report = write(tmp_path / "out")
-    assert share * 0.8 < report.resumed / report.nbytes < 1
+    assert share * 0.8 < report.resumed / report.nbytes < 0.9
     assert "of it found from an interrupted run" in str(report)
     assert contents(tmp_path / "out") == whole
     assert zeta.verify(tmp_path / "out").ok
@@ -230,11 +240,7 @@ def test_no_thread_goes_on_after_an_error(tmp_path: Path) -> None:
 
 
 def test_the_number_of_threads_changes_nothing(whole: dict[str, bytes], tmp_path: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 7):
-            torch.set_num_threads(threads)
-            write(tmp_path / str(threads))
-            assert contents(tmp_path / str(threads)) == whole
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 7):
+        torch.set_num_threads(threads)
+        write(tmp_path / str(threads))
+        assert contents(tmp_path / str(threads)) == whole

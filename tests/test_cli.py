@@ -252,6 +252,39 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
     assert not (here / "new").exists()
 
 
+def test_several_files(here: Path) -> None:
+    result = init("--max-shard-size", "100B")
+    assert_done(result)
+    names = {f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)} | {"model.safetensors.index.json", "zeta.json"}
+    assert set(contents(here / "out")) == names
+    assert all(f"out/{name}" in result.stdout for name in names)
+    assert_done(run("verify", "out"))
+    again = init("--force", "--json", "--max-shard-size", "1 GB")
+    assert json.loads(again.stdout)["files"] == ["out/model.safetensors", "out/zeta.json"]
+    assert_refused(init("--max-shard-size", "100", out="new"), "max_shard_size must be .*, got '100'")
+    assert not (here / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(KeyboardInterrupt(), "^zeta: interrupted; "), (zeta.TargetError("the middle"), "middle; ")]
+)
+def test_an_interrupted_run_says_what_it_left_and_goes_on(
+    error: BaseException, message: str, here: Path, spoil: Callable[[Any], None]
+) -> None:
+    def fail_late(number: int, tile: Tensor) -> Tensor:
+        if number == 2:
+            raise error
+        return tile
+
+    spoil(fail_late)
+    assert_refused(init("--max-shard-size", "100B"), rf"{message}what is written stays in out/\.zeta-partial")
+    assert_refused(init("--max-shard-size", "1MB"), "asked for something else")
+    result = init("--max-shard-size", "100B")
+    assert_done(result)
+    assert "of it found from an interrupted run" in result.stdout
+    assert_done(run("verify", "out"))
+
+
 def test_values_that_are_not_as_planned_exit_with_1(spoil: Callable[[Any], None]) -> None:
     spoil(lambda number, tile: tile * 1.1)
     result = init(net="large")

@@ -29,9 +29,9 @@ def ignore(_: object) -> None:
     pass
 
 
-def write_files(folder: Path, jobs: Sequence[Job]) -> None:
+def write_files(folder: Path, jobs: Sequence[Job], names: str = "abcde") -> None:
     with Writer() as writer:
-        for name in "abcde":
+        for name in names:
             writer.begin(folder / name, b"")
             for i, job in enumerate(jobs):
                 writer.write(job, [i], ignore)
@@ -118,7 +118,8 @@ def test_an_error_in_a_job_comes_out(number: int, error: BaseException, tmp_path
     assert caught.value is error
 
 
-def test_an_error_of_the_disk_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", ["a", "abcdefgh"])
+def test_an_error_of_the_disk_comes_out(names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
     def fails(file: int) -> None:
@@ -127,5 +128,5 @@ def test_an_error_of_the_disk_comes_out(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(OSError, match="the disk"):
-        write_files(tmp_path, [given(1)])
-    assert len(calls) < 5
+        write_files(tmp_path, [given(1)], names)
+    assert len(calls) < 8
