@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -121,6 +122,48 @@ def regions(figures: Figures) -> None:
     figures.add("normal, one of 8 column shards", seconds, {"run": seconds["run"] / seconds["columns"]}, {"run": 0.5})
 
 
+_RANK: Final = """
+import resource, time, torch, zeta
+from zeta.initializers import Normal
+from zeta.regions import Region
+from zeta.sampling import sample
+torch.set_num_threads(1)
+shape, parts, dim, rank = {shape}, {parts}, {dim}, 3
+sizes = tuple(size // (parts if number == dim else 1) for number, size in enumerate(shape))
+offsets = tuple(rank * size if number == dim else 0 for number, size in enumerate(sizes))
+region = Region(shape=shape, offsets=offsets, sizes=sizes)
+def by_region():
+    return sample(Normal(0.02), key=1, region=region)
+def by_slicing():
+    return sample(Normal(0.02), key=1, region=Region.whole(shape))[region.slices].clone()
+def by_torch():
+    return torch.nn.init.normal_(torch.empty(shape), 0.0, 0.02)[region.slices].clone()
+sample(Normal(0.02), key=1, region=Region.whole((64,)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begin = time.perf_counter()
+shard = {how}()
+seconds = time.perf_counter() - begin
+print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def ranks(figures: Figures) -> None:
+    """One of 8 ranks on one thread: its part of a weight of 1 GiB by region, or the whole and then a slice."""
+    for name, dim in (("rows", 0), ("columns", 1)):
+        seconds, mebibytes = {}, {}
+        for how in ("by_region", "by_slicing", "by_torch"):
+            runs = []
+            for _ in range(3):
+                code = _RANK.format(shape=(16384, 16384), parts=8, dim=dim, how=how)
+                done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+                runs.append(tuple(map(float, done.stdout.split())))
+            seconds[how], mebibytes[how] = (statistics.median(values) for values in zip(*runs, strict=True))
+        others = ("by_slicing", "by_torch")
+        ratios = {how: seconds[how] / seconds["by_region"] for how in others}
+        ratios |= {f"memory, {how}": mebibytes[how] / mebibytes["by_region"] for how in others}
+        figures.add(f"{name} of one of 8 ranks, 128 MiB of 1 GiB", seconds, ratios, {"by_slicing": 4.0})
+
+
 def orthogonal(figures: Figures) -> None:
     """A 2048 x 2048 orthogonal matrix."""
     out = torch.empty(2048, 2048)
@@ -233,7 +276,7 @@ def memory(figures: Figures) -> None:
 
 
 PARTS: Final = {
-    part.__name__: part for part in (laws, dtypes, scaling, regions, orthogonal, peers, model, tiny, memory)
+    part.__name__: part for part in (laws, dtypes, scaling, regions, ranks, orthogonal, peers, model, tiny, memory)
 }
 
 

@@ -27,12 +27,17 @@ RECORDING = ("operations", "tracing", "recognition")
 STAGES = {
     "base": ("errors", "_version", "render", "dtypes", "gaussian"),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
-    "resolve": ("names", "plans", "planning", "recording"),
+    "resolve": ("names", "plans", "planning", "recording", "submodels"),
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
-    "write": ("parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
-    "report": ("report", "verification", "verbs", "doctor", "loading", "cli", "__main__"),
+    "write": (
+        *("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
+    ),
+    "report": (
+        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading", "operands"),
+        *("cli", "__main__"),
+    ),
 }
 ORDER = list(STAGES)
 
@@ -169,7 +174,7 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     brought = set(done.stdout.split())
     assert {"zeta", "zeta.utils", "rich"} <= brought
     unwanted = {"triton", "transformers", "plotly", "scipy", "numpy", "matplotlib", "safetensors", "typer", "click"}
-    assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.rulefile", "zeta.doctor"}) == set()
+    assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.rulefile", "zeta.doctor"}) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

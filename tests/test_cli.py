@@ -385,7 +385,7 @@ def test_recipes() -> None:
     assert_done(as_json)
     lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
     assert {name: text for name, text in lines} == json.loads(as_json.stdout)  # noqa: C416
-    assert [name for name, _ in lines] == zeta.recipes.names() == ["gpt2", "resnet", "torch"]
+    assert [name for name, _ in lines] == zeta.recipes.names() == ["bert", "gpt2", "llama", "resnet", "torch", "vit"]
     assert all(text.endswith(".") and "\n" not in text for _, text in lines)
 
 
@@ -411,9 +411,9 @@ def test_recipes_are_used_by_name(recipe: str, spec: str, kwargs: dict[str, int]
 
 @pytest.mark.parametrize(
     ("architectures", "prefix"),
-    [({"architectures": ["GPT2Model"]}, ""), ({"architectures": ["Unknown"]}, "transformer."), ({}, "transformer.")],
+    [({"architectures": ["GPT2Model"]}, ""), ({"architectures": None}, "transformer."), ({}, "transformer.")],
 )
-def test_transformers_configuration(architectures: dict[str, list[str]], prefix: str, here: Path) -> None:
+def test_transformers_configuration(architectures: dict[str, Any], prefix: str, here: Path) -> None:
     pytest.importorskip("transformers")
     config = {"model_type": "gpt2", "n_layer": 2, "n_embd": 8, "n_head": 2, "vocab_size": 16, "n_positions": 8}
     tokens = {"bos_token_id": 0, "eos_token_id": 0}
@@ -446,9 +446,12 @@ R = ("--rules", "rules.toml")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nets.py:Tied",), r"--recipe or --rules, one of them; recipes: gpt2, resnet, torch"),
-        (("nets.py:Tied", *R, "--recipe", "gpt2"), "one of them"),
-        (("nets.py:Tied", "--recipe", "gpt3"), "unknown recipe 'gpt3': expected one of gpt2, resnet, torch"),
+        (("nets.py:Tied", *R, "--recipe", "gpt2"), "give one of them"),
+        (("nets.py:Tied", *R, "--fallback", "real"), "--fallback is for recording; .* add a rule instead"),
+        (
+            ("nets.py:Tied", "--recipe", "gpt3"),
+            "unknown recipe 'gpt3': expected one of bert, gpt2, llama, resnet",
+        ),
         (("nets.py", *R), "cannot tell what model 'nets.py' is: expected path/to/file.py:callable"),
         (("nets.py:", *R), "cannot tell"),
         ((":Tied", *R), "cannot tell"),

@@ -19,10 +19,12 @@ import zeta
 from zeta.cli import app
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
-MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--json", "--debug", "--help"}
+MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--fallback"}
+MODEL_OPTIONS |= {"--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force"},
     "plan": MODEL_OPTIONS,
+    "diff": {"--kwargs", "--dtype", "--fallback", "--json", "--debug", "--help"},
     "verify": {"--json", "--debug", "--help"},
     "recipes": {"--json", "--help"},
     "doctor": {"--json", "--help"},
@@ -46,7 +48,10 @@ def test_help_of_each_command(command: str) -> None:
     text = click.unstyle(text)
     assert (code, errors) == (0, "")
     assert set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE)) == OPTIONS[command]
-    assert ("MODEL" in text, "DIR" in text) == (command in ("init", "plan"), command in ("init", "verify"))
+    assert ("MODEL" in text, "DIR" in text) == (
+        command in ("init", "plan", "diff"),
+        command in ("init", "diff", "verify"),
+    )
 
 
 def test_help_lists_the_commands() -> None:

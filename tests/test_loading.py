@@ -283,6 +283,24 @@ def test_the_architecture_of_the_configuration_is_built(
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (["NoSuchModel"], "has no class NoSuchModel, which the configuration names as its architecture"),
+        (["One", "Other"], "has no class One or Other, which"),
+        ("GPT2Model", "architectures must be a list of class names, got 'GPT2Model'"),
+        ([3], "architectures must be a list of class names, got [3]"),
+    ],
+)
+def test_an_architecture_that_transformers_lacks_is_not_guessed(named: Any, message: str, here: Path) -> None:
+    pytest.importorskip("transformers")
+    spec = configuration(here, **GPT2, architectures=named)
+    found = refusal(spec)
+    assert found.startswith("config.json: ")
+    assert message in found
+    assert type(load_model(spec, {"architectures": None}, "meta")).__name__ == "GPT2LMHeadModel"
+
+
 def test_the_dtype_does_not_depend_on_whether_an_architecture_is_named(here: Path) -> None:
     pytest.importorskip("transformers")
     found = [

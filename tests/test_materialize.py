@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +200,38 @@ def test_a_recorded_model_may_be_copied_first() -> None:
     zeta.materialize_(model, plan)
     zeta.materialize_(twin, plan)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+
+
+PEAK = """
+import torch, zeta
+from torch import nn
+
+class Wide(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.normal = nn.Linear(4096, 8192 // scale)  # 128 MiB
+        self.rate = nn.Parameter(torch.log(torch.rand(4096 // scale, 8192) * 15 + 1))  # 128 MiB, by a program
+        self.register_buffer("mask", torch.ones(4096 // scale, 8192, dtype=torch.bool))  # 32 MiB
+        self.narrow = nn.Parameter(torch.empty(4096 // scale, 8192, dtype=torch.bfloat16).normal_())  # 64 MiB
+
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+model, plan = zeta.record(Wide, 512)
+zeta.materialize_(model, plan)
+start = peak()
+model, plan = zeta.record(Wide, 1)
+recorded = peak()
+report = zeta.materialize_(model, plan)
+assert report.ok and plan.nbytes > 350 * 2**20
+print(recorded - start, peak() - recorded - plan.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from Linux")
+def test_the_peak_of_memory_is_the_model_and_64_mebibytes() -> None:
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    recorded, beside = map(int, done.stdout.split())
+    assert recorded < 8 * 2**20
+    assert beside < 64 * 2**20

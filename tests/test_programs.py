@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import zeta
 from zeta import SpecError, programs
 from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
+from zeta.regions import Region
 
 
 class Holder(nn.Module):
@@ -53,12 +54,53 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
     found = program(RANDOM[name])
     assert programs.is_regional(found)
     whole = programs.value(found, name="table", seed=3)
-    monkeypatch.setattr(programs, "_TILE", 7)
+    monkeypatch.setattr(programs, "TILE", 7)
     pieces = torch.full_like(whole, math.nan)
     device = torch.device("cpu")
-    for index, tile in programs.tiles(found, name="table", seed=3, dtype=whole.dtype, device=device):
+    for index, tile in programs.tiles(
+        found, name="table", seed=3, region=Region.whole(whole.shape), dtype=whole.dtype, device=device
+    ):
         pieces[index] = tile
     assert torch.equal(pieces, whole)
+
+
+# in torch, the last bits of these depend on whether an element is in a whole vector or left over
+INEXACT: dict[str, Callable[[Tensor], Tensor]] = {
+    "power": lambda x: x.abs() ** 1.7,
+    "softplus": nn.functional.softplus,
+    "sigmoid": torch.sigmoid,
+    "broadcast": lambda x: (x * torch.randn(1, 61)).sigmoid() + torch.randn(x.shape[0], 1).sin(),
+    "rounded": lambda x: (x.bfloat16().abs() + 1).rsqrt().float(),
+}
+
+
+@pytest.mark.parametrize("name", INEXACT)
+def test_a_region_has_the_bits_of_the_whole(name: str) -> None:
+    found = program(lambda: INEXACT[name](torch.randn(37, 61)))
+    assert programs.is_regional(found)
+    whole = programs.value(found, name="x", seed=0)
+    corners = [((0, 0), (37, 1)), ((3, 5), (20, 3)), ((0, 60), (37, 1)), ((11, 0), (1, 61)), ((7, 9), (13, 17))]
+    for offsets, sizes in corners:
+        region = Region(shape=(37, 61), offsets=offsets, sizes=sizes)
+        values = torch.empty(sizes)
+        tiles = programs.tiles(found, name="x", seed=0, region=region, dtype=torch.float32, device=torch.device("cpu"))
+        for index, tile in tiles:
+            values[index] = tile
+        assert torch.equal(values, whole[region.slices]), region
+
+
+def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
+    found = program(lambda: torch.randn(200_029).abs() ** 1.7)
+    before = torch.get_num_threads()
+    values = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            values.append(programs.value(found, name="x", seed=0))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[0], values[2])
 
 
 WHOLE: dict[str, Callable[[], Tensor]] = {

@@ -302,12 +302,12 @@ def test_torch_resets_statistics_and_init_default_does_not() -> None:
 
 
 def test_names_and_summaries() -> None:
-    assert recipes.names() == sorted(recipes.RECIPES) == ["gpt2", "resnet", "torch"]
+    assert recipes.names() == sorted(recipes.RECIPES) == ["bert", "gpt2", "llama", "resnet", "torch", "vit"]
     for name in recipes.names():
         summary = recipes.summary(name)
         assert summary
         assert "\n" not in summary.strip()
-    with pytest.raises(SpecError, match="unknown recipe 'gpt3': expected one of gpt2, resnet, torch"):
+    with pytest.raises(SpecError, match="unknown recipe 'gpt3': expected one of bert, gpt2, llama, resnet, torch"):
         zeta.plan(nn.Linear(1, 1), "gpt3")
     with pytest.raises(SpecError, match="unknown recipe 'GPT2'"):
         recipes.summary("GPT2")
@@ -320,7 +320,7 @@ def small_gpt() -> nn.Module:
 @pytest.mark.parametrize(
     ("recipe", "factory", "messages"),
     [
-        ("gpt2", lambda: nn.Linear(3, 3), ["these rules never win", "*.c_proj.weight", "kind norm_scale"]),
+        ("gpt2", lambda: nn.Linear(3, 3), ["these rules never win", "*.c_proj.weight", "norm scale"]),
         ("gpt2", lambda: ResNet(Basic, 4, 4), ["these rules never win", "*.c_proj.weight"]),
         ("gpt2", nn.ReLU, ["these rules never win", "*.c_proj.weight"]),
         ("gpt2", lambda: nn.Sequential(small_gpt(), nn.PReLU()), ["no rule matches", "1.weight", "in PReLU"]),

@@ -150,6 +150,15 @@ def test_timm_s_truncated_normal_with_bounds_that_do_not_bite() -> None:
     assert found.std == pytest.approx(0.02)
 
 
+def test_bounds_are_the_numbers_that_are_meant() -> None:
+    """torch computes sqrt(3) * sqrt(1/3) / sqrt(64), which is 0.12499999999999999; in bf16 that would not reach 1/8."""
+    model, plan = zeta.record(lambda: nn.Linear(64, 512).to(torch.bfloat16))
+    assert plan["weight"].initializer == plan["bias"].initializer == Uniform(-0.125, 0.125)
+    zeta.materialize_(model, plan)
+    assert model.weight.aminmax() == (-0.125, 0.125)
+    assert zeta.record(nn.Linear, 63, 2)[1]["bias"].initializer == Uniform(-1 / 63**0.5, 1 / 63**0.5)
+
+
 def test_a_row_of_zeros_is_padding() -> None:
     found = entry(lambda: _with_row(torch.randn(4, 4), 0.0))
     assert (found.initializer, found.padding_idx) == (Normal(), 1)

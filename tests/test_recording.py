@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +44,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 def test_torch_layers_come_out_as_they_are_built(name: str) -> None:
     model, plan, report = recorded(LAYERS[name])
     assert report.ok, report
-    assert compare(model, plan, LAYERS[name]) == []
+    assert compare(model, plan, LAYERS[name], builds=16) == []
     assert not any(isinstance(entry.initializer, Program) for entry in plan)
 
 
@@ -65,7 +64,7 @@ def test_spectral_norm_keeps_its_vectors() -> None:
 def test_twenty_awkward_habits() -> None:
     model, plan, report = recorded(Awkward)
     assert report.ok, report
-    assert compare(model, plan, Awkward) == []
+    assert compare(model, plan, Awkward, builds=8) == []
     real = Awkward()
     assert model.drop == real.drop
     assert torch.equal(model.slopes, real.slopes)
@@ -184,6 +183,19 @@ class Forgets(nn.Module):
 def test_memory_that_is_never_written_is_an_error_that_names_it() -> None:
     with pytest.raises(RecordingError, match=r"(?s)weight: never gets a value.*table: never gets a value"):
         zeta.record(Forgets)
+
+
+def test_what_has_no_elements_needs_no_value() -> None:
+    class Nothing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.registers = nn.Parameter(torch.empty(1, 0, 16))
+            self.register_buffer("none", torch.empty(0, dtype=torch.int64))
+
+    model, plan, report = recorded(Nothing)
+    assert report.ok
+    assert plan["registers"].initializer == plan["none"].initializer == Zeros()
+    assert (model.registers.shape, model.none.dtype) == ((1, 0, 16), torch.int64)
 
 
 def test_rules_give_the_rest() -> None:
@@ -328,23 +340,3 @@ def test_a_plan_from_a_function(device: str) -> None:
 def test_a_function_that_forgets_a_parameter_is_an_error() -> None:
     with pytest.raises(PlanError, match=r"bias: was there, on meta, before the recording began"):
         zeta.plan(nn.Linear(4, 4, device="meta"), lambda model: nn.init.zeros_(model.weight))
-
-
-def test_thirty_two_layers_record_within_a_second() -> None:
-    class Block(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = nn.ModuleList([nn.Linear(64, 64, bias=False) for _ in range(4)])
-            self.mlp = nn.ModuleList([nn.Linear(64, 64, bias=False) for _ in range(3)])
-            self.norms = nn.ModuleList([nn.RMSNorm(64) for _ in range(2)])
-            for layer in (*self.attention, *self.mlp):
-                nn.init.normal_(layer.weight, std=0.02)
-
-    zeta.record(Block)
-    used = []
-    for _ in range(3):
-        begin = time.thread_time()
-        _, plan = zeta.record(lambda: nn.ModuleList([Block() for _ in range(32)]))
-        used.append(time.thread_time() - begin)
-    assert len(plan) == 32 * 9
-    assert min(used) < 1.0

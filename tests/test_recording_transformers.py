@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,6 +111,25 @@ def test_a_model_on_meta_is_planned_from_its_own_method() -> None:
     plan = zeta.plan(model, lambda model: model.init_weights())
     _, expected = zeta.record(factory("Llama"))
     assert {e.name: e.initializer for e in plan} == {e.name: e.initializer for e in expected}
+
+
+def test_recording_a_llama_of_32_layers_adds_less_than_a_second() -> None:
+    """Of 6.7 billion parameters; beside a construction on meta, in the time of this thread's own work."""
+    config = transformers.LlamaConfig()
+    assert config.num_hidden_layers == 32
+    zeta.record(factory("Llama"))  # imports
+    added = []
+    for _ in range(3):
+        times = [time.thread_time()]
+        with torch.device("meta"):
+            transformers.LlamaForCausalLM(config)
+        times.append(time.thread_time())
+        _, plan = zeta.record(transformers.LlamaForCausalLM, config)
+        times.append(time.thread_time())
+        added.append(times[2] - 2 * times[1] + times[0])
+    assert len(plan.parameters) == 32 * 9 + 3
+    assert sum(entry.numel for entry in plan.parameters) == 6_738_415_616
+    assert min(added) < 1.0
 
 
 def test_a_recorded_model_computes() -> None:

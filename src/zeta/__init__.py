@@ -7,6 +7,7 @@ torch's version.
 
 from zeta import initializers, recipes, rules, utils
 from zeta._version import __version__
+from zeta.differences import Change, Difference, diff
 from zeta.errors import (
     CheckpointError,
     FanError,
@@ -25,12 +26,15 @@ from zeta.plans import Entry, Plan
 from zeta.recording import record
 from zeta.report import Report
 from zeta.rules import Kind, Match, Rule, Rules
+from zeta.shares import ShardPlan, shard_plan
 from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 from zeta.verification import Verification
 
 __all__ = [
     "Axes",
+    "Change",
     "CheckpointError",
+    "Difference",
     "Entry",
     "FanError",
     "Fans",
@@ -45,6 +49,7 @@ __all__ = [
     "Report",
     "Rule",
     "Rules",
+    "ShardPlan",
     "SpecError",
     "TargetError",
     "Verification",
@@ -52,6 +57,7 @@ __all__ = [
     "ZetaNotice",
     "__version__",
     "apply_",
+    "diff",
     "fans",
     "gain",
     "init_",
@@ -63,6 +69,7 @@ __all__ = [
     "register_fans",
     "rules",
     "save",
+    "shard_plan",
     "utils",
     "verify",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes, programs
+from zeta.aliasing import has_address, overlaps, shared
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
-from zeta.names import Slot, walk
+from zeta.names import Slot, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
@@ -23,6 +23,8 @@ from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
 from zeta.sampling import Request, fill_, pieces, tiles
+from zeta.shards import Held, Part, held, whole
+from zeta.submodels import Naming, fitted
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
@@ -34,33 +36,52 @@ Only = str | Collection[str] | Callable[[str], bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One entry and the tensor that it is written to; for a parametrized weight, what its originals become."""
+    """One entry, and what is here of the tensor that it is written to.
+
+    For a parametrized weight: what its originals become, and the weight that they give.
+    """
 
     entry: Entry
     slot: Slot
+    held: Held
     inversion: Inversion | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of what is here."""
+        return self.held.numel * self.entry.dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One entry that was written, and the values as they now are.
+    """One entry that was written, and the values as they now are: those that are here, and which parts they are.
 
     ``error`` is by how much they may miss what was drawn, in parts of the largest one: a parametrization computes them.
     """
 
     entry: Entry
     values: Tensor
+    parts: tuple[Part, ...]
     error: float = 0.0
 
+    def places(self) -> Iterator[tuple[Tensor, Region]]:
+        """Each part's memory, and the region of the whole that it holds."""
+        for part in self.parts:
+            yield self.values if part.region.numel == self.values.numel() else self.values[part.index], part.region
 
-def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -> list[Job]:
+
+def prepare(
+    model: nn.Module, plan: Plan, seed: int, only: Only | None = None, naming: Naming | None = None
+) -> list[Job]:
     """Check the whole plan against the model, and return what is to be written. Nothing is written.
+
+    With ``naming`` the model is a part of the planned one.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
         SpecError: ``plan`` is not a plan, or the seed not one.
         PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
-        TargetError: parameters that cannot be written: lazy, on meta, integer, sharded, overlapping, parametrized so
+        TargetError: parameters that cannot be written: lazy, on meta, integer, partial, overlapping, parametrized so
             that the value is impossible. All of them are listed.
     """
     if not isinstance(model, nn.Module):
@@ -68,20 +89,21 @@ def prepare(model: nn.Module, plan: Plan, seed: int, only: Only | None = None) -
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
     check_seed(seed)
-    slots = {slot.name: slot for slot in walk(model)}
-    selected = _selected(plan, only)
+    chosen = {entry.name for entry in _selected(plan, only)}
+    plan, slots = fitted(model, plan, naming)
+    selected = [entry for entry in plan if entry.name in chosen]
     check_names(plan, selected, slots, whole=only is None)
     jobs: list[Job] = []
-    problems: list[str] = []
+    problems: list[str] = gathered(model)
     for entry in selected:
         slot = slots[entry.name]
         try:
             check_target(entry, slot)
             if not entry.kept:
-                jobs.append(Job(entry=entry, slot=slot, inversion=_inversion(entry, slot, seed)))
+                jobs.append(_job(entry, slot, seed))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
-    problems += _shared(jobs, slots.values())
+    problems += shared({job.entry.name for job in jobs}, slots.values())
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
@@ -103,17 +125,17 @@ def check_parameters(model: nn.Module) -> None:
 
 def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[Written]:
     """Write prepared jobs: many small parameters together, large ones in pieces. Return what each one is now."""
-    total, done = sum(job.entry.nbytes for job in jobs), 0
+    total, done = sum(job.nbytes for job in jobs), 0
     written = [_written(job) for job in jobs]
     together: list[Written] = []
     for job, one in zip(jobs, written, strict=True):
         if job.inversion is None and not isinstance(job.entry.initializer, Program):
             together.append(one)
             continue
-        with _writable([job.slot.tensor]):
+        with _writable([job.held.local]):
             for target, values in _changes(job, one, seed):
                 target.copy_(values)
-        done += job.entry.nbytes
+        done += job.nbytes
         if progress is not None:
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
@@ -124,15 +146,25 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[
         if progress is not None:
             progress(name, done, total)
     # kernels write to memory that autograd does not watch
-    torch.autograd.graph.increment_version([job.slot.tensor for job in jobs if not job.slot.tensor.is_inference()])
+    changed = [job.slot.tensor for job in jobs] + [job.held.local for job in jobs if is_sharded(job.slot.tensor)]
+    torch.autograd.graph.increment_version([tensor for tensor in changed if not tensor.is_inference()])
     return written
 
 
+def _job(entry: Entry, slot: Slot, seed: int) -> Job:
+    if slot.parametrization is None:
+        return Job(entry=entry, slot=slot, held=held(slot.tensor))
+    value = torch.empty(entry.shape, dtype=slot.tensor.dtype, device=slot.tensor.device)
+    for index, tile in values_of(entry, seed, dtype=value.dtype, device=value.device):
+        value[index].copy_(tile)
+    with _writable([slot.tensor]):
+        inversion = invert(slot.parametrization, value, name=entry.name, seed=parameter_key(seed, entry.name))
+    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=inversion)
+
+
 def _written(job: Job) -> Written:
-    if job.inversion is None:
-        return Written(entry=job.entry, values=job.slot.tensor.detach())
-    values = job.inversion.effective
-    return Written(entry=job.entry, values=values, error=tolerance(values.dtype))
+    error = 0.0 if job.inversion is None else tolerance(job.held.local.dtype)
+    return Written(entry=job.entry, values=job.held.local, parts=job.held.parts, error=error)
 
 
 def _changes(job: Job, one: Written, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,8 +172,9 @@ def _changes(job: Job, one: Written, seed: int) -> Iterator[tuple[Tensor, Tensor
     if job.inversion is not None:
         yield from ((tensor.detach(), value) for tensor, value in job.inversion.changes)
         return
-    for index, tile in values_of(job.entry, seed, dtype=one.values.dtype, device=one.values.device):
-        yield one.values[index], tile
+    for values, region in one.places():
+        for index, tile in values_of(job.entry, seed, region=region, dtype=values.dtype, device=values.device):
+            yield values[index], tile
 
 
 def _batches(written: list[Written], seed: int) -> Iterator[tuple[str, list[Request]]]:
@@ -149,36 +182,43 @@ def _batches(written: list[Written], seed: int) -> Iterator[tuple[str, list[Requ
     batch: list[Request] = []
     count = 0
     for one in written:
-        entry, values = one.entry, one.values
-        key, region = parameter_key(seed, entry.name), Region.whole(entry.shape)
-        for index, piece in pieces(entry.initializer, region, _BATCH):
-            batch.append(
-                Request(
-                    initializer=entry.initializer,
-                    key=key,
-                    region=piece,
-                    out=values if piece is region else values[index],
-                    axes=entry.axes,
-                    zero_row=entry.padding_idx,
+        entry, key = one.entry, parameter_key(seed, one.entry.name)
+        for values, region in one.places():
+            for index, piece in pieces(entry.initializer, region, _BATCH):
+                batch.append(
+                    Request(
+                        initializer=entry.initializer,
+                        key=key,
+                        region=piece,
+                        out=values if piece is region else values[index],
+                        axes=entry.axes,
+                        zero_row=entry.padding_idx,
+                    )
                 )
-            )
-            count += piece.numel
-            if count >= _BATCH:
-                yield entry.name, batch
-                batch, count = [], 0
+                count += piece.numel
+                if count >= _BATCH:
+                    yield entry.name, batch
+                    batch, count = [], 0
     if batch:
         yield written[-1].entry.name, batch
 
 
 def values_of(
-    entry: Entry, seed: int, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    entry: Entry,
+    seed: int,
+    *,
+    region: Region | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-    """Yield all values of an entry, in row-major order of bounded tiles: (index, values)."""
+    """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values)."""
+    region = Region.whole(entry.shape) if region is None else region
     if isinstance(entry.initializer, Program):
         yield from programs.tiles(
             entry.initializer,
             name=entry.name,
             seed=seed,
+            region=region,
             dtype=entry.dtype if dtype is None else dtype,
             device=torch.device(device),
             zero_row=entry.padding_idx,
@@ -187,7 +227,7 @@ def values_of(
     yield from tiles(
         entry.initializer,
         key=parameter_key(seed, entry.name),
-        region=Region.whole(entry.shape),
+        region=region,
         dtype=entry.dtype if dtype is None else dtype,
         device=device,
         axes=entry.axes,
@@ -215,22 +255,14 @@ def check_memory(slot: Slot) -> None:
         )
 
 
-def has_address(tensor: Tensor) -> bool:
-    """Whether there are bytes of its own: a subclass that wraps other tensors, or a fake tensor, has none."""
-    if tensor.numel() == 0:
-        return True
-    try:
-        storage = tensor.untyped_storage()
-        return storage.device.type != "meta" and storage.data_ptr() != 0
-    except RuntimeError:
-        return False
-
-
 def check_writable(slot: Slot) -> None:
-    """Raise ``TargetError`` if the tensor's memory is not a plain floating-point weight's."""
-    tensor = slot.tensor
-    if _is_dtensor(tensor):
-        raise TargetError("is a DTensor; initialize before sharding")
+    """Raise ``TargetError`` if the tensor's memory is not that of a floating-point weight or of parts of one."""
+    tensor = held(slot.tensor).local
+    if slot.parametrization is not None and any(map(is_sharded, slot.parametrization.parameters())):
+        raise TargetError(
+            "is parametrized, and its stored tensors are sharded, which no right_inverse can work on; initialize "
+            "before sharding"
+        )
     if tensor.layout is not torch.strided:
         raise TargetError(
             f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
@@ -246,21 +278,11 @@ def check_writable(slot: Slot) -> None:
             f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
             "afterwards, or use Keep()"
         )
-    if slot.parametrization is None and _overlaps(tensor):
+    if slot.parametrization is None and overlaps(tensor):
         raise TargetError(
             f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
             ".clone()"
         )
-
-
-def _inversion(entry: Entry, slot: Slot, seed: int) -> Inversion | None:
-    if slot.parametrization is None:
-        return None
-    value = torch.empty(entry.shape, dtype=slot.tensor.dtype, device=slot.tensor.device)
-    for index, tile in values_of(entry, seed, dtype=value.dtype, device=value.device):
-        value[index].copy_(tile)
-    with _writable([slot.tensor]):
-        return invert(slot.parametrization, value, name=entry.name, seed=parameter_key(seed, entry.name))
 
 
 def _selected(plan: Plan, only: Only | None) -> list[Entry]:
@@ -307,83 +329,6 @@ def check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, wh
     ]
     if problems:
         raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
-
-
-def _shared(jobs: list[Job], slots: Iterable[Slot]) -> list[str]:
-    """Different parameters with an element in the same memory: to write one would change the other."""
-    written = {job.entry.name for job in jobs}
-    parameters: dict[int, Slot] = {}
-    for slot in slots:
-        if slot.kind is not Kind.BUFFER or slot.name in written:
-            parameters.setdefault(id(slot.tensor), slot)  # the first of tied names is the canonical one
-    extents = sorted(
-        (
-            (str(slot.tensor.device), slot.tensor.data_ptr(), _reach(slot.tensor) * slot.tensor.element_size(), slot)
-            for slot in parameters.values()
-            if _has_memory(slot.tensor) and slot.tensor.numel()
-        ),
-        key=lambda extent: extent[:2],
-    )
-    problems: list[str] = []
-    open_extents: list[tuple[str, int, int, Slot]] = []
-    for extent in extents:
-        device, begin, _, slot = extent
-        open_extents = [other for other in open_extents if other[0] == device and other[1] + other[2] > begin]
-        problems += [
-            f"{slot.name}: shares the memory of {owner.name}, but is another Parameter; tie them by assigning the same "
-            "Parameter, or give one its own memory"
-            for _, _, _, owner in open_extents
-            if not written.isdisjoint((slot.name, owner.name)) and _meet(owner.tensor, slot.tensor)
-        ]
-        open_extents.append(extent)
-    return problems
-
-
-def _meet(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors whose extents overlap, the first beginning no later, have an element in common."""
-    size = first.element_size()
-    shift = second.data_ptr() - first.data_ptr()
-    if second.element_size() != size or shift % size:
-        return True
-    marks = torch.zeros(max(_reach(first), shift // size + _reach(second)), dtype=torch.bool, device="cpu")
-    marks.as_strided(first.shape, first.stride()).fill_(True)
-    return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
-
-
-def _reach(tensor: Tensor) -> int:
-    """The number of elements from the first in memory to the last, both included."""
-    if tensor.is_contiguous():
-        return tensor.numel()
-    return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Whether the tensor is plain: strided, in memory of its own, and not one of several shards."""
-    return not (
-        nn.parameter.is_lazy(tensor)
-        or tensor.is_meta
-        or tensor.layout is not torch.strided
-        or _is_dtensor(tensor)
-        or not has_address(tensor)
-    )
-
-
-def _is_dtensor(tensor: Tensor) -> bool:
-    # importing it takes a second, and there is no DTensor before somebody has imported it
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether two elements may share memory."""
-    if tensor.is_contiguous():
-        return False
-    reach = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
-        if stride < reach:
-            return True
-        reach = stride * (size - 1) + reach
-    return False
 
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:

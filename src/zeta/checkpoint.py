@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes, sampling
-from zeta.apply import Progress, check_target, has_address, values_of
+from zeta.aliasing import has_address
+from zeta.apply import Progress, check_target, values_of
 from zeta.errors import LayerTypeError, TargetError, ZetaError, listed
 from zeta.files import INDEX, MANIFEST, Manifest, Stored, Writer, check_folder, memory, sync, work
 from zeta.names import Slot, walk

@@ -1,6 +1,6 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done, 1 the values are not as planned or do not verify, 2 wrong use or not possible.
+Exit codes: 0 done, 1 the values are not as planned or do not verify or two plans differ, 2 wrong use or not possible.
 """
 
 from __future__ import annotations
@@ -10,22 +10,27 @@ import io
 import json
 import secrets
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from zeta import __version__, apply, doctor, dtypes, recipes, verbs
-from zeta.errors import UsageError, ZetaError
+from zeta.differences import diff
+from zeta.errors import RecordingError, UsageError, ZetaError, ZetaNotice
 from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of
-from zeta.loading import load_model
+from zeta.loading import load_model, record_model
+from zeta.operands import Building, operands
 from zeta.planning import plan
 from zeta.plans import Plan
 from zeta.random import check_seed
+from zeta.recording import Fallback
 from zeta.rulefile import read_rules
 
 app = typer.Typer(
@@ -52,7 +57,20 @@ DtypeOption = Annotated[
     str | None, typer.Option("--dtype", help="dtype of the floating-point tensors, such as bfloat16")
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", help="where the model is built: meta allocates nothing; cpu keeps computed buffers")
+    str | None,
+    typer.Option(
+        "--device",
+        help="where the model is built for a recipe or rules: meta, the default, allocates nothing; cpu keeps computed "
+        "buffers",
+    ),
+]
+FallbackOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback",
+        metavar="FILE|real",
+        help="for what cannot be recorded: a rule file, or 'real', which draws once what the constructor reads",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON document on stdout, for machines")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
@@ -61,13 +79,16 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="the folder 
 
 @contextlib.contextmanager
 def _errors(debug: bool) -> Iterator[None]:
-    """Print what went wrong as a paragraph on stderr and exit with 2."""
+    """Print what went wrong as a paragraph on stderr and exit with 2; notices as paragraphs too."""
     try:
-        yield
+        with _notices():
+            yield
     except ZetaError as error:
         if debug:
             raise
         _stderr.print("; ".join([f"zeta: {error}", *_notes(error)]))
+        if isinstance(error, RecordingError):
+            _stderr.print("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         _stderr.print("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
@@ -79,6 +100,22 @@ def _notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
 
 
+@contextlib.contextmanager
+def _notices() -> Iterator[None]:
+    """Print zeta's own warnings as paragraphs on stderr, without the line of code that they come from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, ZetaNotice):
+                _stderr.print(f"zeta: note: {message}")
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = shown
+        yield
+
+
 @app.command("init")
 def init_command(
     model: ModelArgument,
@@ -88,7 +125,8 @@ def init_command(
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
-    device: DeviceOption = "meta",
+    device: DeviceOption = None,
+    fallback: FallbackOption = None,
     drop_ties: Annotated[
         bool, typer.Option("--drop-ties", help="store a shared tensor once, as save_pretrained does")
     ] = False,
@@ -101,13 +139,14 @@ def init_command(
 ) -> None:
     """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
 
-    What an interrupted run has written is kept where it is much, and the same command goes on from there.
+    By a recipe or rules; without them, as the model's own constructor does, which is recorded. What an interrupted run
+    has written is kept where it is much, and the same command goes on from there.
     """
     with _errors(debug):
         number = _seed(seed)
         most = bytes_of(max_shard_size)
         check_folder(out, force=force)
-        built, decided = _planned(model, recipe, rules, kwargs, dtype, device)
+        built, decided = _planned(model, recipe, rules, kwargs, dtype, device, fallback)
         if not as_json:
             _stdout.print(decided.text(_width()))
         with _progress_bar(quiet=as_json) as progress:
@@ -141,13 +180,17 @@ def plan_command(
     rules: RulesOption = None,
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
-    device: DeviceOption = "meta",
+    device: DeviceOption = None,
+    fallback: FallbackOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what every parameter of MODEL would get, and write nothing."""
+    """Show what every parameter of MODEL would get, and write nothing.
+
+    By a recipe or rules; without them, what the model's own constructor does.
+    """
     with _errors(debug):
-        _, decided = _planned(model, recipe, rules, kwargs, dtype, device)
+        _, decided = _planned(model, recipe, rules, kwargs, dtype, device, fallback)
         _stdout.print(decided.to_json() if as_json else decided.text(_width()))
 
 
@@ -161,6 +204,34 @@ def verify_command(folder: FolderArgument, as_json: JsonOption = False, debug: D
         else:
             _stdout.print(str(result))
     if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command("diff")
+def diff_command(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="a MODEL, which is recorded, a plan.json, or a DIR of zeta init")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="likewise; recipe:NAME and rules:FILE are for the model A")],
+    kwargs: KwargsOption = "{}",
+    dtype: DtypeOption = None,
+    fallback: FallbackOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what two plans do differently, by parameter. Exits with 1 if anything.
+
+    zeta diff hf:config.json recipe:llama; zeta diff nets.py:Net out; zeta diff old.json new.json
+    """
+    with _errors(debug):
+        building = Building(kwargs=_arguments(kwargs), dtype=_dtype(dtype), fallback=_fallback(fallback))
+        one, other = operands(a, b, building)
+        difference = diff(one.plan, other.plan, names=(one.label, other.label))
+        if as_json:
+            _print_json(difference.as_dict())
+        else:
+            _stdout.print(difference.text(_width()))
+    if not difference.same:
         raise typer.Exit(1)
 
 
@@ -206,28 +277,57 @@ def _main(
 
 
 def _planned(
-    spec: str, recipe: str | None, rules: Path | None, kwargs: str, dtype: str | None, device: str
+    spec: str,
+    recipe: str | None,
+    rules: Path | None,
+    kwargs: str,
+    dtype: str | None,
+    device: str | None,
+    fallback: str | None,
 ) -> tuple[nn.Module, Plan]:
-    if (recipe is None) == (rules is None):
-        raise UsageError(
-            f"say how to initialize with --recipe or --rules, one of them; recipes: {', '.join(recipes.names())}"
-        )
+    if recipe is not None and rules is not None:
+        raise UsageError("--recipe and --rules are two answers to one question; give one of them")
     if recipe is not None and recipe not in recipes.RECIPES:
         raise UsageError(f"unknown recipe {recipe!r}: expected one of {', '.join(recipes.names())}")
+    arguments, target = _arguments(kwargs), _dtype(dtype)
+    if recipe is None and rules is None:
+        if device is not None:
+            raise UsageError(
+                "--device is where a model is built for --recipe or --rules; without them its constructor is recorded, "
+                "which allocates nothing anywhere. Leave --device out"
+            )
+        built, decided = record_model(spec, arguments, _fallback(fallback))
+    else:
+        if device not in (None, "meta", "cpu"):
+            raise UsageError(f"--device must be meta or cpu, got {device!r}")
+        if fallback is not None:
+            raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
+        built = load_model(spec, arguments, device or "meta")
+        decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
+    return built, decided if target is None else decided.with_dtype(target)
+
+
+def _arguments(kwargs: str) -> dict[str, Any]:
     try:
         arguments = json.loads(kwargs)
     except ValueError as error:
         raise UsageError(f"--kwargs is not JSON: {error}; expected something like '{{\"n_layer\": 2}}'") from None
     if not isinstance(arguments, dict):
         raise UsageError(f"--kwargs must be a JSON object, got {kwargs}")
-    if device not in ("meta", "cpu"):
-        raise UsageError(f"--device must be meta or cpu, got {device!r}")
-    target = None if dtype is None else dtypes.dtype_named(dtype)
-    if target is not None and target not in dtypes.REAL:
-        raise UsageError(f"--dtype must be a floating-point dtype, got {dtype!r}")
-    built = load_model(spec, arguments, device)
-    decided = plan(built, recipe if recipe is not None else read_rules(rules, built) if rules is not None else "")
-    return built, decided if target is None else decided.with_dtype(target)
+    return arguments
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    dtype = None if name is None else dtypes.dtype_named(name)
+    if dtype is not None and dtype not in dtypes.REAL:
+        raise UsageError(f"--dtype must be a floating-point dtype, got {name!r}")
+    return dtype
+
+
+def _fallback(text: str | None) -> Fallback | None:
+    if text == "real":
+        return "real"
+    return None if text is None else read_rules(Path(text), None)
 
 
 def _seed(text: str) -> int:

@@ -30,7 +30,7 @@ class RecordingError(PlanError):
 
 
 class TargetError(ZetaError, ValueError):
-    """A parameter cannot be written: lazy, on meta, quantized, integer, sharded, overlapping, parametrized."""
+    """A parameter cannot be written: lazy, on meta, quantized, integer, a partial sum, overlapping, parametrized."""
 
 
 class LayerTypeError(ZetaError, TypeError):

@@ -220,7 +220,8 @@ def _shape_in(module: nn.Module, name: str) -> torch.Size:
 def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
     """The shape of a parametrized weight, found on meta tensors: no value is touched, no buffer moved."""
     state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
-    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
+    # plain ones: of a DTensor, some operations communicate even on meta
+    on_meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
     try:
         with torch.no_grad():
             weight = torch.func.functional_call(plist, on_meta, ())

@@ -1,4 +1,4 @@
-"""Build the model that the command line names: a callable in a file or a package, or a transformers configuration."""
+"""Build or record what the command line names: a callable in a file or a package, or a transformers configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from zeta.errors import UsageError
+from zeta import recording
+from zeta.errors import UsageError, ZetaError
+from zeta.plans import Plan
 
 FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/config.json"
 
@@ -25,17 +27,37 @@ def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     Raises ``UsageError`` for everything that can go wrong: no such file, module or callable, an error inside it, a
     result that is not a module.
     """
+    factory = find_factory(spec)
+    with torch.device(device):
+        return _built(spec, factory, kwargs, f"on device {device!r}")
+
+
+def record_model(
+    spec: str, kwargs: dict[str, Any], fallback: recording.Fallback | None = None
+) -> tuple[nn.Module, Plan]:
+    """Record what the model's own constructor does; the model, on meta, and its plan.
+
+    Raises ``UsageError`` as ``load_model`` does, and ``RecordingError`` where the constructor cannot be recorded.
+    """
+    factory = find_factory(spec)
+    return recording.record(lambda: _built(spec, factory, kwargs, "while it is recorded"), fallback=fallback)
+
+
+def find_factory(spec: str) -> Callable[..., Any]:
+    """The callable that builds the model, not called yet; ``UsageError`` if ``spec`` names none."""
     source, colon, name = spec.partition(":") if spec.startswith("hf:") else spec.rpartition(":")
     if not colon or not name or not source:
         raise UsageError(f"cannot tell what model {spec!r} is: expected {FORMS}")
-    factory = _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
+    return _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
+
+
+def _built(spec: str, factory: Callable[..., Any], kwargs: dict[str, Any], how: str) -> nn.Module:
     try:
-        with torch.device(device):
-            model = factory(**kwargs)
-    except UsageError:
+        model = factory(**kwargs)
+    except ZetaError:
         raise
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{spec} fails on device {device!r}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{spec} fails {how}: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{spec} returned {type(model).__name__}, expected a torch.nn.Module")
     return model
@@ -105,11 +127,11 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
             raise UsageError(
                 f"{path}: transformers {transformers.__version__} knows no model_type {merged['model_type']!r}"
             )
+        architecture = _architecture(transformers, path, merged.get("architectures"))
         config = transformers.AutoConfig.for_model(**merged)
-        for architecture in merged.get("architectures") or ():
-            if hasattr(transformers, architecture):
-                # not the class itself: what from_config calls follows the configuration's dtype
-                return getattr(transformers, architecture)._from_config(config)
+        if architecture is not None:
+            # not the class itself: what from_config calls follows the configuration's dtype
+            return getattr(transformers, architecture)._from_config(config)
         auto = (
             transformers.AutoModelForCausalLM
             if type(config) in transformers.AutoModelForCausalLM._model_mapping
@@ -118,3 +140,20 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
         return auto.from_config(config)  # type: ignore[no-untyped-call]
 
     return build
+
+
+def _architecture(transformers: ModuleType, path: Path, named: Any) -> str | None:
+    """The first of the named classes that transformers has, or ``None`` if none is named."""
+    if not named:
+        return None
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UsageError(f"{path}: architectures must be a list of class names, got {named!r}")
+    known: list[str] = [name for name in named if hasattr(transformers, name)]
+    if not known:
+        raise UsageError(
+            f"{path}: transformers {transformers.__version__} has no class {' or '.join(named)}, which the "
+            'configuration names as its architecture. Name one that it has: --kwargs \'{"architectures": ["..."]}\'; '
+            "with null in place of the list, the causal language model of this model_type is built, or else its base "
+            "model"
+        )
+    return known[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,10 @@ from torch.nn.utils import parametrize
 from zeta import dtypes
 from zeta.apply import check_names
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.names import walk
+from zeta.names import Slot, is_sharded
 from zeta.plans import Plan
 from zeta.recording import attributes, swap
+from zeta.submodels import Naming, fitted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,14 @@ class _Twin:
 
 
 @contextlib.contextmanager
-def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: torch.dtype | None) -> Iterator[None]:
+def memory(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    naming: Naming | None = None,
+) -> Iterator[None]:
     """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
 
     Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
@@ -42,8 +50,9 @@ def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: t
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     if dtype is not None and dtype not in dtypes.REAL:
         raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
-    check_names(plan, list(plan), {slot.name: slot for slot in walk(model)}, whole=True)
-    _check_values(model, plan)
+    plan, slots = fitted(model, plan, naming)
+    check_names(plan, list(plan), slots, whole=True)
+    _check_values(model, plan, slots.values())
     twins = _twins(model, torch.device(device), dtype)
     swapped: list[_Twin] = []
     try:
@@ -57,11 +66,11 @@ def memory(model: nn.Module, plan: Plan, *, device: torch.device | str, dtype: t
         raise
 
 
-def _check_values(model: nn.Module, plan: Plan) -> None:
+def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
     """Raise ``TargetError`` for tensors on meta that the plan gives no value."""
     known: set[int] = set()
     problems: list[str] = []
-    for slot in walk(model):
+    for slot in slots:
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:
             known |= {t.untyped_storage()._cdata for t in slot.parametrization.parameters() if t.is_meta}
@@ -84,9 +93,12 @@ def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
     tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
     originals = _originals(model)
     memories: dict[int, list[Tensor]] = {}
-    for tensor in tensors.values():
-        memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     twins: list[_Twin] = []
+    for tensor in tensors.values():
+        if is_sharded(tensor):
+            twins.append(_sharded_twin(tensor, device, dtype))
+        else:
+            memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     for sharing in memories.values():
         wanted = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
         size = max(_extent(t) * wanted[id(t)].itemsize for t in sharing)
@@ -98,6 +110,14 @@ def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
             real.set_(storage, t.storage_offset(), t.shape, t.stride())
             twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
     return twins
+
+
+def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> _Twin:
+    """Memory for what this rank holds of the tensor."""
+    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    with torch.no_grad():
+        real = torch.empty_like(tensor, dtype=wanted, device=device)
+    return _Twin(tensor=tensor, real=real.requires_grad_(tensor.requires_grad))
 
 
 def _originals(model: nn.Module) -> set[int]:

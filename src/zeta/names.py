@@ -7,9 +7,10 @@ parametrized weight goes by the name of the weight.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,32 @@ class Slot:
             row = getattr(self.module, "padding_idx", None)
             return row if isinstance(row, int) else None
         return None
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
+    """Whether the tensor is a ``DTensor``, whose shape is that of the whole."""
+    # importing it takes a second, and there is no DTensor before somebody has imported it
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def gathered(model: nn.Module) -> list[str]:
+    """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return []
+    return [
+        f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
+        "call its reshard() first"
+        for name, module in model.named_modules()
+        if isinstance(module, fsdp.FSDPModule) and any(not group.is_sharded for group in _groups(module))
+    ]
+
+
+def _groups(module: Any) -> list[Any]:
+    state = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one at most
+    return [group for group in ([state._fsdp_param_group] if groups is None else groups) if group is not None]
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -37,6 +37,40 @@ def is_pointwise(name: str) -> bool:
 def run(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Run an operation on real tensors, on the CPU."""
     return overload(name)(*args, **{key: _on_cpu(key, value) for key, value in kwargs.items()})
+
+
+def run_pointwise(name: str, args: Sequence[Any], kwargs: dict[str, Any], shape: Sequence[int]) -> Tensor:
+    """Run a pointwise operation for a result of ``shape``; no element's bits depend on which others are there.
+
+    torch has one code for whole vectors and another for the elements left over at the end of each thread's share, or
+    where memory is not contiguous; functions such as ``sigmoid`` differ between them in the last bits. So everything is
+    laid out flat, in whole vectors, and computed in stretches that torch does not share out.
+    """
+    count = math.prod(shape)
+    if count == 0:
+        return run(name, args, kwargs)  # type: ignore[no-any-return]
+    filled = -(-count // _VECTORS) * _VECTORS
+    stretches = []
+    for start in range(0, filled, _STRETCH):
+
+        def part(value: Any, start: int = start) -> Any:
+            if not isinstance(value, Tensor) or value.ndim == 0:  # a number decides no dtype, and must stay one
+                return value
+            flat = value.expand(shape).reshape(-1)[start : start + _STRETCH]
+            missing = min(filled - start, _STRETCH) - flat.numel()
+            return torch.cat([flat, flat[-1:].expand(missing)]) if missing else flat.contiguous()
+
+        stretches.append(
+            run(name, substitute(args, part), {key: substitute(item, part) for key, item in kwargs.items()})
+        )
+    flat: Tensor = stretches[0] if len(stretches) == 1 else torch.cat(stretches)
+    return flat[:count].view(*shape)
+
+
+#: elements that torch leaves to one thread
+_STRETCH: Final = 2**15
+#: elements: a multiple of what any loop over vectors takes at a time
+_VECTORS: Final = 256
 
 
 def _on_cpu(key: str, value: Any) -> Any:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Final
 
 import torch
 
 from zeta import dtypes
 from zeta.errors import PlanError
 from zeta.fans import Axes, Fans
-from zeta.initializers import Initializer, Keep, Site
+from zeta.initializers import Initializer, Keep, Program, Site
 from zeta.render import bytes_text, fold, number_text, shape_text, table
 from zeta.rules import Kind
+
+#: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
+_PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,11 @@ class Entry:
         """The expected standard deviation of the drawn elements."""
         moments = self.initializer.moments(self.site)
         return None if moments is None else moments.std
+
+    @property
+    def rule_text(self) -> str:
+        """The rule for a table: of a line of code, without the function that it is in."""
+        return _PLACE.sub(r"\1 \2", self.rule)
 
     @property
     def numel(self) -> int:
@@ -114,11 +124,32 @@ class Entry:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one process holds, computes for that, and needs beside, in bytes."""
+
+    held: int = 0
+    computed: int = 0
+    temporary: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Both, one after the other."""
+        return Cost(
+            held=self.held + other.held,
+            computed=self.computed + other.computed,
+            temporary=max(self.temporary, other.temporary),
+        )
+
+
 @dataclass(frozen=True)
 class Plan:
-    """One entry per parameter and buffer, in the model's order. ``print(plan)`` shows it as a table."""
+    """One entry per parameter and buffer, in the model's order. ``print(plan)`` shows it as a table.
+
+    The plan of a sharded model also has what each entry costs this process; it is the same plan all the same.
+    """
 
     entries: tuple[Entry, ...]
+    costs: Mapping[str, Cost] | None = field(default=None, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -170,25 +201,39 @@ class Plan:
         named = (
             (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry) for entry in self
         )
-        rows = [
-            (
-                name,
-                shape_text(entries[0].shape),
-                dtypes.name_of(entries[0].dtype),
-                entries[0].kind.value,
-                str(entries[0].initializer),
-                number_text(entries[0].mean),
-                number_text(entries[0].std),
-                "" if entries[0].fans is None else f"{entries[0].fans.fan_in}/{entries[0].fans.fan_out}",
-                entries[0].rule + (f" (tied: {', '.join(entries[0].ties)})" if entries[0].ties else ""),
-                bytes_text(sum(entry.nbytes for entry in entries)),
-            )
-            for name, entries in fold(named)
-        ]
-        headings = ("name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes")
+        headings = ["name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes"]
         expendable = ("mean", "dtype", "fan in/out", "rule", "kind", "bytes")
-        shown = table(headings, rows, right=("bytes",), width=width, expendable=expendable)
+        rows = [self._row(name, entries) for name, entries in fold(named)]
         numel = sum(entry.numel for entry in self.parameters)
         buffers = len(self.entries) - len(self.parameters)
         total = f"{len(self.parameters)} parameters, {buffers} buffers, {numel:,} values, {bytes_text(self.nbytes)}"
-        return f"{shown}\n{total}"
+        programs = sum(isinstance(entry.initializer, Program) for entry in self)
+        total += f"; {programs} by programs, on the CPU" if programs else ""
+        if self.costs is not None:
+            headings += ["held", "computed", "beside"]
+            held, computed, beside = map(bytes_text, astuple(self._cost(self.entries)))
+            total += f"\nthis rank: {held} held, {computed} computed, at most {beside} beside at a time"
+        right = headings[headings.index("bytes") :]
+        return f"{table(headings, rows, right=right, width=width, expendable=expendable)}\n{total}"
+
+    def _row(self, name: str, entries: Sequence[Entry]) -> tuple[str, ...]:
+        """One line for entries that differ in a number of their names only."""
+        first = entries[0]
+        costs = () if self.costs is None else astuple(self._cost(entries))
+        return (
+            name,
+            shape_text(first.shape),
+            dtypes.name_of(first.dtype),
+            first.kind.value,
+            str(first.initializer),
+            number_text(first.mean),
+            number_text(first.std),
+            "" if first.fans is None else f"{first.fans.fan_in}/{first.fans.fan_out}",
+            first.rule_text + (f" (tied: {', '.join(first.ties)})" if first.ties else ""),
+            bytes_text(sum(entry.nbytes for entry in entries)),
+            *map(bytes_text, costs),
+        )
+
+    def _cost(self, entries: Iterable[Entry]) -> Cost:
+        assert self.costs is not None
+        return functools.reduce(Cost.__add__, (self.costs[entry.name] for entry in entries), Cost())

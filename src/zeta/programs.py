@@ -21,7 +21,7 @@ from zeta.random import parameter_key
 from zeta.regions import Region
 
 #: elements of one tile; a step's temporaries are a few times that
-_TILE: Final = 2**18
+TILE: Final = 2**18
 # a region alone is computed by recursion
 _LONGEST: Final = 128
 
@@ -31,24 +31,25 @@ def tiles(
     *,
     name: str,
     seed: int,
+    region: Region,
     dtype: torch.dtype,
     device: torch.device,
     zero_row: int | None = None,
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-    """Yield all values of the parameter ``name``, in row-major order of bounded tiles: (index, values)."""
+    """Yield ``region`` of the parameter ``name``, in row-major order of bounded tiles: (index inside it, values)."""
     run = _Run(program=program, name=name, seed=seed)
-    whole = Region.whole(program.steps[-1].shape)
-    regional = is_regional(program)
-    values = None if regional else run.whole()
-    for index, region in whole.tiles(_TILE):
-        tile = run.region(len(program.steps) - 1, region) if values is None else values[index]
+    values = None if is_regional(program) or not region.numel else run.whole()
+    for index, part in region.tiles(TILE):
+        tile = run.region(len(program.steps) - 1, part) if values is None else values[part.slices]
         tile = tile.to(dtype).contiguous()
-        yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, region, zero_row).to(device)
+        yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, part, zero_row).to(device)
 
 
 def value(program: Program, *, name: str, seed: int) -> Tensor:
     """All values of the parameter ``name``, in the program's dtype, on the CPU."""
-    return _Run(program=program, name=name, seed=seed).whole()
+    run = _Run(program=program, name=name, seed=seed)
+    shape = program.steps[-1].shape
+    return run.region(len(program.steps) - 1, Region.whole(shape)) if is_regional(program) else run.whole()
 
 
 def is_regional(program: Program) -> bool:
@@ -164,10 +165,8 @@ class _Run:
         def of(item: Any) -> Any:
             return self._broadcast(item, region) if isinstance(item, Ref) else item
 
-        args = operations.substitute(step.args, of)
-        return operations.run(  # type: ignore[no-any-return]
-            step.op, args, {key: operations.substitute(item, of) for key, item in step.kwargs}
-        )
+        args, kwargs = operations.substitute(step.args, of), {k: operations.substitute(v, of) for k, v in step.kwargs}
+        return operations.run_pointwise(step.op, args, kwargs, region.sizes)
 
     def _broadcast(self, ref: Ref, region: Region) -> Tensor:
         """What an argument contributes to a region of a result that it is broadcast to."""

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta import planning
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.fans import originals
-from zeta.names import Slot, walk
+from zeta.names import Slot, is_sharded, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
 from zeta.rules import Kind, Rules
@@ -71,7 +71,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
     Parameters that it does not write to are an error; buffers that it does not write to are kept.
     """
     recorder = _recorder(fallback)
-    with _on_meta(model):
+    with _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
@@ -85,6 +85,25 @@ def _recorder(fallback: Fallback | None) -> Recorder:
     if fallback is not None and fallback != "real" and not isinstance(fallback, Rules):
         raise SpecError(f'fallback must be Rules([...]) or "real", got {fallback!r}')
     return Recorder(freeze=fallback == "real")
+
+
+@contextlib.contextmanager
+def _unsharded(model: nn.Module) -> Iterator[None]:
+    """A plain tensor on meta in the place of every ``DTensor``, for a while: what is recorded is of the whole."""
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    twins: dict[int, Tensor] = {}
+    owners: list[dict[str, Any]] = [d for module in model.modules() for d in (module._parameters, module._buffers)]
+    for owned in owners:
+        replaced += [(owned, name, tensor) for name, tensor in owned.items() if is_sharded(tensor)]
+    for owned, name, tensor in replaced:
+        twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        plain = nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+        owned[name] = twins.setdefault(id(tensor), plain)
+    try:
+        yield
+    finally:
+        for owned, name, tensor in replaced:
+            owned[name] = tensor
 
 
 @contextlib.contextmanager
@@ -113,9 +132,15 @@ def swap(tensor: Tensor, other: Tensor) -> None:
     """Exchange what two tensors are, but not who they are: identity, class, attributes and hooks stay.
 
     ``torch.utils.swap_tensors`` also exchanges class and attributes, and refuses a tensor that something refers to
-    weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again.
+    weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again. A ``DTensor`` is a
+    shell around a local tensor and a specification, which go along.
     """
     torch._C._swap_tensor_impl(tensor, other)
+    if is_sharded(tensor):
+        for attribute in ("_local_tensor", "_spec"):
+            mine, theirs = getattr(tensor, attribute), getattr(other, attribute)
+            setattr(tensor, attribute, theirs)
+            setattr(other, attribute, mine)
     for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
         if getattr(tensor, attribute, None):
             setattr(tensor, attribute, getattr(tensor, attribute))

@@ -111,8 +111,10 @@ def number_text(value: float | None) -> str:
 
 
 def range_text(values: Iterable[float]) -> str:
-    """The smallest and largest of some numbers, or the one that they are."""
+    """The smallest and largest of some numbers, or the one that they are; nothing for none."""
     ordered = sorted(values)
+    if not ordered:
+        return ""
     low, high = number_text(ordered[0]), number_text(ordered[-1])
     return low if low == high else f"{low}..{high}"
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from zeta.apply import Written
-from zeta.initializers import Program
+from zeta.initializers import Dirac, Identity, Program
 from zeta.plans import Entry
 from zeta.random import STREAM_VERSION
-from zeta.regions import Region
 from zeta.render import bytes_text, fold, number_text, range_text, table
 from zeta.rounding import Expected, expected
 from zeta.sampling import tolerance
+from zeta.shards import whole
 from zeta.sums import Sums, sums_of_all
 
 #: a mean or std farther than this many standard errors from the plan is flagged
@@ -67,14 +67,18 @@ class Accumulator:
         entry: what was planned.
         dtype: of the values, where it is not the entry's.
         error: by how much the values may miss what was drawn, in parts of the largest one.
+        partial: not all of the tensor is measured, so that properties of a whole matrix hold in the mean only.
     """
 
-    def __init__(self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0) -> None:
+    def __init__(
+        self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0, *, partial: bool = False
+    ) -> None:
         dtype = dtype or entry.dtype
         self.entry = entry
         self.error = error
         self.tolerance = tolerance(entry.initializer, dtype)
-        partial = entry.padding_idx is not None
+        self.scored = not (partial and isinstance(entry.initializer, Identity | Dirac))
+        partial = partial or entry.padding_idx is not None
         self.planned = entry.initializer.moments(entry.site)
         if self.planned is None:  # nobody knows the moments of a program beforehand
             self.expected: tuple[Expected, ...] = (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1)
@@ -107,7 +111,8 @@ class Accumulator:
         n = max(count, 1)
         shifts = [sums.sum / n for sums in self.sums]
         variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
-        scored = count > 0 and self.planned is not None
+        # which part of a diagonal is here does not depend on chance
+        scored = self.scored and count > 0 and self.planned is not None
         scores = self._mean_scores() if scored else [0.0]
         measured = Measured(
             name=self.entry.name,
@@ -226,15 +231,18 @@ def _errors(score: float) -> str:
 
 
 def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
-    """Measure an entry's values as they lie in memory; ``error`` as for ``Accumulator``."""
-    return measure_all([Written(entry=entry, values=values, error=error)])[0]
+    """Measure all values of an entry as they lie in memory; ``error`` as for ``Accumulator``."""
+    return measure_all([Written(entry=entry, values=values, parts=whole(values).parts, error=error)])[0]
 
 
 def measure_all(written: Sequence[Written]) -> tuple[Measured, ...]:
-    """Measure what was written, as it lies in memory, all parameters together."""
-    accumulators = [Accumulator(one.entry, one.values.dtype, one.error) for one in written]
+    """Measure what was written, as it lies in memory here, all parameters together."""
+    accumulators = [
+        Accumulator(one.entry, one.values.dtype, one.error, partial=one.values.numel() != one.entry.numel)
+        for one in written
+    ]
     parts = [
-        accumulator.parts(Region.whole(one.values.shape).slices, one.values)
+        [part for values, region in one.places() for part in accumulator.parts(region.slices, values)]
         for accumulator, one in zip(accumulators, written, strict=True)
     ]
     sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
@@ -247,6 +255,7 @@ def measure_all(written: Sequence[Written]) -> tuple[Measured, ...]:
 class Report:
     """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
 
+    ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
     ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
     """
 
@@ -257,6 +266,7 @@ class Report:
     seconds: float
     backend: str
     stream: int = field(default=STREAM_VERSION)
+    partial: bool = False
     resumed: int = 0
 
     def __iter__(self) -> Iterator[Measured]:
@@ -284,27 +294,29 @@ class Report:
         kept = f", {len(self.kept)} kept" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
+        part = " of this process's part" if self.partial else ""
         return (
-            f"{len(self.measured)} tensors written{kept}: {count:,} values, {bytes_text(self.nbytes)} in "
+            f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
             f"{self.seconds:.1f} s{resumed} "
             f"(seed {self.seed}, stream {self.stream}, {self.backend}); {verdict}"
         )
 
     def __str__(self) -> str:
         named = ((item.name, (item.planned_mean, item.planned_std, item.ok), item) for item in self.measured)
+        folded = ((name, items, [item for item in items if item.count]) for name, items in fold(named))
         rows = [
             (
                 name,
                 number_text(items[0].planned_mean),
-                range_text(item.mean for item in items),
+                range_text(item.mean for item in here),
                 number_text(items[0].planned_std),
-                range_text(item.std for item in items),
-                number_text(min(item.low for item in items)),
-                number_text(max(item.high for item in items)),
+                range_text(item.std for item in here),
+                number_text(min((item.low for item in here), default=None)),
+                number_text(max((item.high for item in here), default=None)),
                 f"{sum(item.count for item in items):,}",
                 "ok" if items[0].ok else "FLAGGED",
             )
-            for name, items in fold(named)
+            for name, items, here in folded
         ]
         headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
         lines = [table(headings, rows, right=("values",))]
@@ -323,6 +335,7 @@ class Report:
             "stream": self.stream,
             "backend": self.backend,
             "nbytes": self.nbytes,
+            "partial": self.partial,
             "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),

@@ -45,8 +45,11 @@ _CLASSICAL: Final = tuple(
 )
 
 
-def read_rules(path: Path, model: nn.Module) -> Rules:
-    """Read the rules in ``path``; ``UsageError`` says what is wrong with the file, and where."""
+def read_rules(path: Path, model: nn.Module | None) -> Rules:
+    """Read the rules in ``path``; ``UsageError`` says what is wrong with the file, and where.
+
+    A Python file's function of the model needs one.
+    """
     if not path.is_file():
         raise UsageError(f"no such rule file: {path}")
     if path.suffix == ".py":
@@ -69,7 +72,7 @@ def read_rules(path: Path, model: nn.Module) -> Rules:
     return Rules([_rule(item, f"rule file {path}, rule {number}") for number, item in enumerate(rules, 1)])
 
 
-def _from_python(path: Path, model: nn.Module) -> Rules:
+def _from_python(path: Path, model: nn.Module | None) -> Rules:
     spec = importlib.util.spec_from_file_location(f"zeta_rules_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -78,9 +81,13 @@ def _from_python(path: Path, model: nn.Module) -> Rules:
     try:
         spec.loader.exec_module(namespace)
         rules = getattr(namespace, "rules", None)
-        rules = rules(model) if callable(rules) else rules
+        rules = rules(model) if callable(rules) and model is not None else rules
     except (Exception, SystemExit) as error:
         raise UsageError(f"rule file {path} fails: {type(error).__name__}: {error}") from error
+    if model is None and callable(rules):
+        raise UsageError(
+            f"rule file {path}: rules are needed before there is a model, so they cannot be a function of it"
+        )
     if not isinstance(rules, Rules):
         raise UsageError(
             f"rule file {path} must define rules = Rules([...]), or a function rules(model), got {rules!r}"

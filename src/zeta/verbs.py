@@ -18,11 +18,14 @@ from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
 from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
 from zeta.materialize import memory
+from zeta.names import is_sharded
 from zeta.planning import How
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
+from zeta.shares import with_costs
+from zeta.submodels import NameMap, naming
 from zeta.verification import Verification
 
 
@@ -35,6 +38,8 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
             the model: what it does to the parameters is recorded, as by :func:`~zeta.recording.record`. Buffers that it
             does not write to are kept.
 
+    Of a sharded model the plan is that of the whole; it also shows what this process holds and computes of it.
+
     Raises:
         LayerTypeError: ``model`` is not a module.
         PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
@@ -42,8 +47,8 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
         RecordingError: the function does what cannot be recorded, or leaves a parameter without a value.
     """
     if callable(how) and isinstance(model, nn.Module):
-        return plan_recorded(model, how)
-    return planning.plan(model, how)
+        return with_costs(plan_recorded(model, how), model)
+    return with_costs(planning.plan(model, how), model)
 
 
 def apply_(
@@ -53,6 +58,8 @@ def apply_(
     *,
     only: Only | None = None,
     progress: Progress | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
 ) -> Report:
     """Write a plan's values into a model, in place.
 
@@ -68,6 +75,13 @@ def apply_(
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
         progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
             with the name of the last parameter in it.
+        prefix: the model is a part of the planned one, as a pipeline stage is, and has the whole model's names after
+            this; ``""`` for a part that keeps them.
+        name_map: the model is a part under names of its own: a function from its names to the whole model's, or a
+            dictionary of names of modules or parameters.
+
+    Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
+    without communication.
 
     Raises:
         PlanError: plan and model do not fit, or ``only`` selects nothing.
@@ -77,10 +91,16 @@ def apply_(
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
-    jobs = prepare(model, plan, seed, only)
+    jobs = prepare(model, plan, seed, only, naming(prefix, name_map))
     measured = measure_all(write(jobs, seed, progress))
     return _report(
-        seed, begin, measured, plan, sum(job.entry.nbytes for job in jobs), {job.slot.tensor.device for job in jobs}
+        seed,
+        begin,
+        measured,
+        plan,
+        sum(job.nbytes for job in jobs),
+        {job.held.local.device for job in jobs},
+        partial=any(is_sharded(job.slot.tensor) for job in jobs),
     )
 
 
@@ -92,12 +112,15 @@ def materialize_(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
 ) -> Report:
     """Give a model on meta memory, each parameter and buffer once, and write a plan's values into it.
 
     Every tensor stays the object that it is: ties, views of the same memory, ``requires_grad``, strides, class,
     attributes and hooks remain. If anything fails, the model is on meta as before. Beside the model, memory is needed
-    for tiles only, and for the whole of one parameter where its initializer looks at it as a whole.
+    for tiles only, and for the whole of one parameter where its initializer looks at it as a whole. Programs are
+    computed on the CPU and copied; one that looks at its whole tensor needs a few times that there.
 
     Args:
         model: a model on meta, of :func:`~zeta.recording.record` or built under ``torch.device("meta")``. What has
@@ -107,6 +130,10 @@ def materialize_(
         device: where the memory is to be.
         dtype: that of all floating-point parameters and buffers; by default each keeps its own.
         progress: as for ``apply_``.
+        prefix: as for ``apply_``.
+        name_map: as for ``apply_``.
+
+    A model that was sharded while on meta gets memory for what each process holds.
 
     Raises:
         PlanError: plan and model do not fit.
@@ -118,8 +145,9 @@ def materialize_(
     (True, 'cpu')
     """
     seed = _seed(seed)
-    with memory(model, plan, device=device, dtype=dtype):
-        return apply_(model, plan if dtype is None else plan.with_dtype(dtype), seed, progress=progress)
+    with memory(model, plan, device=device, dtype=dtype, naming=naming(prefix, name_map)):
+        wanted = plan if dtype is None else plan.with_dtype(dtype)
+        return apply_(model, wanted, seed, progress=progress, prefix=prefix, name_map=name_map)
 
 
 def init_(
@@ -224,6 +252,9 @@ def verify(
     seed: int | None = None,
     *,
     only: Only | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
+    reduce: bool = False,
 ) -> Verification:
     """Compute every value again and compare bit by bit.
 
@@ -232,6 +263,12 @@ def verify(
         plan: for a model, its plan.
         seed: for a model, its seed.
         only: for a model, restrict to some parameters, as in ``apply_``.
+        prefix: for a part of a model, as in ``apply_``.
+        name_map: for a part of a model, as in ``apply_``.
+        reduce: for a sharded model: tell in each process what all have found. Every process of the default group must
+            make this call, which communicates (``all_gather_object``); nothing else in zeta does.
+
+    Of a sharded model each process compares what it holds.
 
     Raises:
         CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
@@ -240,10 +277,11 @@ def verify(
     if isinstance(target, nn.Module):
         if plan is None or seed is None:
             raise SpecError("verify needs the plan and the seed that the model was initialized with")
-        return verification.verify_model(target, plan, check_seed(seed), only)
+        found = verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
+        return verification.reduced(found) if reduce else found
     if not isinstance(target, str | PathLike):
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
-    if plan is not None or seed is not None or only is not None:
+    if reduce or any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
     return verification.verify_folder(Path(target))
 
@@ -253,7 +291,14 @@ def _seed(seed: int | None) -> int:
 
 
 def _report(
-    seed: int, begin: float, measured: tuple[Measured, ...], plan: Plan, nbytes: int, devices: set[torch.device]
+    seed: int,
+    begin: float,
+    measured: tuple[Measured, ...],
+    plan: Plan,
+    nbytes: int,
+    devices: set[torch.device],
+    *,
+    partial: bool = False,
 ) -> Report:
     return Report(
         backend=", ".join(sorted({kernels.backend(device).name for device in devices})) or kernels.backend().name,
@@ -262,4 +307,5 @@ def _report(
         kept=tuple(entry.name for entry in plan if entry.kept),
         nbytes=nbytes,
         seconds=time.perf_counter() - begin,
+        partial=partial,
     )

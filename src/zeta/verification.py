@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta.apply import Only, prepare, values_of
-from zeta.errors import CheckpointError
+from zeta.errors import CheckpointError, SpecError
 from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
 from zeta.plans import Entry, Plan
 from zeta.regions import Region
 from zeta.sampling import tolerance
+from zeta.submodels import Naming
 
 _BLOCK_BYTES: Final = 2**22
 _MOST_SHOWN: Final = 20
@@ -148,9 +149,11 @@ def _bits(values: Tensor) -> Tensor:
     return values.contiguous().view(_INTEGER[values.dtype.itemsize])
 
 
-def verify_model(model: nn.Module, plan: Plan, seed: int, only: Only | None) -> Verification:
+def verify_model(
+    model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None
+) -> Verification:
     """Compare a model's parameters and buffers with what the plan gives."""
-    jobs = prepare(model, plan, seed, only)
+    jobs = prepare(model, plan, seed, only, naming)
     differences: list[Difference] = []
     close: list[str] = []
     for job in jobs:
@@ -161,16 +164,40 @@ def verify_model(model: nn.Module, plan: Plan, seed: int, only: Only | None) -> 
                 comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
                 differences += comparison.result()
         else:
-            found = job.slot.tensor.detach()
-            tiles = values_of(job.entry, seed, dtype=found.dtype, device=found.device)
-            comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, found.dtype))
-            for index, expected in tiles:
-                comparison.add(index, found[index].to(expected.device), expected)
+            local = job.held.local
+            comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
+            for part in job.held.parts:
+                found, begin = local[part.index], part.region.offsets
+                tiles = values_of(job.entry, seed, region=part.region, dtype=local.dtype, device=local.device)
+                for index, expected in tiles:
+                    place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
+                    comparison.add(place, found[index].to(expected.device), expected)
             differences += comparison.result()
             close += [job.entry.name] if comparison.close else []
     kept = tuple(entry.name for entry in plan if entry.kept)
     differing = tuple(differences)
     return Verification(seed=seed, compared=len(jobs), kept=kept, differences=differing, close=tuple(close))
+
+
+def reduced(found: Verification) -> Verification:
+    """What all processes of the default group found, the same in each. Every one of them must call it.
+
+    Raises ``SpecError`` if there is no process group.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise SpecError("reduce=True needs the process group of torch.distributed.init_process_group")
+    every: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, found)
+    return replace(
+        found,
+        compared=max(each.compared for each in every),
+        differences=tuple(
+            replace(difference, name=f"rank {rank}: {difference.name}")
+            for rank, each in enumerate(every)
+            for difference in each.differences
+        ),
+        close=tuple(dict.fromkeys(name for each in every for name in each.close)),
+    )
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------------

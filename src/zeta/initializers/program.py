@@ -99,6 +99,10 @@ class Program(Initializer):
 
     Deterministic steps are computed on the CPU by torch, so that they equal what a real construction computes. Each
     random leaf is an initializer with a draw number of its own, drawn from the stream.
+
+    Programs run on the CPU, whatever the parameter's device. Where something is random and every step treats elements
+    alone or moves boxes of them, tiles of 2^18 elements are computed one by one; else the whole tensor at once, with
+    temporaries of its size.
     """
 
     steps: tuple[Step, ...]

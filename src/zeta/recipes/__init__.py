@@ -15,20 +15,28 @@ from zeta.errors import SpecError
 from zeta.recipes.gpt2 import gpt2
 from zeta.recipes.resnet import resnet
 from zeta.recipes.torch_default import torch_default
+from zeta.recipes.transformers import bert, llama, vit
 from zeta.rules import Rules
 
-__all__ = ["RECIPES", "gpt2", "names", "resnet", "rules_for", "summary", "torch_default"]
+__all__ = ["RECIPES", "bert", "gpt2", "llama", "names", "resnet", "rules_for", "summary", "torch_default", "vit"]
 
 Recipe = Callable[[nn.Module], Rules]
 
-RECIPES: Final[dict[str, Recipe]] = {"gpt2": gpt2, "resnet": resnet, "torch": torch_default}
+RECIPES: Final[dict[str, Recipe]] = {
+    "bert": bert,
+    "gpt2": gpt2,
+    "llama": llama,
+    "resnet": resnet,
+    "torch": torch_default,
+    "vit": vit,
+}
 
 
 def names() -> list[str]:
     """The recipes' names.
 
     >>> names()
-    ['gpt2', 'resnet', 'torch']
+    ['bert', 'gpt2', 'llama', 'resnet', 'torch', 'vit']
     """
     return sorted(RECIPES)
 

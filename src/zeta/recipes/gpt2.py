@@ -6,8 +6,9 @@ import math
 
 from torch import nn
 
-from zeta.initializers import Normal, Ones, Zeros
-from zeta.rules import Rule, Rules, kind
+from zeta.initializers import Normal
+from zeta.recipes.transformers import alike, initializer_range
+from zeta.rules import Rule, Rules
 
 
 def gpt2(model: nn.Module) -> Rules:
@@ -20,14 +21,6 @@ def gpt2(model: nn.Module) -> Rules:
     # a block has an attention and an MLP, and each ends in its own c_proj
     projections = [name for name, _ in model.named_modules() if name.endswith(".c_proj")]
     layers = len({name.rsplit(".", 2)[0] for name in projections})
-    std = float(getattr(getattr(model, "config", None), "initializer_range", 0.02))
-
-    return Rules(
-        [
-            Rule("*.c_proj.weight", Normal(std / math.sqrt(2 * max(layers, 1)))),
-            # one rule for both, as the output head shares the token embedding
-            Rule(kind("weight") | kind("embedding"), Normal(std)),
-            Rule(kind("norm_scale"), Ones()),
-            Rule(kind("bias"), Zeros(), optional=True),
-        ]
-    )
+    std = initializer_range(model)
+    scaled = Rule("*.c_proj.weight", Normal(std / math.sqrt(2 * max(layers, 1))))
+    return Rules([scaled]) + alike(std)

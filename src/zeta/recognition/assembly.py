@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zeta import dtypes
 from zeta.errors import RecordingError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import (
@@ -19,6 +21,7 @@ from zeta.initializers import (
     Program,
     Ref,
     Step,
+    Uniform,
 )
 from zeta.initializers.program import DRAWS_PER_LEAF, constant
 from zeta.operations import box_of
@@ -130,8 +133,20 @@ def _result(name: str, result: Simple, owners: dict[int, _Place]) -> Recognized:
     if isinstance(leaf, Leaf):
         own = leaf.drawn is None or owners[leaf.drawn.serial] == _Place(name=name, number=0)
         if own:
-            return Recognized(initializer=leaf.initializer, axes=leaf.axes, padding_idx=row)
+            return Recognized(initializer=_meant(leaf.initializer), axes=leaf.axes, padding_idx=row)
     return Recognized(initializer=_program(name, result, owners))
+
+
+def _meant(initializer: Initializer) -> Initializer:
+    """Uniform bounds without the last digits of fp64, where these miss a number of fp32.
+
+    A bound of 1/8 that comes out as 0.12499999999999999 would keep a bf16 parameter from its last number, 1/8.
+    """
+    if not isinstance(initializer, Uniform):
+        return initializer
+    near = [dtypes.rounded(bound, torch.float32) for bound in initializer.bounds()]
+    exact = [a if math.isclose(a, b, rel_tol=1e-15) else b for a, b in zip(near, initializer.bounds(), strict=True)]
+    return Uniform(*exact)
 
 
 def _program(name: str, root: Simple, owners: dict[int, _Place]) -> Program:
@@ -168,7 +183,7 @@ def _step(name: str, node: Simple, numbers: dict[int, int], owners: dict[int, _P
             if tensor.nbytes > LARGEST_DATA:
                 raise RecordingError(
                     f"is data of {tensor.nbytes:,} bytes ({node.source}); a plan holds at most {LARGEST_DATA:,}. "
-                    "Load it after materializing"
+                    "Give it a fallback rule, such as Zeros(), and load it after materializing"
                 )
             return Step(op="data", args=(Data.of(tensor),), shape=node.shape, dtype=node.dtype)
 

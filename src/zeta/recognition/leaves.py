@@ -86,3 +86,8 @@ def constant_leaf(value: Any, node: Node) -> Leaf | None:
     if not math.isfinite(number) or number != value:
         return None
     return Leaf(initializer=constant(number), shape=node.shape, dtype=node.dtype)
+
+
+def empty_leaf(node: Node) -> Leaf:
+    """The leaf of a tensor without elements."""
+    return Leaf(initializer=constant(0.0), shape=node.shape, dtype=node.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zeta import operations
 from zeta.recognition.laws import RULES, folded, unchanged_by_weight_norm
-from zeta.recognition.leaves import Leaf, RuleOf, Simple, constant_leaf, is_constant, leaf_node
+from zeta.recognition.leaves import Leaf, RuleOf, Simple, constant_leaf, empty_leaf, is_constant, leaf_node
 from zeta.recognition.writes import joined, read, written
 from zeta.tracing import LARGEST_DATA, Node, Random, reachable
 
@@ -45,7 +45,8 @@ class Simplified:
             case "item":
                 return unchanged_by_weight_norm(self, node) or self._rebuilt(node)
             case "unknown" | "uninitialized":
-                return self._rebuilt(node)
+                # without elements there is nothing to know
+                return self._rebuilt(node) if node.numel else empty_leaf(node)
         name = node.op.split(".")[1] if "." in node.op else node.op
         args = [self._of(item) for item in node.args]
         rule = _PARTS.get(name) or RULES.get(name)

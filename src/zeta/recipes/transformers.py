@@ -1,0 +1,58 @@
+"""Transformers whose weights all start alike: BERT, Llama, ViT, and what follows them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import nn
+
+from zeta.initializers import Normal, Ones, Zeros
+from zeta.rules import Rule, Rules, Where, kind, ndim, regex
+
+# also of a norm that is a bare vector of its model
+_NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
+
+
+def initializer_range(model: nn.Module) -> float:
+    """The std that the model's ``config`` asks for, 0.02 where it says nothing."""
+    return float(getattr(getattr(model, "config", None), "initializer_range", None) or 0.02)
+
+
+def alike(std: float) -> Rules:
+    """Every weight and embedding of one std, norms 1, biases 0."""
+    return Rules(
+        [
+            # one rule for both, as an output head may share the token embedding
+            Rule(kind("weight") | kind("embedding"), Normal(std)),
+            Rule(_NORM_SCALE, Ones()),
+            Rule(kind("bias"), Zeros(), optional=True),
+        ]
+    )
+
+
+def llama(model: nn.Module) -> Rules:
+    """Llama: weights and embeddings N(0, 0.02^2), norms 1, biases 0, the padding row 0; experts like any weight.
+
+    The std is the config's ``initializer_range`` where the model has one. Rules go by kind, so that Llama's descendants
+    (Mistral, Mixtral, Qwen) fit, whatever they call their projections. Source: ``LlamaPreTrainedModel`` in
+    transformers; the papers do not say (Touvron et al. 2023, arXiv:2302.13971).
+    """
+    return alike(initializer_range(model))
+
+
+def bert(model: nn.Module) -> Rules:
+    """BERT: weights and embeddings N(0, 0.02^2), norms 1, biases 0, the padding row 0.
+
+    The std is the config's ``initializer_range`` where the model has one. Not truncated, as in transformers; the
+    original code cuts at 2 std. Source: ``BertPreTrainedModel`` in transformers (Devlin et al. 2018, arXiv:1810.04805).
+    """
+    return alike(initializer_range(model))
+
+
+def vit(model: nn.Module) -> Rules:
+    """ViT: weights, class token and position embeddings N(0, 0.02^2), norms 1, biases and the mask token 0.
+
+    The std is the config's ``initializer_range`` where the model has one. Source: ``ViTPreTrainedModel`` in
+    transformers (Dosovitskiy et al. 2020, arXiv:2010.11929).
+    """
+    return Rules([Rule("*.mask_token", Zeros(), optional=True)]) + alike(initializer_range(model))

@@ -1,0 +1,96 @@
+"""A module that is a part of the planned model, as a pipeline stage, under the whole model's names or its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from zeta.errors import PlanError, SpecError, listed
+from zeta.names import Slot, walk
+from zeta.plans import Entry, Plan
+
+#: from a name inside the part to the whole model's: a function, or names of parameters or modules and what they become
+NameMap = Callable[[str], str] | Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """How the names of a part become those of the whole model: ``name_map`` first, then ``prefix`` before it.
+
+    >>> Naming(prefix="model", name_map={"layers.0": "layers.6"})("layers.0.weight")
+    'model.layers.6.weight'
+    """
+
+    prefix: str = ""
+    name_map: NameMap | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prefix, str):
+            raise SpecError(f"prefix must be a text, such as 'model.layers.3', got {self.prefix!r}")
+        if not (self.name_map is None or callable(self.name_map) or isinstance(self.name_map, Mapping)):
+            raise SpecError(f"name_map must be a function from name to name or a dictionary, got {self.name_map!r}")
+
+    def __call__(self, name: str) -> str:
+        """The whole model's name."""
+        if isinstance(self.name_map, Mapping):
+            name = _mapped(self.name_map, name)
+        elif self.name_map is not None:
+            name = self.name_map(name)
+        return f"{self.prefix}{'' if not self.prefix or self.prefix.endswith('.') else '.'}{name}"
+
+
+def naming(prefix: str | None, name_map: NameMap | None) -> Naming | None:
+    """The naming that these arguments ask for; ``None`` if the model is the whole one."""
+    if prefix is None and name_map is None:
+        return None
+    return Naming(prefix="" if prefix is None else prefix, name_map=name_map)
+
+
+def _mapped(names: Mapping[str, str], name: str) -> str:
+    """The longest of the mapped names that ``name`` is or lies in, replaced."""
+    inner = name
+    while inner:
+        if inner in names:
+            return names[inner] + name[len(inner) :]
+        inner = inner.rpartition(".")[0]
+    return name
+
+
+def fitted(model: nn.Module, plan: Plan, naming: Naming | None) -> tuple[Plan, dict[str, Slot]]:
+    """Return what the plan says of a model, and the model's tensors by the plan's names.
+
+    For a part of the model: only what it has, and a tensor that it has under a tied name goes by the canonical one.
+
+    Raises ``PlanError`` if two of the part's tensors get the same name, or it has nothing of the plan.
+    """
+    slots = {slot.name: slot for slot in walk(model)}
+    if naming is None:
+        return plan, slots
+    renamed = {name: naming(name) for name in slots}
+    origins: dict[str, list[str]] = {}
+    for name, new in renamed.items():
+        origins.setdefault(new, []).append(name)
+    twice = [f"{new}: {' and '.join(names)}" for new, names in origins.items() if len(names) > 1]
+    if twice:
+        raise PlanError(listed("prefix and name_map give these the same name:", twice))
+    slots = {renamed[name]: replace(slot, name=renamed[name]) for name, slot in slots.items()}
+    entries = [_present(entry, slots) for entry in plan]
+    present = tuple(entry for entry in entries if entry is not None)
+    if slots and not present:
+        raise PlanError(
+            f"the plan names nothing of this part of the model, whose first tensor is {next(iter(slots))!r} after "
+            f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}"
+        )
+    return Plan(present), slots
+
+
+def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
+    """The entry with those of its names that are there; its first tensor is moved to the canonical name."""
+    names = [name for name in (entry.name, *entry.ties) if name in slots]
+    if not names:
+        return None
+    first = slots.pop(names[0])
+    slots[entry.name] = replace(first, name=entry.name)
+    return replace(entry, ties=tuple(names[1:]))
