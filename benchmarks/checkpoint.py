@@ -25,7 +25,7 @@ from benchmarks.timing import Figures
 
 # Importing and recording take memory, but not the save's time.
 _SAVE: Final = """
-import json, sys, time
+import json, os, sys, time
 import torch, transformers, zeta
 from zeta.apply import values_of
 from zeta.sums import sums_of
@@ -39,15 +39,16 @@ sizes = dict(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, 
 config = transformers.LlamaConfig(**sizes, num_hidden_layers=layers)
 begin = time.perf_counter()
 model, plan = zeta.record(transformers.AutoModelForCausalLM.from_config, config)
-recorded, before = time.perf_counter(), peak()
+recorded, before, idle = time.perf_counter(), peak(), os.times()
 report = zeta.save(model, plan, folder, dtype=torch.bfloat16, max_shard_size="5GB")
-saved, after = time.perf_counter(), peak()
+saved, after, busy = time.perf_counter(), peak(), os.times()
 for entry in plan.with_dtype(torch.bfloat16):
     for _, tile in values_of(entry, 0) if entry.persistent else ():
         sums_of(tile, 0.0)
 print(json.dumps({
     "record": recorded - begin, "zeta.save": saved - recorded, "values alone": time.perf_counter() - saved,
-    "before": before, "peak": after, "bytes": report.nbytes, "values": sum(item.count for item in report),
+    "user": busy.user - idle.user, "system": busy.system - idle.system, "before": before, "peak": after,
+    "bytes": report.nbytes, "values": sum(item.count for item in report),
 }))
 """
 
@@ -102,6 +103,8 @@ def main(
         {"dd": 0.9},
         amounts={f"GB/s {name}": size / 1e9 / seconds[name] for name in ("zeta.save", "dd", "values alone")},
     )
+    spent = {f"s {kind}": statistics.median(one[kind] for one in saves) for kind in ("user", "system")}
+    figures.add("processor time of zeta.save", {}, {}, amounts=spent)
     peaks = {"MiB at the peak": max(one["peak"] for one in saves), "MiB before": max(one["before"] for one in saves)}
     figures.add("resident memory of that process", {}, {}, {"MiB at the peak": -2048}, amounts=peaks)
     figures.rows[0]["rounds"] = {"zeta.save": [one["zeta.save"] for one in saves], "dd": zeros}

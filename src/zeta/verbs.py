@@ -192,8 +192,9 @@ def save(
     ``path/model.safetensors``, or where that would be larger than ``max_shard_size`` files such as
     ``model-00001-of-00003.safetensors`` with ``model.safetensors.index.json``, as transformers' ``save_pretrained``
     names and fills them. ``path/zeta.json`` records the seed, the stream's version and the plan, so that
-    ``verify(path)`` can prove every value later. All of them appear complete, or none. Memory is needed for a few
-    tiles of 16 MiB, and for one parameter where its initializer looks at it as a whole.
+    ``verify(path)`` can prove every value later. All of them appear complete, or none. Memory is needed for a tile of
+    2 MiB, or where torch computes it of 16 MiB, for each of torch's threads and one or two more; and for one parameter
+    where its initializer looks at it as a whole.
 
     If it fails or is interrupted, the folder is as it was, but for ``path/.zeta-partial``. There the files stay as far
     as they are written, if these are several or have 64 MiB, and the same call goes on from there: it computes every

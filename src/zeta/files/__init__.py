@@ -1,7 +1,7 @@
 """The files of a checkpoint: what is where in them, what was asked for, how they are written and become complete.
 
-``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``writing`` has a thread
-for the disk, ``folder`` holds unfinished work until everything can appear at once.
+``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``writing`` has the
+threads that fill them, ``folder`` holds unfinished work until everything can appear at once.
 """
 
 from zeta.files.folder import PARTIAL, check_folder, files_of, sync, work
