@@ -1,7 +1,7 @@
 // AVX-512 (F, BW, DQ, VL, and BF16 where it is compiled for it): sixteen 32-bit lanes.
 
 constexpr int LANES = 16;
-constexpr int SETS = 4;  // independent Philox states in flight: 16 of the 32 registers
+constexpr int SETS = 8;  // independent Philox states in flight
 #include "vectors.hpp"
 
 using Mask = __mmask16;
@@ -44,10 +44,6 @@ inline u16v upper_halves(u32v first, u32v second) {
 #ifdef __AVX512BF16__
 // One instruction rounds two vectors, but takes subnormal numbers for zeros.
 #define ZETA_ROUND_BFLOAT16
-constexpr int SUBNORMAL = 0x20;
-inline bool any_subnormal(f32v first, f32v second) {
-    return _mm512_fpclass_ps_mask((__m512)first, SUBNORMAL) | _mm512_fpclass_ps_mask((__m512)second, SUBNORMAL);
-}
 inline u16v round_bfloat16(f32v first, f32v second) {
     return (u16v)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
 }

@@ -61,6 +61,11 @@ LAWS = {
     "normal": lambda dtype: law("normal", dtype, scale=0.02, shift=0.25),
     "std 0": lambda dtype: law("normal", dtype, scale=0.0, shift=0.25),
     "subnormal": lambda dtype: law("normal", dtype, scale=1e-40),
+    "partly subnormal": lambda dtype: law("normal", dtype, scale=1e-37),
+    "subnormal bound": lambda dtype: Law(
+        kind="uniform", dtype=dtype, scale=1.0, shift=-0.5, low=torch.finfo(dtype).smallest_normal / 2, high=0.5
+    ),
+    "subnormal shift": lambda dtype: law("normal", dtype, scale=1e-39, shift=1e-38),
     "huge": lambda dtype: law("normal", dtype, scale=1e37 if dtype is not torch.float16 else 1e4),
     "two sigmas": lambda dtype: law("normal", dtype, -2.0, 2.0),
     "lopsided": lambda dtype: law("normal", dtype, -1.0, 3.0, scale=0.5),

@@ -286,6 +286,13 @@ def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
         raise SpecError(f"{initializer!r} reaches {reach:.3g}, but {name} ends at {dtypes.largest(dtype):.3g}")
     if isinstance(initializer, Uniform | TruncatedNormal):
         low, high = initializer.bounds()
+        what, scale = ("std", initializer.std) if isinstance(initializer, TruncatedNormal) else ("width", high - low)
+        computed = torch.float64 if dtypes.real_part(dtype) is torch.float64 else torch.float32
+        if scale > dtypes.largest(computed):
+            raise SpecError(
+                f"{initializer!r} has a {what} of {scale:.3g}, but {name} is drawn in {dtypes.name_of(computed)}, "
+                f"which ends at {dtypes.largest(computed):.3g}"
+            )
         if dtype in dtypes.REAL:
             dtypes.inward(low, high, dtype)
         elif isinstance(initializer, TruncatedNormal) and sum(initializer.sigmas()) != 0:
