@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -157,6 +158,13 @@ def reduction(rank: int, world: int, mesh: DeviceMesh, plan: zeta.Plan) -> None:
     first = -(-13 // world) * (world - 1)
     [difference] = zeta.verify(model, plan, SEED, reduce=True).differences
     assert str(difference).startswith(f"rank {world - 1}: embed.weight: 1 element(s) differ, first at [{first}, 3]")
+    # a process that cannot compare says so, and keeps nobody waiting
+    if rank == world - 1:
+        with pytest.raises(zeta.PlanError, match="only= names nothing"):
+            zeta.verify(model, plan, SEED, only="nothing", reduce=True)
+    else:
+        [problem] = zeta.verify(model, plan, SEED, reduce=True).problems
+        assert problem.startswith(f"rank {world - 1}: PlanError: only= names nothing in the plan")
 
 
 def stages(rank: int, whole: dict[str, Tensor], plan: zeta.Plan) -> None:

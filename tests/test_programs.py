@@ -89,8 +89,49 @@ def test_a_region_has_the_bits_of_the_whole(name: str) -> None:
         assert torch.equal(values, whole[region.slices]), region
 
 
-def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
-    found = program(lambda: torch.randn(200_029).abs() ** 1.7)
+def resampled(shape: tuple[int, ...], times: int) -> Tensor:
+    """A truncated normal as many write it: what lies outside is drawn again, so that each step is used twice."""
+    x = torch.randn(shape)
+    for _ in range(times):
+        x = torch.where(x.abs() > 2, torch.randn(shape), x)
+    return x
+
+
+def test_what_is_used_twice_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = program(lambda: resampled((6, 5), times=20))
+    assert programs.is_regional(found)
+    drawn: list[int] = []
+    draw = programs._Run._draw
+    monkeypatch.setattr(programs._Run, "_draw", lambda *args: drawn.append(1) or draw(*args))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(programs, "TILE", 10)
+    region = Region(shape=(6, 5), offsets=(0, 0), sizes=(4, 5))
+    tiles = programs.tiles(found, name="x", seed=0, region=region, dtype=torch.float32, device=torch.device("cpu"))
+    values = torch.cat([tile for _, tile in tiles])
+    assert len(drawn) == 2 * 21  # of each tile, each draw once
+    monkeypatch.undo()
+    assert torch.equal(values, programs.value(found, name="x", seed=0)[:4])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_single_element_is_computed(shape: tuple[int, ...]) -> None:
+    found = program(lambda: torch.randn(shape).abs() ** 1.7)
+    assert programs.is_regional(found)
+    assert programs.value(found, name="x", seed=0).shape == shape
+
+
+SHARED_OUT: dict[str, Callable[[], Tensor]] = {
+    "by region": lambda: torch.randn(200_029).abs() ** 1.7,
+    "centred": lambda: (lambda x: x - x.mean())(torch.randn(331, 997)),
+    "sorted": lambda: torch.rand(331 * 997).sort().values.sigmoid(),
+    "factor": lambda: torch.linalg.qr(torch.randn(300, 300))[0],
+    "constant": lambda: (torch.arange(331 * 997.0) * 0.01) ** 0.37,
+}
+
+
+@pytest.mark.parametrize("name", SHARED_OUT)
+def test_the_bits_do_not_depend_on_the_number_of_threads(name: str) -> None:
+    found = program(SHARED_OUT[name])
+    assert programs.is_regional(found) == (name == "by region")
     before = torch.get_num_threads()
     values = []
     try:

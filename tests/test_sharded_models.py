@@ -25,8 +25,9 @@ import zeta
 from tests.sharded import Awkward, fake_mesh
 from zeta import Rule, Rules, SpecError, TargetError
 from zeta.initializers import Identity, Normal, Orthogonal, Zeros
+from zeta.random import draw_seed
 from zeta.shards import held
-from zeta.utils import init_kaiming_normal_
+from zeta.utils import init_kaiming_normal_, init_zero_
 
 ROOT = Path(__file__).parents[1]
 MESH = (2, 3)
@@ -136,6 +137,18 @@ def test_the_plan_is_that_of_the_whole_model(how: Any, style: Any) -> None:
         assert zeta.plan(model, how) == zeta.plan(plain, how)
 
 
+def test_a_recorded_function_sees_the_attributes_of_parameters() -> None:
+    def initialize(model: Any) -> None:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=parameter.my_std)
+
+    with fake_mesh((2,), (1,)) as mesh:
+        model = nn.Linear(3, 4, bias=False)
+        model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+        model.weight.my_std = 0.25  # type: ignore[attr-defined]
+        assert zeta.plan(model, initialize)["weight"].initializer == Normal(0.25)
+
+
 def test_the_layer_functions_write_what_is_here() -> None:
     plain = init_kaiming_normal_(nn.Linear(6, 10), bias=0.5, seed=4)
     for rank in range(4):
@@ -144,6 +157,28 @@ def test_the_layer_functions_write_what_is_here() -> None:
             fully_shard(model, mesh=mesh)
             assert init_kaiming_normal_(model, bias=0.5, seed=4) is model
             check(model, plain.state_dict())
+
+
+def test_a_seed_that_each_process_draws_is_refused() -> None:
+    """Replicas would start from different values, and nobody would notice."""
+    rules = Rules([Rule("*", Normal(1.0))])
+    plan = zeta.plan(nn.Linear(6, 10), rules)
+    with fake_mesh((4,), (1,)) as mesh:
+        model = nn.Linear(6, 10)
+        replicated = nn.parallel.DistributedDataParallel(nn.Linear(6, 10))
+        fully_shard(model, mesh=mesh)
+        for draw in (
+            lambda: zeta.init_(model, rules, seed=None),
+            lambda: zeta.apply_(model, plan, seed=None),
+            lambda: zeta.apply_(replicated, plan, seed=None),
+            lambda: init_kaiming_normal_(model),
+        ):
+            with pytest.raises(SpecError, match=r"seed=None draws .* give all of them the same number"):
+                draw()
+        init_zero_(model)
+        init_kaiming_normal_(model, generator=torch.Generator().manual_seed(3))  # the caller's, as for torch's own
+        seed = draw_seed(torch.Generator().manual_seed(3))
+        check(model, init_kaiming_normal_(nn.Linear(6, 10), seed=seed).state_dict())
 
 
 _PEAK = """
@@ -156,25 +191,29 @@ from tests.sharded import fake_mesh
 from zeta import Rule, Rules
 from zeta.initializers import Normal
 
-def materialized(width):
+def program(model):
+    model.weight.data.normal_().mul_(0.5).clamp_(-1, 1)
+
+def materialized(width, how):
     with torch.device("meta"):
         model = nn.Linear(width, width, bias=False)
     fully_shard(model, mesh=mesh)
-    zeta.materialize_(model, zeta.plan(model, Rules([Rule("*", Normal(0.02))])))
+    zeta.materialize_(model, zeta.plan(model, how))
     return model
 
+both = Rules([Rule("*", Normal(0.02))]), program
 with fake_mesh((16,), (3,)) as mesh:
-    materialized(256)
+    small = [materialized(256, how) for how in both]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    model = materialized(16384)
+    large = [materialized(16384, how) for how in both]
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
 def test_memory_is_needed_for_what_is_here_alone() -> None:
-    """64 MiB of a weight of 1 GiB."""
+    """64 MiB of a weight of 1 GiB by a rule, and as much of another by a recorded program."""
     done = subprocess.run([sys.executable, "-c", _PEAK], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert float(done.stdout) < 96
+    assert float(done.stdout) < 128 + 32
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -195,6 +234,26 @@ def test_a_partial_sum_is_refused_by_name() -> None:
         model.weight = nn.Parameter(weight)
         with pytest.raises(TargetError, match=r"weight: is a DTensor with the placement P.*mesh dimension 0"):
             zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+
+
+def test_local_memory_is_not_written_twice() -> None:
+    with fake_mesh((2,), (0,)) as mesh:
+        model, memory = nn.Bilinear(2, 3, 4), torch.zeros(4)
+        model.weight = nn.Parameter(DTensor.from_local(memory.view(2, 2), mesh, [Shard(0)]))
+        model.bias = nn.Parameter(DTensor.from_local(memory, mesh, [Shard(0)]))
+        with pytest.raises(TargetError, match=r"bias: shares the memory of weight|weight: shares the memory of bias"):
+            zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+
+
+def test_autograd_is_told_of_the_change() -> None:
+    """As of any in-place one: a graph that has saved the values cannot be used any more."""
+    with fake_mesh((2,), (0,)) as mesh:
+        model = nn.Linear(3, 4)
+        fully_shard(model, mesh=mesh)
+        tensors = [tensor for p in model.parameters() for tensor in (p, held(p).local)]
+        before = [tensor._version for tensor in tensors]
+        zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+        assert all(tensor._version > version for tensor, version in zip(tensors, before, strict=True))
 
 
 def test_a_parametrized_sharded_weight_is_refused() -> None:

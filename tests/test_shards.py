@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor._dtensor_spec import ShardOrderEntry
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import zeta
@@ -113,6 +115,23 @@ def test_fsdp_of_a_tensor_parallel_weight(extent: int, mesh_shape: tuple[int, in
         assert torch.equal(elements(here.parts, tuple(here.local.shape)), here.local.long())
 
 
+@pytest.mark.parametrize(
+    "experts", [(Shard(0), Shard(0)), (Shard(1), Shard(0)), (Shard(0), Shard(1)), (Shard(0), Replicate())]
+)
+def test_hsdp_of_expert_and_tensor_parallel_weights(experts: Any) -> None:
+    mesh_shape = (2, 2, 3, 2)
+    for extent, coordinate in itertools.product((7, 13), coordinates(mesh_shape)[::3]):
+        model = nn.Linear(3, extent, bias=False)
+        whole = torch.arange(3.0 * extent).view(extent, 3)
+        with fake_mesh(mesh_shape, coordinate) as mesh:
+            assert mesh.mesh_dim_names is not None
+            weight = distribute_tensor(whole, mesh[mesh.mesh_dim_names[2:]], experts, src_data_rank=None)
+            model.weight = nn.Parameter(weight)
+            fully_shard(model, mesh=mesh[mesh.mesh_dim_names[:2]])
+            here = held(model.weight)
+            assert torch.equal(elements(here.parts, tuple(here.local.shape)), here.local.long())
+
+
 def test_fsdp_over_tensor_parallelism_gives_one_part() -> None:
     placements = (_StridedShard(0, split_factor=2), Shard(0))
     [part] = parts_of((8, 8), (2, 2), placements, (0, 1))
@@ -150,6 +169,18 @@ def test_a_local_tensor_that_does_not_fit_is_refused() -> None:
     with fake_mesh((2,), (0,)) as mesh:
         tensor = DTensor.from_local(torch.zeros(3), mesh, [Shard(0)], shape=torch.Size([4]), stride=(1,))
         with pytest.raises(TargetError, match=r"local tensor of shape \(3,\)"):
+            held(tensor)
+
+
+def test_another_order_of_cuts_is_refused() -> None:
+    """As private functions of torch make it; the placements are the same as in the default order."""
+    with fake_mesh((2, 2), (0, 1)) as mesh:
+        tensor = distribute_tensor(torch.arange(4), mesh, [Shard(0), Shard(0)], src_data_rank=None)
+        order = (ShardOrderEntry(tensor_dim=0, mesh_dims=(1, 0)),)
+        spec = replace(tensor._spec, shard_order=order, use_strided_shard_as_shard_order=False)
+        assert held(tensor).numel == 1
+        tensor._spec = spec
+        with pytest.raises(TargetError, match=r"cut in the order \[\(1, 0\)\]"):
             held(tensor)
 
 

@@ -11,16 +11,19 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Partial, Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import _StridedShard
 
 import zeta
 from tests.sharded import fake_mesh
 from zeta import Plan, PlanError, Rule, Rules, SpecError, TargetError
 from zeta.apply import values_of
-from zeta.initializers import Normal, Ones, Orthogonal, Sparse
+from zeta.initializers import Normal, Ones, Orthogonal, Program, Sparse
 from zeta.plans import Cost, Entry
+from zeta.programs import TILE
 from zeta.regions import Region
 from zeta.rules import kind
+from zeta.shards import held
 
 MESH = (128, 8)
 COLUMN = (_StridedShard(0, split_factor=8), Shard(0))
@@ -35,25 +38,31 @@ LLAMA = {
     "*.down_proj.weight": ROW,
     "*embed_tokens.weight": ROW,
     "lm_head.weight": COLUMN,
+    "*inv_freq": (Replicate(), Replicate()),  # FSDP leaves buffers whole
     "*": (Shard(0), Replicate()),
 }
 RULES = Rules([Rule(kind("norm_scale"), Ones()), Rule("*", Normal(0.02))])
 
 
-@pytest.fixture(scope="module")
-def llama() -> Plan:
+def llama_of(layers: int) -> Any:
+    """Llama 3.1 405B, with so many of its layers, on meta."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=128256,
         hidden_size=16384,
         intermediate_size=53248,
-        num_hidden_layers=126,
+        num_hidden_layers=layers,
         num_attention_heads=128,
         num_key_value_heads=8,
     )
     with torch.device("meta"):
-        return zeta.plan(LlamaForCausalLM(config).to(torch.bfloat16), RULES)
+        return LlamaForCausalLM(config).to(torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Plan:
+    return zeta.plan(llama_of(layers=126), RULES)
 
 
 def values(entry: Entry, region: Region) -> torch.Tensor:
@@ -76,6 +85,28 @@ def test_a_rank_of_1024_computes_its_slices_of_the_whole(rank: int, llama: Plan)
         rows = Region(shape=share.entry.shape, offsets=(first, *(0 for _ in rest)), sizes=(count, *rest))
         whole_rows = values(share.entry, rows)
         assert torch.equal(values(share.entry, part.region), whole_rows[:, *part.region.slices[1:]]), name
+
+
+@pytest.mark.parametrize("coordinate", [(0, 0), (64, 3), (127, 7)])
+def test_a_rank_of_1024_holds_what_torch_gives_it(coordinate: tuple[int, int]) -> None:
+    """Cut by torch itself, as that rank sees it."""
+    model = llama_of(layers=1)
+    plan = zeta.plan(model, RULES)
+    attention, mlp = "model.layers.0.self_attn.", "model.layers.0.mlp."
+    columns = [f"{attention}{name}_proj" for name in "qkv"] + [f"{mlp}{name}_proj" for name in ("gate", "up")]
+    styles: dict[str, Any] = {name: ColwiseParallel() for name in (*columns, "model.embed_tokens", "lm_head")}
+    styles |= {name: RowwiseParallel() for name in (f"{attention}o_proj", f"{mlp}down_proj")}
+    planned = zeta.shard_plan(plan, MESH, LLAMA, coordinate[0] * MESH[1] + coordinate[1])
+    with fake_mesh(MESH, coordinate) as mesh:
+        assert mesh.mesh_dim_names is not None
+        data, tensor = (mesh[name] for name in mesh.mesh_dim_names)
+        parallelize_module(model, tensor, styles)
+        fully_shard(model, mesh=data)
+        sharded = zeta.plan(model, RULES)
+        assert sharded == plan
+        assert sharded.costs == {share.entry.name: share.cost for share in planned}
+        for name, parameter in model.named_parameters():
+            assert held(parameter).parts == planned[name].parts, name
 
 
 def test_all_ranks_together_hold_the_model_once(llama: Plan) -> None:
@@ -114,6 +145,24 @@ def test_what_looks_at_whole_matrices_says_what_it_costs() -> None:
     assert empty.cost == Cost()
 
 
+def test_separate_stretches_cost_a_whole_each() -> None:
+    plan = zeta.plan(nn.Linear(64, 96, bias=False, device="meta"), Rules([Rule("*", Orthogonal())]))
+    [share] = zeta.shard_plan(plan, (2,), (_StridedShard(0, split_factor=3),), 1)
+    assert len(share.parts) == 3
+    assert share.cost == Cost(held=96 * 64 * 2, computed=3 * 96 * 64 * 4, temporary=16 * 96 * 64)
+
+
+def test_a_program_needs_tiles_beside() -> None:
+    plan = zeta.plan(nn.Linear(4096, 4096, bias=False, device="meta"), lambda m: m.weight.data.normal_().clamp_(-1, 1))
+    program = plan["weight"].initializer
+    assert isinstance(program, Program)
+    [share] = zeta.shard_plan(plan, (4,), (Shard(0),), 1)
+    tiles = TILE * 4 * len(program.steps)
+    assert share.cost == Cost(held=4096 * 4096, computed=4096 * 4096, temporary=tiles)
+    [small] = zeta.shard_plan(plan, (4096,), (Shard(0),), 1)
+    assert small.cost.temporary == 4096 * 4 * len(program.steps)
+
+
 def test_the_plan_of_a_sharded_model_shows_the_same() -> None:
     model = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 64))
     rules = Rules([Rule("1.weight", Orthogonal()), Rule("*", Normal(1.0))])
@@ -146,8 +195,16 @@ def test_nonsense_is_refused() -> None:
     plan = zeta.plan(nn.Linear(4, 8), Rules([Rule("*", Normal(1.0))]))
     with pytest.raises(SpecError, match="rank must be from 0 to 5"):
         zeta.shard_plan(plan, (2, 3), (Shard(0), Replicate()), 6)
-    with pytest.raises(SpecError, match="mesh_shape must be"):
-        zeta.shard_plan(plan, (2, 0), (Shard(0), Replicate()), 0)
+    with pytest.raises(SpecError, match="rank must be from 0 to 5"):
+        zeta.shard_plan(plan, (2, 3), (Shard(0), Replicate()), 0.5)  # type: ignore[arg-type]
+    for mesh_shape in ((2, 0), 2):
+        with pytest.raises(SpecError, match="mesh_shape must be"):
+            zeta.shard_plan(plan, mesh_shape, (Shard(0), Replicate()), 0)  # type: ignore[arg-type]
+    for placements in (Shard(0), {"*": "SR"}, lambda entry: None):
+        with pytest.raises(SpecError, match="weight: placements must be one for each mesh dimension"):
+            zeta.shard_plan(plan, (2,), placements, 0)
+    with pytest.raises(SpecError, match=r"weight: expected a placement .* along mesh dimension 0, got 'S'"):
+        zeta.shard_plan(plan, (2,), ("S",), 0)
     with pytest.raises(SpecError, match="weight: a mesh of shape"):
         zeta.shard_plan(plan, (2, 3), (Shard(0),), 0)
     with pytest.raises(TargetError, match="weight: is a DTensor with the placement P"):

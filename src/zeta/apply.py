@@ -18,7 +18,7 @@ from zeta.names import Slot, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
-from zeta.random import check_seed, parameter_key
+from zeta.random import check_seed, draw_seed, parameter_key
 from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
@@ -107,6 +107,21 @@ def prepare(
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
+
+
+def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
+    """Draw a seed for a model, from torch's global generator by default.
+
+    Raises ``SpecError`` for a model of several processes, which draw without a word to each other.
+    """
+    if generator is None and isinstance(model, nn.Module):
+        several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
+        if several or any(map(is_sharded, (*model.parameters(), *model.buffers()))):
+            raise SpecError(
+                "seed=None draws a seed from torch's global generator, and the processes of a sharded or "
+                "data-parallel model may each draw another; give all of them the same number, as in seed=0"
+            )
+    return draw_seed(generator)
 
 
 def check_parameters(model: nn.Module) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +41,22 @@ def run(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return overload(name)(*args, **{key: _on_cpu(key, value) for key, value in kwargs.items()})
 
 
+#: held while torch has one thread, as its number is the whole process's
+_ALONE: Final = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The results of sums, of functions such as ``pow`` and of LAPACK depend on how torch shares out the work."""
+    with _ALONE:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
 def run_pointwise(name: str, args: Sequence[Any], kwargs: dict[str, Any], shape: Sequence[int]) -> Tensor:
     """Run a pointwise operation for a result of ``shape``; no element's bits depend on which others are there.
 
@@ -47,7 +65,7 @@ def run_pointwise(name: str, args: Sequence[Any], kwargs: dict[str, Any], shape:
     laid out flat, in whole vectors, and computed in stretches that torch does not share out.
     """
     count = math.prod(shape)
-    if count == 0:
+    if count == 0 or not shape:
         return run(name, args, kwargs)  # type: ignore[no-any-return]
     filled = -(-count // _VECTORS) * _VECTORS
     stretches = []

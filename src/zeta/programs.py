@@ -6,9 +6,10 @@ at the whole tensor, which is computed once and cut.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -40,6 +41,7 @@ def tiles(
     run = _Run(program=program, name=name, seed=seed)
     values = None if is_regional(program) or not region.numel else run.whole()
     for index, part in region.tiles(TILE):
+        run.found.clear()
         tile = run.region(len(program.steps) - 1, part) if values is None else values[part.slices]
         tile = tile.to(dtype).contiguous()
         yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, part, zero_row).to(device)
@@ -89,11 +91,21 @@ def _written(program: Program, step: Step) -> Box | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One program for one parameter."""
+    """One program for one parameter.
+
+    ``found`` are regions of steps that several others use: without it, each use would double the work.
+    """
 
     program: Program
     name: str
     seed: int
+    found: dict[tuple[int, Region], Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def several(self) -> frozenset[int]:
+        """The steps that are used more than once."""
+        uses = Counter(ref for step in self.program.steps for ref in step.refs)
+        return frozenset(ref for ref, count in uses.items() if count > 1)
 
     def whole(self) -> Tensor:
         """Run the steps in order; a result is dropped after its last use, and written into where nobody else looks."""
@@ -130,7 +142,9 @@ class _Run:
             return operations.write(*args, in_place=left[base] == 1 and base in owned and args[0].is_contiguous())
         if step.op == "item":
             return args[0][args[1]]
-        return operations.run(step.op, args, {key: operations.substitute(item, of) for key, item in step.kwargs})
+        kwargs = {key: operations.substitute(item, of) for key, item in step.kwargs}
+        with operations.one_thread():
+            return operations.run(step.op, args, kwargs)
 
     def _draw(self, step: Step, region: Region) -> Tensor:
         draw: Draw = step.args[0]
@@ -146,7 +160,14 @@ class _Run:
     # -- one region ---------------------------------------------------------------------------------------------------
 
     def region(self, position: int, region: Region) -> Tensor:
-        """The values of one region of a step's result."""
+        """The values of one region of a step's result, which nobody writes to."""
+        if position not in self.several:
+            return self._region(position, region)
+        if (position, region) not in self.found:
+            self.found[position, region] = self._region(position, region)
+        return self.found[position, region]
+
+    def _region(self, position: int, region: Region) -> Tensor:
         step = self.program.steps[position]
         match step.op:
             case "draw":

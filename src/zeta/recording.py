@@ -98,6 +98,7 @@ def _unsharded(model: nn.Module) -> Iterator[None]:
     for owned, name, tensor in replaced:
         twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         plain = nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+        vars(plain).update((key, value) for key, value in vars(tensor).items() if key != "_is_param")
         owned[name] = twins.setdefault(id(tensor), plain)
     try:
         yield

@@ -60,7 +60,7 @@ def parts_of(
         coordinate: which rank.
 
     Raises:
-        SpecError: numbers of dimensions that differ, or a coordinate outside the mesh.
+        SpecError: numbers of dimensions that differ, a coordinate outside the mesh, or what is no placement.
         TargetError: a placement that says nothing about elements, as ``Partial``.
 
     >>> from torch.distributed.tensor import Replicate, Shard
@@ -88,6 +88,7 @@ def held(tensor: Tensor) -> Held:
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the mesh
         return Held(local=memory, parts=())
+    _check_order(tensor)
     parts = parts_of(tensor.shape, mesh.shape, placements, coordinate)
     found = Held(local=memory, parts=parts)
     if memory.numel() != found.numel or not all(_fits(part, memory.shape) for part in parts):
@@ -111,6 +112,16 @@ def local(tensor: Tensor) -> Tensor:
         return tensor.to_local()  # type: ignore[no-any-return]
 
 
+def _check_order(tensor: Any) -> None:
+    """Raise ``TargetError`` where mesh dimensions cut in another order than they stand, which placements do not say."""
+    orders = [tuple(entry.mesh_dims) for entry in getattr(tensor._spec, "shard_order", None) or ()]
+    if any(order != tuple(sorted(order)) for order in orders):
+        raise TargetError(
+            f"is a DTensor whose {tuple(tensor.placements)} were cut in the order {orders} of mesh dimensions; "
+            "redistribute it to the default order first"
+        )
+
+
 def _fits(part: Part, shape: Sequence[int]) -> bool:
     return all(along.stop <= size for along, size in zip(part.index, shape, strict=True))
 
@@ -122,10 +133,14 @@ _Cut = tuple[int, int] | None
 
 
 def _cut(placement: Any, mesh_dim: int, ndim: int) -> _Cut:
-    from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
+    from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
     if isinstance(placement, Replicate):
         return None
+    if not isinstance(placement, Placement):
+        raise SpecError(
+            f"expected a placement of torch.distributed.tensor along mesh dimension {mesh_dim}, got {placement!r}"
+        )
     if not isinstance(placement, Shard | _StridedShard):
         raise TargetError(
             f"is a DTensor with the placement {placement} along mesh dimension {mesh_dim}, which leaves no rank with "

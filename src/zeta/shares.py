@@ -98,12 +98,12 @@ def shard_plan(plan: Plan, mesh_shape: Sequence[int], placements: Placing, rank:
     >>> shard_plan(made, (128, 8), (Shard(0), Shard(1)), rank=9)["weight"].parts[0].region
     Region(shape=(8192, 4096), offsets=(64, 512), sizes=(64, 512))
     """
-    mesh_shape = tuple(mesh_shape)
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan, got {plan!r}")
-    if not all(isinstance(size, int) and size > 0 for size in mesh_shape):
-        raise SpecError(f"mesh_shape must be whole numbers of at least 1, got {mesh_shape!r}")
-    if not 0 <= rank < math.prod(mesh_shape):
+    if not isinstance(mesh_shape, Sequence) or not all(isinstance(size, int) and size > 0 for size in mesh_shape):
+        raise SpecError(f"mesh_shape must be whole numbers of at least 1, such as (128, 8), got {mesh_shape!r}")
+    mesh_shape = tuple(mesh_shape)
+    if not isinstance(rank, int) or not 0 <= rank < math.prod(mesh_shape):
         raise SpecError(f"rank must be from 0 to {math.prod(mesh_shape) - 1} on a mesh of {mesh_shape}, got {rank!r}")
     strides = [math.prod(mesh_shape[dim + 1 :]) for dim in range(len(mesh_shape))]
     coordinate = tuple(rank // stride % size for stride, size in zip(strides, mesh_shape, strict=True))
@@ -118,14 +118,19 @@ def shard_plan(plan: Plan, mesh_shape: Sequence[int], placements: Placing, rank:
 
 
 def _placements(placing: Placing, entry: Entry) -> Placements:
+    found: Any = placing
     if callable(placing):
-        return placing(entry)
-    if not isinstance(placing, Mapping):
-        return placing
-    for pattern, placements in placing.items():
-        if fnmatch.fnmatchcase(entry.name, pattern):
-            return placements
-    raise PlanError(f"{entry.name}: no placement is given; '*' as the last pattern matches the rest")
+        found = placing(entry)
+    elif isinstance(placing, Mapping):
+        matching = (placed for pattern, placed in placing.items() if fnmatch.fnmatchcase(entry.name, pattern))
+        found = next(matching, None)
+        if found is None:
+            raise PlanError(f"{entry.name}: no placement is given; '*' as the last pattern matches the rest")
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise SpecError(
+            f"placements must be one for each mesh dimension, such as (Shard(0), Replicate()), got {found!r}"
+        )
+    return found
 
 
 def with_costs(plan: Plan, model: nn.Module) -> Plan:

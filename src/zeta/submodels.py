@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -31,13 +31,20 @@ class Naming:
             raise SpecError(f"prefix must be a text, such as 'model.layers.3', got {self.prefix!r}")
         if not (self.name_map is None or callable(self.name_map) or isinstance(self.name_map, Mapping)):
             raise SpecError(f"name_map must be a function from name to name or a dictionary, got {self.name_map!r}")
+        if isinstance(self.name_map, Mapping):
+            for pair in self.name_map.items():
+                if not all(isinstance(name, str) for name in pair):
+                    raise SpecError(f"name_map must go from name to name, got {pair[0]!r}: {pair[1]!r}")
 
     def __call__(self, name: str) -> str:
         """The whole model's name."""
         if isinstance(self.name_map, Mapping):
             name = _mapped(self.name_map, name)
         elif self.name_map is not None:
-            name = self.name_map(name)
+            mapped = self.name_map(name)
+            if not isinstance(mapped, str):
+                raise SpecError(f"name_map must return the whole model's name of {name!r}, got {mapped!r}")
+            name = mapped
         return f"{self.prefix}{'' if not self.prefix or self.prefix.endswith('.') else '.'}{name}"
 
 
@@ -46,6 +53,13 @@ def naming(prefix: str | None, name_map: NameMap | None) -> Naming | None:
     if prefix is None and name_map is None:
         return None
     return Naming(prefix="" if prefix is None else prefix, name_map=name_map)
+
+
+def _idle(naming: Naming, names: Collection[str]) -> list[str]:
+    """What the dictionary names and the part does not have."""
+    if not isinstance(naming.name_map, Mapping):
+        return []
+    return [key for key in naming.name_map if not any(name == key or name.startswith(f"{key}.") for name in names)]
 
 
 def _mapped(names: Mapping[str, str], name: str) -> str:
@@ -63,11 +77,14 @@ def fitted(model: nn.Module, plan: Plan, naming: Naming | None) -> tuple[Plan, d
 
     For a part of the model: only what it has, and a tensor that it has under a tied name goes by the canonical one.
 
-    Raises ``PlanError`` if two of the part's tensors get the same name, or it has nothing of the plan.
+    Raises ``PlanError`` if two of the part's tensors get the same name, ``name_map`` names what is not in the part, or
+    it has nothing of the plan.
     """
     slots = {slot.name: slot for slot in walk(model)}
     if naming is None:
         return plan, slots
+    if idle := _idle(naming, slots):
+        raise PlanError(listed("name_map names what this part of the model does not have:", idle))
     renamed = {name: naming(name) for name in slots}
     origins: dict[str, list[str]] = {}
     for name, new in renamed.items():
@@ -84,6 +101,11 @@ def fitted(model: nn.Module, plan: Plan, naming: Naming | None) -> tuple[Plan, d
             f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}"
         )
     return Plan(present), slots
+
+
+def part_of(plan: Plan, model: nn.Module, naming: Naming | None) -> Plan:
+    """What the plan says of a model."""
+    return plan if naming is None else fitted(model, plan, naming)[0]
 
 
 def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:

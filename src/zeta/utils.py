@@ -32,7 +32,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zeta.apply import check_parameters, prepare, write
+from zeta.apply import check_parameters, prepare, seed_of, write
 from zeta.errors import LayerTypeError, SpecError
 from zeta.gains import Activation
 from zeta.initializers import (
@@ -58,7 +58,7 @@ from zeta.initializers import (
 )
 from zeta.planning import plan
 from zeta.plans import Plan
-from zeta.random import check_seed, draw_seed
+from zeta.random import check_seed
 from zeta.recipes import torch_default
 from zeta.rules import Kind, Match, Rule, Rules, kind, module
 
@@ -293,7 +293,7 @@ def init_default_(layer: Module, *, generator: torch.Generator | None = None, se
 
     Raises ``PlanError`` for parameters of modules that are not torch's: only they know their default.
     """
-    return _write(layer, torch_default(_module(layer)), seed=_seed(generator, seed))
+    return _write(layer, torch_default(_module(layer)), seed=_seed(layer, generator, seed))
 
 
 # -- how it is done: a few rules, then the same plan and write as for a whole model ------------------------------------
@@ -317,7 +317,7 @@ def _fill(
             Rule(module(nn.PReLU), _slope, optional=True),
         ]
     rules.append(Rule("*", weight, optional=True))
-    return _write(_module(layer), Rules(rules), seed=_seed(generator, seed))
+    return _write(_module(layer), Rules(rules), seed=_seed(layer, generator, seed))
 
 
 def _slope(match: Match) -> Constant:
@@ -338,9 +338,9 @@ def _module(layer: Module) -> Module:
     return layer
 
 
-def _seed(generator: torch.Generator | None, seed: int | None) -> int:
+def _seed(layer: nn.Module, generator: torch.Generator | None, seed: int | None) -> int:
     if generator is not None and seed is not None:
         raise SpecError("give generator= or seed=, not both")
     if seed is not None:
         return check_seed(seed)
-    return draw_seed(generator)
+    return seed_of(layer, generator)

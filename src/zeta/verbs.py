@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zeta import dtypes, kernels, planning, verification
-from zeta.apply import Only, Progress, prepare, write
+from zeta.apply import Only, Progress, prepare, seed_of, write
 from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
 from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
@@ -25,7 +25,7 @@ from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Report, measure_all
 from zeta.shares import with_costs
-from zeta.submodels import NameMap, naming
+from zeta.submodels import NameMap, naming, part_of
 from zeta.verification import Verification
 
 
@@ -71,14 +71,15 @@ def apply_(
         model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad`` and
             ``.grad``.
         plan: a plan of this model or of one with the same names and shapes.
-        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it.
+        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it. Not for a
+            model of several processes, which have to have the same.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
         progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
             with the name of the last parameter in it.
         prefix: the model is a part of the planned one, as a pipeline stage is, and has the whole model's names after
             this; ``""`` for a part that keeps them.
         name_map: the model is a part under names of its own: a function from its names to the whole model's, or a
-            dictionary of names of modules or parameters.
+            dictionary of names of modules or parameters, all of which the part must have.
 
     Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
     without communication.
@@ -87,17 +88,18 @@ def apply_(
         PlanError: plan and model do not fit, or ``only`` selects nothing.
         TargetError: parameters that cannot be written, all listed. Either way nothing was changed.
     """
-    seed = _seed(seed)
+    seed = _seed(model, seed)
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
-    jobs = prepare(model, plan, seed, only, naming(prefix, name_map))
+    names = naming(prefix, name_map)
+    jobs = prepare(model, plan, seed, only, names)
     measured = measure_all(write(jobs, seed, progress))
     return _report(
         seed,
         begin,
         measured,
-        plan,
+        part_of(plan, model, names),
         sum(job.nbytes for job in jobs),
         {job.held.local.device for job in jobs},
         partial=any(is_sharded(job.slot.tensor) for job in jobs),
@@ -144,7 +146,7 @@ def materialize_(
     >>> materialize_(model, recorded, seed=0).ok, model.weight.device.type
     (True, 'cpu')
     """
-    seed = _seed(seed)
+    seed = _seed(model, seed)
     with memory(model, plan, device=device, dtype=dtype, naming=naming(prefix, name_map)):
         wanted = plan if dtype is None else plan.with_dtype(dtype)
         return apply_(model, wanted, seed, progress=progress, prefix=prefix, name_map=name_map)
@@ -232,7 +234,7 @@ def save(
     if dtype is not None and dtype not in dtypes.REAL:
         raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
     request = Manifest(
-        seed=_seed(seed),
+        seed=draw_seed() if seed is None else check_seed(seed),  # one process writes the whole model
         plan=plan if dtype is None else plan.with_dtype(dtype),
         drop_ties=drop_ties,
         max_shard_size=bytes_of(max_shard_size),
@@ -267,7 +269,8 @@ def verify(
         prefix: for a part of a model, as in ``apply_``.
         name_map: for a part of a model, as in ``apply_``.
         reduce: for a sharded model: tell in each process what all have found. Every process of the default group must
-            make this call, which communicates (``all_gather_object``); nothing else in zeta does.
+            make this call, which communicates (``all_gather_object``); nothing else in zeta does. Where one raises, the
+            others learn it as a problem.
 
     Of a sharded model each process compares what it holds.
 
@@ -276,10 +279,13 @@ def verify(
         SpecError: a model without plan and seed, or a folder with them.
     """
     if isinstance(target, nn.Module):
-        if plan is None or seed is None:
-            raise SpecError("verify needs the plan and the seed that the model was initialized with")
-        found = verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
-        return verification.reduced(found) if reduce else found
+
+        def found() -> Verification:
+            if plan is None or seed is None:
+                raise SpecError("verify needs the plan and the seed that the model was initialized with")
+            return verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
+
+        return verification.reduced(found) if reduce else found()
     if not isinstance(target, str | PathLike):
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
     if reduce or any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
@@ -287,8 +293,8 @@ def verify(
     return verification.verify_folder(Path(target))
 
 
-def _seed(seed: int | None) -> int:
-    return draw_seed() if seed is None else check_seed(seed)
+def _seed(model: nn.Module, seed: int | None) -> int:
+    return seed_of(model) if seed is None else check_seed(seed)
 
 
 def _report(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,7 +24,7 @@ from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored
 from zeta.plans import Entry, Plan
 from zeta.regions import Region
 from zeta.sampling import tolerance
-from zeta.submodels import Naming
+from zeta.submodels import Naming, part_of
 
 _BLOCK_BYTES: Final = 2**22
 _MOST_SHOWN: Final = 20
@@ -174,29 +174,42 @@ def verify_model(
                     comparison.add(place, found[index].to(expected.device), expected)
             differences += comparison.result()
             close += [job.entry.name] if comparison.close else []
-    kept = tuple(entry.name for entry in plan if entry.kept)
+    kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
     differing = tuple(differences)
     return Verification(seed=seed, compared=len(jobs), kept=kept, differences=differing, close=tuple(close))
 
 
-def reduced(found: Verification) -> Verification:
-    """What all processes of the default group found, the same in each. Every one of them must call it.
+def reduced(find: Callable[[], Verification]) -> Verification:
+    """What all processes of the default group find, the same in each. Every one of them must call it.
+
+    Where ``find`` raises, that process tells the others first, for which it is a problem; so nobody waits for it.
 
     Raises ``SpecError`` if there is no process group.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         raise SpecError("reduce=True needs the process group of torch.distributed.init_process_group")
-    every: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, found)
+    mine: Verification | str
+    failure: Exception | None = None
+    try:
+        mine = find()
+    except Exception as error:
+        mine, failure = f"{type(error).__name__}: {error}", error
+    every: list[Verification | str] = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, mine)
+    if failure is not None:
+        raise failure
+    assert isinstance(mine, Verification)
+    finished = {rank: each for rank, each in enumerate(every) if isinstance(each, Verification)}
     return replace(
-        found,
-        compared=max(each.compared for each in every),
+        mine,
+        compared=max(each.compared for each in finished.values()),
+        problems=tuple(f"rank {rank}: {each}" for rank, each in enumerate(every) if isinstance(each, str)),
         differences=tuple(
             replace(difference, name=f"rank {rank}: {difference.name}")
-            for rank, each in enumerate(every)
+            for rank, each in finished.items()
             for difference in each.differences
         ),
-        close=tuple(dict.fromkeys(name for each in every for name in each.close)),
+        close=tuple(dict.fromkeys(name for each in finished.values() for name in each.close)),
     )
 
 
