@@ -31,7 +31,9 @@ STAGES = {
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
-    "write": ("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "checkpoint", "utils"),
+    "write": (
+        *("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
+    ),
     "report": (
         *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading", "operands"),
         *("check", "cli", "__main__"),

@@ -24,9 +24,9 @@ from torch import nn
 
 from zeta import __version__, apply, doctor, dtypes, recipes, verbs
 from zeta.check import command as check_command
-from zeta.checkpoint import MANIFEST, TENSORS, check_folder
 from zeta.differences import diff
 from zeta.errors import RecordingError, UsageError, ZetaError, ZetaNotice
+from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of
 from zeta.loading import load_model, record_model
 from zeta.operands import Building, operands
 from zeta.planning import plan
@@ -97,13 +97,18 @@ def _errors(debug: bool) -> Iterator[None]:
     except ZetaError as error:
         if debug:
             raise
-        _stderr.print(f"zeta: {error}")
+        _stderr.print("; ".join([f"zeta: {error}", *_notes(error)]))
         if isinstance(error, RecordingError):
             _stderr.print("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        _stderr.print("zeta: interrupted; nothing was left half-written")
+    except KeyboardInterrupt as error:
+        _stderr.print("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
         raise typer.Exit(2) from None
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way, such as what it left behind."""
+    return getattr(error, "__notes__", [])
 
 
 @contextlib.contextmanager
@@ -136,28 +141,41 @@ def init_command(
     drop_ties: Annotated[
         bool, typer.Option("--drop-ties", help="store a shared tensor once, as save_pretrained does")
     ] = False,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="the most bytes of tensors in one file")
+    ] = MAX_SHARD_SIZE,
     force: Annotated[bool, typer.Option("--force", help="replace files of an earlier run")] = False,
     batch: BatchOption = None,
     health: Annotated[bool, typer.Option("--check/--no-check", help="end with the fast health check")] = True,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Initialize MODEL and write model.safetensors and zeta.json, without allocating the model.
+    """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
 
-    By a recipe or rules; without them, as the model's own constructor does, which is recorded. Ends with the fast
-    health check, where a batch is given or can be made; what that finds does not change the exit code.
+    By a recipe or rules; without them, as the model's own constructor does, which is recorded. What an interrupted run
+    has written is kept where it is much, and the same command goes on from there. Ends with the fast health check,
+    where a batch is given or can be made; what that finds does not change the exit code.
     """
     with _errors(debug):
         number = _seed(seed)
+        most = bytes_of(max_shard_size)
         check_folder(out, force=force)
         built, decided = _planned(model, recipe, rules, kwargs, dtype, device, fallback)
         if not as_json:
             _stdout.print(decided.text(_width()))
         with _progress_bar(quiet=as_json) as progress:
             report = verbs.save(
-                built, decided, out, number, drop_ties=drop_ties, force=force, model_name=model, progress=progress
+                built,
+                decided,
+                out,
+                number,
+                max_shard_size=most,
+                drop_ties=drop_ties,
+                force=force,
+                model_name=model,
+                progress=progress,
             )
-        files = [str(out / name) for name in (TENSORS, MANIFEST)]
+        files = [str(out / name) for name in files_of(out)]
         checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
         if as_json:
             document = {"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files}
