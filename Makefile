@@ -2,7 +2,7 @@
 # Needed beforehand: Python 3.11 or newer with its venv module, a C++ compiler, make.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist loadgroup
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv test test-slow sanitize lint format typecheck bench bench-save demo clean
+.PHONY: help venv chromium test test-slow sanitize lint format typecheck bench bench-save demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,7 +37,17 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
 	@mv $(VENV)/.installing $(STAMP)
 
-test: lint typecheck sanitize ## lint, type check, run the tests and doctests (PYTEST_ARGS="-n 0 -x" and the like are passed on)
+# The tests that look at HTML skip themselves where this can do nothing.
+chromium: ## install Debian's Chromium for the tests of HTML, where there is none, as root, with apt
+	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "installing chromium"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	        echo "chromium cannot be installed; the tests of HTML will be skipped"; \
+	else echo "no chromium; the tests of HTML will be skipped"; fi
+
+test: lint typecheck sanitize chromium ## lint, type check, run the tests and doctests (PYTEST_ARGS="-n 0 -x" and the like are passed on)
 	$(PYTEST)
 
 test-slow: $(STAMP) ## run the tests that take minutes

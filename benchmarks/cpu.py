@@ -275,8 +275,31 @@ def memory(figures: Figures) -> None:
     figures.add("resident memory above a model of 1 GiB", {}, {}, {"MiB": -64}, amounts=amounts)
 
 
+def health(figures: Figures) -> None:
+    """What the fast health check costs, over one forward and backward pass of the same model and batch."""
+    network = gpt2(n_layer=6, n_embd=512, n_head=8, vocab_size=16384)
+    zeta.init_(network, "gpt2")
+    tokens = torch.arange(4 * 256).reshape(4, 256) * 7919 % 16384
+
+    def both() -> None:
+        logits = network(tokens)
+        loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        network.zero_grad()
+
+    seconds = medians({"zeta.check": lambda: zeta.check(network, tokens), "forward and backward": both}, 5)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    figures.add(
+        f"fast check of {count / 1e6:.0f} million parameters, time over a forward and backward pass",
+        seconds,
+        {"forward and backward": seconds["zeta.check"] / seconds["forward and backward"]},
+        {"forward and backward": -3.0},
+    )
+
+
 PARTS: Final = {
-    part.__name__: part for part in (laws, dtypes, scaling, regions, ranks, orthogonal, peers, model, tiny, memory)
+    part.__name__: part
+    for part in (laws, dtypes, scaling, regions, ranks, orthogonal, peers, model, tiny, memory, health)
 }
 
 

@@ -35,8 +35,8 @@ STAGES = {
         *("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
     ),
     "report": (
-        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading", "operands"),
-        *("cli", "__main__"),
+        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading"),
+        *("operands", "options", "check", "cli", "__main__"),
     ),
 }
 ORDER = list(STAGES)
@@ -48,6 +48,15 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 GLOBAL_RNG = {
     "zeta.random.draw_seed: torch.randint": "seed=None asks for it",
     "zeta.parametrized.invert: torch.default_generator.manual_seed": "right_inverse draws; forked around the call",
+    "zeta.check.isolation._generators: torch.manual_seed": "a check repeats itself; forked around it",
+    "zeta.check.jacobians._singular: torch.randn_like": "probes; between fork and restore of isolation.preserved",
+    "zeta.check.jacobians._largest: torch.randn_like": "likewise",
+    "zeta.check.samples._tokens: torch.randint": "a generator of its own, for a batch",
+    "zeta.check.samples._pixels: torch.randint": "likewise",
+    "zeta.check.samples._pixels: torch.randn": "likewise",
+    "zeta.check.sweeps._built: torch.manual_seed": "the models of a sweep start alike; forked around it",
+    "zeta.check.isolation._generators: numpy.random.get_state": "to give it back",
+    "zeta.check.isolation._generators: numpy.random.set_state": "to give it back",
     "zeta.tracing.modes._foreign_generators: numpy.random.get_state": "to tell whether a constructor drew from it",
     "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
     "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",
@@ -148,7 +157,11 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
     known = {"zeta", "torch", "rich", "typer"} | set(sys.stdlib_module_names)
     used = {(module, name.split(".")[0]) for module in MODULES for name in imports(tree(module))}
     optional = {(module, name) for module, name in used if name not in known}
-    assert optional == {("zeta.loading", "transformers"), ("zeta.kernels.triton", "triton")}
+    assert optional == {
+        ("zeta.loading", "transformers"),
+        ("zeta.kernels.triton", "triton"),
+        ("zeta.check.html", "plotly"),
+    }
 
 
 IMPORT = """
@@ -174,7 +187,11 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     brought = set(done.stdout.split())
     assert {"zeta", "zeta.utils", "rich"} <= brought
     unwanted = {"triton", "transformers", "plotly", "scipy", "numpy", "matplotlib", "safetensors", "typer", "click"}
-    assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.rulefile", "zeta.doctor"}) == set()
+    assert (
+        brought
+        & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.options", "zeta.rulefile", "zeta.doctor"})
+        == set()
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -257,5 +274,5 @@ def test_global_generators_are_used_only_on_purpose() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_takes_randomness_from_elsewhere(module: str) -> None:
-    allowed = {"secrets"} if module == "zeta.cli" else set()  # --seed random
+    allowed = {"secrets"} if module == "zeta.options" else set()  # --seed random
     assert set(imports(tree(module))) & {"random", "secrets", "uuid", "numpy", "numpy.random"} <= allowed

@@ -139,7 +139,8 @@ def test_init_writes_what_the_python_function_gives(here: Path) -> None:
     assert_done(result)
     assert {path.name for path in (here / "out").iterdir()} == FILES
     assert same(load_file("out/model.safetensors"), state(7))
-    table, summary, *paths = result.stdout.rstrip().rsplit("\n", 3)
+    table, summary, *paths, check = result.stdout.rstrip().rsplit("\n", 4)
+    assert check.startswith("not checked: no batch can be made from the model's configuration; give --batch")
     assert table == str(zeta.plan(Tied(), RULES))
     assert re.fullmatch(r"3 tensors written: 64 values, 256 B in [\d.]+ s \(seed 7, .*\); all as planned", summary)
     assert paths == [str(Path("out") / name) for name in sorted(FILES)]
@@ -153,6 +154,9 @@ def test_init_json() -> None:
     expected = json.loads(zeta.apply_(model, decided, seed=7).to_json())
     assert found["report"] == {**expected, "seconds": found["report"]["seconds"]}
     assert found["plan"] == json.loads(decided.to_json())
+    assert found["check"] == {
+        "skipped": "no batch can be made from the model's configuration; give --batch path/to/batch.py:fn"
+    }
     assert [Path(path) for path in found["files"]] == [Path("out") / name for name in sorted(FILES)]
 
 

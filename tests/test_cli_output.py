@@ -22,7 +22,9 @@ LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--fallback"}
 MODEL_OPTIONS |= {"--json", "--debug", "--help"}
 OPTIONS = {
-    "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force"},
+    "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
+    "check": MODEL_OPTIONS - {"--device"}
+    | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
     "plan": MODEL_OPTIONS,
     "diff": {"--kwargs", "--dtype", "--fallback", "--json", "--debug", "--help"},
     "verify": {"--json", "--debug", "--help"},
@@ -49,7 +51,7 @@ def test_help_of_each_command(command: str) -> None:
     assert (code, errors) == (0, "")
     assert set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE)) == OPTIONS[command]
     assert ("MODEL" in text, "DIR" in text) == (
-        command in ("init", "plan", "diff"),
+        command in ("init", "check", "plan", "diff"),
         command in ("init", "diff", "verify"),
     )
 

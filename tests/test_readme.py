@@ -26,7 +26,7 @@ def test_the_code_prints_what_is_shown() -> None:
             assert re.fullmatch(pattern, printed.getvalue().strip()), printed.getvalue()
             printed = io.StringIO()
             compared += 1
-    assert compared == 4
+    assert compared == 5
 
 
 def test_the_rule_file_is_one(tmp_path: Path) -> None:

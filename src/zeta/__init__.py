@@ -7,6 +7,7 @@ torch's version.
 
 from zeta import initializers, recipes, rules, utils
 from zeta._version import __version__
+from zeta.check import CheckReport, Thresholds, check
 from zeta.differences import Change, Difference, diff
 from zeta.errors import (
     CheckpointError,
@@ -33,6 +34,7 @@ from zeta.verification import Verification
 __all__ = [
     "Axes",
     "Change",
+    "CheckReport",
     "CheckpointError",
     "Difference",
     "Entry",
@@ -52,11 +54,13 @@ __all__ = [
     "ShardPlan",
     "SpecError",
     "TargetError",
+    "Thresholds",
     "Verification",
     "ZetaError",
     "ZetaNotice",
     "__version__",
     "apply_",
+    "check",
     "diff",
     "fans",
     "gain",

@@ -41,6 +41,10 @@ class CheckpointError(ZetaError, OSError):
     """A checkpoint cannot be written or read; nothing was left half-written."""
 
 
+class CheckDocumentError(ZetaError, ValueError):
+    """A JSON document is not what a check wrote, or is of another version."""
+
+
 class UsageError(ZetaError):
     """The command line was used wrongly: no such model, recipe, rule file or output folder."""
 

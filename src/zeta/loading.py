@@ -51,6 +51,14 @@ def find_factory(spec: str) -> Callable[..., Any]:
     return _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
 
 
+def find_callable(spec: str, option: str) -> Callable[..., Any]:
+    """The function in a file or package that an option of the command line names; ``UsageError`` if there is none."""
+    source, colon, name = spec.rpartition(":")
+    if not colon or not name or not source:
+        raise UsageError(f"{option} must be path/to/file.py:function or package.module:function, got {spec!r}")
+    return _callable(source, name)
+
+
 def _built(spec: str, factory: Callable[..., Any], kwargs: dict[str, Any], how: str) -> nn.Module:
     try:
         model = factory(**kwargs)

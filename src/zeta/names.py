@@ -200,6 +200,27 @@ def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
         )
 
 
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its canonical name, each once, the model itself as ``""``; wrappers do not show.
+
+    >>> list(named_modules(nn.Sequential(nn.Linear(1, 1))))
+    ['', '0']
+    """
+    found: dict[str, nn.Module] = {}
+    _collect(unwrap(model), "", found, set())
+    return found
+
+
+def _collect(module: nn.Module, prefix: str, found: dict[str, nn.Module], known: set[int]) -> None:
+    if id(module) in known or isinstance(module, parametrize.ParametrizationList):
+        return
+    known.add(id(module))
+    found[prefix.rstrip(".")] = module
+    for local, child in module._modules.items():
+        if child is not None and not (local == "parametrizations" and parametrize.is_parametrized(module)):
+            _collect(unwrap(child), f"{prefix}{local}.", found, known)
+
+
 # -- kinds -----------------------------------------------------------------------------------------------------------
 
 _NORM_NAME: Final = re.compile(r"norm", re.IGNORECASE)

@@ -1,0 +1,68 @@
+"""How spread out attention is, from a few of its queries."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+_QUERIES: Final = 32
+_BATCH: Final = 4
+
+
+def of_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    **_: Any,
+) -> tuple[Tensor, Tensor] | None:
+    """Of ``scaled_dot_product_attention``: the mean entropy over ln(keys seen), and the largest absolute score."""
+    query, key = query.detach(), key.detach()
+    rows, columns = query.shape[-2], key.shape[-2]
+    chosen = torch.arange(0, rows, max(1, rows // _QUERIES), device=query.device)
+    if query.ndim == 4:
+        few = slice(0, _BATCH)
+        query, key = query[few], key[few]
+        if attn_mask is not None and attn_mask.ndim == 4 and attn_mask.shape[0] > 1:
+            attn_mask = attn_mask[few]
+        if query.shape[1] != key.shape[1]:
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query[..., chosen, :].float() @ key.float().transpose(-2, -1)
+    scores = scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        seen = torch.arange(columns, device=query.device)[None, :] <= chosen[:, None]
+        scores = scores.masked_fill(~seen, -math.inf)
+    if attn_mask is not None:
+        mask = attn_mask.detach()
+        mask = mask[..., chosen, :] if mask.shape[-2] == rows and rows > 1 else mask
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask.float()
+    return of_scores(scores)
+
+
+def of_scores(scores: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of the scores before the softmax, masked ones far below the others."""
+    if scores.shape[-1] < 2 or scores.ndim < 2:
+        return None
+    x = scores.detach()
+    if x.shape[-2] > _QUERIES:
+        x = x[..., :: x.shape[-2] // _QUERIES, :]
+    if x.ndim > 2:
+        x = x[: _BATCH * 8]
+    x = x.float()
+    # a mask adds the most negative number or something like -10000
+    seen = x > -9e3
+    count = seen.sum(-1)
+    weights = torch.softmax(x, -1)
+    entropy = -torch.xlogy(weights, weights).sum(-1)
+    several = count >= 2
+    if not bool(several.any()):
+        return None
+    share = entropy[several] / count[several].double().log()
+    return share.mean().double(), x[seen].abs().amax().double()

@@ -1,0 +1,144 @@
+"""What a check has seen, as the rules look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from zeta.check.results import Layer, Loss, Point, Stats
+from zeta.check.thresholds import Thresholds
+from zeta.fans import Axes
+from zeta.names import Slot
+from zeta.plans import Entry
+from zeta.rules import Kind
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Held:
+    """One parameter or buffer: its global values, and the gradient that reached it."""
+
+    slot: Slot
+    ties: tuple[str, ...]
+    values: Tensor
+    stats: Stats
+    gradient: Tensor | None
+    gradient_stats: Stats | None
+    trainable: bool
+    used: bool  #: whether the forward pass of its module ran
+    detached: bool  #: whether it went into a tensor that was detached
+    entry: Entry | None
+    axes: Axes | None
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+        return self.slot.name
+
+    @property
+    def buffer(self) -> bool:
+        """Whether it is a buffer."""
+        return self.slot.kind is Kind.BUFFER
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a map of some kind, and not a bias, a scale or a table of one row."""
+        return not self.buffer and self.values.ndim >= 2 and min(self.values.shape) > 0
+
+    @property
+    def zero(self) -> bool:
+        """Whether every element is exactly zero."""
+        return self.stats.zeros == 1.0
+
+    @property
+    def still(self) -> bool:
+        """Whether a gradient arrived that is exactly zero."""
+        return self.gradient_stats is not None and self.gradient_stats.zeros == 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Use:
+    """One use of a module or one call: what is reported of it, and what only the rules need."""
+
+    layer: Layer
+    module: str
+    block: bool
+    norm: bool
+    weighted: bool
+    activation: str | None
+    samples: int
+    attached: bool
+    signal: float  #: the part of the variance that differs between samples
+    input_signal: float | None
+    input_square: float | None
+    head: bool  #: whether the loss or the output is made of it by operations on single elements at most
+
+    @property
+    def square(self) -> float:
+        """The mean square of the output."""
+        return self.layer.output.rms**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The units of one weight.
+
+    ``same``: units with the weights and the gradient of an earlier one, which is not zero. ``idle``: with its weights,
+    and no gradient at all. ``apart``: with its weights, and another gradient.
+    """
+
+    count: int
+    same: int
+    idle: int
+    apart: int
+    example: tuple[int, int] | None  #: an earlier unit and one that is the same
+
+    @property
+    def distinct(self) -> int:
+        """How many differ by weight or by gradient."""
+        return self.count - self.same - self.idle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """What became of parameters whose gradient was zero, after a few steps of gradient descent on a copy."""
+
+    steps: int
+    still: frozenset[str]  #: their gradient stayed zero, and so did they
+    skipped: str | None = None  #: why nothing is known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Layers each of which takes what the one before put out, and the mean square singular value of each Jacobian."""
+
+    layers: tuple[str, ...]
+    squares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """Everything."""
+
+    held: tuple[Held, ...]
+    uses: tuple[Use, ...]
+    loss: Loss | None
+    loss_value: float
+    surrogate: bool  #: whether the loss is a mere projection of the outputs
+    differentiable: bool  #: whether the loss depends on any trainable parameter
+    batch_signal: float | None  #: how the input varies between samples, over its mean square
+    outputs: tuple[Stats, ...]
+    output_signals: tuple[float, ...]
+    thresholds: Thresholds
+    later: Later | None = None
+    unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written
+    updates: Mapping[str, float] = field(default_factory=dict)  #: size of the first step over that of the values
+    spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    jacobians: tuple[Chain, ...] = ()
+    units: Mapping[str, Units] = field(default_factory=dict)
+
+    def of(self, name: str) -> Held | None:
+        """The parameter or buffer of that name."""
+        return next((held for held in self.held if held.name == name), None)

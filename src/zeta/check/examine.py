@@ -1,0 +1,271 @@
+"""The verb: look at a model, judge what was seen, and leave everything as it was."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from zeta import verbs
+from zeta._version import __version__
+from zeta.check import rules as judges
+from zeta.check.batches import Call, call_of
+from zeta.check.duplicates import units_of_all
+from zeta.check.evidence import Evidence, Held, Later
+from zeta.check.isolation import preserved
+from zeta.check.jacobians import jacobians
+from zeta.check.later import later
+from zeta.check.losses import LossFunction
+from zeta.check.probe import Probe, probe
+from zeta.check.report import CheckReport
+from zeta.check.results import Parameter
+from zeta.check.spectra import spectral
+from zeta.check.suppression import Suppression
+from zeta.check.sweeps import Factory, Sweeps
+from zeta.check.tensors import held
+from zeta.check.thresholds import Thresholds
+from zeta.check.unwritten import Initialize, unwritten, with_memory
+from zeta.check.updates import OptimizerLike, first_step
+from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.names import Slot, unwrap, walk
+from zeta.plans import Plan
+
+Level = Literal["fast", "full"]
+_LEVELS: Final = ("fast", "full")
+
+
+def check(
+    model: nn.Module,
+    batch: Any,
+    loss: LossFunction | None = None,
+    level: Level = "fast",
+    plan: Plan | None = None,
+    *,
+    initialize: Initialize | None = None,
+    optimizer: OptimizerLike | None = None,
+    width: Factory | None = None,
+    widths: Sequence[int] = (64, 128, 256),
+    depth: Factory | None = None,
+    depths: Sequence[int] = (4, 8, 16),
+    suppress: Sequence[str] = (),
+    thresholds: Thresholds | None = None,
+    seed: int | None = None,
+) -> CheckReport:
+    """Tell whether a network can learn from where it starts. Nothing of the model is changed, bit by bit.
+
+    One forward and one backward pass are watched, without dropout and otherwise in the mode that the model is in, and
+    what is seen is judged by the rules of docs/check.md.
+
+    Args:
+        model: any module. One on meta needs ``plan`` or ``initialize``: a copy of it is given memory and values. Of a
+            compiled model, the original is looked at; of one under FSDP2, the global values.
+        batch: a tensor, a tuple of arguments, or a mapping of named ones, with or without a target; it is copied to the
+            model's device. Samples should differ.
+        loss: a function from the model's output and the batch to a scalar. Without one: the output's own ``loss``;
+            cross entropy or squared error, if the batch has a target that fits; next-token cross entropy, if the input
+            is tokens that fit the logits; else a fixed projection of the outputs.
+        level: ``"fast"``, or ``"full"`` for Jacobians and spectral norms too.
+        plan: what the parameters should have been drawn from: their moments, bounds and fans are compared.
+        initialize: a function that initializes the model, such as ``lambda m: m.init_weights()``. It is run over memory
+            filled with NaN, to find what it never writes; the model's own values come back afterwards.
+        optimizer: an optimizer of the model, or a function from a list of parameters to one: its first step is taken on
+            a copy.
+        width: full level: a function from a width to a model that takes the same batch. Activations must not grow with
+            the width, at the start and after three steps of the optimizer (a function; Adam at 1e-3 by default).
+        widths: the widths to build.
+        depth: full level: a function from a depth to a model that takes the same batch. The gradient norm must not grow
+            exponentially with the depth.
+        depths: the depths to build.
+        suppress: ids of rules or groups not to report, with or without a name: ``"Z301"``, ``"Z3"``,
+            ``"Z402:blocks.*"``.
+        thresholds: other limits.
+        seed: the plan's, for a model on meta, and for the report.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        SpecError: an argument that makes no sense, or a batch that the model cannot take.
+        TargetError: a model without memory, or with lazy parameters.
+
+    Whatever the model itself raises is passed on.
+
+    >>> layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
+    >>> report = check(layers, torch.randn(32, 8))
+    >>> report.ok
+    True
+    >>> for layer in (layers[0], layers[2]):
+    ...     _ = nn.init.constant_(layer.weight, 0.1), nn.init.zeros_(layer.bias)
+    >>> check(layers, torch.randn(32, 8)).findings[0].parameter
+    '0.weight'
+    """
+    begin = time.perf_counter()
+    inner = _checked(model, level, plan)
+    sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
+    if level == "fast" and (width is not None or depth is not None):
+        raise SpecError('width= and depth= belong to the full level; pass level="full"')
+    suppression = Suppression(suppress)
+    limits = thresholds or Thresholds()
+    inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
+    skipped: list[tuple[str, str]] = []
+    raw = {} if initialize is None else unwritten(inner, initialize)
+    evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
+    if level == "full":
+        evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps)
+    findings = judges.judge(evidence)
+    if initialize is None:
+        skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
+    if plan is None:
+        skipped += [(rule, "no plan was given to compare with") for rule in ("Z201", "Z202", "Z203", "Z204")]
+    if optimizer is None:
+        skipped.append(("Z701", "no optimizer was given"))
+    reported, suppressed = suppression.split(findings)
+    return CheckReport(
+        model=type(inner).__name__,
+        level=level,
+        findings=reported,
+        suppressed=suppressed,
+        layers=tuple(use.layer for use in evidence.uses),
+        parameters=tuple(_parameter(one, evidence) for one in evidence.held),
+        loss=evidence.loss,
+        points=evidence.points,
+        skipped=tuple(sorted(skipped)),
+        seconds=time.perf_counter() - begin,
+        versions=(("zeta", __version__), ("torch", torch.__version__)),
+        device=str(next((one.slot.tensor.device for one in evidence.held), torch.device("cpu"))),
+        seed=seed,
+    )
+
+
+def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    if level not in _LEVELS:
+        raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {level!r}")
+    if plan is not None and not isinstance(plan, Plan):
+        raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {plan!r}")
+    inner = unwrap(model)
+    lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
+    if lazy:
+        raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
+    return inner
+
+
+def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | None, seed: int) -> nn.Module:
+    """The model, or for one on meta a copy with memory and values."""
+    on_meta = [slot.name for slot in walk(model) if slot.tensor.is_meta]
+    if not on_meta:
+        return model
+    if plan is not None:
+        twin: nn.Module = copy.deepcopy(model)
+        verbs.materialize_(twin, plan, seed)
+        return twin
+    if initialize is not None:
+        twin = with_memory(model)
+        initialize(twin)
+        return twin
+    raise TargetError(
+        listed("these are on meta and have no values; pass plan= or initialize=, or materialize the model:", on_meta)
+    )
+
+
+def _evidence(
+    model: nn.Module,
+    batch: Any,
+    loss: LossFunction | None,
+    plan: Plan | None,
+    limits: Thresholds,
+    optimizer: OptimizerLike | None,
+    skipped: list[tuple[str, str]],
+) -> Evidence:
+    slots = list(walk(model))
+    call = call_of(model, batch)
+    with preserved(model):
+        seen = probe(model, slots, call, loss)
+    tensors = held(slots, seen, plan, _used(slots, seen))
+    later = _later(model, call, loss, seen, tensors, limits)
+    if later is not None and later.skipped is not None:
+        skipped += [(rule, later.skipped) for rule in ("Z302", "Z506")]
+    return Evidence(
+        held=tensors,
+        uses=seen.uses,
+        loss=seen.loss,
+        loss_value=seen.objective_value,
+        surrogate=seen.surrogate,
+        differentiable=seen.differentiable,
+        batch_signal=seen.batch_signal,
+        outputs=seen.outputs,
+        output_signals=seen.output_signals,
+        thresholds=limits,
+        later=later,
+        updates={} if optimizer is None else first_step(tensors, optimizer),
+        units=units_of_all(tensors, limits.same_gradient),
+    )
+
+
+def _in_full(
+    evidence: Evidence,
+    model: nn.Module,
+    batch: Any,
+    loss: LossFunction | None,
+    optimizer: OptimizerLike | None,
+    sweeps: Sweeps,
+) -> Evidence:
+    with preserved(model):
+        seen = jacobians(model, list(walk(model)), call_of(model, batch))
+    uses = [replace(use, layer=replace(use.layer, singular=seen.singular.get(use.layer.name))) for use in evidence.uses]
+    step = None if isinstance(optimizer, Optimizer) else optimizer
+    return replace(
+        evidence,
+        uses=tuple(uses),
+        jacobians=seen.chains,
+        spectral=spectral(evidence.held),
+        points=tuple(sweeps.points(batch, loss, step)),
+    )
+
+
+def _used(slots: list[Slot], seen: Probe) -> frozenset[str]:
+    """The names of the parameters whose module ran, or that a call took."""
+    taken = {name for use in seen.uses for name in use.layer.parameters}
+    return frozenset(taken | {slot.name for slot in slots if slot.name.rpartition(".")[0] in seen.used})
+
+
+def _later(
+    model: nn.Module,
+    call: Call,
+    loss: LossFunction | None,
+    seen: Probe,
+    tensors: tuple[Held, ...],
+    limits: Thresholds,
+) -> Later | None:
+    """Only where a weight's gradient is exactly zero."""
+    zero = {id(one.slot.tensor): one.name for one in tensors if one.is_weight and one.trainable and one.still}
+    if not zero:
+        return None
+    with preserved(model):
+        return later(model, call, loss, seen.gradients, zero, limits.patience)
+
+
+def _parameter(one: Held, evidence: Evidence) -> Parameter:
+    units = evidence.units.get(one.name)
+    return Parameter(
+        name=one.name,
+        ties=one.ties,
+        shape=one.slot.shape,
+        dtype=str(one.slot.tensor.dtype).removeprefix("torch."),
+        trainable=one.trainable,
+        buffer=one.buffer,
+        initializer=None if one.entry is None else str(one.entry.initializer),
+        planned_mean=None if one.entry is None else one.entry.mean,
+        planned_std=None if one.entry is None else one.entry.std,
+        values=one.stats,
+        gradient=one.gradient_stats,
+        units=None if units is None else units.count,
+        distinct=None if units is None else units.distinct,
+        update=evidence.updates.get(one.name),
+        spectral=evidence.spectral.get(one.name),
+    )

@@ -1,0 +1,118 @@
+"""Singular values of the layers' Jacobians, by products with vectors only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from zeta.check.batches import Call, mapped
+from zeta.check.capture import Capture, Record
+from zeta.check.evidence import Chain
+from zeta.names import Slot, named_modules
+
+#: random vectors for the mean square, and rounds of the power iteration for the largest
+_PROBES: Final = 3
+_ROUNDS: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jacobians:
+    """By layer: mean square and largest singular value. Layers that follow each other, as chains."""
+
+    singular: dict[str, tuple[float, float]]
+    chains: tuple[Chain, ...]
+
+
+def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
+    """Run the model once more, and look at the Jacobian of each layer's output by its input, on the whole batch.
+
+    The mean square is over ``min(inputs, outputs)`` singular values: ``E |J' u|^2 / min(n, m)`` for ``u ~ N(0, 1)``.
+    The largest comes from a power iteration with ``J`` and its transpose.
+    """
+    args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
+    capture = Capture(named_modules(model), {id(slot.tensor): slot.name for slot in slots}, keep=True)
+    with sdpa_kernel(SDPBackend.MATH), capture.watching():  # the fused kernels have no second derivative
+        model(*args, **kwargs)
+    singular = {}
+    for record in capture.records:
+        found = _singular(record)
+        if found is not None:
+            singular[record.name] = found
+    chains = [_chain(run, singular) for run in (*_blocks(capture.records), *_sequences(capture.records))]
+    return Jacobians(singular=singular, chains=tuple(chain for chain in chains if len(chain.layers) > 2))
+
+
+def _differentiable(tensor: Tensor) -> Tensor:
+    """Not a leaf, so that a model may change it in place."""
+    return tensor.requires_grad_(True) * 1 if tensor.is_floating_point() else tensor
+
+
+def _singular(record: Record) -> tuple[float, float] | None:
+    if record.tensors is None:
+        return None
+    x, y = record.tensors
+    if not x.requires_grad or not y.requires_grad or x is y or not y.numel() or not x.numel():
+        return None
+    try:
+        squares = []
+        for _ in range(_PROBES):
+            u = torch.randn_like(y)
+            squares.append(_transposed(x, y, u).double().square().sum() / min(x.numel(), y.numel()))
+        return float(torch.stack(squares).mean()), _largest(x, y)
+    except RuntimeError:  # no path from input to output, changed in place, or no second derivative
+        return None
+
+
+def _transposed(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(y, x, u, retain_graph=True)
+    return found
+
+
+def _largest(x: Tensor, y: Tensor) -> float:
+    """Power iteration on ``J' J``; ``J v`` is the derivative of ``u -> (J' u) . v``."""
+    u = torch.zeros_like(y, requires_grad=True)
+    (transposed,) = torch.autograd.grad(y, x, u, create_graph=True)
+    v = torch.randn_like(x)
+    value = 0.0
+    for _ in range(_ROUNDS):
+        v = v / v.norm().clamp_min(1e-30)
+        if transposed.requires_grad:
+            (forward,) = torch.autograd.grad(transposed, u, v, retain_graph=True)
+        else:
+            return 0.0
+        value = float(forward.norm())
+        v = _transposed(x, y, forward)
+    return value
+
+
+def _blocks(records: Sequence[Record]) -> list[list[Record]]:
+    sequences: dict[str, list[Record]] = {}
+    for record in records:
+        if record.block:
+            sequences.setdefault(record.module.rpartition(".")[0], []).append(record)
+    return list(sequences.values())
+
+
+def _sequences(records: Sequence[Record]) -> list[list[Record]]:
+    """Records each of which takes the output of the one before it, the same tensor."""
+    found: list[list[Record]] = []
+    for record in records:
+        if record.block or record.tensors is None:
+            continue
+        before = found[-1][-1].tensors if found else None
+        if before is not None and before[1] is record.tensors[0]:
+            found[-1].append(record)
+        else:
+            found.append([record])
+    return found
+
+
+def _chain(run: Sequence[Record], singular: dict[str, tuple[float, float]]) -> Chain:
+    kept = [r.name for r in run if r.name in singular and 0 < singular[r.name][0] < math.inf]
+    return Chain(layers=tuple(kept), squares=tuple(singular[name][0] for name in kept))

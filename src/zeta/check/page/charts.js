@@ -1,0 +1,197 @@
+// The charts, by plotly. Each function draws one; `look()` gives the colours of the theme in force.
+
+const FONT = "system-ui, sans-serif";
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+
+function look() {
+  const style = getComputedStyle(document.documentElement);
+  const names = ["text", "quiet", "line", "grid", "accent", "gradient", "fail", "warn", "note", "raised", "flat", "alike", "nearly"];
+  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+}
+
+// Plotly reads a few tags in its texts, and names are only names.
+function plain(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+function layout(colours, rest) {
+  const label = { bgcolor: colours.raised, bordercolor: colours.line, align: "left", font: { color: colours.text, family: FONT } };
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true, dragmode: "zoom",
+    font: { color: colours.text, family: FONT, size: 12 }, hoverlabel: { ...label, namelength: -1 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colours.quiet, activecolor: colours.accent },
+    margin: { l: 70, r: 16, t: 30, b: 44 }, ...rest,
+  };
+}
+
+// When the window's size changes, plotly takes the height of the element.
+function react(target, data, layout, config) {
+  target.style.height = `${layout.height}px`;
+  return Plotly.react(target, data, layout, config);
+}
+
+function axis(colours, rest) {
+  return { gridcolor: colours.grid, linecolor: colours.line, zeroline: false, automargin: true, ...rest };
+}
+
+function logAxis(colours, scale, title, rest) {
+  const { range, tickvals, ticktext } = scale;
+  return axis(colours, { title: { text: title, standoff: 8 }, range, tickvals, ticktext, ...rest });
+}
+
+function overIndex(colours, count, title, rest) {
+  return axis(colours, { title: { text: title }, range: [-0.5 - count * 0.01, count - 0.5 + count * 0.01], tickformat: "d", nticks: Math.min(count + 1, 12), ...rest });
+}
+
+// Markers of the layers or parameters with findings that are shown.
+function marks(colours, places, at, shown, axes, what) {
+  return SEVERITIES.map((severity) => {
+    const members = places.filter((place) => worst(place.findings.filter(shown)) === severity && at(place) !== null);
+    return {
+      type: "scatter", mode: "markers", ...axes, hoverinfo: "skip", showlegend: false, meta: `${what} ${severity}`,
+      x: members.map((place) => place.index), y: members.map(at),
+      marker: { color: colours[severity], size: severity === "note" ? 8 : 11, symbol: { fail: "x", warn: "diamond", note: "circle-open" }[severity] },
+    };
+  });
+}
+
+function drawProfile(target, layers, shown, current) {
+  const colours = look();
+  const outputs = layers.map((layer) => rms(layer.output));
+  const gradients = layers.map((layer) => rms(layer.gradient));
+  const [forward, backward] = [decades([outputs]), decades([gradients])];
+  const mode = layers.length > 80 ? "lines" : "lines+markers";
+  const line = (values, scale, colour, name, axes) => ({
+    type: "scatter", mode, name, ...axes, x: layers.map((layer) => layer.index), y: values.map(scale.place),
+    line: { color: colour, width: 1.5 }, marker: { size: 6 }, opacity: blocks.length ? 0.6 : 1,
+    text: values.map((value, i) => `${plain(elided(layers[i].name, 60))}<br>${plain(elided(layers[i].kind, 40))}: ${name} ${digits(value) || "none"}`),
+    hovertemplate: "%{text}<extra></extra>",
+  });
+  const below = { xaxis: "x", yaxis: "y2" };
+  const blocks = layers.filter((layer) => layer.block);
+  const stream = (values, scale, colour, axes) => ({
+    type: "scatter", mode: "lines", ...axes, hoverinfo: "skip", line: { color: colour, width: 3 }, meta: "blocks",
+    x: blocks.map((layer) => layer.index), y: blocks.map((layer) => scale.place(values[layer.index])),
+  });
+  const data = [
+    line(outputs, forward, colours.accent, "output", { xaxis: "x", yaxis: "y" }),
+    line(gradients, backward, colours.gradient, "gradient", below),
+    stream(outputs, forward, colours.accent, { xaxis: "x", yaxis: "y" }),
+    stream(gradients, backward, colours.gradient, below),
+    ...marks(colours, layers, (layer) => forward.place(rms(layer.output)), shown, { xaxis: "x", yaxis: "y" }, "output"),
+    ...marks(colours, layers, (layer) => backward.place(rms(layer.gradient)), shown, below, "gradient"),
+  ];
+  return react(target, data, layout(colours, {
+    height: 460, showlegend: false, hovermode: "x", shapes: cursor(colours, current),
+    xaxis: overIndex(colours, layers.length, "layer, in the order of the forward pass", { anchor: "y2" }),
+    yaxis: logAxis(colours, forward, "output", { domain: [0.54, 1] }),
+    yaxis2: logAxis(colours, backward, "gradient", { domain: [0, 0.46] }),
+  }), CONFIG);
+}
+
+function cursor(colours, index) {
+  if (index === null) return [];
+  const line = { color: colours.quiet, width: 1, dash: "dot" };
+  return [{ type: "line", xref: "x", yref: "paper", x0: index, x1: index, y0: 0, y1: 1, line }];
+}
+
+function drawSpread(target, parameters, shown) {
+  const colours = look();
+  const planned = parameters.map((one) => number(one.planned_std));
+  const measured = parameters.map((one) => number(one.values.std));
+  const scale = decades([planned, measured]);
+  const x = parameters.map((one) => one.index);
+  const text = parameters.map((one, i) => `${plain(elided(one.name, 60))}<br>planned ${digits(planned[i]) || "nothing"}, measured ${digits(measured[i])}`);
+  const width = parameters.length > 300 ? 7 : 14;
+  const data = [
+    { type: "scatter", mode: "markers", name: "planned", x, y: planned.map(scale.place), hoverinfo: "skip",
+      marker: { symbol: "line-ew", size: width, line: { color: colours.quiet, width: 2 } } },
+    { type: "scatter", mode: "markers", name: "measured", x, y: measured.map(scale.place), text, hovertemplate: "%{text}<extra></extra>",
+      marker: { color: colours.accent, size: parameters.length > 300 ? 4 : 7 } },
+    ...marks(colours, parameters, (one) => scale.place(number(one.values.std)), shown, {}, "parameter"),
+  ];
+  return react(target, data, layout(colours, {
+    height: 340, hovermode: "closest", legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
+    margin: { l: 70, r: 16, t: 40, b: 44 },
+    xaxis: overIndex(colours, parameters.length, "parameter, in the order of the model"),
+    yaxis: logAxis(colours, scale, "standard deviation"),
+  }), CONFIG);
+}
+
+function drawSymmetry(target, rows) {
+  const colours = look();
+  if (!rows.length) {
+    target.textContent = "No parameter has units to compare.";
+    return null;
+  }
+  const columns = Math.max(...rows.map((row) => row.members.length));
+  const cells = rows.map((row) => Array.from({ length: columns }, (_, i) => row.members[i] ?? null));
+  const part = (one) => (one === null ? null : one.units ? one.distinct / one.units : 1);
+  const text = (one) => (one === null ? "" : `${plain(elided(one.name, 60))}<br>${one.distinct.toLocaleString("en")} of ${one.units.toLocaleString("en")} units differ`);
+  const full = 0.99999;
+  const data = [{
+    type: "heatmap", z: cells.map((row) => row.map(part)), text: cells.map((row) => row.map(text)), zmin: 0, zmax: 1,
+    hovertemplate: "%{text}<extra></extra>", hoverongaps: false, xgap: columns > 120 ? 0 : 1, ygap: 2,
+    colorscale: [[0, colours.alike], [full, colours.nearly], [full, colours.flat], [1, colours.flat]],
+    showscale: false,
+  }];
+  return react(target, data, layout(colours, {
+    height: 84 + rows.length * 24, margin: { l: 40, r: 10, t: 30, b: 44 },
+    xaxis: axis(colours, { title: { text: "number within the row" }, showgrid: false, nticks: Math.min(columns + 1, 12), tickformat: "d" }),
+    yaxis: axis(colours, { autorange: "reversed", showgrid: false, tickvals: rows.map((_, i) => i), ticktext: rows.map((row) => plain(elided(row.pattern, 34))) }),
+  }), CONFIG);
+}
+
+function drawSizes(target, factory, points) {
+  const colours = look();
+  const steps = points.map((point) => point.step);
+  const [first, last] = [Math.min(...steps), Math.max(...steps)];
+  const scale = decades([points.map((point) => number(point.value))]);
+  const names = [...new Set(points.map((point) => point.layer))];
+  const palette = ["#1f77b4", "#e8601c", "#2ca02c", "#9467bd", "#8c7b00", "#17becf", "#d6457f"];
+  const trace = (name, i, step, dash) => {
+    const members = points.filter((point) => point.layer === name && point.step === step).sort((a, b) => a.size - b.size);
+    const label = plain(elided(name, 40));
+    return {
+      type: "scatter", mode: "lines+markers", name: label, legendgroup: String(i), showlegend: step === last && names.length <= 24,
+      line: { dash, width: 1.5, color: palette[i % palette.length] }, x: members.map((point) => Math.log2(point.size)), y: members.map((point) => scale.place(number(point.value))),
+      text: members.map((point) => `${label}<br>${plain(factory)} ${point.size}, after ${plural(step, "step")}: ${digits(point.value)}`), hovertemplate: "%{text}<extra></extra>",
+    };
+  };
+  const data = names.flatMap((name, i) => [...(first === last ? [] : [trace(name, i, first, "dot")]), trace(name, i, last, "solid")]);
+  const sizes = [...new Set(points.map((point) => point.size))].sort((a, b) => a - b);
+  return react(target, data, layout(colours, {
+    height: 320 + 20 * Math.min(names.length, 24), hovermode: "closest", legend: { orientation: "h", y: -0.25, yanchor: "top" },
+    xaxis: axis(colours, { title: { text: factory }, tickvals: sizes.map(Math.log2), ticktext: sizes.map(String) }),
+    yaxis: logAxis(colours, scale, "value"),
+  }), CONFIG);
+}
+
+// Histograms one below the other: [title, stats, colour].
+function drawHistograms(target, parts) {
+  const colours = look();
+  const drawn = parts.filter(([, stats]) => stats?.histogram);
+  target.hidden = !drawn.length;
+  if (!drawn.length) return null;
+  const gap = 58 / (drawn.length * 150);
+  const share = 1 / drawn.length;
+  const data = [];
+  const axes = {};
+  const annotations = [];
+  drawn.forEach(([title, stats, colour], i) => {
+    const { counts } = stats.histogram;
+    const [low, high] = [number(stats.histogram.low), number(stats.histogram.high)];
+    const width = (high - low) / counts.length;
+    const suffix = i ? String(i + 1) : "";
+    const domain = [1 - (i + 1) * share + gap / 2, 1 - i * share - gap / 2];
+    const x = counts.map((_, bin) => low + (bin + 0.5) * width);
+    const colourNow = colours[colour];
+    data.push({ type: "bar", x, y: counts, width, marker: { color: colourNow, line: { width: 0 } }, xaxis: `x${suffix}`, yaxis: `y${suffix}`, hovertemplate: "%{x:.3g}: %{y:,}<extra></extra>" });
+    axes[`xaxis${suffix}`] = axis(colours, { anchor: `y${suffix}`, nticks: 5, exponentformat: "e", fixedrange: true, range: [low, high] });
+    axes[`yaxis${suffix}`] = axis(colours, { anchor: `x${suffix}`, domain, nticks: 4, fixedrange: true, rangemode: "tozero" });
+    annotations.push({ text: plain(elided(title, 44)), xref: "paper", yref: "paper", x: 0, y: domain[1], xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12 } });
+  });
+  return react(target, data, layout(colours, {
+    height: drawn.length * 150, bargap: 0, showlegend: false, annotations, ...axes, margin: { l: 44, r: 8, t: 4, b: 4 },
+  }), { ...CONFIG, displayModeBar: false });
+}

@@ -1,0 +1,245 @@
+"""One forward and one backward pass, watched."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeta.check.batches import Call, tensors_in
+from zeta.check.capture import Capture, Record
+from zeta.check.evidence import Use
+from zeta.check.isolation import is_fsdp
+from zeta.check.losses import LossFunction, Objective, objective
+from zeta.check.moments import Measures, Pending, pending, plain, resolved
+from zeta.check.results import Layer, Loss, Stats
+from zeta.names import Slot, named_modules
+
+# so many graph nodes of one input each are followed from the loss or the output back to the head
+_HEAD_STEPS = 12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+    """What one pass gave."""
+
+    uses: tuple[Use, ...]
+    gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
+    loss: Loss
+    objective_value: float
+    how: str
+    surrogate: bool
+    differentiable: bool
+    used: frozenset[str]
+    detached: frozenset[int]
+    batch_signal: float | None
+    outputs: tuple[Stats, ...]
+    output_signals: tuple[float, ...]
+
+
+def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None) -> Probe:
+    """Run ``model`` on a batch forward and backward once, and return what was seen.
+
+    To be called inside :func:`~zeta.check.isolation.preserved`. Whatever the model raises is passed on.
+    """
+    names = {id(slot.tensor): slot.name for slot in reversed(slots)}
+    for slot in slots:
+        if slot.parametrization is not None:
+            names |= {id(part): slot.name for part in slot.parametrization.parameters()}
+    capture = Capture(named_modules(model), names)
+    signal = _batch_signal(call)
+    with _eagerly(model), capture.watching():
+        output = model(*call.args, **call.kwargs)
+        aim = objective(output, call, loss)
+    head = _head_of(aim, output, capture)
+    outputs = [p for p in (pending(t, _unit(t)) for _, t in tensors_in(output)) if p is not None]
+    entropies = _loss(aim, capture)
+    learned = {id(tensor): tensor for tensor in _learned(model)}
+    gradients: dict[int, Tensor] = {}
+    detached: frozenset[int] = frozenset()
+    if aim.value.requires_grad:
+        gradients = _gradients(model, aim.value, list(learned.values()))
+    if len(gradients) < len(learned) and capture.detached:
+        detached = _behind(capture.detached)
+    measured = [one.stats for one in resolved(outputs) if one is not None]
+    return Probe(
+        uses=tuple(_uses(capture.records, head)),
+        gradients=gradients,
+        loss=entropies,
+        objective_value=float(aim.value.detach()),
+        how=aim.how,
+        surrogate=aim.surrogate,
+        differentiable=bool(gradients),
+        used=frozenset(capture.used),
+        detached=detached,
+        batch_signal=signal,
+        outputs=tuple(measured),
+        output_signals=tuple(one.signal for one in resolved(outputs) if one is not None),
+    )
+
+
+def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Without the compiler; to say so imports it, which takes seconds, so only where something is compiled."""
+    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+
+
+def _learned(model: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _gradients(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict[int, Tensor]:
+    """The gradient of each parameter that has one. Nothing accumulates in ``.grad``, if it can be avoided."""
+    if any(is_fsdp(module) for module in model.modules()):
+        for parameter in learned:  # FSDP2 reduces gradients into .grad; preserved gives the old ones back
+            parameter.grad = None
+        value.backward()  # type: ignore[no-untyped-call]
+        found = [parameter.grad for parameter in learned]
+        for parameter in learned:
+            parameter.grad = None
+    else:
+        found = list(torch.autograd.grad(value, learned, allow_unused=True)) if learned else []
+    return {
+        id(parameter): plain(_dense(gradient))
+        for parameter, gradient in zip(learned, found, strict=True)
+        if gradient is not None
+    }
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient if gradient.layout is torch.strided else gradient.to_dense()
+
+
+# -- what was recorded -----------------------------------------------------------------------------------------------
+
+
+def _uses(records: list[Record], head: Any) -> list[Use]:
+    waiting: list[Pending | None] = []
+    for record in records:
+        waiting += [record.output, record.gradient, record.given]
+    measured = iter(resolved(waiting))
+    return [_use(record, next(measured), next(measured), next(measured), record is head) for record in records]
+
+
+def _use(record: Record, output: Measures | None, gradient: Measures | None, given: Measures | None, head: bool) -> Use:
+    assert output is not None
+    square = None if given is None else given.stats.rms**2
+    known = square is not None and square > 0 and math.isfinite(square)
+    entropy, largest = (None, None) if record.attention is None else (float(item) for item in record.attention)
+    layer = Layer(
+        name=record.name,
+        kind=record.kind,
+        parameters=record.parameters,
+        output=output.stats,
+        gradient=None if gradient is None else gradient.stats,
+        factor=output.stats.rms**2 / square if known and square is not None else None,
+        dead=None if record.dead is None else float(record.dead),
+        saturated=None if record.saturated is None else float(record.saturated),
+        entropy=entropy,
+        largest_logit=largest,
+        block=record.block,
+    )
+    return Use(
+        layer=layer,
+        module=record.module,
+        block=record.block,
+        norm=record.norm,
+        weighted=record.weighted,
+        activation=record.activation,
+        samples=record.samples,
+        attached=record.attached,
+        signal=output.signal,
+        input_signal=None if given is None else given.signal,
+        input_square=square,
+        head=head,
+    )
+
+
+def _unit(tensor: Tensor) -> int | None:
+    if tensor.ndim < 2:
+        return None
+    return 1 if tensor.ndim in (4, 5) else tensor.ndim - 1
+
+
+def _batch_signal(call: Call) -> float | None:
+    """The largest share of variance between samples in an input; ``None`` where all inputs are of one sample."""
+    shares: list[float] = []
+    for _, tensor in tensors_in((*call.args, call.kwargs)):
+        x = tensor.detach()
+        x = x.abs() if x.is_complex() else x
+        if x.ndim == 0 or x.numel() < 2 or x.dtype is torch.bool:
+            continue
+        if not x.is_floating_point():
+            shares.append(float(x.numel() > 1 and bool((x != x.flatten()[0]).any())))
+            continue
+        rows = x.float().reshape(-1, x.shape[-1]) if x.ndim > 1 else x.float()[:, None]
+        if rows.shape[0] > 1:
+            shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(1e-30)))
+    return max(shares, default=None)
+
+
+# -- graph -----------------------------------------------------------------------------------------------------------
+
+
+def _head_of(aim: Objective, output: Any, capture: Capture) -> Record | None:
+    """The use that makes the logits: reached from them through operations with one input that is not a parameter."""
+    logits = [logit for logit, _, _ in capture.cross_entropy]
+    tensors = logits or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
+    nodes = {record.node: record for record in capture.records if record.node is not None and not record.block}
+    for tensor in tensors:
+        node = tensor.grad_fn
+        for _ in range(_HEAD_STEPS):
+            if node is None:
+                break
+            if node in nodes:
+                return nodes[node]
+            above = [n for n, _ in node.next_functions if n is not None and "AccumulateGrad" not in n.name()]
+            node = above[0] if len(above) == 1 else None
+    return None
+
+
+def _behind(nodes: list[Any]) -> frozenset[int]:
+    """The ``id`` of every leaf in the graph behind some nodes."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        waiting += [above for above, _ in node.next_functions]
+    return frozenset(found)
+
+
+# -- loss ------------------------------------------------------------------------------------------------------------
+
+
+def _loss(aim: Objective, capture: Capture) -> Loss:
+    """The loss; for cross entropy with the one that unrelated labels would give."""
+    classified = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
+    if not classified:
+        return Loss(value=float(aim.value.detach()), expected=None, classes=None)
+    logits, targets, ignored = max(classified, key=lambda call: call[0].shape[1])
+    with torch.no_grad():
+        flat = logits.detach().movedim(1, -1).flatten(0, -2).float()
+        wanted = targets.flatten()
+        kept = wanted != ignored
+        flat, wanted = flat[kept], wanted[kept]
+        finite = torch.isfinite(flat)
+        neutral = torch.where(finite, flat, 0.0).sum(-1) / finite.sum(-1)
+        value = F.cross_entropy(flat, wanted.long()) if len(flat) else aim.value.detach()
+        expected = (torch.logsumexp(flat, -1) - neutral).mean() if len(flat) else None
+    return Loss(
+        value=float(value),
+        expected=None if expected is None else float(expected),
+        classes=int(logits.shape[1]),
+    )

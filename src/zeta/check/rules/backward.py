@@ -1,0 +1,101 @@
+"""Z5: what reaches the parameters on the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from zeta.check.evidence import Evidence, Held, Use
+from zeta.check.results import Finding
+from zeta.check.rules.base import found, graded
+from zeta.check.rules.forward import streams, weight_of
+from zeta.render import fold
+
+
+def judge(evidence: Evidence) -> Iterator[Finding]:
+    """Unused, detached, frozen, gradients that vanish, explode or never pass."""
+    learned = [one for one in evidence.held if one.trainable and not one.buffer]
+    if not evidence.differentiable:
+        message = "no trainable parameter gets a gradient" if learned else "no parameter is trainable"
+        yield found("Z503", message)
+    yield from _without(learned, evidence)
+    yield from _frozen(evidence)
+    yield from _ratio(evidence)
+    yield from _still(learned, evidence)
+
+
+def _without(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
+    for one in learned:
+        if one.gradient_stats is not None or not one.stats.count:
+            continue
+        cut = one.detached or (evidence.differentiable and _under_no_grad(one, evidence))
+        if one.used and cut:
+            yield found("Z502", "it takes part in the forward pass, and is cut off from the loss", parameter=one.name)
+        elif evidence.differentiable:
+            how = "its output takes no part in the loss" if one.used else "nothing used it in the forward pass"
+            yield found("Z501", how, parameter=one.name)
+
+
+def _under_no_grad(one: Held, evidence: Evidence) -> bool:
+    uses = [use for use in evidence.uses if one.name in use.layer.parameters]
+    return bool(uses) and not any(use.attached for use in uses)
+
+
+def _frozen(evidence: Evidence) -> Iterator[Finding]:
+    frozen = [one for one in evidence.held if not one.trainable and not one.buffer]
+    if frozen:
+        names = [name for name, _ in fold((one.name, one.slot.shape, one) for one in frozen)]
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        yield found("Z505", f"{len(frozen)} parameters are frozen: {shown}", parameter=frozen[0].name)
+
+
+# -- size ------------------------------------------------------------------------------------------------------------
+
+
+def norm(use: Use) -> float:
+    """The norm of the gradient that arrives at an output."""
+    gradient = use.layer.gradient
+    return 0.0 if gradient is None else gradient.rms * math.sqrt(gradient.count)
+
+
+def _ratio(evidence: Evidence) -> Iterator[Finding]:
+    """Along the residual stream where there is one, else along the weighted layers."""
+    limits = evidence.thresholds
+    paths = list(streams(evidence.uses)) or [[use for use in evidence.uses if use.weighted]]
+    for path in paths:
+        reached = [use for use in path if norm(use) > 0 and math.isfinite(norm(use))]
+        if len(reached) < 3:
+            continue
+        first, last = reached[0], reached[-1]
+        ratio = norm(first) / norm(last)
+        grade = graded(max(ratio, 1 / ratio), limits.gradient_ratio_warn, limits.gradient_ratio_fail)
+        if grade is not None:
+            verb = "vanish" if ratio < 1 else "explode"
+            message = (
+                f"gradients {verb}: their norm is {norm(first):.3g} at {first.layer.name} and {norm(last):.3g} at "
+                f"{last.layer.name}"
+            )
+            yield found(
+                "Z504",
+                message,
+                parameter=weight_of(first),
+                layer=first.layer.name,
+                severity=grade[0],
+                value=ratio,
+                limit=grade[1] if ratio > 1 else 1 / grade[1],
+            )
+
+
+def _still(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
+    later = evidence.later
+    if later is None:
+        return
+    reached = {name for use in evidence.uses for name in use.layer.parameters}
+    for one in learned:
+        if not one.is_weight or not one.still or one.name not in later.still:
+            continue
+        if one.name not in reached:  # an expert, say
+            yield found("Z501", "no sample of this batch reached it", parameter=one.name)
+        elif not one.zero:
+            message = f"its gradient is exactly zero, and still is after {later.steps} steps of gradient descent"
+            yield found("Z506", message, parameter=one.name)

@@ -1,0 +1,72 @@
+"""Z6: the loss before anything was learned, and attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from zeta.check.evidence import Evidence, Use
+from zeta.check.results import Finding, Severity
+from zeta.check.rules.base import found, graded
+from zeta.check.thresholds import Thresholds
+
+
+def judge(evidence: Evidence) -> Iterator[Finding]:
+    """Initial loss, attention entropy, largest score."""
+    yield from _loss(evidence)
+    for use in evidence.uses:
+        if use.layer.entropy is not None and use.layer.largest_logit is not None:
+            yield from _attention(use, use.layer.entropy, use.layer.largest_logit, evidence.thresholds)
+
+
+def _loss(evidence: Evidence) -> Iterator[Finding]:
+    loss, limits = evidence.loss, evidence.thresholds
+    if loss is None or loss.classes is None or loss.expected is None or loss.classes < 2:
+        return
+    head = next((use for use in evidence.uses if use.head), None)
+    weights = [name for name in head.layer.parameters if "bias" not in name] if head is not None else []
+    parameter, layer = (weights[0] if weights else None), head.layer.name if head is not None else None
+    if not math.isfinite(loss.value):
+        yield found("Z601", f"the initial loss is {loss.value}", parameter=parameter, layer=layer)
+        return
+    neutral = math.log(loss.classes)
+    # labels far from chance are another matter: only what the spread of the logits costs counts here
+    excess = min(loss.value, loss.expected) - neutral
+    grade = graded(excess, limits.loss_excess_warn, max(limits.loss_excess_warn, limits.loss_excess_fail * neutral))
+    if grade is not None:
+        message = (
+            f"the initial loss is {loss.value:.4g}; without opinion it is ln({loss.classes}) = {neutral:.4g}, and the "
+            f"spread of the logits makes it {loss.expected:.4g}"
+        )
+        yield found(
+            "Z601",
+            message,
+            parameter=parameter,
+            layer=layer,
+            severity=grade[0],
+            value=loss.value,
+            limit=neutral + grade[1],
+        )
+    missed = loss.value - loss.expected
+    spread = math.sqrt(max(2 * (loss.expected - neutral), 0.0))
+    if abs(missed) > limits.loss_deficit + spread:
+        side = "below" if missed < 0 else "above"
+        message = f"the initial loss is {loss.value:.4g}, {abs(missed):.3g} {side} what unrelated labels would give"
+        yield found("Z602", message, parameter=parameter, layer=layer, value=loss.value, limit=loss.expected)
+
+
+def _attention(use: Use, entropy: float, largest: float, limits: Thresholds) -> Iterator[Finding]:
+    if entropy < limits.entropy_warn:
+        failed = entropy < limits.entropy_fail
+        message = f"the mean entropy of this attention is {entropy:.2g} of that of uniform attention"
+        yield found(
+            "Z603",
+            message,
+            layer=use.layer.name,
+            severity=Severity.FAIL if failed else Severity.WARN,
+            value=entropy,
+            limit=limits.entropy_fail if failed else limits.entropy_warn,
+        )
+    if largest > limits.largest_logit:
+        message = f"the largest attention score is {largest:.4g}"
+        yield found("Z604", message, layer=use.layer.name, value=largest, limit=limits.largest_logit)

@@ -1,0 +1,64 @@
+"""A batch of random values for a model of transformers, made from its configuration alone."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+_COUNT: Final = 4
+_LENGTH: Final = 32
+_SEED: Final = 0
+# these predict each token, or each masked one; the others at most one class for each sample
+_PER_TOKEN: Final = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration", "ForTokenClassification")
+
+
+def batch_for(model: nn.Module) -> dict[str, Tensor] | None:
+    """Random tokens or pixels of the sizes that ``model.config`` gives, with random labels; ``None`` where it does not.
+
+    Only for models whose main input is ``input_ids`` or ``pixel_values``.
+    """
+    config, main = getattr(model, "config", None), getattr(model, "main_input_name", None)
+    generator = torch.Generator().manual_seed(_SEED)
+    accepted = inspect.signature(model.forward).parameters
+    if config is None or main not in accepted:
+        return None
+    try:
+        if main == "input_ids":
+            return _tokens(model, config, accepted, generator)
+        if main == "pixel_values":
+            return _pixels(model, config, accepted, generator)
+    except (AttributeError, TypeError):
+        return None
+    return None
+
+
+def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or _LENGTH
+    shape = (_COUNT, min(_LENGTH, int(limit) // 2 or 1))
+    # the first few tokens are mostly padding, beginning and end
+    first = min(4, text.vocab_size - 1)
+    batch = {"input_ids": torch.randint(first, text.vocab_size, shape, generator=generator)}
+    name = type(model).__name__
+    if name.endswith(("ForCausalLM", "LMHeadModel")):
+        batch["labels"] = batch["input_ids"]
+    elif "labels" in accepted and name.endswith(_PER_TOKEN):
+        classes = config.num_labels if name.endswith("ForTokenClassification") else text.vocab_size
+        batch["labels"] = torch.randint(min(first, classes - 1), classes, shape, generator=generator)
+    elif "labels" in accepted and name.endswith("ForSequenceClassification"):
+        batch["labels"] = torch.randint(0, config.num_labels, (_COUNT,), generator=generator)
+    elif "decoder_input_ids" in accepted:
+        batch["decoder_input_ids"] = batch["input_ids"]
+    return batch
+
+
+def _pixels(model: nn.Module, config: Any, accepted: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    batch = {"pixel_values": torch.randn(_COUNT, config.num_channels, height, width, generator=generator)}
+    if "labels" in accepted and type(model).__name__.endswith("ForImageClassification"):
+        batch["labels"] = torch.randint(0, config.num_labels, (_COUNT,), generator=generator)
+    return batch

@@ -1,0 +1,54 @@
+"""What is known of a tensor on its way through a model, kept beside it and gone with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """``unit``: the dimension of its units; ``scores``: whether it is a product of two activations."""
+
+    unit: int | None = None
+    scores: bool = False
+
+
+_NOTHING: Final = Tag()
+
+
+class Tags:
+    """A tag for each living tensor that has one."""
+
+    def __init__(self) -> None:
+        self._known: Any = WeakTensorKeyDictionary()
+
+    def of(self, tensor: Tensor) -> Tag:
+        """The tag, or an empty one."""
+        found: Tag = self._known.get(tensor, _NOTHING)
+        return found
+
+    def mark(self, tensor: Tensor, *, unit: int | None = None, scores: bool | None = None) -> None:
+        """Add to what is known."""
+        known = self.of(tensor)
+        self._known[tensor] = replace(
+            known, unit=known.unit if unit is None else unit, scores=known.scores if scores is None else scores
+        )
+
+    def hand_on(self, source: Tensor, result: Tensor) -> None:
+        """What an operation that keeps the shape makes of a tensor has the same units."""
+        tag = self._known.get(source)
+        if tag is not None and result is not source and result.shape == source.shape and result not in self._known:
+            self._known[result] = tag
+
+    def unit_of(self, tensor: Tensor) -> int | None:
+        """The dimension of a tensor's units: as marked, else the channels of images, else the last."""
+        if tensor.ndim < 2:
+            return None
+        unit = self.of(tensor).unit
+        if unit is not None and unit < tensor.ndim:
+            return unit
+        return 1 if tensor.ndim in (4, 5) else tensor.ndim - 1

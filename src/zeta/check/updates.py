@@ -1,0 +1,66 @@
+"""The first step of an optimizer, on a copy of the parameters."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from zeta.check.evidence import Held
+from zeta.errors import SpecError
+
+#: an optimizer of the model's parameters, or a function that makes one of a list of parameters
+OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
+
+
+def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, float]:
+    """The rms of each parameter's first step over the rms of its values, where these are not zero.
+
+    An optimizer is not touched: one of its class takes the step, with the options of its groups, from a fresh state.
+
+    Raises ``SpecError`` if ``optimizer`` is neither an optimizer nor makes one, or has none of the model's parameters.
+    """
+    moving = [one for one in held if one.trainable and not one.buffer and one.gradient is not None]
+    moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
+    copies = {id(one.slot.tensor): one.values.clone().requires_grad_(True) for one in moving}
+    for one in moving:
+        assert one.gradient is not None
+        copies[id(one.slot.tensor)].grad = one.gradient.to(one.values.dtype).clone()
+    if isinstance(optimizer, Optimizer):
+        twin = _twin(optimizer, copies)
+    else:
+        twin = optimizer(list(copies.values())) if callable(optimizer) else optimizer
+    if not isinstance(twin, Optimizer):
+        raise SpecError(
+            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {optimizer!r}"
+        )
+    twin.step()
+    sizes: dict[str, float] = {}
+    for one in moving:
+        moved = (copies[id(one.slot.tensor)].detach() - one.values).double().square().mean().sqrt()
+        if one.stats.rms > 0 and one.stats.nonfinite == 0:
+            sizes[one.name] = float(moved) / one.stats.rms
+    return sizes
+
+
+def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer:
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        mine = [copies[id(parameter)] for parameter in group["params"] if id(parameter) in copies]
+        if mine:
+            options = {
+                key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "param_names")
+            }
+            groups.append({**options, "params": mine})
+    if not groups:
+        raise SpecError("optimizer has no parameter of this model that gets a gradient")
+    accepted = inspect.signature(type(optimizer)).parameters
+    known = {key: value for key, value in optimizer.defaults.items() if key in accepted}
+    with torch.no_grad():
+        made: Optimizer = type(optimizer)(groups, **known)
+    return made

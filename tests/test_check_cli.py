@@ -1,0 +1,151 @@
+"""``zeta check``, and the check that ends ``zeta init``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from torch import nn
+from typer.testing import CliRunner
+
+from zeta.check import command
+from zeta.check.samples import batch_for
+from zeta.cli import app
+
+NETS = """
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+class Net(nn.Module):
+    def __init__(self, same=False):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(8, 32), nn.Linear(32, 4)
+        if same:
+            nn.init.constant_(self.fc1.weight, 0.1)
+            nn.init.zeros_(self.fc1.bias)
+            nn.init.constant_(self.fc2.weight, 0.1)
+
+    def forward(self, x):
+        return self.fc2(F.relu(self.fc1(x)))
+
+def batch(): return torch.randn(64, 8)
+def wide(): return torch.randn(64, 9)
+def labelled(model): return torch.randn(64, model.fc1.in_features), torch.arange(64) % 4
+def loss(output, batch): return output.square().mean()
+def fails(): raise RuntimeError("no batch today")
+"""
+CONFIG = {
+    "model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 100, "bos_token_id": 1,
+    "eos_token_id": 2, "architectures": ["GPT2LMHeadModel"],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("nets.py").write_text(NETS, encoding="utf-8")
+    Path("config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    return tmp_path
+
+
+def zeta(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def test_a_healthy_model() -> None:
+    result = zeta("check", "nets.py:Net", "--batch", "nets.py:batch")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Net can learn from here" in result.stdout
+
+
+def test_a_sick_model_gives_exit_code_1_and_files() -> None:
+    options = ("--json", "out/a.json", "--sarif", "out/a.sarif", "--loss", "nets.py:loss")
+    result = zeta("check", "nets.py:Net", "--kwargs", '{"same": true}', "--batch", "nets.py:labelled", *options)
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "Z301" in result.stdout
+    assert "fc1.weight" in result.stdout
+    document = json.loads(Path("out/a.json").read_text(encoding="utf-8"))
+    assert (document["ok"], document["findings"][0]["rule"]) == (False, "Z301")
+    assert json.loads(Path("out/a.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"
+    result = zeta(
+        "check", "nets.py:Net", "--kwargs", '{"same": true}', "--batch", "nets.py:batch", "--suppress", "Z301"
+    )
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "no batch can be made from this model's configuration; give --batch"),
+        (("--batch", "nets.py"), "--batch must be path/to/file.py:function"),
+        (("--batch", "nets.py:none"), "nets.py has no callable 'none'"),
+        (("--batch", "nets.py:fails"), "--batch nets.py:fails fails: RuntimeError: no batch today"),
+        (("--batch", "nets.py:wide"), "the model fails on this batch: RuntimeError: "),
+        (("--batch", "nets.py:batch", "--level", "quick"), "--level must be fast or full, got 'quick'"),
+        (("--batch", "nets.py:batch", "--suppress", "Z999"), "no rule or group has the id 'Z999'"),
+        (("--batch", "nets.py:batch", "--json", "nets.py/a.json"), "cannot write nets.py/a.json"),
+    ],
+)
+def test_wrong_use_gives_exit_code_2(options: tuple[str, ...], message: str) -> None:
+    result = zeta("check", "nets.py:Net", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_init_ends_with_a_check_where_the_configuration_gives_a_batch() -> None:
+    pytest.importorskip("transformers")
+    result = zeta("init", "hf:config.json", "--out", "out")
+    assert result.exit_code == 0, result.stderr
+    assert "health check: GPT2LMHeadModel can learn from here" in result.stdout
+    again = zeta("init", "hf:config.json", "--out", "out", "--force", "--json")
+    document = json.loads(again.stdout)["check"]
+    assert (document["ok"], document["seed"], document["loss"]["classes"]) == (True, 0, 100)
+
+
+def test_init_with_a_batch_and_without_a_check() -> None:
+    sick = ("init", "nets.py:Net", "--kwargs", '{"same": true}', "--out", "out", "--force")
+    result = zeta(*sick, "--batch", "nets.py:batch")
+    assert result.exit_code == 0  # the files are as they were asked for
+    assert "cannot learn from here" in result.stdout
+    assert "Z301" in result.stdout
+    assert "not checked: --no-check" in zeta(*sick, "--no-check").stdout
+    assert zeta(*sick, "--batch", "nets.py:fails").exit_code == 2
+
+
+def test_init_builds_no_large_model_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LARGEST", 100)
+    result = zeta("init", "nets.py:Net", "--out", "out")
+    assert "not checked: the model has 1.7 kB, which are not built in memory unasked; give --batch" in result.stdout
+
+
+class Configured(nn.Module):
+    """Looks like a model of transformers."""
+
+    def __init__(self, main: str, **config: Any) -> None:
+        super().__init__()
+        self.main_input_name = main
+        self.config = type("Config", (), {**config, "get_text_config": lambda self: self})()
+
+    def forward(self, input_ids: Any = None, pixel_values: Any = None, labels: Any = None) -> None: ...
+
+
+def test_batches_from_configurations() -> None:
+    model = Configured("input_ids", vocab_size=50, max_position_embeddings=16)
+    ids = batch_for(model)["input_ids"]  # type: ignore[index]
+    assert (ids.shape, ids.dtype) == ((4, 8), torch.int64)
+    assert 0 <= int(ids.min()) <= int(ids.max()) < 50
+    pixels = batch_for(Configured("pixel_values", image_size=(8, 6), num_channels=1))
+    assert pixels is not None
+    assert pixels["pixel_values"].shape == (4, 1, 8, 6)
+    assert batch_for(Configured("pixel_values")) is None
+    assert batch_for(Configured("input_values")) is None
+    assert batch_for(nn.Linear(1, 1)) is None
