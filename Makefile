@@ -14,7 +14,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow sanitize lint format typecheck bench demo clean
+.PHONY: help venv chromium test test-slow sanitize lint format typecheck bench bench-save demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ sanitize: $(STAMP) ## run the tests of the kernels under the address and undefin
 bench: $(STAMP) ## measure against torch, NumPy and JAX on this machine; writes build/bench/cpu.json
 	$(PIP) install --quiet -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks.cpu
+
+bench-save: $(STAMP) ## write a checkpoint of 13.5 GB beside dd on the same disk; writes build/bench/checkpoint.json
+	$(BIN)/python -m benchmarks.checkpoint
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check

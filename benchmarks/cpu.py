@@ -271,7 +271,8 @@ def memory(figures: Figures) -> None:
     """How far the peak of resident memory rises above the model's own, in MiB."""
     code = _PEAK.format(elements=8 * ELEMENTS)
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    figures.add("MiB above a model of 1 GiB", {}, {"MiB": int(run.stdout) / 1024}, {"MiB": -64})
+    amounts = {"MiB": int(run.stdout) / 1024}
+    figures.add("resident memory above a model of 1 GiB", {}, {}, {"MiB": -64}, amounts=amounts)
 
 
 def health(figures: Figures) -> None:

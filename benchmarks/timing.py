@@ -67,11 +67,15 @@ class Figures:
         seconds: Mapping[str, float],
         ratios: Mapping[str, float],
         targets: Mapping[str, float] | None = None,
+        *,
+        amounts: Mapping[str, float] | None = None,
     ) -> None:
-        """Add a row and print it. A target is the least that a ratio must reach, or the most if it is negative."""
-        self.rows.append(
-            {"what": what, "seconds": dict(seconds), "ratios": dict(ratios), "targets": dict(targets or {})}
-        )
+        """Add a row and print it; ``amounts`` are other numbers, by their units.
+
+        A target is the least that a ratio or an amount must reach, or the most if it is negative.
+        """
+        row = {"what": what, "seconds": dict(seconds), "ratios": dict(ratios), "amounts": dict(amounts or {})}
+        self.rows.append({**row, "targets": dict(targets or {})})
         print_row(self.rows[-1])
 
     def table(self) -> Table:
@@ -91,11 +95,13 @@ class Figures:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
     seconds = "\n".join(f"{name} {_seconds(value)}" for name, value in row["seconds"].items())
-    ratios = "\n".join(f"{value:.2f}x {name}" for name, value in row["ratios"].items())
-    targets = "\n".join(
-        _verdict(row["ratios"][name], row["targets"][name]) if name in row["targets"] else "" for name in row["ratios"]
-    )
-    return seconds, ratios, targets
+    numbers = {**row["ratios"], **row["amounts"]}
+    shown = [f"{value:.2f}x {name}" for name, value in row["ratios"].items()]
+    shown += [f"{value:.2f} {name}" for name, value in row["amounts"].items()]
+    targets = [
+        _verdict(value, row["targets"][name]) if name in row["targets"] else "" for name, value in numbers.items()
+    ]
+    return seconds, "\n".join(shown), "\n".join(targets)
 
 
 def _verdict(ratio: float, target: float) -> str:

@@ -31,10 +31,12 @@ STAGES = {
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
-    "write": ("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "checkpoint", "utils"),
+    "write": (
+        *("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
+    ),
     "report": (
-        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading", "operands"),
-        *("check", "cli", "__main__"),
+        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading"),
+        *("operands", "options", "check", "cli", "__main__"),
     ),
 }
 ORDER = list(STAGES)
@@ -185,7 +187,11 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     brought = set(done.stdout.split())
     assert {"zeta", "zeta.utils", "rich"} <= brought
     unwanted = {"triton", "transformers", "plotly", "scipy", "numpy", "matplotlib", "safetensors", "typer", "click"}
-    assert brought & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.rulefile", "zeta.doctor"}) == set()
+    assert (
+        brought
+        & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.options", "zeta.rulefile", "zeta.doctor"})
+        == set()
+    )
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -268,5 +274,5 @@ def test_global_generators_are_used_only_on_purpose() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_takes_randomness_from_elsewhere(module: str) -> None:
-    allowed = {"secrets"} if module == "zeta.cli" else set()  # --seed random
+    allowed = {"secrets"} if module == "zeta.options" else set()  # --seed random
     assert set(imports(tree(module))) & {"random", "secrets", "uuid", "numpy", "numpy.random"} <= allowed

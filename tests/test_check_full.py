@@ -94,7 +94,7 @@ class Standard(nn.Module):
 def test_activations_that_grow_with_width() -> None:
     def rates(parameters: Any) -> torch.optim.Optimizer:
         groups = [
-            {"params": [p], "lr": 1e-2 * (16 / p.shape[1] if p.ndim == 2 and p.shape[1] > 16 else 1.0)}
+            {"params": [p], "lr": 3e-3 * (16 / p.shape[1] if p.ndim == 2 and p.shape[1] > 16 else 1.0)}
             for p in parameters
         ]
         return torch.optim.Adam(groups)

@@ -7,8 +7,9 @@ import json
 import math
 import platform
 import struct
+import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 
 import zeta
 from tests.layers import raw
-from zeta import Rule, Rules, checkpoint
-from zeta.initializers import Keep, Normal, Orthogonal, Uniform
+from zeta import Rule, Rules, checkpoint, sampling
+from zeta.initializers import Keep, Normal, Orthogonal, Uniform, Zeros
 
 UNIFORM = Rules([Rule("*", Uniform(-1.0, 1.0))])
 RULES = Rules([Rule("body.weight", Orthogonal()), Rule("kept", Keep()), Rule("*", Normal(0.5, 0.25))])
@@ -126,7 +127,7 @@ def test_two_runs_and_a_model_on_meta_give_the_same_files(tmp_path: Path) -> Non
 def test_ties_are_stored_under_every_name_or_once(
     drop_ties: bool, missing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_COPY_BYTES", 1001)  # a repeated tensor is copied in many pieces
+    monkeypatch.setattr(checkpoint, "_TILE_BYTES", 2**16)  # a repeated tensor is written in many pieces
     model = Net()
     save(model, tmp_path, drop_ties=drop_ties)
     zeta.init_(model, RULES)
@@ -156,29 +157,30 @@ def test_transformers_loads_it(name: str, drop_ties: bool, tmp_path: Path) -> No
     assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
 
 
-def test_no_more_than_a_tile_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, alive, most, total = checkpoint.values_of, 0, 0, 0
+def test_no_more_than_a_tile_for_each_thread_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, lock, sizes, alive, most = sampling.fill_, threading.RLock(), [], 0, 0
 
-    def counted(*arguments: Any) -> Iterator[tuple[Any, Tensor]]:
-        nonlocal alive, most, total
-
-        def freed(size: int) -> None:
-            nonlocal alive
-            alive -= size
-
-        for index, tile in original(*arguments):
-            weakref.finalize(tile, freed, tile.nbytes)
-            alive, total = alive + tile.nbytes, total + tile.nbytes
+    def change(size: int) -> None:
+        nonlocal alive, most
+        with lock:
+            alive += size
             most = max(most, alive)
-            yield index, tile
-            del tile
 
-    monkeypatch.setattr(checkpoint, "values_of", counted)
-    monkeypatch.setattr("zeta.sampling.TILE_BYTES", 2**18)
+    def counted(requests: Sequence[sampling.Request]) -> None:
+        for request in requests:
+            sizes.append(request.out.nbytes)
+            weakref.finalize(request.out, change, -request.out.nbytes)
+            change(request.out.nbytes)
+        original(requests)
+
+    monkeypatch.setattr(sampling, "fill_", counted)
+    monkeypatch.setattr(checkpoint, "_TILE_BYTES", 2**16)
+    monkeypatch.setattr(sampling, "TILE_BYTES", 2**16)
     model = nn.ModuleDict({"a": nn.Linear(1500, 1500, device="meta"), "b": nn.Linear(9, 300_000, device="meta")})
-    save(model, tmp_path, UNIFORM)
-    assert total == 4 * (1501 * 1500 + 10 * 300_000)
-    assert most <= 2**20
+    zeros = Rule("a.bias", Zeros())  # comes to the threads drawn; they draw the others
+    save(model, tmp_path, Rules([zeros, *UNIFORM]))
+    assert sum(sizes) == 4 * (1501 * 1500 + 10 * 300_000)
+    assert most <= (torch.get_num_threads() + 2) * 2**16
 
 
 def test_the_report_is_that_of_an_initialized_model(tmp_path: Path) -> None:
@@ -255,8 +257,8 @@ def test_the_manifest(tmp_path: Path) -> None:
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "tensors": "model.safetensors",
         "drop_ties": True,
+        "max_shard_size": 50_000_000_000,
         "kept_sha256": {name: hashlib.sha256(raw(value)).hexdigest() for name, value in kept.items()},
         "plan": json.loads(plan.to_json()),
     }

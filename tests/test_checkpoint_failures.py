@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 
 import zeta
 from tests.test_checkpoint import RULES, UNIFORM, Net, contents, save
-from zeta import Rule, Rules, checkpoint
+from zeta import Rule, Rules, sampling
 from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError
 from zeta.initializers import Keep, Zeros
 
@@ -55,11 +55,11 @@ def fail(error: BaseException) -> Callable[..., Any]:
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
-    "sampler": ("zeta.checkpoint.values_of", RuntimeError("no luck"), RuntimeError),
-    "disk": ("zeta.checkpoint.os.fsync", FULL, CheckpointError),
+    "sampler": ("zeta.sampling.fill_", RuntimeError("no luck"), RuntimeError),
+    "disk": ("os.fsync", FULL, CheckpointError),
     "manifest": ("pathlib.Path.write_text", FULL, CheckpointError),
     "rename": ("pathlib.Path.replace", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
-    "measurement": ("zeta.verbs.Accumulator.add", KeyboardInterrupt(), KeyboardInterrupt),
+    "measurement": ("zeta.verbs.Accumulator.measure", KeyboardInterrupt(), KeyboardInterrupt),
 }
 
 
@@ -90,7 +90,7 @@ def test_both_files_appear_or_none(old: bool, tmp_path: Path, monkeypatch: pytes
     before, original = contents(tmp_path), Path.replace
 
     def replace(self: Path, target: Path) -> Path:
-        if target.name == "zeta.json" and "tmp" in self.name:
+        if target.name == "zeta.json" and self.suffix == ".part":
             raise FULL
         return original(self, target)
 
@@ -138,28 +138,39 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["mkdir", "is_dir"])
 def test_a_folder_without_permission(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
-    target = "zeta.checkpoint.tempfile.TemporaryDirectory" if name == "mkdir" else "pathlib.Path.is_dir"
+    target = "pathlib.Path.mkdir" if name == "mkdir" else "pathlib.Path.is_dir"
     with monkeypatch.context() as patch:
         patch.setattr(target, fail(PermissionError(errno.EACCES, "Permission denied")))
-        patch.setattr(checkpoint, "values_of", fail(AssertionError("a value was computed")))
+        patch.setattr(sampling, "fill_", fail(AssertionError("a value was computed")))
         with pytest.raises(CheckpointError, match=r"out.*: Permission denied"):
             save(nn.Linear(3, 3), tmp_path / "out", UNIFORM)
     assert not contents(tmp_path)
 
 
 def test_two_writers_at_once(tmp_path: Path) -> None:
-    """Each has temporary files of its own, and the later one does not replace what nobody let it replace."""
-    layer, once = nn.Linear(3, 3), []
+    """One at a time: the other is refused, and the first is not disturbed."""
+    layer, refusals = nn.Linear(3, 3), []
 
     def progress(*_: Any) -> None:
-        if not once:
-            once.append(save(layer, tmp_path, UNIFORM, seed=1))
+        for seed in (1, 2):
+            with pytest.raises(CheckpointError, match=r"another run is writing to .*; wait for it") as caught:
+                save(layer, tmp_path, UNIFORM, seed=seed, force=True)
+            refusals.append(caught)
 
-    with pytest.raises(CheckpointError, match="already has"):
-        save(layer, tmp_path, UNIFORM, seed=2, progress=progress)
+    save(layer, tmp_path, UNIFORM, seed=1, progress=progress)
+    assert refusals
     assert set(contents(tmp_path)) == FILES
     result = zeta.verify(tmp_path)
     assert (result.ok, result.seed) == (True, 1)
+
+
+def test_what_somebody_else_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def progress(*_: Any) -> None:
+        (tmp_path / "model-00001-of-00002.safetensors").write_text("precious")
+
+    with pytest.raises(CheckpointError, match=r"already has model-00001-of-00002\.safetensors"):
+        save(nn.Linear(3, 3), tmp_path, UNIFORM, progress=progress)
+    assert contents(tmp_path) == {"model-00001-of-00002.safetensors": b"precious"}
 
 
 def test_too_little_room_is_noticed_before_the_first_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +178,7 @@ def test_too_little_room_is_noticed_before_the_first_value(tmp_path: Path, monke
     size, before = (tmp_path / "old" / "model.safetensors").stat().st_size, contents(tmp_path)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, size - 1))
-    monkeypatch.setattr(checkpoint, "values_of", fail(AssertionError("a value was computed")))
+    monkeypatch.setattr(sampling, "fill_", fail(AssertionError("a value was computed")))
     for name in ("old", "new"):
         with pytest.raises(CheckpointError, match=rf"{name} has room for {size - 1} bytes, and {size} are needed"):
             save(nn.Linear(3, 3), tmp_path / name, UNIFORM, force=True)

@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import zeta
-from zeta import Rule, Rules
+from zeta import Rule, Rules, sampling
 from zeta.cli import app
 from zeta.initializers import Normal, Ones, kaiming_normal
 from zeta.rules import kind, regex
@@ -214,16 +214,15 @@ def test_files_of_an_earlier_run_stay_unless_forced(here: Path) -> None:
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor], Tensor]], None]:
     """Let a function (number of the tile, tile) decide what is written."""
-    from zeta import checkpoint
-
-    original, count = checkpoint.values_of, iter(range(1000))
+    original, count = sampling.fill_, iter(range(1000))
 
     def replace(change: Callable[[int, Tensor], Tensor]) -> None:
-        def spoilt(*arguments: Any) -> Iterator[tuple[Any, Tensor]]:
-            for index, tile in original(*arguments):
-                yield index, change(next(count), tile)
+        def spoilt(requests: Sequence[sampling.Request]) -> None:
+            original(requests)
+            for request in requests:
+                request.out.copy_(change(next(count), request.out))
 
-        monkeypatch.setattr(checkpoint, "values_of", spoilt)
+        monkeypatch.setattr(sampling, "fill_", spoilt)
 
     return replace
 
@@ -257,14 +256,48 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(
     assert not (here / "new").exists()
 
 
+def test_several_files(here: Path) -> None:
+    result = init("--max-shard-size", "100B")
+    assert_done(result)
+    names = {f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)} | {"model.safetensors.index.json", "zeta.json"}
+    assert set(contents(here / "out")) == names
+    assert all(f"out/{name}" in result.stdout for name in names)
+    assert_done(run("verify", "out"))
+    again = init("--force", "--json", "--max-shard-size", "1 GB")
+    assert json.loads(again.stdout)["files"] == ["out/model.safetensors", "out/zeta.json"]
+    assert_refused(init("--max-shard-size", "100", out="new"), "max_shard_size must be .*, got '100'")
+    assert not (here / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(KeyboardInterrupt(), "^zeta: interrupted; "), (zeta.TargetError("the middle"), "middle; ")]
+)
+def test_an_interrupted_run_says_what_it_left_and_goes_on(
+    error: BaseException, message: str, here: Path, spoil: Callable[[Any], None]
+) -> None:
+    def fail_late(number: int, tile: Tensor) -> Tensor:
+        if number == 2:
+            raise error
+        return tile
+
+    spoil(fail_late)
+    assert_refused(init("--max-shard-size", "100B"), rf"{message}what is written stays in out/\.zeta-partial")
+    assert_refused(init("--max-shard-size", "1MB"), "asked for something else")
+    result = init("--max-shard-size", "100B")
+    assert_done(result)
+    assert "of it found from an interrupted run" in result.stdout
+    assert_done(run("verify", "out"))
+
+
 def test_values_that_are_not_as_planned_exit_with_1(spoil: Callable[[Any], None]) -> None:
     spoil(lambda number, tile: tile * 1.1)
     result = init(net="large")
     assert (result.exit_code, result.stderr) == (1, "")
     assert re.search(r"^weight: std 0\.15\d+, planned 0\.141421: .* standard errors$", result.stdout, re.MULTILINE)
     assert "2 NOT as planned" in result.stdout
-    assert run("verify", "out").exit_code == 1
     as_json = json.loads(init("--force", "--json", net="large").stdout)["report"]
+    spoil(lambda number, tile: tile)
+    assert run("verify", "out").exit_code == 1
     assert as_json["ok"] is False
     assert [item["name"] for item in as_json["parameters"] if item["findings"]] == ["weight", "bias"]
 

@@ -22,7 +22,7 @@ LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--fallback"}
 MODEL_OPTIONS |= {"--json", "--debug", "--help"}
 OPTIONS = {
-    "init": MODEL_OPTIONS | {"--out", "--seed", "--drop-ties", "--force", "--batch", "--check"},
+    "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
     "check": MODEL_OPTIONS - {"--device"}
     | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
     "plan": MODEL_OPTIONS,

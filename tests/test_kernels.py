@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -431,7 +432,9 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_large_fills_run_on_the_threads_of_torch(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def teams_of_three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many threads the kernels ask OpenMP for, each time, where torch has three."""
     calls: list[int] = []
 
     @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
@@ -439,17 +442,29 @@ def test_large_fills_run_on_the_threads_of_torch(isa: str, monkeypatch: pytest.M
         calls.append(threads)
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(data)
 
-    fill = kernels.backend().fill
     monkeypatch.setattr(native, "_team", lambda process: ctypes.cast(team, ctypes.c_void_p))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
-        for size, expected in ((1000, []), (700_001, [3])):
-            out, whole = torch.zeros(size), Region.whole((size,))
-            assert_same(Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out), fill)
-            assert calls == expected
-    finally:
-        torch.set_num_threads(before)
+    yield calls
+    torch.set_num_threads(before)
+
+
+def test_large_fills_run_on_the_threads_of_torch(isa: str, teams_of_three: list[int]) -> None:
+    fill = kernels.backend().fill
+    for size, expected in ((1000, []), (700_001, [3])):
+        out, whole = torch.zeros(size), Region.whole((size,))
+        assert_same(Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out), fill)
+        assert teams_of_three == expected
+
+
+def test_a_thread_that_says_so_computes_alone(isa: str, teams_of_three: list[int]) -> None:
+    out, whole = torch.zeros(700_001), Region.whole((700_001,))
+    task = Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out)
+    with ThreadPoolExecutor(1, initializer=native.stay_on_this_thread) as pool:
+        pool.submit(assert_same, task, kernels.backend().fill).result()
+        assert teams_of_three == []
+    kernels.fill([task])
+    assert teams_of_three == [3], "only that thread"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP runtime of other systems has no GOMP_parallel")

@@ -261,7 +261,7 @@ def measured(name: str, **changes: Any) -> Measured:
 
 
 def a_report(*items: Measured, **changes: Any) -> Report:
-    fields: dict[str, Any] = {"seed": 7, "measured": items, "kept": (), "nbytes": 4000, "seconds": 0.26}
+    fields: dict[str, Any] = {"seed": 7, "measured": items, "kept": (), "nbytes": 4000, "resumed": 0, "seconds": 0.26}
     fields |= {"backend": "native avx2"}
     return Report(**{**fields, **changes})
 
@@ -333,7 +333,7 @@ def test_the_json_has_every_number_exactly() -> None:
     one, two = found.pop("parameters")
     assert one == {**item.__dict__, "findings": ["std off"]}
     assert (two["low"], two["high"], two["std"], two["mean"]) == ("inf", "-inf", "nan", 0.001)
-    numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False}
+    numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "resumed": 0}
     assert found == {"ok": False, "backend": "native avx2", "kept": ["x"], **numbers}
 
 

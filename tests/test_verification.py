@@ -457,7 +457,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read(name: str, folder: Path, m
     original = verification._compare_stored
 
     def shortened(item: Any, file: Any, *rest: Any) -> Any:
-        if item.name == name:
+        if item.entry.name == name:
             file = io.BytesIO(b"short")  # an open file may have buffered more than is there now
         return original(item, file, *rest)
 

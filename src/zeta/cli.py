@@ -9,31 +9,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import secrets
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 
-from zeta import __version__, apply, doctor, dtypes, recipes, verbs
+from zeta import __version__, apply, doctor, options, recipes, verbs
 from zeta.check import command as check_command
-from zeta.checkpoint import MANIFEST, TENSORS, check_folder
 from zeta.differences import diff
-from zeta.errors import RecordingError, UsageError, ZetaError, ZetaNotice
-from zeta.loading import load_model, record_model
+from zeta.errors import RecordingError, ZetaError, ZetaNotice
+from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of
 from zeta.operands import Building, operands
-from zeta.planning import plan
-from zeta.plans import Plan
-from zeta.random import check_seed
-from zeta.recording import Fallback
-from zeta.rulefile import read_rules
 
 app = typer.Typer(
     help="Weight initialization for PyTorch: decide, compute, check.",
@@ -97,13 +88,18 @@ def _errors(debug: bool) -> Iterator[None]:
     except ZetaError as error:
         if debug:
             raise
-        _stderr.print(f"zeta: {error}")
+        _stderr.print("; ".join([f"zeta: {error}", *_notes(error)]))
         if isinstance(error, RecordingError):
             _stderr.print("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        _stderr.print("zeta: interrupted; nothing was left half-written")
+    except KeyboardInterrupt as error:
+        _stderr.print("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
         raise typer.Exit(2) from None
+
+
+def _notes(error: BaseException) -> list[str]:
+    """What was added to an error on its way, such as what it left behind."""
+    return getattr(error, "__notes__", [])
 
 
 @contextlib.contextmanager
@@ -136,28 +132,41 @@ def init_command(
     drop_ties: Annotated[
         bool, typer.Option("--drop-ties", help="store a shared tensor once, as save_pretrained does")
     ] = False,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="the most bytes of tensors in one file")
+    ] = MAX_SHARD_SIZE,
     force: Annotated[bool, typer.Option("--force", help="replace files of an earlier run")] = False,
     batch: BatchOption = None,
     health: Annotated[bool, typer.Option("--check/--no-check", help="end with the fast health check")] = True,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Initialize MODEL and write model.safetensors and zeta.json, without allocating the model.
+    """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
 
-    By a recipe or rules; without them, as the model's own constructor does, which is recorded. Ends with the fast
-    health check, where a batch is given or can be made; what that finds does not change the exit code.
+    By a recipe or rules; without them, as the model's own constructor does, which is recorded. What an interrupted run
+    has written is kept where it is much, and the same command goes on from there. Ends with the fast health check,
+    where a batch is given or can be made; what that finds does not change the exit code.
     """
     with _errors(debug):
-        number = _seed(seed)
+        number = options.seed_of(seed)
+        most = bytes_of(max_shard_size)
         check_folder(out, force=force)
-        built, decided = _planned(model, recipe, rules, kwargs, dtype, device, fallback)
+        built, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
         if not as_json:
             _stdout.print(decided.text(_width()))
         with _progress_bar(quiet=as_json) as progress:
             report = verbs.save(
-                built, decided, out, number, drop_ties=drop_ties, force=force, model_name=model, progress=progress
+                built,
+                decided,
+                out,
+                number,
+                max_shard_size=most,
+                drop_ties=drop_ties,
+                force=force,
+                model_name=model,
+                progress=progress,
             )
-        files = [str(out / name) for name in (TENSORS, MANIFEST)]
+        files = [str(out / name) for name in files_of(out)]
         checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
         if as_json:
             document = {"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files}
@@ -200,8 +209,8 @@ def check_model(
     The values are those that zeta init would write with the same options.
     """
     with _errors(debug):
-        number = _seed(seed)
-        built, decided = _planned(model, recipe, rules, kwargs, dtype, None, fallback)
+        number = options.seed_of(seed)
+        built, decided = options.planned(model, recipe, rules, kwargs, dtype, None, fallback)
         request = check_command.Request(
             batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
         )
@@ -229,7 +238,7 @@ def plan_command(
     By a recipe or rules; without them, what the model's own constructor does.
     """
     with _errors(debug):
-        _, decided = _planned(model, recipe, rules, kwargs, dtype, device, fallback)
+        _, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
         _stdout.print(decided.to_json() if as_json else decided.text(_width()))
 
 
@@ -263,7 +272,9 @@ def diff_command(
     zeta diff hf:config.json recipe:llama; zeta diff nets.py:Net out; zeta diff old.json new.json
     """
     with _errors(debug):
-        building = Building(kwargs=_arguments(kwargs), dtype=_dtype(dtype), fallback=_fallback(fallback))
+        building = Building(
+            kwargs=options.arguments_of(kwargs), dtype=options.dtype_of(dtype), fallback=options.fallback_of(fallback)
+        )
         one, other = operands(a, b, building)
         difference = diff(one.plan, other.plan, names=(one.label, other.label))
         if as_json:
@@ -313,69 +324,6 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-def _planned(
-    spec: str,
-    recipe: str | None,
-    rules: Path | None,
-    kwargs: str,
-    dtype: str | None,
-    device: str | None,
-    fallback: str | None,
-) -> tuple[nn.Module, Plan]:
-    if recipe is not None and rules is not None:
-        raise UsageError("--recipe and --rules are two answers to one question; give one of them")
-    if recipe is not None and recipe not in recipes.RECIPES:
-        raise UsageError(f"unknown recipe {recipe!r}: expected one of {', '.join(recipes.names())}")
-    arguments, target = _arguments(kwargs), _dtype(dtype)
-    if recipe is None and rules is None:
-        if device is not None:
-            raise UsageError(
-                "--device is where a model is built for --recipe or --rules; without them its constructor is recorded, "
-                "which allocates nothing anywhere. Leave --device out"
-            )
-        built, decided = record_model(spec, arguments, _fallback(fallback))
-    else:
-        if device not in (None, "meta", "cpu"):
-            raise UsageError(f"--device must be meta or cpu, got {device!r}")
-        if fallback is not None:
-            raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
-        built = load_model(spec, arguments, device or "meta")
-        decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
-    return built, decided if target is None else decided.with_dtype(target)
-
-
-def _arguments(kwargs: str) -> dict[str, Any]:
-    try:
-        arguments = json.loads(kwargs)
-    except ValueError as error:
-        raise UsageError(f"--kwargs is not JSON: {error}; expected something like '{{\"n_layer\": 2}}'") from None
-    if not isinstance(arguments, dict):
-        raise UsageError(f"--kwargs must be a JSON object, got {kwargs}")
-    return arguments
-
-
-def _dtype(name: str | None) -> torch.dtype | None:
-    dtype = None if name is None else dtypes.dtype_named(name)
-    if dtype is not None and dtype not in dtypes.REAL:
-        raise UsageError(f"--dtype must be a floating-point dtype, got {name!r}")
-    return dtype
-
-
-def _fallback(text: str | None) -> Fallback | None:
-    if text == "real":
-        return "real"
-    return None if text is None else read_rules(Path(text), None)
-
-
-def _seed(text: str) -> int:
-    if text == "random":
-        return secrets.randbits(64)  # torch's generator starts from the same state in every process
-    try:
-        return check_seed(int(text, 0))
-    except ValueError:
-        raise UsageError(f"--seed must be a whole number from 0 to 2^64 - 1, or 'random', got {text!r}") from None
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from zeta.checkpoint import MANIFEST
 from zeta.errors import PlanError, UsageError
+from zeta.files import MANIFEST
 from zeta.loading import FORMS, record_model
 from zeta.planning import plan
 from zeta.plans import Plan

@@ -86,10 +86,9 @@ class Accumulator:
             self.expected = expected(entry.initializer, entry.site, dtype, partial=partial)
         self.sums = [Sums() for _ in self.expected]
 
-    def add(self, index: tuple[slice, ...], values: Tensor) -> None:
-        """Take in the tile that lies at ``index`` of the whole tensor."""
-        parts = self.parts(index, values)
-        self.take(sums_of_all(parts))
+    def measure(self, index: tuple[slice, ...], values: Tensor) -> list[Sums]:
+        """Measure the tile that lies at ``index`` of the whole tensor, for ``take``."""
+        return sums_of_all(self.parts(index, values))
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
         """What is to be summed of a tile, and about which centre: real parts, imaginary ones, and so on."""
@@ -257,6 +256,7 @@ class Report:
     """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
 
     ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
+    ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
     """
 
     seed: int
@@ -267,6 +267,7 @@ class Report:
     backend: str
     stream: int = field(default=STREAM_VERSION)
     partial: bool = False
+    resumed: int = 0
 
     def __iter__(self) -> Iterator[Measured]:
         return iter(self.measured)
@@ -291,11 +292,12 @@ class Report:
         """One line."""
         count = sum(item.count for item in self.measured)
         kept = f", {len(self.kept)} kept" if self.kept else ""
+        resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
         part = " of this process's part" if self.partial else ""
         return (
             f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
-            f"{self.seconds:.1f} s "
+            f"{self.seconds:.1f} s{resumed} "
             f"(seed {self.seed}, stream {self.stream}, {self.backend}); {verdict}"
         )
 
@@ -334,6 +336,7 @@ class Report:
             "backend": self.backend,
             "nbytes": self.nbytes,
             "partial": self.partial,
+            "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),
             "parameters": [

@@ -31,7 +31,7 @@ from zeta.initializers import (
     Uniform,
     matrix_shape,
 )
-from zeta.kernels import Law, Task
+from zeta.kernels import Law, Task, native
 from zeta.random import interval
 from zeta.regions import Region
 
@@ -116,6 +116,15 @@ def sample(
     out = torch.empty(region.sizes, dtype=dtype, device=device)
     fill_([Request(initializer=initializer, key=key, region=region, out=out, axes=axes, draw=draw)])
     return out
+
+
+def is_independent(initializer: Initializer, dtype: torch.dtype) -> bool:
+    """Whether tiles are drawn and measured on the CPU by compiled kernels alone, so that threads may share them out.
+
+    Everything else calls torch, which uses all threads by itself.
+    """
+    drawn = isinstance(initializer, Uniform | Normal | TruncatedNormal)
+    return drawn and dtype in native.DTYPES and kernels.backend().measure is not None
 
 
 def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:

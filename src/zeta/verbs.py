@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from zeta import kernels, planning, verification
+from zeta import dtypes, kernels, planning, verification
 from zeta.apply import Only, Progress, prepare, seed_of, write
 from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
+from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
 from zeta.materialize import memory
 from zeta.names import is_sharded
 from zeta.planning import How
@@ -181,51 +182,71 @@ def save(
     path: str | PathLike[str],
     seed: int | None = 0,
     *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
     drop_ties: bool = False,
     force: bool = False,
     model_name: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Write a plan's values to ``path/model.safetensors``, without initializing or even allocating the model.
+    """Write a plan's values to safetensors files in the folder ``path``, without initializing or allocating the model.
 
-    ``path/zeta.json`` records the seed, the stream's version and the plan, so that ``verify(path)`` can prove every
-    value later. Both appear complete or not at all.
+    ``path/model.safetensors``, or where that would be larger than ``max_shard_size`` files such as
+    ``model-00001-of-00003.safetensors`` with ``model.safetensors.index.json``, as transformers' ``save_pretrained``
+    names and fills them. ``path/zeta.json`` records the seed, the stream's version and the plan, so that
+    ``verify(path)`` can prove every value later. All of them appear complete, or none. Memory is needed for a tile of
+    2 MiB, or where torch computes it of 16 MiB, for each of torch's threads and one or two more; and for one parameter
+    where its initializer looks at it as a whole.
+
+    If it fails or is interrupted, the folder is as it was, but for ``path/.zeta-partial``. There the files stay as far
+    as they are written, if these are several or have 64 MiB, and the same call goes on from there: it computes every
+    value, keeps what the files hold of them, bit by bit, and writes the rest.
 
     Args:
         model: the model, usually on meta. Kept parameters and buffers are copied from it and need real memory.
-        plan: a plan of this model.
+        plan: a plan of this model. Buffers that are not persistent are left out.
         path: the folder; made if missing.
         seed: as for ``apply_``.
+        dtype: that of all floating-point parameters and buffers, see ``Plan.with_dtype``; by default the plan's.
+        max_shard_size: the most bytes of tensors in one file, as a number or a text such as ``"5GB"``. A tensor is
+            never divided; one that is larger has a file of its own.
         drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
             names. ``load_state_dict(strict=True)`` wants every name.
-        force: replace files of an earlier run.
+        force: replace files of an earlier run, and forget an interrupted one that asked for something else.
         model_name: a note for the manifest.
         progress: as for ``apply_``.
 
     Raises:
         TargetError: a parameter that cannot be saved: parametrized, tied otherwise than planned, or kept while on meta.
-        CheckpointError: files exist, no permission, no room, or a name or dtype that the format has not. Nothing
-            half-written stays behind, and an earlier pair of files stays as it was.
+        CheckpointError: files exist, no permission, no room, a name or dtype that the format has not, another run that
+            is writing there, or an interrupted one that asked for something else.
+
+    >>> import tempfile
+    >>> from zeta import record
+    >>> model, plan = record(nn.Linear, 64, 32)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = save(model, plan, folder, max_shard_size="8KB", dtype=torch.bfloat16)
+    ...     report.nbytes, verify(folder).ok
+    (4160, True)
     """
-    seed = draw_seed() if seed is None else check_seed(seed)  # one process writes the whole model
-    begin = time.perf_counter()
-    files = save_files(
-        model,
-        plan,
-        Path(path),
-        seed=seed,
+    if not isinstance(plan, Plan):
+        raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
+    if dtype is not None and dtype not in dtypes.REAL:
+        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    request = Manifest(
+        seed=draw_seed() if seed is None else check_seed(seed),  # one process writes the whole model
+        plan=plan if dtype is None else plan.with_dtype(dtype),
         drop_ties=drop_ties,
-        force=force,
-        model_name=model_name,
-        progress=progress,
+        max_shard_size=bytes_of(max_shard_size),
+        model=model_name,
     )
-    accumulators = {entry.name: Accumulator(entry) for entry in plan if entry.persistent and not entry.kept}
-    with contextlib.closing(files):  # on an error, now and not when its traceback is gone
-        for entry, index, tile in files:
-            if not entry.kept:
-                accumulators[entry.name].add(index, tile)
+    begin = time.perf_counter()
+    saved = [entry for entry in request.plan if entry.persistent]
+    accumulators = {entry.name: Accumulator(entry) for entry in saved if not entry.kept}
+    found = save_files(model, request, Path(path), force=force, watchers=accumulators, progress=progress)
     measured = tuple(accumulator.result() for accumulator in accumulators.values())
-    return _report(seed, begin, measured, plan, sum(entry.nbytes for entry in plan if entry.persistent), set())
+    report = _report(request.seed, begin, measured, request.plan, sum(entry.nbytes for entry in saved), set())
+    return replace(report, resumed=found)
 
 
 def verify(

@@ -7,6 +7,7 @@ compared within the tolerance that their initializer states.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta.apply import Only, prepare, values_of
-from zeta.checkpoint import MANIFEST, TENSORS, Manifest, Stored, layout
 from zeta.errors import CheckpointError, SpecError
-from zeta.plans import Plan
+from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
+from zeta.plans import Entry, Plan
 from zeta.regions import Region
 from zeta.sampling import tolerance
 from zeta.submodels import Naming, part_of
@@ -109,14 +110,17 @@ class Comparison:
 
     def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
         """Compare one tile, found at ``index`` of the whole tensor."""
-        differs = _bits(found) != _bits(expected)
+        one, two = _bits(found), _bits(expected)
+        if torch.equal(one, two):
+            return
+        differs = one != two
         if differs.ndim > found.ndim:  # complex: either part
             differs = differs.any(-1)
         if self.tolerance and bool(differs.any()):
             wide = torch.complex128 if found.is_complex() else torch.float64
-            one, two = found.to(wide), expected.to(wide)
-            rounding = 2 * dtypes.relative_rounding(found.dtype) * two.abs()
-            near = (one - two).abs() <= self.tolerance + rounding
+            near_one, near_two = found.to(wide), expected.to(wide)
+            rounding = 2 * dtypes.relative_rounding(found.dtype) * near_two.abs()
+            near = (near_one - near_two).abs() <= self.tolerance + rounding
             self.close = self.close or bool((differs & near).any())
             differs &= ~near
         count = int(differs.sum())
@@ -209,70 +213,142 @@ def reduced(find: Callable[[], Verification]) -> Verification:
     )
 
 
+# -- a folder ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was found in a part of a folder."""
+
+    problems: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    close: tuple[str, ...] = ()
+
+    def __add__(self, other: _Found) -> _Found:
+        return _Found(
+            problems=self.problems + other.problems,
+            differences=self.differences + other.differences,
+            close=self.close + other.close,
+        )
+
+
 def verify_folder(folder: Path) -> Verification:
-    """Compare a checkpoint with what its own manifest says: header, every value, and nothing beside them."""
+    """Compare a checkpoint with what its own manifest says: index, headers, every value, and nothing beside them."""
     manifest = Manifest.read(folder / MANIFEST)
-    header, stored = layout(manifest.plan, drop_ties=manifest.drop_ties)
-    path = folder / TENSORS
-    problems: list[str] = []
-    differences: list[Difference] = []
-    close: list[str] = []
+    files = manifest.layout
+    if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
+        raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
     try:
-        with path.open("rb") as file:
-            size, expected = os.fstat(file.fileno()).st_size, len(header) + (stored[-1].stop if stored else 0)
-            if size != expected:
-                problems.append(f"{path.name}: {size:,} bytes, expected {expected:,}")
-            elif file.read(len(header)) != header:
-                problems.append(f"{path.name}: the header is not the one that the plan gives")
-            if size == expected:
-                for item in stored:
-                    file.seek(len(header) + item.start)
-                    differences += _compare_stored(item, file, manifest, close)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
+        found = sum((_verify_file(folder, shard, files, manifest) for shard in files.shards), _Found())
+        problems = [*found.problems, *_index_problems(folder, files), *_strangers(folder, files)]
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
     return Verification(
         seed=manifest.seed,
-        compared=len(stored),
+        compared=sum(len(item.names) for shard in files.shards for item in shard.stored),
         kept=tuple(manifest.kept),
-        differences=tuple(differences),
+        differences=found.differences,
         problems=tuple(problems),
-        close=tuple(close),
+        close=found.close,
     )
 
 
-def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest, close: list[str]) -> list[Difference]:
+def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) -> _Found:
+    path = folder / shard.name
+    try:
+        with path.open("rb") as file:
+            first, size = file.read(max(len(other.header) for other in files.shards)), os.fstat(file.fileno()).st_size
+            owner = next((other.name for other in files.shards if first.startswith(other.header)), None)
+            if owner not in (shard.name, None):
+                return _Found(problems=(f"{shard.name}: has the header of {owner}",))
+            if size != shard.size:
+                return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}",))
+            header = () if owner else (f"{shard.name}: the header is not the one that the plan gives",)
+            return sum((_compare_stored(item, file, manifest) for item in shard.stored), _Found(problems=header))
+    except FileNotFoundError:
+        return _Found(problems=(f"{shard.name}: is missing",))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
     entry = item.entry
     if entry.kept:
-        digest = hashlib.sha256()
-        remaining = entry.nbytes
-        while remaining:
-            block = _read(file, min(_BLOCK_BYTES, remaining))
-            digest.update(block)
-            remaining -= len(block)
-        if digest.hexdigest() == manifest.kept.get(entry.name):
-            return []
-        return [
-            Difference(
-                name=item.name,
-                count=entry.numel,
-                first=(0,) * len(entry.shape),
-                found="other bytes",
-                expected="the kept ones",
-            )
-        ]
-    comparison = Comparison(item.name, tolerance(entry.initializer, entry.dtype))
-    for index, expected in values_of(entry, manifest.seed):
-        values = bytearray(_read(file, expected.nbytes))
-        found = torch.frombuffer(values, dtype=entry.dtype).view(expected.shape)
-        comparison.add(index, found, expected)
-    close += [item.name] if comparison.close else []
-    return list(comparison.result())
+        digests = {
+            name: _digest(file, offset, entry.nbytes) for name, offset in zip(item.names, item.offsets, strict=True)
+        }
+        other = [name for name, digest in digests.items() if digest != manifest.kept.get(entry.name)]
+        return _Found(differences=tuple(_other_bytes(name, entry) for name in other))
+    comparisons = [Comparison(name, tolerance(entry.initializer, entry.dtype)) for name in item.names]
+    position = 0
+    for index, values in values_of(entry, manifest.seed):
+        found = torch.empty_like(values)
+        for comparison, offset in zip(comparisons, item.offsets, strict=True):
+            file.seek(offset + position)
+            _read(file, memory(found))
+            comparison.add(index, found, values)
+        position += values.nbytes
+    return _Found(
+        differences=tuple(difference for comparison in comparisons for difference in comparison.result()),
+        close=tuple(comparison.name for comparison in comparisons if comparison.close),
+    )
 
 
-def _read(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
+def _other_bytes(name: str, entry: Entry) -> Difference:
+    return Difference(
+        name=name,
+        count=entry.numel,
+        first=(0,) * len(entry.shape),
+        found="other bytes",
+        expected="the kept ones",
+    )
+
+
+def _digest(file: BinaryIO, offset: int, size: int) -> str:
+    digest, block = hashlib.sha256(), memoryview(bytearray(min(_BLOCK_BYTES, size)))
+    file.seek(offset)
+    while size:
+        part = block[: min(_BLOCK_BYTES, size)]
+        _read(file, part)
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()
+
+
+def _read(file: BinaryIO, into: memoryview) -> None:
+    """Read as many bytes as ``into`` takes."""
+    if file.readinto(into) < len(into):  # type: ignore[attr-defined]
         raise OSError("it became shorter while it was read")
-    return data
+
+
+def _index_problems(folder: Path, files: Layout) -> list[str]:
+    """What the index says otherwise than the plan."""
+    if files.index is None:
+        return []
+    try:
+        text = (folder / INDEX).read_bytes()
+    except FileNotFoundError:
+        return [f"{INDEX}: is missing"]
+    if text == files.index.encode():
+        return []
+    try:
+        found = json.loads(text)
+        lies = [
+            f"{INDEX}: {key} {name} is {said.get(name)!r}, expected {right.get(name)!r}"
+            for key, right in json.loads(files.index).items()
+            for said in (dict(found[key]),)
+            for name in {**right, **said}
+            if said.get(name) != right.get(name)
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return [f"{INDEX}: cannot be read: {type(error).__name__}: {error}"]
+    return lies or [f"{INDEX}: is not the text that the plan gives"]
+
+
+def _strangers(folder: Path, files: Layout) -> list[str]:
+    """Files that a reader of the folder may take for a part of the checkpoint."""
+    endings = (TENSORS.removeprefix("model"), INDEX.removeprefix("model"))
+    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(endings))
+    return [f"{name}: does not belong to this checkpoint" for name in names if name not in files.names]

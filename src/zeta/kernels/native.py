@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -60,7 +61,10 @@ class Library:
         return tuple(names.decode().split(","))
 
     def fill(self, isa: str, tasks: Sequence[Task]) -> None:
-        """Do all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock."""
+        """Do all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock.
+
+        A thread that called ``stay_on_this_thread`` does them alone.
+        """
         jobs = b"".join(job for task in tasks for job in _jobs(task))
         count = len(jobs) // (_PLACE.size + _LAW.size)
         self._call("zeta_fill", isa, jobs, ctypes.c_int64(count))
@@ -86,10 +90,18 @@ class Library:
         return measured
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
-        threads = ctypes.c_int32(torch.get_num_threads())
+        threads = ctypes.c_int32(getattr(_this_thread, "threads", None) or torch.get_num_threads())
         code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(os.getpid()))
         if code:
             raise RuntimeError(f"{function} of the native kernels refused its arguments ({code}); please report this")
+
+
+_this_thread = threading.local()
+
+
+def stay_on_this_thread() -> None:
+    """From now on, let the calling thread compute alone: it is one of several that do so side by side."""
+    _this_thread.threads = 1
 
 
 @functools.cache

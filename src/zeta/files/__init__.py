@@ -1,0 +1,30 @@
+"""The files of a checkpoint: what is where in them, what was asked for, how they are written and become complete.
+
+``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``writing`` has the
+threads that fill them, ``folder`` holds unfinished work until everything can appear at once.
+"""
+
+from zeta.files.folder import PARTIAL, check_folder, files_of, sync, work
+from zeta.files.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
+from zeta.files.manifest import MANIFEST, Manifest
+from zeta.files.writing import Writer, memory
+
+__all__ = [
+    "INDEX",
+    "MANIFEST",
+    "MAX_SHARD_SIZE",
+    "PARTIAL",
+    "TENSORS",
+    "Layout",
+    "Manifest",
+    "Shard",
+    "Stored",
+    "Writer",
+    "bytes_of",
+    "check_folder",
+    "files_of",
+    "layout",
+    "memory",
+    "sync",
+    "work",
+]
