@@ -14,7 +14,7 @@ from zeta import dtypes, programs
 from zeta.aliasing import has_address, overlaps, shared
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
-from zeta.names import Slot, gathered, is_sharded, walk
+from zeta.names import Slot, any_sharded, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
@@ -23,7 +23,7 @@ from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
 from zeta.sampling import Request, fill_, pieces, tiles
-from zeta.shards import Held, Part, held, whole
+from zeta.shards import Held, Part, held, local, whole
 from zeta.submodels import Naming, fitted
 
 #: elements that are written at a time
@@ -116,7 +116,7 @@ def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
     """
     if generator is None and isinstance(model, nn.Module):
         several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
-        if several or any(map(is_sharded, (*model.parameters(), *model.buffers()))):
+        if several or any_sharded(model):
             raise SpecError(
                 "seed=None draws a seed from torch's global generator, and the processes of a sharded or "
                 "data-parallel model may each draw another; give all of them the same number, as in seed=0"
@@ -272,7 +272,7 @@ def check_memory(slot: Slot) -> None:
 
 def check_writable(slot: Slot) -> None:
     """Raise ``TargetError`` if the tensor's memory is not that of a floating-point weight or of parts of one."""
-    tensor = held(slot.tensor).local
+    tensor = local(slot.tensor)
     if slot.parametrization is not None and any(map(is_sharded, slot.parametrization.parameters())):
         raise TargetError(
             "is parametrized, and its stored tensors are sharded, which no right_inverse can work on; initialize "

@@ -96,8 +96,9 @@ class _Run:
         """Write what an entry's initializer gives; the threads that write draw it, too, where they can."""
         entry, start = item.entry, 0
         if sampling.is_independent(entry.initializer, entry.dtype):
+            key = parameter_key(seed, entry.name)
             for _, region in Region.whole(entry.shape).tiles(_TILE_BYTES // entry.dtype.itemsize):
-                job = functools.partial(_drawn, entry, seed, region, watcher)
+                job = functools.partial(_drawn, entry, key, region, watcher)
                 self._write(item, region.start, region.numel, job, watcher.take)
         else:
             for index, values in values_of(entry, seed):
@@ -135,8 +136,7 @@ class _Run:
                 self._progress(name, self._done, self._total)
 
 
-def _drawn(entry: Entry, seed: int, region: Region, watcher: Watcher) -> tuple[Tensor, list[Sums]]:
-    key = parameter_key(seed, entry.name)
+def _drawn(entry: Entry, key: int, region: Region, watcher: Watcher) -> tuple[Tensor, list[Sums]]:
     values = sampling.sample(entry.initializer, key=key, region=region, dtype=entry.dtype, axes=entry.axes)
     values = sampling.with_zero_row(values, region, entry.padding_idx)
     return values, watcher.measure(region.slices, values)

@@ -78,6 +78,18 @@ def rounded(value: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(value, dtype=torch.float32, device="cpu").to(part))
 
 
+def bits(values: Tensor) -> Tensor:
+    """The bits of each real element as an integer; those of a complex one's parts in a last dimension.
+
+    >>> bits(torch.tensor([1.0, -0.0], dtype=torch.float16)).tolist()
+    [15360, -32768]
+    """
+    values = values.resolve_conj().resolve_neg()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    return values.view(_BITS[values.itemsize])
+
+
 def numbers(low: float, high: float, dtype: torch.dtype, *, most: int) -> Tensor | None:
     """All numbers of ``dtype`` from ``low`` to ``high``, both among them, in fp64; ``None`` if more than ``most``.
 

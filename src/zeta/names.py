@@ -59,16 +59,24 @@ def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def any_sharded(model: nn.Module) -> bool:
+    """Whether a parameter or buffer of the model is a ``DTensor``."""
+    return any(map(is_sharded, (*model.parameters(), *model.buffers())))
+
+
+def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
+    """Whether ``fully_shard`` was applied to the module itself."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # as above
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
 def gathered(model: nn.Module) -> list[str]:
     """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is None:
-        return []
     return [
         f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
         "call its reshard() first"
         for name, module in model.named_modules()
-        if isinstance(module, fsdp.FSDPModule) and any(not group.is_sharded for group in _groups(module))
+        if is_fsdp(module) and any(not group.is_sharded for group in _groups(module))
     ]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from zeta import dtypes, kernels, programs, sampling
 from zeta.errors import PlanError, SpecError, TargetError
 from zeta.initializers import Dirac, Identity, Initializer, Program, Sparse
-from zeta.names import is_sharded, walk
+from zeta.names import any_sharded, walk
 from zeta.plans import Cost, Entry, Plan
 from zeta.shards import Part, held, parts_of
 
@@ -135,9 +135,9 @@ def _placements(placing: Placing, entry: Entry) -> Placements:
 
 def with_costs(plan: Plan, model: nn.Module) -> Plan:
     """The plan with what this process holds and computes of it, if the model is sharded."""
-    tensors = {slot.name: slot.tensor for slot in walk(model)}
-    if not any(map(is_sharded, tensors.values())):
+    if not any_sharded(model):
         return plan
+    tensors = {slot.name: slot.tensor for slot in walk(model)}
     costs = {}
     for entry in plan:
         try:

@@ -110,7 +110,7 @@ class Comparison:
 
     def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
         """Compare one tile, found at ``index`` of the whole tensor."""
-        one, two = _bits(found), _bits(expected)
+        one, two = dtypes.bits(found), dtypes.bits(expected)
         if torch.equal(one, two):
             return
         differs = one != two
@@ -137,16 +137,6 @@ class Comparison:
         if self.first is not None:
             place, found, expected = self.first
             yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)
-
-
-_INTEGER: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _bits(values: Tensor) -> Tensor:
-    values = values.resolve_conj().resolve_neg()
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    return values.contiguous().view(_INTEGER[values.dtype.itemsize])
 
 
 def verify_model(

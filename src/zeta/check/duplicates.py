@@ -7,9 +7,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from zeta import dtypes
 from zeta.check.evidence import Held, Units
 
-_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _TILE: Final = 2**22
 # constants of SplitMix64 (Steele et al. 2014), as signed numbers
 _STEP: Final = -7046029254386353131
@@ -103,6 +103,5 @@ def hashes(rows: Tensor) -> Tensor:
     parts = []
     for begin in range(0, rows.shape[0], step):
         part = (rows[begin : begin + step] + 0.0).contiguous()  # no negative zeros
-        bits = part.view(_BITS[part.itemsize]).to(torch.int64)
-        parts.append((bits * factors).sum(dim=1))
+        parts.append((dtypes.bits(part).to(torch.int64) * factors).sum(dim=1))
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=rows.device)

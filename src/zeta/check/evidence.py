@@ -63,7 +63,6 @@ class Use:
 
     layer: Layer
     module: str
-    block: bool
     norm: bool
     weighted: bool
     activation: str | None
@@ -73,6 +72,11 @@ class Use:
     input_signal: float | None
     input_square: float | None
     head: bool  #: whether the loss or the output is made of it by operations on single elements at most
+
+    @property
+    def block(self) -> bool:
+        """Whether it is a block of a numbered sequence."""
+        return self.layer.block
 
     @property
     def square(self) -> float:
@@ -125,7 +129,6 @@ class Evidence:
     uses: tuple[Use, ...]
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss | None
-    loss_value: float
     surrogate: bool  #: whether the loss is a mere projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_signal: float | None  #: how the input varies between samples, over its mean square
@@ -139,7 +142,3 @@ class Evidence:
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
     units: Mapping[str, Units] = field(default_factory=dict)
-
-    def of(self, name: str) -> Held | None:
-        """The parameter or buffer of that name."""
-        return next((held for held in self.held if held.name == name), None)

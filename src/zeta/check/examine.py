@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from zeta import verbs
+from zeta import dtypes, verbs
 from zeta._version import __version__
 from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
@@ -195,7 +195,6 @@ def _evidence(
         uses=seen.uses,
         head=seen.head,
         loss=seen.loss,
-        loss_value=seen.objective_value,
         surrogate=seen.surrogate,
         differentiable=seen.differentiable,
         batch_signal=seen.batch_signal,
@@ -257,7 +256,7 @@ def _parameter(one: Held, evidence: Evidence) -> Parameter:
         name=one.name,
         ties=one.ties,
         shape=one.slot.shape,
-        dtype=str(one.slot.tensor.dtype).removeprefix("torch."),
+        dtype=dtypes.name_of(one.slot.tensor.dtype),
         trainable=one.trainable,
         buffer=one.buffer,
         initializer=None if one.entry is None else str(one.entry.initializer),

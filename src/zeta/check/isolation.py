@@ -11,10 +11,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from zeta import dtypes
+from zeta.names import is_fsdp
 from zeta.recording import attributes
+from zeta.shards import local
 
 _SEED: Final = 0
-_BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # what a module keeps in dictionaries of its own, which a forward may change in place
 _TABLES: Final = (
     *("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks"),
@@ -121,19 +123,12 @@ def same_bits(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors hold the same bits, NaN and signed zeros included."""
     if first.shape != second.shape or first.dtype is not second.dtype or first.device != second.device:
         return False
-    return all(torch.equal(one, other) for one, other in zip(_bits(first), _bits(second), strict=True))
+    return torch.equal(_bits(first), _bits(second))
 
 
-def _bits(tensor: Tensor) -> list[Tensor]:
-    tensor = tensor.detach()
-    if callable(local := getattr(tensor, "to_local", None)):
-        tensor = local()
-    if tensor.is_complex():
-        real = torch.view_as_real(tensor.resolve_conj())
-        return [bits for part in real.unbind(-1) for bits in _bits(part)]
-    if tensor.layout is not torch.strided or tensor.itemsize not in _BITS:
-        return [tensor]
-    return [tensor.view(_BITS[tensor.itemsize])]
+def _bits(tensor: Tensor) -> Tensor:
+    tensor = local(tensor.detach())
+    return dtypes.bits(tensor) if tensor.layout is torch.strided else tensor
 
 
 def _same_entries(first: dict[Any, Any], second: dict[Any, Any]) -> bool:
@@ -144,12 +139,7 @@ def _reshard(model: nn.Module) -> None:
     """FSDP2 keeps the root gathered after a forward pass that no backward pass followed."""
     for module in model.modules():
         if is_fsdp(module):
-            module.reshard()  # type: ignore[operator]
-
-
-def is_fsdp(module: nn.Module) -> bool:
-    """Whether ``fully_shard`` was applied to the module; told without an import of it."""
-    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
+            module.reshard()
 
 
 @contextlib.contextmanager

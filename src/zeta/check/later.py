@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from zeta.check.batches import Call
 from zeta.check.calls import Quiet
 from zeta.check.evidence import Later
-from zeta.check.isolation import is_fsdp
 from zeta.check.losses import LossFunction, objective
+from zeta.names import is_fsdp
 
 # a step moves each parameter by this in rms, as Adam's first steps do
 _STEP: Final = 1e-2

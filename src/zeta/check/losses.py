@@ -24,10 +24,9 @@ _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The scalar and how it came about."""
+    """The scalar, and whether it is a mere projection of the outputs."""
 
     value: Tensor
-    how: str
     surrogate: bool = False
 
 
@@ -44,16 +43,16 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
         if not isinstance(value, Tensor) or value.numel() != 1:
             shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
-        return Objective(value=value.reshape(()), how="the given loss")
+        return Objective(value=value.reshape(()))
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1:
-        return Objective(value=own.reshape(()), how="the model's own loss")
+        return Objective(value=own.reshape(()))
     logits = _logits(output)
     if logits is not None:
         known = _against_target(logits, _target(call)) or _next_token(logits, call)
         if known is not None:
             return known
-    return Objective(value=_projection(output), how="a fixed projection of the outputs", surrogate=True)
+    return Objective(value=_projection(output), surrogate=True)
 
 
 def _target(call: Call) -> Any:
@@ -75,11 +74,11 @@ def _against_target(logits: Tensor, target: Any) -> Objective | None:
     if target.dtype in _INTEGERS and logits.ndim >= 2:
         if target.shape == logits.shape[:-1]:
             classes_last = logits.flatten(0, -2)
-            return Objective(value=F.cross_entropy(classes_last.float(), target.flatten().long()), how="cross entropy")
+            return Objective(value=F.cross_entropy(classes_last.float(), target.flatten().long()))
         if target.shape == (logits.shape[0], *logits.shape[2:]):
-            return Objective(value=F.cross_entropy(logits.float(), target.long()), how="cross entropy")
+            return Objective(value=F.cross_entropy(logits.float(), target.long()))
     if target.is_floating_point() and target.shape == logits.shape:
-        return Objective(value=F.mse_loss(logits.float(), target.float()), how="mean squared error")
+        return Objective(value=F.mse_loss(logits.float(), target.float()))
     return None
 
 
@@ -89,7 +88,7 @@ def _next_token(logits: Tensor, call: Call) -> Objective | None:
     if tokens is None or int(tokens.max()) >= logits.shape[-1] or int(tokens.min()) < 0:
         return None
     value = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
-    return Objective(value=value, how="next-token cross entropy")
+    return Objective(value=value)
 
 
 def _projection(output: Any) -> Tensor:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from zeta.check.batches import Call, tensors_in
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
-from zeta.check.isolation import is_fsdp
 from zeta.check.losses import LossFunction, Objective, objective
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
 from zeta.check.results import Layer, Loss, Stats
-from zeta.names import Slot, named_modules
+from zeta.check.tags import usual_unit
+from zeta.names import Slot, is_fsdp, named_modules
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
 _HEAD_STEPS = 12
@@ -34,8 +34,6 @@ class Probe:
     uses: tuple[Use, ...]
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
     loss: Loss
-    objective_value: float
-    how: str
     surrogate: bool
     differentiable: bool
     used: frozenset[str]
@@ -61,7 +59,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
     head, head_parameters = _head_of(aim, output, capture)
-    outputs = [p for p in (pending(t, _unit(t)) for _, t in tensors_in(output)) if p is not None]
+    outputs = [p for p in (pending(t, usual_unit(t)) for _, t in tensors_in(output)) if p is not None]
     entropies = _loss(aim, capture)
     learned = {id(tensor): tensor for tensor in _learned(model)}
     gradients: dict[int, Tensor] = {}
@@ -70,21 +68,19 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         gradients = _gradients(model, aim.value, list(learned.values()))
     if len(gradients) < len(learned) and capture.detached:
         detached = _behind(capture.detached)
-    measured = [one.stats for one in resolved(outputs) if one is not None]
+    measured = [one for one in resolved(outputs) if one is not None]
     return Probe(
         uses=tuple(_uses(capture.records, head)),
         gradients=gradients,
         loss=entropies,
-        objective_value=float(aim.value.detach()),
-        how=aim.how,
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,
         batch_signal=signal,
-        outputs=tuple(measured),
-        output_signals=tuple(one.signal for one in resolved(outputs) if one is not None),
+        outputs=tuple(one.stats for one in measured),
+        output_signals=tuple(one.signal for one in measured),
     )
 
 
@@ -152,7 +148,6 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
     return Use(
         layer=layer,
         module=record.module,
-        block=record.block,
         norm=record.norm,
         weighted=record.weighted,
         activation=record.activation,
@@ -163,12 +158,6 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         input_square=square,
         head=head,
     )
-
-
-def _unit(tensor: Tensor) -> int | None:
-    if tensor.ndim < 2:
-        return None
-    return 1 if tensor.ndim in (4, 5) else tensor.ndim - 1
 
 
 def _batch_signal(call: Call) -> float | None:

@@ -78,15 +78,10 @@ def from_json(document: Mapping[str, Any]) -> Results:
     return results
 
 
-@functools.cache
-def schema_text() -> str:
-    """The JSON Schema (2020-12) of what ``to_json`` returns."""
-    return resources.files("zeta.check").joinpath("schema.json").read_text(encoding="utf-8")
-
-
 def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of what ``to_json`` returns, as a dictionary."""
-    read: dict[str, Any] = json.loads(schema_text())
+    """The JSON Schema (2020-12) of what ``to_json`` returns."""
+    text = resources.files("zeta.check").joinpath("schema.json").read_text(encoding="utf-8")
+    read: dict[str, Any] = json.loads(text)
     return read
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
 
 from zeta.check.catalogue import GROUPS, RULES
+from zeta.check.places import SEVERITIES
 from zeta.check.results import Finding
 from zeta.errors import SpecError
 from zeta.rules import glob_matcher
-
-_ORDER: Final = {severity: position for position, severity in enumerate(("fail", "warn", "note"))}
 
 
 class Suppression:
@@ -31,7 +29,7 @@ class Suppression:
 
     def split(self, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
         """Return (reported, suppressed), each worst first, then in the order of rules; otherwise as they came."""
-        ordered = sorted(findings, key=lambda finding: (_ORDER[finding.severity.value], finding.rule.id))
+        ordered = sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule.id))
         reported = tuple(finding for finding in ordered if not self._hides(finding))
         return reported, tuple(finding for finding in ordered if self._hides(finding))
 

@@ -45,10 +45,14 @@ class Tags:
             self._known[result] = tag
 
     def unit_of(self, tensor: Tensor) -> int | None:
-        """The dimension of a tensor's units: as marked, else the channels of images, else the last."""
-        if tensor.ndim < 2:
-            return None
+        """The dimension of a tensor's units: as marked, else as usual."""
         unit = self.of(tensor).unit
-        if unit is not None and unit < tensor.ndim:
-            return unit
-        return 1 if tensor.ndim in (4, 5) else tensor.ndim - 1
+        marked = unit is not None and tensor.ndim >= 2 and unit < tensor.ndim
+        return unit if marked else usual_unit(tensor)
+
+
+def usual_unit(tensor: Tensor) -> int | None:
+    """The channels of images, else the last dimension; ``None`` where there is one dimension at most."""
+    if tensor.ndim < 2:
+        return None
+    return 1 if tensor.ndim in (4, 5) else tensor.ndim - 1

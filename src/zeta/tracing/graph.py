@@ -114,10 +114,6 @@ class Graph:
             cell = self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
         return cell
 
-    def knows(self, tensor: Tensor) -> bool:
-        """Whether the tensor's memory was made or written under recording."""
-        return tensor.untyped_storage()._cdata in self.cells
-
     def create(self, tensor: Tensor, node: Node, device: torch.device) -> None:
         """Note what a new tensor holds."""
         storage = tensor.untyped_storage()
