@@ -27,12 +27,9 @@ from benchmarks.timing import Figures
 _SAVE: Final = """
 import json, os, sys, time
 import torch, transformers, zeta
+from benchmarks.timing import peak
 from zeta.apply import values_of
 from zeta.sums import sums_of
-
-def peak():
-    status = open("/proc/self/status").read()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 folder, layers = sys.argv[1], int(sys.argv[2])
 sizes = dict(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, vocab_size=32000)

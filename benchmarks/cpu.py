@@ -123,7 +123,8 @@ def regions(figures: Figures) -> None:
 
 
 _RANK: Final = """
-import resource, time, torch, zeta
+import time, torch, zeta
+from benchmarks.timing import peak
 from zeta.initializers import Normal
 from zeta.regions import Region
 from zeta.sampling import sample
@@ -139,11 +140,11 @@ def by_slicing():
 def by_torch():
     return torch.nn.init.normal_(torch.empty(shape), 0.0, 0.02)[region.slices].clone()
 sample(Normal(0.02), key=1, region=Region.whole((64,)))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 begin = time.perf_counter()
 shard = {how}()
 seconds = time.perf_counter() - begin
-print(seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(seconds, peak() - before)
 """
 
 
@@ -254,16 +255,17 @@ def tiny(figures: Figures) -> None:
 
 
 _PEAK: Final = """
-import resource, sys, torch, zeta
+import torch, zeta
+from benchmarks.timing import peak
 from zeta import Rule, Rules
 from zeta.initializers import Normal
 model = torch.nn.ParameterDict({{"w": torch.nn.Parameter(torch.empty({elements}))}})
 with torch.no_grad():
     model["w"].fill_(1.0)
 zeta.init_(torch.nn.Linear(64, 64), Rules([Rule("*", Normal(0.02))]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 zeta.init_(model, Rules([Rule("*", Normal(0.02))]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -271,7 +273,7 @@ def memory(figures: Figures) -> None:
     """How far the peak of resident memory rises above the model's own, in MiB."""
     code = _PEAK.format(elements=8 * ELEMENTS)
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    amounts = {"MiB": int(run.stdout) / 1024}
+    amounts = {"MiB": float(run.stdout)}
     figures.add("resident memory above a model of 1 GiB", {}, {}, {"MiB": -64}, amounts=amounts)
 
 

@@ -43,6 +43,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def peak() -> float:
+    """The most resident memory that this process has had, in MiB.
+
+    Not ``ru_maxrss``, which begins at the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def medians(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Run all contestants in turns, ``rounds`` times after one that does not count; median seconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
