@@ -4,6 +4,8 @@ inline u64v zip_low(u64v a, u64v b) { return __builtin_shufflevector(a, b, 0, 2)
 inline u64v zip_high(u64v a, u64v b) { return __builtin_shufflevector(a, b, 1, 3); }
 
 inline u64v xor3(u64v a, u64v b, u64v c) { return a ^ b ^ c; }
+// Exchange the halves of each 64-bit lane of x, and change the lower one by two other words.
+inline u64v swap_xor_low(u64v x, u64v a, u64v b) { return x << 32 | (((x >> 32) ^ a ^ b) & 0xffffffff); }
 inline f64v sqrt64(f64v x) {
     f64v result;
     for (int lane = 0; lane < LANES / 2; lane++) result[lane] = __builtin_sqrt(x[lane]);

@@ -53,18 +53,22 @@ inline void philox_round(State& state, const uint64_t* key) {
     state.c3 = product0;
 }
 
-// The first `done` rounds are behind each state; store the words of each counter side by side, c0 c1 c2 c3.
+// The first `DONE` rounds are behind each state; store the words of each counter side by side, c0 c1 c2 c3.
 template <int DONE>
 inline void philox_rest(State* state, const Philox& philox, uint32_t* words) {
+    constexpr int LAST = ROUNDS - 1;
 #pragma GCC unroll 10
-    for (int round = DONE; round < ROUNDS; round++) {
+    for (int round = DONE; round < LAST; round++) {
 #pragma GCC unroll 8
         for (int set = 0; set < SETS; set++) philox_round(state[set], philox.key[round]);
     }
 #pragma GCC unroll 8
     for (int set = 0; set < SETS; set++) {
         const State& s = state[set];
-        u64v low = (s.c0 & 0xffffffff) | (s.c1 << 32), high = (s.c2 & 0xffffffff) | (s.c3 << 32);
+        u64v product0 = multiply_wide(s.c0, all64((uint64_t)MULTIPLIERS[0]));
+        u64v product1 = multiply_wide(s.c2, all64((uint64_t)MULTIPLIERS[1]));
+        u64v low = swap_xor_low(product1, s.c1, all64(philox.key[LAST][0]));
+        u64v high = swap_xor_low(product0, s.c3, all64(philox.key[LAST][1]));
         store(words + 2 * set * LANES, zip_low(low, high));
         store(words + (2 * set + 1) * LANES, zip_high(low, high));
     }
@@ -95,9 +99,10 @@ NOINLINE void philox_run(uint64_t counter, const Philox& philox, uint32_t* words
 #pragma GCC unroll 1
     for (int first = 0; first < COUNTERS; first += SETS * HALF) {
         State state[SETS];
+        u64v start = lanes + all64((low + (uint64_t)first) * MULTIPLIERS[0]);
 #pragma GCC unroll 8
         for (int set = 0; set < SETS; set++) {
-            u64v c3 = lanes + all64((low + (uint64_t)(first + set * HALF)) * MULTIPLIERS[0]);
+            u64v c3 = start + all64((uint64_t)(set * HALF) * MULTIPLIERS[0]);
             u64v c2 = (c3 >> 32) ^ all64(philox.draw[1] ^ key[0][1]);
             u64v product1 = multiply_wide(c2, all64((uint64_t)MULTIPLIERS[1]));
             state[set].c0 = (product1 >> 32) ^ all64(c1 ^ key[1][0]);
@@ -210,6 +215,13 @@ struct Affine32 {
         return bounded ? clamp32(x, all32(low), all32(high)) : x;
     }
 };
+
+// Whether a draw in [0, 1) can leave the bounds: if so the least or the greatest does, as rounding keeps the order.
+inline bool leaves_bounds(const Affine32& affine) {
+    const Affine32 free = {affine.scale, affine.shift, affine.low, affine.high, false};
+    float least = free(all32(0.0f))[0], most = free(all32(1.0f - 0x1p-24f))[0];
+    return !(affine.low <= least && least <= affine.high && affine.low <= most && most <= affine.high);
+}
 
 // Two vectors at a time, as that is what fills one of 16-bit numbers.
 inline void store_as(float* out, f32v first, f32v second) {
@@ -397,6 +409,7 @@ Prepared prepare(const zeta_job& job) {
     result.philox_low = philox_of(job.key, job.draw | 1ULL << 63);
     result.affine32 = {(float)job.scale, (float)job.shift, (float)job.low, (float)job.high,
                        job.low > -__builtin_inf() || job.high < __builtin_inf()};
+    if (job.kind == ZETA_UNIFORM) result.affine32.bounded = leaves_bounds(result.affine32);
     result.affine64 = {job.scale, job.shift, job.low, job.high};
     result.sides = {side32(job.negative), side32(job.positive), (uint32_t)job.split, job.split == 1ULL << 32};
     result.centred = {result.sides.positive};

@@ -11,6 +11,11 @@ inline u64v zip_high(u64v a, u64v b) { return __builtin_shufflevector(a, b, 2, 6
 
 inline u64v multiply_wide(u64v a, u64v b) { return (u64v)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 inline u64v xor3(u64v a, u64v b, u64v c) { return a ^ b ^ c; }
+// Exchange the halves of each 64-bit lane of x, and change the lower one by two other words.
+inline u64v swap_xor_low(u64v x, u64v a, u64v b) {
+    __m256i turned = _mm256_shuffle_epi32((__m256i)x, _MM_SHUFFLE(2, 3, 0, 1));
+    return (u64v)_mm256_blend_epi32(turned, (__m256i)((u64v)turned ^ a ^ b), 0x55);
+}
 inline f32v fma32(f32v a, f32v b, f32v c) { return (f32v)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 inline f32v sqrt32(f32v x) { return (f32v)_mm256_sqrt_ps((__m256)x); }
 inline f64v sqrt64(f64v x) { return (f64v)_mm256_sqrt_pd((__m256d)x); }

@@ -13,6 +13,10 @@ inline u64v multiply_wide(u64v a, u64v b) { return (u64v)_mm512_mul_epu32((__m51
 inline u64v xor3(u64v a, u64v b, u64v c) {
     return (u64v)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
 }
+// Exchange the halves of each 64-bit lane of x, and change the lower one by two other words.
+inline u64v swap_xor_low(u64v x, u64v a, u64v b) {
+    return (u64v)_mm512_mask_ternarylogic_epi32(_mm512_rol_epi64((__m512i)x, 32), 0x5555, (__m512i)a, (__m512i)b, 0x96);
+}
 inline f32v fma32(f32v a, f32v b, f32v c) { return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 inline f32v sqrt32(f32v x) { return (f32v)_mm512_sqrt_ps((__m512)x); }
 inline f64v sqrt64(f64v x) { return (f64v)_mm512_sqrt_pd((__m512d)x); }

@@ -58,6 +58,8 @@ LAWS = {
     "words": lambda dtype: WORDS,
     "uniform": lambda dtype: law("uniform", dtype, scale=3.0, shift=-1.0),
     "uniform, held": lambda dtype: Law(kind="uniform", dtype=dtype, scale=3.0, shift=-1.0, low=-0.5, high=1.5),
+    "uniform, held below": lambda dtype: Law(kind="uniform", dtype=dtype, scale=3.0, shift=-1.0, low=-0.5),
+    "uniform, held above": lambda dtype: Law(kind="uniform", dtype=dtype, scale=3.0, shift=-1.0, high=1.5),
     "normal": lambda dtype: law("normal", dtype, scale=0.02, shift=0.25),
     "std 0": lambda dtype: law("normal", dtype, scale=0.0, shift=0.25),
     "subnormal": lambda dtype: law("normal", dtype, scale=1e-40),
