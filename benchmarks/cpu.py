@@ -28,7 +28,7 @@ from zeta.sampling import Request, fill_
 
 MEBI: Final = 2**20
 ELEMENTS: Final = 32 * MEBI
-ROUNDS: Final = 7
+ROUNDS: Final = 15
 
 STD: Final = 0.02
 LAWS: Final[dict[str, Initializer]] = {

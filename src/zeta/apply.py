@@ -129,7 +129,7 @@ def check_parameters(model: nn.Module) -> None:
 
 def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     """Write prepared jobs: many small parameters together, large ones in pieces."""
-    total, done = sum(job.nbytes for job in jobs), 0
+    total, done = sum(job.nbytes for job in jobs) if progress is not None else 0, 0
     together: list[Job] = []
     for job in jobs:
         if job.inversion is None and not isinstance(job.entry.initializer, Program):
@@ -138,15 +138,15 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
         with _writable([job.held.local]):
             for target, values in _changes(job, seed):
                 target.copy_(values)
-        done += job.nbytes
         if progress is not None:
+            done += job.nbytes
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
         outs = [request.out for request in batch]
-        with _writable(outs):
+        with _writable(outs), uncollected():
             fill_(batch)
-        done += sum(out.nbytes for out in outs)
         if progress is not None:
+            done += sum(out.nbytes for out in outs)
             progress(name, done, total)
     # kernels write to memory that autograd does not watch
     changed = [job.slot.tensor for job in jobs] + [job.held.local for job in jobs if is_sharded(job.slot.tensor)]
@@ -179,25 +179,28 @@ def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
     batch: list[Request] = []
     count = 0
     for job in jobs:
-        entry, key = job.entry, parameter_key(seed, job.entry.name)
-        for values, region in job.held.places():
-            for index, piece in pieces(entry.initializer, region, _BATCH):
-                batch.append(
-                    Request(
-                        initializer=entry.initializer,
-                        key=key,
-                        region=piece,
-                        out=values if piece is region else values[index],
-                        axes=entry.axes,
-                        zero_row=entry.padding_idx,
-                    )
-                )
-                count += piece.numel
-                if count >= _BATCH:
-                    yield entry.name, batch
-                    batch, count = [], 0
+        for request in _requests(job, seed):
+            batch.append(request)
+            count += request.region.numel
+            if count >= _BATCH:
+                yield job.entry.name, batch
+                batch, count = [], 0
     if batch:
         yield jobs[-1].entry.name, batch
+
+
+def _requests(job: Job, seed: int) -> Iterator[Request]:
+    entry, key = job.entry, parameter_key(seed, job.entry.name)
+    for values, region in job.held.places():
+        for index, piece in pieces(entry.initializer, region, _BATCH):
+            yield Request(
+                initializer=entry.initializer,
+                key=key,
+                region=piece,
+                out=values if piece is region else values[index],
+                axes=entry.axes,
+                zero_row=entry.padding_idx,
+            )
 
 
 def values_of(
