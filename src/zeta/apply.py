@@ -292,13 +292,16 @@ def _selected(plan: Plan, only: Only | None) -> list[Entry]:
         chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
     else:
         patterns = [only] if isinstance(only, str) else list(only)
+        names = {name for entry in plan for name in (entry.name, *entry.ties)}
         hits = {
-            pattern: [e for e in plan if any(map(glob_matcher(pattern), (e.name, *e.ties)))] for pattern in patterns
+            pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
+            for pattern in patterns
         }
-        empty = [pattern for pattern, entries in hits.items() if not entries]
+        empty = [pattern for pattern, found in hits.items() if not found]
         if empty:
             raise PlanError(listed("only= names nothing in the plan:", empty))
-        chosen = [entry for entry in plan if any(entry in entries for entries in hits.values())]
+        hit = set().union(*hits.values())
+        chosen = [entry for entry in plan if not hit.isdisjoint((entry.name, *entry.ties))]
     if not chosen:
         raise PlanError("only= selects nothing of the plan")
     return chosen
