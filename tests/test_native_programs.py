@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -20,11 +20,20 @@ from zeta.kernels import Law, Task, answers
 from zeta.random import interval, normal32
 from zeta.regions import Region
 
-EVERY_RUN: Final = range(0, 2**32, RUN)
+HALVES: Final = (range(0, 2**31, RUN), range(2**31, 2**32, RUN))
 STANDARD: Final = Law(kind="normal", dtype=torch.float32, within=interval())
 CUT: Final = Law(kind="normal", dtype=torch.float32, scale=1.0, within=interval(-2.0, 3.0))
 
 neon = Remote(ARM, "neon")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The reference's short operations wait for each other where threads must share processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def differing(programs: Programs, isas: Iterable[str], law: Law, starts: Iterable[int]) -> tuple[int, dict[str, int]]:
@@ -42,9 +51,10 @@ def differing(programs: Programs, isas: Iterable[str], law: Law, starts: Iterabl
 
 
 @pytest.mark.slow
-def test_every_word_has_the_same_normal_value_from_every_instruction_set() -> None:
+@pytest.mark.parametrize("half", HALVES, ids=["lower", "upper"])
+def test_every_word_has_the_same_normal_value_from_every_instruction_set(half: range) -> None:
     isas = HERE.isas()
-    assert differing(HERE, isas, STANDARD, EVERY_RUN) == (2**32, dict.fromkeys(isas, 0))
+    assert differing(HERE, isas, STANDARD, half) == (2**31, dict.fromkeys(isas, 0))
 
 
 @pytest.mark.slow

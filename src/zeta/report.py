@@ -281,6 +281,9 @@ class Measurements(Sequence[Measured]):
     def __getitem__(self, index: int | slice) -> Measured | tuple[Measured, ...]:
         return self._results[index]
 
+    def __repr__(self) -> str:
+        return repr(self._results)
+
 
 @uncollected()
 def measure_all(jobs: Sequence[Job]) -> Measurements:
