@@ -152,6 +152,11 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
     lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
     if lazy:
         raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
+    fixed = [slot.name for slot in walk(inner) if slot.tensor.is_inference()]
+    if fixed:
+        raise TargetError(
+            listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
+        )
     return inner
 
 
@@ -183,7 +188,8 @@ def _evidence(
     skipped: list[tuple[str, str]],
 ) -> Evidence:
     slots = list(walk(model))
-    call = call_of(model, batch)
+    with torch.inference_mode(False):
+        call = call_of(model, batch)
     with preserved(model):
         seen = probe(model, slots, call, loss)
     tensors = held(slots, seen, plan, _used(slots, seen))
