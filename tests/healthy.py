@@ -138,6 +138,64 @@ def spectral_norm() -> Any:
 
 
 @healthy
+def deep_weight_norm_without_bias() -> Any:
+    """Its layers are layers, and not blocks of a residual stream."""
+    layers: list[nn.Module] = [parametrizations.weight_norm(nn.Linear(64, 64, bias=False)) for _ in range(6)]
+    for layer in layers:
+        nn.init.normal_(layer.parametrizations.weight.original0, 3.0, 0.1)  # type: ignore[union-attr, arg-type]
+    norms = [nn.LayerNorm(64) for _ in layers]
+    return nn.Sequential(*[part for pair in zip(layers, norms, strict=True) for part in pair]), vectors(64)
+
+
+@healthy
+def one_logit() -> Any:
+    return Mlp(8, 64, 1), (vectors(8), classes(2, 64))
+
+
+class Contrast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Mlp(32, 64, 16)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        one, other = (F.normalize(self.body(x), dim=1) for x in (first, second))
+        return one @ other.T / 0.2
+
+
+@healthy
+def contrastive() -> Any:
+    x = vectors(32)
+    pairs = (x, x + 0.1 * torch.randn_like(x))
+    return Contrast(), pairs, {"loss": lambda y, _: F.cross_entropy(y, torch.arange(64))}
+
+
+class CausalMask(nn.Module):
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
+
+
+class MaskedAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.qkv, self.mask = nn.Embedding(50, 16), nn.Linear(16, 48), CausalMask()
+        self.head = nn.Linear(16, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.wte(x)).chunk(3, -1)
+        return self.head(self.mask(q @ k.transpose(-1, -2) / 4).softmax(-1) @ v)
+
+
+@healthy
+def mask_of_minus_infinities() -> Any:
+    return MaskedAttention(), tokens(50)
+
+
+@healthy
+def actions_masked_by_minus_infinity() -> Any:
+    return nn.Sequential(Mlp(8, 64, 16), CausalMask()), vectors(8, 16)
+
+
+@healthy
 def half_precision() -> Any:
     return Mlp(64, 128, 4).bfloat16(), vectors(64).bfloat16()
 

@@ -317,6 +317,27 @@ def logarithm_of_negative_numbers() -> Any:
     return nn.Sequential(nn.Linear(8, 16), Log(), nn.Linear(16, 4)), vectors(8)
 
 
+class Head(nn.Module):
+    """A linear layer, and a function of what it gives."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.head, self.function = nn.Linear(8, 16), nn.Linear(16, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.head(F.relu(self.fc(x))))
+
+
+@sick("Z401", None)
+def logarithm_at_the_end() -> Any:
+    return Head(torch.log), vectors(8)
+
+
+@sick("Z401", None, loss=lambda y, _: (y.square().mean() - 100).sqrt())
+def loss_that_is_nan() -> Any:
+    return Head(lambda y: y), vectors(8)
+
+
 def deep(depth: int, activation: type[nn.Module], gain: float, width: int = 64) -> Any:
     layers: list[nn.Module] = []
     for _ in range(depth):
@@ -502,6 +523,12 @@ def gradients_vanish() -> Any:
 @sick("Z504", "0.weight")
 def gradients_explode() -> Any:
     return deep(60, nn.Tanh, 4.0)
+
+
+@sick("Z507", "head.weight")
+def root_of_zero() -> Any:
+    """The distance of each sample to itself: finite forward; backward, infinity times zero."""
+    return Head(lambda y: (y[:, None] - y).square().sum(-1).sqrt()), vectors(8)
 
 
 # -- Z6 --------------------------------------------------------------------------------------------------------------

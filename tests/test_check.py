@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zeta
+from tests import healthy
 from tests.conftest import rng_states
 from tests.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
 from tests.sick import Forgetful
@@ -238,6 +239,23 @@ def test_dropout_is_silent() -> None:
     assert layers(check(model, x))["2"].output.rms == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-5)
 
 
+def test_a_parametrized_layer_is_a_layer() -> None:
+    weight_norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(weight_norm(nn.Linear(8, 8, bias=False)), nn.ReLU(), weight_norm(nn.Linear(8, 8)))
+    seen = check(model, vectors(8)).layers
+    expected = [("0", "Linear", ("0.weight",)), ("1", "ReLU", ()), ("2", "Linear", ("2.bias", "2.weight"))]
+    assert [(layer.name, layer.kind, layer.parameters) for layer in seen] == expected
+    assert not any(layer.block for layer in seen)
+
+
+def test_gradients_inside_attention_are_no_measure_of_depth() -> None:
+    """Queries and keys of almost uniform attention get almost none."""
+    model = LanguageModel(depth=1)
+    with torch.no_grad():
+        model.blocks[0].attn.in_proj_weight.mul_(1e-3)
+    assert "Z504" not in {finding.rule.id for finding in check(model, tokens()).findings}
+
+
 def test_blocks_are_marked() -> None:
     report = check(Residual(depth=3), vectors(16))
     assert [layer.name for layer in report.layers if layer.block] == ["blocks.0", "blocks.1", "blocks.2"]
@@ -306,6 +324,24 @@ def test_batches_of_every_kind() -> None:
     assert layers(check(Dataclass(), Batch(x, 2.0)))["fc"].gradient.rms > 0
 
 
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+    scale: float = field(default=2.0, init=False)
+
+
+def test_a_dataclass_is_copied_past_its_constructor() -> None:
+    batch = Frozen(vectors(8))
+    assert layers(check(Dataclass(), batch))["fc"].gradient.rms > 0  # type: ignore[arg-type]
+    assert batch.scale == 2.0
+
+
+def test_an_empty_batch_is_refused() -> None:
+    for batch in (vectors(8, 0), (vectors(8, 0), torch.zeros(0, dtype=torch.int64))):
+        with pytest.raises(SpecError, match=r"this batch has no values"):
+            check(Mlp(8, 16, 4), batch)
+
+
 def test_a_batch_that_the_model_cannot_take_is_refused() -> None:
     with pytest.raises(SpecError, match=r"Two.forward\(.*cannot take this batch \(dict: nonsense \(64, 8\)\)"):
         check(Two(), {"nonsense": vectors(8), "more": 1})
@@ -324,6 +360,35 @@ def test_losses() -> None:
     report = check(model, batch)
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
     assert (report.loss.classes, report.loss.value) == (100, pytest.approx(expected.item(), rel=1e-4))
+
+
+def test_targets_of_one_number_for_each_sample() -> None:
+    model, x = Mlp(8, 16, 1), vectors(8)
+    logits = model(x).squeeze(-1).detach()
+    whole, real = torch.arange(64) % 2, torch.randn(64)
+    assert check(model, (x, whole)).loss.value == pytest.approx(
+        F.binary_cross_entropy_with_logits(logits, whole.float()).item(), rel=1e-5
+    )
+    assert check(model, (x, real)).loss.value == pytest.approx(F.mse_loss(logits, real).item(), rel=1e-5)
+
+
+def test_targets_beyond_the_classes_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"target holds classes from 0 to 6, and the model's output .* logits of 4"):
+        check(Mlp(8, 16, 4), (vectors(8), torch.arange(64) % 7))
+    ignored = torch.where(torch.arange(64) % 2 == 0, -100, torch.arange(64) % 4)
+    assert check(Mlp(8, 16, 4), (vectors(8), ignored)).loss.classes == 4
+
+
+def test_labels_are_not_said_to_leak_where_samples_are_paired() -> None:
+    model, batch, options = healthy.contrastive()
+    assert {f.rule.id for f in check(model, batch, **options).findings} <= {"Z601"}
+    report = check(model, batch, loss=lambda y, _: F.cross_entropy(F.pad(y, (0, 1)), torch.arange(64)))
+    assert "Z602" in {f.rule.id for f in report.findings}  # one class more: no pairs
+
+
+def test_a_loss_over_no_labels_is_not_a_number() -> None:
+    report = check(Mlp(8, 16, 4), (vectors(8), torch.full((64,), -100)))
+    assert "Z601" in {f.rule.id for f in report.findings if f.severity is Severity.FAIL}
 
 
 def test_loss_of_a_head_without_opinion() -> None:
@@ -413,6 +478,11 @@ def test_what_is_written_in_full_is_not_reported() -> None:
 # -- arguments -------------------------------------------------------------------------------------------------------
 
 
+class Silent(nn.Module):
+    def forward(self, *_: Any) -> Tensor:
+        raise AssertionError("run before the arguments were looked at")
+
+
 def test_wrong_arguments_are_refused() -> None:
     model, x = Mlp(8, 16, 4), vectors(8)
     with pytest.raises(LayerTypeError, match=r"expected a torch\.nn\.Module, got 3"):
@@ -425,13 +495,26 @@ def test_wrong_arguments_are_refused() -> None:
         check(nn.Sequential(nn.LazyLinear(4)), x)
     with pytest.raises(SpecError, match=r"optimizer must be a torch\.optim\.Optimizer or a function"):
         check(model, x, optimizer=3)  # type: ignore[arg-type]
+    for name, value in (("loss", 3), ("initialize", "x"), ("thresholds", {}), ("seed", 1.5), ("suppress", None)):
+        with pytest.raises(SpecError, match=f"^{name} must be"):
+            check(Silent(), x, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="LBFGS asks for the loss during its step"):
+        check(model, x, optimizer=torch.optim.LBFGS(model.parameters()))
     with pytest.raises(SpecError, match="has no parameter of this model"):
         check(model, x, optimizer=torch.optim.SGD(nn.Linear(1, 1).parameters()))
 
 
 def test_thresholds_are_checked_and_used() -> None:
-    with pytest.raises(SpecError, match="dead_fail must be a number of at least 0, got nan"):
-        Thresholds(dead_fail=float("nan"))
+    for name, value, message in (
+        ("dead_fail", float("nan"), "must be a number of at least 0, got nan"),
+        ("dead_fail", -0.1, "must be a number of at least 0, got -0.1"),
+        ("dead_fail", 95, "is a fraction and must be at most 1, got 95"),
+        ("overflow_margin", 0, "must be a number above 0, got 0"),
+        ("shortest_run", 1, "must be a number of at least 2, got 1"),
+        ("patience", 2.5, "must be a whole number, got 2.5"),
+    ):
+        with pytest.raises(SpecError, match=f"{name} {message}"):
+            Thresholds(**{name: value})  # type: ignore[arg-type]
     model = Mlp(8, 16, 4)
     nn.init.zeros_(model[2].weight)
     report = check(model, vectors(8), thresholds=Thresholds(dead_warn=0.0, fewest_samples=1, dead_fail=0.0))

@@ -105,6 +105,7 @@ def check(
     """
     begin = time.perf_counter()
     inner = _checked(model, level, plan)
+    _check_options(loss, initialize, optimizer, thresholds, seed)
     sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
     if level == "fast" and (width is not None or depth is not None):
         raise SpecError('width= and depth= belong to the full level; pass level="full"')
@@ -160,6 +161,27 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
     return inner
 
 
+def _check_options(
+    loss: LossFunction | None,
+    initialize: Initialize | None,
+    optimizer: OptimizerLike | None,
+    thresholds: Thresholds | None,
+    seed: int | None,
+) -> None:
+    if loss is not None and not callable(loss):
+        raise SpecError(f"loss must be a function of the model's output and the batch, got {loss!r}")
+    if initialize is not None and not callable(initialize):
+        raise SpecError(f"initialize must be a function of the model, got {initialize!r}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
+        raise SpecError(
+            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {optimizer!r}"
+        )
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise SpecError(f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {thresholds!r}")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise SpecError(f"seed must be a whole number, got {seed!r}")
+
+
 def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | None, seed: int) -> nn.Module:
     """The model, or for one on meta a copy with memory and values."""
     on_meta = [slot.name for slot in walk(model) if slot.tensor.is_meta]
@@ -201,11 +223,11 @@ def _evidence(
         uses=seen.uses,
         head=seen.head,
         loss=seen.loss,
+        paired=seen.paired,
         surrogate=seen.surrogate,
         differentiable=seen.differentiable,
         batch_signal=seen.batch_signal,
-        outputs=seen.outputs,
-        output_signals=seen.output_signals,
+        output_nonfinite=seen.output_nonfinite,
         thresholds=limits,
         later=later,
         updates={} if optimizer is None else first_step(tensors, optimizer),

@@ -17,8 +17,7 @@ from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
 from zeta.check.losses import LossFunction, Objective, objective
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
-from zeta.check.results import Layer, Loss, Stats
-from zeta.check.tags import usual_unit
+from zeta.check.results import Layer, Loss
 from zeta.names import Slot, is_fsdp, named_modules
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
@@ -34,14 +33,14 @@ class Probe:
     uses: tuple[Use, ...]
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
     loss: Loss
+    paired: bool
     surrogate: bool
     differentiable: bool
     used: frozenset[str]
     head: frozenset[str]  #: the parameters that make the logits
     detached: frozenset[int]
     batch_signal: float | None
-    outputs: tuple[Stats, ...]
-    output_signals: tuple[float, ...]
+    output_nonfinite: int
 
 
 def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None) -> Probe:
@@ -59,7 +58,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
     head, head_parameters = _head_of(aim, output, capture)
-    outputs = [p for p in (pending(t, usual_unit(t)) for _, t in tensors_in(output)) if p is not None]
+    outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
     entropies = _loss(aim, capture)
     learned = {id(tensor): tensor for tensor in _learned(model)}
     gradients: dict[int, Tensor] = {}
@@ -73,14 +72,14 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         uses=tuple(_uses(capture.records, head)),
         gradients=gradients,
         loss=entropies,
+        paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,
         batch_signal=signal,
-        outputs=tuple(one.stats for one in measured),
-        output_signals=tuple(one.signal for one in measured),
+        output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
     )
 
 
@@ -154,6 +153,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         samples=record.samples,
         attached=record.attached,
         signal=output.signal,
+        masked=output.masked,
         input_signal=None if given is None else given.signal,
         input_square=square,
         head=head,
@@ -233,6 +233,12 @@ def _behind(nodes: list[Any]) -> frozenset[int]:
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
+
+
+def _paired(logits: Tensor, target: Tensor) -> bool:
+    count = len(target) if target.ndim == 1 else 0
+    own = torch.arange(count, device=target.device, dtype=target.dtype)
+    return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
 
 
 def _loss(aim: Objective, capture: Capture) -> Loss:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from zeta.check.duplicates import hashes
 from zeta.check.evidence import Evidence, Held, Units
 from zeta.check.results import Finding
+from zeta.check.rules.backward import so_far
 from zeta.check.rules.base import found
 
 
@@ -40,7 +41,7 @@ def _zero_and_still(one: Held, evidence: Evidence) -> Iterator[Finding]:
     if later is None or later.skipped is not None:
         return
     if one.name in later.still:
-        message = f"it and its gradient are exactly zero, and still are after {later.steps} steps of gradient descent"
+        message = f"it and its gradient are exactly zero, and {so_far(later)}"
         yield found("Z302", message, parameter=one.name)
     else:
         message = "all zero, without a gradient yet: it gets one as soon as another zero weight has moved"
