@@ -16,7 +16,7 @@ import zeta
 from examples.gpt import gpt2
 from tests.models import Basic, ResNet
 from tests.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
-from tests.sick import Lora
+from tests.sick import Heads, Lora, of_both_heads
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -107,6 +107,15 @@ def many_classes_few_samples() -> Any:
     nn.init.zeros_(model[2].weight)
     nn.init.zeros_(model[2].bias)
     return model, (vectors(16), classes(20, 64))
+
+
+@healthy
+def two_zero_read_outs() -> Any:
+    model = Heads(1000)
+    for head in (model.one, model.other):
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    return model, vectors(16), {"loss": of_both_heads}
 
 
 @healthy

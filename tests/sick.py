@@ -298,6 +298,14 @@ def both_factors_of_lora_zero() -> Any:
     return model, vectors(8)
 
 
+@sick("Z302", "blocks.0.attn.in_proj_weight")
+def packed_queries_and_keys_zero() -> Any:
+    model = LanguageModel()
+    for block in model.blocks:
+        nn.init.zeros_(block.attn.in_proj_weight[: 2 * block.attn.embed_dim])
+    return model, tokens()
+
+
 @sick("Z305", "layers.1.linear1.weight", "warn")
 def cloned_layers() -> Any:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
@@ -547,6 +555,28 @@ def head_too_large() -> Any:
     model = Mlp(8, 64, 10)
     nn.init.normal_(model[2].weight, std=3.0)
     return model, (vectors(8), torch.arange(64) % 10)
+
+
+class Heads(nn.Module):
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.body, self.one, self.other = nn.Linear(16, 64), nn.Linear(64, classes), nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.relu(self.body(x))
+        return self.one(y), self.other(y)
+
+
+def of_both_heads(output: tuple[Tensor, Tensor], batch: Tensor) -> Tensor:
+    labels = torch.arange(len(batch)) % 10
+    return F.cross_entropy(output[0], labels) + F.cross_entropy(output[1], labels)
+
+
+@sick("Z601", "other.weight", loss=of_both_heads)
+def one_of_two_heads_too_large() -> Any:
+    model = Heads()
+    nn.init.normal_(model.other.weight, std=3.0)
+    return model, vectors(16)
 
 
 class Leaking(nn.Module):

@@ -224,6 +224,24 @@ def test_attention_is_seen_inside_multihead_attention(need_weights: bool) -> Non
     assert layer.largest_logit == pytest.approx(float(scores.abs().max()), rel=1e-4)
 
 
+def test_zero_queries_that_learn_are_benign() -> None:
+    model = LanguageModel()
+    for block in model.blocks:
+        nn.init.zeros_(block.attn.in_proj_weight[: block.attn.embed_dim])
+    assert not {f.rule.id for f in check(model, tokens()).findings} & {"Z301", "Z302", "Z506"}
+
+
+def test_what_overflows_is_said_to_overflow_and_no_more() -> None:
+    model = Mlp(8, 16, 4, depth=12)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=1e6)
+    report = check(model, vectors(8))
+    failures = {f.rule.id for f in report.findings if f.severity is Severity.FAIL}
+    assert failures == {"Z401", "Z402"}
+    assert not {f.rule.id for f in report.findings} & {"Z506", "Z507"}
+
+
 def test_causal_attention_is_measured_over_the_keys_that_are_seen() -> None:
     model = LanguageModel()
     for block in model.blocks:

@@ -111,6 +111,7 @@ class Later:
 
     steps: int
     still: frozenset[str]  #: their gradient stayed zero, and so did they
+    parts: Mapping[str, int] = field(default_factory=dict)  #: so many units of a weight were zero and stayed so
     skipped: str | None = None  #: why nothing is known
 
 

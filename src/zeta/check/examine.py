@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from zeta import dtypes, verbs
 from zeta._version import __version__
 from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
-from zeta.check.duplicates import units_of_all
+from zeta.check.duplicates import still_zeros, units_of_all
 from zeta.check.evidence import Evidence, Held, Later
 from zeta.check.isolation import preserved
 from zeta.check.jacobians import jacobians
@@ -270,12 +271,17 @@ def _later(
     tensors: tuple[Held, ...],
     limits: Thresholds,
 ) -> Later | None:
-    """Only where a weight's gradient is exactly zero."""
-    zero = {id(one.slot.tensor): one.name for one in tensors if one.is_weight and one.trainable and one.still}
-    if not zero:
+    """Only where a weight's gradient, or that of zero units, is exactly zero."""
+    learned = [one for one in tensors if one.is_weight and one.trainable]
+    zero = {id(one.slot.tensor): one.name for one in learned if one.still}
+    chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
+    parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
+    if not zero and not parts:
         return None
+    if seen.output_nonfinite or not math.isfinite(seen.loss.value):
+        return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
     with preserved(model):
-        return later(model, call, loss, seen.gradients, zero, limits.patience)
+        return later(model, call, loss, seen.gradients, zero, parts, limits.patience)
 
 
 def _parameter(one: Held, evidence: Evidence) -> Parameter:

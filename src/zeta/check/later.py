@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zeta.check.batches import Call
 from zeta.check.calls import Quiet
-from zeta.check.evidence import Later
+from zeta.check.duplicates import rows_of
+from zeta.check.evidence import Held, Later
 from zeta.check.losses import LossFunction, objective
 from zeta.names import is_fsdp
 
@@ -24,6 +25,7 @@ def later(
     loss: LossFunction | None,
     gradients: Mapping[int, Tensor],
     zero: Mapping[int, str],
+    parts: Mapping[int, tuple[Held, Tensor]],
     patience: int,
 ) -> Later:
     """Take up to ``patience`` steps and see which of the parameters in ``zero`` never get a gradient.
@@ -34,6 +36,7 @@ def later(
         loss: as given to ``check``.
         gradients: those of the first pass, by the ``id`` of the parameter.
         zero: name by ``id`` of the parameters in question, whose first gradient was exactly zero.
+        parts: by ``id`` weights of which some units are in question, and which.
         patience: how many steps at most.
     """
     if any(is_fsdp(module) for module in model.modules()):
@@ -41,9 +44,9 @@ def later(
     named = dict(model.named_parameters())
     current = {name: parameter.detach().clone() for name, parameter in named.items()}
     known = {name: gradients.get(id(parameter)) for name, parameter in named.items()}
-    waiting = dict(zero)
+    waiting, units = dict(zero), dict(parts)
     steps = 0
-    while waiting and steps < patience:
+    while (waiting or units) and steps < patience:
         moved = False
         for name, gradient in known.items():
             moved |= gradient is not None and _move(current[name], gradient)
@@ -53,7 +56,16 @@ def later(
         known = _gradients(model, call, loss, named, current)
         arrived = {id(named[name]) for name, gradient in known.items() if gradient is not None and bool(gradient.any())}
         waiting = {key: name for key, name in waiting.items() if key not in arrived}
-    return Later(steps=steps, still=frozenset(waiting.values()))
+        by_id = {id(named[name]): gradient for name, gradient in known.items()}
+        units = {key: part for key, part in units.items() if not _reached(*part, by_id.get(key))}
+    left = {one.name: int(chosen.sum()) for one, chosen in units.values()}
+    return Later(steps=steps, still=frozenset(waiting.values()), parts=left)
+
+
+def _reached(one: Held, chosen: Tensor, gradient: Tensor | None) -> bool:
+    """Whether any of the chosen units got a gradient."""
+    rows = None if gradient is None else rows_of(one, gradient)
+    return rows is not None and bool(rows[chosen].any())
 
 
 def _move(values: Tensor, gradient: Tensor) -> bool:

@@ -57,9 +57,9 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     with _eagerly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
-    head, head_parameters = _head_of(aim, output, capture)
+    classified, loss_seen = _loss(aim, capture)
+    head, head_parameters = _heads(classified, output, capture)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
-    entropies = _loss(aim, capture)
     learned = {id(tensor): tensor for tensor in _learned(model)}
     gradients: dict[int, Tensor] = {}
     detached: frozenset[int] = frozenset()
@@ -71,7 +71,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     return Probe(
         uses=tuple(_uses(capture.records, head)),
         gradients=gradients,
-        loss=entropies,
+        loss=loss_seen,
         paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
@@ -180,28 +180,36 @@ def _batch_signal(call: Call) -> float | None:
 # -- graph -----------------------------------------------------------------------------------------------------------
 
 
-def _head_of(aim: Objective, output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
-    """The use that makes the logits, and the parameters in it.
+def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
+    """The use that makes the logits, the first ones where there are several, and the parameters that make any.
 
-    Reached from the logits, or else the outputs, through operations with one input that is not a parameter.
+    Without logits, those of the first output that has them.
     """
-    logits = [logit for logit, _, _ in capture.cross_entropy]
-    tensors = logits or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
     nodes = {record.node: record for record in capture.records if record.node is not None and not record.block}
-    for tensor in tensors:
-        node = tensor.grad_fn
-        for _ in range(_HEAD_STEPS):
-            if node is None:
-                break
-            record = nodes.get(node)
-            above = [inner for inner, _ in node.next_functions if inner is not None]
-            leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
-            if record is not None or any(leaf.ndim > 1 for leaf in leaves):
-                names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
-                return record, frozenset(names.union(() if record is None else record.parameters))
-            rest = [inner for inner in above if _leaf(inner) is None]
-            node = rest[0] if len(rest) == 1 else None
-    return None, frozenset()
+    tensors = classified or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
+    heads = [head for tensor in tensors if (head := _head_of(tensor, nodes, capture)) is not None]
+    if not heads:
+        return None, frozenset()
+    return heads[0][0], frozenset().union(*(names for _, names in (heads if classified else heads[:1])))
+
+
+def _head_of(
+    tensor: Tensor, nodes: Mapping[Any, Record], capture: Capture
+) -> tuple[Record | None, frozenset[str]] | None:
+    """What makes a tensor, reached through operations with one input that is not a parameter."""
+    node: Any = tensor.grad_fn
+    for _ in range(_HEAD_STEPS):
+        if node is None:
+            break
+        record = nodes.get(node)
+        above = [inner for inner, _ in node.next_functions if inner is not None]
+        leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
+        if record is not None or any(leaf.ndim > 1 for leaf in leaves):
+            names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
+            return record, frozenset(names.union(() if record is None else record.parameters))
+        rest = [inner for inner in above if _leaf(inner) is None]
+        node = rest[0] if len(rest) == 1 else None
+    return None
 
 
 def _leaf(node: Any) -> Tensor | None:
@@ -241,12 +249,24 @@ def _paired(logits: Tensor, target: Tensor) -> bool:
     return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
 
 
-def _loss(aim: Objective, capture: Capture) -> Loss:
-    """The loss; for cross entropy with the one that unrelated labels would give."""
-    classified = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
-    if not classified:
-        return Loss(value=float(aim.value.detach()), expected=None, classes=None)
-    logits, targets, ignored = max(classified, key=lambda call: call[0].shape[1])
+def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:
+    """The loss; of cross entropies that whose logits cost most beside ln(classes), and all logits, its own first."""
+    calls = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
+    if not calls:
+        return [], Loss(value=float(aim.value.detach()), expected=None, classes=None)
+    losses = [_cross_entropy(*call, aim) for call in calls]
+    order = sorted(range(len(calls)), key=lambda number: _weight(losses[number]), reverse=True)
+    return [calls[number][0] for number in order], losses[order[0]]
+
+
+def _weight(loss: Loss) -> tuple[float, int]:
+    """How much the spread of the logits costs in whole nats, what is not finite first; then the number of classes."""
+    cost, classes = loss.value if loss.expected is None else loss.expected, loss.classes or 1
+    return float(round(cost - math.log(classes))) if math.isfinite(cost) else math.inf, classes
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, ignored: int, aim: Objective) -> Loss:
+    """One cross entropy, with the one that unrelated labels would give."""
     with torch.no_grad():
         flat = logits.detach().movedim(1, -1).flatten(0, -2).float()
         wanted = targets.flatten()

@@ -93,11 +93,11 @@ def _main_path(uses: Sequence[Use]) -> list[Use]:
     return [use for use in uses if use.weighted and not f"{use.module}.".startswith(inside)]
 
 
-def so_far(later: Later) -> str:
+def so_far(later: Later, verb: str = "is") -> str:
     """How long a gradient that is zero was watched."""
     if not later.steps:
         return "no other has one that is not zero, so that nothing ever moves"
-    return f"still is after {later.steps} steps of gradient descent"
+    return f"still {verb} after {later.steps} steps of gradient descent"
 
 
 def _still(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:

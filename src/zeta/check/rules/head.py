@@ -24,7 +24,8 @@ def _loss(evidence: Evidence) -> Iterator[Finding]:
     if loss is None or loss.classes is None or loss.classes < 2:
         return
     head = next((use for use in evidence.uses if use.head), None)
-    weights = sorted(name for name in evidence.head if "bias" not in name)
+    own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
+    weights = sorted(name for name in own if "bias" not in name)
     parameter, layer = (weights[0] if weights else None), head.layer.name if head is not None else None
     if not math.isfinite(loss.value):
         yield found("Z601", f"the initial loss is {loss.value}", parameter=parameter, layer=layer)
