@@ -47,7 +47,8 @@ def _frozen(evidence: Evidence) -> Iterator[Finding]:
     if frozen:
         names = [name for name, _ in fold((one.name, one.slot.shape, one) for one in frozen)]
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        yield found("Z505", f"{len(frozen)} parameters are frozen: {shown}", parameter=frozen[0].name)
+        count = "1 parameter is" if len(frozen) == 1 else f"{len(frozen):,} parameters are"
+        yield found("Z505", f"{count} frozen: {shown}", parameter=frozen[0].name)
 
 
 # -- size ------------------------------------------------------------------------------------------------------------
