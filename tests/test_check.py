@@ -274,6 +274,16 @@ def test_gradients_inside_attention_are_no_measure_of_depth() -> None:
     assert "Z504" not in {finding.rule.id for finding in check(model, tokens()).findings}
 
 
+def test_units_of_one_weight_are_told_apart_by_gradients_that_differ_a_little() -> None:
+    model = Mlp(8, 16, 4)
+    with torch.no_grad():
+        model[0].weight[1] = model[0].weight[0]
+        model[2].weight[:, 1] = model[2].weight[:, 0] * 1.01
+    found = {f.rule.id for f in check(model, vectors(8)).findings}
+    assert "Z304" in found
+    assert "Z301" not in found
+
+
 def test_blocks_are_marked() -> None:
     report = check(Residual(depth=3), vectors(16))
     assert [layer.name for layer in report.layers if layer.block] == ["blocks.0", "blocks.1", "blocks.2"]

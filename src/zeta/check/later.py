@@ -13,6 +13,7 @@ from zeta.check.calls import Quiet
 from zeta.check.duplicates import rows_of
 from zeta.check.evidence import Held, Later
 from zeta.check.losses import LossFunction, objective
+from zeta.check.moments import plain
 from zeta.names import is_fsdp
 
 # a step moves each parameter by this in rms, as Adam's first steps do
@@ -54,22 +55,27 @@ def later(
             break
         steps += 1
         known = _gradients(model, call, loss, named, current)
-        arrived = {id(named[name]) for name, gradient in known.items() if gradient is not None and bool(gradient.any())}
+        arrived = {id(named[name]) for name, gradient in known.items() if gradient is not None and _any(gradient)}
         waiting = {key: name for key, name in waiting.items() if key not in arrived}
         by_id = {id(named[name]): gradient for name, gradient in known.items()}
         units = {key: part for key, part in units.items() if not _reached(*part, by_id.get(key))}
-    left = {one.name: int(chosen.sum()) for one, chosen in units.values()}
+    left = {one.name: int(chosen.sum()) for key, (one, chosen) in units.items() if key not in waiting}
     return Later(steps=steps, still=frozenset(waiting.values()), parts=left)
+
+
+def _any(gradient: Tensor) -> bool:
+    """Whether anything of it is not zero, on any rank."""
+    return bool(plain(gradient).any())
 
 
 def _reached(one: Held, chosen: Tensor, gradient: Tensor | None) -> bool:
     """Whether any of the chosen units got a gradient."""
-    rows = None if gradient is None else rows_of(one, gradient)
+    rows = None if gradient is None else rows_of(one, plain(gradient))
     return rows is not None and bool(rows[chosen].any())
 
 
 def _move(values: Tensor, gradient: Tensor) -> bool:
-    size = float(gradient.float().square().mean().sqrt())
+    size = float(plain(gradient).float().square().mean().sqrt())
     if not 0 < size < float("inf"):
         return False
     values.sub_(gradient.to(values.dtype), alpha=_STEP / size)
