@@ -284,23 +284,44 @@ def test_units_of_one_weight_are_told_apart_by_gradients_that_differ_a_little() 
     assert "Z301" not in found
 
 
+def test_units_of_images_are_their_channels() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(x).mean((2, 3)))
+
+    x = images(3)
+    x[:, 1].abs_().neg_()
+    assert layers(check(Model(), x))["model:relu"].dead == pytest.approx(1 / 3)
+
+
 def test_blocks_are_marked() -> None:
     report = check(Residual(depth=3), vectors(16))
     assert [layer.name for layer in report.layers if layer.block] == ["blocks.0", "blocks.1", "blocks.2"]
 
 
-def test_checkpointed_layers_are_seen_once() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers_are_seen_once(reentrant: bool) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.head = Mlp(8, 16, 8), nn.Linear(8, 4)
+            self.first, self.inner, self.head = nn.Linear(8, 8), Mlp(8, 16, 8), nn.Linear(8, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False))
+            return self.head(torch.utils.checkpoint.checkpoint(self.inner, self.first(x), use_reentrant=reentrant))
 
-    found = layers(check(Model(), vectors(8)))
-    assert list(found) == ["inner.0", "inner.1", "inner.2", "head"]
-    assert found["inner.2"].gradient is not None
+    model = Model()
+    apply = torch.utils.checkpoint.CheckpointFunction.apply
+    report = check(model, vectors(8))
+    found = layers(report)
+    assert report.findings == ()
+    assert torch.utils.checkpoint.CheckpointFunction.apply == apply
+    assert list(found) == ["first", "inner.0", "inner.1", "inner.2", "head"]
+    assert all(layer.gradient is not None for layer in report.layers)
+    model(vectors(8)).sum().backward()  # still checkpointed, still works
 
 
 # -- batches, outputs, losses ----------------------------------------------------------------------------------------

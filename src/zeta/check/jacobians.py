@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zeta.check.batches import Call, mapped
+from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Chain
 from zeta.names import Slot, named_modules
@@ -37,7 +38,11 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
     """
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
     capture = Capture(named_modules(model), {id(slot.tensor): slot.name for slot in slots}, keep=True)
-    with sdpa_kernel(SDPBackend.MATH), capture.watching():  # the fused kernels have no second derivative
+    with (
+        plainly(model),
+        sdpa_kernel(SDPBackend.MATH),
+        capture.watching(),
+    ):  # the fused kernels have no second derivative
         model(*args, **kwargs)
     singular = {}
     for record in capture.records:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta.check.batches import Call
-from zeta.check.calls import Quiet
+from zeta.check.calls import Quiet, plainly
 from zeta.check.duplicates import rows_of
 from zeta.check.evidence import Held, Later
 from zeta.check.losses import LossFunction, objective
@@ -86,7 +86,7 @@ def _gradients(
     model: nn.Module, call: Call, loss: LossFunction | None, named: Mapping[str, Tensor], current: Mapping[str, Tensor]
 ) -> dict[str, Tensor | None]:
     leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
-    with Quiet():
+    with plainly(model), Quiet():
         output = torch.func.functional_call(model, leaves, call.args, dict(call.kwargs))
         value = objective(output, call, loss).value
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeta.check.batches import Call, tensors_in
+from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
 from zeta.check.losses import LossFunction, Objective, objective
@@ -54,7 +54,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
             names |= {id(part): slot.name for part in slot.parametrization.parameters()}
     capture = Capture(named_modules(model), names)
     signal = _batch_signal(call)
-    with _eagerly(model), capture.watching():
+    with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
     classified, loss_seen = _loss(aim, capture)
@@ -81,12 +81,6 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         batch_signal=signal,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
     )
-
-
-def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Without the compiler; to say so imports it, which takes seconds, so only where something is compiled."""
-    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def _learned(model: nn.Module) -> list[Tensor]:
