@@ -443,6 +443,7 @@ def test_a_loss_over_no_labels_is_not_a_number() -> None:
 def test_loss_of_a_head_without_opinion() -> None:
     model = Mlp(8, 16, 7)
     nn.init.zeros_(model[2].weight)
+    nn.init.constant_(model[2].bias, 100.0)  # of all classes alike
     loss = check(model, (vectors(8), torch.arange(64) % 7)).loss
     assert loss.expected == pytest.approx(np.log(7), rel=1e-5)
 
@@ -501,6 +502,16 @@ def test_fsdp2_is_checked_on_global_values(mesh: Any) -> None:
     assert bool((grad.full_tensor() == 1).all())
     assert model[2].weight.grad is None
     model(x).sum().backward()  # still works
+
+
+def test_fsdp2_is_sharded_again_where_no_backward_pass_follows(mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    model = fully_shard(Mlp(8, 16, 4), mesh=mesh)
+    report = check(model, vectors(8), loss=lambda y, _: y.detach().sum())
+    assert [f.rule.id for f in report.findings] == ["Z503"]
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def test_a_model_on_meta_is_checked_on_a_copy() -> None:

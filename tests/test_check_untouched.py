@@ -99,6 +99,22 @@ def test_hooks_on_parameters_come_back() -> None:
     model(vectors(8)).sum().backward()
 
 
+def test_gradients_that_a_forward_pass_adds_to_come_back() -> None:
+    class Model(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            y.sum().backward(retain_graph=True)
+            return y
+
+    model = Model()
+    model.fc.weight.grad = torch.ones(8, 8)
+    grad = model.fc.weight.grad
+    check(model, vectors(8))
+    assert model.fc.weight.grad is grad
+    assert torch.equal(grad, torch.ones(8, 8))
+    assert model.head.weight.grad is None
+
+
 def test_dtype_shape_and_memory_come_back() -> None:
     class Model(Net):
         def __init__(self) -> None:

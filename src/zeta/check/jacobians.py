@@ -38,11 +38,8 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
     """
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
     capture = Capture(named_modules(model), {id(slot.tensor): slot.name for slot in slots}, keep=True)
-    with (
-        plainly(model),
-        sdpa_kernel(SDPBackend.MATH),
-        capture.watching(),
-    ):  # the fused kernels have no second derivative
+    # the fused kernels of attention have no second derivative
+    with plainly(model), sdpa_kernel(SDPBackend.MATH), capture.watching():
         model(*args, **kwargs)
     singular = {}
     for record in capture.records:
