@@ -146,6 +146,11 @@ def std_off_plan() -> Any:
     return planned([], lambda model: model[2].weight.mul_(1.5))
 
 
+@sick("Z201", "2.weight")
+def std_below_plan() -> Any:
+    return planned([], lambda model: model[2].weight.mul_(0.7))
+
+
 @sick("Z202", "2.weight")
 def mean_off_plan() -> Any:
     return planned([], lambda model: model[2].weight.add_(0.03))

@@ -298,6 +298,42 @@ def test_units_of_images_are_their_channels() -> None:
     assert layers(check(Model(), x))["model:relu"].dead == pytest.approx(1 / 3)
 
 
+def test_a_tied_weight_is_used_where_any_of_its_modules_runs() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.body.weight = self.spare.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x).detach())
+
+    report = check(Model(), vectors(8))
+    found = {f.parameter: f.rule.id for f in report.findings}
+    assert found == {"body.weight": "Z502", "body.bias": "Z502", "spare.bias": "Z501"}
+
+
+def test_layers_and_parameters_name_a_tied_weight_alike() -> None:
+    """Neither registration nor the order of use decides the name: an embedding's, else the first in the alphabet."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zebra, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.body.weight = self.zebra.weight
+            nn.init.zeros_(self.body.weight)
+            nn.init.zeros_(self.body.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.body(F.relu(self.zebra(x)))))
+
+    report = check(Model(), vectors(8))
+    found = layers(report)
+    assert found["body"].parameters[0] == found["zebra"].parameters[0] == "body.weight"
+    assert {name for layer in report.layers for name in layer.parameters} <= {p.name for p in report.parameters}
+    assert ("Z302", "body.weight") in {(f.rule.id, f.parameter) for f in report.findings}
+
+
 def test_blocks_are_marked() -> None:
     report = check(Residual(depth=3), vectors(16))
     assert [layer.name for layer in report.layers if layer.block] == ["blocks.0", "blocks.1", "blocks.2"]

@@ -29,7 +29,7 @@ def test_singular_values_are_those_of_the_jacobian() -> None:
         values = torch.linalg.svdvals(layer.weight.detach())
         square, largest = layers[name].singular
         assert largest == pytest.approx(float(values[0]), rel=0.05)
-        assert square == pytest.approx(float(values.square().mean()), rel=0.3)  # a few random vectors
+        assert square == pytest.approx(float(values.square().mean()), rel=0.2)  # a few random vectors
     slopes = (1 - torch.tanh(model[0](x)) ** 2).detach()
     square, largest = layers["1"].singular
     assert square == pytest.approx(float(slopes.square().mean()), rel=0.2)

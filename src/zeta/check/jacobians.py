@@ -16,6 +16,7 @@ from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Chain
 from zeta.names import Slot, named_modules
+from zeta.planning import groups
 
 #: random vectors for the mean square, and rounds of the power iteration for the largest
 _PROBES: Final = 3
@@ -37,7 +38,7 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
     The largest comes from a power iteration with ``J`` and its transpose.
     """
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
-    capture = Capture(named_modules(model), {id(slot.tensor): slot.name for slot in slots}, keep=True)
+    capture = Capture(named_modules(model), {id(group[0].tensor): group[0].name for group in groups(slots)}, keep=True)
     # the fused kernels of attention have no second derivative
     with plainly(model), sdpa_kernel(SDPBackend.MATH), capture.watching():
         model(*args, **kwargs)

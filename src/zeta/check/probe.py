@@ -19,6 +19,7 @@ from zeta.check.losses import LossFunction, Objective, objective
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
 from zeta.check.results import Layer, Loss
 from zeta.names import Slot, is_fsdp, named_modules
+from zeta.planning import groups
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
 _HEAD_STEPS = 12
@@ -48,7 +49,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
 
     To be called inside :func:`~zeta.check.isolation.preserved`. Whatever the model raises is passed on.
     """
-    names = {id(slot.tensor): slot.name for slot in reversed(slots)}
+    names = {id(group[0].tensor): group[0].name for group in groups(slots)}
     for slot in slots:
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in slot.parametrization.parameters()}
