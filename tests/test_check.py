@@ -334,6 +334,20 @@ def test_layers_and_parameters_name_a_tied_weight_alike() -> None:
     assert ("Z302", "body.weight") in {(f.rule.id, f.parameter) for f in report.findings}
 
 
+def test_the_head_is_the_layer_and_not_the_model_around_it() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.body, self.head = nn.Parameter(torch.ones(8)), nn.Linear(8, 64), nn.Linear(64, 10)
+            nn.init.normal_(self.head.weight, std=3.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.body(x * self.scale)))
+
+    (finding,) = [f for f in check(Model(), (vectors(8), torch.arange(64) % 10)).findings if f.rule.id == "Z601"]
+    assert (finding.layer, finding.parameter) == ("head", "head.weight")
+
+
 def test_blocks_are_marked() -> None:
     report = check(Residual(depth=3), vectors(16))
     assert [layer.name for layer in report.layers if layer.block] == ["blocks.0", "blocks.1", "blocks.2"]

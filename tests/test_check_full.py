@@ -52,6 +52,17 @@ def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
     assert found(check(*deep(15, nn.ReLU, math.sqrt(2)), level="full"), "Z801") == []
 
 
+def test_a_small_head_and_pooling_do_not_multiply() -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)]
+    for layer in layers[:4:2] + layers[6:7]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+    nn.init.normal_(layers[-1].weight, std=1e-5)  # type: ignore[arg-type]
+    report = check(nn.Sequential(*layers), torch.randn(8, 3, 32, 32), level="full")
+    assert found(report, "Z801") == []
+
+
 def test_residual_blocks_multiply_too() -> None:
     model = Residual(depth=24)
     with torch.no_grad():

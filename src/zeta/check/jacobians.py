@@ -103,16 +103,20 @@ def _blocks(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _sequences(records: Sequence[Record]) -> list[list[Record]]:
-    """Records each of which takes the output of the one before it, the same tensor."""
+    """Records that take what the one before put out, the same tensor; pooling, a mean by nature, ends them."""
     found: list[list[Record]] = []
+    follows = False
     for record in records:
         if record.block or record.tensors is None:
             continue
-        before = found[-1][-1].tensors if found else None
-        if before is not None and before[1] is record.tensors[0]:
+        given, output = record.tensors
+        pools = not record.parameters and output.numel() < given.numel()
+        before = found[-1][-1].tensors if found and follows and not pools else None
+        if before is not None and before[1] is given:
             found[-1].append(record)
-        else:
+        elif not pools:
             found.append([record])
+        follows = not pools
     return found
 
 

@@ -180,7 +180,9 @@ def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Rec
 
     Without logits, those of the first output that has them.
     """
-    nodes = {record.node: record for record in capture.records if record.node is not None and not record.block}
+    # of records that put out the same tensor, the innermost, which comes first
+    seen = [record for record in reversed(capture.records) if record.node is not None and not record.block]
+    nodes = {record.node: record for record in seen}
     tensors = classified or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
     heads = [head for tensor in tensors if (head := _head_of(tensor, nodes, capture)) is not None]
     if not heads:
