@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -346,6 +347,24 @@ def test_the_head_is_the_layer_and_not_the_model_around_it() -> None:
 
     (finding,) = [f for f in check(Model(), (vectors(8), torch.arange(64) % 10)).findings if f.rule.id == "Z601"]
     assert (finding.layer, finding.parameter) == ("head", "head.weight")
+
+
+def test_a_module_that_fails_and_is_caught_leaves_no_trace() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("not for this")
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attempt, self.fc = Fails(), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with contextlib.suppress(ValueError):
+                return self.attempt(x)
+            return self.fc(x)
+
+    assert list(layers(check(Model(), vectors(8)))) == ["fc"]
 
 
 def test_blocks_are_marked() -> None:
