@@ -137,6 +137,18 @@ def test_dtype_shape_and_memory_come_back() -> None:
         assert name == "table" or tensor.data_ptr() == where, name
 
 
+def test_models_that_a_factory_keeps_are_not_trained() -> None:
+    kept = {size: Net() for size in (4, 8)}
+    before = {size: [p.clone() for p in model.parameters()] for size, model in kept.items()}
+    check(
+        kept[4], vectors(8), level="full", width=kept.__getitem__, widths=(4, 8), depth=kept.__getitem__, depths=(4, 8)
+    )
+    for size, model in kept.items():
+        for parameter, values in zip(model.parameters(), before[size], strict=True):
+            assert torch.equal(parameter, values)
+            assert parameter.grad is None
+
+
 def test_inference_mode() -> None:
     model = Net()
     with torch.inference_mode():
