@@ -28,6 +28,8 @@ _TABLES: Final = (
 # what a tensor keeps the hooks in that somebody registered on it
 _HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
+# a vocabulary has hundreds of thousands of these
+_PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
 # so many containers in each other are looked into
 _DEPTH: Final = 4
 
@@ -164,7 +166,8 @@ def _contents(value: Any, depth: int) -> Iterator[Callable[[], object]]:
         if not isinstance(value, tuple):
             yield _refilled(value)
         for item in list(value.values()) if isinstance(value, dict) else list(value):
-            yield from _contents(item, depth - 1)
+            if not isinstance(item, _PLAIN):
+                yield from _contents(item, depth - 1)
 
 
 def _is(value: Any, module: str, kind: str) -> bool:
