@@ -581,6 +581,10 @@ def test_fsdp2_is_sharded_again_where_no_backward_pass_follows(mesh: Any) -> Non
     report = check(model, vectors(8), loss=lambda y, _: y.detach().sum())
     assert [f.rule.id for f in report.findings] == ["Z503"]
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert not model(vectors(8)).any()  # gathered anew
 
 
 def test_a_model_on_meta_is_checked_on_a_copy() -> None:
