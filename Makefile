@@ -14,7 +14,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow sanitize lint format typecheck bench bench-save demo clean
+.PHONY: help venv chromium test test-slow test-arm sanitize lint format typecheck bench bench-save demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,8 +50,24 @@ chromium: ## install Debian's Chromium for the tests of HTML, where there is non
 test: lint typecheck sanitize chromium ## lint, type check, run the tests and doctests (PYTEST_ARGS="-n 0 -x" and the like are passed on)
 	$(PYTEST)
 
-test-slow: $(STAMP) ## run the tests that take minutes
+test-slow: $(STAMP) ## run the tests that take minutes, every word of 32 bits among them
+	$(CMAKE) -S . -B build/programs -DCMAKE_BUILD_TYPE=Release -DZETA_TEST_PROGRAMS=ON >build/programs.log
+	$(CMAKE) --build build/programs >>build/programs.log
 	$(PYTEST) -m slow
+
+# A compiler for the other processor and an emulator of it, from Debian.
+ARM_CXX := aarch64-linux-gnu-g++
+ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
+
+test-arm: $(STAMP) ## run the kernels for ARM (NEON) in an emulator; installs it, as root, with apt
+	@command -v $(ARM_CXX) >/dev/null && command -v qemu-aarch64 >/dev/null || { \
+	    echo "installing $(ARM_PACKAGES)"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -qq -y --no-install-recommends $(ARM_PACKAGES); } >/dev/null; }
+	$(CMAKE) -S . -B build/arm -DCMAKE_BUILD_TYPE=Release -DZETA_TEST_PROGRAMS=ON -DCMAKE_SYSTEM_NAME=Linux \
+	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) >build/arm.log
+	$(CMAKE) --build build/arm >>build/arm.log
+	$(PYTEST) -m arm
 
 # Preloaded into Python, which was not built with them; leaks are not looked for, as the interpreter never frees all.
 SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libubsan.so)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterable
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +24,17 @@ def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
         if slot.kind is not Kind.BUFFER or slot.name in written:
             parameters.setdefault(id(slot.tensor), slot)  # the first of tied names is the canonical one
     memories = [(local(slot.tensor), slot.name) for slot in parameters.values() if _has_memory(slot.tensor)]
+    devices: dict[torch.device, int] = {}
     extents = sorted(
         (
-            (str(tensor.device), tensor.data_ptr(), _reach(tensor) * tensor.element_size(), tensor, name)
+            (devices.setdefault(tensor.device, len(devices)), tensor.data_ptr(), _bytes(tensor), tensor, name)
             for tensor, name in memories
             if tensor.numel() and has_address(tensor)
         ),
-        key=lambda extent: extent[:2],
+        key=operator.itemgetter(0, 1),
     )
     problems: list[str] = []
-    open_extents: list[tuple[str, int, int, Tensor, str]] = []
+    open_extents: list[tuple[int, int, int, Tensor, str]] = []
     for extent in extents:
         device, begin, _, tensor, name = extent
         open_extents = [other for other in open_extents if other[0] == device and other[1] + other[2] > begin]
@@ -45,11 +48,16 @@ def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
     return problems
 
 
+_PLAIN: Final = (Tensor, nn.Parameter)
+
+
 def has_address(tensor: Tensor) -> bool:
     """Whether there are bytes to write to: a subclass that wraps other tensors, or a fake tensor, has none."""
     if tensor.numel() == 0:
         return True
     try:
+        if type(tensor) in _PLAIN and not tensor.is_meta:
+            return tensor.untyped_storage().data_ptr() != 0
         storage = tensor.untyped_storage()
         return storage.device.type != "meta" and storage.data_ptr() != 0
     except RuntimeError:
@@ -65,6 +73,11 @@ def _meet(first: Tensor, second: Tensor) -> bool:
     marks = torch.zeros(max(_reach(first), shift // size + _reach(second)), dtype=torch.bool, device="cpu")
     marks.as_strided(first.shape, first.stride()).fill_(True)
     return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
+
+
+def _bytes(tensor: Tensor) -> int:
+    """The number of bytes from the first element in memory to the last, both included."""
+    return _reach(tensor) * tensor.element_size()
 
 
 def _reach(tensor: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zeta import dtypes, programs
 from zeta.aliasing import has_address, overlaps, shared
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
+from zeta.garbage import uncollected
 from zeta.initializers import Program
 from zeta.names import Slot, any_sharded, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
@@ -23,7 +24,7 @@ from zeta.regions import Region
 from zeta.render import shape_text
 from zeta.rules import Kind, glob_matcher
 from zeta.sampling import Request, fill_, pieces, tiles
-from zeta.shards import Held, Part, held, local, whole
+from zeta.shards import Held, held, local, whole
 from zeta.submodels import Naming, fitted
 
 #: elements that are written at a time
@@ -38,7 +39,7 @@ Only = str | Collection[str] | Callable[[str], bool]
 class Job:
     """One entry, and what is here of the tensor that it is written to.
 
-    For a parametrized weight: what its originals become, and the weight that they give.
+    For a parametrized weight: what its originals become, and as what is here the weight that they give.
     """
 
     entry: Entry
@@ -51,25 +52,13 @@ class Job:
         """The bytes of what is here."""
         return self.held.numel * self.entry.dtype.itemsize
 
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """One entry that was written, and the values as they now are: those that are here, and which parts they are.
-
-    ``error`` is by how much they may miss what was drawn, in parts of the largest one: a parametrization computes them.
-    """
-
-    entry: Entry
-    values: Tensor
-    parts: tuple[Part, ...]
-    error: float = 0.0
-
-    def places(self) -> Iterator[tuple[Tensor, Region]]:
-        """Each part's memory, and the region of the whole that it holds."""
-        for part in self.parts:
-            yield self.values if part.region.numel == self.values.numel() else self.values[part.index], part.region
+    @property
+    def error(self) -> float:
+        """By how much values may miss what was drawn, in parts of the largest: a parametrization computes them."""
+        return 0.0 if self.inversion is None else tolerance(self.held.local.dtype)
 
 
+@uncollected()
 def prepare(
     model: nn.Module, plan: Plan, seed: int, only: Only | None = None, naming: Naming | None = None
 ) -> list[Job]:
@@ -138,17 +127,16 @@ def check_parameters(model: nn.Module) -> None:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
 
 
-def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[Written]:
-    """Write prepared jobs: many small parameters together, large ones in pieces. Return what each one is now."""
+def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
+    """Write prepared jobs: many small parameters together, large ones in pieces."""
     total, done = sum(job.nbytes for job in jobs), 0
-    written = [_written(job) for job in jobs]
-    together: list[Written] = []
-    for job, one in zip(jobs, written, strict=True):
+    together: list[Job] = []
+    for job in jobs:
         if job.inversion is None and not isinstance(job.entry.initializer, Program):
-            together.append(one)
+            together.append(job)
             continue
         with _writable([job.held.local]):
-            for target, values in _changes(job, one, seed):
+            for target, values in _changes(job, seed):
                 target.copy_(values)
         done += job.nbytes
         if progress is not None:
@@ -163,7 +151,6 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> list[
     # kernels write to memory that autograd does not watch
     changed = [job.slot.tensor for job in jobs] + [job.held.local for job in jobs if is_sharded(job.slot.tensor)]
     torch.autograd.graph.increment_version([tensor for tensor in changed if not tensor.is_inference()])
-    return written
 
 
 def _job(entry: Entry, slot: Slot, seed: int) -> Job:
@@ -177,28 +164,23 @@ def _job(entry: Entry, slot: Slot, seed: int) -> Job:
     return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=inversion)
 
 
-def _written(job: Job) -> Written:
-    error = 0.0 if job.inversion is None else tolerance(job.held.local.dtype)
-    return Written(entry=job.entry, values=job.held.local, parts=job.held.parts, error=error)
-
-
-def _changes(job: Job, one: Written, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """What is copied where, for a parametrized weight or a program."""
     if job.inversion is not None:
         yield from ((tensor.detach(), value) for tensor, value in job.inversion.changes)
         return
-    for values, region in one.places():
+    for values, region in job.held.places():
         for index, tile in values_of(job.entry, seed, region=region, dtype=values.dtype, device=values.device):
             yield values[index], tile
 
 
-def _batches(written: list[Written], seed: int) -> Iterator[tuple[str, list[Request]]]:
+def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
     """Yield requests of about ``_BATCH`` elements in all, and the name of the last."""
     batch: list[Request] = []
     count = 0
-    for one in written:
-        entry, key = one.entry, parameter_key(seed, one.entry.name)
-        for values, region in one.places():
+    for job in jobs:
+        entry, key = job.entry, parameter_key(seed, job.entry.name)
+        for values, region in job.held.places():
             for index, piece in pieces(entry.initializer, region, _BATCH):
                 batch.append(
                     Request(
@@ -215,7 +197,7 @@ def _batches(written: list[Written], seed: int) -> Iterator[tuple[str, list[Requ
                     yield entry.name, batch
                     batch, count = [], 0
     if batch:
-        yield written[-1].entry.name, batch
+        yield jobs[-1].entry.name, batch
 
 
 def values_of(

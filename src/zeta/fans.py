@@ -9,6 +9,7 @@ attention's q/k/v, recurrent gates, experts), the fans are those of one of them.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -70,27 +71,7 @@ class Axes:
 
         Raises ``FanError`` if a dimension is out of range or without a role, or a block number does not divide.
         """
-        ndim = len(shape)
-
-        def absolute(dims: tuple[int, ...]) -> tuple[int, ...]:
-            if any(not -ndim <= dim < ndim for dim in dims):
-                raise FanError(f"{self!r} names a dimension that a weight of shape {tuple(shape)} does not have")
-            return tuple(dim % ndim for dim in dims)
-
-        axes = Axes(
-            fan_in=absolute(self.fan_in),
-            fan_out=absolute(self.fan_out),
-            batch=absolute(self.batch),
-            lookup=absolute(self.lookup),
-            blocks=tuple((absolute((dim,))[0], n) for dim, n in self.blocks),
-        )
-        missing = set(range(ndim)) - {*axes.fan_in, *axes.fan_out, *axes.batch, *axes.lookup}
-        if missing:
-            raise FanError(f"{self!r} gives no role to dimension {sorted(missing)} of a weight of shape {tuple(shape)}")
-        for dim, n in axes.blocks:
-            if shape[dim] % n:
-                raise FanError(f"{n} blocks do not divide dimension {dim} of a weight of shape {tuple(shape)}")
-        return axes
+        return _resolved(self, tuple(shape))
 
     def fans(self, shape: Sequence[int]) -> Fans:
         """Return the fans of one map inside a weight of ``shape``."""
@@ -114,6 +95,31 @@ class Axes:
         if set(data) - known:
             raise SpecError(f"Axes: unknown {sorted(set(data) - known)}; expected some of {sorted(known)}")
         return cls(**{"fan_in": (), "fan_out": (), **data})
+
+
+@functools.lru_cache(maxsize=4096)
+def _resolved(given: Axes, shape: tuple[int, ...]) -> Axes:
+    ndim = len(shape)
+
+    def absolute(dims: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not -ndim <= dim < ndim for dim in dims):
+            raise FanError(f"{given!r} names a dimension that a weight of shape {shape} does not have")
+        return tuple(dim % ndim for dim in dims)
+
+    axes = Axes(
+        fan_in=absolute(given.fan_in),
+        fan_out=absolute(given.fan_out),
+        batch=absolute(given.batch),
+        lookup=absolute(given.lookup),
+        blocks=tuple((absolute((dim,))[0], n) for dim, n in given.blocks),
+    )
+    missing = set(range(ndim)) - {*axes.fan_in, *axes.fan_out, *axes.batch, *axes.lookup}
+    if missing:
+        raise FanError(f"{given!r} gives no role to dimension {sorted(missing)} of a weight of shape {shape}")
+    for dim, n in axes.blocks:
+        if shape[dim] % n:
+            raise FanError(f"{n} blocks do not divide dimension {dim} of a weight of shape {shape}")
+    return axes
 
 
 def _dimensions(role: str, given: Any) -> tuple[int, ...]:

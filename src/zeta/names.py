@@ -6,6 +6,7 @@ parametrized weight goes by the name of the weight.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -95,12 +96,17 @@ def unwrap(module: nn.Module) -> nn.Module:
                 "before torch.jit.script or trace"
             )
         _refuse_shards(module)
-        inner = next((module._modules[name] for name in _WRAPPED if module._modules.get(name) is not None), None)
-        if inner is None and isinstance(module, _PARALLEL):
-            inner = module.module
+        inner = _inside(module)
         if inner is None:
             return module
         module = inner
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    for name in _WRAPPED:
+        if module._modules.get(name) is not None:
+            return module._modules[name]
+    return module.module if isinstance(module, _PARALLEL) else None
 
 
 def _refuse_shards(module: nn.Module) -> None:
@@ -126,6 +132,7 @@ def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Itera
     if module in above:
         raise TargetError(f"module {prefix.rstrip('.')!r} contains itself")
     _refuse_unknown_storage(module, prefix)
+    inside = any(isinstance(outer, parametrize.ParametrizationList) for outer in above)
     for local, parameter in module._parameters.items():
         if parameter is not None:
             yield Slot(
@@ -134,7 +141,7 @@ def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Itera
                 module=module,
                 tensor=parameter,
                 shape=_shape(parameter),
-                kind=kind_of(module, local, _ndim(parameter), inside=above),
+                kind=Kind.PARAMETRIZATION if inside else kind_of(module, local, _ndim(parameter)),
             )
     for local, buffer in module._buffers.items():
         if buffer is not None:
@@ -186,9 +193,9 @@ def _shape(parameter: Tensor) -> tuple[int, ...]:
 
 def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
     where = f"{prefix}*" if prefix else "the model"
-    quantized = type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
-    if quantized and (
-        callable(getattr(type(module), "weight", None)) or any(hasattr(module, name) for name in _PACKED)
+    layer: Any = type(module)
+    if _is_quantized(layer) and (
+        callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
     ):
         raise TargetError(
             f"{where}: {type(module).__name__} is quantized, its weights are packed integers. "
@@ -206,6 +213,11 @@ def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
         raise TargetError(
             f"{where}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard (FSDP2)"
         )
+
+
+@functools.cache
+def _is_quantized(layer: Any) -> bool:
+    return bool(layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")))
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -235,16 +247,20 @@ _NORM_NAME: Final = re.compile(r"norm", re.IGNORECASE)
 _BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
 
 
-def kind_of(module: nn.Module, local_name: str, ndim: int | None, inside: tuple[nn.Module, ...] = ()) -> Kind:
+def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
     """Tell what a parameter is for, from its module's type, its local name and its number of dimensions, if known."""
-    if any(isinstance(outer, parametrize.ParametrizationList) for outer in inside):
-        return Kind.PARAMETRIZATION
-    several = ndim is not None and ndim >= 2 and not isinstance(module, (*NORMS, nn.MultiheadAttention))
+    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+    return _kind_in(layer, local_name, ndim)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind_in(layer: Any, local_name: str, ndim: int | None) -> Kind:
+    several = ndim is not None and ndim >= 2 and not issubclass(layer, (*NORMS, nn.MultiheadAttention))
     if local_name == "bias" or (_BIAS_NAME.fullmatch(local_name) and not several):
         return Kind.BIAS
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+    if issubclass(layer, (nn.Embedding, nn.EmbeddingBag)):
         return Kind.EMBEDDING
-    if isinstance(module, NORMS) or (ndim in (0, 1) and _NORM_NAME.search(type(module).__name__)):
+    if issubclass(layer, NORMS) or (ndim in (0, 1) and _NORM_NAME.search(layer.__name__)):
         return Kind.NORM_SCALE
     if ndim is None or ndim >= 2:
         return Kind.WEIGHT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from zeta import dtypes, recipes
 from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of
+from zeta.garbage import uncollected
 from zeta.initializers import (
     LARGEST_SIGMA,
     Constant,
@@ -39,6 +41,7 @@ _KEPT_RULE: Final = "kept: buffer"
 How = Rules | str
 
 
+@uncollected()
 def plan(model: nn.Module, how: How) -> Plan:
     """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
 
@@ -118,15 +121,17 @@ class _Resolver:
         self.unmatched: list[str] = []
         self.contested: list[str] = []
         self.unsolved: list[str] = []
+        self.numbers = {slot.name: numbers_in(slot.name) for group in groups for slot in group}
         layers: dict[str, set[int]] = {}
-        for slot in (slot for group in groups for slot in group):
-            for prefix, number in numbers_in(slot.name):
+        for numbers in self.numbers.values():
+            for prefix, number in numbers:
                 layers.setdefault(prefix, set()).add(number)
         self.depths = {prefix: len(numbers) for prefix, numbers in layers.items()}
 
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
-        claims = [self.rules.first(self._match(slot, lambda: _axes(group))) for slot in group]
+        matches = [self._match(slot, lambda: _axes(group)) for slot in group]
+        claims = [self.rules.first(match) for match in matches]
         self.winners.update(claim for claim in claims if claim is not None)
         if group[0].kind is Kind.BUFFER and claims[0] is None:
             return unruled_buffer(group)
@@ -146,13 +151,13 @@ class _Resolver:
             self.contested.append("; ".join(named))
             return None
         assert claims[0] is not None
-        return self._solved(group, claims[0])
+        return self._solved(group, matches, claims[0])
 
     def _label(self, position: int) -> str:
         return f"rule {position + 1} ({self.rules[position].label})"
 
     def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
-        numbers = numbers_in(slot.name)
+        numbers = self.numbers[slot.name]
         # a model inside a Sequential is 0.h.3.w: its layers are counted by the 3
         several = [(prefix, number) for prefix, number in numbers if self.depths[prefix] > 1]
         counted = next(iter(several or numbers), None)
@@ -169,14 +174,16 @@ class _Resolver:
             axes_of=axes_of_group,
         )
 
-    def _solved(self, group: list[Slot], position: int) -> Entry | None:
+    def _solved(self, group: list[Slot], matches: list[Match], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
 
         def axes_of_group() -> Axes:
             return _axes(group) if rule.axes is None else rule.axes.resolved(slot.shape)
 
         try:
-            asked = [rule.initializer_for(self._match(each, axes_of_group)) for each in group]
+            if rule.axes is not None:
+                matches = [replace(match, axes_of=axes_of_group) for match in matches]
+            asked = [rule.initializer_for(match) for match in matches]
             if any(other != asked[0] for other in asked):
                 named = "; ".join(
                     f"{each.name}: {initializer!r}" for each, initializer in zip(group, asked, strict=True)

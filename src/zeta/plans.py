@@ -158,10 +158,13 @@ class Plan:
         return len(self.entries)
 
     def __getitem__(self, name: str) -> Entry:
-        for entry in self.entries:
-            if name == entry.name or name in entry.ties:
-                return entry
-        raise KeyError(f"the plan has no parameter or buffer named {name!r}")
+        if name not in self._named:
+            raise KeyError(f"the plan has no parameter or buffer named {name!r}")
+        return self._named[name]
+
+    @functools.cached_property
+    def _named(self) -> dict[str, Entry]:
+        return {name: entry for entry in self.entries for name in (entry.name, *entry.ties)}
 
     @property
     def parameters(self) -> tuple[Entry, ...]:

@@ -69,6 +69,11 @@ class Region:
             partial = partial or size != extent
         return True
 
+    @functools.cached_property
+    def _all(self) -> tuple[slice, ...]:
+        """The index of all that is inside."""
+        return tuple(slice(0, size) for size in self.sizes)
+
     def indices(self, device: torch.device | str = "cpu") -> Tensor:
         """The row-major global index of each element: int64, shape ``sizes``."""
         total = torch.zeros(self.sizes, dtype=torch.int64, device=device)
@@ -80,7 +85,7 @@ class Region:
     def tiles(self, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
         """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
         if 0 < self.numel <= most:
-            yield tuple(slice(0, size) for size in self.sizes), self
+            yield self._all, self
             return
         inner, cut = 1, len(self.sizes)
         while cut > 0 and inner * self.sizes[cut - 1] <= most:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from zeta.apply import Written
-from zeta.initializers import Dirac, Identity, Program
+from zeta.apply import Job
+from zeta.garbage import uncollected
+from zeta.gaussian import Moments
+from zeta.initializers import Dirac, Identity, Initializer, Program, Site
 from zeta.plans import Entry
 from zeta.random import STREAM_VERSION
+from zeta.regions import Region
 from zeta.render import bytes_text, fold, number_text, range_text, table
 from zeta.rounding import Expected, expected
-from zeta.sampling import tolerance
-from zeta.shards import whole
+from zeta.sampling import ELEMENTWISE, tolerance
 from zeta.sums import Sums, sums_of_all
 
 #: a mean or std farther than this many standard errors from the plan is flagged
@@ -60,6 +63,28 @@ class Measured:
         return not self.findings
 
 
+class _Forecast(NamedTuple):
+    """What is known of values before they are drawn; nobody knows the moments of a program."""
+
+    moments: Moments | None
+    expected: tuple[Expected, ...]
+    tolerance: float
+
+
+@functools.lru_cache(maxsize=4096)
+def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool) -> _Forecast:
+    parts = expected(initializer, site, dtype, partial=partial)
+    return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype))
+
+
+_ANYWHERE: Final = Site(shape=())
+
+
+def _site(entry: Entry) -> Site:
+    """Where a forecast is for: elements that are drawn one by one are the same in every tensor."""
+    return _ANYWHERE if isinstance(entry.initializer, ELEMENTWISE) else entry.site
+
+
 class Accumulator:
     """Sums over an entry's values, fed tile by tile; a padding row is left out.
 
@@ -76,15 +101,14 @@ class Accumulator:
         dtype = dtype or entry.dtype
         self.entry = entry
         self.error = error
-        self.tolerance = tolerance(entry.initializer, dtype)
         self.scored = not (partial and isinstance(entry.initializer, Identity | Dirac))
         partial = partial or entry.padding_idx is not None
-        self.planned = entry.initializer.moments(entry.site)
-        if self.planned is None:  # nobody knows the moments of a program beforehand
-            self.expected: tuple[Expected, ...] = (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1)
+        if isinstance(entry.initializer, Program):
+            known = _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
         else:
-            self.expected = expected(entry.initializer, entry.site, dtype, partial=partial)
-        self.sums = [Sums() for _ in self.expected]
+            known = _forecast(entry.initializer, _site(entry), dtype, partial=partial)
+        self.planned, self.expected, self.tolerance = known.moments, known.expected, known.tolerance
+        self.sums = [Sums()] * len(self.expected)
 
     def measure(self, index: tuple[slice, ...], values: Tensor) -> list[Sums]:
         """Measure the tile that lies at ``index`` of the whole tensor, for ``take``."""
@@ -232,23 +256,47 @@ def _errors(score: float) -> str:
 
 def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
     """Measure all values of an entry as they lie in memory; ``error`` as for ``Accumulator``."""
-    return measure_all([Written(entry=entry, values=values, parts=whole(values).parts, error=error)])[0]
+    accumulator = Accumulator(entry, values.dtype, error)
+    accumulator.take(accumulator.measure(Region.whole(values.shape).slices, values))
+    return accumulator.result()
 
 
-def measure_all(written: Sequence[Written]) -> tuple[Measured, ...]:
+class Measurements(Sequence[Measured]):
+    """The results of accumulators, worked out when they are first looked at."""
+
+    def __init__(self, accumulators: Iterable[Accumulator]) -> None:
+        self._accumulators = tuple(accumulators)
+
+    @functools.cached_property
+    def _results(self) -> tuple[Measured, ...]:
+        return tuple(accumulator.result() for accumulator in self._accumulators)
+
+    def __len__(self) -> int:
+        return len(self._accumulators)
+
+    @overload
+    def __getitem__(self, index: int) -> Measured: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Measured, ...]: ...
+    def __getitem__(self, index: int | slice) -> Measured | tuple[Measured, ...]:
+        return self._results[index]
+
+
+@uncollected()
+def measure_all(jobs: Sequence[Job]) -> Measurements:
     """Measure what was written, as it lies in memory here, all parameters together."""
     accumulators = [
-        Accumulator(one.entry, one.values.dtype, one.error, partial=one.values.numel() != one.entry.numel)
-        for one in written
+        Accumulator(job.entry, job.held.local.dtype, job.error, partial=job.held.numel != job.entry.numel)
+        for job in jobs
     ]
     parts = [
-        [part for values, region in one.places() for part in accumulator.parts(region.slices, values)]
-        for accumulator, one in zip(accumulators, written, strict=True)
+        [part for values, region in job.held.places() for part in accumulator.parts(region.slices, values)]
+        for accumulator, job in zip(accumulators, jobs, strict=True)
     ]
     sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
     for accumulator, of_one in zip(accumulators, parts, strict=True):
         accumulator.take(list(itertools.islice(sums, len(of_one))))
-    return tuple(accumulator.result() for accumulator in accumulators)
+    return Measurements(accumulators)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +308,7 @@ class Report:
     """
 
     seed: int
-    measured: tuple[Measured, ...]
+    measured: Sequence[Measured]
     kept: tuple[str, ...]
     nbytes: int
     seconds: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,10 +40,15 @@ class Held:
     local: Tensor
     parts: tuple[Part, ...]
 
-    @property
+    @functools.cached_property
     def numel(self) -> int:
         """The number of elements that are here."""
         return sum(part.region.numel for part in self.parts)
+
+    def places(self) -> Iterator[tuple[Tensor, Region]]:
+        """Each part's memory, and the region of the whole that it holds."""
+        for part in self.parts:
+            yield self.local if part.region.numel == self.local.numel() else self.local[part.index], part.region
 
 
 def parts_of(

@@ -32,6 +32,8 @@ class Sums:
     high: float = -math.inf
 
     def __add__(self, other: Sums) -> Sums:
+        if self.count == 0:
+            return other
         return Sums(
             count=self.count + other.count,
             sum=self.sum + other.sum,
@@ -62,7 +64,7 @@ def sums_of_all(parts: Sequence[tuple[Tensor, float]]) -> list[Sums]:
     together: list[int] = []
     kernel = kernels.backend().measure
     for number, (values, centre) in enumerate(parts):
-        if kernel is not None and values.device.type == "cpu" and values.dtype in native.DTYPES and not values.is_neg():
+        if kernel is not None and values.is_cpu and values.dtype in native.DTYPES and not values.is_neg():
             together.append(number)
         else:
             sums[number] = _by_torch(values, centre)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,7 @@ from zeta.planning import How
 from zeta.plans import Plan
 from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
-from zeta.report import Accumulator, Measured, Report, measure_all
+from zeta.report import Accumulator, Measured, Measurements, Report, measure_all
 from zeta.shares import with_costs
 from zeta.submodels import NameMap, naming, part_of
 from zeta.verification import Verification
@@ -94,11 +94,11 @@ def apply_(
     begin = time.perf_counter()
     names = naming(prefix, name_map)
     jobs = prepare(model, plan, seed, only, names)
-    measured = measure_all(write(jobs, seed, progress))
+    write(jobs, seed, progress)
     return _report(
         seed,
         begin,
-        measured,
+        measure_all(jobs),
         part_of(plan, model, names),
         sum(job.nbytes for job in jobs),
         {job.held.local.device for job in jobs},
@@ -244,7 +244,7 @@ def save(
     saved = [entry for entry in request.plan if entry.persistent]
     accumulators = {entry.name: Accumulator(entry) for entry in saved if not entry.kept}
     found = save_files(model, request, Path(path), force=force, watchers=accumulators, progress=progress)
-    measured = tuple(accumulator.result() for accumulator in accumulators.values())
+    measured = Measurements(accumulators.values())
     report = _report(request.seed, begin, measured, request.plan, sum(entry.nbytes for entry in saved), set())
     return replace(report, resumed=found)
 
@@ -300,7 +300,7 @@ def _seed(model: nn.Module, seed: int | None) -> int:
 def _report(
     seed: int,
     begin: float,
-    measured: tuple[Measured, ...],
+    measured: Sequence[Measured],
     plan: Plan,
     nbytes: int,
     devices: set[torch.device],

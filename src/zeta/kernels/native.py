@@ -77,12 +77,13 @@ class Library:
         views: list[bytes] = []
         owners: list[int] = []
         for number, (tensor, centre) in enumerate(zip(tensors, centres, strict=True)):
-            for (offset,), sizes, (strides,) in boxes(tuple(tensor.shape), [tensor.stride()]):
-                place = tensor.data_ptr() + offset * tensor.element_size()
-                views.append(_VIEW.pack(place, *sizes, *strides, _DTYPES[tensor.dtype], centre))
+            for view in _views(tensor, centre):
+                views.append(view)
                 owners.append(number)
         answers = ctypes.create_string_buffer(_MOMENTS.size * len(views))
         self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)))
+        if len(views) == len(tensors):
+            return list(_MOMENTS.iter_unpack(answers.raw))
         measured: list[Moments] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
         for owner, (total, squares, low, high) in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
             before = measured[owner]
@@ -132,18 +133,30 @@ def _jobs(task: Task) -> Iterator[bytes]:
     """The task as bytes of ``zeta_job``; several where it has more dimensions than one can say."""
     region, out, law = task.region, task.out, _law(task.law)
     if region.is_run and out.is_contiguous():
-        yield _PLACE.pack(out.data_ptr(), region.start, *_run(region.numel), task.key, task.draw) + law
+        sizes, strides = _run(region.numel)
+        yield _PLACE.pack(out.data_ptr(), region.start, *sizes, *strides, *strides, task.key, task.draw) + law
         return
     for (index, offset), sizes, (index_strides, strides) in boxes(region.sizes, [region.strides, out.stride()]):
         place = out.data_ptr() + offset * out.element_size()
         yield _PLACE.pack(place, region.start + index, *sizes, *index_strides, *strides, task.key, task.draw) + law
 
 
+def _views(tensor: Tensor, centre: float) -> Iterator[bytes]:
+    """The tensor as bytes of ``zeta_view``; several where it has more dimensions than one can say."""
+    dtype = _DTYPES[tensor.dtype]
+    if tensor.is_contiguous():
+        sizes, strides = _run(tensor.numel())
+        yield _VIEW.pack(tensor.data_ptr(), *sizes, *strides, dtype, centre)
+        return
+    for (offset,), sizes, (strides,) in boxes(tuple(tensor.shape), [tensor.stride()]):
+        yield _VIEW.pack(tensor.data_ptr() + offset * tensor.element_size(), *sizes, *strides, dtype, centre)
+
+
 @functools.lru_cache(maxsize=4096)
-def _run(count: int) -> tuple[int, ...]:
-    """Sizes and both strides of ``count`` elements in a row."""
+def _run(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes and strides of the box of ``count`` elements in a row."""
     outer = DIMS - 1
-    return (*(1,) * outer, count, *(0,) * outer, 1, *(0,) * outer, 1)
+    return (*(1,) * outer, count), (*(0,) * outer, 1)
 
 
 @functools.lru_cache(maxsize=4096)
