@@ -156,6 +156,42 @@ def deep_weight_norm_without_bias() -> Any:
     return nn.Sequential(*[part for pair in zip(layers, norms, strict=True) for part in pair]), vectors(64)
 
 
+class Quantized(nn.Module):
+    """A codebook behind a straight-through estimator: detached twice, and yet all of it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.codes, self.decoder = nn.Linear(16, 8), nn.Embedding(8, 8), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x)
+        q = self.codes(torch.cdist(z, self.codes.weight).argmin(-1))
+        commitment = F.mse_loss(q, z.detach()) + 0.25 * F.mse_loss(q.detach(), z)
+        return self.decoder(z + (q - z).detach()), commitment
+
+
+@healthy
+def straight_through_codebook() -> Any:
+    return Quantized(), vectors(16), {"loss": lambda y, x: F.mse_loss(y[0], x) + y[1]}
+
+
+class Graph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(nn.Linear(16, 16) for _ in range(3)), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        degree = torch.bincount(edges[1], minlength=len(x)).clamp(min=1)[:, None]
+        for layer in self.layers:
+            x = F.relu(layer(x + torch.zeros_like(x).index_add(0, edges[1], x[edges[0]]) / degree))
+        return self.head(x)
+
+
+@healthy
+def graph_network() -> Any:
+    return Graph(), (vectors(16), torch.randint(0, 64, (2, 200)), classes(3, 64))
+
+
 @healthy
 def one_logit() -> Any:
     return Mlp(8, 64, 1), (vectors(8), classes(2, 64))
