@@ -16,7 +16,7 @@ import zeta
 from examples.gpt import gpt2
 from tests.models import Basic, ResNet
 from tests.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
-from tests.sick import Lora
+from tests.sick import Heads, Lora, of_both_heads
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -110,6 +110,15 @@ def many_classes_few_samples() -> Any:
 
 
 @healthy
+def two_zero_read_outs() -> Any:
+    model = Heads(1000)
+    for head in (model.one, model.other):
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+    return model, vectors(16), {"loss": of_both_heads}
+
+
+@healthy
 def many_classes_by_a_product() -> Any:
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -135,6 +144,100 @@ def weight_norm() -> Any:
 def spectral_norm() -> Any:
     model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(16, 32)), nn.LeakyReLU(0.2), nn.Linear(32, 1))
     return model, vectors(16)
+
+
+@healthy
+def deep_weight_norm_without_bias() -> Any:
+    """Its layers are layers, and not blocks of a residual stream."""
+    layers: list[nn.Module] = [parametrizations.weight_norm(nn.Linear(64, 64, bias=False)) for _ in range(6)]
+    for layer in layers:
+        nn.init.normal_(layer.parametrizations.weight.original0, 3.0, 0.1)  # type: ignore[union-attr, arg-type]
+    norms = [nn.LayerNorm(64) for _ in layers]
+    return nn.Sequential(*[part for pair in zip(layers, norms, strict=True) for part in pair]), vectors(64)
+
+
+class Quantized(nn.Module):
+    """A codebook behind a straight-through estimator: detached twice, and yet all of it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.codes, self.decoder = nn.Linear(16, 8), nn.Embedding(8, 8), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.encoder(x)
+        q = self.codes(torch.cdist(z, self.codes.weight).argmin(-1))
+        commitment = F.mse_loss(q, z.detach()) + 0.25 * F.mse_loss(q.detach(), z)
+        return self.decoder(z + (q - z).detach()), commitment
+
+
+@healthy
+def straight_through_codebook() -> Any:
+    return Quantized(), vectors(16), {"loss": lambda y, x: F.mse_loss(y[0], x) + y[1]}
+
+
+class Graph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(nn.Linear(16, 16) for _ in range(3)), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        degree = torch.bincount(edges[1], minlength=len(x)).clamp(min=1)[:, None]
+        for layer in self.layers:
+            x = F.relu(layer(x + torch.zeros_like(x).index_add(0, edges[1], x[edges[0]]) / degree))
+        return self.head(x)
+
+
+@healthy
+def graph_network() -> Any:
+    return Graph(), (vectors(16), torch.randint(0, 64, (2, 200)), classes(3, 64))
+
+
+@healthy
+def one_logit() -> Any:
+    return Mlp(8, 64, 1), (vectors(8), classes(2, 64))
+
+
+class Contrast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Mlp(32, 64, 16)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        one, other = (F.normalize(self.body(x), dim=1) for x in (first, second))
+        return one @ other.T / 0.2
+
+
+@healthy
+def contrastive() -> Any:
+    x = vectors(32)
+    pairs = (x, x + 0.1 * torch.randn_like(x))
+    return Contrast(), pairs, {"loss": lambda y, _: F.cross_entropy(y, torch.arange(64))}
+
+
+class CausalMask(nn.Module):
+    def forward(self, scores: Tensor) -> Tensor:
+        return scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
+
+
+class MaskedAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wte, self.qkv, self.mask = nn.Embedding(50, 16), nn.Linear(16, 48), CausalMask()
+        self.head = nn.Linear(16, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.wte(x)).chunk(3, -1)
+        return self.head(self.mask(q @ k.transpose(-1, -2) / 4).softmax(-1) @ v)
+
+
+@healthy
+def mask_of_minus_infinities() -> Any:
+    return MaskedAttention(), tokens(50)
+
+
+@healthy
+def actions_masked_by_minus_infinity() -> Any:
+    return nn.Sequential(Mlp(8, 64, 16), CausalMask()), vectors(8, 16)
 
 
 @healthy

@@ -146,6 +146,11 @@ def std_off_plan() -> Any:
     return planned([], lambda model: model[2].weight.mul_(1.5))
 
 
+@sick("Z201", "2.weight")
+def std_below_plan() -> Any:
+    return planned([], lambda model: model[2].weight.mul_(0.7))
+
+
 @sick("Z202", "2.weight")
 def mean_off_plan() -> Any:
     return planned([], lambda model: model[2].weight.add_(0.03))
@@ -298,6 +303,14 @@ def both_factors_of_lora_zero() -> Any:
     return model, vectors(8)
 
 
+@sick("Z302", "blocks.0.attn.in_proj_weight")
+def packed_queries_and_keys_zero() -> Any:
+    model = LanguageModel()
+    for block in model.blocks:
+        nn.init.zeros_(block.attn.in_proj_weight[: 2 * block.attn.embed_dim])
+    return model, tokens()
+
+
 @sick("Z305", "layers.1.linear1.weight", "warn")
 def cloned_layers() -> Any:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
@@ -315,6 +328,27 @@ class Log(nn.Module):
 @sick("Z401", "1")
 def logarithm_of_negative_numbers() -> Any:
     return nn.Sequential(nn.Linear(8, 16), Log(), nn.Linear(16, 4)), vectors(8)
+
+
+class Head(nn.Module):
+    """A linear layer, and a function of what it gives."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.head, self.function = nn.Linear(8, 16), nn.Linear(16, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.head(F.relu(self.fc(x))))
+
+
+@sick("Z401", None)
+def logarithm_at_the_end() -> Any:
+    return Head(torch.log), vectors(8)
+
+
+@sick("Z401", None, loss=lambda y, _: (y.square().mean() - 100).sqrt())
+def loss_that_is_nan() -> Any:
+    return Head(lambda y: y), vectors(8)
 
 
 def deep(depth: int, activation: type[nn.Module], gain: float, width: int = 64) -> Any:
@@ -504,6 +538,12 @@ def gradients_explode() -> Any:
     return deep(60, nn.Tanh, 4.0)
 
 
+@sick("Z507", "head.weight")
+def root_of_zero() -> Any:
+    """The distance of each sample to itself: finite forward; backward, infinity times zero."""
+    return Head(lambda y: (y[:, None] - y).square().sum(-1).sqrt()), vectors(8)
+
+
 # -- Z6 --------------------------------------------------------------------------------------------------------------
 
 
@@ -520,6 +560,28 @@ def head_too_large() -> Any:
     model = Mlp(8, 64, 10)
     nn.init.normal_(model[2].weight, std=3.0)
     return model, (vectors(8), torch.arange(64) % 10)
+
+
+class Heads(nn.Module):
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.body, self.one, self.other = nn.Linear(16, 64), nn.Linear(64, classes), nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.relu(self.body(x))
+        return self.one(y), self.other(y)
+
+
+def of_both_heads(output: tuple[Tensor, Tensor], batch: Tensor) -> Tensor:
+    labels = torch.arange(len(batch)) % 10
+    return F.cross_entropy(output[0], labels) + F.cross_entropy(output[1], labels)
+
+
+@sick("Z601", "other.weight", loss=of_both_heads)
+def one_of_two_heads_too_large() -> Any:
+    model = Heads()
+    nn.init.normal_(model.other.weight, std=3.0)
+    return model, vectors(16)
 
 
 class Leaking(nn.Module):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zeta
+from tests import healthy
 from tests.conftest import rng_states
 from tests.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
 from tests.sick import Forgetful
@@ -223,6 +225,31 @@ def test_attention_is_seen_inside_multihead_attention(need_weights: bool) -> Non
     assert layer.largest_logit == pytest.approx(float(scores.abs().max()), rel=1e-4)
 
 
+def test_zero_queries_that_learn_are_benign() -> None:
+    model = LanguageModel()
+    for block in model.blocks:
+        nn.init.zeros_(block.attn.in_proj_weight[: block.attn.embed_dim])
+    assert not {f.rule.id for f in check(model, tokens()).findings} & {"Z301", "Z302", "Z506"}
+
+
+def test_zero_units_of_a_weight_that_gets_nothing_at_all_are_not_said_twice() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 1), nn.Softmax(-1))
+    nn.init.zeros_(model[0].weight[:4])
+    found = [f.rule.id for f in check(model, vectors(8)).findings if f.parameter == "0.weight"]
+    assert found == ["Z506"]
+
+
+def test_what_overflows_is_said_to_overflow_and_no_more() -> None:
+    model = Mlp(8, 16, 4, depth=12)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=1e6)
+    report = check(model, vectors(8))
+    failures = {f.rule.id for f in report.findings if f.severity is Severity.FAIL}
+    assert failures == {"Z401", "Z402"}
+    assert not {f.rule.id for f in report.findings} & {"Z506", "Z507"}
+
+
 def test_causal_attention_is_measured_over_the_keys_that_are_seen() -> None:
     model = LanguageModel()
     for block in model.blocks:
@@ -238,23 +265,139 @@ def test_dropout_is_silent() -> None:
     assert layers(check(model, x))["2"].output.rms == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-5)
 
 
+def test_a_parametrized_layer_is_a_layer() -> None:
+    weight_norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(weight_norm(nn.Linear(8, 8, bias=False)), nn.ReLU(), weight_norm(nn.Linear(8, 8)))
+    seen = check(model, vectors(8)).layers
+    expected = [("0", "Linear", ("0.weight",)), ("1", "ReLU", ()), ("2", "Linear", ("2.bias", "2.weight"))]
+    assert [(layer.name, layer.kind, layer.parameters) for layer in seen] == expected
+    assert not any(layer.block for layer in seen)
+
+
+def test_gradients_inside_attention_are_no_measure_of_depth() -> None:
+    """Queries and keys of almost uniform attention get almost none."""
+    model = LanguageModel(depth=1)
+    with torch.no_grad():
+        model.blocks[0].attn.in_proj_weight.mul_(1e-3)
+    assert "Z504" not in {finding.rule.id for finding in check(model, tokens()).findings}
+
+
+def test_units_of_one_weight_are_told_apart_by_gradients_that_differ_a_little() -> None:
+    model = Mlp(8, 16, 4)
+    with torch.no_grad():
+        model[0].weight[1] = model[0].weight[0]
+        model[2].weight[:, 1] = model[2].weight[:, 0] * 1.01
+    found = {f.rule.id for f in check(model, vectors(8)).findings}
+    assert "Z304" in found
+    assert "Z301" not in found
+
+
+def test_units_of_images_are_their_channels() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(x).mean((2, 3)))
+
+    x = images(3)
+    x[:, 1].abs_().neg_()
+    assert layers(check(Model(), x))["model:relu"].dead == pytest.approx(1 / 3)
+
+
+def test_a_tied_weight_is_used_where_any_of_its_modules_runs() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.body.weight = self.spare.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x).detach())
+
+    report = check(Model(), vectors(8))
+    found = {f.parameter: f.rule.id for f in report.findings}
+    assert found == {"body.weight": "Z502", "body.bias": "Z502", "spare.bias": "Z501"}
+
+
+def test_layers_and_parameters_name_a_tied_weight_alike() -> None:
+    """Neither registration nor the order of use decides the name: an embedding's, else the first in the alphabet."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zebra, self.body, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.body.weight = self.zebra.weight
+            nn.init.zeros_(self.body.weight)
+            nn.init.zeros_(self.body.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.body(F.relu(self.zebra(x)))))
+
+    report = check(Model(), vectors(8))
+    found = layers(report)
+    assert found["body"].parameters[0] == found["zebra"].parameters[0] == "body.weight"
+    assert {name for layer in report.layers for name in layer.parameters} <= {p.name for p in report.parameters}
+    assert ("Z302", "body.weight") in {(f.rule.id, f.parameter) for f in report.findings}
+
+
+def test_the_head_is_the_layer_and_not_the_model_around_it() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.body, self.head = nn.Parameter(torch.ones(8)), nn.Linear(8, 64), nn.Linear(64, 10)
+            nn.init.normal_(self.head.weight, std=3.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.body(x * self.scale)))
+
+    (finding,) = [f for f in check(Model(), (vectors(8), torch.arange(64) % 10)).findings if f.rule.id == "Z601"]
+    assert (finding.layer, finding.parameter) == ("head", "head.weight")
+
+
+def test_a_module_that_fails_and_is_caught_leaves_no_trace() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("not for this")
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attempt, self.fc = Fails(), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with contextlib.suppress(ValueError):
+                return self.attempt(x)
+            return self.fc(x)
+
+    assert list(layers(check(Model(), vectors(8)))) == ["fc"]
+
+
 def test_blocks_are_marked() -> None:
     report = check(Residual(depth=3), vectors(16))
     assert [layer.name for layer in report.layers if layer.block] == ["blocks.0", "blocks.1", "blocks.2"]
 
 
-def test_checkpointed_layers_are_seen_once() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_layers_are_seen_once(reentrant: bool) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner, self.head = Mlp(8, 16, 8), nn.Linear(8, 4)
+            self.first, self.inner, self.head = nn.Linear(8, 8), Mlp(8, 16, 8), nn.Linear(8, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False))
+            return self.head(torch.utils.checkpoint.checkpoint(self.inner, self.first(x), use_reentrant=reentrant))
 
-    found = layers(check(Model(), vectors(8)))
-    assert list(found) == ["inner.0", "inner.1", "inner.2", "head"]
-    assert found["inner.2"].gradient is not None
+    model = Model()
+    apply = torch.utils.checkpoint.CheckpointFunction.apply
+    report = check(model, vectors(8))
+    found = layers(report)
+    assert report.findings == ()
+    assert torch.utils.checkpoint.CheckpointFunction.apply == apply
+    assert list(found) == ["first", "inner.0", "inner.1", "inner.2", "head"]
+    assert all(layer.gradient is not None for layer in report.layers)
+    model(vectors(8)).sum().backward()  # still checkpointed, still works
 
 
 # -- batches, outputs, losses ----------------------------------------------------------------------------------------
@@ -306,6 +449,24 @@ def test_batches_of_every_kind() -> None:
     assert layers(check(Dataclass(), Batch(x, 2.0)))["fc"].gradient.rms > 0
 
 
+@dataclass(frozen=True)
+class Frozen:
+    x: Tensor
+    scale: float = field(default=2.0, init=False)
+
+
+def test_a_dataclass_is_copied_past_its_constructor() -> None:
+    batch = Frozen(vectors(8))
+    assert layers(check(Dataclass(), batch))["fc"].gradient.rms > 0  # type: ignore[arg-type]
+    assert batch.scale == 2.0
+
+
+def test_an_empty_batch_is_refused() -> None:
+    for batch in (vectors(8, 0), (vectors(8, 0), torch.zeros(0, dtype=torch.int64))):
+        with pytest.raises(SpecError, match=r"this batch has no values"):
+            check(Mlp(8, 16, 4), batch)
+
+
 def test_a_batch_that_the_model_cannot_take_is_refused() -> None:
     with pytest.raises(SpecError, match=r"Two.forward\(.*cannot take this batch \(dict: nonsense \(64, 8\)\)"):
         check(Two(), {"nonsense": vectors(8), "more": 1})
@@ -326,9 +487,39 @@ def test_losses() -> None:
     assert (report.loss.classes, report.loss.value) == (100, pytest.approx(expected.item(), rel=1e-4))
 
 
+def test_targets_of_one_number_for_each_sample() -> None:
+    model, x = Mlp(8, 16, 1), vectors(8)
+    logits = model(x).squeeze(-1).detach()
+    whole, real = torch.arange(64) % 2, torch.randn(64)
+    assert check(model, (x, whole)).loss.value == pytest.approx(
+        F.binary_cross_entropy_with_logits(logits, whole.float()).item(), rel=1e-5
+    )
+    assert check(model, (x, real)).loss.value == pytest.approx(F.mse_loss(logits, real).item(), rel=1e-5)
+
+
+def test_targets_beyond_the_classes_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"target holds classes from 0 to 6, and the model's output .* logits of 4"):
+        check(Mlp(8, 16, 4), (vectors(8), torch.arange(64) % 7))
+    ignored = torch.where(torch.arange(64) % 2 == 0, -100, torch.arange(64) % 4)
+    assert check(Mlp(8, 16, 4), (vectors(8), ignored)).loss.classes == 4
+
+
+def test_labels_are_not_said_to_leak_where_samples_are_paired() -> None:
+    model, batch, options = healthy.contrastive()
+    assert {f.rule.id for f in check(model, batch, **options).findings} <= {"Z601"}
+    report = check(model, batch, loss=lambda y, _: F.cross_entropy(F.pad(y, (0, 1)), torch.arange(64)))
+    assert "Z602" in {f.rule.id for f in report.findings}  # one class more: no pairs
+
+
+def test_a_loss_over_no_labels_is_not_a_number() -> None:
+    report = check(Mlp(8, 16, 4), (vectors(8), torch.full((64,), -100)))
+    assert "Z601" in {f.rule.id for f in report.findings if f.severity is Severity.FAIL}
+
+
 def test_loss_of_a_head_without_opinion() -> None:
     model = Mlp(8, 16, 7)
     nn.init.zeros_(model[2].weight)
+    nn.init.constant_(model[2].bias, 100.0)  # of all classes alike
     loss = check(model, (vectors(8), torch.arange(64) % 7)).loss
     assert loss.expected == pytest.approx(np.log(7), rel=1e-5)
 
@@ -389,6 +580,20 @@ def test_fsdp2_is_checked_on_global_values(mesh: Any) -> None:
     model(x).sum().backward()  # still works
 
 
+def test_fsdp2_is_sharded_again_where_no_backward_pass_follows(mesh: Any) -> None:
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    model = fully_shard(Mlp(8, 16, 4), mesh=mesh)
+    report = check(model, vectors(8), loss=lambda y, _: y.detach().sum())
+    assert [f.rule.id for f in report.findings] == ["Z503"]
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert not model(vectors(8)).any()  # gathered anew
+
+
 def test_a_model_on_meta_is_checked_on_a_copy() -> None:
     model, plan = zeta.record(Mlp, 8, 64, 4)
     report = check(model, vectors(8), plan=plan, seed=7)
@@ -413,6 +618,11 @@ def test_what_is_written_in_full_is_not_reported() -> None:
 # -- arguments -------------------------------------------------------------------------------------------------------
 
 
+class Silent(nn.Module):
+    def forward(self, *_: Any) -> Tensor:
+        raise AssertionError("run before the arguments were looked at")
+
+
 def test_wrong_arguments_are_refused() -> None:
     model, x = Mlp(8, 16, 4), vectors(8)
     with pytest.raises(LayerTypeError, match=r"expected a torch\.nn\.Module, got 3"):
@@ -425,13 +635,26 @@ def test_wrong_arguments_are_refused() -> None:
         check(nn.Sequential(nn.LazyLinear(4)), x)
     with pytest.raises(SpecError, match=r"optimizer must be a torch\.optim\.Optimizer or a function"):
         check(model, x, optimizer=3)  # type: ignore[arg-type]
+    for name, value in (("loss", 3), ("initialize", "x"), ("thresholds", {}), ("seed", 1.5), ("suppress", None)):
+        with pytest.raises(SpecError, match=f"^{name} must be"):
+            check(Silent(), x, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="LBFGS asks for the loss during its step"):
+        check(model, x, optimizer=torch.optim.LBFGS(model.parameters()))
     with pytest.raises(SpecError, match="has no parameter of this model"):
         check(model, x, optimizer=torch.optim.SGD(nn.Linear(1, 1).parameters()))
 
 
 def test_thresholds_are_checked_and_used() -> None:
-    with pytest.raises(SpecError, match="dead_fail must be a number of at least 0, got nan"):
-        Thresholds(dead_fail=float("nan"))
+    for name, value, message in (
+        ("dead_fail", float("nan"), "must be a number of at least 0, got nan"),
+        ("dead_fail", -0.1, "must be a number of at least 0, got -0.1"),
+        ("dead_fail", 95, "is a fraction and must be at most 1, got 95"),
+        ("overflow_margin", 0, "must be a number above 0, got 0"),
+        ("shortest_run", 1, "must be a number of at least 2, got 1"),
+        ("patience", 2.5, "must be a whole number, got 2.5"),
+    ):
+        with pytest.raises(SpecError, match=f"{name} {message}"):
+            Thresholds(**{name: value})  # type: ignore[arg-type]
     model = Mlp(8, 16, 4)
     nn.init.zeros_(model[2].weight)
     report = check(model, vectors(8), thresholds=Thresholds(dead_warn=0.0, fewest_samples=1, dead_fail=0.0))

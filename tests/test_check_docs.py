@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from zeta.check import GROUPS, RULES
+from zeta.check import GROUPS, RULES, Thresholds
 
 PAGE = (Path(__file__).parents[1] / "docs" / "check.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (Z\d+) [\w-]+\n\n(.*?)(?=\n##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -29,3 +30,11 @@ def test_a_section_says_what_it_means_what_to_do_and_where_it_comes_from(rule: o
 def test_ids_have_the_number_of_their_group() -> None:
     assert all(key == rule.id and key[:2] in GROUPS and re.fullmatch(r"Z\d\d\d", key) for key, rule in RULES.items())
     assert len({rule.name for rule in RULES.values()}) == len(RULES)
+
+
+def test_the_table_of_thresholds_has_each_with_its_default_and_its_rules() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| ([Z\d, ]+) \|$", PAGE, re.MULTILINE)
+    defaults = [(field.name, f"{field.default:.6g}") for field in fields(Thresholds)]
+    assert [(name, value) for name, value, _ in rows] == defaults
+    named = {rule for _, _, rules in rows for rule in rules.split(", ")}
+    assert named <= set(RULES)

@@ -29,7 +29,7 @@ def test_singular_values_are_those_of_the_jacobian() -> None:
         values = torch.linalg.svdvals(layer.weight.detach())
         square, largest = layers[name].singular
         assert largest == pytest.approx(float(values[0]), rel=0.05)
-        assert square == pytest.approx(float(values.square().mean()), rel=0.3)  # a few random vectors
+        assert square == pytest.approx(float(values.square().mean()), rel=0.2)  # a few random vectors
     slopes = (1 - torch.tanh(model[0](x)) ** 2).detach()
     square, largest = layers["1"].singular
     assert square == pytest.approx(float(slopes.square().mean()), rel=0.2)
@@ -50,6 +50,17 @@ def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
     report = check(model, x, level="full")
     assert [finding.severity.value for finding in found(report, "Z801")] == ["fail"]
     assert found(check(*deep(15, nn.ReLU, math.sqrt(2)), level="full"), "Z801") == []
+
+
+def test_a_small_head_and_pooling_do_not_multiply() -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)]
+    for layer in layers[:4:2] + layers[6:7]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+    nn.init.normal_(layers[-1].weight, std=1e-5)  # type: ignore[arg-type]
+    report = check(nn.Sequential(*layers), torch.randn(2, 3, 96, 96), level="full")
+    assert found(report, "Z801") == []
 
 
 def test_residual_blocks_multiply_too() -> None:

@@ -93,6 +93,12 @@ def test_it_is_as_the_standard_says(name: str, artifact: str | None) -> None:
     assert all(rules[one["ruleIndex"]]["id"] == one["ruleId"] for one in run(log)["results"])
 
 
+def test_a_rule_says_what_to_do_and_where_more_is_said() -> None:
+    for rule in run(to_sarif(sick()))["tool"]["driver"]["rules"]:
+        assert rule["help"]["text"].endswith(f" docs/check.md of zeta says more under {rule['id']}.")
+        assert len(rule["help"]["text"]) > 60
+
+
 def test_levels_and_places() -> None:
     log = run(to_sarif(sick()))
     assert Counter(one["level"] for one in log["results"]) == {"error": 17, "warning": 41}

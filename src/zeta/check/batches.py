@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 import torch
@@ -33,8 +34,11 @@ def call_of(model: nn.Module, batch: Any) -> Call:
     ``forward`` takes one positional argument fewer than the tuple has, the last is the target; where it does not know a
     mapping's ``labels`` (``label``, ``targets``, ``target``, ``y``), that is.
 
-    Raises ``SpecError`` if ``forward`` can take it in none of these ways.
+    Raises ``SpecError`` if ``forward`` can take it in none of these ways, or all of its tensors are empty.
     """
+    tensors = tensors_in(batch)
+    if tensors and not any(tensor.numel() for _, tensor in tensors):
+        raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")
     device = _device(model)
     moved = move(batch, device)
     signature = inspect.signature(model.forward)
@@ -86,7 +90,10 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(mapped(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: mapped(getattr(value, field.name), change) for field in fields(value)})
+        twin = copy.copy(value)
+        for field in fields(value):  # past frozen, and fields that the constructor does not take
+            object.__setattr__(twin, field.name, mapped(getattr(value, field.name), change))
+        return twin
     return value
 
 

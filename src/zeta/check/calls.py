@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from zeta.check import activations
 
@@ -58,6 +61,28 @@ def silenced(
 
 def _first(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
     return input
+
+
+@contextlib.contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Run layers as they are written: not compiled, and not checkpointed by reentrant backward passes.
+
+    Those run under ``no_grad`` at first, where nothing is to be seen, and know no ``torch.autograd.grad``.
+    """
+    # to switch the compiler off imports it, which takes seconds
+    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
+    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+    reentrant: Any = checkpoint.CheckpointFunction
+    with eager:
+        reentrant.apply = staticmethod(_called)  # before the inherited one
+        try:
+            yield
+        finally:
+            del reentrant.apply
+
+
+def _called(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+    return function(*args)
 
 
 class Composite:

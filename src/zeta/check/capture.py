@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -70,7 +71,8 @@ class _Frame:
         self.given = given
         self.version = 0 if given is None else given._version
         self.calls: list[Record] = []
-        self.leaf = next(module.children(), None) is None
+        children = {key for key, child in module._modules.items() if child is not None}
+        self.leaf = not children or (children == {"parametrizations"} and parametrize.is_parametrized(module))
 
 
 class Capture:
@@ -141,11 +143,13 @@ class Capture:
             return  # the calls in it are all there is, as in nn.MultiheadAttention
         if isinstance(module, nn.Identity | nn.Dropout | nn.modules.dropout._DropoutNd | nn.Flatten):
             return
-        inner = frame.calls[0] if len(frame.calls) == 1 and leaf else None
+        # the one that a parametrization does not make the weight of
+        inner = _only([call for call in frame.calls if call.weighted]) or _only(frame.calls) if leaf else None
         if inner is not None and inner in self.records:  # the call is what the module is for
             self.records.remove(inner)
             self._names[inner.name.partition("#")[0]] -= 1
-        record = Record(self._numbered(name or "model"), type(module).__name__, name, parameters=own)
+        kind = parametrize.type_before_parametrizations(module).__name__
+        record = Record(self._numbered(name or "model"), kind, name, parameters=own)
         record.block = block
         record.norm = isinstance(module, NORMS) or "norm" in type(module).__name__.lower()
         self._mark_units(module, frame.given, result)
@@ -254,6 +258,10 @@ class Capture:
             return  # part of what the module does, which is recorded as a whole
         record.name = self._numbered(record.name)
         self._finish(record, output, self.tags.unit_of(output), given)
+
+
+def _only(calls: list[Record]) -> Record | None:
+    return calls[0] if len(calls) == 1 else None
 
 
 def _first_float(value: Any) -> Tensor | None:

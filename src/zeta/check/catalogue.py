@@ -244,6 +244,14 @@ RULES: Final[dict[str, Rule]] = {
             "chain rule: one zero factor is enough",
         ),
         _rule(
+            "Z507",
+            "not-finite-gradient",
+            FAIL,
+            "Gradients are NaN or infinite though everything on the way forward is finite.",
+            "Look for a square root, a norm, a division or a logarithm at zero; add a small number before it.",
+            "the derivative of sqrt(x) is infinite at 0",
+        ),
+        _rule(
             "Z601",
             "initial-loss",
             FAIL,

@@ -76,6 +76,22 @@ def units_of_all(held: tuple[Held, ...], tolerance: float) -> dict[str, Units]:
     return found
 
 
+def still_zeros(one: Held) -> Tensor | None:
+    """Which units of a weight are zero and get no gradient while others do; ``None`` where there are no two such.
+
+    Not of experts and tables, whose units wait for a sample that chooses them.
+    """
+    if one.axes is None or one.axes.batch or one.axes.lookup or one.gradient is None or one.stats.zeros == 0:
+        return None
+    rows = rows_of(one, one.values)
+    if rows is None or one.gradient.shape != one.values.shape:
+        return None
+    gradients = rows_of(one, one.gradient)
+    assert gradients is not None
+    still = ~(rows.any(dim=1) | gradients.any(dim=1))
+    return still if 1 < int(still.sum()) < len(still) else None
+
+
 def rows_of(one: Held, values: Tensor) -> Tensor | None:
     """A row for each unit: for each output of a map, for each feature of an embedding."""
     axes = one.axes

@@ -71,6 +71,7 @@ class Use:
     signal: float  #: the part of the variance that differs between samples
     input_signal: float | None
     input_square: float | None
+    masked: int  #: minus infinities in its output
     head: bool  #: whether the loss or the output is made of it by operations on single elements at most
 
     @property
@@ -110,6 +111,7 @@ class Later:
 
     steps: int
     still: frozenset[str]  #: their gradient stayed zero, and so did they
+    parts: Mapping[str, int] = field(default_factory=dict)  #: so many units of a weight were zero and stayed so
     skipped: str | None = None  #: why nothing is known
 
 
@@ -129,11 +131,11 @@ class Evidence:
     uses: tuple[Use, ...]
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss | None
+    paired: bool  #: whether the class of sample i is i, as in contrastive losses
     surrogate: bool  #: whether the loss is a mere projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_signal: float | None  #: how the input varies between samples, over its mean square
-    outputs: tuple[Stats, ...]
-    output_signals: tuple[float, ...]
+    output_nonfinite: int  #: values of the output that are NaN or infinite, those that a mask makes left out
     thresholds: Thresholds
     later: Later | None = None
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written

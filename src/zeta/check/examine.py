@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from zeta import dtypes, verbs
 from zeta._version import __version__
 from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
-from zeta.check.duplicates import units_of_all
+from zeta.check.duplicates import still_zeros, units_of_all
 from zeta.check.evidence import Evidence, Held, Later
 from zeta.check.isolation import preserved
 from zeta.check.jacobians import jacobians
@@ -105,6 +106,7 @@ def check(
     """
     begin = time.perf_counter()
     inner = _checked(model, level, plan)
+    _check_options(loss, initialize, optimizer, thresholds, seed)
     sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
     if level == "fast" and (width is not None or depth is not None):
         raise SpecError('width= and depth= belong to the full level; pass level="full"')
@@ -152,7 +154,33 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
     lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
     if lazy:
         raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
+    fixed = [slot.name for slot in walk(inner) if slot.tensor.is_inference()]
+    if fixed:
+        raise TargetError(
+            listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
+        )
     return inner
+
+
+def _check_options(
+    loss: LossFunction | None,
+    initialize: Initialize | None,
+    optimizer: OptimizerLike | None,
+    thresholds: Thresholds | None,
+    seed: int | None,
+) -> None:
+    if loss is not None and not callable(loss):
+        raise SpecError(f"loss must be a function of the model's output and the batch, got {loss!r}")
+    if initialize is not None and not callable(initialize):
+        raise SpecError(f"initialize must be a function of the model, got {initialize!r}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
+        raise SpecError(
+            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {optimizer!r}"
+        )
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise SpecError(f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {thresholds!r}")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise SpecError(f"seed must be a whole number, got {seed!r}")
 
 
 def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | None, seed: int) -> nn.Module:
@@ -183,7 +211,8 @@ def _evidence(
     skipped: list[tuple[str, str]],
 ) -> Evidence:
     slots = list(walk(model))
-    call = call_of(model, batch)
+    with torch.inference_mode(False):
+        call = call_of(model, batch)
     with preserved(model):
         seen = probe(model, slots, call, loss)
     tensors = held(slots, seen, plan, _used(slots, seen))
@@ -195,11 +224,11 @@ def _evidence(
         uses=seen.uses,
         head=seen.head,
         loss=seen.loss,
+        paired=seen.paired,
         surrogate=seen.surrogate,
         differentiable=seen.differentiable,
         batch_signal=seen.batch_signal,
-        outputs=seen.outputs,
-        output_signals=seen.output_signals,
+        output_nonfinite=seen.output_nonfinite,
         thresholds=limits,
         later=later,
         updates={} if optimizer is None else first_step(tensors, optimizer),
@@ -242,12 +271,17 @@ def _later(
     tensors: tuple[Held, ...],
     limits: Thresholds,
 ) -> Later | None:
-    """Only where a weight's gradient is exactly zero."""
-    zero = {id(one.slot.tensor): one.name for one in tensors if one.is_weight and one.trainable and one.still}
-    if not zero:
+    """Only where a weight's gradient, or that of zero units, is exactly zero."""
+    learned = [one for one in tensors if one.is_weight and one.trainable]
+    zero = {id(one.slot.tensor): one.name for one in learned if one.still}
+    chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
+    parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
+    if not zero and not parts:
         return None
+    if seen.output_nonfinite or not math.isfinite(seen.loss.value):
+        return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
     with preserved(model):
-        return later(model, call, loss, seen.gradients, zero, limits.patience)
+        return later(model, call, loss, seen.gradients, zero, parts, limits.patience)
 
 
 def _parameter(one: Held, evidence: Evidence) -> Parameter:

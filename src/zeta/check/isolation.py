@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
-from collections.abc import Iterator
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,20 +25,31 @@ _TABLES: Final = (
     *("_backward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks_with_kwargs", "_non_persistent_buffers_set"),
 )
+# what a tensor keeps the hooks in that somebody registered on it
+_HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
+_CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
+# a vocabulary has hundreds of thousands of these
+_PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
+# so many containers in each other are looked into
+_DEPTH: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _SavedTensor:
     tensor: Tensor
+    memory: Tensor | None  #: the same memory, in the shape and dtype that it had; not of shards
     values: Tensor
     grad: Tensor | None
     grad_values: Tensor | None
     requires_grad: bool
     leaf: bool
+    hooks: tuple[tuple[str, Any, dict[Any, Any]], ...]  #: attribute, what it was, and what was in it
 
     def restore(self) -> None:
         if self.leaf and not self.tensor.is_leaf:
             self.tensor.detach_()  # something with a graph was written into it
+        if self.memory is not None and not _same_memory(self.tensor, self.memory):
+            self.tensor.data = self.memory
         if self.tensor.is_leaf and self.tensor.requires_grad is not self.requires_grad:
             self.tensor.requires_grad_(self.requires_grad)
         _write_back(self.tensor, self.values)
@@ -44,6 +57,12 @@ class _SavedTensor:
             _write_back(self.grad, self.grad_values)
         if self.tensor.is_leaf and self.tensor.grad is not self.grad:
             self.tensor.grad = self.grad
+        for name, table, entries in self.hooks:
+            if table is not None and dict(table) != entries:
+                table.clear()
+                table.update(entries)
+            if getattr(self.tensor, name) is not table:
+                setattr(self.tensor, name, table)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,9 +89,10 @@ class _SavedModule:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Whatever the block does to ``model``, afterwards everything is as before.
 
-    Values, gradients, ``requires_grad``, train and eval mode, hooks and plain attributes of every module, and the
-    random states of torch, Python and NumPy. Inside, torch's generators start from one seed, and gradients are on. A
-    tensor that did not change is not written to.
+    Values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks and plain attributes of every module, what
+    is in their lists, sets and dictionaries, the random states of torch, Python and NumPy, and those of generators
+    that a module holds. Inside, torch's generators start from one seed, and gradients are on. A tensor that did not
+    change is not written to.
     """
     modules = [
         _SavedModule(
@@ -83,6 +103,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         for module in model.modules()
     ]
     tensors = [_saved(tensor) for tensor in _tensors(model)]
+    held = list(_held(model))
     try:
         with _generators(tensors), torch.inference_mode(False), torch.enable_grad():
             yield
@@ -90,6 +111,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
         _reshard(model)
         for module in modules:
             module.restore()
+        for restore in held:
+            restore()
         with torch.no_grad():
             for tensor in tensors:
                 tensor.restore()
@@ -97,14 +120,76 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 def _saved(tensor: Tensor) -> _SavedTensor:
     grad = tensor.grad if tensor.is_leaf else None
+    hooks = ((name, getattr(tensor, name, None)) for name in _HOOKS)
     return _SavedTensor(
         tensor=tensor,
+        memory=tensor.data if type(tensor) in (Tensor, nn.Parameter) else None,
         values=tensor.detach().clone(),
         grad=grad,
         grad_values=None if grad is None else grad.detach().clone(),
         requires_grad=tensor.requires_grad,
         leaf=tensor.is_leaf,
+        hooks=tuple((name, table, dict(table or {})) for name, table in hooks) if tensor.is_leaf else (),
     )
+
+
+def _same_memory(tensor: Tensor, memory: Tensor) -> bool:
+    return (
+        tensor.dtype is memory.dtype
+        and tensor.shape == memory.shape
+        and tensor.layout is memory.layout
+        and (tensor.layout is not torch.strided or tensor.stride() == memory.stride())
+        and (tensor.layout is not torch.strided or tensor.data_ptr() == memory.data_ptr())
+    )
+
+
+def _held(model: nn.Module) -> Iterator[Callable[[], object]]:
+    """What gives back the contents of each list, set, dictionary and generator among the modules' attributes."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name not in _TABLES:
+                yield from _contents(value, _DEPTH)
+
+
+def _contents(value: Any, depth: int) -> Iterator[Callable[[], object]]:
+    if isinstance(value, torch.Generator):
+        state = value.get_state()
+        yield lambda: value.set_state(state)
+    elif _is(value, "random", "Random"):
+        drawn = value.getstate()
+        yield lambda: value.setstate(drawn)
+    elif _is(value, "numpy.random", "Generator"):
+        bits = value.bit_generator
+        counted = copy.deepcopy(bits.state)
+        yield lambda: setattr(bits, "state", counted)
+    elif depth and type(value) in (tuple, *_CONTAINERS):
+        if not isinstance(value, tuple):
+            yield _refilled(value)
+        for item in list(value.values()) if isinstance(value, dict) else list(value):
+            if not isinstance(item, _PLAIN):
+                yield from _contents(item, depth - 1)
+
+
+def _is(value: Any, module: str, kind: str) -> bool:
+    """Whether it is of a class of a module that need not have been imported."""
+    found = getattr(sys.modules.get(module), kind, None)
+    return found is not None and isinstance(value, found)
+
+
+def _refilled(value: Any) -> Callable[[], object]:
+    entries = value.copy()
+
+    def restore() -> None:
+        if len(value) == len(entries) and all(a is b for a, b in zip(_flat(value), _flat(entries), strict=True)):
+            return
+        value.clear()
+        (value.extend if isinstance(value, list | deque) else value.update)(entries)
+
+    return restore
+
+
+def _flat(value: Any) -> list[Any]:
+    return [part for pair in value.items() for part in pair] if isinstance(value, dict) else list(value)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zeta.check.batches import Call, mapped
+from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Chain
 from zeta.names import Slot, named_modules
+from zeta.planning import groups
 
 #: random vectors for the mean square, and rounds of the power iteration for the largest
 _PROBES: Final = 3
@@ -36,8 +38,9 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
     The largest comes from a power iteration with ``J`` and its transpose.
     """
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
-    capture = Capture(named_modules(model), {id(slot.tensor): slot.name for slot in slots}, keep=True)
-    with sdpa_kernel(SDPBackend.MATH), capture.watching():  # the fused kernels have no second derivative
+    capture = Capture(named_modules(model), {id(group[0].tensor): group[0].name for group in groups(slots)}, keep=True)
+    # the fused kernels of attention have no second derivative
+    with plainly(model), sdpa_kernel(SDPBackend.MATH), capture.watching():
         model(*args, **kwargs)
     singular = {}
     for record in capture.records:
@@ -100,16 +103,20 @@ def _blocks(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _sequences(records: Sequence[Record]) -> list[list[Record]]:
-    """Records each of which takes the output of the one before it, the same tensor."""
+    """Records that take what the one before put out, the same tensor; pooling, a mean by nature, ends them."""
     found: list[list[Record]] = []
+    follows = False
     for record in records:
         if record.block or record.tensors is None:
             continue
-        before = found[-1][-1].tensors if found else None
-        if before is not None and before[1] is record.tensors[0]:
+        given, output = record.tensors
+        pools = not record.parameters and output.numel() < given.numel()
+        before = found[-1][-1].tensors if found and follows and not pools else None
+        if before is not None and before[1] is given:
             found[-1].append(record)
-        else:
+        elif not pools:
             found.append([record])
+        follows = not pools
     return found
 
 

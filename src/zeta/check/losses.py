@@ -18,6 +18,8 @@ from zeta.errors import SpecError
 LossFunction = Callable[[Any, Any], Tensor]
 
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
+# what F.cross_entropy leaves out
+_IGNORED: Final = -100
 # surrogate: the weights of the projection are cos(k^2 phi), whose quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
@@ -34,9 +36,12 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     """Return the loss, the first of these that there is.
 
     1. ``loss(output, batch)``, where it was given; 2. the output's own ``loss`` (transformers); 3. cross entropy, where
-    integer targets fit the logits; 4. the mean squared error, where the target has the output's shape; 5. next-token
-    cross entropy, where the only input is integers of the shape of the logits without their last dimension; 6. a fixed
-    pseudo-random projection of all outputs, so that there are gradients at all.
+    integer targets fit the logits, binary where there is one logit; 4. the mean squared error, where the target has the
+    output's shape, a last dimension of one left out or not; 5. next-token cross entropy, where the only input is
+    integers of the shape of the logits without their last dimension; 6. a fixed pseudo-random projection of all
+    outputs, so that there are gradients at all.
+
+    Raises ``SpecError`` for targets beyond the logits' classes.
     """
     if loss is not None:
         value = loss(output, call.batch)
@@ -71,15 +76,29 @@ def _logits(output: Any) -> Tensor | None:
 def _against_target(logits: Tensor, target: Any) -> Objective | None:
     if not isinstance(target, Tensor) or not logits.ndim:
         return None
+    if logits.ndim >= 2 and logits.shape[-1] == 1 and target.shape == logits.shape[:-1]:
+        logits = logits.squeeze(-1)  # one number for each sample
+    if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
+        return Objective(value=F.binary_cross_entropy_with_logits(logits.float(), target.float()))
     if target.dtype in _INTEGERS and logits.ndim >= 2:
         if target.shape == logits.shape[:-1]:
-            classes_last = logits.flatten(0, -2)
-            return Objective(value=F.cross_entropy(classes_last.float(), target.flatten().long()))
+            return Objective(value=_cross_entropy(logits.flatten(0, -2), target.flatten()))
         if target.shape == (logits.shape[0], *logits.shape[2:]):
-            return Objective(value=F.cross_entropy(logits.float(), target.long()))
+            return Objective(value=_cross_entropy(logits, target))
     if target.is_floating_point() and target.shape == logits.shape:
         return Objective(value=F.mse_loss(logits.float(), target.float()))
     return None
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    classes, named = logits.shape[1], target[target != _IGNORED].long()
+    low, high = (int(end) for end in torch.aminmax(named)) if named.numel() else (0, 0)
+    if low < 0 or high >= classes:
+        raise SpecError(
+            f"the batch's target holds classes from {low} to {high}, and the model's output is taken for logits of "
+            f"{classes}; give loss= if it is something else"
+        )
+    return F.cross_entropy(logits.float(), target.long())
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:
@@ -100,5 +119,6 @@ def _projection(output: Any) -> Tensor:
         real = torch.view_as_real(part) if part.is_complex() else part
         index = torch.arange(real.numel(), device=real.device, dtype=torch.float64)
         weights = torch.cos(index * index * _GOLDEN_ANGLE).float().view(real.shape) / math.sqrt(max(real.numel(), 1))
-        total = total + (real.float() * weights).sum()
+        finite = torch.where(torch.isfinite(real), real, 0)  # a mask's minus infinities would make it NaN
+        total = total + (finite.float() * weights).sum()
     return total

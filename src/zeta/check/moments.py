@@ -24,8 +24,8 @@ _CANCELLED: Final = 1e-6
 class Pending:
     """Statistics that may still be on their way from a device.
 
-    ``numbers``: mean, mean square about it, least, largest, zeros, not finite, and the mean over units of the variance
-    over samples. The sample is for the histogram.
+    ``numbers``: mean, mean square about it, least, largest, zeros, not finite, the mean over units of the variance over
+    samples, and minus infinities. The sample is for the histogram.
     """
 
     count: int
@@ -39,6 +39,7 @@ class Measures:
 
     stats: Stats
     signal: float  #: the mean over units of the variance over samples
+    masked: int  #: minus infinities
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ def _in_one_pass(x: Tensor) -> Tensor | None:
         centred = sums_of(x.contiguous(), mean)
         variance = max(centred.squares / sums.count - (centred.sum / sums.count) ** 2, 0.0)
     zeros = x.numel() - int(torch.count_nonzero(x)) if sums.low <= 0 <= sums.high else 0
-    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, variance], dtype=torch.float64)
+    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, variance, 0], dtype=torch.float64)
 
 
 def _by_torch(x: Tensor, unit: int | None) -> Tensor:
@@ -90,15 +91,16 @@ def _by_torch(x: Tensor, unit: int | None) -> Tensor:
         variance = signal + means.var(correction=0)
     low, high = torch.aminmax(x)
     zeros = x.numel() - torch.count_nonzero(x)
-    nonfinite = torch.zeros_like(zeros)
+    nonfinite = masked = torch.zeros_like(zeros)
     if not math.isfinite(float(low + high)) or not math.isfinite(float(variance)):
         finite = torch.isfinite(x)
         nonfinite = x.numel() - torch.count_nonzero(finite)
+        masked = torch.count_nonzero(torch.isneginf(x))
         kept = x[finite].double()
         signal = variance = kept.var(correction=0) if kept.numel() else torch.zeros_like(low)
         mean = kept.mean() if kept.numel() else torch.zeros_like(low)
         low, high = torch.aminmax(kept) if kept.numel() else (mean, mean)
-    return torch.stack([n.double() for n in (mean, variance, low, high, zeros, nonfinite, signal)])
+    return torch.stack([n.double() for n in (mean, variance, low, high, zeros, nonfinite, signal, masked)])
 
 
 def _sample(x: Tensor) -> Tensor:
@@ -113,7 +115,7 @@ def resolved(waiting: Sequence[Pending | None]) -> list[Measures | None]:
 
 
 def _measures(one: Pending) -> Measures:
-    mean, variance, low, high, zeros, nonfinite, signal = one.numbers.tolist()
+    mean, variance, low, high, zeros, nonfinite, signal, masked = one.numbers.tolist()
     stats = Stats(
         count=one.count,
         mean=mean,
@@ -124,7 +126,7 @@ def _measures(one: Pending) -> Measures:
         nonfinite=int(nonfinite),
         histogram=None if one.sample is None else _histogram(one.sample, low, high),
     )
-    return Measures(stats=stats, signal=max(signal, 0.0))
+    return Measures(stats=stats, signal=max(signal, 0.0), masked=int(masked))
 
 
 def _histogram(sample: Tensor, low: float, high: float) -> Histogram | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeta.check.batches import Call, tensors_in
+from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
 from zeta.check.losses import LossFunction, Objective, objective
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
-from zeta.check.results import Layer, Loss, Stats
-from zeta.check.tags import usual_unit
+from zeta.check.results import Layer, Loss
 from zeta.names import Slot, is_fsdp, named_modules
+from zeta.planning import groups
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
 _HEAD_STEPS = 12
@@ -34,14 +34,14 @@ class Probe:
     uses: tuple[Use, ...]
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
     loss: Loss
+    paired: bool
     surrogate: bool
     differentiable: bool
     used: frozenset[str]
     head: frozenset[str]  #: the parameters that make the logits
     detached: frozenset[int]
     batch_signal: float | None
-    outputs: tuple[Stats, ...]
-    output_signals: tuple[float, ...]
+    output_nonfinite: int
 
 
 def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None) -> Probe:
@@ -49,18 +49,18 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
 
     To be called inside :func:`~zeta.check.isolation.preserved`. Whatever the model raises is passed on.
     """
-    names = {id(slot.tensor): slot.name for slot in reversed(slots)}
+    names = {id(group[0].tensor): group[0].name for group in groups(slots)}
     for slot in slots:
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in slot.parametrization.parameters()}
     capture = Capture(named_modules(model), names)
     signal = _batch_signal(call)
-    with _eagerly(model), capture.watching():
+    with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
-    head, head_parameters = _head_of(aim, output, capture)
-    outputs = [p for p in (pending(t, usual_unit(t)) for _, t in tensors_in(output)) if p is not None]
-    entropies = _loss(aim, capture)
+    classified, loss_seen = _loss(aim, capture)
+    head, head_parameters = _heads(classified, output, capture)
+    outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
     learned = {id(tensor): tensor for tensor in _learned(model)}
     gradients: dict[int, Tensor] = {}
     detached: frozenset[int] = frozenset()
@@ -72,22 +72,16 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     return Probe(
         uses=tuple(_uses(capture.records, head)),
         gradients=gradients,
-        loss=entropies,
+        loss=loss_seen,
+        paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,
         batch_signal=signal,
-        outputs=tuple(one.stats for one in measured),
-        output_signals=tuple(one.signal for one in measured),
+        output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
     )
-
-
-def _eagerly(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """Without the compiler; to say so imports it, which takes seconds, so only where something is compiled."""
-    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def _learned(model: nn.Module) -> list[Tensor]:
@@ -154,6 +148,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         samples=record.samples,
         attached=record.attached,
         signal=output.signal,
+        masked=output.masked,
         input_signal=None if given is None else given.signal,
         input_square=square,
         head=head,
@@ -180,28 +175,38 @@ def _batch_signal(call: Call) -> float | None:
 # -- graph -----------------------------------------------------------------------------------------------------------
 
 
-def _head_of(aim: Objective, output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
-    """The use that makes the logits, and the parameters in it.
+def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
+    """The use that makes the logits, the first ones where there are several, and the parameters that make any.
 
-    Reached from the logits, or else the outputs, through operations with one input that is not a parameter.
+    Without logits, those of the first output that has them.
     """
-    logits = [logit for logit, _, _ in capture.cross_entropy]
-    tensors = logits or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
-    nodes = {record.node: record for record in capture.records if record.node is not None and not record.block}
-    for tensor in tensors:
-        node = tensor.grad_fn
-        for _ in range(_HEAD_STEPS):
-            if node is None:
-                break
-            record = nodes.get(node)
-            above = [inner for inner, _ in node.next_functions if inner is not None]
-            leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
-            if record is not None or any(leaf.ndim > 1 for leaf in leaves):
-                names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
-                return record, frozenset(names.union(() if record is None else record.parameters))
-            rest = [inner for inner in above if _leaf(inner) is None]
-            node = rest[0] if len(rest) == 1 else None
-    return None, frozenset()
+    # of records that put out the same tensor, the innermost, which comes first
+    seen = [record for record in reversed(capture.records) if record.node is not None and not record.block]
+    nodes = {record.node: record for record in seen}
+    tensors = classified or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
+    heads = [head for tensor in tensors if (head := _head_of(tensor, nodes, capture)) is not None]
+    if not heads:
+        return None, frozenset()
+    return heads[0][0], frozenset().union(*(names for _, names in (heads if classified else heads[:1])))
+
+
+def _head_of(
+    tensor: Tensor, nodes: Mapping[Any, Record], capture: Capture
+) -> tuple[Record | None, frozenset[str]] | None:
+    """What makes a tensor, reached through operations with one input that is not a parameter."""
+    node: Any = tensor.grad_fn
+    for _ in range(_HEAD_STEPS):
+        if node is None:
+            break
+        record = nodes.get(node)
+        above = [inner for inner, _ in node.next_functions if inner is not None]
+        leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
+        if record is not None or any(leaf.ndim > 1 for leaf in leaves):
+            names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
+            return record, frozenset(names.union(() if record is None else record.parameters))
+        rest = [inner for inner in above if _leaf(inner) is None]
+        node = rest[0] if len(rest) == 1 else None
+    return None
 
 
 def _leaf(node: Any) -> Tensor | None:
@@ -235,12 +240,30 @@ def _behind(nodes: list[Any]) -> frozenset[int]:
 # -- loss ------------------------------------------------------------------------------------------------------------
 
 
-def _loss(aim: Objective, capture: Capture) -> Loss:
-    """The loss; for cross entropy with the one that unrelated labels would give."""
-    classified = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
-    if not classified:
-        return Loss(value=float(aim.value.detach()), expected=None, classes=None)
-    logits, targets, ignored = max(classified, key=lambda call: call[0].shape[1])
+def _paired(logits: Tensor, target: Tensor) -> bool:
+    count = len(target) if target.ndim == 1 else 0
+    own = torch.arange(count, device=target.device, dtype=target.dtype)
+    return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
+
+
+def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:
+    """The loss; of cross entropies that whose logits cost most beside ln(classes), and all logits, its own first."""
+    calls = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
+    if not calls:
+        return [], Loss(value=float(aim.value.detach()), expected=None, classes=None)
+    losses = [_cross_entropy(*call, aim) for call in calls]
+    order = sorted(range(len(calls)), key=lambda number: _weight(losses[number]), reverse=True)
+    return [calls[number][0] for number in order], losses[order[0]]
+
+
+def _weight(loss: Loss) -> tuple[float, int]:
+    """How much the spread of the logits costs in whole nats, what is not finite first; then the number of classes."""
+    cost, classes = loss.value if loss.expected is None else loss.expected, loss.classes or 1
+    return float(round(cost - math.log(classes))) if math.isfinite(cost) else math.inf, classes
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, ignored: int, aim: Objective) -> Loss:
+    """One cross entropy, with the one that unrelated labels would give."""
     with torch.no_grad():
         flat = logits.detach().movedim(1, -1).flatten(0, -2).float()
         wanted = targets.flatten()

@@ -19,6 +19,9 @@ SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/sche
 #: what a fingerprint is called; another way to compute it is a new version
 FINGERPRINT: Final = "zetaFinding/v1"
 
+#: where each rule has a section. Not a ``helpUri``, which must be absolute: the project has no address of its own yet
+PAGE: Final = "docs/check.md of zeta"
+
 _LEVELS: Final = {Severity.FAIL: "error", Severity.WARN: "warning", Severity.NOTE: "note"}
 
 
@@ -72,7 +75,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "name": rule.name,
         "shortDescription": {"text": _plain(rule.summary)},
         "fullDescription": {"text": _plain(f"{_sentence(rule.summary)} Source: {rule.source}")},
-        "help": {"text": _plain(rule.advice)},
+        "help": {"text": _plain(f"{_sentence(rule.advice)} {PAGE} says more under {rule.id}.")},
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
     }
 

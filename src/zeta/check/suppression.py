@@ -25,6 +25,8 @@ class Suppression:
     def __init__(self, patterns: Sequence[str]) -> None:
         if isinstance(patterns, str):
             raise SpecError(f"suppress must be a list of rule ids, got the text {patterns!r}; write [{patterns!r}]")
+        if not isinstance(patterns, Sequence):
+            raise SpecError(f"suppress must be a list of rule ids, got {patterns!r}")
         self._patterns = [_parsed(pattern) for pattern in patterns]
 
     def split(self, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:

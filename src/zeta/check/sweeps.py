@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,20 +67,24 @@ def _widths(
     points: list[Point] = []
     for size in sizes:
         model = _built("width", factory, size)
-        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        steps = optimizer(learned)
-        for step in range(_STEPS + 1):
-            slots = list(walk(model))
-            with preserved(model):
-                seen = probe(model, slots, call_of(model, batch), loss)
-            points += [
-                Point(factory="width", size=size, layer=use.layer.name, step=step, value=use.layer.output.rms)
-                for use in seen.uses
-            ]
-            for parameter in learned:
-                parameter.grad = seen.gradients.get(id(parameter))
-            steps.step()
+        with preserved(model):  # which somebody may hold, as one that a factory keeps
+            points += _steps(model, size, batch, loss, optimizer)
     return points
+
+
+def _steps(
+    model: nn.Module, size: int, batch: Any, loss: LossFunction | None, optimizer: Optimizing
+) -> Iterator[Point]:
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    steps = optimizer(learned)
+    for step in range(_STEPS + 1):
+        with preserved(model):
+            seen = probe(model, list(walk(model)), call_of(model, batch), loss)
+        for use in seen.uses:
+            yield Point(factory="width", size=size, layer=use.layer.name, step=step, value=use.layer.output.rms)
+        for parameter in learned:
+            parameter.grad = seen.gradients.get(id(parameter))
+        steps.step()
 
 
 def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFunction | None) -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Final
 
 from zeta.errors import SpecError
 from zeta.report import STANDARD_ERRORS
@@ -100,6 +101,22 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-                raise SpecError(f"Thresholds: {item.name} must be a number of at least 0, got {value!r}")
+            value, least = getattr(self, item.name), _LEAST.get(item.name, 0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise SpecError(f"Thresholds: {item.name} must be a number of at least {least}, got {value!r}")
+            if value < least or (value == 0 and item.name in _DIVISORS):
+                above = "above 0" if item.name in _DIVISORS else f"of at least {least}"
+                raise SpecError(f"Thresholds: {item.name} must be a number {above}, got {value!r}")
+            if isinstance(item.default, int) and not isinstance(value, int):
+                raise SpecError(f"Thresholds: {item.name} must be a whole number, got {value!r}")
+            if item.name in _FRACTIONS and value > 1:
+                raise SpecError(f"Thresholds: {item.name} is a fraction and must be at most 1, got {value!r}")
+
+
+# a slope needs two layers
+_LEAST: Final = {"shortest_run": 2}
+_DIVISORS: Final = ("overflow_margin",)
+_FRACTIONS: Final = (
+    *("subnormal_warn", "subnormal_fail", "dead_warn", "dead_fail", "saturated_warn", "saturated_fail"),
+    *("entropy_warn", "entropy_fail", "lowered_std", "mass_share"),
+)

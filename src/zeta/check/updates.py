@@ -39,6 +39,11 @@ def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, fl
         raise SpecError(
             f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {optimizer!r}"
         )
+    closure = inspect.signature(twin.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise SpecError(
+            f"{type(twin).__name__} asks for the loss during its step, which a copy cannot give; leave it out"
+        )
     twin.step()
     sizes: dict[str, float] = {}
     for one in moving:

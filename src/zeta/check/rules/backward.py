@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from zeta.check.evidence import Evidence, Held, Use
+from zeta.check.evidence import Evidence, Held, Later, Use
 from zeta.check.results import Finding
 from zeta.check.rules.base import found, graded
 from zeta.check.rules.forward import streams, weight_of
@@ -22,6 +22,7 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
     yield from _frozen(evidence)
     yield from _ratio(evidence)
     yield from _still(learned, evidence)
+    yield from _not_finite(learned, evidence)
 
 
 def _without(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
@@ -46,7 +47,8 @@ def _frozen(evidence: Evidence) -> Iterator[Finding]:
     if frozen:
         names = [name for name, _ in fold((one.name, one.slot.shape, one) for one in frozen)]
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        yield found("Z505", f"{len(frozen)} parameters are frozen: {shown}", parameter=frozen[0].name)
+        count = "1 parameter is" if len(frozen) == 1 else f"{len(frozen):,} parameters are"
+        yield found("Z505", f"{count} frozen: {shown}", parameter=frozen[0].name)
 
 
 # -- size ------------------------------------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ def norm(use: Use) -> float:
 def _ratio(evidence: Evidence) -> Iterator[Finding]:
     """Along the residual stream where there is one, else along the weighted layers."""
     limits = evidence.thresholds
-    paths = list(streams(evidence.uses)) or [[use for use in evidence.uses if use.weighted]]
+    paths = list(streams(evidence.uses)) or [_main_path(evidence.uses)]
     for path in paths:
         reached = [use for use in path if norm(use) > 0 and math.isfinite(norm(use))]
         if len(reached) < 3:
@@ -86,6 +88,19 @@ def _ratio(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+def _main_path(uses: Sequence[Use]) -> list[Use]:
+    """The weighted layers that are not inside attention: the gradients of queries and keys start close to zero."""
+    inside = tuple({f"{use.module}." for use in uses if use.layer.entropy is not None and use.module})
+    return [use for use in uses if use.weighted and not f"{use.module}.".startswith(inside)]
+
+
+def so_far(later: Later, verb: str = "is") -> str:
+    """How long a gradient that is zero was watched."""
+    if not later.steps:
+        return "no other has one that is not zero, so that nothing ever moves"
+    return f"still {verb} after {later.steps} steps of gradient descent"
+
+
 def _still(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
     later = evidence.later
     if later is None:
@@ -97,5 +112,22 @@ def _still(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
         if one.name not in reached:  # an expert, say
             yield found("Z501", "no sample of this batch reached it", parameter=one.name)
         elif not one.zero:
-            message = f"its gradient is exactly zero, and still is after {later.steps} steps of gradient descent"
+            message = f"its gradient is exactly zero, and {so_far(later)}"
             yield found("Z506", message, parameter=one.name)
+
+
+def _not_finite(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
+    """Only where all is finite on the way forward: otherwise Z401 says where it begins."""
+    bad = [one for one in learned if one.gradient_stats is not None and one.gradient_stats.nonfinite]
+    loss = evidence.loss
+    forward = any(use.layer.output.nonfinite > use.masked for use in evidence.uses) or evidence.output_nonfinite
+    if not bad or forward or (loss is not None and not math.isfinite(loss.value)):
+        return
+    # backward, it begins after the last layer whose output's gradient is not finite
+    met = [use for use in evidence.uses if use.layer.gradient is not None and use.layer.gradient.nonfinite]
+    last = met[-1] if met else None
+    message = f"the gradients of {len(bad)} parameters are NaN or infinite, that of {bad[0].name} first"
+    if last is not None:
+        message += f"; it begins after {last.layer.name}, whose output is finite"
+    parameter = None if last is None else weight_of(last)
+    yield found("Z507", message, parameter=parameter or bad[-1].name, layer=None if last is None else last.layer.name)

@@ -25,13 +25,20 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
-    """The first layer only: whatever follows inherits it."""
+    """The first layer only: whatever follows inherits it. Without weights, minus infinities may be a mask."""
     for use in evidence.uses:
-        if use.layer.output.nonfinite and not use.block:
-            count = use.layer.output.nonfinite
+        count = use.layer.output.nonfinite - (0 if use.layer.parameters else use.masked)
+        if count and not use.block:
             message = f"{count:,} of {use.layer.output.count:,} outputs are NaN or infinite, the first on the way"
             yield found("Z401", message, parameter=weight_of(use), layer=use.layer.name, value=count, limit=0)
             return
+    loss = evidence.loss
+    if evidence.output_nonfinite:
+        count = evidence.output_nonfinite
+        message = f"{count:,} values of the model's output are NaN or infinite; those of all layers are finite"
+        yield found("Z401", message, value=count, limit=0)
+    elif loss is not None and loss.classes is None and not math.isfinite(loss.value):
+        yield found("Z401", f"the loss is {loss.value}; the outputs of all layers are finite")
 
 
 # -- depth -----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from zeta.check.evidence import Evidence
 from zeta.check.results import Finding, Point
 from zeta.check.rules.base import found, graded
+
+# Jacobians that follow each other; fewer have no depth
+_SHORTEST: Final = 3
 
 
 def judge(evidence: Evidence) -> Iterator[Finding]:
@@ -20,15 +24,20 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
 
 def _jacobians(evidence: Evidence) -> Iterator[Finding]:
     limits = evidence.thresholds
+    heads = {use.layer.name for use in evidence.uses if use.head}  # often small on purpose
     for chain in evidence.jacobians:
-        total = sum(math.log(square) for square in chain.squares)
+        squares = {name: square for name, square in zip(chain.layers, chain.squares, strict=True) if name not in heads}
+        if len(squares) < _SHORTEST:
+            continue
+        total = sum(map(math.log, squares.values()))
         grade = graded(abs(total), limits.jacobian_warn, limits.jacobian_fail)
         if grade is not None:
+            last = list(squares)[-1]
             message = (
-                f"the mean square singular values of the {len(chain.layers)} Jacobians from {chain.layers[0]} to "
-                f"{chain.layers[-1]} multiply to {math.exp(max(min(total, 700.0), -700.0)):.3g}"
+                f"the mean square singular values of the {len(squares)} Jacobians from {chain.layers[0]} to "
+                f"{last} multiply to {math.exp(max(min(total, 700.0), -700.0)):.3g}"
             )
-            yield found("Z801", message, layer=chain.layers[-1], severity=grade[0], value=abs(total), limit=grade[1])
+            yield found("Z801", message, layer=last, severity=grade[0], value=abs(total), limit=grade[1])
 
 
 def _spectral(evidence: Evidence) -> Iterator[Finding]:

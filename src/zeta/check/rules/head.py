@@ -21,13 +21,16 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
 
 def _loss(evidence: Evidence) -> Iterator[Finding]:
     loss, limits = evidence.loss, evidence.thresholds
-    if loss is None or loss.classes is None or loss.expected is None or loss.classes < 2:
+    if loss is None or loss.classes is None or loss.classes < 2:
         return
     head = next((use for use in evidence.uses if use.head), None)
-    weights = sorted(name for name in evidence.head if "bias" not in name)
+    own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
+    weights = sorted(name for name in own if "bias" not in name)
     parameter, layer = (weights[0] if weights else None), head.layer.name if head is not None else None
     if not math.isfinite(loss.value):
         yield found("Z601", f"the initial loss is {loss.value}", parameter=parameter, layer=layer)
+        return
+    if loss.expected is None:
         return
     neutral = math.log(loss.classes)
     # labels far from chance are another matter: only what the spread of the logits costs counts here
@@ -47,6 +50,8 @@ def _loss(evidence: Evidence) -> Iterator[Finding]:
             value=loss.value,
             limit=neutral + grade[1],
         )
+    if evidence.paired:
+        return  # the partner is in the input, and found by likeness before anything is learned
     missed = loss.value - loss.expected
     spread = math.sqrt(max(2 * (loss.expected - neutral), 0.0))
     if abs(missed) > limits.loss_deficit + spread:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from zeta.check.duplicates import hashes
 from zeta.check.evidence import Evidence, Held, Units
 from zeta.check.results import Finding
+from zeta.check.rules.backward import so_far
 from zeta.check.rules.base import found
 
 
@@ -21,6 +22,11 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
             yield from _zero_and_still(one, evidence)
             continue
         units = evidence.units.get(one.name)
+        if later is not None and one.name in later.parts and one.name not in evidence.head:
+            count = units.count if units is not None else 0
+            message = f"{later.parts[one.name]} of its {count} units and their gradients are exactly zero, and "
+            yield found("Z302", message + so_far(later, "are"), parameter=one.name)
+            continue
         # zero units that this batch does not tell apart while it does others, as experts that no token chose
         partly = one.zero and units is not None and units.apart > 0
         if units is not None and units.same and not partly and one.name not in evidence.head:
@@ -40,7 +46,7 @@ def _zero_and_still(one: Held, evidence: Evidence) -> Iterator[Finding]:
     if later is None or later.skipped is not None:
         return
     if one.name in later.still:
-        message = f"it and its gradient are exactly zero, and still are after {later.steps} steps of gradient descent"
+        message = f"it and its gradient are exactly zero, and {so_far(later, 'are')}"
         yield found("Z302", message, parameter=one.name)
     else:
         message = "all zero, without a gradient yet: it gets one as soon as another zero weight has moved"
