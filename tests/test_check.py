@@ -584,9 +584,13 @@ def test_fsdp2_is_sharded_again_where_no_backward_pass_follows(mesh: Any) -> Non
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
-    model = fully_shard(Mlp(8, 16, 4), mesh=mesh)
-    report = check(model, vectors(8), loss=lambda y, _: y.detach().sum())
-    assert [f.rule.id for f in report.findings] == ["Z503"]
+    model, plain = fully_shard(Mlp(8, 16, 4), mesh=mesh), Mlp(8, 16, 4)
+    found = [
+        [(f.rule.id, f.parameter) for f in check(one, vectors(8), loss=lambda y, _: y.detach().sum()).findings]
+        for one in (model, plain)
+    ]
+    assert found[0] == found[1]
+    assert ("Z503", None) in found[0]
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     with torch.no_grad():
         for parameter in model.parameters():

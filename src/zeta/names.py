@@ -71,17 +71,27 @@ def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
+def type_name(module: nn.Module) -> str:
+    """The name of the module's class, as it was before a parametrization or ``fully_shard`` put one in front of it."""
+    kind = parametrize.type_before_parametrizations(module)
+    if is_fsdp(module):
+        fsdp = sys.modules["torch.distributed.fsdp"].FSDPModule
+        kind = next(base for base in kind.__mro__ if not issubclass(base, fsdp))
+    return kind.__name__
+
+
 def gathered(model: nn.Module) -> list[str]:
     """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
     return [
         f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
         "call its reshard() first"
         for name, module in model.named_modules()
-        if is_fsdp(module) and any(not group.is_sharded for group in _groups(module))
+        if is_fsdp(module) and any(not group.is_sharded for group in fsdp_groups(module))
     ]
 
 
-def _groups(module: Any) -> list[Any]:
+def fsdp_groups(module: Any) -> list[Any]:
+    """The groups of parameters that FSDP2 gathers together, of one of its modules."""
     state = module._get_fsdp_state()
     groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one at most
     return [group for group in ([state._fsdp_param_group] if groups is None else groups) if group is not None]

@@ -19,6 +19,7 @@ from zeta.check.batches import tensors_in
 from zeta.check.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.moments import Pending, pending, plain
 from zeta.check.tags import Tags
+from zeta.names import is_fsdp, type_name
 from zeta.rules import NORMS
 
 _CHANNELS_FIRST: Final = (
@@ -87,7 +88,7 @@ class Capture:
     def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
         self.keep = keep
         self.modules = modules
-        self.parameters = parameters
+        self.parameters = dict(parameters)
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph behind tensors that were detached
@@ -96,6 +97,11 @@ class Capture:
         self._statistics: Any = WeakTensorKeyDictionary()
         self._stack: list[_Frame] = []
         self._names: Counter[str] = Counter()
+        #: canonical name by module and local name, where FSDP2 puts other tensors while it has gathered them
+        self._places: dict[tuple[int, str], str] = {}
+        if any(is_fsdp(module) for module in modules.values()):
+            held = ((module, *item) for module in modules[""].modules() for item in module._parameters.items())
+            self._places = {(id(m), key): parameters[id(p)] for m, key, p in held if id(p) in parameters}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -117,9 +123,17 @@ class Capture:
     def _entering(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.used.add(name)
+            if is_fsdp(module):
+                self._name_gathered(module)
             self._stack.append(_Frame(module, name, _first_float((args, kwargs))))
 
         return enter
+
+    def _name_gathered(self, module: nn.Module) -> None:
+        for inner in module.modules():
+            for key, parameter in inner._parameters.items():
+                if (place := (id(inner), key)) in self._places:
+                    self.parameters[id(parameter)] = self._places[place]
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -148,7 +162,7 @@ class Capture:
         if inner is not None and inner in self.records:  # the call is what the module is for
             self.records.remove(inner)
             self._names[inner.name.partition("#")[0]] -= 1
-        kind = parametrize.type_before_parametrizations(module).__name__
+        kind = type_name(module)
         record = Record(self._numbered(name or "model"), kind, name, parameters=own)
         record.block = block
         record.norm = isinstance(module, NORMS) or "norm" in type(module).__name__.lower()

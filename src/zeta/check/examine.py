@@ -19,7 +19,7 @@ from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
 from zeta.check.duplicates import still_zeros, units_of_all
 from zeta.check.evidence import Evidence, Held, Later
-from zeta.check.isolation import preserved
+from zeta.check.isolation import kept_gathered, preserved, reshard
 from zeta.check.jacobians import jacobians
 from zeta.check.later import later
 from zeta.check.losses import LossFunction
@@ -34,7 +34,7 @@ from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.names import Slot, unwrap, walk
+from zeta.names import Slot, type_name, unwrap, walk
 from zeta.plans import Plan
 
 Level = Literal["fast", "full"]
@@ -106,6 +106,7 @@ def check(
     """
     begin = time.perf_counter()
     inner = _checked(model, level, plan)
+    reshard(inner)
     _check_options(loss, initialize, optimizer, thresholds, seed)
     sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
     if level == "fast" and (width is not None or depth is not None):
@@ -127,7 +128,7 @@ def check(
         skipped.append(("Z701", "no optimizer was given"))
     reported, suppressed = suppression.split(findings)
     return CheckReport(
-        model=type(inner).__name__,
+        model=type_name(inner),
         level=level,
         findings=reported,
         suppressed=suppressed,
@@ -244,7 +245,7 @@ def _in_full(
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
 ) -> Evidence:
-    with preserved(model):
+    with preserved(model), kept_gathered(model):
         seen = jacobians(model, list(walk(model)), call_of(model, batch))
     uses = [replace(use, layer=replace(use.layer, singular=seen.singular.get(use.layer.name))) for use in evidence.uses]
     step = None if isinstance(optimizer, Optimizer) else optimizer

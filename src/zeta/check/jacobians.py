@@ -15,7 +15,8 @@ from zeta.check.batches import Call, mapped
 from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Chain
-from zeta.names import Slot, named_modules
+from zeta.check.moments import plain
+from zeta.names import Slot, is_sharded, named_modules
 from zeta.planning import groups
 
 #: random vectors for the mean square, and rounds of the power iteration for the largest
@@ -63,13 +64,23 @@ def _singular(record: Record) -> tuple[float, float] | None:
     if not x.requires_grad or not y.requires_grad or x is y or not y.numel() or not x.numel():
         return None
     try:
-        squares = []
-        for _ in range(_PROBES):
-            u = torch.randn_like(y)
-            squares.append(_transposed(x, y, u).double().square().sum() / min(x.numel(), y.numel()))
+        probes = (_transposed(x, y, _normal(y, seed)) for seed in range(_PROBES))
+        squares = [plain(probe.double().square().sum()) / min(x.numel(), y.numel()) for probe in probes]
         return float(torch.stack(squares).mean()), _largest(x, y)
     except RuntimeError:  # no path from input to output, changed in place, or no second derivative
         return None
+
+
+def _normal(like: Tensor, seed: int = 0) -> Tensor:
+    """Random values, of a ``DTensor`` by the seed: the same on each rank."""
+    if not is_sharded(like):
+        return torch.randn_like(like)
+    from torch.distributed.tensor import Replicate, distribute_tensor  # takes a second, and is there with a DTensor
+
+    generator = torch.Generator(like.device).manual_seed(seed)
+    drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+    placements = [Replicate() if placement.is_partial() else placement for placement in like.placements]
+    return distribute_tensor(drawn, like.device_mesh, placements, src_data_rank=None)
 
 
 def _transposed(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
@@ -81,7 +92,7 @@ def _largest(x: Tensor, y: Tensor) -> float:
     """Power iteration on ``J' J``; ``J v`` is the derivative of ``u -> (J' u) . v``."""
     u = torch.zeros_like(y, requires_grad=True)
     (transposed,) = torch.autograd.grad(y, x, u, create_graph=True)
-    v = torch.randn_like(x)
+    v = _normal(x)
     value = 0.0
     for _ in range(_ROUNDS):
         v = v / v.norm().clamp_min(1e-30)
@@ -89,7 +100,7 @@ def _largest(x: Tensor, y: Tensor) -> float:
             (forward,) = torch.autograd.grad(transposed, u, v, retain_graph=True)
         else:
             return 0.0
-        value = float(forward.norm())
+        value = float(plain(forward.norm()))
         v = _transposed(x, y, forward)
     return value
 

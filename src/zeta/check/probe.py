@@ -39,7 +39,7 @@ class Probe:
     differentiable: bool
     used: frozenset[str]
     head: frozenset[str]  #: the parameters that make the logits
-    detached: frozenset[int]
+    detached: frozenset[str]  #: the parameters that went into a tensor that was cut from the graph
     batch_signal: float | None
     output_nonfinite: int
 
@@ -55,19 +55,21 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
             names |= {id(part): slot.name for part in slot.parametrization.parameters()}
     capture = Capture(named_modules(model), names)
     signal = _batch_signal(call)
+    parameters: list[Tensor] = list(model.parameters())  # FSDP2 shows others after a forward pass
     with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
     classified, loss_seen = _loss(aim, capture)
     head, head_parameters = _heads(classified, output, capture)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
-    learned = {id(tensor): tensor for tensor in _learned(model)}
+    learned = [parameter for parameter in parameters if parameter.requires_grad]
     gradients: dict[int, Tensor] = {}
-    detached: frozenset[int] = frozenset()
+    detached: frozenset[str] = frozenset()
     if aim.value.requires_grad:
-        gradients = _gradients(model, aim.value, list(learned.values()))
+        gradients = gradients_of(model, aim.value, learned)
     if len(gradients) < len(learned) and capture.detached:
-        detached = _behind(capture.detached)
+        behind = _behind(capture.detached)
+        detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Probe(
         uses=tuple(_uses(capture.records, head)),
@@ -84,12 +86,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     )
 
 
-def _learned(model: nn.Module) -> list[Tensor]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _gradients(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict[int, Tensor]:
-    """The gradient of each parameter that has one. Nothing accumulates in ``.grad``, if it can be avoided."""
+def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict[int, Tensor]:
+    """The global gradient of each of the tensors that has one, by ``id``. Nothing stays in ``.grad``."""
     if any(is_fsdp(module) for module in model.modules()):
         for parameter in learned:  # FSDP2 reduces gradients into .grad; preserved gives the old ones back
             parameter.grad = None

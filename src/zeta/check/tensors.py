@@ -45,7 +45,7 @@ def held(slots: list[Slot], probe: Probe, plan: Plan | None, used: frozenset[str
                 gradient_stats=None if gradient is None else stats_of(gradient),
                 trainable=any(isinstance(part, nn.Parameter) and part.requires_grad for part in parts),
                 used=any(other.name in used for other in group),
-                detached=any(id(part) in probe.detached for part in parts),
+                detached=any(other.name in probe.detached for other in group),
                 entry=entries.get(slot.name),
                 axes=_axes(group),
             )
