@@ -62,17 +62,19 @@ def threads(number: int) -> Iterator[None]:
 
 
 def laws(figures: Figures) -> None:
-    """fp32, 32 Mi elements, against torch.nn.init and against ``fill_``, which only writes."""
+    """fp32, 32 Mi elements, against torch.nn.init, and against ``fill_``, which only writes: one rival at a time."""
     out = torch.empty(ELEMENTS)
     for name, initializer in LAWS.items():
-        contestants: dict[str, Callable[[], object]] = {
-            "zeta": lambda i=initializer: fill(i, out),  # type: ignore[misc]
-            "fill_": lambda: out.fill_(1.0),
+        rivals: dict[str, Callable[[], object]] = {
             "torch": lambda name=name: TORCH[name](out),  # type: ignore[misc]
+            "fill_": lambda: out.fill_(1.0),
         }
-        seconds = medians(contestants, ROUNDS)
-        ratios = {name: seconds[name] / seconds["zeta"] for name in ("torch", "fill_")}
-        figures.add(f"{name}, fp32", seconds, ratios, dict(zip(("torch", "fill_"), TARGETS[name], strict=True)))
+        seconds, ratios = {}, {}
+        for rival, run in rivals.items():
+            found = medians({"zeta": lambda i=initializer: fill(i, out), rival: run}, ROUNDS)  # type: ignore[misc]
+            seconds |= {f"zeta beside {rival}": found["zeta"], rival: found[rival]}
+            ratios[rival] = found[rival] / found["zeta"]
+        figures.add(f"{name}, fp32", seconds, ratios, dict(zip(rivals, TARGETS[name], strict=True)))
 
 
 def dtypes(figures: Figures) -> None:
@@ -196,10 +198,9 @@ def peers(figures: Figures) -> None:
         for name, draw in draws.items():
             contestants[name]["jax"] = lambda draw=draw: draw(key).block_until_ready()  # type: ignore[misc]
     for name, initializer in LAWS.items():
-        if contestants[name]:
-            mine: dict[str, Callable[[], object]] = {"zeta": lambda i=initializer: fill(i, out)}  # type: ignore[misc]
-            seconds = medians(mine | contestants[name], 3)
-            figures.add(f"{name}, fp32", seconds, {peer: seconds[peer] / seconds["zeta"] for peer in contestants[name]})
+        for peer, run in contestants[name].items():
+            seconds = medians({"zeta": lambda i=initializer: fill(i, out), peer: run}, 5)  # type: ignore[misc]
+            figures.add(f"{name}, fp32", seconds, {peer: seconds[peer] / seconds["zeta"]})
 
 
 def model(figures: Figures) -> None:

@@ -53,12 +53,17 @@ def peak() -> float:
 
 
 def medians(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Run all contestants in turns, ``rounds`` times after one that does not count; median seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    """Run all contestants in turns, ``rounds`` times after one that does not count; median seconds of each.
+
+    Each round begins with the next one, so that nobody always follows the same one.
+    """
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
-        for name, run in contestants.items():
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             begin = time.perf_counter()
-            run()
+            contestants[name]()
             if number:
                 seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(times) for name, times in seconds.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -680,6 +680,23 @@ def test_the_optimizers_first_step() -> None:
         assert update == pytest.approx(rate / rms, rel=0.05)  # Adam's first step is the learning rate, by sign
     assert optimizer.state == {}
     assert sizes["0.bias"][0] is None  # zero: no size to compare with
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_first_step_is_told_with_its_parameter_group(made: bool) -> None:
+    model = Mlp(8, 16, 4, depth=3)
+
+    def sgd(parameters: Iterable[Tensor]) -> torch.optim.SGD:
+        weights = [parameter for parameter in parameters if parameter.ndim == 2]
+        groups = [{"params": [torch.zeros(1, requires_grad=True)]}] + [{"params": [weight]} for weight in weights]
+        return torch.optim.SGD([*groups[:2], {**groups[2], "lr": 1e5}, *groups[3:]], lr=1e-3)
+
+    report = check(model, vectors(8), optimizer=sgd(model.parameters()) if made else sgd)
+    [found] = [f for f in report.findings if f.rule.id == "Z701"]
+    assert (found.parameter, found.severity) == ("2.weight", Severity.FAIL)
+    assert found.message.startswith("the first step of parameter group 2 (lr 1e+05) changes it by ")
+    alone = check(model, vectors(8), optimizer=torch.optim.SGD(model.parameters(), lr=1e5))
+    assert all("group" not in f.message for f in alone.findings if f.rule.id == "Z701")
 
 
 # -- suppression -----------------------------------------------------------------------------------------------------

@@ -116,6 +116,14 @@ class Later:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Update:
+    """The first step of an optimizer."""
+
+    size: float  #: its rms over that of the values
+    group: str | None  #: which of the optimizer's groups took it, where it has several
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chain:
     """Layers each of which takes what the one before put out, and the mean square singular value of each Jacobian."""
 
@@ -139,7 +147,7 @@ class Evidence:
     thresholds: Thresholds
     later: Later | None = None
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written
-    updates: Mapping[str, float] = field(default_factory=dict)  #: size of the first step over that of the values
+    updates: Mapping[str, Update] = field(default_factory=dict)
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()

@@ -286,7 +286,7 @@ def _later(
 
 
 def _parameter(one: Held, evidence: Evidence) -> Parameter:
-    units = evidence.units.get(one.name)
+    units, update = evidence.units.get(one.name), evidence.updates.get(one.name)
     return Parameter(
         name=one.name,
         ties=one.ties,
@@ -301,6 +301,6 @@ def _parameter(one: Held, evidence: Evidence) -> Parameter:
         gradient=one.gradient_stats,
         units=None if units is None else units.count,
         distinct=None if units is None else units.distinct,
-        update=evidence.updates.get(one.name),
+        update=None if update is None else update.size,
         spectral=evidence.spectral.get(one.name),
     )

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeta.check.evidence import Held
+from zeta.check.evidence import Held, Update
 from zeta.errors import SpecError
 
 #: an optimizer of the model's parameters, or a function that makes one of a list of parameters
 OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 
 
-def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, float]:
-    """The rms of each parameter's first step over the rms of its values, where these are not zero.
+def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, Update]:
+    """The rms of each parameter's first step over the rms of its values, where these are not zero, and its group.
 
     An optimizer is not touched: one of its class takes the step, with the options of its groups, from a fresh state.
 
@@ -45,12 +45,27 @@ def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, fl
             f"{type(twin).__name__} asks for the loss during its step, which a copy cannot give; leave it out"
         )
     twin.step()
-    sizes: dict[str, float] = {}
+    given = optimizer if isinstance(optimizer, Optimizer) else twin  # a twin lacks the groups without gradients
+    groups = _groups(given)
+    updates: dict[str, Update] = {}
     for one in moving:
-        moved = (copies[id(one.slot.tensor)].detach() - one.values).double().square().mean().sqrt()
+        copied = copies[id(one.slot.tensor)]
+        moved = (copied.detach() - one.values).double().square().mean().sqrt()
         if one.stats.rms > 0 and one.stats.nonfinite == 0:
-            sizes[one.name] = float(moved) / one.stats.rms
-    return sizes
+            group = groups.get(id(copied if given is twin else one.slot.tensor))
+            updates[one.name] = Update(size=float(moved) / one.stats.rms, group=group)
+    return updates
+
+
+def _groups(optimizer: Optimizer) -> dict[int, str]:
+    """By the ``id`` of a parameter what its group is called; nothing where there is one group only."""
+    if len(optimizer.param_groups) < 2:
+        return {}
+    return {
+        id(parameter): f"parameter group {number}" + (f" (lr {float(group['lr']):.3g})" if "lr" in group else "")
+        for number, group in enumerate(optimizer.param_groups)
+        for parameter in group["params"]
+    }
 
 
 def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer:

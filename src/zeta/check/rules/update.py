@@ -13,15 +13,15 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
     """Steps that are large or small beside the weights."""
     limits = evidence.thresholds
     for one in evidence.held:
-        size = evidence.updates.get(one.name)
-        if size is None or not one.is_weight:
+        update = evidence.updates.get(one.name)
+        if update is None or not one.is_weight:
             continue
-        grade = graded(size, limits.update_warn, limits.update_fail)
+        step = f"the first step{'' if update.group is None else f' of {update.group}'} changes it by"
+        grade = graded(update.size, limits.update_warn, limits.update_fail)
         if grade is not None:
-            message = f"the first step changes it by {size:.3g} of its rms"
-            yield found("Z701", message, parameter=one.name, severity=grade[0], value=size, limit=grade[1])
-        elif size < limits.update_least and not one.still:
-            message = f"the first step changes it by {size:.1g} of its rms, too little to learn"
-            yield found(
-                "Z701", message, parameter=one.name, severity=Severity.WARN, value=size, limit=limits.update_least
-            )
+            message = f"{step} {update.size:.3g} of its rms"
+            yield found("Z701", message, parameter=one.name, severity=grade[0], value=update.size, limit=grade[1])
+        elif update.size < limits.update_least and not one.still:
+            message = f"{step} {update.size:.1g} of its rms, too little to learn"
+            least = limits.update_least
+            yield found("Z701", message, parameter=one.name, severity=Severity.WARN, value=update.size, limit=least)
