@@ -47,6 +47,11 @@ inline u16v upper_halves(u32v first, u32v second) {
     return __builtin_shufflevector((u16v)first, (u16v)second, 1, 3, 5, 7, 9, 11, 13, 15);
 }
 
+// Without instructions that pass the caches.
+constexpr int LINE = 16;
+inline void stream_line(void* out, const void* in) { __builtin_memcpy(out, in, LINE); }
+inline void streamed() {}
+
 inline uint16_t float16_bits(float x) {
     uint32_t bits = __builtin_bit_cast(uint32_t, x), sign = bits >> 16 & 0x8000;
     bits &= 0x7fffffff;

@@ -396,6 +396,7 @@ struct Prepared {
     bool symmetric;
     Symmetric centred;
     Sides sides;
+    bool streams = false;
 };
 
 inline Side32 side32(const zeta_side& side) {
@@ -494,6 +495,15 @@ class Batch {
     Segment segments_[COUNTERS];  // each takes a counter at least
 };
 
+// A block by way of the first cache, and past the others.
+template <class Out>
+NOINLINE void stream_block(const Prepared& prepared, const uint32_t* words, const uint32_t* low, Out* out) {
+    alignas(64) Out values[BLOCK];
+    values_block(prepared, words, low, values);
+#pragma GCC unroll 4
+    for (int i = 0; i < BLOCK; i += LINE / (int)sizeof(Out)) stream_line(out + i, values + i);
+}
+
 // Aligned blocks go straight to memory, the rest through the batch.
 template <class Out>
 void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64_t count, Out* out, int64_t stride) {
@@ -506,7 +516,10 @@ void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64
                 alignas(64) uint32_t words[BLOCK], low[BLOCK];
                 philox_run(index / 4, prepared.philox, words);
                 if (is_double<Out>) philox_run(index / 4, prepared.philox_low, low);
-                values_block(prepared, words, low, out);
+                if (prepared.streams && (uintptr_t)out % LINE == 0)
+                    stream_block(prepared, words, low, out);
+                else
+                    values_block(prepared, words, low, out);
             }
         }
     }
@@ -515,7 +528,8 @@ void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64
 
 template <class Out>
 void fill_rows(const zeta_job& job, const Piece& piece) {
-    const Prepared prepared = prepare(job);
+    Prepared prepared = prepare(job);
+    prepared.streams = piece.streams;
     Batch<Out> batch(prepared);
     int64_t index_stride = job.index_stride[INNER], out_stride = job.out_stride[INNER];
     for (int64_t row = piece.first; row < piece.last; row++) {
@@ -528,6 +542,7 @@ void fill_rows(const zeta_job& job, const Piece& piece) {
             for (int64_t i = 0; i < count; i++) batch.add((uint64_t)(index + i * index_stride), 1, out + i * out_stride, 1);
     }
     batch.flush();
+    if (piece.streams) streamed();
 }
 
 #ifdef ZETA_ROUND_BFLOAT16

@@ -12,6 +12,7 @@ constexpr int INNER = ZETA_DIMS - 1;
 // Rows `first` to `last` of a job or view, numbered over all dimensions but the innermost; of each, `begin` to `end`.
 struct Piece {
     int64_t first, last, begin, end;
+    bool streams;  // a job's values go past the caches
 };
 
 // Where a row begins.

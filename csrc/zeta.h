@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a struct below or the meaning of a field changes; the loader refuses another one. */
-#define ZETA_ABI 2
+#define ZETA_ABI 3
 
 enum zeta_kind { ZETA_WORDS = 0, ZETA_UNIFORM = 1, ZETA_NORMAL = 2 };
 
@@ -74,9 +74,13 @@ ZETA_API const char* zeta_isas(void);
  * is one: its threads are awake where torch has just used them, and do not wait beside ours for a processor. */
 typedef void (*zeta_team)(void (*work)(void* data), void* data, unsigned threads, unsigned flags);
 
-/* Fill all jobs with up to `threads` threads, the team's, or own ones where it is null.
- * Returns 0, or 1 for an unknown instruction set, 2 for a bad job. */
-ZETA_API int32_t zeta_fill(const char* isa, const zeta_job* jobs, int64_t count, int32_t threads, zeta_team team);
+/* From how many bytes on a fill should pass the caches, on this processor. */
+ZETA_API int64_t zeta_stream_from(void);
+
+/* Fill all jobs with up to `threads` threads, the team's, or own ones where it is null; past the caches, where all jobs
+ * together write `stream_from` bytes or more. Returns 0, or 1 for an unknown instruction set, 2 for a bad job. */
+ZETA_API int32_t zeta_fill(const char* isa, const zeta_job* jobs, int64_t count, int64_t stream_from, int32_t threads,
+                           zeta_team team);
 
 /* Measure all views, with the same answers for any number of threads. Returns as zeta_fill. */
 ZETA_API int32_t zeta_measure(const char* isa, const zeta_view* views, zeta_moments* moments, int64_t count,

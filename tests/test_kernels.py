@@ -75,6 +75,25 @@ def test_a_run_has_the_bits_of_the_reference(isa: str, name: str, dtype: torch.d
 
 
 @pytest.mark.sanitize
+@pytest.mark.parametrize("skipped", [0, 3, 64], ids=lambda count: f"{count} elements in")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", ["words", "uniform, held", "normal", "lopsided", "subnormal"])
+def test_what_passes_the_caches_has_the_same_bits(
+    isa: str, name: str, dtype: torch.dtype, skipped: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = kernels._library()
+    assert library is not None
+    assert library.stream_from >= 2**25
+    monkeypatch.setattr(library, "stream_from", 0)
+    chosen = LAWS[name](dtype)
+    memory = torch.zeros(2, 3000, dtype=chosen.dtype)
+    region = Region(shape=(2**24, 2**16), offsets=(2**20, 512 - skipped), sizes=(2, 2700))
+    fill = kernels.backend().fill
+    assert_same(Task(law=chosen, key=KEY, draw=1, region=region, out=memory[:, 64:2764]), fill)
+    assert_same(Task(law=chosen, key=KEY, draw=1, region=Region.whole((6000,)), out=memory.view(-1)), fill)
+
+
+@pytest.mark.sanitize
 @pytest.mark.parametrize("isa", ISAS)
 @settings(max_examples=150)
 @given(task=tasks())

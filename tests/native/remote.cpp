@@ -42,7 +42,8 @@ int main() {
     std::vector<zeta_job> jobs = read<zeta_job>(call.count);
     std::vector<char> memory = read<char>(call.bytes);
     for (zeta_job& job : jobs) job.out = memory.data() + (size_t)job.out;
-    int32_t code = zeta_fill(call.isa, jobs.data(), call.count, (int32_t)call.threads, nullptr);
+    int64_t from = zeta_stream_from();
+    int32_t code = zeta_fill(call.isa, jobs.data(), call.count, from, (int32_t)call.threads, nullptr);
     write(memory);
     return code;
 }

@@ -22,7 +22,7 @@ from zeta.random import Side, interval
 LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
-_ABI: Final = 2
+_ABI: Final = 3
 _FIRST_PROCESS: Final = os.getpid()
 _KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
@@ -53,6 +53,9 @@ class Library:
             raise OSError(f"{path} is not the native library of zeta ({error}); install zeta again") from error
         if not same:
             raise OSError(f"{path} is of another version of zeta; install zeta again")
+        self._library.zeta_stream_from.restype = ctypes.c_int64
+        #: from how many bytes on a fill passes the caches
+        self.stream_from: int = self._library.zeta_stream_from()
 
     @property
     def isas(self) -> tuple[str, ...]:
@@ -67,7 +70,7 @@ class Library:
         """
         jobs = b"".join(job for task in tasks for job in _jobs(task))
         count = len(jobs) // (_PLACE.size + _LAW.size)
-        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count))
+        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
 
     def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[Moments]:
         """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
