@@ -487,6 +487,49 @@ def test_losses() -> None:
     assert (report.loss.classes, report.loss.value) == (100, pytest.approx(expected.item(), rel=1e-4))
 
 
+def test_losses_of_torch_get_the_target() -> None:
+    model, x, classes = Mlp(8, 16, 4), vectors(8), torch.arange(64) % 4
+    report = check(model, (x, classes), loss=nn.CrossEntropyLoss())
+    assert report.loss == check(model, (x, classes)).loss
+    absolute = nn.L1Loss()
+    value = check(model, (x, x[:, :4]), loss=absolute).loss.value
+    assert value == pytest.approx(absolute(model(x), x[:, :4]).item(), rel=1e-5)
+    with pytest.raises(SpecError, match=r"^MSELoss needs the model's output and a target, and the batch has no target"):
+        check(model, x, loss=nn.MSELoss())
+    with pytest.raises(SpecError, match=r"loss must be a function of two arguments, the model's output and the batch"):
+        check(model, x, loss=lambda y: y.sum())
+
+
+class Graph:
+    """As the batches of graph libraries: tensors that nobody sees, and a method that moves them in place."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def to(self, device: torch.device) -> Graph:
+        self.x = self.x.to(device, copy=True)
+        return self
+
+
+class OfGraphs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = Mlp(8, 16, 4)
+
+    def forward(self, graph: Graph) -> Tensor:
+        graph.x.mul_(1.5)
+        return self.layers(graph.x)
+
+
+def test_batches_of_other_classes_are_moved_by_their_own_method() -> None:
+    graph = Graph(vectors(8))
+    tensor, before = graph.x, graph.x.clone()
+    for batch in (graph, (graph, torch.arange(64) % 4)):
+        assert check(OfGraphs(), batch).ok
+        assert graph.x is tensor
+        assert torch.equal(tensor, before)
+
+
 def test_targets_of_one_number_for_each_sample() -> None:
     model, x = Mlp(8, 16, 1), vectors(8)
     logits = model(x).squeeze(-1).detach()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -68,9 +69,10 @@ def check(
             compiled model, the original is looked at; of one under FSDP2, the global values.
         batch: a tensor, a tuple of arguments, or a mapping of named ones, with or without a target; it is copied to the
             model's device. Samples should differ.
-        loss: a function from the model's output and the batch to a scalar. Without one: the output's own ``loss``;
-            cross entropy or squared error, if the batch has a target that fits; next-token cross entropy, if the input
-            is tokens that fit the logits; else a fixed projection of the outputs.
+        loss: a function from the model's output and the batch to a scalar, or a loss of ``torch.nn``, which gets the
+            output (or its ``logits``) and the batch's target. Without one: the output's own ``loss``; cross entropy or
+            squared error, if the batch has a target that fits; next-token cross entropy, if the input is tokens that
+            fit the logits; else a fixed projection of the outputs.
         level: ``"fast"``, or ``"full"`` for Jacobians and spectral norms too.
         plan: what the parameters should have been drawn from: their moments, bounds and fans are compared.
         initialize: a function that initializes the model, such as ``lambda m: m.init_weights()``. It is run over memory
@@ -170,8 +172,8 @@ def _check_options(
     thresholds: Thresholds | None,
     seed: int | None,
 ) -> None:
-    if loss is not None and not callable(loss):
-        raise SpecError(f"loss must be a function of the model's output and the batch, got {loss!r}")
+    if loss is not None and not (callable(loss) and _takes_two(loss)):
+        raise SpecError(f"loss must be a function of two arguments, the model's output and the batch, got {loss!r}")
     if initialize is not None and not callable(initialize):
         raise SpecError(f"initialize must be a function of the model, got {initialize!r}")
     if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
@@ -182,6 +184,16 @@ def _check_options(
         raise SpecError(f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {thresholds!r}")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise SpecError(f"seed must be a whole number, got {seed!r}")
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin, which does not say
+        return True
+    return True
 
 
 def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | None, seed: int) -> nn.Module:

@@ -9,12 +9,12 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeta.check.batches import TARGETS, Call, tensors_in
 from zeta.errors import SpecError
 
-#: called with the model's output and the batch, on the model's device; returns a scalar
+#: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
 LossFunction = Callable[[Any, Any], Tensor]
 
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
@@ -35,16 +35,16 @@ class Objective:
 def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     """Return the loss, the first of these that there is.
 
-    1. ``loss(output, batch)``, where it was given; 2. the output's own ``loss`` (transformers); 3. cross entropy, where
-    integer targets fit the logits, binary where there is one logit; 4. the mean squared error, where the target has the
-    output's shape, a last dimension of one left out or not; 5. next-token cross entropy, where the only input is
-    integers of the shape of the logits without their last dimension; 6. a fixed pseudo-random projection of all
-    outputs, so that there are gradients at all.
+    1. ``loss(output, batch)``, where it was given, or of a loss of ``torch.nn`` ``loss(logits, target)``; 2. the
+    output's own ``loss`` (transformers); 3. cross entropy, where integer targets fit the logits, binary where there is
+    one logit; 4. the mean squared error, where the target has the output's shape, a last dimension of one left out or
+    not; 5. next-token cross entropy, where the only input is integers of the shape of the logits without their last
+    dimension; 6. a fixed pseudo-random projection of all outputs, so that there are gradients at all.
 
-    Raises ``SpecError`` for targets beyond the logits' classes.
+    Raises ``SpecError`` for targets beyond the logits' classes, and for a loss of ``torch.nn`` without a target.
     """
     if loss is not None:
-        value = loss(output, call.batch)
+        value = loss(*_beside(loss, output, call))
         if not isinstance(value, Tensor) or value.numel() != 1:
             shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
@@ -58,6 +58,17 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
         if known is not None:
             return known
     return Objective(value=_projection(output), surrogate=True)
+
+
+def _beside(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
+    """What the loss is called with."""
+    if not isinstance(loss, nn.modules.loss._Loss):
+        return output, call.batch
+    logits, target = _logits(output), _target(call)
+    if logits is None or target is None:
+        missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
+        raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
+    return logits, target
 
 
 def _target(call: Call) -> Any:
