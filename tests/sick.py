@@ -618,6 +618,16 @@ def attention_scores_too_large() -> Any:
     return attention_collapsed()
 
 
+@sick("Z605", "2.weight", "warn", loss=lambda y, _: F.cross_entropy(y, torch.arange(64) % 10))
+def softmax_before_cross_entropy() -> Any:
+    return nn.Sequential(*Mlp(8, 64, 10), nn.Softmax(-1)), vectors(8)
+
+
+@sick("Z605", "2.weight", "warn", loss=nn.BCEWithLogitsLoss())
+def sigmoid_before_its_loss() -> Any:
+    return nn.Sequential(*Mlp(8, 64, 3), nn.Sigmoid()), (vectors(8), torch.eye(64)[:, :3])
+
+
 # -- Z7 --------------------------------------------------------------------------------------------------------------
 
 

@@ -500,6 +500,18 @@ def test_losses_of_torch_get_the_target() -> None:
         check(model, x, loss=lambda y: y.sum())
 
 
+def test_outputs_that_are_probabilities_are_taken_for_them() -> None:
+    model, x, classes = Mlp(8, 16, 4), vectors(8), torch.arange(64) % 4
+    for end, labels in ((nn.Softmax(-1), classes), (nn.Sigmoid(), (torch.randn(64, 4) > 0).long())):
+        expected = check(model, (x, labels)).loss.value
+        report = check(nn.Sequential(*model, end), (x, labels))
+        assert report.loss.value == pytest.approx(expected, rel=1e-5)
+        assert report.ok
+        assert "Z605" not in {f.rule.id for f in report.findings}
+    of_logs = check(nn.Sequential(*model, nn.LogSoftmax(-1)), (x, classes), loss=nn.CrossEntropyLoss())
+    assert "Z605" not in {f.rule.id for f in of_logs.findings}  # twice is as good as once
+
+
 class Graph:
     """As the batches of graph libraries: tensors that nobody sees, and a method that moves them in place."""
 

@@ -20,6 +20,7 @@ _OTHERS: Final = {
     "softmax": "softmax",
     "_softmax": "softmax",
     "cross_entropy": "cross_entropy",
+    "binary_cross_entropy_with_logits": "binary_cross_entropy",
     "linear": "linear",
     "addmm": "addmm",
     "bilinear": "bilinear",

@@ -93,6 +93,7 @@ class Capture:
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph behind tensors that were detached
         self.cross_entropy: list[tuple[Tensor, Tensor, int]] = []  #: logits, targets, the index to ignore
+        self.binary: list[Tensor] = []  #: logits of binary cross entropies
         self.tags = Tags()
         self._statistics: Any = WeakTensorKeyDictionary()
         self._stack: list[_Frame] = []
@@ -309,6 +310,8 @@ class _Calls(TorchFunctionMode):
         result = func(*args, **kwargs)
         if kind == "cross_entropy":
             capture.cross_entropy.append(_entropy_call(*args, **kwargs))
+        elif kind == "binary_cross_entropy":
+            capture.binary.append(_logits_call(*args, **kwargs))
         elif kind is not None and kind != "product":
             capture.after_call(kind, args, kwargs, result, dead)
         if isinstance(result, Tensor) and args and isinstance(args[0], Tensor):
@@ -317,6 +320,10 @@ class _Calls(TorchFunctionMode):
             else:
                 capture.tags.hand_on(args[0], result)
         return result
+
+
+def _logits_call(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
+    return input
 
 
 def _entropy_call(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -100, **_: Any) -> Any:  # noqa: A002

@@ -284,6 +284,14 @@ RULES: Final[dict[str, Rule]] = {
             "Dehghani et al. 2023 (ViT-22B); Kimi Team 2025 (QK-clip at 100)",
         ),
         _rule(
+            "Z605",
+            "probabilities-as-logits",
+            WARN,
+            "A loss that takes logits gets probabilities, and squashes them a second time.",
+            "Give it what goes into the softmax or the sigmoid.",
+            "torch.nn.CrossEntropyLoss and BCEWithLogitsLoss: the input is unnormalized logits",
+        ),
+        _rule(
             "Z701",
             "first-step",
             FAIL,

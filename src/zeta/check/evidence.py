@@ -140,6 +140,7 @@ class Evidence:
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss | None
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
+    squashed: bool  #: whether a loss that takes logits gets probabilities
     surrogate: bool  #: whether the loss is a mere projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_signal: float | None  #: how the input varies between samples, over its mean square

@@ -238,6 +238,7 @@ def _evidence(
         head=seen.head,
         loss=seen.loss,
         paired=seen.paired,
+        squashed=seen.squashed,
         surrogate=seen.surrogate,
         differentiable=seen.differentiable,
         batch_signal=seen.batch_signal,

@@ -20,6 +20,8 @@ LossFunction = Callable[[Any, Any], Tensor]
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 # what F.cross_entropy leaves out
 _IGNORED: Final = -100
+# so far from 1 a sum of probabilities may be in bf16
+_ROUNDED: Final = 2e-2
 # surrogate: the weights of the projection are cos(k^2 phi), whose quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
@@ -90,7 +92,8 @@ def _against_target(logits: Tensor, target: Any) -> Objective | None:
     if logits.ndim >= 2 and logits.shape[-1] == 1 and target.shape == logits.shape[:-1]:
         logits = logits.squeeze(-1)  # one number for each sample
     if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
-        return Objective(value=F.binary_cross_entropy_with_logits(logits.float(), target.float()))
+        binary = F.binary_cross_entropy if is_sigmoid(logits) else F.binary_cross_entropy_with_logits
+        return Objective(value=binary(logits.float(), target.float()))
     if target.dtype in _INTEGERS and logits.ndim >= 2:
         if target.shape == logits.shape[:-1]:
             return Objective(value=_cross_entropy(logits.flatten(0, -2), target.flatten()))
@@ -109,7 +112,22 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
             f"the batch's target holds classes from {low} to {high}, and the model's output is taken for logits of "
             f"{classes}; give loss= if it is something else"
         )
+    if sum_to_one(logits):
+        logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     return F.cross_entropy(logits.float(), target.long())
+
+
+def sum_to_one(logits: Tensor) -> bool:
+    """Whether these are the probabilities of the classes, along dimension 1, and no logits."""
+    if logits.ndim < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():
+        return False
+    total = logits.detach().float().sum(1)
+    return bool((logits >= 0).all()) and bool(((total - 1).abs() <= _ROUNDED).all())
+
+
+def is_sigmoid(logits: Tensor) -> bool:
+    """Whether these are probabilities that a sigmoid made."""
+    return type(logits.grad_fn).__name__.startswith("Sigmoid")
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:

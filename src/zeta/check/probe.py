@@ -15,7 +15,7 @@ from zeta.check.batches import Call, tensors_in
 from zeta.check.calls import plainly
 from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
-from zeta.check.losses import LossFunction, Objective, objective
+from zeta.check.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
 from zeta.check.results import Layer, Loss
 from zeta.names import Slot, is_fsdp, named_modules
@@ -35,6 +35,7 @@ class Probe:
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
     loss: Loss
     paired: bool
+    squashed: bool
     surrogate: bool
     differentiable: bool
     used: frozenset[str]
@@ -76,6 +77,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         gradients=gradients,
         loss=loss_seen,
         paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
+        squashed=any(sum_to_one(logits) for logits, _, _ in capture.cross_entropy)
+        or any(is_sigmoid(logits) for logits in capture.binary),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
@@ -191,20 +194,25 @@ def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Rec
 def _head_of(
     tensor: Tensor, nodes: Mapping[Any, Record], capture: Capture
 ) -> tuple[Record | None, frozenset[str]] | None:
-    """What makes a tensor, reached through operations with one input that is not a parameter."""
+    """What makes a tensor, reached through operations with one input that is not a parameter.
+
+    Of layers without parameters, such as a last softmax, the one before, if there is one.
+    """
     node: Any = tensor.grad_fn
+    bare: Record | None = None
     for _ in range(_HEAD_STEPS):
         if node is None:
             break
         record = nodes.get(node)
         above = [inner for inner, _ in node.next_functions if inner is not None]
         leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
-        if record is not None or any(leaf.ndim > 1 for leaf in leaves):
+        if (record is not None and record.parameters) or any(leaf.ndim > 1 for leaf in leaves):
             names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
             return record, frozenset(names.union(() if record is None else record.parameters))
+        bare = bare or record
         rest = [inner for inner in above if _leaf(inner) is None]
         node = rest[0] if len(rest) == 1 else None
-    return None
+    return None if bare is None else (bare, frozenset())
 
 
 def _leaf(node: Any) -> Tensor | None:

@@ -14,6 +14,9 @@ from zeta.check.thresholds import Thresholds
 def judge(evidence: Evidence) -> Iterator[Finding]:
     """Initial loss, attention entropy, largest score."""
     yield from _loss(evidence)
+    if evidence.squashed:
+        message = "cross entropy gets probabilities, and takes them for logits: between 0 and 1, they hardly differ"
+        yield found("Z605", message, parameter=_head(evidence)[0], layer=_head(evidence)[1])
     for use in evidence.uses:
         if use.layer.entropy is not None and use.layer.largest_logit is not None:
             yield from _attention(use, use.layer.entropy, use.layer.largest_logit, evidence.thresholds)
@@ -23,10 +26,7 @@ def _loss(evidence: Evidence) -> Iterator[Finding]:
     loss, limits = evidence.loss, evidence.thresholds
     if loss is None or loss.classes is None or loss.classes < 2:
         return
-    head = next((use for use in evidence.uses if use.head), None)
-    own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
-    weights = sorted(name for name in own if "bias" not in name)
-    parameter, layer = (weights[0] if weights else None), head.layer.name if head is not None else None
+    parameter, layer = _head(evidence)
     if not math.isfinite(loss.value):
         yield found("Z601", f"the initial loss is {loss.value}", parameter=parameter, layer=layer)
         return
@@ -58,6 +58,14 @@ def _loss(evidence: Evidence) -> Iterator[Finding]:
         side = "below" if missed < 0 else "above"
         message = f"the initial loss is {loss.value:.4g}, {abs(missed):.3g} {side} what unrelated labels would give"
         yield found("Z602", message, parameter=parameter, layer=layer, value=loss.value, limit=loss.expected)
+
+
+def _head(evidence: Evidence) -> tuple[str | None, str | None]:
+    """Weight and layer that make the logits."""
+    head = next((use for use in evidence.uses if use.head), None)
+    own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
+    weights = sorted(name for name in own if "bias" not in name)
+    return (weights[0] if weights else None), (None if head is None else head.layer.name)
 
 
 def _attention(use: Use, entropy: float, largest: float, limits: Thresholds) -> Iterator[Finding]:
