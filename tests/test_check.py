@@ -754,6 +754,16 @@ def test_a_first_step_is_told_with_its_parameter_group(made: bool) -> None:
     assert all("group" not in f.message for f in alone.findings if f.rule.id == "Z701")
 
 
+@pytest.mark.parametrize(
+    ("units", "off", "found"), [(4, 4, False), (9, 9, False), (10, 10, True), (16, 14, False), (64, 46, True)]
+)
+def test_few_dead_units_may_be_chance(units: int, off: int, *, found: bool) -> None:
+    model = Mlp(8, units, 4)
+    nn.init.constant_(model[0].bias, 10.0)
+    nn.init.constant_(model[0].bias[:off], -100.0)
+    assert ("Z404" in {f.rule.id for f in check(model, vectors(8)).findings}) is found
+
+
 # -- suppression -----------------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,8 @@ class Thresholds:
     dead_warn: float = 0.7
     dead_fail: float = 0.95
     fewest_samples: int = 16
+    #: of few units many may be off by chance: each with probability 1/2, more seldom than this
+    dead_chance: float = 1e-3
     #: Z405: outputs at an activation's bounds (Glorot & Bengio 2010, fig. 2)
     saturated_warn: float = 0.5
     saturated_fail: float = 0.9
@@ -117,6 +119,6 @@ class Thresholds:
 _LEAST: Final = {"shortest_run": 2}
 _DIVISORS: Final = ("overflow_margin",)
 _FRACTIONS: Final = (
-    *("subnormal_warn", "subnormal_fail", "dead_warn", "dead_fail", "saturated_warn", "saturated_fail"),
+    *("subnormal_warn", "subnormal_fail", "dead_warn", "dead_fail", "dead_chance", "saturated_warn", "saturated_fail"),
     *("entropy_warn", "entropy_fail", "lowered_std", "mass_share"),
 )

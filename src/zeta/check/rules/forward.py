@@ -6,12 +6,16 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from zeta.check.activations import KNOWN
 from zeta.check.evidence import Evidence, Use
 from zeta.check.results import Finding, Severity
 from zeta.check.rules.base import found, graded, percent
 from zeta.check.thresholds import Thresholds
+
+# of more units, 70% are never off by chance
+_MANY: Final = 256
 
 
 def judge(evidence: Evidence) -> Iterator[Finding]:
@@ -154,11 +158,21 @@ def weight_of(use: Use) -> str | None:
 # -- activations -----------------------------------------------------------------------------------------------------
 
 
+def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
+    """Whether so many of the units may be off because all samples look alike, each with probability 1/2 at most."""
+    units = round(use.layer.output.count / use.samples)
+    if units > _MANY:
+        return False
+    rate = min(0.5, limits.dead_warn, limits.dead_fail)
+    terms = (math.comb(units, k) * rate**k * (1 - rate) ** (units - k) for k in range(round(dead * units), units + 1))
+    return sum(terms) > limits.dead_chance
+
+
 def _activation(use: Use, limits: Thresholds) -> Iterator[Finding]:
     layer = use.layer
     if layer.dead is not None:
         grade = graded(layer.dead, limits.dead_warn, limits.dead_fail)
-        if grade is not None and use.samples >= limits.fewest_samples:
+        if grade is not None and use.samples >= limits.fewest_samples and not _by_chance(use, layer.dead, limits):
             message = (
                 f"{percent(layer.dead)} of the units of this {use.activation} are off for all {use.samples:,} samples"
             )
