@@ -146,6 +146,9 @@ def test_batches_from_configurations() -> None:
     pixels = batch_for(Configured("pixel_values", image_size=(8, 6), num_channels=1))
     assert pixels is not None
     assert pixels["pixel_values"].shape == (4, 1, 8, 6)
+    any_size = batch_for(Configured("pixel_values", num_channels=3))
+    assert any_size is not None
+    assert any_size["pixel_values"].shape == (4, 3, 64, 64)
     assert batch_for(Configured("pixel_values")) is None
     assert batch_for(Configured("input_values")) is None
     assert batch_for(nn.Linear(1, 1)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,11 +65,14 @@ def dead_fraction(activation: Activation, given: Tensor, unit: int) -> Tensor | 
     return (given.amax(dim=over) <= activation.off_below).double().mean()
 
 
-def saturated_fraction(activation: Activation, output: Tensor) -> Tensor | None:
-    """The fraction of outputs at the function's bounds."""
+def saturated_fraction(activation: Activation, given: Tensor | None, output: Tensor) -> Tensor | None:
+    """The fraction of outputs at the function's bounds, without those of masks: minus infinity."""
     if not activation.bounds or not output.numel():
         return None
     at = torch.zeros(output.shape, dtype=torch.bool, device=output.device)
     for bound in activation.bounds:
         at |= (output - bound).abs() <= activation.margin
-    return at.double().mean()
+    if given is None or given.shape != output.shape:
+        return at.double().mean()
+    seen = given != -math.inf
+    return (at & seen).double().sum() / seen.double().sum().clamp_min(1)

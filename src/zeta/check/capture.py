@@ -185,7 +185,7 @@ class Capture:
             return
         if unit is not None and frame.given._version == frame.version:
             record.dead = activations.dead_fraction(known, plain(frame.given), unit)
-        record.saturated = activations.saturated_fraction(known, plain(result))
+        record.saturated = activations.saturated_fraction(known, plain(frame.given), plain(result))
 
     def _own(self, module: nn.Module) -> tuple[str, ...]:
         names = [self.parameters.get(id(p)) for p in module._parameters.values() if p is not None]
@@ -252,7 +252,9 @@ class Capture:
         known = activations.KNOWN.get(kind)
         if known is not None:
             record.activation, record.dead = kind, dead
-            record.saturated = activations.saturated_fraction(known, plain(output))
+            record.saturated = activations.saturated_fraction(
+                known, None if given is None else plain(given), plain(output)
+            )
         elif kind == "scaled_dot_product_attention":
             record.attention = attention.of_call(*args, **kwargs)
         elif kind == "softmax":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 _COUNT: Final = 4
 _LENGTH: Final = 32
+_IMAGE: Final = 64
 _SEED: Final = 0
 # these predict each token, or each masked one; the others at most one class for each sample
 _PER_TOKEN: Final = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration", "ForTokenClassification")
@@ -44,7 +45,9 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
     batch = {"input_ids": torch.randint(first, text.vocab_size, shape, generator=generator)}
     name = type(model).__name__
     if name.endswith(("ForCausalLM", "LMHeadModel")):
-        batch["labels"] = batch["input_ids"]
+        # decoders of two-part models and XLM take labels as they stand; without any, the loss is that of next tokens
+        if name.endswith("ForCausalLM") and getattr(config, "decoder_start_token_id", None) is None:
+            batch["labels"] = batch["input_ids"]
     elif "labels" in accepted and name.endswith(_PER_TOKEN):
         classes = config.num_labels if name.endswith("ForTokenClassification") else text.vocab_size
         batch["labels"] = torch.randint(min(first, classes - 1), classes, shape, generator=generator)
@@ -56,7 +59,7 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
 
 
 def _pixels(model: nn.Module, config: Any, accepted: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    size = config.image_size
+    size = getattr(config, "image_size", _IMAGE)  # what is convolutional to the end takes any
     height, width = (size, size) if isinstance(size, int) else size
     batch = {"pixel_values": torch.randn(_COUNT, config.num_channels, height, width, generator=generator)}
     if "labels" in accepted and type(model).__name__.endswith("ForImageClassification"):

@@ -10,6 +10,7 @@ from zeta.check.results import Finding
 from zeta.check.rules.base import found, graded
 from zeta.check.rules.forward import streams, weight_of
 from zeta.render import fold
+from zeta.rules import Kind
 
 
 def judge(evidence: Evidence) -> Iterator[Finding]:
@@ -90,8 +91,17 @@ def _ratio(evidence: Evidence) -> Iterator[Finding]:
 
 def _main_path(uses: Sequence[Use]) -> list[Use]:
     """The weighted layers that are not inside attention: the gradients of queries and keys start close to zero."""
-    inside = tuple({f"{use.module}." for use in uses if use.layer.entropy is not None and use.module})
-    return [use for use in uses if use.weighted and not f"{use.module}.".startswith(inside)]
+    weighted = [use for use in uses if use.weighted]
+    modules = {use.module for use in uses if use.layer.entropy is not None and use.module}
+    inside = tuple(_with_projections(module, weighted) for module in modules)
+    return [use for use in weighted if not f"{use.module}.".startswith(inside)]
+
+
+def _with_projections(module: str, weighted: Sequence[Use]) -> str:
+    """The prefix of the innermost module around ``module`` that has weights: its softmax may be a module of its own."""
+    while "." in module and not any(f"{use.module}.".startswith(f"{module}.") for use in weighted):
+        module = module.rpartition(".")[0]
+    return f"{module}."
 
 
 def so_far(later: Later, verb: str = "is") -> str:
@@ -106,10 +116,13 @@ def _still(learned: list[Held], evidence: Evidence) -> Iterator[Finding]:
     if later is None:
         return
     reached = {name for use in evidence.uses for name in use.layer.parameters}
+    # embeddings of which the batch takes the padding row alone
+    padding = {name for use in evidence.uses if use.layer.output.zeros == 1.0 for name in use.layer.parameters}
+    padding &= {one.name for one in learned if one.slot.kind is Kind.EMBEDDING and not one.zero}
     for one in learned:
         if not one.is_weight or not one.still or one.name not in later.still:
             continue
-        if one.name not in reached:  # an expert, say
+        if one.name not in reached or one.name in padding:  # an expert, say
             yield found("Z501", "no sample of this batch reached it", parameter=one.name)
         elif not one.zero:
             message = f"its gradient is exactly zero, and {so_far(later)}"

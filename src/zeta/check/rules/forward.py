@@ -49,15 +49,25 @@ def _not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 
 def runs(uses: Sequence[Use]) -> Iterator[list[Use]]:
-    """Weighted layers one after the other, with no normalization or attention between them; zero outputs left out."""
+    """Weighted layers one after the other, with no normalization or attention between them; zero outputs left out.
+
+    Of calls with the same parameters in a row, as of experts side by side, the first.
+    """
     run: list[Use] = []
     for use in uses:
         if use.norm or use.layer.entropy is not None:
             yield run
             run = []
-        elif use.weighted and not use.head and use.signal > 0 and not use.layer.output.nonfinite:
+        elif not use.weighted or use.head or use.signal <= 0 or use.layer.output.nonfinite:
+            continue
+        elif not run or not _side_by_side(run[-1], use):
             run.append(use)
     yield run
+
+
+def _side_by_side(first: Use, second: Use) -> bool:
+    called = first.module != first.layer.name.partition("#")[0]
+    return called and first.module == second.module and first.layer.parameters == second.layer.parameters
 
 
 def slope(values: Sequence[float]) -> float:
@@ -197,6 +207,8 @@ def _ignored(evidence: Evidence) -> Iterator[Finding]:
     for use in evidence.uses:
         if use.input_square is None or use.input_signal is None or use.square == 0 or use.block:
             continue
+        if not use.attached and not use.layer.parameters:
+            continue  # a table of positions, say, which takes of its input the shape
         if use.samples < 2 or use.layer.output.nonfinite or (use.layer.parameters and zero & set(use.layer.parameters)):
             continue
         varied = use.input_square > 0 and use.input_signal / use.input_square > limits.varied

@@ -24,6 +24,8 @@ from zeta.report import measure
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # what variance times fan is under a scheme: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
 _SCHEMES: Final = {1 / 3: "torch's default", 1.0: "LeCun", 2.0: "He", 25 / 9: "tanh's"}
+# stds that are written as they stand, whatever the fans: a scheme that comes as close to one explains nothing
+_USUAL: Final = (0.01, 0.02, 0.05, 0.1)
 # the plan was recorded from code: its rule is a line of a file
 _RECORDED: Final = re.compile(r":\d+ \(")
 _SAMPLE: Final = 2**16
@@ -102,6 +104,8 @@ def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
     std = planned or one.stats.std
     slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
     if not std or abs(one.stats.mean) > 0.1 * std or slack > 0.1:
+        return
+    if any(abs(std / usual - 1) <= slack for usual in _USUAL):
         return
     # a weight that is stored the other way round: its fan_out is what torch takes for fan_in, and is hardly ever meant
     fans = (real.fan_in,) if blind.fan_in == real.fan_out else (real.fan_in, real.fan_out)
