@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.test_sharded_processes import IGNORED, ROOT
 
 
-def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-W", IGNORED, "-m", "tests.check_ranks"]
+@pytest.mark.parametrize("module", ["tests.check_ranks", "tests.check_fsdp_ranks"])
+def test_two_processes_find_what_one_finds(tmp_path: Path, module: str) -> None:
+    command = [sys.executable, "-W", "error", "-W", IGNORED, "-m", module]
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(tmp_path / "store")],

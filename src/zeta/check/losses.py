@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zeta.check.batches import TARGETS, Call, tensors_in
 from zeta.errors import SpecError
+from zeta.names import is_sharded
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
 LossFunction = Callable[[Any, Any], Tensor]
@@ -50,12 +51,13 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
         if not isinstance(value, Tensor) or value.numel() != 1:
             shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
-        return Objective(value=value.reshape(()))
+        return Objective(value=_whole(value).reshape(()))
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1:
-        return Objective(value=own.reshape(()))
+        return Objective(value=_whole(own).reshape(()))
     logits = _logits(output)
     if logits is not None:
+        logits = _whole(logits)
         known = _against_target(logits, _target(call)) or _next_token(logits, call)
         if known is not None:
             return known
@@ -71,6 +73,11 @@ def _beside(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
         missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
         raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
     return logits, target
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a ``DTensor``, with its gradient."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def _target(call: Call) -> Any:
@@ -140,7 +147,7 @@ def _next_token(logits: Tensor, call: Call) -> Objective | None:
 
 
 def _projection(output: Any) -> Tensor:
-    parts = [t for _, t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
+    parts = [_whole(t) for _, t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
     if not parts:
         raise SpecError("the model put out no floating-point tensor, so there is nothing to take gradients of")
     total = torch.zeros((), device=parts[0].device)
