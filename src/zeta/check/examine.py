@@ -189,11 +189,13 @@ def _check_options(
 
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
-        inspect.signature(function).bind(None, None)
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except (TypeError, ValueError):  # a builtin, which does not say
+        return True
+    try:
+        signature.bind(None, None)
     except TypeError:
         return False
-    except ValueError:  # a builtin, which does not say
-        return True
     return True
 
 

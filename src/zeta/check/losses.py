@@ -23,6 +23,12 @@ _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _IGNORED: Final = -100
 # so far from 1 a sum of probabilities may be in bf16
 _ROUNDED: Final = 2e-2
+# what the graph's nodes are called that change the shape or the dtype only, and so many of them are seen through
+_SHAPED: Final = (
+    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Select", "Slice"),
+    *("Alias", "Clone", "ToCopy"),
+)
+_VIEWS: Final = 4
 # surrogate: the weights of the projection are cos(k^2 phi), whose quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
@@ -133,8 +139,13 @@ def sum_to_one(logits: Tensor) -> bool:
 
 
 def is_sigmoid(logits: Tensor) -> bool:
-    """Whether these are probabilities that a sigmoid made."""
-    return type(logits.grad_fn).__name__.startswith("Sigmoid")
+    """Whether these are probabilities that a sigmoid made, in whatever shape and dtype."""
+    node: Any = logits.grad_fn
+    for _ in range(_VIEWS):
+        if not type(node).__name__.startswith(_SHAPED):
+            break
+        node = node.next_functions[0][0]
+    return type(node).__name__.startswith("Sigmoid")
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:

@@ -77,8 +77,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         gradients=gradients,
         loss=loss_seen,
         paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
-        squashed=any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy)
-        or any(is_sigmoid(logits) for logits in capture.binary),
+        squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
+        or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
