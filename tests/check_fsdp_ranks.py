@@ -1,4 +1,4 @@
-"""One process of two that check models under FSDP2 in the ways in which they are used; every case runs on both."""
+"""One process of two, or of four, that check models under FSDP2 in the ways in which they are used."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def wrapped_roots(mesh: DeviceMesh, rank: int) -> None:
 
 def resharded_to_fewer(mesh: DeviceMesh, rank: int) -> None:
     model, x = Blocks(), vectors(8)
-    alike(check(model, x), check(each_block(copy.deepcopy(model), mesh, reshard_after_forward=1), x))
+    alike(check(model, x), check(each_block(copy.deepcopy(model), mesh, reshard_after_forward=2), x))
 
 
 class Encoder(nn.Module):
@@ -155,6 +155,19 @@ def gradients_not_yet_reduced(mesh: DeviceMesh, rank: int) -> None:
     for one in (shard, twin):
         one.set_requires_gradient_sync(True)
         one.set_is_last_backward(True)
+    learn_alike(shard, twin, x)
+
+
+def gradients_reduced_in_part(mesh: DeviceMesh, rank: int) -> None:
+    model, x = Mlp(8, 16, 4), vectors(8)
+    replicas = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "shards"))
+    shard, twin = twins(model, lambda one: sharded(one, replicas))
+    for one in (shard, twin):
+        one.set_requires_all_reduce(False)
+        one(x[:8]).square().mean().backward()
+    alike(check(model, x), check(shard, x))
+    for one in (shard, twin):
+        one.set_requires_all_reduce(True)
     learn_alike(shard, twin, x)
 
 
@@ -260,22 +273,24 @@ def models_on_meta(mesh: DeviceMesh, rank: int) -> None:
         check(shard, vectors(8), initialize=lambda one: None)
 
 
-CASES = (
-    *(layers_that_feed_each_other, channels_before_activations, parametrized_layers, wrapped_blocks, wrapped_roots),
-    *(resharded_to_fewer, other_methods, logits_that_are_sharded, gradients_not_yet_reduced, hooks_of_gradients),
-    *(gradients_of_the_loss, options, a_pass_that_breaks_off, one_rank_is_not_finite, one_rank_sees_zeros),
-    models_on_meta,
-)
+CASES = {
+    2: (
+        *(layers_that_feed_each_other, channels_before_activations, parametrized_layers, wrapped_blocks, wrapped_roots),
+        *(other_methods, logits_that_are_sharded, gradients_not_yet_reduced, hooks_of_gradients, gradients_of_the_loss),
+        *(options, a_pass_that_breaks_off, one_rank_is_not_finite, one_rank_sees_zeros, models_on_meta),
+    ),
+    4: (resharded_to_fewer, gradients_reduced_in_part),
+}
 
 
-def main(rank: int, store: str) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=2, store=dist.FileStore(store, 2))
-    mesh = init_device_mesh("cpu", (2,))
-    for case in CASES:
+def main(rank: int, store: str, ranks: int) -> None:
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
+    mesh = init_device_mesh("cpu", (ranks,))
+    for case in CASES[ranks]:
         torch.manual_seed(0)
         case(mesh, rank)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

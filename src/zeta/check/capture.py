@@ -146,10 +146,9 @@ class Capture:
 
     def _handed_on(self, source: Tensor, given: Tensor) -> None:
         """FSDP2 hands its modules an alias of what arrives, to learn when the backward pass leaves them."""
-        if source is not given and source.shape == given.shape:
-            self.tags.hand_on(source, given)
-            if local(source).data_ptr() == local(given).data_ptr():
-                self._sources[given] = self._sources.get(source, source)
+        alike = source.shape == given.shape and local(source).data_ptr() == local(given).data_ptr()
+        if alike and source is not given:
+            self._sources[given] = self._sources.get(source, source)
 
     def _name_gathered(self, module: nn.Module) -> None:
         for inner in module.modules():
