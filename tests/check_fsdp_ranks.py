@@ -97,8 +97,11 @@ def wrapped_roots(mesh: DeviceMesh, rank: int) -> None:
 
 
 def resharded_to_fewer(mesh: DeviceMesh, rank: int) -> None:
-    model, x = Blocks(), vectors(8)
-    alike(check(model, x), check(each_block(copy.deepcopy(model), mesh, reshard_after_forward=2), x))
+    model, x = Mlp(8, 16, 4), vectors(8)
+    shard = copy.deepcopy(model)
+    for layer in (shard[0], shard[2], shard):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=2)
+    alike(check(model, x), check(shard, x))
 
 
 class Encoder(nn.Module):
@@ -150,8 +153,14 @@ def gradients_not_yet_reduced(mesh: DeviceMesh, rank: int) -> None:
         one.set_requires_gradient_sync(False)
         one.set_is_last_backward(False)
         one(x[:8]).square().mean().backward()
-    alike(check(model, x), check(shard, x))
-    assert not shard._get_fsdp_state()._state_ctx.is_last_backward
+    context, seen = shard._get_fsdp_state()._state_ctx, []
+
+    def loss(output: Tensor, batch: Tensor) -> Tensor:
+        seen.append(context.is_last_backward)  # else nobody waits for the reduction
+        return output.square().mean()
+
+    alike(check(model, x, lambda output, batch: output.square().mean()), check(shard, x, loss))
+    assert (seen, context.is_last_backward) == ([True], False)
     for one in (shard, twin):
         one.set_requires_gradient_sync(True)
         one.set_is_last_backward(True)
@@ -228,6 +237,21 @@ def a_pass_that_breaks_off(mesh: DeviceMesh, rank: int) -> None:
             alike(check(model, x), check(checked, x))
 
 
+def a_pass_that_breaks_off_while_values_are_on_their_way(mesh: DeviceMesh, rank: int) -> None:
+    checked, twin = twins(Blocks(), lambda one: each_block(one, mesh))
+    x = vectors(8)
+    for one in (checked, twin):
+        one.blocks[1].set_modules_to_forward_prefetch([one.blocks[2]])
+    handle = checked.blocks[1].register_forward_pre_hook(refuse)
+    with pytest.raises(ValueError, match="not today"):
+        check(checked, x)
+    handle.remove()
+    for one in (checked, twin):
+        for parameter in one.parameters():
+            parameter.data.mul_(2)
+    learn_alike(checked, twin, x)
+
+
 # -- ranks that see different things, and models that cannot be checked ------------------------------------------------
 
 
@@ -277,7 +301,8 @@ CASES = {
     2: (
         *(layers_that_feed_each_other, channels_before_activations, parametrized_layers, wrapped_blocks, wrapped_roots),
         *(other_methods, logits_that_are_sharded, gradients_not_yet_reduced, hooks_of_gradients, gradients_of_the_loss),
-        *(options, a_pass_that_breaks_off, one_rank_is_not_finite, one_rank_sees_zeros, models_on_meta),
+        *(options, a_pass_that_breaks_off, a_pass_that_breaks_off_while_values_are_on_their_way),
+        *(one_rank_is_not_finite, one_rank_sees_zeros, models_on_meta),
     ),
     4: (resharded_to_fewer, gradients_reduced_in_part),
 }
