@@ -77,9 +77,9 @@ def learn_alike(model: nn.Module, twin: nn.Module, batch: torch.Tensor) -> None:
     assert all(same_bits(first, second) for first, second in zip(held[0][1], held[1][1], strict=True))
 
 
-def main(rank: int, store: str) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=2, store=dist.FileStore(store, 2))
-    mesh = init_device_mesh("cpu", (2,))
+def main(rank: int, store: str, ranks: int) -> None:
+    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
+    mesh = init_device_mesh("cpu", (ranks,))
     torch.manual_seed(0)
     model, x = Mlp(8, 16, 4, depth=3), vectors(8)
     nn.init.zeros_(model[4].weight)  # the others get their gradients one step later
@@ -119,4 +119,4 @@ def main(rank: int, store: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

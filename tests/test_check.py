@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -512,6 +513,39 @@ def test_outputs_that_are_probabilities_are_taken_for_them() -> None:
     assert "Z605" not in {f.rule.id for f in of_logs.findings}  # twice is as good as once
 
 
+@pytest.mark.parametrize("end", [nn.Softmax(-1), nn.Sigmoid()], ids=["softmax", "sigmoid"])
+def test_cross_entropy_of_probabilities_is_found_whatever_made_them(end: nn.Module) -> None:
+    model, x = nn.Sequential(*Mlp(8, 16, 4), end), vectors(8)
+    assert {f.rule.id for f in check(model, (x, torch.arange(64) % 4), loss=nn.CrossEntropyLoss()).findings} == {"Z605"}
+
+
+def test_a_sigmoid_is_seen_through_views_and_casts() -> None:
+    model, x = nn.Sequential(*Mlp(8, 16, 1), nn.Sigmoid()), vectors(8)
+    labels = (torch.randn(64) > 0).long()
+    assert check(model, (x, labels)).loss.value == pytest.approx(check(model[:3], (x, labels)).loss.value, rel=1e-5)
+    for shaped in (lambda y: y.squeeze(), lambda y: y.view(-1).bfloat16().float(), lambda y: y[:, 0]):
+        report = check(model, (x, labels), lambda y, b: F.binary_cross_entropy_with_logits(shaped(y), b[1].float()))  # noqa: B023
+        assert [f.rule.id for f in report.findings] == ["Z605"]
+    scaled = check(model, (x, labels), lambda y, b: F.binary_cross_entropy_with_logits(9 * y.squeeze(), b[1].float()))
+    assert "Z605" not in {f.rule.id for f in scaled.findings}
+
+
+def test_a_loss_takes_two_arguments() -> None:
+    class Own(nn.Module):
+        def forward(self, output: Tensor, batch: Any) -> Tensor:
+            return F.cross_entropy(output, batch[1])
+
+    model, batch = Mlp(8, 16, 4), (vectors(8), torch.arange(64) % 4)
+    expected = check(model, batch).loss
+    alike = (Own(), lambda *both: Own()(*both), functools.partial(Own().forward))
+    for loss in alike:
+        assert check(model, batch, loss).loss == expected
+    assert check(nn.Sequential(nn.Linear(4, 4)), torch.randn(8, 4), torch.dist).loss.value > 0  # has no signature
+    for loss in (nn.TripletMarginLoss(), nn.GaussianNLLLoss(), lambda y, b, *, weight: y.sum()):
+        with pytest.raises(SpecError, match="loss must be a function of two arguments"):
+            check(model, batch, loss)
+
+
 class Graph:
     """As the batches of graph libraries: tensors that nobody sees, and a method that moves them in place."""
 
@@ -534,6 +568,7 @@ class OfGraphs(nn.Module):
 
 
 def test_batches_of_other_classes_are_moved_by_their_own_method() -> None:
+    torch.manual_seed(0)  # of another state, the spread of so few logits may cost more than a warning's worth
     graph = Graph(vectors(8))
     tensor, before = graph.x, graph.x.clone()
     for batch in (graph, (graph, torch.arange(64) % 4)):

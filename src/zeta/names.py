@@ -73,11 +73,12 @@ def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
 
 def type_name(module: nn.Module) -> str:
     """The name of the module's class, as it was before a parametrization or ``fully_shard`` put one in front of it."""
-    kind = parametrize.type_before_parametrizations(module)
+    kinds = list(type(module).__mro__)
     if is_fsdp(module):
         fsdp = sys.modules["torch.distributed.fsdp"].FSDPModule
-        kind = next(base for base in kind.__mro__ if not issubclass(base, fsdp))
-    return kind.__name__
+        kinds = [kind for kind in kinds if not issubclass(kind, fsdp)]
+    made = parametrize.is_parametrized(module) and kinds[0].__module__ == parametrize.__name__
+    return kinds[1 if made else 0].__name__
 
 
 def gathered(model: nn.Module) -> list[str]:
@@ -97,9 +98,12 @@ def fsdp_groups(module: Any) -> list[Any]:
     return [group for group in ([state._fsdp_param_group] if groups is None else groups) if group is not None]
 
 
-def unwrap(module: nn.Module) -> nn.Module:
-    """Return the module inside any wrappers; ``TargetError`` for those that cut its parameters into shards."""
-    while True:
+def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
+    """Return the module inside any wrappers; ``TargetError`` for those that cut its parameters into shards.
+
+    ``gathering``: keep a wrapper that ``fully_shard`` was applied to, whose call gathers the parameters.
+    """
+    while not (gathering and is_fsdp(module)):
         if isinstance(module, torch.jit.ScriptModule):
             raise TargetError(
                 f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
@@ -108,8 +112,9 @@ def unwrap(module: nn.Module) -> nn.Module:
         _refuse_shards(module)
         inner = _inside(module)
         if inner is None:
-            return module
+            break
         module = inner
+    return module
 
 
 def _inside(module: nn.Module) -> nn.Module | None:

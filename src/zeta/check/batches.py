@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta.errors import SpecError
+from zeta.names import unwrap
 
 #: what a target may be called in a batch that is a mapping
 TARGETS: Final = ("labels", "label", "targets", "target", "y")
@@ -41,7 +42,7 @@ def call_of(model: nn.Module, batch: Any) -> Call:
         raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")
     device = _device(model)
     moved = move(batch, device)
-    signature = inspect.signature(model.forward)
+    signature = inspect.signature(unwrap(model).forward)
     for args, kwargs, target in _ways(moved):
         try:
             signature.bind(*args, **kwargs)

@@ -19,8 +19,9 @@ from zeta.check.batches import tensors_in
 from zeta.check.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.moments import Pending, pending, plain
 from zeta.check.tags import Tags
-from zeta.names import is_fsdp, type_name
+from zeta.names import any_sharded, is_fsdp, type_name
 from zeta.rules import NORMS
+from zeta.shards import local
 
 _CHANNELS_FIRST: Final = (
     *(nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm),
@@ -51,6 +52,7 @@ class Record:
         self.attached = False  #: whether its output depends on something that is learned
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
+        self.source: Tensor | None = None  #: what its input is an alias of, else the input itself
 
     def watch(self, output: Tensor, unit: int | None) -> None:
         """Take the output's statistics now, and its gradient's when that comes by."""
@@ -96,11 +98,13 @@ class Capture:
         self.binary: list[Tensor] = []  #: logits of binary cross entropies
         self.tags = Tags()
         self._statistics: Any = WeakTensorKeyDictionary()
+        self._sources: Any = WeakTensorKeyDictionary()  #: what a tensor is an alias of
+        self._arriving: Tensor | None = None
         self._stack: list[_Frame] = []
         self._names: Counter[str] = Counter()
         #: canonical name by module and local name, where FSDP2 puts other tensors while it has gathered them
         self._places: dict[tuple[int, str], str] = {}
-        if any(is_fsdp(module) for module in modules.values()):
+        if any_sharded(modules[""]):
             held = ((module, *item) for module in modules[""].modules() for item in module._parameters.items())
             self._places = {(id(m), key): parameters[id(p)] for m, key, p in held if id(p) in parameters}
 
@@ -109,6 +113,9 @@ class Capture:
         """Record what happens in the block."""
         handles: list[RemovableHandle] = []
         try:
+            for module in filter(is_fsdp, self.modules[""].modules()):  # wrappers too
+                arrive = self._arrive
+                handles.append(module.register_forward_pre_hook(arrive, prepend=True, with_kwargs=True))
             for name, module in self.modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
@@ -121,14 +128,27 @@ class Capture:
 
     # -- modules -----------------------------------------------------------------------------------------------------
 
+    def _arrive(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._arriving = _first_float((args, kwargs))
+
     def _entering(self, name: str) -> Callable[..., None]:
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.used.add(name)
-            if is_fsdp(module):
+            if self._places:
                 self._name_gathered(module)
-            self._stack.append(_Frame(module, name, _first_float((args, kwargs))))
+            given = _first_float((args, kwargs))
+            if given is not None and self._arriving is not None:
+                self._handed_on(self._arriving, given)
+            self._arriving = None
+            self._stack.append(_Frame(module, name, given))
 
         return enter
+
+    def _handed_on(self, source: Tensor, given: Tensor) -> None:
+        """FSDP2 hands its modules an alias of what arrives, to learn when the backward pass leaves them."""
+        alike = source.shape == given.shape and local(source).data_ptr() == local(given).data_ptr()
+        if alike and source is not given:
+            self._sources[given] = self._sources.get(source, source)
 
     def _name_gathered(self, module: nn.Module) -> None:
         for inner in module.modules():
@@ -188,10 +208,12 @@ class Capture:
         record.saturated = activations.saturated_fraction(known, plain(frame.given), plain(result))
 
     def _own(self, module: nn.Module) -> tuple[str, ...]:
-        names = [self.parameters.get(id(p)) for p in module._parameters.values() if p is not None]
-        for local, child in module._modules.items():
-            if local == "parametrizations" and child is not None:
-                names += [self.parameters.get(id(p)) for p in child.parameters()]
+        owners = [module]
+        if parametrize.is_parametrized(module):
+            owners += module.get_submodule("parametrizations").modules()
+        held = ((owner, *item) for owner in owners for item in owner._parameters.items())
+        # by its place: FSDP2 may hold yet others after a forward pass
+        names = (self._places.get((id(o), key)) or self.parameters.get(id(p)) for o, key, p in held if p is not None)
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def _mark_units(self, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
@@ -208,7 +230,9 @@ class Capture:
         if self.keep:
             record.tensors = None if given is None else (given, result)
         if given is not None:
-            record.given = self._seen(given)
+            source = self._sources.get(given, given)
+            record.source = source if self.keep else None
+            record.given = self._seen(source)
         record.watch(result, unit)
         if record.output is not None:
             self._statistics[result] = (result._version, record.output)
@@ -265,6 +289,8 @@ class Capture:
         elif kind.startswith(_WEIGHTED):
             record.weighted = True
             held = [item for item in (*args, *kwargs.values()) if isinstance(item, nn.Parameter)]
+            if self._places and any(id(p) not in self.parameters for p in held):
+                self._name_gathered(self.modules[""])  # by a method other than forward
             record.parameters = tuple(self.parameters[id(p)] for p in held if id(p) in self.parameters)
             if not record.parameters and not frame.leaf:
                 return

@@ -20,7 +20,8 @@ from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
 from zeta.check.duplicates import still_zeros, units_of_all
 from zeta.check.evidence import Evidence, Held, Later
-from zeta.check.isolation import kept_gathered, preserved, reshard
+from zeta.check.fsdp import agreement, kept_gathered, reshard
+from zeta.check.isolation import preserved
 from zeta.check.jacobians import jacobians
 from zeta.check.later import later
 from zeta.check.losses import LossFunction
@@ -35,7 +36,7 @@ from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.names import Slot, type_name, unwrap, walk
+from zeta.names import Slot, is_fsdp, type_name, unwrap, walk
 from zeta.plans import Plan
 
 Level = Literal["fast", "full"]
@@ -130,7 +131,7 @@ def check(
         skipped.append(("Z701", "no optimizer was given"))
     reported, suppressed = suppression.split(findings)
     return CheckReport(
-        model=type_name(inner),
+        model=type_name(unwrap(inner)),
         level=level,
         findings=reported,
         suppressed=suppressed,
@@ -153,7 +154,7 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
         raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {level!r}")
     if plan is not None and not isinstance(plan, Plan):
         raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {plan!r}")
-    inner = unwrap(model)
+    inner = unwrap(model, gathering=True)
     lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
     if lazy:
         raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
@@ -188,11 +189,13 @@ def _check_options(
 
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
-        inspect.signature(function).bind(None, None)
+        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
+    except (TypeError, ValueError):  # a builtin, which does not say
+        return True
+    try:
+        signature.bind(None, None)
     except TypeError:
         return False
-    except ValueError:  # a builtin, which does not say
-        return True
     return True
 
 
@@ -201,6 +204,10 @@ def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | N
     on_meta = [slot.name for slot in walk(model) if slot.tensor.is_meta]
     if not on_meta:
         return model
+    if any(is_fsdp(module) for module in model.modules()):
+        raise TargetError(
+            listed("FSDP2 lets nobody copy a model, and these are on meta; materialize the model first:", on_meta)
+        )
     if plan is not None:
         twin: nn.Module = copy.deepcopy(model)
         verbs.materialize_(twin, plan, seed)
@@ -290,9 +297,10 @@ def _later(
     zero = {id(one.slot.tensor): one.name for one in learned if one.still}
     chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
     parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
-    if not zero and not parts:
+    agreed = agreement(model)
+    if not agreed(bool(zero or parts)):
         return None
-    if seen.output_nonfinite or not math.isfinite(seen.loss.value):
+    if agreed(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
         return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
     with preserved(model):
         return later(model, call, loss, seen.gradients, zero, parts, limits.patience)

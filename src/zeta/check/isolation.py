@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes
-from zeta.names import fsdp_groups, is_fsdp
+from zeta.check.fsdp import undisturbed
 from zeta.recording import attributes
 from zeta.shards import local
 
@@ -30,8 +30,6 @@ _HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
 # a vocabulary has hundreds of thousands of these
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
-# what its three setters set, for which there are no getters
-_FSDP_OPTIONS: Final = ("post_forward_mesh_info", "reshard_after_backward", "reduce_grads", "all_reduce_grads")
 # so many containers in each other are looked into
 _DEPTH: Final = 4
 
@@ -107,10 +105,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     tensors = [_saved(tensor) for tensor in _tensors(model)]
     held = list(_held(model))
     try:
-        with _generators(tensors), torch.inference_mode(False), torch.enable_grad():
+        with undisturbed(model), _generators(tensors), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        reshard(model)
         for module in modules:
             module.restore()
         for restore in held:
@@ -220,33 +217,6 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _same_entries(first: dict[Any, Any], second: dict[Any, Any]) -> bool:
     return all(first[key] is value for key, value in second.items())
-
-
-def reshard(model: nn.Module) -> None:
-    """Let go of what FSDP2 keeps gathered: the root, say, after a forward pass that no backward pass followed."""
-    for module in model.modules():
-        if is_fsdp(module):
-            module.reshard()
-
-
-@contextlib.contextmanager
-def kept_gathered(model: nn.Module) -> Iterator[None]:
-    """Let FSDP2 hold what it has gathered, and reduce no gradients, however often the block goes back through a graph.
-
-    Otherwise the memory of the gathered parameters, which the graph refers to, is gone after the first time.
-    """
-    modules = [module for module in model.modules() if is_fsdp(module)]
-    groups = [group for module in modules for group in fsdp_groups(module)]
-    before = [{name: getattr(group, name) for name in _FSDP_OPTIONS} for group in groups]
-    try:
-        for module in modules:
-            module.set_reshard_after_forward(False, recurse=False)
-            module.set_reshard_after_backward(False, recurse=False)
-            module.set_requires_gradient_sync(False, recurse=False)
-        yield
-    finally:
-        for group, options in zip(groups, before, strict=True):
-            vars(group).update(options)
 
 
 @contextlib.contextmanager

@@ -123,7 +123,7 @@ def _sequences(records: Sequence[Record]) -> list[list[Record]]:
         given, output = record.tensors
         pools = not record.parameters and output.numel() < given.numel()
         before = found[-1][-1].tensors if found and follows and not pools else None
-        if before is not None and before[1] is given:
+        if before is not None and before[1] is record.source:
             found[-1].append(record)
         elif not pools:
             found.append([record])

@@ -13,7 +13,7 @@ from zeta.check.batches import Call
 from zeta.check.calls import Quiet, plainly
 from zeta.check.duplicates import rows_of
 from zeta.check.evidence import Held, Later
-from zeta.check.isolation import reshard
+from zeta.check.fsdp import agreement, reshard
 from zeta.check.losses import LossFunction, objective
 from zeta.check.probe import gradients_of
 from zeta.names import is_fsdp
@@ -52,11 +52,12 @@ def later(
     known = {name: gradients.get(id(parameter)) for name, parameter in named.items()}
     waiting, units = dict(zero), dict(parts)
     steps = 0
-    while (waiting or units) and steps < patience:
+    agreed = agreement(model)
+    while steps < patience and agreed(bool(waiting or units)):
         moved = False
         for name, gradient in known.items():
             moved |= gradient is not None and _move(current[name], gradient)
-        if not moved:
+        if not agreed(moved):
             break
         steps += 1
         known = _gradients(model, call, loss, named, None if in_place else current)

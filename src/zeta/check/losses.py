@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zeta.check.batches import TARGETS, Call, tensors_in
 from zeta.errors import SpecError
+from zeta.names import is_sharded
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
 LossFunction = Callable[[Any, Any], Tensor]
@@ -22,6 +23,12 @@ _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _IGNORED: Final = -100
 # so far from 1 a sum of probabilities may be in bf16
 _ROUNDED: Final = 2e-2
+# what the graph's nodes are called that change the shape or the dtype only, and so many of them are seen through
+_SHAPED: Final = (
+    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Select", "Slice"),
+    *("Alias", "Clone", "ToCopy"),
+)
+_VIEWS: Final = 4
 # surrogate: the weights of the projection are cos(k^2 phi), whose quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
@@ -50,12 +57,13 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
         if not isinstance(value, Tensor) or value.numel() != 1:
             shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
-        return Objective(value=value.reshape(()))
+        return Objective(value=_whole(value).reshape(()))
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1:
-        return Objective(value=own.reshape(()))
+        return Objective(value=_whole(own).reshape(()))
     logits = _logits(output)
     if logits is not None:
+        logits = _whole(logits)
         known = _against_target(logits, _target(call)) or _next_token(logits, call)
         if known is not None:
             return known
@@ -71,6 +79,11 @@ def _beside(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
         missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
         raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
     return logits, target
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a ``DTensor``, with its gradient."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def _target(call: Call) -> Any:
@@ -126,8 +139,13 @@ def sum_to_one(logits: Tensor) -> bool:
 
 
 def is_sigmoid(logits: Tensor) -> bool:
-    """Whether these are probabilities that a sigmoid made."""
-    return type(logits.grad_fn).__name__.startswith("Sigmoid")
+    """Whether these are probabilities that a sigmoid made, in whatever shape and dtype."""
+    node: Any = logits.grad_fn
+    for _ in range(_VIEWS):
+        if not type(node).__name__.startswith(_SHAPED):
+            break
+        node = node.next_functions[0][0]
+    return type(node).__name__.startswith("Sigmoid")
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:
@@ -140,7 +158,7 @@ def _next_token(logits: Tensor, call: Call) -> Objective | None:
 
 
 def _projection(output: Any) -> Tensor:
-    parts = [t for _, t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
+    parts = [_whole(t) for _, t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
     if not parts:
         raise SpecError("the model put out no floating-point tensor, so there is nothing to take gradients of")
     total = torch.zeros((), device=parts[0].device)

@@ -69,7 +69,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
     if len(gradients) < len(learned) and capture.detached:
-        behind = _behind(capture.detached)
+        behind = _leaves(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Probe(
@@ -77,8 +77,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         gradients=gradients,
         loss=loss_seen,
         paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
-        squashed=any(sum_to_one(logits) for logits, _, _ in capture.cross_entropy)
-        or any(is_sigmoid(logits) for logits in capture.binary),
+        squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
+        or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
@@ -92,12 +92,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
 def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict[int, Tensor]:
     """The global gradient of each of the tensors that has one, by ``id``. Nothing stays in ``.grad``."""
     if any(is_fsdp(module) for module in model.modules()):
-        for parameter in learned:  # FSDP2 reduces gradients into .grad; preserved gives the old ones back
-            parameter.grad = None
-        value.backward()  # type: ignore[no-untyped-call]
-        found = [parameter.grad for parameter in learned]
-        for parameter in learned:
-            parameter.grad = None
+        found = _accumulated(value, learned)
     else:
         found = list(torch.autograd.grad(value, learned, allow_unused=True)) if learned else []
     return {
@@ -105,6 +100,20 @@ def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict
         for parameter, gradient in zip(learned, found, strict=True)
         if gradient is not None
     }
+
+
+def _accumulated(value: Tensor, learned: list[Tensor]) -> list[Tensor | None]:
+    """The gradients, which FSDP2 reduces into ``.grad``; what was there before, and the hooks of that, come back."""
+    # those behind the loss too, which may have parameters of its own
+    leaves: list[Any] = [*_leaves([value.grad_fn]).values(), *learned]
+    before = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = leaf._post_accumulate_grad_hooks = None
+    value.backward()  # type: ignore[no-untyped-call]
+    found = [parameter.grad for parameter in learned]
+    for leaf, gradient, hooks in before:
+        leaf.grad, leaf._post_accumulate_grad_hooks = gradient, hooks
+    return found
 
 
 def _dense(gradient: Tensor) -> Tensor:
@@ -227,9 +236,9 @@ def _leaf(node: Any) -> Tensor | None:
     return None
 
 
-def _behind(nodes: list[Any]) -> frozenset[int]:
-    """The ``id`` of every leaf in the graph behind some nodes."""
-    found: set[int] = set()
+def _leaves(nodes: list[Any]) -> dict[int, Tensor]:
+    """Every leaf in the graph behind some nodes, by its ``id``."""
+    found: dict[int, Tensor] = {}
     seen: set[Any] = set()
     waiting = list(nodes)
     while waiting:
@@ -238,15 +247,16 @@ def _behind(nodes: list[Any]) -> frozenset[int]:
             continue
         seen.add(node)
         if (leaf := getattr(node, "variable", None)) is not None:
-            found.add(id(leaf))
+            found[id(leaf)] = leaf
         waiting += [above for above, _ in node.next_functions]
-    return frozenset(found)
+    return found
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
 
 
 def _paired(logits: Tensor, target: Tensor) -> bool:
+    target = plain(target)
     count = len(target) if target.ndim == 1 else 0
     own = torch.arange(count, device=target.device, dtype=target.dtype)
     return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
@@ -271,8 +281,8 @@ def _weight(loss: Loss) -> tuple[float, int]:
 def _cross_entropy(logits: Tensor, targets: Tensor, ignored: int, aim: Objective) -> Loss:
     """One cross entropy, with the one that unrelated labels would give."""
     with torch.no_grad():
-        flat = logits.detach().movedim(1, -1).flatten(0, -2).float()
-        wanted = targets.flatten()
+        flat = plain(logits).movedim(1, -1).flatten(0, -2).float()
+        wanted = plain(targets).flatten()
         kept = wanted != ignored
         flat, wanted = flat[kept], wanted[kept]
         finite = torch.isfinite(flat)
