@@ -9,7 +9,6 @@ struct Prepared {
     bool symmetric;
     Symmetric centred;
     Sides sides;
-    bool streams = false;
 };
 
 inline Side32 side32(const zeta_side& side) {
@@ -119,7 +118,8 @@ NOINLINE void stream_block(const Prepared& prepared, const uint32_t* words, cons
 
 // Aligned blocks go straight to memory, the rest through the batch.
 template <class Out>
-void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64_t count, Out* out, int64_t stride) {
+void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64_t count, Out* out, int64_t stride,
+              bool streams) {
     if (stride == 1) {
         int64_t head = (int64_t)(-index & (BLOCK - 1));
         if (count >= head + BLOCK) {
@@ -129,7 +129,7 @@ void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64
                 alignas(64) uint32_t words[BLOCK], low[BLOCK];
                 philox_run(index / 4, prepared.philox, words);
                 if (is_double<Out>) philox_run(index / 4, prepared.philox_low, low);
-                if (prepared.streams && (uintptr_t)out % LINE == 0)
+                if (streams && (uintptr_t)out % LINE == 0)
                     stream_block(prepared, words, low, out);
                 else
                     values_block(prepared, words, low, out);
@@ -141,8 +141,7 @@ void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64
 
 template <class Out>
 void fill_rows(const zeta_job& job, const Piece& piece) {
-    Prepared prepared = prepare(job);
-    prepared.streams = piece.streams;
+    const Prepared prepared = prepare(job);
     Batch<Out> batch(prepared);
     int64_t index_stride = job.index_stride[INNER], out_stride = job.out_stride[INNER];
     for (int64_t row = piece.first; row < piece.last; row++) {
@@ -150,7 +149,7 @@ void fill_rows(const zeta_job& job, const Piece& piece) {
         Out* out = (Out*)job.out + offset_of(row, job.size, job.out_stride) + piece.begin * out_stride;
         int64_t count = piece.end - piece.begin;
         if (index_stride == 1)
-            fill_run(prepared, batch, (uint64_t)index, count, out, out_stride);
+            fill_run(prepared, batch, (uint64_t)index, count, out, out_stride, piece.streams);
         else
             for (int64_t i = 0; i < count; i++) batch.add((uint64_t)(index + i * index_stride), 1, out + i * out_stride, 1);
     }

@@ -70,12 +70,13 @@ inline u16v upper_halves(u32v first, u32v second) {
     __m256i packed = _mm256_packus_epi32((__m256i)(first >> 16), (__m256i)(second >> 16));
     return (u16v)_mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0));
 }
+inline void store_float16(uint16_t* out, f32v x) {
+    _mm_storeu_si128((__m128i*)out, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+// Past the caches.
 constexpr int LINE = 32;
 inline void stream_line(void* out, const void* in) {
     _mm256_stream_si256((__m256i*)out, _mm256_load_si256((const __m256i*)in));
 }
 inline void streamed() { _mm_sfence(); }  // before another thread is told
-
-inline void store_float16(uint16_t* out, f32v x) {
-    _mm_storeu_si128((__m128i*)out, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}

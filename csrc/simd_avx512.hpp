@@ -53,10 +53,11 @@ inline u16v round_bfloat16(f32v first, f32v second) {
 }
 #endif
 
-constexpr int LINE = 64;
-inline void stream_line(void* out, const void* in) { _mm512_stream_si512((__m512i*)out, _mm512_load_si512(in)); }
-inline void streamed() { _mm_sfence(); }  // before another thread is told
-
 inline void store_float16(uint16_t* out, f32v x) {
     _mm256_storeu_si256((__m256i*)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+
+// Past the caches.
+constexpr int LINE = 64;
+inline void stream_line(void* out, const void* in) { _mm512_stream_si512((__m512i*)out, _mm512_load_si512(in)); }
+inline void streamed() { _mm_sfence(); }  // before another thread is told

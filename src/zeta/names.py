@@ -71,6 +71,11 @@ def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
     return fsdp is not None and isinstance(module, fsdp.FSDPModule)
 
 
+def any_fsdp(model: nn.Module) -> bool:
+    """Whether ``fully_shard`` was applied to the model or to a part of it."""
+    return any(is_fsdp(module) for module in model.modules())
+
+
 def type_name(module: nn.Module) -> str:
     """The name of the module's class, as it was before a parametrization or ``fully_shard`` put one in front of it."""
     kinds = list(type(module).__mro__)

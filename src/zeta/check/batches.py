@@ -81,28 +81,28 @@ def move(value: Any, device: torch.device) -> Any:
     Of anything else that has a method ``to``, as batches of graphs have, a shallow copy is asked to go there.
     """
 
-    def other(item: Any) -> Any:
+    def moved(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return item.detach().to(device, copy=True)
         return copy.copy(item).to(device) if callable(getattr(item, "to", None)) else item
 
-    return mapped(value, lambda tensor: tensor.detach().to(device, copy=True), other)
+    return mapped(value, moved)
 
 
-def mapped(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any], Any] = lambda item: item) -> Any:
-    """``value`` with every tensor in it replaced by what ``change`` makes of it, and by ``other`` what holds none."""
-    if isinstance(value, Tensor):
-        return change(value)
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """``value`` with every tensor in it, and whatever else is no container, replaced by what ``change`` makes of it."""
     if isinstance(value, Mapping):
-        return {key: mapped(item, change, other) for key, item in value.items()}
+        return {key: mapped(item, change) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change, other) for item in value))
+        return type(value)(*(mapped(item, change) for item in value))
     if isinstance(value, tuple | list):
-        return type(value)(mapped(item, change, other) for item in value)
+        return type(value)(mapped(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         twin = copy.copy(value)
         for field in fields(value):  # past frozen, and fields that the constructor does not take
-            object.__setattr__(twin, field.name, mapped(getattr(value, field.name), change, other))
+            object.__setattr__(twin, field.name, mapped(getattr(value, field.name), change))
         return twin
-    return other(value)
+    return change(value)
 
 
 def tensors_in(value: Any) -> list[tuple[str, Tensor]]:

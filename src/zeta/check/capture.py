@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -105,17 +105,18 @@ class Capture:
         #: canonical name by module and local name, where FSDP2 puts other tensors while it has gathered them
         self._places: dict[tuple[int, str], str] = {}
         if any_sharded(modules[""]):
-            held = ((module, *item) for module in modules[""].modules() for item in module._parameters.items())
-            self._places = {(id(m), key): parameters[id(p)] for m, key, p in held if id(p) in parameters}
+            held = _stored(modules[""].modules())
+            self._places = {place: parameters[id(p)] for place, p in held if id(p) in parameters}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Record what happens in the block."""
         handles: list[RemovableHandle] = []
         try:
-            for module in filter(is_fsdp, self.modules[""].modules()):  # wrappers too
-                arrive = self._arrive
-                handles.append(module.register_forward_pre_hook(arrive, prepend=True, with_kwargs=True))
+            handles.extend(
+                module.register_forward_pre_hook(self._arrive, prepend=True, with_kwargs=True)
+                for module in filter(is_fsdp, self.modules[""].modules())  # wrappers too
+            )
             for name, module in self.modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
@@ -151,10 +152,8 @@ class Capture:
             self._sources[given] = self._sources.get(source, source)
 
     def _name_gathered(self, module: nn.Module) -> None:
-        for inner in module.modules():
-            for key, parameter in inner._parameters.items():
-                if (place := (id(inner), key)) in self._places:
-                    self.parameters[id(parameter)] = self._places[place]
+        held = _stored(module.modules())
+        self.parameters |= {id(p): self._places[place] for place, p in held if place in self._places}
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -205,15 +204,14 @@ class Capture:
             return
         if unit is not None and frame.given._version == frame.version:
             record.dead = activations.dead_fraction(known, plain(frame.given), unit)
-        record.saturated = activations.saturated_fraction(known, plain(frame.given), plain(result))
+        record.saturated = _saturated(known, frame.given, result)
 
     def _own(self, module: nn.Module) -> tuple[str, ...]:
         owners = [module]
         if parametrize.is_parametrized(module):
             owners += module.get_submodule("parametrizations").modules()
-        held = ((owner, *item) for owner in owners for item in owner._parameters.items())
         # by its place: FSDP2 may hold yet others after a forward pass
-        names = (self._places.get((id(o), key)) or self.parameters.get(id(p)) for o, key, p in held if p is not None)
+        names = (self._places.get(place) or self.parameters.get(id(p)) for place, p in _stored(owners))
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def _mark_units(self, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
@@ -276,9 +274,7 @@ class Capture:
         known = activations.KNOWN.get(kind)
         if known is not None:
             record.activation, record.dead = kind, dead
-            record.saturated = activations.saturated_fraction(
-                known, None if given is None else plain(given), plain(output)
-            )
+            record.saturated = _saturated(known, given, output)
         elif kind == "scaled_dot_product_attention":
             record.attention = attention.of_call(*args, **kwargs)
         elif kind == "softmax":
@@ -301,6 +297,18 @@ class Capture:
             return  # part of what the module does, which is recorded as a whole
         record.name = self._numbered(record.name)
         self._finish(record, output, self.tags.unit_of(output), given)
+
+
+def _stored(modules: Iterable[nn.Module]) -> Iterator[tuple[tuple[int, str], Tensor]]:
+    """Every parameter with its place: the module's ``id``, and the name there."""
+    for module in modules:
+        yield from (((id(module), key), held) for key, held in module._parameters.items() if held is not None)
+
+
+def _saturated(known: activations.Activation, given: Tensor | None, output: Tensor) -> Tensor | None:
+    if not known.bounds:  # and nothing to gather for
+        return None
+    return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
 
 
 def _only(calls: list[Record]) -> Record | None:

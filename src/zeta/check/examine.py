@@ -36,7 +36,7 @@ from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.names import Slot, is_fsdp, type_name, unwrap, walk
+from zeta.names import Slot, any_fsdp, type_name, unwrap, walk
 from zeta.plans import Plan
 
 Level = Literal["fast", "full"]
@@ -204,7 +204,7 @@ def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | N
     on_meta = [slot.name for slot in walk(model) if slot.tensor.is_meta]
     if not on_meta:
         return model
-    if any(is_fsdp(module) for module in model.modules()):
+    if any_fsdp(model):
         raise TargetError(
             listed("FSDP2 lets nobody copy a model, and these are on meta; materialize the model first:", on_meta)
         )

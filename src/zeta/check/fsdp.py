@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -120,14 +120,17 @@ def agreement(model: nn.Module) -> Callable[[bool], bool]:
 
 
 def _states(model: nn.Module) -> list[Any]:
-    found = [module._get_fsdp_state() for module in model.modules() if is_fsdp(module)]
-    return list({id(state): state for state in found}.values())
+    return _once(module._get_fsdp_state() for module in model.modules() if is_fsdp(module))
 
 
 def _groups(model: nn.Module) -> list[Any]:
-    found = [group for module in model.modules() if is_fsdp(module) for group in fsdp_groups(module)]
-    return list({id(group): group for group in found}.values())
+    return _once(group for module in model.modules() if is_fsdp(module) for group in fsdp_groups(module))
 
 
 def _contexts(states: list[Any]) -> list[Any]:
-    return list({id(state._state_ctx): state._state_ctx for state in states}.values())
+    return _once(state._state_ctx for state in states)
+
+
+def _once(found: Iterable[Any]) -> list[Any]:
+    """Each object once: modules may share them."""
+    return list({id(one): one for one in found}.values())

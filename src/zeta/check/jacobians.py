@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,9 @@ def jacobians(model: nn.Module, slots: Sequence[Slot], call: Call) -> Jacobians:
     return Jacobians(singular=singular, chains=tuple(chain for chain in chains if len(chain.layers) > 2))
 
 
-def _differentiable(tensor: Tensor) -> Tensor:
-    """Not a leaf, so that a model may change it in place."""
-    return tensor.requires_grad_(True) * 1 if tensor.is_floating_point() else tensor
+def _differentiable(item: Any) -> Any:
+    """A tensor that is not a leaf, so that a model may change it in place."""
+    return item.requires_grad_(True) * 1 if isinstance(item, Tensor) and item.is_floating_point() else item
 
 
 def _singular(record: Record) -> tuple[float, float] | None:

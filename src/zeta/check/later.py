@@ -16,7 +16,7 @@ from zeta.check.evidence import Held, Later
 from zeta.check.fsdp import agreement, reshard
 from zeta.check.losses import LossFunction, objective
 from zeta.check.probe import gradients_of
-from zeta.names import is_fsdp
+from zeta.names import any_fsdp
 
 # a step moves each parameter by this in rms, as Adam's first steps do
 _STEP: Final = 1e-2
@@ -45,7 +45,7 @@ def later(
         patience: how many steps at most.
     """
     named = dict(model.named_parameters())
-    in_place = any(is_fsdp(module) for module in model.modules())
+    in_place = any_fsdp(model)
     current = {
         name: parameter.detach() if in_place else parameter.detach().clone() for name, parameter in named.items()
     }
@@ -92,14 +92,13 @@ def _gradients(
     current: Mapping[str, Tensor] | None,
 ) -> dict[str, Tensor | None]:
     """The global gradients of the parameters, or of copies of ``current`` in their place."""
-    leaves = dict(named)
-    if current is not None:
-        leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
     reshard(model)  # what is still gathered would be used as it was before the step
     with plainly(model), Quiet():
         if current is None:
+            leaves = named
             output = model(*call.args, **call.kwargs)
         else:
+            leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
             output = torch.func.functional_call(model, leaves, call.args, dict(call.kwargs))
         value = objective(output, call, loss).value
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}

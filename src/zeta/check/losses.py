@@ -134,8 +134,9 @@ def sum_to_one(logits: Tensor) -> bool:
     """Whether these are the probabilities of the classes, along dimension 1, and no logits."""
     if logits.ndim < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():
         return False
-    total = logits.detach().float().sum(1)
-    return bool((logits >= 0).all()) and bool(((total - 1).abs() <= _ROUNDED).all())
+    if not bool((logits >= 0).all()):
+        return False
+    return bool(((logits.detach().float().sum(1) - 1).abs() <= _ROUNDED).all())
 
 
 def is_sigmoid(logits: Tensor) -> bool:

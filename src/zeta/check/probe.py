@@ -18,7 +18,7 @@ from zeta.check.evidence import Use
 from zeta.check.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
 from zeta.check.results import Layer, Loss
-from zeta.names import Slot, is_fsdp, named_modules
+from zeta.names import Slot, any_fsdp, named_modules
 from zeta.planning import groups
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
@@ -91,7 +91,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
 
 def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict[int, Tensor]:
     """The global gradient of each of the tensors that has one, by ``id``. Nothing stays in ``.grad``."""
-    if any(is_fsdp(module) for module in model.modules()):
+    if any_fsdp(model):
         found = _accumulated(value, learned)
     else:
         found = list(torch.autograd.grad(value, learned, allow_unused=True)) if learned else []

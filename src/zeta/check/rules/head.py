@@ -13,20 +13,20 @@ from zeta.check.thresholds import Thresholds
 
 def judge(evidence: Evidence) -> Iterator[Finding]:
     """Initial loss, attention entropy, largest score."""
-    yield from _loss(evidence)
+    parameter, layer = _head(evidence)
+    yield from _loss(evidence, parameter, layer)
     if evidence.squashed:
         message = "cross entropy gets probabilities, and takes them for logits: between 0 and 1, they hardly differ"
-        yield found("Z605", message, parameter=_head(evidence)[0], layer=_head(evidence)[1])
+        yield found("Z605", message, parameter=parameter, layer=layer)
     for use in evidence.uses:
         if use.layer.entropy is not None and use.layer.largest_logit is not None:
             yield from _attention(use, use.layer.entropy, use.layer.largest_logit, evidence.thresholds)
 
 
-def _loss(evidence: Evidence) -> Iterator[Finding]:
+def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Iterator[Finding]:
     loss, limits = evidence.loss, evidence.thresholds
     if loss is None or loss.classes is None or loss.classes < 2:
         return
-    parameter, layer = _head(evidence)
     if not math.isfinite(loss.value):
         yield found("Z601", f"the initial loss is {loss.value}", parameter=parameter, layer=layer)
         return
