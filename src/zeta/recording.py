@@ -221,15 +221,15 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
         return effective[id(slot.parametrization)]
     if nn.parameter.is_lazy(slot.tensor):
         reason = "is lazy and has no shape yet; run one forward pass first, or give its size"
-        return Node(op="unknown", args=(reason,), shape=(), dtype=slot.tensor.dtype)
+        return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
     return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
 
 
 def _is_untouched(node: Node) -> bool:
     """Whether a tensor still holds what it held before the recording."""
-    while node.op in ("read", "aten.view.default"):
-        node = node.args[0]
-    return node.op == "unknown" and node.args[0] == UNTOUCHED
+    while node.op in ("slice", "permute", "reshape", "strided"):
+        node = node.operands[0]
+    return node.op == "unknown" and node.content == UNTOUCHED
 
 
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:

@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 
 from zeta.errors import RecordingError
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
-from zeta.tracing.graph import Node, Random, compute, reachable
+from zeta.tracing.graph import Node, Random, cast, full, reachable, value_of
 from zeta.tracing.sources import Source
 
 NodeOf = Callable[[Any], Any]
@@ -37,22 +37,12 @@ def is_random(func: OpOverload) -> bool:
 
 def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """The node of a random leaf."""
-    return Node(op="random", args=(Random(initializer=initializer),), shape=shape, dtype=dtype, source=source)
+    return Node(op="random", content=Random(initializer=initializer), shape=shape, dtype=dtype, source=source)
 
 
-def _op(name: str, node: Node, *args: Any, dtype: torch.dtype | None = None) -> Node:
-    return Node(
-        op=f"aten.{name}",
-        args=(node, *args),
-        kwargs={"dtype": dtype} if name == "_to_copy.default" else {},
-        shape=node.shape,
-        dtype=dtype or node.dtype,
-        source=node.source,
-    )
-
-
-def _cast(node: Node, dtype: torch.dtype) -> Node:
-    return node if node.dtype is dtype else _op("_to_copy.default", node, dtype=dtype)
+def _op(name: str, node: Node, *others: Any, dtype: torch.dtype | None = None) -> Node:
+    operands = (node, *others)
+    return Node(op=name, operands=operands, shape=node.shape, dtype=dtype or node.dtype, source=node.source)
 
 
 def _floating(dtype: torch.dtype) -> torch.dtype:
@@ -62,35 +52,32 @@ def _floating(dtype: torch.dtype) -> torch.dtype:
 def uniform(low: float, high: float, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """Uniform values; a constant if there is but one."""
     if low == high:
-        args = (shape, low)
-        return Node(op="aten.full.default", args=args, kwargs={"dtype": dtype}, shape=shape, dtype=dtype, source=source)
+        return full(low, shape, dtype, source)
     return drawn(Uniform(float(low), float(high)), shape, dtype, source)
 
 
 def normal(mean: float, std: float, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """Normal values; a constant if they do not vary."""
     if std == 0:
-        args = (shape, float(mean))
-        return Node(op="aten.full.default", args=args, kwargs={"dtype": dtype}, shape=shape, dtype=dtype, source=source)
+        return full(float(mean), shape, dtype, source)
     return drawn(Normal(float(std), float(mean)), shape, dtype, source)
 
 
 def integers(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """Whole numbers from ``low`` to ``high - 1``."""
     unit = uniform(0.0, float(high - low), shape, torch.float64, source)
-    return _cast(_op("add.Tensor", _op("floor.default", unit), int(low)), dtype)
+    return cast(_op("add", _op("floor", unit), int(low)), dtype)
 
 
 def bernoulli(probability: Any, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """Ones with a probability, a number or a node."""
     unit = uniform(0.0, 1.0, shape, torch.float32, source)
-    version = "lt.Tensor" if isinstance(probability, Node) else "lt.Scalar"
-    return _cast(_op(version, unit, probability, dtype=torch.bool), dtype)
+    return cast(_op("lt", unit, probability, dtype=torch.bool), dtype)
 
 
 def permutation(n: int, dtype: torch.dtype, source: Source | None) -> Node:
     """A random order of ``n`` numbers: that of as many uniform values."""
-    return _cast(_op("argsort.default", uniform(0.0, 1.0, (n,), torch.float64, source), dtype=torch.int64), dtype)
+    return cast(_op("argsort", uniform(0.0, 1.0, (n,), torch.float64, source), dtype=torch.int64), dtype)
 
 
 def drawn_in_place(
@@ -123,26 +110,26 @@ def _normal_(
 def _log_normal_(
     shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, mean: float = 1.0, std: float = 2.0
 ) -> Node:
-    return _op("exp.default", normal(mean, std, shape, dtype, source))
+    return _op("exp", normal(mean, std, shape, dtype, source))
 
 
 def _exponential_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, lambd: float = 1.0) -> Node:
     # -log(1 - u)/lambda with u in [0, 1), which is never infinite
     unit = uniform(0.0, 1.0, shape, dtype, source)
-    return _op("mul.Tensor", _op("log1p.default", _op("neg.default", unit)), -1.0 / lambd)
+    return _op("mul", _op("log1p", _op("neg", unit)), -1.0 / lambd)
 
 
 def _cauchy_(
     shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, median: float = 0.0, sigma: float = 1.0
 ) -> Node:
     angle = uniform(-math.pi / 2, math.pi / 2, shape, dtype, source)
-    return _op("add.Tensor", _op("mul.Tensor", _op("tan.default", angle), float(sigma)), float(median))
+    return _op("add", _op("mul", _op("tan", angle), float(sigma)), float(median))
 
 
 def _geometric_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, p: float) -> Node:
-    log = _op("log1p.default", _op("neg.default", uniform(0.0, 1.0, shape, _floating(dtype), source)))
-    trials = _op("ceil.default", _op("div.Tensor", log, math.log1p(-p)))
-    return _cast(_op("clamp_min.default", trials, 1), dtype)
+    log = _op("log1p", _op("neg", uniform(0.0, 1.0, shape, _floating(dtype), source)))
+    trials = _op("ceil", _op("div", log, math.log1p(-p)))
+    return cast(_op("clamp_min", trials, 1), dtype)
 
 
 def _bernoulli_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, p: Any = 0.5) -> Node:
@@ -186,7 +173,7 @@ def made(
     if node is None:
         shape = () if like is None else tuple(like.shape)
         reason = f"{name} made, a random operation that is not recordable ({source})"
-        node = Node(op="unknown", args=(reason,), shape=shape, dtype=dtype, source=source)
+        node = Node(op="unknown", content=reason, shape=shape, dtype=dtype, source=source)
     return Made(node=node)
 
 
@@ -232,7 +219,7 @@ def _normal_of_tensors(
     shape = tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
     dtype = next(item.dtype for item in (mean, std) if isinstance(item, Tensor))
     z = drawn(Normal(), shape, dtype, source)
-    return _op("add.Tensor", _op("mul.Tensor", z, node_of(std)), node_of(mean))
+    return _op("add", _op("mul", z, node_of(std)), node_of(mean))
 
 
 # -- freezing --------------------------------------------------------------------------------------------------------
@@ -240,7 +227,7 @@ def _normal_of_tensors(
 
 def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
     """The value of a node with random leaves, these drawn by torch, once, and added to ``drawn``."""
-    values: dict[int, Any] = {}
+    values: dict[int, Tensor] = {}
     for node in reachable([root]):
         if node.op == "random":
             if node.serial not in drawn:
@@ -248,14 +235,12 @@ def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
                 drawn[node.serial] = _torch_draw(node, generator)
             values[node.serial] = drawn[node.serial]
         else:
-            values[node.serial] = compute(node, values)
-    result = values[root.serial]
-    assert isinstance(result, Tensor)
-    return result
+            values[node.serial] = value_of(node, values)
+    return values[root.serial]
 
 
 def _torch_draw(node: Node, generator: torch.Generator) -> Tensor:
-    law: Initializer = node.args[0].initializer
+    law: Initializer = node.content.initializer
     empty = torch.empty(node.shape, dtype=node.dtype, device="cpu")
     match law:
         case Uniform():
