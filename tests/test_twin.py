@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from unittest import mock
 
@@ -11,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import zeta
 from tests.constructors import Instruction, Random
 from tests.recorded import Awkward
 from tests.test_recording import LAYERS
 from tests.twin import twin
+from zeta import programs
+from zeta.initializers import Program
 from zeta.recognition import assembly, laws
 from zeta.recognition.leaves import Simple
 
@@ -109,6 +113,15 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "unfolded": lambda: torch.randn(10).unfold(0, 4, 2).clone(),
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
+    "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),
+    "gumbel in fp16": lambda: -torch.empty(4000, dtype=torch.float16).exponential_().log(),
+    "eight numbers": lambda: (torch.rand(4000, dtype=torch.bfloat16) * 8).floor(),
+    "half open in bf16": lambda: torch.log1p(-torch.rand(4000, dtype=torch.bfloat16)),
+    "trials in fp16": lambda: torch.empty(4000, dtype=torch.float16).geometric_(0.5),
+    "whole numbers": lambda: torch.empty(40, dtype=torch.uint8).random_(),
+    "many whole numbers": lambda: torch.empty(40, dtype=torch.int64).random_(),
+    "complex uniform": lambda: torch.rand(40, dtype=torch.complex64),
+    "complex normal": lambda: torch.empty(40, dtype=torch.complex64).normal_(2.0, 0.5),
     "conjugated": lambda: torch.view_as_complex(torch.randn(4, 2)).conj() * 2,
     "the imaginary part": lambda: torch.view_as_complex(torch.randn(4, 2)).conj().imag.clone(),
     "the inverse": lambda: torch.linalg.inv(torch.eye(4) * 3 + torch.randn(4, 4) * 0.1),
@@ -121,6 +134,56 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
 def _diagonal(x: Tensor) -> Tensor:
     x.diagonal(-1).fill_(7.0)
     return x
+
+
+FINITE = ("waiting in bf16", "gumbel in fp16", "eight numbers", "half open in bf16", "trials in fp16")
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_values_of_few_digits_stay_inside_of_their_range(name: str) -> None:
+    _, plan = zeta.record(lambda: Holder(LAYOUTS[name]))
+    for seed in range(8):
+        program = plan["made0"].initializer
+        assert isinstance(program, Program)
+        values = programs.value(program, name="made0", seed=seed)
+        assert bool(values.isfinite().all())
+        assert name != "eight numbers" or values.unique().tolist() == list(range(8))
+
+
+WHOLE: dict[torch.dtype, int] = {
+    torch.bool: 1, torch.uint8: 255, torch.int8: 127, torch.int16: 2**15 - 1, torch.int32: 2**31 - 1,
+    torch.int64: 2**63 - 1, torch.bfloat16: 2**8, torch.float16: 2**11, torch.float32: 2**24, torch.float64: 2**53,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", WHOLE, ids=str)
+def test_random_has_the_range_of_the_dtype(dtype: torch.dtype) -> None:
+    """As torch documents it; of 4000 values, the largest is within 1 % of the end but once in 1e17."""
+    _, plan = zeta.record(lambda: Holder(lambda: torch.empty(4000, dtype=dtype).random_()))
+    values = programs.value(plan["made0"].initializer, name="made0", seed=0)  # type: ignore[arg-type]
+    numbers = [int(value) for value in values.tolist()]
+    assert 0 <= min(numbers) <= WHOLE[dtype] // 100
+    assert WHOLE[dtype] * 99 // 100 <= max(numbers) <= WHOLE[dtype]
+
+
+@pytest.mark.parametrize(
+    ("make", "mean", "variance"),
+    [
+        (lambda: torch.rand(40_000, dtype=torch.complex64), 0.5 + 0.5j, 1 / 12),
+        (lambda: torch.empty(40_000, dtype=torch.complex64).uniform_(-1, 1), 0j, 1 / 3),
+        (lambda: torch.randn(40_000, dtype=torch.complex64), 0j, 1 / 2),
+        (lambda: torch.empty(40_000, dtype=torch.complex64).normal_(2.0, 3.0), 2 + 2j, 4.5),
+    ],
+)
+def test_complex_values_have_torch_s_moments(make: Callable[[], Tensor], mean: complex, variance: float) -> None:
+    """Of torch's own values too, so that the numbers are those of torch; 40,000 find 6 %."""
+    model, plan = zeta.record(lambda: Holder(make))
+    zeta.materialize_(model, plan, seed=0)
+    torch.manual_seed(0)
+    for values in (model.made0, make()):
+        for part, expected in ((values.real, mean.real), (values.imag, mean.imag)):
+            assert float(part.var()) == pytest.approx(variance, rel=0.06)
+            assert float(part.mean()) == pytest.approx(expected, abs=6 * math.sqrt(variance / 40_000))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -255,9 +255,9 @@ class Draws(TorchDispatchMode):
             node = randomness.drawn_in_place(base, args, given, self.node, None)
             assert node is not None, name
             return args[0].copy_(self.value(node))
-        made = randomness.made(func, name, args, kwargs, self.node, lambda: None)
-        assert made is not None
-        return self.value(made.node)
+        made = randomness.made(name, args, kwargs, self.node, None)
+        assert made is not None, name
+        return self.value(made)
 
     def node(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -197,7 +197,6 @@ addr: self vec1 vec2; beta:number? alpha:number?
 baddbmm: self batch1 batch2; beta:number? alpha:number?
 bmm: self mat2
 dot: self tensor
-geqrf: self; part:int
 linalg_cholesky_ex: self; upper:bool? part:int
 linalg_eig: self; part:int
 linalg_householder_product: input tau
@@ -246,6 +245,13 @@ def _cat(*parts: Tensor, dim: int) -> Tensor:
     return torch.cat(parts, dim)
 
 
+def _geqrf(self: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of QR as LAPACK has them; torch has no type for them."""
+    if self.is_meta:
+        return torch.empty_like(self), self.new_empty((*self.shape[:-2], min(self.shape[-2:])))
+    return torch.geqrf(self)
+
+
 def _scatter(self: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
     return torch.scatter(self, dim, index, src)
 
@@ -269,7 +275,7 @@ def _at(x: Tensor, indices: tuple[Tensor, ...], dims: tuple[int, ...]) -> list[T
     return [by_dim.get(dim) for dim in range(max(dims, default=-1) + 1)]
 
 
-_OWN: Final[Sequence[tuple[str, Callable[..., Any], dict[str, bool]]]] = (
+_OWN: Final[Sequence[tuple[str, Callable[..., Any], dict[str, Any]]]] = (
     ("full: ; size:ints value:number", _full, {"creates": True}),
     ("cast: x", _cast, {"casts": True, "elementwise": True}),
     ("bits: x", layouts.bits, {"casts": True}),
@@ -281,6 +287,7 @@ _OWN: Final[Sequence[tuple[str, Callable[..., Any], dict[str, bool]]]] = (
     ("strided: x; shape:ints strides:ints offset:int", layouts.strided, {}),
     ("strided_update: x value; strides:ints offset:int", layouts.strided_update, {}),
     ("cat: parts; dim:int", _cat, {"variadic": True}),
+    ("geqrf: self; part:int", _geqrf, {"work": _product}),
     ("scatter: self index src; dim:int", _scatter, {"numbers": True}),
     ("index: x indices; dims:ints", _index, {"variadic": True}),
     ("index_put: x values indices; dims:ints accumulate:bool", _index_put, {"variadic": True}),

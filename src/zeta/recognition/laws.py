@@ -164,9 +164,13 @@ def _erfinv_of(x: float) -> float | None:
 
 
 def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """A clamp that only holds a (truncated) normal at bounds beyond which it has next to no probability."""
+    """A clamp that only holds a law at bounds beyond which it has next to no probability, or where it is rounded."""
     leaf = args[0]
     low, high = {"clamp": args[1:], "clamp_min": [*args[1:], None], "clamp_max": [None, *args[1:]]}[node.op]
+    if isinstance(leaf, Leaf) and isinstance(leaf.initializer, Uniform) and leaf.dtype in dtypes.REAL:
+        # as a value that is drawn below its end is told
+        ends = dtypes.below(leaf.initializer.high, leaf.dtype)
+        return leaf.derived() if low is None and isinstance(high, float) and high >= ends else None
     if not isinstance(leaf, Leaf) or not isinstance(leaf.initializer, Normal | TruncatedNormal):
         return None
     if any(bound is not None and not isinstance(bound, int | float) for bound in (low, high)):

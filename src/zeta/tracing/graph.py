@@ -101,6 +101,11 @@ def full(value: Any, shape: Sequence[int], dtype: torch.dtype, source: Source | 
     return Node(op="full", attributes=named, shape=size, dtype=dtype, source=source)
 
 
+def unknown(reason: str, tensor: Tensor, source: Source | None) -> Node:
+    """What nobody knows, and why."""
+    return Node(op="unknown", content=reason, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
+
+
 def cast(node: Node, dtype: torch.dtype, source: Source | None = None) -> Node:
     """The values in another dtype."""
     if node.dtype is dtype:

@@ -22,9 +22,8 @@ from zeta.evaluation import outside_of_modes
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.tracing import randomness
-from zeta.tracing.graph import Graph, Node, Random, cast, concrete, expand, full
+from zeta.tracing.graph import Graph, Node, Random, cast, concrete, expand, full, unknown
 from zeta.tracing.lowering import copy, lowered
-from zeta.tracing.randomness import Made
 from zeta.tracing.sources import Source, source_here
 
 _CPU: Final = torch.device("cpu")
@@ -106,18 +105,24 @@ class Recorder:
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
-        made = randomness.made(func, name, args, kwargs, self.node, source_here)
-        if made is not None:
-            return self._random(made, kwargs)
+        if randomness.is_random(func):
+            return self._random(func, name, args, kwargs)
         if name in _UNINITIALIZED:
             result = self._on_meta(func, args, kwargs)
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
             return self.made_by(result, node, _device(args, kwargs, self))
         return self._plain(func, name, args, kwargs)
 
-    def _random(self, made: Made, kwargs: dict[str, Any]) -> Tensor:
-        result = torch.empty(made.node.shape, dtype=made.node.dtype, device=_META)
-        return self.made_by(result, made.node, kwargs.get("device") or made.device or _CPU)
+    def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
+        node = randomness.made(name, args, kwargs, self.node, source)
+        if node is not None:
+            return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
+        reason = f"{name} made, a random operation that is not recordable ({source})"
+        result = self._on_meta(func, args, kwargs)
+        for tensor in _tensors([result]):
+            self.made_by(tensor, unknown(reason, tensor, source), device)
+        return result
 
     def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = {t.untyped_storage()._cdata for t in _tensors(args) if t.is_meta}
@@ -133,22 +138,47 @@ class Recorder:
             return result  # a view, or data
         source, device = source_here(), _device(args, kwargs, self)
         given = _named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
-        if isinstance(result, Tensor):
-            return self.made_by(result, self._lowered(func, given, result, None, source), device)
-        for position, output in enumerate(result):
-            if isinstance(output, Tensor):
-                self.made_by(output, self._lowered(func, given, output, position, source), device)
+        try:
+            places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
+            nodes = [
+                lowered(func, given, tuple(output.shape), output.dtype, part, source)
+                for part, output in places
+                if isinstance(output, Tensor)
+            ]
+        except RecordingError as error:
+            nodes = self._outside_of_the_language(func, args, kwargs, outputs, error, source)
+        for output, node in zip(outputs, nodes, strict=True):
+            self.made_by(output, node, device)
         return result
 
-    def _lowered(
-        self, func: OpOverload, given: dict[str, Any], output: Tensor, part: int | None, source: Source | None
-    ) -> Node:
-        """The node of one result; ``unknown`` where the language has no such operation."""
-        shape, dtype = tuple(output.shape), output.dtype
+    def _outside_of_the_language(
+        self,
+        func: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: list[Tensor],
+        error: RecordingError,
+        source: Source | None,
+    ) -> list[Node]:
+        """The results of an operation that programs do not have: data, where they depend on nothing random."""
         try:
-            return lowered(func, given, shape, dtype, part, source)
-        except RecordingError as error:
-            return Node(op="unknown", content=f"{func} made: {error}", shape=shape, dtype=dtype, source=source)
+            real_args, real_kwargs = self._concrete(args), {key: self._concrete(x) for key, x in kwargs.items()}
+        except RecordingError:
+            reason = f"{func} made: {error}"
+            return [
+                Node(op="unknown", content=reason, shape=tuple(t.shape), dtype=t.dtype, source=source) for t in outputs
+            ]
+        with outside_of_modes(), torch.no_grad():
+            real = func(*real_args, **{key: x for key, x in real_kwargs.items() if key != "out"})
+        return [self.data(tensor) for tensor in _tensors(real if isinstance(real, list | tuple) else [real])]
+
+    def _concrete(self, value: Any) -> Any:
+        """Arguments with the values of tensors, which must not be random."""
+        if isinstance(value, Tensor):
+            return concrete(self.graph.read(value), "it") if value.is_meta else value
+        if isinstance(value, list | tuple):
+            return [self._concrete(item) for item in value]
+        return value
 
     def _real(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -234,7 +264,8 @@ class Recorder:
         try:
             return lowered(functional, given, tuple(target.shape), dtype, None, source)
         except RecordingError as error:
-            return Node(op="unknown", content=f"{func} wrote: {error}", shape=tuple(target.shape), dtype=dtype)
+            named = {key: value for key, value in kwargs.items() if key != "out"}
+            return self._outside_of_the_language(functional, args, named, [target], error, source)[0]
 
 
 _LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
