@@ -25,14 +25,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zeta
 from zeta import Plan, recording, sampling
 from zeta.evaluation import compute, fixed_state
-from zeta.initializers import Constant, Initializer, Normal, Program, TruncatedNormal, Uniform
+from zeta.initializers import Constant, Draw, Initializer, Normal, Program, TruncatedNormal, Uniform
 from zeta.operations import is_elementwise
 from zeta.random import parameter_key
 from zeta.recognition import assembly
 from zeta.recognition.leaves import Leaf, leaf_of
 from zeta.recognition.simplify import Simplified
 from zeta.regions import Region
-from zeta.tracing import Recorder, interception, randomness
+from zeta.tracing import interception, randomness
 from zeta.tracing.graph import Node, Random, reachable, value_of
 
 #: operations that move elements, and change none
@@ -52,20 +52,13 @@ class Recorded:
 @contextlib.contextmanager
 def leaves_noted(into: list[Node]) -> Iterator[None]:
     """Note every random leaf that is made."""
-    drawn, draw_into = randomness.drawn, Recorder.draw_into
+    drawn = randomness.drawn
 
     def noting(*args: Any) -> Node:
         into.append(drawn(*args))
         return into[-1]
 
-    def noting_into(self: Recorder, tensor: Tensor, *args: Any) -> Tensor:
-        result = draw_into(self, tensor, *args)
-        content = Random(initializer=args[0], axes=args[1])
-        into.extend(n for n in reachable([self.graph.cell(tensor).node]) if n.op == "random" and n.content == content
-                    and n not in into)  # fmt: skip
-        return result
-
-    with mock.patch.object(randomness, "drawn", noting), mock.patch.object(Recorder, "draw_into", noting_into):
+    with mock.patch.object(randomness, "drawn", noting):
         yield
 
 
@@ -175,6 +168,8 @@ def assigned(found: Recorded, seed: int) -> list[Tensor]:
             if leaf is not None and leaf.drawn is not None:
                 give(values, found, root, number_of, leaf, name, 0, seed)
             continue
+        if assembly._is_bare(result):
+            continue  # the same as its owner
         for node in assembly._ordered(result):  # programs use draws as they were made
             drawn = leaf_of(node)
             if drawn is not None and drawn.drawn is not None:
@@ -277,13 +272,7 @@ class Draws(TorchDispatchMode):
         """torch.nn.init's functions that are recorded whole."""
         arguments.pop("generator", None)
         initializer, axes = interception._SPECS[name](tensor, **arguments)
-        node = Node(
-            op="random",
-            content=Random(initializer=initializer, axes=axes),
-            shape=tuple(tensor.shape),
-            dtype=tensor.dtype,
-        )
-        self.taken.append(node)
+        randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, None, axes)
         with torch.no_grad():
             return tensor.copy_(self.values[len(self.taken) - 1])
 
@@ -349,7 +338,7 @@ def ties(model: nn.Module) -> list[list[str]]:
 
 def compare(name: str, ours: Tensor, theirs: Tensor, plan: Plan, outcome: Outcome) -> None:
     a, b = ours.detach(), theirs.detach()
-    if (a.shape, a.dtype, a.stride(), ours.requires_grad) != (b.shape, b.dtype, b.stride(), theirs.requires_grad):
+    if (a.shape, a.dtype, strides(a), ours.requires_grad) != (b.shape, b.dtype, strides(b), theirs.requires_grad):
         outcome.different.append(f"{name}: {a.shape} {a.dtype} {a.stride()} for {b.shape} {b.dtype} {b.stride()}")
         return
     if torch.equal(zeta.dtypes.bits(a), zeta.dtypes.bits(b)) or bool(((a == b) | ((a != a) & (b != b))).all()):
@@ -363,9 +352,16 @@ def compare(name: str, ours: Tensor, theirs: Tensor, plan: Plan, outcome: Outcom
     outcome.different.append(f"{name}: {apart:.3g} apart ({law})")
 
 
+def strides(x: Tensor) -> list[int]:
+    """The strides along which there is more than one element."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1] if x.numel() else []
+
+
 def bound(law: Initializer, dtype: torch.dtype) -> float:
     """What rounding may do where a scale was folded into a law, or a formula replaced by one."""
     eps = torch.finfo(dtype).eps if dtype.is_floating_point or dtype.is_complex else 0.0
+    if isinstance(law, Program) and isinstance(law.steps[-1].leaf, Draw):
+        law = law.steps[-1].leaf.initializer  # what another parameter has
     match law:
         case TruncatedNormal():
             return (abs(law.mean) + law.std) * max(1e-5, 4 * eps)

@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 
 from zeta import dtypes
 from zeta.errors import RecordingError
+from zeta.fans import Axes
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
 from zeta.tracing.graph import Node, Random, cast, full, reachable, reshape, value_of
 from zeta.tracing.sources import Source
@@ -26,9 +27,16 @@ def is_random(func: OpOverload) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
-def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+def drawn(
+    initializer: Initializer,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    source: Source | None,
+    axes: Axes | None = None,
+) -> Node:
     """The node of a random leaf."""
-    return Node(op="random", content=Random(initializer=initializer), shape=shape, dtype=dtype, source=source)
+    content = Random(initializer=initializer, axes=axes)
+    return Node(op="random", content=content, shape=shape, dtype=dtype, source=source)
 
 
 def _op(name: str, node: Node, *others: Any, dtype: torch.dtype | None = None) -> Node:

@@ -22,7 +22,7 @@ from zeta.evaluation import outside_of_modes
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.tracing import randomness
-from zeta.tracing.graph import Graph, Node, Random, cast, concrete, expand, full, unknown
+from zeta.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
 from zeta.tracing.lowering import copy, lowered
 from zeta.tracing.sources import Source, source_here
 
@@ -69,8 +69,7 @@ class Recorder:
     def draw_into(self, tensor: Tensor, initializer: Initializer, axes: Axes | None, called: str) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
         source = source_here(called)
-        content = Random(initializer=initializer, axes=axes)
-        node = Node(op="random", content=content, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
+        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, source, axes)
         self.graph.write(tensor, node, source)
         return tensor
 
