@@ -184,10 +184,12 @@ def give(
 ) -> None:  # fmt: skip
     """Put a draw's values where the recorded graph takes them from."""
     assert leaf.drawn is not None
-    trace = traced(node, number_of)
     original: Random = leaf.drawn.content
     law, key = original.initializer, parameter_key(seed, name)
-    if isinstance(law, Uniform | Normal | TruncatedNormal):
+    while node.op == "copy":
+        node = node.operands[0]
+    if isinstance(law, Uniform | Normal | TruncatedNormal) and node is not leaf.drawn:
+        trace = traced(node, number_of)
         dtype = leaf.drawn.dtype
         sample = sampling.sample(law, key=key, region=Region.whole(node.shape), dtype=dtype, draw=draw)
         turned = sample
@@ -306,7 +308,11 @@ class Outcome:
 
 def twin(factory: Callable[[], nn.Module], seed: int = 3) -> Outcome:
     """Record, materialize, run the twin, compare."""
-    found = record(factory)
+    return compared(record(factory), factory, seed)
+
+
+def compared(found: Recorded, factory: Callable[[], nn.Module], seed: int = 3) -> Outcome:
+    """Materialize what was recorded, run the twin, compare."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zeta.ZetaNotice)
         zeta.materialize_(found.model, Plan.from_json(found.plan.to_json()), seed=seed)

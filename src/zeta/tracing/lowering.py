@@ -78,7 +78,8 @@ def _same(
     for key, value in attributes.items():
         kind = operation.attributes.get(key)
         if kind is None or not KINDS[kind](value):
-            raise RecordingError(f"{operation.name} was given {key}={value!r}, which a plan cannot hold ({source})")
+            shown = "a tensor" if isinstance(value, Node) else repr(value)
+            raise RecordingError(f"{operation.name} was given {shown} for {key}, which a plan cannot hold ({source})")
     if operation.elementwise:
         operands = _inexact(operation, operands, dtype)
     return Node(
