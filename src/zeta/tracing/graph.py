@@ -239,7 +239,10 @@ class Graph:
 
     def read(self, tensor: Tensor) -> Node:
         """The node that a tensor holds now."""
-        base = _as_dtype(self.cell(tensor).node, tensor.dtype)
+        node = self.cell(tensor).node
+        if _is_all_of(tensor, node):
+            return node
+        base = _as_dtype(node, tensor.dtype)
         node = viewed(base, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
         if tensor.is_conj():
             node = make("conj_physical", node, like=node)
@@ -248,6 +251,9 @@ class Graph:
     def write(self, tensor: Tensor, value: Node, source: Source | None) -> None:
         """Note that a tensor's memory now holds ``value``, which has its shape and dtype."""
         cell = self.cell(tensor)
+        if _is_all_of(tensor, cell.node):
+            cell.node = value
+            return
         if tensor.is_conj():
             value = make("conj_physical", value, like=value)
         if tensor.is_neg():
@@ -260,6 +266,12 @@ class Graph:
         """Note that nobody knows what a tensor's memory holds now, and why."""
         cell = self.cell(tensor)
         cell.node = Node(op="unknown", content=reason, shape=cell.node.shape, dtype=cell.node.dtype, source=source)
+
+
+def _is_all_of(tensor: Tensor, node: Node) -> bool:
+    """Whether a tensor sees exactly what a memory's node is, as in most calls."""
+    same = node.shape == tensor.shape and node.dtype is tensor.dtype and not tensor.is_conj() and not tensor.is_neg()
+    return same and tensor.is_contiguous() and tensor.storage_offset() == 0
 
 
 def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
