@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -22,6 +21,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from tests.check_ranks import alike, findings, learn_alike, sharded
 from tests.networks import Mlp, vectors
+from tests.processes import join
 from zeta.check import check
 from zeta.errors import TargetError
 from zeta.names import fsdp_groups
@@ -308,14 +308,9 @@ CASES = {
 }
 
 
-def main(rank: int, store: str, ranks: int) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
+def main(rank: int, ranks: int, folder: Path) -> None:
+    join(rank, ranks, folder)
     mesh = init_device_mesh("cpu", (ranks,))
     for case in CASES[ranks]:
         torch.manual_seed(0)
         case(mesh, rank)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
