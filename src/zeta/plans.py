@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -83,6 +84,13 @@ class Entry:
     def kept(self) -> bool:
         """Whether nothing is written."""
         return isinstance(self.initializer, Keep)
+
+    @property
+    def identity(self) -> str:
+        """Everything that decides values, and what gets them, as text; not by which rule."""
+        axes = None if self.axes is None else self.axes.to_json()
+        tensor = (self.shape, dtypes.name_of(self.dtype), self.kind.value, self.persistent)
+        return ascii((self.name, self.ties, *tensor, self.initializer.to_json(), axes, self.padding_idx))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
@@ -165,6 +173,17 @@ class Plan:
     @functools.cached_property
     def _named(self) -> dict[str, Entry]:
         return {name: entry for entry in self.entries for name in (entry.name, *entry.ties)}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of all entries, in hexadecimal: equal for plans that give the same values to the same tensors.
+
+        The names of rules are left out. Computed when it is first asked for.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for entry in self.entries:
+            digest.update(f"{entry.identity}\n".encode("ascii"))
+        return digest.hexdigest()
 
     @property
     def parameters(self) -> tuple[Entry, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zeta.apply import Job
+from zeta.digests import Claim, Digest
 from zeta.garbage import uncollected
 from zeta.gaussian import Moments
 from zeta.initializers import Dirac, Identity, Initializer, Program, Site
@@ -308,6 +309,7 @@ class Report:
 
     ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
     ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
+    ``digest`` is what all processes that share a model must agree on; ``confirm=True`` compares it.
     """
 
     seed: int
@@ -316,6 +318,7 @@ class Report:
     nbytes: int
     seconds: float
     backend: str
+    claim: Claim = field(repr=False, compare=False)
     stream: int = field(default=STREAM_VERSION)
     partial: bool = False
     resumed: int = 0
@@ -328,6 +331,11 @@ class Report:
             if item.name == name:
                 return item
         raise KeyError(f"the report has no parameter named {name!r}")
+
+    @property
+    def digest(self) -> Digest:
+        """What was asked for, and what this process holds of sharded tensors; computed when it is first looked at."""
+        return self.claim.digest
 
     @property
     def flagged(self) -> tuple[Measured, ...]:
@@ -390,6 +398,7 @@ class Report:
             "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),
+            "digest": self.digest.as_dict(),
             "parameters": [
                 {
                     key: value if not isinstance(value, float) or math.isfinite(value) else str(value)
