@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -188,28 +188,30 @@ def _hash(lines: Iterable[str]) -> str:
 # -- comparison --------------------------------------------------------------------------------------------------------
 
 
-def conflicts(digests: Mapping[int, Digest]) -> list[Conflict]:
-    """What the ranks do not agree on; nothing, if what they make is one and the same model."""
-    parts: dict[str, Callable[[Digest], Hashable]] = {
-        "seed": lambda digest: digest.seed,
-        "plan": lambda digest: None if digest.plan is None else digest.plan[:_SHOWN],
-        "stream version": lambda digest: digest.stream,
-        "zeta version": lambda digest: digest.zeta,
-    }
+def conflicts(digests: Mapping[int, Mapping[str, Any]]) -> list[Conflict]:
+    """What the ranks do not agree on, by their digests as dictionaries; nothing, if they make one and the same model.
+
+    Of different versions of zeta, whose digests need not have the same form, nothing more is said.
+    """
     compared: list[tuple[str, Mesh | None, dict[int, Hashable]]]
-    compared = [(part, None, {rank: value(one) for rank, one in digests.items()}) for part, value in parts.items()]
-    given = {rank: dict(one.options) for rank, one in digests.items()}
-    names = dict.fromkeys(name for options in given.values() for name in options)
-    compared += [(name, None, {rank: options.get(name) for rank, options in given.items()}) for name in names]
-    held = {rank: {one.mesh: one for one in digest.held} for rank, digest in digests.items()}
-    for mesh in dict.fromkeys(mesh for meshes in held.values() for mesh in meshes):
-        here: dict[int, Hashable] = {rank: _holding(held[rank].get(mesh)) for rank in _flat(mesh) if rank in held}
-        compared.append(("held", mesh, here))
+    compared = [("zeta version", None, {rank: one["zeta"] for rank, one in digests.items()})]
+    if len(set(compared[0][2].values())) == 1:
+        compared += [
+            ("stream version", None, {rank: one["stream"] for rank, one in digests.items()}),
+            ("seed", None, {rank: one["seed"] for rank, one in digests.items()}),
+            ("plan", None, {rank: (one["plan"] or "none")[:_SHOWN] for rank, one in digests.items()}),
+        ]
+        names = dict.fromkeys(name for one in digests.values() for name in one["options"])
+        compared += [(name, None, {rank: one["options"].get(name) for rank, one in digests.items()}) for name in names]
+        held = {rank: {shards["mesh"]: shards for shards in one["held"]} for rank, one in digests.items()}
+        for mesh in dict.fromkeys(mesh for meshes in held.values() for mesh in meshes):
+            here: dict[int, Hashable] = {rank: _holding(held[rank].get(mesh)) for rank in _flat(mesh) if rank in held}
+            compared.append(("held", mesh, here))
     return [_conflict(part, mesh, values) for part, mesh, values in compared if len(set(values.values())) > 1]
 
 
-def _holding(shards: Shards | None) -> str:
-    return "nothing" if shards is None else f"{shards.tensors} tensors laid out as {shards.layout[:_SHOWN]}"
+def _holding(shards: Mapping[str, Any] | None) -> str:
+    return "nothing" if shards is None else f"{shards['tensors']} tensors laid out as {shards['layout'][:_SHOWN]}"
 
 
 def _conflict(part: str, mesh: Mesh | None, values: Mapping[int, Hashable]) -> Conflict:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from zeta.digests import Claim, Conflict, Digest, conflicts
+from zeta.digests import Claim, Conflict, conflicts
 from zeta.errors import RankError, SpecError, listed
 
 Result = TypeVar("Result")
@@ -26,11 +26,6 @@ class Failure:
     """What a rank could not do, as the others learn it."""
 
     text: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """An exception in one text."""
-        return cls(f"{type(error).__name__}: {error}")
 
 
 def groups_of(asked: Asked, argument: str) -> list[Any]:
@@ -69,9 +64,15 @@ def together(work: Callable[[], Result], groups: Sequence[Any]) -> dict[int, Res
     try:
         mine = work()
     except Exception as error:
-        exchange(Failure.of(error), groups)
+        report_failure(error, groups)
         raise
-    return exchange(mine, groups)
+    found = exchange((mine, None), groups)
+    return {rank: result if text is None else Failure(text) for rank, (result, text) in found.items()}
+
+
+def report_failure(error: Exception, groups: Sequence[Any]) -> None:
+    """Meet the others in their call of ``together``, with an exception for a result."""
+    exchange((None, f"{type(error).__name__}: {error}"), groups)
 
 
 def failures(found: dict[int, Any]) -> list[str]:
@@ -87,15 +88,15 @@ def disagreements(claim: Callable[[], Claim], groups: Sequence[Any]) -> tuple[li
     """
     claimed: list[Claim] = []
 
-    def digest() -> Digest:
+    def digest() -> dict[str, Any]:
         claimed.append(claim())
-        return claimed[0].digest
+        return claimed[0].digest.as_dict()  # and not the object, which another version of zeta may not know
 
     found = together(digest, groups)
     if failed := failures(found):
         return failed, []
     problems: list[str] = []
-    for conflict in conflicts({rank: one for rank, one in found.items() if isinstance(one, Digest)}):
+    for conflict in conflicts({rank: one for rank, one in found.items() if isinstance(one, dict)}):
         problems.append(conflict.text)
         if conflict.part in ("plan", "held") and len(groups) == 1:
             problems += _witnessed(conflict, claimed[0], groups[0])
@@ -143,5 +144,5 @@ def meeting(groups: Sequence[Any], otherwise: str) -> Iterator[Callable[[Claim],
         yield meet
     except Exception as error:
         if not met:
-            exchange(Failure.of(error), groups)
+            report_failure(error, groups)
         raise
