@@ -14,3 +14,8 @@ from tests.processes import run
 )
 def test_several_processes_find_what_one_finds(tmp_path: Path, module: str, ranks: int) -> None:
     run(module, ranks, tmp_path)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_all_processes_end_where_one_raises(tmp_path: Path, ranks: int) -> None:
+    run("tests.check_failing_ranks", ranks, tmp_path)

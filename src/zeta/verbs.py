@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed import ProcessGroup
 
 from zeta import dtypes, kernels, planning, ranks, verification
 from zeta.apply import Only, Progress, prepare, seed_of, write
@@ -30,6 +29,9 @@ from zeta.report import Accumulator, Measured, Measurements, Report, measure_all
 from zeta.shares import with_costs
 from zeta.submodels import NameMap, Naming, naming, part_of
 from zeta.verification import Question, Verification
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
