@@ -69,6 +69,8 @@ def all_the_same(rank: int) -> None:
         with counted() as counts:
             report = zeta.materialize_(model, plan, SEED, confirm=True)
         assert counts == {"all_gather_object": 1, "broadcast_object_list": 0}
+        assert report.confirmed
+        assert report.summary().endswith("; all as planned, and the processes agree")
         found: list[Any] = [None] * 4
         dist.all_gather_object(found, report.as_dict()["digest"])
         assert [one["plan"] for one in found] == [plan.digest] * 4
@@ -116,7 +118,9 @@ def another_seed(rank: int) -> None:
     model, plan = built(init_device_mesh("cpu", (4,)))
     seed = SEED + (rank == OTHER)
     differs(model, plan, seed, "  - seed: 5 on ranks 0-1, 3, but 6 on rank 2")
-    zeta.materialize_(model, plan, seed)  # nobody asks, and nobody knows
+    report = zeta.materialize_(model, plan, seed)  # nobody asks, and nobody knows
+    assert report.ok
+    assert not report.confirmed
     found = zeta.verify(model, plan, seed, reduce=True)
     assert not found.ok
     assert found.problems == ("the processes do not agree: seed: 5 on ranks 0-1, 3, but 6 on rank 2",)
@@ -225,13 +229,13 @@ def one_cannot(rank: int) -> None:
 def one_cannot_compare(rank: int) -> None:
     model, plan = built(init_device_mesh("cpu", (4,)))
     zeta.materialize_(model, plan, SEED)
-    for bad in ({"seed": None}, {"only": "nothing"}, {"prefix": "none"}):
-        options: dict[str, Any] = {"plan": plan, "seed": SEED, **(bad if rank == OTHER else {})}
+    for bad in ({"seed": None}, {"only": "nothing"}, {"prefix": "none"}, {"target": None}, {"target": "folder"}):
+        options: dict[str, Any] = {"target": model, "plan": plan, "seed": SEED, **(bad if rank == OTHER else {})}
         if rank == OTHER:
-            with pytest.raises((SpecError, PlanError)):
-                zeta.verify(model, **options, reduce=True)
+            with pytest.raises((SpecError, PlanError, TypeError)):
+                zeta.verify(**options, reduce=True)
         else:
-            [problem] = zeta.verify(model, **options, reduce=True).problems
+            [problem] = zeta.verify(**options, reduce=True).problems
             assert problem.startswith("rank 2: "), problem
     with (
         mock.patch("zeta.verification.values_of", side_effect=MemoryError("no room"))

@@ -334,7 +334,8 @@ def test_the_json_has_every_number_exactly() -> None:
     one, two = found.pop("parameters")
     assert one == {**item.__dict__, "findings": ["std off"]}
     assert (two["low"], two["high"], two["std"], two["mean"]) == ("inf", "-inf", "nan", 0.001)
-    numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "resumed": 0}
+    numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "confirmed": False}
+    numbers["resumed"] = 0
     digest = {"seed": 7, "plan": None, "stream": 1, "zeta": zeta.__version__, "options": {}, "held": []}
     assert found == {"ok": False, "backend": "native avx2", "kept": ["x"], "digest": digest, **numbers}
 

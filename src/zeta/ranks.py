@@ -115,8 +115,8 @@ def _witnessed(conflict: Conflict, claim: Claim, group: Any) -> list[str]:
 
 
 @contextlib.contextmanager
-def meeting(groups: Sequence[Any], otherwise: str) -> Iterator[Callable[[Claim], None]]:
-    """Let the block meet the other ranks once, by calling what it gets with its claim. Without groups, nobody meets.
+def meeting(groups: Sequence[Any], otherwise: str) -> Iterator[Callable[[Claim], bool]]:
+    """Let the block meet the other ranks once, by calling what it gets with its claim; ``False`` if there are none.
 
     If the block raises before, the others learn it where they wait, and raise ``RankError`` too.
 
@@ -129,16 +129,17 @@ def meeting(groups: Sequence[Any], otherwise: str) -> Iterator[Callable[[Claim],
     """
     met = not groups
 
-    def meet(claim: Claim) -> None:
+    def meet(claim: Claim) -> bool:
         nonlocal met
-        if met:
-            return
+        if not groups:
+            return False
         met = True
         failed, problems = disagreements(lambda: claim, groups)
         if failed:
             raise RankError(listed(f"another process failed; {otherwise}:", failed))
         if problems:
             raise RankError(listed(f"the processes do not agree; {otherwise}:", problems))
+        return True
 
     try:
         yield meet

@@ -309,7 +309,7 @@ class Report:
 
     ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
     ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
-    ``digest`` is what all processes that share a model must agree on; ``confirm=True`` compares it.
+    ``digest`` is what all processes that share a model must agree on; ``confirmed`` says that they were asked, and do.
     """
 
     seed: int
@@ -321,6 +321,7 @@ class Report:
     claim: Claim = field(repr=False, compare=False)
     stream: int = field(default=STREAM_VERSION)
     partial: bool = False
+    confirmed: bool = False
     resumed: int = 0
 
     def __iter__(self) -> Iterator[Measured]:
@@ -353,6 +354,7 @@ class Report:
         kept = f", {len(self.kept)} kept" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
+        verdict += ", and the processes agree" if self.confirmed else ""
         part = " of this process's part" if self.partial else ""
         return (
             f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
@@ -395,6 +397,7 @@ class Report:
             "backend": self.backend,
             "nbytes": self.nbytes,
             "partial": self.partial,
+            "confirmed": self.confirmed,
             "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),

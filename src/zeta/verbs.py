@@ -284,25 +284,24 @@ def verify(
         CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
         SpecError: a model without plan and seed, or a folder with them.
     """
-    if isinstance(target, nn.Module):
+    own = any(argument is not None for argument in (plan, seed, only, prefix, name_map))
+    if not isinstance(target, nn.Module) and reduce is False:
+        return verification.verify_folder(_folder(target, own))
 
-        def asked() -> Question:
-            if plan is None or seed is None:
-                raise SpecError("verify needs the plan and the seed that the model was initialized with")
-            return verification.question(target, plan, check_seed(seed), only, naming(prefix, name_map))
+    def asked() -> Question:
+        if not isinstance(target, nn.Module):
+            raise SpecError(f"{_folder(target, own)} is a folder, which one process compares; leave reduce= out")
+        if plan is None or seed is None:
+            raise SpecError("verify needs the plan and the seed that the model was initialized with")
+        return verification.question(target, plan, check_seed(seed), only, naming(prefix, name_map))
 
-        groups = ranks.groups_of(reduce, "reduce")
-        return verification.reduced(asked, groups) if groups else asked().answer()
-    if not isinstance(target, str | PathLike):
-        raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
-    if reduce is not False or any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
-        raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
-    return verification.verify_folder(Path(target))
+    groups = ranks.groups_of(reduce, "reduce")
+    return verification.reduced(asked, groups) if groups else asked().answer()
 
 
 # -- what the verbs share ----------------------------------------------------------------------------------------------
 
-Meet = Callable[[Claim], None]
+Meet = Callable[[Claim], bool]
 
 
 def _meeting(confirm: bool | ProcessGroup) -> contextlib.AbstractContextManager[Meet]:
@@ -324,19 +323,18 @@ def _apply(
     begin = time.perf_counter()
     jobs = prepare(model, plan, seed, only, names)
     claim = claim_of(plan, seed, only, jobs)
-    meet(claim)
+    confirmed = meet(claim)
     write(jobs, seed, progress)
-    measured = measure_all(jobs)
-    return _report(
+    report = _report(
         seed,
         claim,
         begin,
-        measured,
+        measure_all(jobs),
         part_of(plan, model, names),
         sum(job.nbytes for job in jobs),
         {job.held.local.device for job in jobs},
-        partial=any(is_sharded(job.slot.tensor) for job in jobs),
     )
+    return replace(report, partial=any(is_sharded(job.slot.tensor) for job in jobs), confirmed=confirmed)
 
 
 def _materialize(
@@ -355,6 +353,14 @@ def _materialize(
         return _apply(model, wanted, seed, None, progress, names, meet)
 
 
+def _folder(target: Any, own: bool) -> Path:
+    if not isinstance(target, str | PathLike):
+        raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
+    if own:
+        raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
+    return Path(target)
+
+
 def _report(
     seed: int,
     claim: Claim,
@@ -363,8 +369,6 @@ def _report(
     plan: Plan,
     nbytes: int,
     devices: set[torch.device],
-    *,
-    partial: bool = False,
 ) -> Report:
     return Report(
         backend=", ".join(sorted({kernels.backend(device).name for device in devices})) or kernels.backend().name,
@@ -374,5 +378,4 @@ def _report(
         kept=tuple(entry.name for entry in plan if entry.kept),
         nbytes=nbytes,
         seconds=time.perf_counter() - begin,
-        partial=partial,
     )

@@ -34,7 +34,7 @@ class Ranks:
         self._count = 0
         self._step = 0
 
-    def begin(self, claim: Claim, meet: Callable[[Claim], None]) -> None:
+    def begin(self, claim: Claim, meet: Callable[[Claim], bool]) -> None:
         """Compare what the ranks were asked for, and from now on go in step."""
         if not self.groups:
             return
@@ -86,7 +86,7 @@ ALONE: Final = Ranks()
 
 
 @contextlib.contextmanager
-def in_step(model: Any) -> Iterator[tuple[Ranks, Callable[[Claim], None]]]:
+def in_step(model: Any) -> Iterator[tuple[Ranks, Callable[[Claim], bool]]]:
     """The ranks that hold a part of the model, and what ``Ranks.begin`` meets them with; errors of one end all.
 
     Inside of the model's own passes, the others wait in a collective call for a rank that raised there: they end when
