@@ -131,7 +131,9 @@ class Claim:
     def details(self, conflict: Conflict) -> dict[str, str]:
         """By name of a tensor a text that differs between ranks where the conflict is."""
         if conflict.mesh is None:
-            return {entry.name: f"{entry.initializer} {_hash([entry.identity])[:_SHOWN]}" for entry in self.plan or ()}
+            return {
+                entry.name: f"{entry.initializer} {_hash([entry.identity()])[:_SHOWN]}" for entry in self.plan or ()
+            }
         return {one.name: f"{one.text} on the mesh {_text(one.mesh)}" for one in self.held}
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final
 
@@ -22,6 +22,10 @@ from zeta.rules import Kind
 
 #: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
 _PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
+
+
+def _text(part: Initializer | Axes | None) -> str:
+    return ascii(None if part is None else part.to_json())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +89,10 @@ class Entry:
         """Whether nothing is written."""
         return isinstance(self.initializer, Keep)
 
-    @property
-    def identity(self) -> str:
-        """Everything that decides values, and what gets them, as text; not by which rule."""
-        axes = None if self.axes is None else self.axes.to_json()
-        tensor = (self.shape, dtypes.name_of(self.dtype), self.kind.value, self.persistent)
-        return ascii((self.name, self.ties, *tensor, self.initializer.to_json(), axes, self.padding_idx))
+    def identity(self, text: Callable[[Initializer | Axes | None], str] = _text) -> str:
+        """Everything that decides values, and what gets them; not by which rule. ``text`` may remember what it gave."""
+        tensor = (self.name, self.ties, self.shape, self.kind.value, self.persistent, self.padding_idx)
+        return f"{tensor!a} {dtypes.name_of(self.dtype)} {text(self.initializer)} {text(self.axes)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
@@ -180,9 +182,16 @@ class Plan:
 
         The names of rules are left out. Computed when it is first asked for.
         """
+        texts: dict[int, str] = {}  # by identity: equal ones may differ in the sign of a zero
+
+        def text(part: Initializer | Axes | None) -> str:
+            if id(part) not in texts:
+                texts[id(part)] = _text(part)
+            return texts[id(part)]
+
         digest = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
-            digest.update(f"{entry.identity}\n".encode("ascii"))
+            digest.update(f"{entry.identity(text)}\n".encode("ascii"))
         return digest.hexdigest()
 
     @property

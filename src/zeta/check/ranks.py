@@ -42,7 +42,7 @@ class Ranks:
         # a name for this check that all of them know, and no other check has
         names = exchange(f"{dist.get_rank()}.{os.getpid()}.{time.monotonic_ns()}", self.groups)
         self._count = len(names)
-        self._store = dist.PrefixStore(f"zeta/check/{next(iter(names.values()))}", _default_store())
+        self._store = dist.distributed_c10d.PrefixStore(f"zeta/check/{next(iter(names.values()))}", _default_store())
 
     def agree(self, yes: bool) -> bool:
         """Whether any rank says yes, so that all of them take the same way."""
