@@ -68,7 +68,7 @@ class Ranks:
         if (text := self._store.get(gate).decode()) != _GO:
             raise RankError(listed(_ENDED, [text]))
 
-    def leave(self, error: Exception) -> None:
+    def leave(self, error: BaseException) -> None:
         """Tell the others, who come to the next ``wait`` or wait in a collective call, of an exception.
 
         Raises ``RankError`` instead where the exception is only that another rank has left a collective call.
@@ -99,7 +99,7 @@ def in_step(model: Any) -> Iterator[tuple[Ranks, Callable[[Claim], bool]]]:
     with meeting(ranks.groups, "nothing was checked") as meet:
         try:
             yield ranks, meet
-        except Exception as error:
+        except BaseException as error:  # of an interrupt too
             ranks.leave(error)
             raise
 
@@ -118,7 +118,7 @@ def _meshes(model: nn.Module) -> list[Any]:
     return chosen
 
 
-def _is_lost(error: Exception) -> bool:
+def _is_lost(error: BaseException) -> bool:
     """Whether the exception is a collective call's, whose peer is gone."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo/" in str(error))
 
