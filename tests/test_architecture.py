@@ -35,7 +35,7 @@ STAGES = {
         *("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
     ),
     "report": (
-        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading"),
+        *("digests", "ranks", "report", "verification", "distributions", "differences", "verbs", "doctor", "loading"),
         *("operands", "options", "check", "cli", "__main__"),
     ),
 }

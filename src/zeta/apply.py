@@ -78,13 +78,13 @@ def prepare(
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
     check_seed(seed)
-    chosen = {entry.name for entry in _selected(plan, only)}
+    names = {entry.name for entry in selected(plan, only)}
     plan, slots = fitted(model, plan, naming)
-    selected = [entry for entry in plan if entry.name in chosen]
-    check_names(plan, selected, slots, whole=only is None)
+    chosen = [entry for entry in plan if entry.name in names]
+    check_names(plan, chosen, slots, whole=only is None)
     jobs: list[Job] = []
     problems: list[str] = gathered(model)
-    for entry in selected:
+    for entry in chosen:
         slot = slots[entry.name]
         try:
             check_target(entry, slot)
@@ -285,7 +285,8 @@ def check_writable(slot: Slot) -> None:
         )
 
 
-def _selected(plan: Plan, only: Only | None) -> list[Entry]:
+def selected(plan: Plan, only: Only | None) -> list[Entry]:
+    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing."""
     if only is None:
         return list(plan)
     if callable(only):

@@ -45,6 +45,10 @@ class CheckDocumentError(ZetaError, ValueError):
     """A JSON document is not what a check wrote, or is of another version."""
 
 
+class RankError(ZetaError, RuntimeError):
+    """Processes that work on one model do not agree, or one of them failed; the message names the ranks."""
+
+
 class UsageError(ZetaError):
     """The command line was used wrongly: no such model, recipe, rule file or output folder."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zeta.apply import Job
+from zeta.digests import Claim, Digest
 from zeta.garbage import uncollected
 from zeta.gaussian import Moments
 from zeta.initializers import Dirac, Identity, Initializer, Program, Site
@@ -308,6 +309,7 @@ class Report:
 
     ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
     ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
+    ``digest`` is what all processes that share a model must agree on; ``confirmed`` says that they were asked, and do.
     """
 
     seed: int
@@ -316,8 +318,10 @@ class Report:
     nbytes: int
     seconds: float
     backend: str
+    claim: Claim = field(repr=False, compare=False)
     stream: int = field(default=STREAM_VERSION)
     partial: bool = False
+    confirmed: bool = False
     resumed: int = 0
 
     def __iter__(self) -> Iterator[Measured]:
@@ -328,6 +332,11 @@ class Report:
             if item.name == name:
                 return item
         raise KeyError(f"the report has no parameter named {name!r}")
+
+    @property
+    def digest(self) -> Digest:
+        """What was asked for, and what this process holds of sharded tensors; computed when it is first looked at."""
+        return self.claim.digest
 
     @property
     def flagged(self) -> tuple[Measured, ...]:
@@ -345,6 +354,7 @@ class Report:
         kept = f", {len(self.kept)} kept" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
+        verdict += ", and the processes agree" if self.confirmed else ""
         part = " of this process's part" if self.partial else ""
         return (
             f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
@@ -387,9 +397,11 @@ class Report:
             "backend": self.backend,
             "nbytes": self.nbytes,
             "partial": self.partial,
+            "confirmed": self.confirmed,
             "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),
+            "digest": self.digest.as_dict(),
             "parameters": [
                 {
                     key: value if not isinstance(value, float) or math.isfinite(value) else str(value)

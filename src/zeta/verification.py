@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes
-from zeta.apply import Only, prepare, values_of
-from zeta.errors import CheckpointError, SpecError
+from zeta.apply import Job, Only, prepare, values_of
+from zeta.digests import Claim, claim_of
+from zeta.errors import CheckpointError
 from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
 from zeta.plans import Entry, Plan
+from zeta.ranks import disagreements, failures, together
 from zeta.regions import Region
 from zeta.sampling import tolerance
 from zeta.submodels import Naming, part_of
@@ -139,67 +141,78 @@ class Comparison:
             yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)
 
 
-def verify_model(
-    model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None
-) -> Verification:
-    """Compare a model's parameters and buffers with what the plan gives."""
-    jobs = prepare(model, plan, seed, only, naming)
-    differences: list[Difference] = []
-    close: list[str] = []
-    for job in jobs:
-        if job.inversion is not None:
-            for number, (stored, value) in enumerate(job.inversion.changes):
-                name = f"{job.entry.name} (stored tensor {number})"
-                comparison = Comparison(name)
-                comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A model that was found to fit the plan, and is not compared yet."""
+
+    seed: int
+    jobs: Sequence[Job]
+    kept: tuple[str, ...]
+    claim: Claim
+
+    def answer(self) -> Verification:
+        """Compare the model's parameters and buffers with what the plan gives."""
+        differences: list[Difference] = []
+        close: list[str] = []
+        for job in self.jobs:
+            if job.inversion is not None:
+                for number, (stored, value) in enumerate(job.inversion.changes):
+                    name = f"{job.entry.name} (stored tensor {number})"
+                    comparison = Comparison(name)
+                    comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
+                    differences += comparison.result()
+            else:
+                local = job.held.local
+                comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
+                for part in job.held.parts:
+                    found, begin = local[part.index], part.region.offsets
+                    tiles = values_of(job.entry, self.seed, region=part.region, dtype=local.dtype, device=local.device)
+                    for index, expected in tiles:
+                        place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
+                        comparison.add(place, found[index].to(expected.device), expected)
                 differences += comparison.result()
-        else:
-            local = job.held.local
-            comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
-            for part in job.held.parts:
-                found, begin = local[part.index], part.region.offsets
-                tiles = values_of(job.entry, seed, region=part.region, dtype=local.dtype, device=local.device)
-                for index, expected in tiles:
-                    place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
-                    comparison.add(place, found[index].to(expected.device), expected)
-            differences += comparison.result()
-            close += [job.entry.name] if comparison.close else []
+                close += [job.entry.name] if comparison.close else []
+        return self.result(compared=len(self.jobs), differences=tuple(differences), close=tuple(close))
+
+    def result(self, **found: Any) -> Verification:
+        """A result for this model."""
+        return Verification(seed=self.seed, kept=self.kept, **found)
+
+
+def question(model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None) -> Question:
+    """Check that plan and model fit, as ``prepare`` does and with its errors."""
+    jobs = prepare(model, plan, seed, only, naming)
     kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
-    differing = tuple(differences)
-    return Verification(seed=seed, compared=len(jobs), kept=kept, differences=differing, close=tuple(close))
+    return Question(seed=seed, jobs=jobs, kept=kept, claim=claim_of(plan, seed, only, jobs))
 
 
-def reduced(find: Callable[[], Verification]) -> Verification:
-    """What all processes of the default group find, the same in each. Every one of them must call it.
+def reduced(ask: Callable[[], Question], groups: Sequence[Any]) -> Verification:
+    """What all processes of the groups find, the same in each. Every one of them must call it.
 
-    Where ``find`` raises, that process tells the others first, for which it is a problem; so nobody waits for it.
-
-    Raises ``SpecError`` if there is no process group.
+    First they compare what they were asked; where that differs, or one of them fails, that is the result.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise SpecError("reduce=True needs the process group of torch.distributed.init_process_group")
-    mine: Verification | str
-    failure: Exception | None = None
-    try:
-        mine = find()
-    except Exception as error:
-        mine, failure = f"{type(error).__name__}: {error}", error
-    every: list[Verification | str] = [""] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, mine)
-    if failure is not None:
-        raise failure
-    assert isinstance(mine, Verification)
-    finished = {rank: each for rank, each in enumerate(every) if isinstance(each, Verification)}
-    return replace(
-        mine,
-        compared=max(each.compared for each in finished.values()),
-        problems=tuple(f"rank {rank}: {each}" for rank, each in enumerate(every) if isinstance(each, str)),
+    asked: list[Question] = []
+
+    def claim() -> Claim:
+        asked.append(ask())
+        return asked[0].claim
+
+    failed, problems = disagreements(claim, groups)
+    [mine] = asked
+    if failed or problems:
+        differing = (f"the processes do not agree: {problem}" for problem in problems)
+        return mine.result(compared=0, differences=(), problems=(*failed, *differing))
+    found = together(mine.answer, groups)
+    finished = {rank: one for rank, one in found.items() if isinstance(one, Verification)}
+    return mine.result(
+        compared=max(one.compared for one in finished.values()),
+        problems=tuple(failures(found)),
         differences=tuple(
             replace(difference, name=f"rank {rank}: {difference.name}")
-            for rank, each in finished.items()
-            for difference in each.differences
+            for rank, one in finished.items()
+            for difference in one.differences
         ),
-        close=tuple(dict.fromkeys(name for each in finished.values() for name in each.close)),
+        close=tuple(dict.fromkeys(name for one in finished.values() for name in one.close)),
     )
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from zeta.names import fsdp_groups, is_fsdp, is_sharded
+from zeta.names import fsdp_groups, is_fsdp
 
 # whether a group reduces gradients, and whether it keeps what it gathers
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")
@@ -101,22 +99,6 @@ def kept_gathered(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _give_back(before)
-
-
-def agreement(model: nn.Module) -> Callable[[bool], bool]:
-    """What tells whether any of the ranks that hold the model says yes, so that all of them take the same way."""
-    sharded = next(filter(is_sharded, model.parameters()), None)
-    if sharded is None:
-        return bool
-    mesh = sharded.device_mesh
-
-    def agreed(yes: bool) -> bool:
-        flag = torch.tensor(float(yes), device=mesh.device_type)
-        for group in mesh.get_all_groups():
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group)
-        return bool(flag)
-
-    return agreed
 
 
 def _states(model: nn.Module) -> list[Any]:
