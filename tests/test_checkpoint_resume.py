@@ -192,11 +192,14 @@ def test_the_name_of_the_model_and_the_rules_may_differ(folder: Path, whole: dic
     }
 
 
-def test_a_note_that_cannot_be_read(folder: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_note_that_cannot_be_read(force: bool, folder: Path) -> None:
+    """It names the files that may be removed; without it there are none."""
     (folder / PARTIAL / "request.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"asked for something else; .*\n.*request\.json cannot be read"):
-        write(folder)
-    assert write(folder, force=True).resumed == 0
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match=r"cannot be taken up: .*request\.json cannot be read.* and remove it"):
+        write(folder, force=force)
+    assert contents(folder) == before
 
 
 def test_the_earlier_files_stay_until_the_new_ones_are_complete(tmp_path: Path) -> None:

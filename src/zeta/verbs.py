@@ -212,7 +212,8 @@ def save(
             never divided; one that is larger has a file of its own.
         drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
             names. ``load_state_dict(strict=True)`` wants every name.
-        force: replace files of an earlier run, and forget an interrupted one that asked for something else.
+        force: replace the files that the manifest of an earlier run names, and no others, and forget an interrupted run
+            that asked for something else.
         model_name: a note for the manifest.
         progress: as for ``apply_``.
 

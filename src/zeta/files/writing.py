@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -31,8 +30,8 @@ _MOST_SYNCS: Final = 2
 class Target:
     """A file that several threads write, in any order. What it holds already, and is the same, is left alone."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    def __init__(self, file: int) -> None:
+        self._file = file
         self._earlier = os.fstat(self._file).st_size
 
     def write(self, content: memoryview, offset: int) -> int:
@@ -74,9 +73,9 @@ class Writer:
         self._syncing: deque[Future[None]] = deque()
         self._target: Target | None = None
 
-    def begin(self, path: Path, first: bytes) -> None:
-        """Turn to another file, which begins with the bytes ``first``."""
-        self._target = Target(path)
+    def begin(self, file: int, first: bytes) -> None:
+        """Turn to another file, by its descriptor, which is closed here; it begins with the bytes ``first``."""
+        self._target = Target(file)
         self.found += self._target.write(memoryview(first), 0)
 
     def write(self, job: Callable[[], tuple[Tensor, T]], offsets: Sequence[int], then: Callable[[T], None]) -> None:
