@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 import zeta
 from tests.test_checkpoint import UNIFORM, contents, save
+from tests.test_files_writing import no_thread_stays
 from zeta import Rule, Rules
 from zeta.errors import CheckpointError
 from zeta.initializers import Keep, Normal, Zeros
@@ -239,7 +239,7 @@ def stop_at_once(*_: object) -> None:
 def test_no_thread_goes_on_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write(tmp_path, progress=stop_at(1, ZeroDivisionError()))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("zeta-")]
+    assert no_thread_stays()
 
 
 def test_the_number_of_threads_changes_nothing(whole: dict[str, bytes], tmp_path: Path) -> None:
