@@ -23,7 +23,7 @@ from zeta import __version__, apply, doctor, options, recipes, verbs
 from zeta.check import command as check_command
 from zeta.differences import diff
 from zeta.errors import RecordingError, ZetaError, ZetaNotice
-from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of
+from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of, output_path
 from zeta.operands import Building, operands
 
 app = typer.Typer(
@@ -150,7 +150,7 @@ def init_command(
     with _errors(debug):
         number = options.seed_of(seed)
         most = bytes_of(max_shard_size)
-        check_folder(out, force=force)
+        check_folder(output_path(out, "--out"), force=force)
         built, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
         if not as_json:
             _stdout.print(decided.text(_width()))

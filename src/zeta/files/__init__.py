@@ -8,6 +8,7 @@ even if the run is killed meanwhile, ``directory`` is an open folder in which no
 from zeta.files.folder import PARTIAL, check_folder, files_of, work
 from zeta.files.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.files.manifest import MANIFEST, Manifest
+from zeta.files.outputs import check_output, output_path, write_text
 from zeta.files.writing import Writer, memory
 
 __all__ = [
@@ -23,8 +24,11 @@ __all__ = [
     "Writer",
     "bytes_of",
     "check_folder",
+    "check_output",
     "files_of",
     "layout",
     "memory",
+    "output_path",
     "work",
+    "write_text",
 ]
