@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta.apply import Only, prepare, values_of
 from zeta.errors import CheckpointError, SpecError
+from zeta.escaping import visible
 from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
 from zeta.plans import Entry, Plan
 from zeta.regions import Region
@@ -42,7 +43,7 @@ class Difference:
 
     def __str__(self) -> str:
         place = ", ".join(map(str, self.first))
-        return (
+        return visible(
             f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
             f"found {self.found}, expected {self.expected}"
         )
@@ -79,7 +80,7 @@ class Verification:
     def __str__(self) -> str:
         found = [*self.problems, *map(str, self.differences)]
         more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
-        return "\n".join([*found[:_MOST_SHOWN], *more, self.summary()])
+        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary()])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from zeta.errors import CheckpointError, listed
+from zeta.escaping import visible
 from zeta.files.directory import Directory, kind_of
 from zeta.files.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
 from zeta.files.manifest import MANIFEST, Manifest, changes
@@ -172,7 +173,7 @@ def work(folder: Path, request: Manifest, *, force: bool) -> Iterator[Work]:
             except BaseException as error:
                 if unfinished.is_worth_keeping():
                     left = f"what is written stays in {partial.path}, and the same call goes on from there"
-                    error.add_note(left)
+                    error.add_note(visible(left))
                 else:
                     unfinished.remove()
                 raise
