@@ -44,7 +44,7 @@ def part(name: str) -> str:
 class Journal:
     """``files``: each new file and its inode, the manifest last; ``earlier``: those set aside, the manifest first."""
 
-    files: Mapping[str, int]
+    files: dict[str, int]
     earlier: tuple[str, ...]
 
     @classmethod
@@ -84,7 +84,7 @@ class Journal:
 
     def write(self, partial: Directory) -> None:
         """Let the disk have it, as a whole or not at all."""
-        text = json.dumps({"format": _FORMAT, "files": dict(self.files), "earlier": self.earlier}, indent=1)
+        text = json.dumps({"format": _FORMAT, "files": self.files, "earlier": self.earlier}, indent=1)
         partial.remove(part(JOURNAL))
         partial.write(part(JOURNAL), text.encode())
         partial.move(part(JOURNAL), partial, JOURNAL)
