@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zeta.escaping import visible, visible_lines
+
 
 class ZetaError(Exception):
-    """Base of everything below."""
+    """Base of everything below. As text, it has no characters that steer a terminal, whatever names it quotes."""
+
+    def __str__(self) -> str:
+        return visible_lines(super().__str__())
 
 
 class SpecError(ZetaError, ValueError):
@@ -56,11 +61,14 @@ class UsageError(ZetaError):
 class ZetaNotice(UserWarning):
     """Something was done that is probably meant, but is not literally what was asked for."""
 
+    def __str__(self) -> str:
+        return visible_lines(super().__str__())
+
 
 def listed(heading: str, items: Iterable[str], most: int = 20) -> str:
-    """Format ``items`` one per line under ``heading``, at most ``most`` of them."""
+    """Format ``items`` one per line under ``heading``, at most ``most`` of them, whatever names they quote."""
     items = list(items)
-    lines = [heading, *(f"  - {item}" for item in items[:most])]
+    lines = [heading, *(f"  - {visible(item)}" for item in items[:most])]
     if len(items) > most:
         lines.append(f"  - and {len(items) - most} more")
     return "\n".join(lines)

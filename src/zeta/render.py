@@ -11,6 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from zeta.escaping import visible
+
 TABLE_WIDTH: Final = 180
 
 T = TypeVar("T")
@@ -76,7 +78,9 @@ def table(
     No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same. A
     table for a terminal of ``width`` leaves out ``expendable`` columns, the first of them first, until it fits.
     """
-    columns = {heading: cells for heading, *cells in zip(headings, *rows, strict=True)}
+    shown = ([visible(cell) for cell in row] for row in rows)
+    headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
+    columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
     for heading in expendable:
         if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:
             break

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zeta.apply import Job
 from zeta.digests import Claim, Digest
+from zeta.escaping import visible
 from zeta.garbage import uncollected
 from zeta.gaussian import Moments
 from zeta.initializers import Dirac, Identity, Initializer, Program, Site
@@ -381,8 +382,11 @@ class Report:
         ]
         headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
         lines = [table(headings, rows, right=("values",))]
-        lines += [f"{item.name}: {finding}" for item in self.flagged for finding in item.findings]
-        return "\n".join([*lines, self.summary()])
+        return "\n".join([*lines, *self.flags(), self.summary()])
+
+    def flags(self) -> list[str]:
+        """What deviates from the plan, one line each."""
+        return [visible(f"{item.name}: {finding}") for item in self.flagged for finding in item.findings]
 
     def to_json(self) -> str:
         """Return everything as JSON text."""

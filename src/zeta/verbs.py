@@ -18,7 +18,7 @@ from zeta.apply import Only, Progress, prepare, seed_of, write
 from zeta.checkpoint import save_files
 from zeta.digests import Claim, claim_of
 from zeta.errors import LayerTypeError, SpecError
-from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
+from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.materialize import memory
 from zeta.names import is_sharded
 from zeta.planning import How
@@ -215,12 +215,14 @@ def save(
             never divided; one that is larger has a file of its own.
         drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
             names. ``load_state_dict(strict=True)`` wants every name.
-        force: replace files of an earlier run, and forget an interrupted one that asked for something else.
+        force: replace the files that the manifest of an earlier run names, and no others, and forget an interrupted run
+            that asked for something else.
         model_name: a note for the manifest.
         progress: as for ``apply_``.
 
     Raises:
         TargetError: a parameter that cannot be saved: parametrized, tied otherwise than planned, or kept while on meta.
+        SpecError: a path, seed, dtype or size that makes no sense.
         CheckpointError: files exist, no permission, no room, a name or dtype that the format has not, another run that
             is writing there, or an interrupted one that asked for something else.
 
@@ -236,6 +238,7 @@ def save(
         raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
     if dtype is not None and dtype not in dtypes.REAL:
         raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    folder = output_path(path)
     request = Manifest(
         seed=draw_seed() if seed is None else check_seed(seed),  # one process writes the whole model
         plan=plan if dtype is None else plan.with_dtype(dtype),
@@ -246,7 +249,7 @@ def save(
     begin = time.perf_counter()
     saved = [entry for entry in request.plan if entry.persistent]
     accumulators = {entry.name: Accumulator(entry) for entry in saved if not entry.kept}
-    found = save_files(model, request, Path(path), force=force, watchers=accumulators, progress=progress)
+    found = save_files(model, request, folder, force=force, watchers=accumulators, progress=progress)
     measured = Measurements(accumulators.values())
     claim = Claim(seed=request.seed, plan=request.plan)
     nbytes = sum(entry.nbytes for entry in saved)

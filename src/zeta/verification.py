@@ -21,6 +21,7 @@ from zeta import dtypes
 from zeta.apply import Job, Only, prepare, values_of
 from zeta.digests import Claim, claim_of
 from zeta.errors import CheckpointError
+from zeta.escaping import visible
 from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
 from zeta.plans import Entry, Plan
 from zeta.ranks import disagreements, failures, together
@@ -44,7 +45,7 @@ class Difference:
 
     def __str__(self) -> str:
         place = ", ".join(map(str, self.first))
-        return (
+        return visible(
             f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
             f"found {self.found}, expected {self.expected}"
         )
@@ -81,7 +82,7 @@ class Verification:
     def __str__(self) -> str:
         found = [*self.problems, *map(str, self.differences)]
         more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
-        return "\n".join([*found[:_MOST_SHOWN], *more, self.summary()])
+        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary()])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""

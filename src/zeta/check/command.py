@@ -17,6 +17,7 @@ from zeta.check.samples import batch_for
 from zeta.check.serial import to_json
 from zeta.check.terminal import brief
 from zeta.errors import UsageError, ZetaError
+from zeta.files import check_output
 from zeta.loading import find_callable
 from zeta.plans import Plan
 from zeta.render import bytes_text
@@ -43,6 +44,9 @@ def run(model: nn.Module, plan: Plan | None, seed: int, request: Request) -> Che
 
     Raises ``UsageError`` where there is no batch, and where batch, loss or model fail.
     """
+    for name, path in (("html", request.html), ("json", request.json), ("sarif", request.sarif)):
+        if path is not None:
+            check_output(path, f"--{name}")
     level: Level = "full" if request.level == "full" else "fast"
     if request.level not in ("fast", "full"):
         raise UsageError(f"--level must be fast or full, got {request.level!r}")
