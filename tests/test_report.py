@@ -337,7 +337,15 @@ def test_the_json_has_every_number_exactly() -> None:
     numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "confirmed": False}
     numbers["resumed"] = 0
     digest = {"seed": 7, "plan": None, "stream": 1, "zeta": zeta.__version__, "options": {}, "held": []}
-    assert found == {"ok": False, "backend": "native avx2", "kept": ["x"], "digest": digest, **numbers}
+    backend = {"backend": "native avx2", "backend_problems": []}
+    assert found == {"ok": False, **backend, "kept": ["x"], "digest": digest, **numbers}
+
+
+def test_why_no_better_backend_was_used_is_said() -> None:
+    done = a_report(measured("a.w"), backend="reference", backend_problems=("triton: cannot be imported",))
+    assert json.loads(done.to_json())["backend_problems"] == ["triton: cannot be imported"]
+    assert "better backends than reference cannot be used: triton: cannot be imported" in str(done).splitlines()
+    assert "cannot" not in str(a_report(measured("a.w")))
 
 
 def test_a_parameter_without_elements_is_as_planned() -> None:

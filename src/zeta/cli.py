@@ -314,11 +314,12 @@ def recipes_command(as_json: JsonOption = False) -> None:
 @app.command("doctor")
 def doctor_command(as_json: JsonOption = False) -> None:
     """Print versions and backends, and compute the known answers of the stream."""
-    answers = doctor.known_answers()
+    with _errors(debug=False):
+        versions, backends, answers = doctor.versions(), doctor.backends(), doctor.known_answers()
     if as_json:
-        _print_json({"versions": doctor.versions(), "backends": doctor.backends(), "known_answers": answers})
+        _print_json({"versions": versions, "backends": backends, "known_answers": answers})
     else:
-        for name, value in {**doctor.versions(), **{f"backend {k}": v for k, v in doctor.backends().items()}}.items():
+        for name, value in {**versions, **{f"backend {device}": used for device, used in backends.items()}}.items():
             _say(f"{name:18} {value}")
         for name, right in answers.items():
             _say(f"{'ok   ' if right else 'WRONG'} {name}")

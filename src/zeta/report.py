@@ -309,6 +309,7 @@ class Report:
     """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
 
     ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
+    ``backend_problems`` says why better backends than ``backend`` could not be used.
     ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
     ``digest`` is what all processes that share a model must agree on; ``confirmed`` says that they were asked, and do.
     """
@@ -320,6 +321,7 @@ class Report:
     seconds: float
     backend: str
     claim: Claim = field(repr=False, compare=False)
+    backend_problems: tuple[str, ...] = ()
     stream: int = field(default=STREAM_VERSION)
     partial: bool = False
     confirmed: bool = False
@@ -382,7 +384,10 @@ class Report:
         ]
         headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
         lines = [table(headings, rows, right=("values",))]
-        return "\n".join([*lines, *self.flags(), self.summary()])
+        problems = [
+            f"better backends than {self.backend} cannot be used: {problem}" for problem in self.backend_problems
+        ]
+        return "\n".join([*lines, *self.flags(), *problems, self.summary()])
 
     def flags(self) -> list[str]:
         """What deviates from the plan, one line each."""
@@ -399,6 +404,7 @@ class Report:
             "seed": self.seed,
             "stream": self.stream,
             "backend": self.backend,
+            "backend_problems": list(self.backend_problems),
             "nbytes": self.nbytes,
             "partial": self.partial,
             "confirmed": self.confirmed,

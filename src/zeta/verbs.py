@@ -373,8 +373,10 @@ def _report(
     nbytes: int,
     devices: set[torch.device],
 ) -> Report:
+    used = {kernels.backend(device).name: kernels.problems(device) for device in devices or {torch.device("cpu")}}
     return Report(
-        backend=", ".join(sorted({kernels.backend(device).name for device in devices})) or kernels.backend().name,
+        backend=", ".join(sorted(used)),
+        backend_problems=tuple(dict.fromkeys(problem for name in sorted(used) for problem in used[name])),
         seed=seed,
         claim=claim,
         measured=measured,

@@ -125,11 +125,19 @@ def _team(process: int) -> ctypes.c_void_p:
 
 
 def library_path(folders: Iterable[str]) -> Path:
-    """Where the library is: in one of the package's folders, of which an editable installation has two."""
+    """Where the library is: in one of the package's folders, of which an editable installation has two.
+
+    Raises ``OSError`` if it is in none of them, as where zeta was built without a C++ compiler.
+    """
     if chosen := os.environ.get(LIBRARY_VARIABLE):
         return Path(chosen)
-    places = [Path(folder) / _FILE for folder in folders]
-    return next((place for place in places if place.exists()), places[0])
+    for folder in folders:
+        if (place := Path(folder) / _FILE).exists():
+            return place
+    raise OSError(
+        "zeta is installed without its compiled kernels; to have them, install it again, from a wheel for this "
+        "platform or with a C++ compiler (GCC 12 or newer, or Clang)"
+    )
 
 
 def _jobs(task: Task) -> Iterator[bytes]:
