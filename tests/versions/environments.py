@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -19,11 +20,10 @@ ARCHITECTURES = ("80", "90", "100")
 #: what the tests need in addition to zeta and its dependencies
 TOOLS = ("pytest", "hypothesis", "jsonschema", "numpy", "scipy", "safetensors")
 
-#: the stream on every backend; then what depends most on torch's own code
-TESTS = (
-    *("test_triton", "test_random", "test_vectors", "test_initializers"),
-    *("test_apply", "test_materialize", "test_recording", "test_sharded_models", "test_checkpoint", "test_check"),
-)
+#: the kernels and the stream; and what depends most on torch's own code
+KERNELS = ("test_triton",)
+STREAM = ("test_random", "test_vectors", "test_initializers")
+LIBRARY = ("test_apply", "test_materialize", "test_recording", "test_sharded_models", "test_checkpoint", "test_check")
 
 # Settings of this machine's pip, such as wheels on its disk, would decide which build of torch is tried.
 SETTINGS = {name: value for name, value in os.environ.items() if name not in ("PIP_CONSTRAINT", "PIP_FIND_LINKS")}
@@ -124,7 +124,7 @@ print(json.dumps({**versions, "gpu": torch.cuda.is_available()}))
 """
 
 
-def tried(uv: Uv, python: Path, torch: str, wheel: Path, place: Path) -> dict[str, Any]:
+def tried(uv: Uv, python: Path, torch: str, wheel: Path, place: Path, *, files: Iterable[str]) -> dict[str, Any]:
     """What came out of one pair: its exact versions and the counts of tests, or why it was not run."""
     inside = place / "bin" / "python"
     constraints = place / "constraints.txt"
@@ -139,16 +139,15 @@ def tried(uv: Uv, python: Path, torch: str, wheel: Path, place: Path) -> dict[st
         versions = json.loads(_must([inside, "-W", "ignore", "-c", VERSIONS]))
     except NotPossibleError as reason:
         return {"not run": str(reason)}
-    return {**versions, "tests": _tests(inside, place / "tests.xml")}
+    return {**versions, "tests": _tests(inside, place / "tests.xml", files)}
 
 
-def _tests(python: Path, found: Path) -> dict[str, dict[str, int]]:
+def _tests(python: Path, found: Path, files: Iterable[str]) -> dict[str, dict[str, int]]:
     """How many tests of each part passed, failed and were skipped; what failed is printed."""
-    files = [f"tests/{name}.py" for name in TESTS]
-    done = _run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={found}", *files])
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={found}"]
+    done = _run([*command, *(f"tests/{name}.py" for name in files)])
     if not found.exists():
-        say(done.stdout + done.stderr)
-        return {"library": {"failed": 1}}
+        raise SystemExit(f"the tests could not be run:\n{done.stdout}{done.stderr}")
     counts: dict[str, dict[str, int]] = {}
     for case in ElementTree.parse(found).iter("testcase"):
         tags = {child.tag for child in case}
@@ -161,7 +160,8 @@ def _tests(python: Path, found: Path) -> dict[str, dict[str, int]]:
 
 def part_of(module: str, name: str) -> str:
     """The column of the table that a test belongs to."""
-    if not module.endswith("test_triton"):
-        return "library"
+    file = module.split(".")[-1]
+    if file not in KERNELS:
+        return "stream" if file in STREAM else "library"
     compiled = re.match(r"test_compiled_\w+\[(\d+)\]", name)
     return f"sm_{compiled[1]}" if compiled else "interpreter"

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.versions import environments, table
-from tests.versions.environments import ROOT, say
+from tests.versions.environments import KERNELS, LIBRARY, ROOT, STREAM, say
 
 FOLDER = ROOT / "build" / "versions"
 RESULTS = FOLDER / "results.json"
@@ -36,6 +36,7 @@ def pairs(pythons: list[str], torches: list[str], *, every: bool) -> Iterator[tu
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/versions/run", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--all", action="store_true", help="every Python with every torch")
+    parser.add_argument("--stream", action="store_true", help="only the tests of the kernels and the stream: minutes")
     parser.add_argument("--python", action="append", metavar="3.N", help="only this Python; may be repeated")
     parser.add_argument("--torch", action="append", metavar="X.Y.Z", help="only this torch; may be repeated")
     parser.add_argument("--again", action="store_true", help="forget earlier results")
@@ -53,15 +54,17 @@ def main() -> None:
     uv = environments.Uv(asked.folder)
     pythons, missing = uv.pythons(project["requires-python"])
     torches = environments.torch_releases(project["dependencies"])
+    files = (*KERNELS, *STREAM, *(() if asked.stream else LIBRARY))
     wheel = environments.build_wheel(asked.folder / "wheel")
     for python, torch in pairs(list(pythons), torches, every=asked.all):
         wanted = python in (asked.python or pythons) and torch in (asked.torch or torches)
-        if not wanted or f"{python} {torch}" in results:
+        known = results.get(f"{python} {torch}")
+        if not wanted or (known and (asked.stream or "library" in known.get("tests", {}))):
             continue
         say(f"Python {python}, torch {torch}")
         place = asked.folder / f"py{python}-torch{torch}"
         try:
-            result = environments.tried(uv, pythons[python], torch, wheel, place)
+            result = environments.tried(uv, pythons[python], torch, wheel, place, files=files)
         finally:
             shutil.rmtree(place, ignore_errors=True)
         results[f"{python} {torch}"] = {**result, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}

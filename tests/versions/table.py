@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.versions.environments import ARCHITECTURES, TESTS
+from tests.versions.environments import ARCHITECTURES, LIBRARY, STREAM
 
 HEAD = """\
 # Compatibility
@@ -18,10 +18,11 @@ this release of torch itself depends on, the wheel of zeta, and tests. A cell sa
 - *interpreter*: the Triton kernel, run on the CPU by Triton's interpreter, gives the bits of the stream.
 - *sm_80*, *sm_90*, *sm_100*: the same kernel, compiled and assembled for A100, H100 and B200, without a GPU. The tests
   read what the compiler wrote: which operations are fused, how they round, and the constants.
-- *library*: {tests}.
+- *stream*: {stream}.
+- *library*: {library}.
 
 """
-PARTS = ("interpreter", *(f"sm_{number}" for number in ARCHITECTURES), "library")
+PARTS = ("interpreter", *(f"sm_{number}" for number in ARCHITECTURES), "stream", "library")
 COLUMNS = ("Python", "torch", "triton", *PARTS, "date")
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -31,12 +32,16 @@ def write(
     path: Path, results: Results, pythons: Iterable[str], torches: Iterable[str], missing: Mapping[str, str]
 ) -> None:
     """Write the page; ``results`` by "Python torch", ``missing`` Pythons with the reason."""
-    tests = ", ".join(f"`{name}`" for name in TESTS if name != "test_triton")
+    head = HEAD.format(stream=_files(STREAM), library=_files(LIBRARY))
     ordered = sorted(results, key=lambda key: [_numbers(part) for part in reversed(key.split())], reverse=True)
     rows = [COLUMNS, ("---",) * len(COLUMNS), *(_row(key, results[key]) for key in ordered)]
-    lines = [HEAD.format(tests=tests), *(f"| {' | '.join(row)} |\n" for row in rows), "\nWhat was not run:\n\n"]
+    lines = [head, *(f"| {' | '.join(row)} |\n" for row in rows), "\nWhat was not run:\n\n"]
     untried = [f"{p} with {t}" for t in torches for p in pythons if f"{p} {t}" not in results]
     path.write_text("".join([*lines, *(f"- {line}\n" for line in _not_run(results, untried, missing))]), "utf-8")
+
+
+def _files(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _numbers(version: str) -> list[int]:
