@@ -384,9 +384,7 @@ class Report:
         ]
         headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
         lines = [table(headings, rows, right=("values",))]
-        problems = [
-            f"better backends than {self.backend} cannot be used: {problem}" for problem in self.backend_problems
-        ]
+        problems = [visible(f"better backend, not usable: {problem}") for problem in self.backend_problems]
         return "\n".join([*lines, *self.flags(), *problems, self.summary()])
 
     def flags(self) -> list[str]:
