@@ -32,7 +32,7 @@ def backends() -> dict[str, str]:
 
 
 def _words(counter: tuple[int, ...], key: tuple[int, int]) -> str:
-    block = philox([torch.tensor([word]) for word in counter], key)
+    block = philox([torch.tensor([word], device="cpu") for word in counter], key)
     return " ".join(f"{int(word):08x}" for word in block)
 
 
