@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 CODE = """
 import sys, tempfile, warnings
 
@@ -62,6 +60,5 @@ def test_every_verb_without_numpy() -> None:
     assert outcome() == (0, "")
 
 
-@pytest.mark.xfail(strict=True, reason="the bytes of a constant still come by way of NumPy")
 def test_constants_without_numpy() -> None:
     assert outcome("constants") == (0, "")
