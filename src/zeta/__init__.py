@@ -12,6 +12,7 @@ from zeta.differences import Change, Difference, diff
 from zeta.errors import (
     CheckpointError,
     FanError,
+    ForkError,
     LayerTypeError,
     PlanError,
     RankError,
@@ -41,6 +42,7 @@ __all__ = [
     "Entry",
     "FanError",
     "Fans",
+    "ForkError",
     "Initializer",
     "Keep",
     "Kind",

@@ -46,7 +46,7 @@ def _backend(device: str) -> str:
 
 
 def _words(counter: tuple[int, ...], key: tuple[int, int]) -> str:
-    block = philox([torch.tensor([word]) for word in counter], key)
+    block = philox([torch.tensor([word], device="cpu") for word in counter], key)
     return " ".join(f"{int(word):08x}" for word in block)
 
 

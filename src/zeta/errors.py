@@ -42,6 +42,10 @@ class LayerTypeError(ZetaError, TypeError):
     """Something that is not a ``torch.nn.Module`` was passed where one is needed."""
 
 
+class ForkError(ZetaError, RuntimeError):
+    """torch would wait forever: this process was forked from one that had used torch's threads."""
+
+
 class CheckpointError(ZetaError, OSError):
     """A checkpoint cannot be written or read; nothing was left half-written."""
 

@@ -19,6 +19,7 @@ from zeta.names import Slot, is_sharded, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
 from zeta.rules import Kind, Rules
+from zeta.surroundings import alone_with, plain
 from zeta.tracing import UNTOUCHED, Node, Recorder, Source, concrete, recording
 
 #: the largest tensor outside of parameters and buffers that is computed when the constructor has run
@@ -60,8 +61,9 @@ def record(
         if not isinstance(model, nn.Module):
             raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
         effective = _effective(model, recorder)
-    plan = _plan(model, recorder, effective, fallback, partial=False)
-    _leave_on_meta(model, recorder)
+    with plain():
+        plan = _plan(model, recorder, effective, fallback, partial=False)
+        _leave_on_meta(model, recorder)
     return model, plan
 
 
@@ -71,7 +73,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
     Parameters that it does not write to are an error; buffers that it does not write to are kept.
     """
     recorder = _recorder(fallback)
-    with _unsharded(model), _on_meta(model):
+    with plain(), alone_with(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
@@ -291,7 +293,8 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
                 raise RecordingError(f"has {tensor.nbytes:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
             real = concrete(node, "it").clone()
             real.requires_grad_(tensor.requires_grad)
-            swap(tensor, torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(real))
+            memory = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            swap(tensor, memory.copy_(real))
         except RecordingError as error:
             problems.append(
                 f"{_place_of(model, tensor) or 'a tensor'} {tuple(tensor.shape)}, made at {source}: {error}"

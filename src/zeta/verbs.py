@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from zeta import dtypes, kernels, planning, ranks, verification
-from zeta.apply import Only, Progress, prepare, seed_of, write
+from zeta.apply import Only, Progress, chosen, prepare, seed_of, write
 from zeta.checkpoint import save_files
 from zeta.digests import Claim, claim_of
 from zeta.errors import LayerTypeError, SpecError
 from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
+from zeta.forked import check_threads
+from zeta.guards import note, on_values, on_values_or_recorded, recording_here
 from zeta.materialize import memory
 from zeta.names import is_sharded
 from zeta.planning import How
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+@on_values_or_recorded
 def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
     """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
 
@@ -56,6 +59,7 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
     return with_costs(planning.plan(model, how), model)
 
 
+@on_values_or_recorded
 def apply_(
     model: nn.Module,
     plan: Plan,
@@ -92,6 +96,9 @@ def apply_(
             make this call. One small collective call compares ``report.digest``: seed, plan, ``only``, the versions of
             zeta and its stream, and whether the shards fit together.
 
+    In a constructor that ``record`` runs the writes are recorded like any others. The plan's seed decides, and the
+    report has no figures.
+
     Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
     without communication.
 
@@ -104,6 +111,7 @@ def apply_(
         return _apply(model, plan, seed, only, progress, naming(prefix, name_map), meet)
 
 
+@on_values
 def materialize_(
     model: nn.Module,
     plan: Plan,
@@ -151,6 +159,7 @@ def materialize_(
         return _materialize(model, plan, seed, device, dtype, progress, naming(prefix, name_map), meet)
 
 
+@on_values_or_recorded
 def init_(
     model: nn.Module,
     how: How | Callable[[Any], object],
@@ -179,6 +188,7 @@ def init_(
         return _apply(model, planned, seed, only, progress, None, meet)
 
 
+@on_values
 def save(
     model: nn.Module,
     plan: Plan,
@@ -257,6 +267,7 @@ def save(
     return replace(report, resumed=found)
 
 
+@on_values
 def verify(
     target: nn.Module | str | PathLike[str],
     plan: Plan | None = None,
@@ -286,7 +297,9 @@ def verify(
     Raises:
         CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
         SpecError: a model without plan and seed, or a folder with them.
+        ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
     """
+    check_threads()
     own = any(argument is not None for argument in (plan, seed, only, prefix, name_map))
     if not isinstance(target, nn.Module) and reduce is False:
         return verification.verify_folder(_folder(target, own))
@@ -320,10 +333,16 @@ def _apply(
     names: Naming | None,
     meet: Meet,
 ) -> Report:
-    seed = seed_of(model) if seed is None else check_seed(seed)
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
+    if (recorder := recording_here()) is not None:
+        entries, slots = chosen(model, plan, only, names)
+        note(recorder, entries, slots)
+        nbytes = sum(entry.nbytes for entry in entries if not entry.kept)
+        report = _report(0, claim_of(plan, 0, only, []), begin, (), part_of(plan, model, names), nbytes, set())
+        return replace(report, backend="recording")
+    seed = seed_of(model) if seed is None else check_seed(seed)
     jobs = prepare(model, plan, seed, only, names)
     claim = claim_of(plan, seed, only, jobs)
     confirmed = meet(claim)

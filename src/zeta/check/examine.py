@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import math
@@ -12,6 +13,8 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import nn
+from torch._guards import active_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
 from zeta import dtypes, verbs
@@ -38,8 +41,11 @@ from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.digests import Claim, laid_out
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.forked import check_threads
+from zeta.guards import check_no_recording
 from zeta.names import Slot, any_fsdp, type_name, unwrap, walk
 from zeta.plans import Plan
+from zeta.surroundings import alone_with
 
 Level = Literal["fast", "full"]
 _LEVELS: Final = ("fast", "full")
@@ -97,9 +103,11 @@ def check(
         LayerTypeError: ``model`` is not a module.
         SpecError: an argument that makes no sense, or a batch that the model cannot take.
         TargetError: a model without memory, or with lazy parameters.
+        ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
         RankError: of a sharded model, ranks that were asked for different things, or one that raised. It names them.
 
-    Whatever the model itself raises is passed on.
+    Several threads may check at once; those that check the same model wait for each other. Whatever the model itself
+    raises is passed on.
 
     >>> layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
     >>> report = check(layers, torch.randn(32, 8))
@@ -113,7 +121,9 @@ def check(
     begin = time.perf_counter()
     limits = thresholds or Thresholds()
     skipped: list[tuple[str, str]] = []
-    with in_step(model) as (ranks, meet):
+    check_no_recording("check")
+    check_threads()
+    with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
         inner = _checked(model, level, plan)
         reshard(inner)
         _check_options(loss, initialize, optimizer, thresholds, seed)
@@ -122,8 +132,7 @@ def check(
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
         suppression = Suppression(suppress)
         inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
-        with torch.inference_mode(False):
-            call = call_of(inner, batch)
+        call = call_of(inner, batch)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
         ranks.begin(_claim(inner, plan, seed, level, limits, given), meet)
         raw = {} if initialize is None else unwritten(inner, initialize)
@@ -157,6 +166,11 @@ def check(
     )
 
 
+def _gradients() -> contextlib.AbstractContextManager[Any]:
+    """Outside of inference mode, whose tensors get no gradients."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
 def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
@@ -164,7 +178,14 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
         raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {level!r}")
     if plan is not None and not isinstance(plan, Plan):
         raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {plan!r}")
+    if active_fake_mode() is not None:
+        raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
     inner = unwrap(model, gathering=True)
+    fake = [slot.name for slot in walk(inner) if isinstance(slot.tensor, FakeTensor)]
+    if fake:
+        raise TargetError(
+            listed("these are FakeTensors and have no values; build the model outside of FakeTensorMode:", fake)
+        )
     lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
     if lazy:
         raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
