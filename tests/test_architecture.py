@@ -25,7 +25,7 @@ LONGEST_FILE = 420
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
 RECORDING = ("layouts", "operations", "evaluation", "tracing", "recognition")
 STAGES = {
-    "base": ("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian"),
+    "base": ("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "reading"),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
     "resolve": ("names", "plans", "planning", "recording", "submodels"),
     "compute": (
@@ -154,7 +154,7 @@ def test_what_is_imported_at_the_top_is_declared_and_nothing_else_is() -> None:
 
 
 def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
-    known = {"zeta", "torch", "rich", "typer"} | set(sys.stdlib_module_names)
+    known = {"zeta", "torch", "rich", "typer", "msgspec"} | set(sys.stdlib_module_names)
     used = {(module, name.split(".")[0]) for module in MODULES for name in imports(tree(module))}
     optional = {(module, name) for module, name in used if name not in known}
     assert optional == {

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +26,7 @@ from zeta.errors import RecordingError, ZetaError, ZetaNotice
 from zeta.escaping import visible, visible_lines
 from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of, output_path
 from zeta.operands import Building, operands
+from zeta.reading import json_text
 
 app = typer.Typer(
     help="Weight initialization for PyTorch: decide, compute, check.",
@@ -181,7 +182,7 @@ def init_command(
         files = [str(out / name) for name in files_of(out)]
         checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
         if as_json:
-            document = {"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files}
+            document = {"plan": msgspec.Raw(decided.to_json().encode()), "report": report.as_dict(), "files": files}
             _print_json({**document, "check": check_command.as_data(checked)})
         else:
             for flag in report.flags():
@@ -314,14 +315,15 @@ def recipes_command(as_json: JsonOption = False) -> None:
 @app.command("doctor")
 def doctor_command(as_json: JsonOption = False) -> None:
     """Print versions and backends, and compute the known answers of the stream."""
-    answers = doctor.known_answers()
-    if as_json:
-        _print_json({"versions": doctor.versions(), "backends": doctor.backends(), "known_answers": answers})
-    else:
-        for name, value in {**doctor.versions(), **{f"backend {k}": v for k, v in doctor.backends().items()}}.items():
-            _say(f"{name:18} {value}")
-        for name, right in answers.items():
-            _say(f"{'ok   ' if right else 'WRONG'} {name}")
+    with _errors(debug=False):
+        answers, versions, backends = doctor.known_answers(), doctor.versions(), doctor.backends()
+        if as_json:
+            _print_json({"versions": versions, "backends": backends, "known_answers": answers})
+        else:
+            for name, value in {**versions, **{f"backend {k}": v for k, v in backends.items()}}.items():
+                _say(f"{name:18} {value}")
+            for name, right in answers.items():
+                _say(f"{'ok   ' if right else 'WRONG'} {name}")
     if not all(answers.values()):
         raise typer.Exit(1)
 
@@ -359,7 +361,7 @@ def _width() -> int | None:
 
 
 def _print_json(data: Any) -> None:
-    _print_document(json.dumps(data, indent=1))
+    _print_document(json_text(data))
 
 
 def _print_document(text: str) -> None:

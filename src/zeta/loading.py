@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from torch import nn
 
 from zeta import recording
-from zeta.errors import UsageError, ZetaError
+from zeta.errors import FormatError, UsageError, ZetaError
 from zeta.plans import Plan
+from zeta.reading import LARGEST_SETTINGS, is_file, is_folder, parse_json, read_bytes
 
 FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/config.json"
 
@@ -85,7 +85,7 @@ def _callable(source: str, name: str) -> Callable[..., Any]:
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"no such file: {path}")
     # dataclasses and pickling look the module up, each file's its own
     name = path.stem if path.stem not in sys.modules else f"{path.stem} ({path.resolve()})"
@@ -120,11 +120,13 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
         raise UsageError("hf: models need transformers; install it with pip install transformers") from None
     except Exception as error:
         raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
-    if path.is_dir():
+    if is_folder(path):
         path = path / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = parse_json(read_bytes(path, LARGEST_SETTINGS))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except FormatError as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(data, dict) or "model_type" not in data:
         raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
