@@ -159,6 +159,7 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
     optional = {(module, name) for module, name in used if name not in known}
     assert optional == {
         ("zeta.loading", "transformers"),
+        ("zeta.loading", "huggingface_hub"),
         ("zeta.kernels.triton", "triton"),
         ("zeta.check.html", "plotly"),
     }

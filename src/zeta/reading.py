@@ -28,8 +28,12 @@ T = TypeVar("T")
 
 #: bytes of a plan, a manifest, an index
 LARGEST_DOCUMENT: Final = 2**30
-#: bytes of what people write: rules, a configuration, arguments
+#: bytes of what people write: a configuration, arguments
 LARGEST_SETTINGS: Final = 2**22
+#: bytes of rules
+LARGEST_RULES: Final = 2**18
+#: dots in a line of TOML: Python's parser takes a time that grows with the square of the parts of a dotted key
+MOST_DOTS: Final = 200
 #: brackets inside brackets
 DEEPEST: Final = 100
 #: characters of a name, or of any other text that a field holds
@@ -139,6 +143,9 @@ def parse_json(text: str | bytes) -> Any:
 
 def parse_toml(text: bytes) -> Any:
     """TOML text as plain values within the limits."""
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if line.count(b".") > MOST_DOTS:
+            raise FormatError(f"line {number} has more than {MOST_DOTS} dots; divide it")
     return _within_limits(_guarded(lambda: tomllib.loads(text.decode())))
 
 

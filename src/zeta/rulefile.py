@@ -25,7 +25,7 @@ from zeta import initializers
 from zeta.errors import FormatError, SpecError, UsageError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
-from zeta.reading import LARGEST_SETTINGS, is_file, parse_json, parse_toml, read_bytes, shown
+from zeta.reading import LARGEST_RULES, is_file, parse_json, parse_toml, read_bytes, shown
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, ndim, regex, shape
 
 _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
@@ -55,7 +55,7 @@ def read_rules(path: Path, model: nn.Module | None) -> Rules:
         return _from_python(path, model)
     form, parsed = ("TOML", parse_toml) if path.suffix == ".toml" else ("JSON", parse_json)
     try:
-        data = parsed(read_bytes(path, LARGEST_SETTINGS))
+        data = parsed(read_bytes(path, LARGEST_RULES))
     except FileNotFoundError:
         raise UsageError(f"no such rule file: {path}") from None
     except OSError as error:
