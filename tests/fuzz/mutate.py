@@ -69,6 +69,8 @@ def changed_once(data: Any, rng: random.Random, odd: Sequence[Any]) -> Any:
 def _number_near(value: Any, rng: random.Random) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return [value]
+    if abs(value) > 1e300:
+        return rng.choice((-value, str(value)))
     return rng.choice((-value, value + 1, value - 1, value * 10**9, value / 1e30, float(value), str(value)))
 
 

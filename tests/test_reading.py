@@ -1,0 +1,244 @@
+"""The one reader: what is opened, how large and how deep it may be, what types come out, what an error shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from zeta import reading
+from zeta.errors import FormatError
+from zeta.reading import decode, json_text, opened, parse, parse_json, parse_toml, path_of, read_bytes, shallow, shown
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def special(tmp_path: Path) -> Iterator[dict[str, Path]]:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    here = Path.cwd()
+    os.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        os.chdir(here)
+        names = ("pipe", "folder", "link", "socket")
+        yield {**{name: tmp_path / name for name in names}, "device": Path("/dev/zero"), "terminal": Path("/dev/tty")}
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "link", "socket", "device", "terminal"])
+def test_what_is_no_regular_file_is_refused_at_once(name: str, special: dict[str, Path]) -> None:
+    refused: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            read_bytes(special[name], 10)
+        except BaseException as error:
+            refused.append(error)
+
+    reading_on = threading.Thread(target=read, daemon=True)
+    reading_on.start()
+    reading_on.join(timeout=60)
+    assert not reading_on.is_alive(), "it waits"
+    assert isinstance(refused[0], OSError)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    with opened(tmp_path / "link") as file:
+        assert file.read() == b"x"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 256, "none", "x/" * 5000])
+def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"no file can have this name|File name too long|No such file"):
+        read_bytes(tmp_path / name, 10)
+    assert not reading.is_file(tmp_path / name)
+    assert not reading.is_folder(tmp_path / name)
+
+
+def test_a_file_has_at_most_the_bytes_that_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 11)
+    assert len(read_bytes(tmp_path / "file", 11)) == 11
+    with pytest.raises(FormatError, match="more than 10 bytes"):
+        read_bytes(tmp_path / "file", 10)
+
+
+class Odd:
+    def __fspath__(self) -> bytes:
+        return b"x"
+
+
+class Failing:
+    def __fspath__(self) -> Any:
+        return 3
+
+
+@pytest.mark.parametrize("given", [b"x", 3, None, Odd(), Failing(), "a\0b", Path("a\0b")], ids=repr)
+def test_what_is_no_path(given: Any) -> None:
+    with pytest.raises(FormatError, match=r"the folder (must be a path as text|holds a NUL)"):
+        path_of(given, "the folder")
+
+
+# -- depth -------------------------------------------------------------------------------------------------------------
+
+
+def depth(text: str) -> int:
+    """How many brackets are open at once, counted one character after the other."""
+    most = now = 0
+    inside = escaped = False
+    for character in text:
+        if inside:
+            inside = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            inside = True
+        elif character in "[{":
+            now += 1
+            most = max(most, now)
+        elif character in "]}":
+            now -= 1
+    return most
+
+
+def nested(rng: random.Random, levels: int) -> Any:
+    text = "".join(rng.choice('[]{}"\\,:x') for _ in range(rng.randrange(9)))
+    if levels <= 0 or rng.random() < 0.05:
+        return text
+    below = [nested(rng, levels - 1 if number == 0 else rng.randrange(3)) for number in range(rng.randrange(1, 4))]
+    return below if rng.random() < 0.5 else {f"{text}{number}": item for number, item in enumerate(below)}
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_the_depth_is_found_whatever_the_texts_hold(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "DEEPEST", 6)
+    rng = random.Random(seed)
+    text = json.dumps(nested(rng, rng.randrange(12)), indent=rng.choice((None, 1)))
+    if depth(text) <= 6:
+        assert shallow(text) == text.encode()
+    elif depth(text) > 12:
+        with pytest.raises(FormatError, match="nested more than 6 levels"):
+            shallow(text)
+
+
+@pytest.mark.parametrize("limit", [1000, 10**6])
+@pytest.mark.parametrize("bracket", ["[", '{"a":', '{"entries":[', '"x":['])
+@pytest.mark.parametrize("read", [parse_json, lambda text: parse(text, dict[str, Any]), lambda text: parse(text, int)])
+def test_two_hundred_thousand_brackets(read: Any, bracket: str, limit: int) -> None:
+    """Also where the interpreter would let a parser go on, until the stack ends."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit)
+    try:
+        closed = bracket * 200_000 + "]" * 200_000
+        for text in (bracket * 200_000, closed):
+            with pytest.raises(FormatError, match="nested more than 100 levels deep"):
+                read(text)
+    finally:
+        sys.setrecursionlimit(before)
+
+
+# -- JSON and TOML -----------------------------------------------------------------------------------------------------
+
+
+class Row(msgspec.Struct):
+    name: reading.Text
+    shape: reading.Shape
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "3", "null", '{"name": 3, "shape": []}', '{"name": "x"}', '{"name": "x", "shape": [-1]}',
+        '{"name": "x", "shape": [1.5]}', '{"name": "x", "shape": [true]}', '{"name": "x", "shape": [1e400]}',
+        '{"name": "x", "shape": [NaN]}', '{"name": "x", "shape": [9223372036854775808]}',
+        '{"name": "\\ud800", "shape": []}',
+        f'{{"name": "x", "shape": [{"9" * 5000}]}}', f'{{"name": "{"x" * (reading.LONGEST_TEXT + 1)}", "shape": []}}',
+        f'{{"name": "x", "shape": {[1] * (reading.MOST_DIMENSIONS + 1)}}}', "\ud800", b"\xff", None, 3,
+    ],
+)  # fmt: skip
+def test_what_has_another_form_is_a_format_error(text: Any) -> None:
+    with pytest.raises(FormatError):
+        parse(text, Row)
+
+
+def test_what_has_the_form_is_read() -> None:
+    row = parse('{"name": "x", "shape": [3, 0, 9223372036854775807], "more": [[]]}', Row)
+    assert (row.name, row.shape) == ("x", (3, 0, 2**63 - 1))
+    assert decode(b"[1]", list[int]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("9" * 5000, "digits"),
+        ("1" + "0" * 400, "bits; at most 1,023"),
+        (f'{{"{"x" * (reading.LONGEST_TEXT + 1)}": 1}}', "has a text of 1,048,577 characters"),
+        ('["\\ud800"]', "not valid Unicode"),
+        ("{'a': 1}", "Expecting property name"),
+    ],
+)
+def test_json_of_people_has_limits(text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        parse_json(text)
+
+
+def test_json_of_people_may_have_numbers_that_json_lacks() -> None:
+    assert parse_json('{"limit": [0.0, Infinity], "name": "é"}') == {"limit": [0.0, float("inf")], "name": "é"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"a = " + b"[" * 100_000, "too deeply"),
+        (b"a = " + b"[" * 101 + b"]" * 101, "more than 100 levels"),
+        (b"a" + b".a" * 201 + b" = 1", "line 1 has more than 200 dots"),
+        (b"a" + b".a" * 150 + b" = 1", "more than 100 levels"),
+        (b"a = " + b"9" * 5000, "digits"),
+        (b"a = '\xff'", "decode"),
+        (b"a = 1\na = 2", "Cannot overwrite"),
+    ],
+)
+def test_toml_has_limits(text: bytes, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        parse_toml(text)
+
+
+def test_json_out_is_ascii_and_reads_back() -> None:
+    value = {"name": "é\x9b\x1b\x7f \U0001f600", "number": [1e22, -0.0, 5e-324]}
+    text = json_text(value)
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert repr(json.loads(text)) == repr(value)
+    with pytest.raises(FormatError, match="not valid Unicode"):
+        json_text(["\ud800"])
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_what_an_error_shows_is_short_and_printable() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in ("\x1b[2J" * 1000, deep, list(range(10**6)), Broken(), {"a": {"b": {"c": {"d": 1}}}}, b"\0" * 10**6):
+        text = shown(value)
+        assert len(text) < 1000
+        assert text.isprintable()
+    while deep:  # one after the other, for those who free it
+        deep = deep[0]
