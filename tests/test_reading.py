@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import threading
@@ -14,10 +15,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from torch import nn
+from typer.testing import CliRunner
 
+import zeta
 from zeta import reading
-from zeta.errors import FormatError
+from zeta.cli import app
+from zeta.errors import FormatError, SpecError, ZetaError
 from zeta.reading import decode, json_text, opened, parse, parse_json, parse_toml, path_of, read_bytes, shallow, shown
+from zeta.rules import glob, regex
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
@@ -242,3 +248,107 @@ def test_what_an_error_shows_is_short_and_printable() -> None:
         assert text.isprintable()
     while deep:  # one after the other, for those who free it
         deep = deep[0]
+
+
+# -- through the verbs and the command line ----------------------------------------------------------------------------
+
+
+def zeta_command(*arguments: str) -> tuple[int, str]:
+    """Exit code and stderr of the command line."""
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    return done.exit_code, done.stderr
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(8, 8)\n")
+    zeta.save(nn.Linear(8, 8), zeta.plan(nn.Linear(8, 8), "torch"), tmp_path / "out", max_shard_size=64)
+    return tmp_path / "out"
+
+
+SHARD = "model-00001-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("out/zeta.json", ("verify", "out")),
+        (f"out/{SHARD}", ("verify", "out")),
+        ("out/model.safetensors.index.json", ("verify", "out")),
+        ("out/zeta.json", ("diff", "out", "out")),
+        ("plan.json", ("diff", "plan.json", "out")),
+        ("rules.toml", ("plan", "nets.py:net", "--rules", "rules.toml")),
+        ("rules.json", ("plan", "nets.py:net", "--fallback", "rules.json")),
+        ("rules.py", ("plan", "nets.py:net", "--rules", "rules.py")),
+        ("pipe.py", ("plan", "pipe.py:net")),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(
+    name: str, arguments: tuple[str, ...], saved: Path, tmp_path: Path
+) -> None:
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    signal.alarm(60)  # ends all if somebody waits
+    try:
+        code, errors = zeta_command(*arguments)
+    finally:
+        signal.alarm(0)
+    assert code == 2
+    assert "is a pipe (FIFO), expected a regular file" in errors or "no such" in errors or "has no" in errors
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "nets.py:net", "--rules", f"{LONG}.toml"),
+        ("plan", "nets.py:net", "--rules", f"{LONG}.py"),
+        ("plan", "nets.py:net", "--fallback", LONG),
+        ("plan", f"{LONG}.py:net"),
+        ("plan", f"hf:{LONG}"),
+        ("plan", "nets.py:net", "--kwargs", "[" * 200_000),
+        ("plan", "nets.py:net", "--kwargs", "9" * 5000),
+        ("verify", LONG),
+        ("diff", f"{LONG}.json", "out"),
+        ("diff", LONG, "out"),
+        ("init", "nets.py:net", "--out", LONG),
+        ("init", "nets.py:net", "--out", "new", "--max-shard-size", "9" * 100_000 + "GB"),
+        ("init", "nets.py:net", "--out", "new", "--seed", "9" * 5000),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:40],
+)
+def test_arguments_that_are_too_long_or_too_deep(arguments: tuple[str, ...], saved: Path) -> None:
+    code, errors = zeta_command(*arguments)
+    assert code == 2
+    assert errors.startswith("zeta: ")
+
+
+def test_doctor_with_a_backend_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZETA_KERNEL", "bad")
+    code, errors = zeta_command("doctor")
+    assert code == 2
+    assert errors.startswith("zeta: ZETA_KERNEL must be one of ")
+
+
+@pytest.mark.parametrize("target", [b"out", "a\0b", 3, Odd(), Path("\ud800")], ids=repr)
+def test_folders_that_none_can_be(target: Any, saved: Path) -> None:
+    with pytest.raises(ZetaError):
+        zeta.verify(target)
+    with pytest.raises(ZetaError):
+        zeta.save(nn.Linear(2, 2), zeta.plan(nn.Linear(2, 2), "torch"), target)
+
+
+@pytest.mark.parametrize("pattern", ["{0..99999999999}", "{0..9999}{0..65536}", "{0..40000,0..40000}"])
+def test_globs_that_stand_for_too_many_names(pattern: str) -> None:
+    with pytest.raises(SpecError, match="more than 65,536 numbers"):
+        glob(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 5000 + ")" * 5000, "(", ["a"], None])
+def test_what_is_no_regular_expression(pattern: Any) -> None:
+    with pytest.raises(SpecError, match="not a regular expression"):
+        regex(pattern)
