@@ -22,7 +22,7 @@ import zeta
 from zeta import reading
 from zeta.cli import app
 from zeta.errors import FormatError, SpecError, ZetaError
-from zeta.reading import decode, json_text, opened, parse, parse_json, parse_toml, path_of, read_bytes, shallow, shown
+from zeta.reading import decode, json_text, opened, parse, parse_json, parse_toml, read_bytes, shallow, shown
 from zeta.rules import glob, regex
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -84,17 +84,6 @@ def test_a_file_has_at_most_the_bytes_that_are_allowed(tmp_path: Path) -> None:
 class Odd:
     def __fspath__(self) -> bytes:
         return b"x"
-
-
-class Failing:
-    def __fspath__(self) -> Any:
-        return 3
-
-
-@pytest.mark.parametrize("given", [b"x", 3, None, Odd(), Failing(), "a\0b", Path("a\0b")], ids=repr)
-def test_what_is_no_path(given: Any) -> None:
-    with pytest.raises(FormatError, match=r"the folder (must be a path as text|holds a NUL)"):
-        path_of(given, "the folder")
 
 
 # -- depth -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import reprlib
 import stat
 import tomllib
 from collections.abc import Callable, Iterable
-from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
@@ -108,23 +107,6 @@ def _looks(path: Path, test: Callable[[int], bool]) -> bool:
         return test(path.stat().st_mode)
     except (OSError, ValueError):
         return False
-
-
-def path_of(given: object, what: str) -> Path:
-    """``given`` as a path; ``FormatError`` where it cannot be one: bytes, numbers, a NUL in it."""
-    try:
-        named = os.fspath(given) if isinstance(given, str | PathLike) else None
-    except TypeError:
-        named = None
-    if not isinstance(named, str):
-        raise FormatError(f"{what} must be a path as text, got {shown(given)}; os.fsdecode turns bytes into text")
-    try:
-        os.fsencode(named)
-    except UnicodeEncodeError:
-        raise FormatError(f"{what} is not valid Unicode: {shown(named)}") from None
-    if "\0" in named:
-        raise FormatError(f"{what} holds a NUL character, which no path can: {shown(named)}")
-    return Path(named)
 
 
 # -- JSON and TOML ---------------------------------------------------------------------------------------------------
