@@ -23,6 +23,8 @@ from zeta.check.serial import from_json, to_json
 from zeta.errors import CheckDocumentError
 from zeta.fans import Axes
 from zeta.files import INDEX, MANIFEST, Manifest
+from zeta.files.directory import Directory
+from zeta.files.journal import JOURNAL, Journal
 from zeta.files.manifest import changes
 from zeta.initializers import (
     Constant,
@@ -154,6 +156,10 @@ def readers(folder: Path) -> dict[str, Reader]:
         "resume state": of(
             *manifests, read=in_file("request.json", lambda path: list(changes(Manifest.read(path), request)))
         ),
+        "journal": of(
+            {"format": "zeta journal 1", "files": {"model.safetensors": 11, MANIFEST: 12}, "earlier": [MANIFEST]},
+            read=in_file(JOURNAL, lambda path: _journal(path.parent)),
+        ),
         "safetensors": Reader(
             whole=tensors, mutated=lambda rng: _tensors(tensors, rng), read=verified("model.safetensors", one)
         ),
@@ -193,6 +199,11 @@ def _plan_read(content: bytes) -> object:
     str(plan), str(zeta.diff(plan, plain())), plan.nbytes
     model = Net()
     return str(zeta.apply_(model, plan, seed=0)), zeta.verify(model, plan, seed=0).ok
+
+
+def _journal(folder: Path) -> object:
+    with Directory.open(folder) as partial:
+        return Journal.read(partial)
 
 
 def _planned(rules: Rules) -> object:

@@ -14,8 +14,17 @@ from tests.fuzz.run import fuzz
 
 COUNT = 500
 NAMES = (
-    *("plan", "entry", "initializer", "axes", "plan file", "manifest", "resume state", "safetensors"),
-    *("one of several", "index", "rules in TOML", "rules in JSON", "hf configuration", "arguments", "check report"),
+    *("plan", "entry", "initializer", "axes", "plan file", "manifest", "resume state", "journal"),
+    *(
+        "safetensors",
+        "one of several",
+        "index",
+        "rules in TOML",
+        "rules in JSON",
+        "hf configuration",
+        "arguments",
+        "check report",
+    ),
 )
 
 
