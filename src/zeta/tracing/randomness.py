@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -28,7 +29,7 @@ def is_random(func: OpOverload) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where something is drawn: the line, and the state of the generator, which tells what is drawn alike.
 
@@ -39,15 +40,14 @@ class Place:
     source: Source | None
     state: bytes
     known: dict[Any, Node]
-    count: int = 0
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
 
 def drawn(
     initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, at: Place, axes: Axes | None = None
 ) -> Node:
     """The node of a random leaf: that of the same state and law, if there is one."""
-    key = (at.state, at.count, initializer, shape, dtype, axes)
-    at.count += 1
+    key = (at.state, next(at.numbers), initializer, shape, dtype, axes)
     if key not in at.known:
         content = Random(initializer=initializer, axes=axes)
         at.known[key] = Node(op="random", content=content, shape=shape, dtype=dtype, source=at.source)
