@@ -25,7 +25,7 @@ LONGEST_FILE = 420
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
 RECORDING = ("operations", "tracing", "recognition")
 STAGES = {
-    "base": ("errors", "_version", "render", "dtypes", "garbage", "gaussian"),
+    "base": ("errors", "_version", "render", "dtypes", "garbage", "gaussian", "modules"),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
     "resolve": ("names", "plans", "planning", "recording", "submodels"),
     "compute": (

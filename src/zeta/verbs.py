@@ -18,6 +18,7 @@ from zeta.checkpoint import save_files
 from zeta.errors import LayerTypeError, SpecError
 from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
 from zeta.materialize import memory
+from zeta.modules import tensors_of
 from zeta.names import is_sharded
 from zeta.planning import How
 from zeta.plans import Plan
@@ -170,8 +171,8 @@ def init_(
     (True, 0.0625, 0.0624)
     """
     planned = plan(model, how)
-    tensors = [*model.parameters(), *model.buffers()]
-    if only is None and tensors and all(tensor.is_meta for tensor in tensors):
+    held = tensors_of(model)
+    if only is None and held and all(tensor.is_meta for tensor in held):
         return materialize_(model, planned, seed, progress=progress)
     return apply_(model, planned, seed, only=only, progress=progress)
 

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from zeta.check import activations
+from zeta.modules import modules_of
 
 _OTHERS: Final = {
     "scaled_dot_product_attention": "scaled_dot_product_attention",
@@ -71,7 +72,9 @@ def plainly(model: nn.Module) -> Iterator[None]:
     Those run under ``no_grad`` at first, where nothing is to be seen, and know no ``torch.autograd.grad``.
     """
     # to switch the compiler off imports it, which takes seconds
-    compiled = any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
+    compiled = any(
+        module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in modules_of(model)
+    )
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
     reentrant: Any = checkpoint.CheckpointFunction
     with eager:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import time
@@ -36,6 +35,7 @@ from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.modules import copy_of
 from zeta.names import Slot, any_fsdp, type_name, unwrap, walk
 from zeta.plans import Plan
 
@@ -209,7 +209,7 @@ def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | N
             listed("FSDP2 lets nobody copy a model, and these are on meta; materialize the model first:", on_meta)
         )
     if plan is not None:
-        twin: nn.Module = copy.deepcopy(model)
+        twin: nn.Module = copy_of(model)
         verbs.materialize_(twin, plan, seed)
         return twin
     if initialize is not None:

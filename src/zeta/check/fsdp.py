@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from zeta.modules import modules_of, parameters_of
 from zeta.names import fsdp_groups, is_fsdp, is_sharded
 
 # whether a group reduces gradients, and whether it keeps what it gathers
@@ -19,7 +20,7 @@ _KEEPING: Final = ("post_forward_mesh_info", "reshard_after_backward", *_REDUCIN
 
 def reshard(model: nn.Module) -> None:
     """Let go of what FSDP2 keeps gathered: the root, say, after a forward pass that no backward pass followed."""
-    for module in model.modules():
+    for module in modules_of(model):
         if is_fsdp(module):
             module.reshard()
 
@@ -105,7 +106,7 @@ def kept_gathered(model: nn.Module) -> Iterator[None]:
 
 def agreement(model: nn.Module) -> Callable[[bool], bool]:
     """What tells whether any of the ranks that hold the model says yes, so that all of them take the same way."""
-    sharded = next(filter(is_sharded, model.parameters()), None)
+    sharded = next(filter(is_sharded, parameters_of(model)), None)
     if sharded is None:
         return bool
     mesh = sharded.device_mesh
@@ -120,11 +121,11 @@ def agreement(model: nn.Module) -> Callable[[bool], bool]:
 
 
 def _states(model: nn.Module) -> list[Any]:
-    return _once(module._get_fsdp_state() for module in model.modules() if is_fsdp(module))
+    return _once(module._get_fsdp_state() for module in modules_of(model) if is_fsdp(module))
 
 
 def _groups(model: nn.Module) -> list[Any]:
-    return _once(group for module in model.modules() if is_fsdp(module) for group in fsdp_groups(module))
+    return _once(group for module in modules_of(model) if is_fsdp(module) for group in fsdp_groups(module))
 
 
 def _contexts(states: list[Any]) -> list[Any]:

@@ -17,6 +17,7 @@ from zeta.check.losses import LossFunction
 from zeta.check.probe import probe
 from zeta.check.results import Point
 from zeta.errors import SpecError
+from zeta.modules import parameters_of
 from zeta.names import unwrap, walk
 
 Factory = Callable[[int], nn.Module]
@@ -75,7 +76,7 @@ def _widths(
 def _steps(
     model: nn.Module, size: int, batch: Any, loss: LossFunction | None, optimizer: Optimizing
 ) -> Iterator[Point]:
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learned = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
     steps = optimizer(learned)
     for step in range(_STEPS + 1):
         with preserved(model):
