@@ -6,11 +6,15 @@ down. These find the same in a loop.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+
+from zeta.errors import ZetaError
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -67,15 +71,6 @@ def _named(model: nn.Module, table: str) -> Iterator[tuple[str, Any]]:
                 yield f"{prefix}.{local}" if prefix else local, tensor
 
 
-def depth_of(model: nn.Module) -> int:
-    """How many modules are inside each other, on the longest way that first names take.
-
-    >>> depth_of(nn.Sequential(nn.Linear(1, 1)))
-    2
-    """
-    return max(name.count(".") + 2 if name else 1 for name, _ in named_modules_of(model))
-
-
 def copy_of(model: Model) -> Model:
     """``copy.deepcopy(model)``: inner modules first, so that none is copied by way of all that hold it."""
     memo: dict[int, Any] = {}
@@ -96,3 +91,17 @@ def _inner_first(model: nn.Module) -> Iterator[nn.Module]:
             known.add(id(module))
             pending.append((module, True))
             pending += [(child, False) for child in module._modules.values() if child is not None]
+
+
+@contextlib.contextmanager
+def within_reach(what: str, refused: type[ZetaError]) -> Iterator[None]:
+    """Raise ``refused`` where the block, which runs a model's own code, comes to Python's recursion limit."""
+    try:
+        yield
+    except RecursionError as error:
+        raise refused(
+            f"{what} ends at Python's recursion limit of {sys.getrecursionlimit():,} calls inside each other. Modules "
+            "that call the modules which they hold need several calls for each level: raise the limit with "
+            "sys.setrecursionlimit(...), as the model needs it anyway; or look for a function that calls itself "
+            "without end"
+        ) from error

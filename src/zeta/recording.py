@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta import planning
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.fans import originals
-from zeta.modules import modules_of, named_modules_of, tensors_of
+from zeta.modules import modules_of, named_modules_of, tensors_of, within_reach
 from zeta.names import Slot, is_sharded, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
@@ -57,7 +57,8 @@ def record(
     """
     recorder = _recorder(fallback)
     with recording(recorder):
-        model = factory(*args, **kwargs)
+        with within_reach("the constructor", RecordingError):
+            model = factory(*args, **kwargs)
         if not isinstance(model, nn.Module):
             raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
         effective = _effective(model, recorder)
@@ -77,7 +78,8 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
         with recording(recorder):
-            initialize(model)
+            with within_reach("the function", RecordingError):
+                initialize(model)
             effective = _effective(model, recorder)
         return _plan(model, recorder, effective, fallback, partial=True)
 

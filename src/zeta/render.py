@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 TABLE_WIDTH: Final = 180
+_LONGEST_NAME: Final = 300
 
 T = TypeVar("T")
 Part = str | frozenset[int]
@@ -102,15 +103,25 @@ def table(
 ) -> str:
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
-    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same. A
-    table for a terminal of ``width`` leaves out ``expendable`` columns, the first of them first, until it fits.
+    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same; of
+    one of thousands of characters the middle is left out. A table for a terminal of ``width`` leaves out ``expendable``
+    columns, the first of them first, until it fits.
     """
     columns = {heading: cells for heading, *cells in zip(headings, *rows, strict=True)}
+    columns[headings[0]] = [_brief(name) for name in columns[headings[0]]]
     for heading in expendable:
         if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:
             break
         columns.pop(heading, None)
     return _table(list(columns), list(zip(*columns.values(), strict=True)), right)
+
+
+def _brief(name: str) -> str:
+    """A name that fits a line: of one that has thousands of characters the ends, and how many are between them."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    end = _LONGEST_NAME // 3
+    return f"{name[:end]}...({len(name) - 2 * end:,} characters)...{name[-end:]}"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.modules import copy_of
+from zeta.modules import copy_of, within_reach
 from zeta.names import Slot, any_fsdp, type_name, unwrap, walk
 from zeta.plans import Plan
 
@@ -94,7 +94,8 @@ def check(
     Raises:
         LayerTypeError: ``model`` is not a module.
         SpecError: an argument that makes no sense, or a batch that the model cannot take.
-        TargetError: a model without memory, or with lazy parameters.
+        TargetError: a model without memory, with lazy parameters, or nested deeper than Python's recursion limit lets
+            it run.
 
     Whatever the model itself raises is passed on.
 
@@ -116,12 +117,14 @@ def check(
         raise SpecError('width= and depth= belong to the full level; pass level="full"')
     suppression = Suppression(suppress)
     limits = thresholds or Thresholds()
-    inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
     skipped: list[tuple[str, str]] = []
-    raw = {} if initialize is None else unwritten(inner, initialize)
-    evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
-    if level == "full":
-        evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps)
+    with within_reach("initialize=", TargetError):
+        inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
+        raw = {} if initialize is None else unwritten(inner, initialize)
+    with within_reach("the model's forward pass", TargetError):
+        evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
+        if level == "full":
+            evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps)
     findings = judges.judge(evidence)
     if initialize is None:
         skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
