@@ -59,7 +59,7 @@ FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
     "disk": ("os.fsync", FULL, CheckpointError),
     "manifest": ("pathlib.Path.write_text", FULL, CheckpointError),
     "rename": ("pathlib.Path.replace", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
-    "measurement": ("zeta.verbs.Accumulator.measure", KeyboardInterrupt(), KeyboardInterrupt),
+    "measurement": ("zeta.verbs.Accumulator.parts", KeyboardInterrupt(), KeyboardInterrupt),
 }
 
 

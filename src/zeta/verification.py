@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta.apply import Only, prepare, values_of
 from zeta.errors import CheckpointError, SpecError
-from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
+from zeta.files import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 from zeta.plans import Entry, Plan
 from zeta.regions import Region
 from zeta.sampling import tolerance
@@ -214,11 +214,13 @@ class _Found:
     differences: tuple[Difference, ...] = ()
     close: tuple[str, ...] = ()
 
-    def __add__(self, other: _Found) -> _Found:
-        return _Found(
-            problems=self.problems + other.problems,
-            differences=self.differences + other.differences,
-            close=self.close + other.close,
+    @classmethod
+    def of(cls, parts: Sequence[_Found]) -> _Found:
+        """All of several parts."""
+        return cls(
+            problems=tuple(problem for part in parts for problem in part.problems),
+            differences=tuple(difference for part in parts for difference in part.differences),
+            close=tuple(name for part in parts for name in part.close),
         )
 
 
@@ -229,7 +231,7 @@ def verify_folder(folder: Path) -> Verification:
     if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
         raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
     try:
-        found = sum((_verify_file(folder, shard, files, manifest) for shard in files.shards), _Found())
+        found = _Found.of([_verify_file(folder, shard, files, manifest) for shard in files.shards])
         problems = [*found.problems, *_index_problems(folder, files), *_strangers(folder, files)]
     except OSError as error:
         if isinstance(error, CheckpointError):
@@ -256,11 +258,32 @@ def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) 
             if size != shard.size:
                 return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}",))
             header = () if owner else (f"{shard.name}: the header is not the one that the plan gives",)
-            return sum((_compare_stored(item, file, manifest) for item in shard.stored), _Found(problems=header))
+            parts = [
+                _compare_block(item, file, manifest)
+                if isinstance(item, Block)
+                else _compare_stored(item, file, manifest)
+                for item in blocks(shard.stored)
+            ]
+            return _Found.of([_Found(problems=header), *parts])
     except FileNotFoundError:
         return _Found(problems=(f"{shard.name}: is missing",))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
+    expected = block.drawn(manifest.seed)
+    found = torch.empty_like(expected)
+    file.seek(block.start)
+    _read(file, memory(found))
+    if torch.equal(dtypes.bits(found), dtypes.bits(expected)):
+        return _Found()
+    differences: list[Difference] = []
+    for (name, entry, one), (_, _, other) in zip(block.named(found), block.named(expected), strict=True):
+        comparison = Comparison(name)
+        comparison.add(Region.whole(entry.shape).slices, one, other)
+        differences += comparison.result()
+    return _Found(differences=tuple(differences))
 
 
 def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
