@@ -85,7 +85,7 @@ class Capture:
     Args:
         modules: canonical name and module, each module once.
         parameters: canonical name of a parameter by its ``id``.
-        keep: let the records hold input and output, for Jacobians.
+        keep: let the records hold input and output, for Jacobians, and no statistics.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
@@ -226,11 +226,13 @@ class Capture:
             self.tags.hand_on(given, result)
 
     def _finish(self, record: Record, result: Tensor, unit: int | None, given: Tensor | None) -> None:
-        if self.keep:
-            record.tensors = None if given is None else (given, result)
-        if given is not None:
-            source = self._sources.get(given, given)
-            record.source = source if self.keep else None
+        source = None if given is None else self._sources.get(given, given)
+        if self.keep:  # and no statistics, which every product with a Jacobian would take again
+            record.source, record.tensors = source, None if given is None else (given, result)
+            if result.numel():
+                self.records.append(record)
+            return
+        if source is not None:
             record.given = self._seen(source)
         record.watch(result, unit)
         if record.output is not None:

@@ -18,16 +18,17 @@ from zeta._version import __version__
 from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
 from zeta.check.duplicates import still_zeros, units_of_all
+from zeta.check.effort import MOST_SECONDS, Course, Progress, shared_out
 from zeta.check.evidence import Evidence, Held, Later
 from zeta.check.fsdp import agreement, kept_gathered, reshard
 from zeta.check.isolation import preserved
-from zeta.check.jacobians import jacobians
+from zeta.check.jacobians import jacobians, watched
 from zeta.check.later import later
 from zeta.check.losses import LossFunction
 from zeta.check.probe import Probe, probe
 from zeta.check.report import CheckReport
 from zeta.check.results import Parameter
-from zeta.check.spectra import spectral
+from zeta.check.spectra import spectral, weights_of
 from zeta.check.suppression import Suppression
 from zeta.check.sweeps import Factory, Sweeps
 from zeta.check.tensors import held
@@ -36,7 +37,7 @@ from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
 from zeta.modules import copy_of, within_reach
-from zeta.names import Slot, any_fsdp, type_name, unwrap, walk
+from zeta.names import Slot, any_fsdp, any_sharded, type_name, unwrap, walk
 from zeta.plans import Plan
 
 Level = Literal["fast", "full"]
@@ -59,6 +60,7 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
+    progress: Progress | None = None,
 ) -> CheckReport:
     """Tell whether a network can learn from where it starts. Nothing of the model is changed, bit by bit.
 
@@ -90,6 +92,10 @@ def check(
             ``"Z402:blocks.*"``.
         thresholds: other limits.
         seed: the plan's, for a model on meta, and for the report.
+        progress: full level: called as ``progress(what, seconds_done, seconds_total)`` before each Jacobian and
+            spectral norm, first with nothing done. The seconds are estimated from sizes, for one slow core. Where they
+            would be more than 40, only some of the spectral norms and of the Jacobians' largest singular values are
+            computed, at equal distances; ``report.sampled`` says which. Models of ``width`` and ``depth`` come on top.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
@@ -111,7 +117,7 @@ def check(
     begin = time.perf_counter()
     inner = _checked(model, level, plan)
     reshard(inner)
-    _check_options(loss, initialize, optimizer, thresholds, seed)
+    _check_options(loss, initialize, optimizer, thresholds, seed, progress)
     sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
     if level == "fast" and (width is not None or depth is not None):
         raise SpecError('width= and depth= belong to the full level; pass level="full"')
@@ -124,7 +130,7 @@ def check(
     with within_reach("the model's forward pass", TargetError):
         evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
         if level == "full":
-            evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps)
+            evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps, progress)
     findings = judges.judge(evidence)
     if initialize is None:
         skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
@@ -142,6 +148,7 @@ def check(
         parameters=tuple(_parameter(one, evidence) for one in evidence.held),
         loss=evidence.loss,
         points=evidence.points,
+        sampled=evidence.sampled,
         skipped=tuple(sorted(skipped)),
         seconds=time.perf_counter() - begin,
         versions=(("zeta", __version__), ("torch", torch.__version__)),
@@ -175,6 +182,7 @@ def _check_options(
     optimizer: OptimizerLike | None,
     thresholds: Thresholds | None,
     seed: int | None,
+    progress: Progress | None,
 ) -> None:
     if loss is not None and not (callable(loss) and _takes_two(loss)):
         raise SpecError(f"loss must be a function of two arguments, the model's output and the batch, got {loss!r}")
@@ -186,6 +194,8 @@ def _check_options(
         )
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise SpecError(f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {thresholds!r}")
+    if progress is not None and not callable(progress):
+        raise SpecError(f"progress must be a function (what, seconds_done, seconds_total), got {progress!r}")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise SpecError(f"seed must be a whole number, got {seed!r}")
 
@@ -267,16 +277,33 @@ def _in_full(
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
+    progress: Progress | None,
 ) -> Evidence:
+    weights = weights_of(evidence.held)
     with preserved(model), kept_gathered(model):
-        seen = jacobians(model, list(walk(model)), call_of(model, batch))
+        layers = watched(model, list(walk(model)), call_of(model, batch))
+        # ranks may have batches of different sizes, and must do the same
+        most = math.inf if any_sharded(model) else MOST_SECONDS
+        largest, norms = shared_out(
+            (layers.largest, [weight.seconds for weight in weights]), most - sum(layers.squares)
+        )
+        course = Course(progress, sum(layers.squares) + largest.seconds + norms.seconds)
+        seen = jacobians(layers, frozenset(largest.positions), course)
     uses = [replace(use, layer=replace(use.layer, singular=seen.singular.get(use.layer.name))) for use in evidence.uses]
     step = None if isinstance(optimizer, Optimizer) else optimizer
     return replace(
         evidence,
         uses=tuple(uses),
         jacobians=seen.chains,
-        spectral=spectral(evidence.held),
+        spectral=spectral([weights[position] for position in norms.positions], course),
+        sampled=tuple(
+            remark
+            for remark in (
+                largest.remark("largest singular values of Jacobians"),
+                norms.remark("spectral norms of weights (Z802)"),
+            )
+            if remark is not None
+        ),
         points=tuple(sweeps.points(batch, loss, step)),
     )
 
