@@ -227,27 +227,32 @@ def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Itera
 
 
 def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
-    where = f"{prefix}*" if prefix else "the model"
     layer: Any = type(module)
     if _is_quantized(layer) and (
         callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
     ):
         raise TargetError(
-            f"{where}: {type(module).__name__} is quantized, its weights are packed integers. "
+            f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
         )
-    hooks = module._forward_pre_hooks.values()
-    if any(isinstance(hook, WeightNorm) or type(hook).__name__ == "SpectralNorm" for hook in hooks):
+    hooks = module._forward_pre_hooks
+    if hooks and any(isinstance(h, WeightNorm) or type(h).__name__ == "SpectralNorm" for h in hooks.values()):
         raise TargetError(
-            f"{where}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
+            f"{_where(prefix)}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
             "spectral_norm. "
             "Remove them, and use torch.nn.utils.parametrizations.weight_norm or spectral_norm"
         )
     # FlatParameter makes plain Parameters and marks them
-    if any(getattr(parameter, "_is_flat_param", False) for parameter in module._parameters.values()):
-        raise TargetError(
-            f"{where}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard (FSDP2)"
-        )
+    for parameter in module._parameters.values():
+        if getattr(parameter, "_is_flat_param", False):
+            raise TargetError(
+                f"{_where(prefix)}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard "
+                "(FSDP2)"
+            )
+
+
+def _where(prefix: str) -> str:
+    return f"{prefix}*" if prefix else "the model"
 
 
 @functools.cache

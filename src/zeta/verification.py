@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -18,16 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from zeta import dtypes
-from zeta.apply import Only, prepare, values_of
+from zeta.apply import Job, Only, prepare, values_of
 from zeta.errors import CheckpointError, SpecError
 from zeta.files import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 from zeta.plans import Entry, Plan
+from zeta.random import parameter_key
 from zeta.regions import Region
-from zeta.sampling import tolerance
+from zeta.sampling import ELEMENTWISE, Request, fill_, tolerance
 from zeta.submodels import Naming, part_of
 
 _BLOCK_BYTES: Final = 2**22
 _MOST_SHOWN: Final = 20
+#: so many jobs at a time, those of at most so many elements at once
+_TOGETHER: Final = 1024
+_SMALL: Final = 2**13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,7 @@ def verify_model(
     jobs = prepare(model, plan, seed, only, naming)
     differences: list[Difference] = []
     close: list[str] = []
-    for job in jobs:
+    for job, drawn in _with_small_ones(jobs, seed):
         if job.inversion is not None:
             for number, (stored, value) in enumerate(job.inversion.changes):
                 name = f"{job.entry.name} (stored tensor {number})"
@@ -156,7 +160,9 @@ def verify_model(
         else:
             local = job.held.local
             comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
-            for part in job.held.parts:
+            if drawn is not None:
+                comparison.add(job.held.parts[0].region.slices, local, drawn)
+            for part in () if drawn is not None else job.held.parts:
                 found, begin = local[part.index], part.region.offsets
                 tiles = values_of(job.entry, seed, region=part.region, dtype=local.dtype, device=local.device)
                 for index, expected in tiles:
@@ -167,6 +173,43 @@ def verify_model(
     kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
     differing = tuple(differences)
     return Verification(seed=seed, compared=len(jobs), kept=kept, differences=differing, close=tuple(close))
+
+
+def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tensor | None]]:
+    """Every job, and the values of those that are small: these are drawn many at once."""
+    for begin in range(0, len(jobs), _TOGETHER):
+        some = jobs[begin : begin + _TOGETHER]
+        outs = [_room(job) if _is_small(job) else None for job in some]
+        fill_(
+            [
+                Request(
+                    initializer=job.entry.initializer,
+                    key=parameter_key(seed, job.entry.name),
+                    region=job.held.parts[0].region,
+                    out=out,
+                    zero_row=job.entry.padding_idx,
+                )
+                for job, out in zip(some, outs, strict=True)
+                if out is not None
+            ]
+        )
+        yield from zip(some, outs, strict=True)
+
+
+def _room(job: Job) -> Tensor:
+    local = job.held.local
+    return torch.empty(job.held.parts[0].region.sizes, dtype=local.dtype, device=local.device)
+
+
+def _is_small(job: Job) -> bool:
+    """Whether it is drawn element by element, and all that is here lies in one piece of few elements."""
+    return (
+        job.inversion is None
+        and 0 < job.held.numel <= _SMALL
+        and job.held.numel == job.held.local.numel()
+        and len(job.held.parts) == 1
+        and isinstance(job.entry.initializer, ELEMENTWISE)
+    )
 
 
 def reduced(find: Callable[[], Verification]) -> Verification:

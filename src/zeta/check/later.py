@@ -114,13 +114,12 @@ def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
 
     As ``torch.func.functional_call``, which ends where modules are nested deeper than Python calls itself.
     """
-    places = [
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
         (module._parameters, local, parameter)
         for module in modules_of(model)
         for local, parameter in module._parameters.items()
-        if id(parameter) in others
+        if parameter is not None and id(parameter) in others
     ]
-    held: dict[str, Any]
     try:
         for held, local, parameter in places:
             held[local] = others[id(parameter)]
