@@ -14,7 +14,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm sanitize lint format typecheck bench bench-save demo clean
+.PHONY: help venv chromium test test-slow test-arm sanitize lint format typecheck bench bench-save wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	@rm -f $(STAMP) && touch $(VENV)/.installing
 	$(PIP) install --quiet -c constraints.txt --upgrade pip
 	$(PIP) install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	$(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
+	ZETA_REQUIRE_KERNELS=1 $(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
 	@mv $(VENV)/.installing $(STAMP)
 
 # The tests that look at HTML skip themselves where this can do nothing.
@@ -84,6 +84,14 @@ bench: $(STAMP) ## measure against torch, NumPy and JAX on this machine; writes 
 
 bench-save: $(STAMP) ## write a checkpoint of 13.5 GB beside dd on the same disk; writes build/bench/checkpoint.json
 	$(BIN)/python -m benchmarks.checkpoint
+
+# auditwheel finds patchelf on PATH
+wheel: $(STAMP) ## build the wheel for this Linux, give it its manylinux tag, check it in a fresh environment; writes dist/
+	$(PIP) install --quiet -c constraints.txt --group wheel
+	rm -rf build/wheel dist
+	ZETA_REQUIRE_KERNELS=1 $(PIP) wheel --quiet --no-deps --build-constraint constraints.txt -w build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python -m tests.versions.wheels dist/*.whl
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check

@@ -1,10 +1,13 @@
-"""Record every architecture that the installed transformers builds from its default configuration.
+"""Record every architecture that the installed transformers builds from its default configuration, and compare values.
 
-    python benchmarks/architectures.py [--only NAME ...] [--seconds 120] [--table docs/architectures.md]
+    python -m benchmarks.architectures [--only NAME ...] [--seconds 120] [--table docs/architectures.md]
 
 Each architecture is recorded in a process of its own, with limits on time and memory. Depth is cut to two layers where
 the configuration allows it; widths stay, as nothing is allocated. An architecture counts if it can be built under
 ``torch.device("meta")`` or on the CPU from its default configuration without files and further packages.
+
+Models of up to ``--values`` elements are then computed, and built for real on the draws of their recordings (the twin
+run of ``tests/twin.py``); every parameter and buffer must be equal, or close where a law replaced a formula.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import signal
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,6 +35,7 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
 
 import zeta
+from tests.twin import Outcome, Recorded, compared, record
 from zeta.initializers import Program
 
 _LAYERS = re.compile(r"(num_)?(\w+_)?(n_)?(layers?|blocks)|depth|n_layer|num_hidden_groups")
@@ -48,6 +53,9 @@ class Result:
     buffers: int = 0
     programs: int = 0
     computed: int = 0
+    equal: int = 0
+    close: int = 0
+    twin: str = "too large"
     seconds: float = 0.0
     why: str = ""
 
@@ -72,8 +80,8 @@ def model_class(config: Any) -> type | None:
     return None
 
 
-def examine(name: str) -> Result:
-    """Build on meta to see that it can be built, then record."""
+def examine(name: str, most: int) -> Result:
+    """Build on meta to see that it can be built, then record; and compare values, where there are not too many."""
     result = Result(name=name)
     config, problem = None, ""
     for cut in (True, False):
@@ -97,7 +105,7 @@ def examine(name: str) -> Result:
         return result
     begin = time.perf_counter()
     try:
-        _, plan = zeta.record(found, config)
+        recorded = record(lambda: found(config))
     except Exception as error:
         result.outcome = "failed"
         result.why = f"{type(error).__name__}: {error}"
@@ -106,6 +114,7 @@ def examine(name: str) -> Result:
         return result
     finally:
         result.seconds = time.perf_counter() - begin
+    plan = recorded.plan
     result.parameters = len(plan.parameters)
     result.buffers = len(plan) - result.parameters
     programs = [e for e in plan if isinstance(e.initializer, Program)]
@@ -115,10 +124,23 @@ def examine(name: str) -> Result:
     if result.programs:
         shown = next(e for e in programs if e.initializer.draws)  # type: ignore[attr-defined]
         result.why = f"{shown.name}: {shown.initializer}"
+    if sum(entry.numel for entry in plan) <= most:
+        held(recorded, lambda: found(config), result)
     return result
 
 
-def child(name: str, seconds: int, pipe: Connection) -> None:
+def held(recorded: Recorded, factory: Callable[[], Any], result: Result) -> None:
+    """Compare the values with a real construction on the same draws."""
+    try:
+        outcome: Outcome = compared(recorded, factory)
+    except Exception as error:
+        result.twin = f"{type(error).__name__}: {error}"
+        return
+    result.equal, result.close = len(outcome.equal), len(outcome.close)
+    result.twin = "; ".join(outcome.different[:4]) or "equal"
+
+
+def child(name: str, seconds: int, most: int, pipe: Connection) -> None:
     """Examine under limits, and send the result."""
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
     signal.alarm(seconds)
@@ -128,16 +150,16 @@ def child(name: str, seconds: int, pipe: Connection) -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     try:
-        result = examine(name)
+        result = examine(name, most)
     except BaseException as error:
         result = Result(name=name, outcome="failed", why=f"{type(error).__name__}: {error}")
     pipe.send(asdict(result))
 
 
-def examined_apart(name: str, seconds: int) -> Result:
+def examined_apart(name: str, seconds: int, most: int) -> Result:
     """Run ``examine`` in a process of its own, which may die."""
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(name, seconds, there))
+    process = multiprocessing.get_context("fork").Process(target=child, args=(name, seconds, most, there))
     process.start()
     there.close()
     try:
@@ -158,11 +180,12 @@ def warm_up() -> None:
     zeta.record(lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2)))
 
 
-def table(results: list[Result]) -> str:
+def table(results: list[Result], most: int) -> str:
     """The results as a Markdown page."""
     built = [r for r in results if r.outcome != "not built"]
     count = collections.Counter(r.outcome for r in results)
     complete = len(built) - count["failed"]
+    twins = [r for r in built if r.twin != "too large" and r.outcome != "failed"]
     lines = [
         "# Architectures",
         "",
@@ -175,16 +198,20 @@ def table(results: list[Result]) -> str:
         "an entry;",
         f"- {count['recognized']} with known initializers for everything random, {count['program']} with programs for "
         "some of it;",
-        f"- {count['failed']} fail.",
+        f"- {count['failed']} fail;",
+        f"- the values of {len(twins)} (those of up to {most:,} elements) were computed and held against a real "
+        f"construction on the same draws: {sum(r.twin == 'equal' for r in twins)} are equal in every parameter and "
+        f"buffer. {sum(r.equal for r in twins):,} tensors are equal bit by bit, {sum(r.close for r in twins):,} within "
+        "the rounding of a law that replaced a formula.",
         "",
-        "| model type | class | outcome | parameters | buffers | random programs | computed | seconds | |",
-        "|---|---|---|--:|--:|--:|--:|--:|---|",
+        "| model type | class | outcome | values | parameters | buffers | random programs | computed | seconds | |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|---|",
     ]
     for r in built:
         why = re.sub(r"\s+", " ", r.why).replace("|", "\\|")[:300]
         lines.append(
-            f"| {r.name} | {r.model} | {r.outcome} | {r.parameters} | {r.buffers} | {r.programs} | {r.computed} "
-            f"| {r.seconds:.2f} | {why} |"
+            f"| {r.name} | {r.model} | {r.outcome} | {r.twin[:80]} | {r.parameters} | {r.buffers} | {r.programs} "
+            f"| {r.computed} | {r.seconds:.2f} | {why} |"
         )
     return "\n".join([*lines, ""])
 
@@ -194,20 +221,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--seconds", type=int, default=120)
+    parser.add_argument("--values", type=int, default=2**28)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warm_up()
     results = []
     for name in options.only or CONFIG_MAPPING_NAMES:
-        result = examined_apart(name, options.seconds)
+        result = examined_apart(name, options.seconds, options.values)
         results.append(result)
-        print(
-            f"{result.outcome:11}{result.seconds:6.2f} s  {name:28} {result.model:34} {result.why[:160]!r}", flush=True
-        )
+        told = f"{result.outcome:11}{result.twin[:60]:12}{result.seconds:6.2f} s  {name:28} {result.model:34}"
+        print(f"{told} {result.why[:160]!r}", flush=True)
         if options.json:
             options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
-    text = table(results)
+    text = table(results, options.values)
     print("\n".join(text.splitlines()[4:10]))
     if options.table:
         options.table.write_text(text, encoding="utf-8")

@@ -111,9 +111,10 @@ def main() -> None:
 
     model, plan = zeta.record(Model)  # on meta: nothing is allocated
     shard(model, mesh)  # still on meta
-    report = zeta.materialize_(model, plan, seed=SEED, device=device)  # what this process holds, and nothing else
+    # what this process holds, and nothing else, after one look whether all processes have the same plan and seed
+    report = zeta.materialize_(model, plan, seed=SEED, device=device, confirm=True)
     assert report.ok, report
-    found = zeta.verify(model, plan, seed=SEED, reduce=True)  # the only call of zeta's that communicates
+    found = zeta.verify(model, plan, seed=SEED, reduce=True)  # communicates too; nothing of zeta's does unless asked to
     assert found.ok, found
     if rank == 0:
         print(report.summary())

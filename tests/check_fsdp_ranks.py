@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, loss_parallel, parallelize_module
 from torch.nn.utils.parametrizations import weight_norm
 
 from tests.check_ranks import alike, findings, learn_alike, sharded
 from tests.networks import Mlp, vectors
+from tests.processes import join
 from zeta.check import check
 from zeta.errors import TargetError
 from zeta.names import fsdp_groups
@@ -273,6 +273,16 @@ def one_rank_is_not_finite(mesh: DeviceMesh, rank: int) -> None:
     assert ("Z302", "the output or the loss is not finite") in report.skipped
 
 
+def one_rank_of_rows_and_columns_is_not_finite(mesh: DeviceMesh, rank: int) -> None:
+    """The first layer lies on the rows of the mesh, the second on its columns: all four go the same way."""
+    square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    model = Aside(math.inf if rank == 3 else 1.0)
+    parallelize_module(model, square["tensor"], {"first": ColwiseParallel(output_layouts=Replicate())})
+    fully_shard(model.second, mesh=square["data"])
+    report = check(model, vectors(8), lambda output, batch: output[0].square().mean())
+    assert ("Z302", "the output or the loss is not finite") in report.skipped
+
+
 class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -304,18 +314,13 @@ CASES = {
         *(options, a_pass_that_breaks_off, a_pass_that_breaks_off_while_values_are_on_their_way),
         *(one_rank_is_not_finite, one_rank_sees_zeros, models_on_meta),
     ),
-    4: (resharded_to_fewer, gradients_reduced_in_part),
+    4: (resharded_to_fewer, gradients_reduced_in_part, one_rank_of_rows_and_columns_is_not_finite),
 }
 
 
-def main(rank: int, store: str, ranks: int) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
+def main(rank: int, ranks: int, folder: Path) -> None:
+    join(rank, ranks, folder)
     mesh = init_device_mesh("cpu", (ranks,))
     for case in CASES[ranks]:
         torch.manual_seed(0)
         case(mesh, rank)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

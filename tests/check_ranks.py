@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import sys
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -15,6 +14,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from examples.gpt import gpt2
 from tests.networks import Mlp, tokens, vectors
+from tests.processes import join
 from zeta.check import CheckReport, check
 from zeta.check.isolation import same_bits
 from zeta.check.thresholds import Thresholds
@@ -77,8 +77,8 @@ def learn_alike(model: nn.Module, twin: nn.Module, batch: torch.Tensor) -> None:
     assert all(same_bits(first, second) for first, second in zip(held[0][1], held[1][1], strict=True))
 
 
-def main(rank: int, store: str, ranks: int) -> None:
-    dist.init_process_group("gloo", rank=rank, world_size=ranks, store=dist.FileStore(store, ranks))
+def main(rank: int, ranks: int, folder: Path) -> None:
+    join(rank, ranks, folder)
     mesh = init_device_mesh("cpu", (ranks,))
     torch.manual_seed(0)
     model, x = Mlp(8, 16, 4, depth=3), vectors(8)
@@ -115,8 +115,3 @@ def main(rank: int, store: str, ranks: int) -> None:
     for level in ("fast", "full"):
         alike(check(language, batch, level=level), check(in_blocks, batch, level=level))
     learn_alike(in_blocks, unchecked, batch)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -1,16 +1,12 @@
-"""One of several real processes: shards a model in every way, initializes it, and compares with the unsharded one.
-
-Run as ``python -m tests.sharded_ranks RANK WORLD STORE``; an error is an exit code and a traceback.
-"""
+"""One of several real processes: shards a model in every way, initializes it, and compares with the unsharded one."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +21,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 import zeta
+from tests.processes import join, leave
 from tests.sharded import Awkward
 from zeta.shards import held
 
@@ -200,11 +197,8 @@ def checkpoint(
     check(model, whole, plan)
 
 
-def main(rank: int, world: int, store: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", rank=rank, world_size=world, init_method=f"file://{store}", timeout=timedelta(seconds=20)
-    )
+def main(rank: int, world: int, folder: Path) -> None:
+    join(rank, world, folder, seconds=20)
     reference, plan = zeta.record(Awkward)
     zeta.materialize_(reference, plan, SEED)
     whole = {name: tensor.detach().clone() for name, tensor in reference.state_dict().items()}
@@ -223,8 +217,8 @@ def main(rank: int, world: int, store: str) -> None:
         square = DeviceMesh("cpu", [[0, 1], [2, 3]], mesh_dim_names=("data", "tensor"))
         scenario("FSDP x TP", both, square, *common, runs=False)
         scenario("HSDP", fsdp, square, *common)
-        checkpoint(f"{store}.saved", both, square, whole, plan)
-    checkpoint(f"{store}.saved", fsdp, line, whole, plan)
+        checkpoint(str(folder / "saved"), both, square, whole, plan)
+    checkpoint(str(folder / "saved"), fsdp, line, whole, plan)
     model = nn.parallel.DistributedDataParallel(Awkward())
     with silence():
         zeta.apply_(model, plan, SEED)
@@ -233,6 +227,7 @@ def main(rank: int, world: int, store: str) -> None:
     reduction(rank, world, line, plan)
     dist.barrier()
     one_dies(rank, world, line, plan)
+    leave(folder, rank, meet=False)  # without a word to the others, one of whom is dead
 
 
 def one_dies(rank: int, world: int, mesh: DeviceMesh, plan: zeta.Plan) -> None:
@@ -245,8 +240,3 @@ def one_dies(rank: int, world: int, mesh: DeviceMesh, plan: zeta.Plan) -> None:
     model = fsdp(zeta.record(Awkward)[0], mesh)
     zeta.materialize_(model, plan, SEED, progress=die)
     assert zeta.verify(model, plan, SEED).ok
-    os._exit(0)  # without a word to the others, who may be dead
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -23,19 +23,34 @@ PACKAGE = ROOT / "src" / "zeta"
 LONGEST_FILE = 420
 
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
-RECORDING = ("operations", "tracing", "recognition")
+RECORDING = ("layouts", "operations", "evaluation", "tracing", "recognition")
 STAGES = {
-    "base": ("errors", "_version", "render", "dtypes", "garbage", "gaussian", "modules"),
+    "base": (
+        *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules"),
+        *("exchange", "generators", "surroundings", "forked"),
+    ),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
     "resolve": ("names", "plans", "planning", "recording", "submodels"),
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
     "write": (
-        *("shards", "shares", "aliasing", "parametrized", "apply", "materialize", "files", "checkpoint", "utils"),
+        *("shards", "shares", "aliasing", "parametrized", "apply", "guards", "materialize", "files", "checkpoint"),
+        "utils",
     ),
     "report": (
-        *("report", "verification", "distributions", "differences", "verbs", "doctor", "loading"),
+        *(
+            "digests",
+            "ranks",
+            "report",
+            "comparison",
+            "verification",
+            "distributions",
+            "differences",
+            "verbs",
+            "doctor",
+            "loading",
+        ),
         *("operands", "options", "check", "cli", "__main__"),
     ),
 }
@@ -47,17 +62,14 @@ EXCEPTIONS: dict[tuple[str, str], str] = {}
 # where a global generator is used, and why that is meant
 GLOBAL_RNG = {
     "zeta.random.draw_seed: torch.randint": "seed=None asks for it",
-    "zeta.parametrized.invert: torch.default_generator.manual_seed": "right_inverse draws; forked around the call",
-    "zeta.check.isolation._generators: torch.manual_seed": "a check repeats itself; forked around it",
-    "zeta.check.jacobians._normal: torch.randn_like": "probes; between fork and restore of isolation.preserved",
+    "zeta.generators.private._shared: torch.default_generator": "to copy its state, and to lend it for one operation",
+    "zeta.generators.private.Private._dropout: torch.empty_like(x, dtype=torch.bool).bernoulli_": "a private generator",
+    "zeta.generators.functions._function: torch.random": "to exchange functions for one thread",
+    "zeta.check.jacobians._normal: torch.randn_like": "probes; in isolation.preserved, from a private generator",
     "zeta.check.jacobians._normal: torch.randn": "a generator of its own, the same on each rank",
     "zeta.check.samples._tokens: torch.randint": "a generator of its own, for a batch",
     "zeta.check.samples._pixels: torch.randint": "likewise",
     "zeta.check.samples._pixels: torch.randn": "likewise",
-    "zeta.check.sweeps._built: torch.manual_seed": "the models of a sweep start alike; forked around it",
-    "zeta.check.isolation._generators: numpy.random.get_state": "to give it back",
-    "zeta.check.isolation._generators: numpy.random.set_state": "to give it back",
-    "zeta.tracing.modes._foreign_generators: numpy.random.get_state": "to tell whether a constructor drew from it",
     "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
     "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",
     "zeta.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "a generator of its own, likewise",
@@ -267,9 +279,30 @@ def draws(module: str) -> Iterator[str]:
 
 
 def test_global_generators_are_used_only_on_purpose() -> None:
-    """Values come from keys. ``fork_rng`` gives the state back, so it may be used."""
-    found = {use for module in MODULES for use in draws(module) if not use.endswith("torch.random.fork_rng")}
-    assert found == set(GLOBAL_RNG)
+    """Values come from keys. To fork and restore the state would rewind it for other threads."""
+    assert {use for module in MODULES for use in draws(module)} == set(GLOBAL_RNG)
+
+
+FACTORIES = (
+    *("arange", "asarray", "as_tensor", "empty", "empty_strided", "eye", "full", "linspace", "logspace", "ones"),
+    *("rand", "randint", "randn", "randperm", "scalar_tensor", "tensor", "zeros", "Generator"),
+)
+
+# where no device is named, and why that is meant
+UNNAMED = {"zeta.operations: torch.as_tensor": "operands that are numbers; run outside of all modes"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_new_tensors_name_their_device(module: str) -> None:
+    """Where the user's default device is meta or a GPU, others would go there."""
+    unnamed = []
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in FACTORIES}:
+            named = any(keyword.arg in ("device", None) for keyword in node.keywords)
+            where = f"{module}: {ast.unparse(node.func)}"
+            if not named and where not in UNNAMED and not (where.endswith("torch.Generator") and node.args):
+                unnamed.append(ast.unparse(node))
+    assert unnamed == []
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 import zeta
 from tests.test_checkpoint import UNIFORM, contents, save
+from tests.test_files_writing import no_thread_stays
 from zeta import Rule, Rules
 from zeta.errors import CheckpointError
 from zeta.initializers import Keep, Normal, Zeros
@@ -192,11 +192,14 @@ def test_the_name_of_the_model_and_the_rules_may_differ(folder: Path, whole: dic
     }
 
 
-def test_a_note_that_cannot_be_read(folder: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_note_that_cannot_be_read(force: bool, folder: Path) -> None:
+    """It names the files that may be removed; without it there are none."""
     (folder / PARTIAL / "request.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"asked for something else; .*\n.*request\.json cannot be read"):
-        write(folder)
-    assert write(folder, force=True).resumed == 0
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match=r"cannot be taken up: .*request\.json cannot be read.* and remove it"):
+        write(folder, force=force)
+    assert contents(folder) == before
 
 
 def test_the_earlier_files_stay_until_the_new_ones_are_complete(tmp_path: Path) -> None:
@@ -236,7 +239,7 @@ def stop_at_once(*_: object) -> None:
 def test_no_thread_goes_on_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         write(tmp_path, progress=stop_at(1, ZeroDivisionError()))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("zeta-")]
+    assert no_thread_stays()
 
 
 def test_the_number_of_threads_changes_nothing(whole: dict[str, bytes], tmp_path: Path) -> None:

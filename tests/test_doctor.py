@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
 import platform
 
@@ -41,16 +43,17 @@ def test_a_healthy_machine() -> None:
     code, text = run()
     lines = text.splitlines()
     assert code == 0
-    assert dict(line.split(maxsplit=1) for line in lines[:4]) == {
+    assert dict(line.split(maxsplit=1) for line in lines[:5]) == {
         "zeta": zeta.__version__,
         "stream": "1",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "triton": doctor.versions()["triton"],
     }
-    assert lines[4].startswith("machine ")
-    assert lines[4].endswith(f", {torch.get_num_threads()} threads")
-    assert lines[5].split(maxsplit=2) == ["backend", "cpu", kernels.backend().name]
-    assert lines[6:] == [f"ok    {name}" for name in ANSWERS]
+    assert lines[5].startswith("machine ")
+    assert lines[5].endswith(f", {torch.get_num_threads()} threads")
+    assert lines[6].split(maxsplit=2) == ["backend", "cpu", kernels.backend().name]
+    assert lines[7:] == [f"ok    {name}" for name in ANSWERS]
 
 
 def test_json_says_the_same() -> None:
@@ -115,8 +118,29 @@ def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for cache in caches:
         cache.cache_clear()
     try:
-        with pytest.warns(zeta.ZetaNotice):
-            assert doctor.backends()["cpu"].startswith("reference; native: /nowhere/x.so")
+        code, text = run()
+        assert code == 0
+        assert "backend cpu        reference; better ones cannot be used: native: /nowhere/x.so: cannot open" in text
     finally:
         for cache in caches:
             cache.cache_clear()
+
+
+def test_the_version_of_triton_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        assert package == "triton"
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    try:
+        assert doctor.versions()["triton"] == importlib.import_module("triton").__version__
+    except ImportError:
+        assert doctor.versions()["triton"] == "not installed"
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert doctor.versions()["triton"] == "not installed"
+
+
+def test_a_backend_that_does_not_exist_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.VARIABLE, "sse9")
+    result = CliRunner().invoke(app, ["doctor"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert " ".join(result.stderr.split()).startswith("zeta: ZETA_KERNEL must be one of avx512_bf16, ")

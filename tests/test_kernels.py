@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,9 +268,55 @@ def test_without_the_library_the_reference_takes_over_and_says_so(monkeypatch: p
         report = zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())]))
     assert report.backend == "reference"
     assert "reference" in report.summary()
+    (problem,) = report.backend_problems
+    assert problem.startswith("native: /nowhere/libzeta_native.so: ")
+    assert problem in str(report)
     with warnings.catch_warnings():  # once
         warnings.simplefilter("error")
         kernels.backend()
+
+
+def test_an_installation_without_kernels_says_how_to_have_them(
+    monkeypatch: pytest.MonkeyPatch, fresh: None, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.delenv(native.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(kernels, "__path__", [str(tmp_path)])
+    with pytest.warns(ZetaNotice, match=r"installed without its compiled kernels.*with a C\+\+ compiler"):
+        assert kernels.backend().name == "reference"
+
+
+def test_without_triton_a_gpu_computes_with_the_reference(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.delattr(kernels, "triton", raising=False)
+    monkeypatch.delitem(sys.modules, "zeta.kernels.triton", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
+    chosen, problems = kernels.choice("cuda")
+    assert (chosen.name, problems) == (
+        "reference",
+        (
+            "triton: cannot be imported (import of triton halted; None in sys.modules); "
+            f"install the triton that torch {torch.__version__} needs",
+        ),
+    )
+
+
+def test_why_a_kernel_does_not_compile_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
+    """Compilers report the place, and raise from what was wrong there."""
+
+    def fill(tasks: object) -> None:
+        try:
+            raise AttributeError("no attribute\n  'type'")
+        except AttributeError as error:
+            raise ArithmeticError("at 2:11:\n  source\n  of many lines") from error
+
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    monkeypatch.setattr(kernels, "_triton", lambda: kernels.Backend(name="triton", fill=fill))
+    monkeypatch.setattr(kernels, "wrong_answers", lambda fill, dtypes, device: fill([]))
+    assert kernels.choice("cuda") == (
+        kernels.REFERENCE,
+        ("triton: fails: ArithmeticError: AttributeError: no attribute 'type'",),
+    )
 
 
 def test_another_library_is_refused(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:

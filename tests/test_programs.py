@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -268,29 +269,33 @@ def test_cauchy_has_its_quartiles() -> None:
 
 
 def test_leaves_are_independent() -> None:
-    found = program(lambda: torch.stack([torch.randn(20_000), torch.randn(20_000)]))
+    found = program(lambda: torch.stack([torch.randn(20_000), torch.rand(20_000) - 0.5]))
     first, second = programs.value(found, name="table", seed=0).double()
-    assert abs(float((first * second).mean())) < 5 / math.sqrt(20_000)
+    assert abs(float((first * second).mean())) < 5 / math.sqrt(12 * 20_000)
 
 
 # -- the description -------------------------------------------------------------------------------------------------
 
-SHAPE = {"shape": (2, 2), "dtype": torch.float32}
-LEAF = Step(op="draw", args=(Draw(Uniform(), 0),), **SHAPE)
-SUM = Step(op="aten.add.Tensor", args=(Ref(0), math.inf), kwargs=(("alpha", 2),), **SHAPE)
-DATA = Step(op="data", args=(Data.of(torch.arange(4.0)),), **SHAPE)
+SHAPE: dict[str, Any] = {"shape": (2, 2), "dtype": torch.float32}
+LEAF = Step(op="draw", leaf=Draw(Uniform(), 0), **SHAPE)
+SUM = Step(op="add", operands=(Ref(0), math.inf), attributes=(("alpha", 2),), **SHAPE)
+DATA = Step(op="data", leaf=Data.of(torch.arange(4.0)), **SHAPE)
+FULL = Step(op="full", attributes=(("size", (2, 2)), ("value", -0.0)), **SHAPE)
 
 
 def test_steps_go_through_json() -> None:
-    leaf = replace(LEAF, args=(Draw(Normal(0.5), 256, "other", zeta.Axes(fan_in=(1,), fan_out=(0,))),))
-    described = Program((leaf, SUM, DATA, replace(SUM, args=((Ref(1), Ref(2)), torch.bool, 1j, "x", None))))
+    leaf = replace(LEAF, leaf=Draw(Normal(0.5), 256, "other", zeta.Axes(fan_in=(1,), fan_out=(0,))))
+    complex_sum = Step(op="add", operands=(Ref(2), 1j), shape=(2, 2), dtype=torch.complex64)
+    clamped = replace(SUM, op="clamp", operands=(Ref(1), None, math.nan), attributes=())
+    described = Program((leaf, SUM, DATA, complex_sum, clamped, FULL))
     text = json.dumps(described.to_json(), allow_nan=False)
-    assert Initializer.from_json(json.loads(text)) == described
-    assert hash(Initializer.from_json(json.loads(text))) == hash(described)
+    again = Initializer.from_json(json.loads(text))
+    assert repr(again) == repr(described)
+    assert json.dumps(again.to_json(), allow_nan=False) == text
 
 
 def test_it_prints_as_an_expression() -> None:
-    assert str(Program((LEAF, SUM))) == "Program(add(Uniform(), inf))"
+    assert str(Program((LEAF, SUM))) == "Program(add(Uniform(), inf, 2))"
     assert str(Program((DATA,))) == "Program(data[2, 2])"
 
 
@@ -300,25 +305,13 @@ def test_it_can_be_scaled() -> None:
     assert torch.equal(programs.value(twice, name="x", seed=0), expected)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("steps", "message"),
-    [
-        ((), "at least one step"),
-        ((SUM,), "uses a step that is not before it"),
-        ((LEAF, replace(SUM, op="os.system")), "unknown operation 'os.system'"),
-        (({"op": "data"},), "not a list of steps"),
-        (({"op": "data", "args": [{"what": 1}], "kwargs": {}, "shape": [], "dtype": "float32"},), "not an argument"),
-    ],
-)
-def test_nonsense_is_refused(steps: tuple[Step, ...], message: str) -> None:
-    with pytest.raises(SpecError, match=message):
-        Program(steps)
+def test_zeros_of_both_signs_stay_apart() -> None:
+    def build() -> nn.Module:
+        return Holder(lambda: torch.stack([torch.full((2,), 0.0), torch.full((2,), -0.0)]).reciprocal())
 
-
-@pytest.mark.parametrize("operation", ["aten.add_.Tensor", "aten.nothing.default", "aten.add"])
-def test_operations_that_torch_has_not_or_that_write_are_refused(operation: str) -> None:
-    with pytest.raises(SpecError, match="operation"):
-        programs.value(Program((LEAF, replace(SUM, op=operation))), name="x", seed=0)
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, plan)
+    assert model.table.tolist() == [[math.inf, math.inf], [-math.inf, -math.inf]]
 
 
 def test_another_shape_is_refused() -> None:

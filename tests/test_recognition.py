@@ -25,7 +25,7 @@ from zeta.initializers import (
     Uniform,
     Zeros,
 )
-from zeta.operations import Box, box_of
+from zeta.layouts import Box, box_of
 
 
 class Holder(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import zeta
 from examples.gpt import gpt2
 from zeta import Entry, Report, Rule, Rules, sums
+from zeta.digests import Claim
 from zeta.initializers import Constant, Initializer, Normal, Ones, Sparse, TruncatedNormal, Uniform, Zeros
 from zeta.report import Measured, measure
 
@@ -262,7 +263,7 @@ def measured(name: str, **changes: Any) -> Measured:
 
 def a_report(*items: Measured, **changes: Any) -> Report:
     fields: dict[str, Any] = {"seed": 7, "measured": items, "kept": (), "nbytes": 4000, "resumed": 0, "seconds": 0.26}
-    fields |= {"backend": "native avx2"}
+    fields |= {"backend": "native avx2", "claim": Claim(seed=7, plan=None)}
     return Report(**{**fields, **changes})
 
 
@@ -333,8 +334,18 @@ def test_the_json_has_every_number_exactly() -> None:
     one, two = found.pop("parameters")
     assert one == {**item.__dict__, "findings": ["std off"]}
     assert (two["low"], two["high"], two["std"], two["mean"]) == ("inf", "-inf", "nan", 0.001)
-    numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "resumed": 0}
-    assert found == {"ok": False, "backend": "native avx2", "kept": ["x"], **numbers}
+    numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "confirmed": False}
+    numbers["resumed"] = 0
+    digest = {"seed": 7, "plan": None, "stream": 1, "zeta": zeta.__version__, "options": {}, "held": []}
+    backend = {"backend": "native avx2", "backend_problems": []}
+    assert found == {"ok": False, **backend, "kept": ["x"], "digest": digest, **numbers}
+
+
+def test_why_no_better_backend_was_used_is_said() -> None:
+    done = a_report(measured("a.w"), backend="reference", backend_problems=("triton: cannot be imported",))
+    assert json.loads(done.to_json())["backend_problems"] == ["triton: cannot be imported"]
+    assert "better backend, not usable: triton: cannot be imported" in str(done).splitlines()
+    assert "cannot" not in str(a_report(measured("a.w")))
 
 
 def test_a_parameter_without_elements_is_as_planned() -> None:

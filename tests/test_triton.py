@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections import Counter
@@ -29,6 +30,7 @@ from torch import Tensor
 from tests.vectors.make import PATH, bits_of, initializer_of
 from tests.vectors.philox import word_by_integers
 from zeta import dtypes
+from zeta import random as stream
 from zeta.kernels import answers, reference
 from zeta.kernels.tasks import WORDS, Law, Task
 from zeta.random import interval, normal32, normal64
@@ -339,21 +341,32 @@ for name, (law, region) in {**tasks, "words": (WORDS, whole)}.items():
     built = []
     out = torch.empty(region.sizes, dtype=law.dtype)
     kernel.fill([Task(law=law, key=1, draw=0, region=region, out=out)])
-    instructions = re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]+\.[\w.:]+)", built[0].asm["ptx"], re.MULTILINE)
-    found[name] = collections.Counter(instructions)
+    ptx, binary = built[0].asm["ptx"], built[0].asm["cubin"]
+    assert binary.startswith(b"\x7fELF"), "assembled for the architecture too"
+    instructions = re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]+\.[\w.:]+)", ptx, re.MULTILINE)
+    found[name] = collections.Counter(instructions + re.findall(r"\b0d[0-9A-F]{16}\b", ptx))
 print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module", params=[90])
+@pytest.fixture(scope="module", params=[80, 90, 100])
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
-    """How often each instruction of an architecture is in the code compiled for each of a few tasks."""
+    """How often each instruction and fp64 constant is in the code compiled for each of a few tasks."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     command = [sys.executable, "-c", COMPILE, str(request.param)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    return {name: Counter(found) for name, found in json.loads(done.stdout).items()}
+    return {name: unpacked(found) for name, found in json.loads(done.stdout).items()}
+
+
+def unpacked(found: dict[str, int]) -> Counter[str]:
+    """Count an instruction that does two operations at once, as Blackwell has them, as the two."""
+    counted: Counter[str] = Counter()
+    for name, count in found.items():
+        packed = re.fullmatch(r"((?:add|sub|mul|fma)\..*f32)x2", name)
+        counted[packed[1] if packed else name] += 2 * count if packed else count
+    return counted
 
 
 def test_compiled_arithmetic_is_what_the_source_says(compiled: dict[str, Counter[str]]) -> None:
@@ -372,6 +385,14 @@ def test_compiled_arithmetic_is_what_the_source_says(compiled: dict[str, Counter
     real = {name for name in names if re.search(r"\.f(16|32|64)", name)}
     assert all(".rn." in name or name.split(".")[0] in ("setp", "selp", "neg") for name in real), real
     assert not {name for name in names if re.search(r"ftz|approx|full|^mad.*f|fma.*f64|libdevice", name)}
+
+
+def test_compiled_constants_are_those_of_the_source(compiled: dict[str, Counter[str]]) -> None:
+    """No constant of the fp64 formula passes through fp32 on its way, those of comparisons included."""
+    coefficients = {number for region in stream._AS241.values() for numbers in region for number in numbers}
+    constants = {*coefficients, *stream._ATANH, math.log(2.0), 0.425, 0.180625}
+    written = {f"0d{struct.pack('>d', number).hex().upper()}" for number in constants}
+    assert written - compiled["double"].keys() == set()
 
 
 def test_compiled_stores_are_wide(compiled: dict[str, Counter[str]]) -> None:

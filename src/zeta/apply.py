@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zeta import dtypes, programs
 from zeta.aliasing import has_address, overlaps, shared
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
+from zeta.forked import check_threads
 from zeta.garbage import uncollected
 from zeta.initializers import Program
 from zeta.modules import modules_of, parameters_of
@@ -74,18 +75,11 @@ def prepare(
         TargetError: parameters that cannot be written: lazy, on meta, integer, partial, overlapping, parametrized so
             that the value is impossible. All of them are listed.
     """
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    if not isinstance(plan, Plan):
-        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
     check_seed(seed)
-    chosen = {entry.name for entry in _selected(plan, only)}
-    plan, slots = fitted(model, plan, naming)
-    selected = [entry for entry in plan if entry.name in chosen]
-    check_names(plan, selected, slots, whole=only is None)
+    entries, slots = chosen(model, plan, only, naming)
     jobs: list[Job] = []
     problems: list[str] = gathered(model)
-    for entry in selected:
+    for entry in entries:
         slot = slots[entry.name]
         try:
             check_target(entry, slot)
@@ -97,6 +91,24 @@ def prepare(
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
+
+
+def chosen(
+    model: nn.Module, plan: Plan, only: Only | None, naming: Naming | None
+) -> tuple[list[Entry], dict[str, Slot]]:
+    """The entries of the plan that ``only`` selects, and the model's tensors by the plan's names.
+
+    Raises as ``prepare`` does, where plan and model do not fit.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    if not isinstance(plan, Plan):
+        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
+    names = {entry.name for entry in selected(plan, only)}
+    plan, slots = fitted(model, plan, naming)
+    entries = [entry for entry in plan if entry.name in names]
+    check_names(plan, entries, slots, whole=only is None)
+    return entries, slots
 
 
 def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
@@ -136,6 +148,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
         if job.inversion is None and not isinstance(job.entry.initializer, Program):
             together.append(job)
             continue
+        check_threads()  # computed by torch's operations
         with _writable([job.held.local]):
             for target, values in _changes(job, seed):
                 target.copy_(values)
@@ -269,7 +282,7 @@ def check_writable(slot: Slot) -> None:
             f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
             "afterwards, or use Keep()"
         )
-    if not has_address(tensor):
+    if not tensor.is_meta and not has_address(tensor):
         raise TargetError(
             f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
             "afterwards, or use Keep()"
@@ -286,7 +299,8 @@ def check_writable(slot: Slot) -> None:
         )
 
 
-def _selected(plan: Plan, only: Only | None) -> list[Entry]:
+def selected(plan: Plan, only: Only | None) -> list[Entry]:
+    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing."""
     if only is None:
         return list(plan)
     if callable(only):

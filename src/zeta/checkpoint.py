@@ -17,7 +17,7 @@ from zeta import dtypes, sampling
 from zeta.aliasing import has_address
 from zeta.apply import Progress, check_target, values_of
 from zeta.errors import LayerTypeError, TargetError, ZetaError, listed
-from zeta.files import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, sync, work
+from zeta.files import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, work
 from zeta.names import Slot, walk
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
@@ -67,7 +67,7 @@ def save_files(
         with Writer() as writer:
             run = _Run(writer, files.nbytes, progress)
             for shard in files.shards:
-                writer.begin(unfinished.part(shard.name), shard.header)
+                writer.begin(unfinished.open(shard.name), shard.header)
                 for item in blocks(shard.stored):
                     if isinstance(item, Block):
                         run.draw_together(item, request.seed, watchers)
@@ -79,10 +79,8 @@ def save_files(
         manifest = replace(request, kept=kept).to_json()
         texts = {name: text for name, text in ((INDEX, files.index), (MANIFEST, manifest)) if text is not None}
         for name, text in texts.items():
-            unfinished.part(name).write_text(text, encoding="utf-8")
-            sync(unfinished.part(name))
-        check_folder(folder, force=force)  # somebody may have written there meanwhile
-        unfinished.publish((*files.names, MANIFEST))
+            unfinished.write(name, text)
+        unfinished.publish()
     return writer.found
 
 

@@ -23,7 +23,8 @@ from zeta import __version__, apply, doctor, options, recipes, verbs
 from zeta.check import command as check_command
 from zeta.differences import diff
 from zeta.errors import RecordingError, ZetaError, ZetaNotice
-from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of
+from zeta.escaping import visible, visible_lines
+from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of, output_path
 from zeta.operands import Building, operands
 
 app = typer.Typer(
@@ -34,6 +35,17 @@ app = typer.Typer(
 )
 _stdout = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _say(text: str) -> None:
+    """Print what is meant for people, on stdout."""
+    _stdout.print(visible_lines(text))
+
+
+def _complain(text: str) -> None:
+    """Print what went wrong, or should be known, on stderr."""
+    _stderr.print(visible_lines(text))
+
 
 ModelArgument = Annotated[
     str,
@@ -88,12 +100,12 @@ def _errors(debug: bool) -> Iterator[None]:
     except ZetaError as error:
         if debug:
             raise
-        _stderr.print("; ".join([f"zeta: {error}", *_notes(error)]))
+        _complain("; ".join([f"zeta: {error}", *_notes(error)]))
         if isinstance(error, RecordingError):
-            _stderr.print("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
+            _complain("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        _stderr.print("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
+        _complain("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
         raise typer.Exit(2) from None
 
 
@@ -110,7 +122,7 @@ def _notices() -> Iterator[None]:
 
         def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, ZetaNotice):
-                _stderr.print(f"zeta: note: {message}")
+                _complain(f"zeta: note: {message}")
             else:
                 show(message, category, *place, **more)
 
@@ -150,10 +162,10 @@ def init_command(
     with _errors(debug):
         number = options.seed_of(seed)
         most = bytes_of(max_shard_size)
-        check_folder(out, force=force)
+        check_folder(output_path(out, "--out"), force=force)
         built, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
         if not as_json:
-            _stdout.print(decided.text(_width()))
+            _say(decided.text(_width()))
         with _progress_bar(quiet=as_json) as progress:
             report = verbs.save(
                 built,
@@ -172,11 +184,11 @@ def init_command(
             document = {"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files}
             _print_json({**document, "check": check_command.as_data(checked)})
         else:
-            for item in report.flagged:
-                _stdout.print("\n".join(f"{item.name}: {finding}" for finding in item.findings))
-            _stdout.print(report.summary())
-            _stdout.print("\n".join(files))
-            _stdout.print(check_command.as_text(checked))
+            for flag in report.flags():
+                _say(flag)
+            _say(report.summary())
+            _say("\n".join(map(visible, files)))
+            _say(check_command.as_text(checked))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -216,8 +228,8 @@ def check_model(
         )
         with _time_bar() as progress:
             report = check_command.run(built, decided, number, request, progress)
-        _stdout.print(str(report))
-        _stdout.print("\n".join(str(path) for path in (html, json_file, sarif) if path is not None))
+        _say(str(report))
+        _say("\n".join(visible(str(path)) for path in (html, json_file, sarif) if path is not None))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -240,7 +252,10 @@ def plan_command(
     """
     with _errors(debug):
         _, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
-        _stdout.print(decided.to_json() if as_json else decided.text(_width()))
+        if as_json:
+            _print_document(decided.to_json())
+        else:
+            _say(decided.text(_width()))
 
 
 @app.command("verify")
@@ -251,7 +266,7 @@ def verify_command(folder: FolderArgument, as_json: JsonOption = False, debug: D
         if as_json:
             _print_json(result.as_dict())
         else:
-            _stdout.print(str(result))
+            _say(str(result))
     if not result.ok:
         raise typer.Exit(1)
 
@@ -281,7 +296,7 @@ def diff_command(
         if as_json:
             _print_json(difference.as_dict())
         else:
-            _stdout.print(difference.text(_width()))
+            _say(difference.text(_width()))
     if not difference.same:
         raise typer.Exit(1)
 
@@ -294,27 +309,28 @@ def recipes_command(as_json: JsonOption = False) -> None:
         _print_json(summaries)
     else:
         for name, summary in summaries.items():
-            _stdout.print(f"{name:8} {summary}")
+            _say(f"{name:8} {summary}")
 
 
 @app.command("doctor")
 def doctor_command(as_json: JsonOption = False) -> None:
     """Print versions and backends, and compute the known answers of the stream."""
-    answers = doctor.known_answers()
+    with _errors(debug=False):
+        versions, backends, answers = doctor.versions(), doctor.backends(), doctor.known_answers()
     if as_json:
-        _print_json({"versions": doctor.versions(), "backends": doctor.backends(), "known_answers": answers})
+        _print_json({"versions": versions, "backends": backends, "known_answers": answers})
     else:
-        for name, value in {**doctor.versions(), **{f"backend {k}": v for k, v in doctor.backends().items()}}.items():
-            _stdout.print(f"{name:18} {value}")
+        for name, value in {**versions, **{f"backend {device}": used for device, used in backends.items()}}.items():
+            _say(f"{name:18} {value}")
         for name, right in answers.items():
-            _stdout.print(f"{'ok   ' if right else 'WRONG'} {name}")
+            _say(f"{'ok   ' if right else 'WRONG'} {name}")
     if not all(answers.values()):
         raise typer.Exit(1)
 
 
 def _version(value: bool) -> None:
     if value:
-        _stdout.print(f"zeta {__version__}")
+        _say(f"zeta {__version__}")
         raise typer.Exit
 
 
@@ -333,23 +349,23 @@ def _progress_bar(quiet: bool) -> Iterator[apply.Progress | None]:
     if quiet or not _stderr.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_stderr, transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda name, done, total: bar.update(task, description=name, completed=done, total=total)
+        yield lambda name, done, total: bar.update(task, description=visible(name), completed=done, total=total)
 
 
 @contextlib.contextmanager
 def _time_bar() -> Iterator[Callable[[str, float, float], None]]:
     """Say on stderr how long something is estimated to take; where that is a terminal, with a bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]:.0f} s"))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]:.0f} s"))
     with Progress(*columns, console=_stderr, transient=True, disable=not _stderr.is_terminal) as bar:
         task = bar.add_task("", total=None, left=0.0)
 
         def tell(what: str, done: float, total: float) -> None:
             if not done and bar.tasks[0].total is None:
                 _stderr.print(f"zeta: note: {what}: about {total:.0f} s")
-            bar.update(task, description=what, completed=done, total=total, left=total - done)
+            bar.update(task, description=visible(what), completed=done, total=total, left=total - done)
 
         yield tell
 
@@ -360,7 +376,12 @@ def _width() -> int | None:
 
 
 def _print_json(data: Any) -> None:
-    _stdout.print(json.dumps(data, indent=1))
+    _print_document(json.dumps(data, indent=1))
+
+
+def _print_document(text: str) -> None:
+    """Print JSON in ASCII, which has its own escapes for all that is not printable but one character."""
+    _stdout.print(text.replace("\x7f", "\\u007f"))
 
 
 def main() -> None:

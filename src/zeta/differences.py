@@ -11,6 +11,7 @@ from typing import Any
 from zeta import dtypes
 from zeta.distributions import same_distribution
 from zeta.errors import SpecError
+from zeta.escaping import visible
 from zeta.initializers import Constant, Keep, Normal, Program
 from zeta.plans import Entry, Plan
 from zeta.render import fold, number_text, shape_text, table
@@ -72,6 +73,7 @@ class Difference:
 
     def summary(self) -> str:
         """One line."""
+        a, b = visible(self.a), visible(self.b)
         buffers = [change for change in self.changes if change.is_buffer]
         counts = [
             f"{changed} of {total} {what}{'s' if total != 1 else ''}"
@@ -84,8 +86,8 @@ class Difference:
         if not counts:
             compared = self.buffers - len(self.unsaid)
             buffers_too = f" and {compared} buffers" if compared else ""
-            return f"{self.a} and {self.b} do the same to all {self.parameters} parameters{buffers_too}"
-        return f"{self.a} differs from {self.b} in {' and '.join(counts)}"
+            return f"{a} and {b} do the same to all {self.parameters} parameters{buffers_too}"
+        return f"{a} differs from {b} in {' and '.join(counts)}"
 
     def __str__(self) -> str:
         return self.text()
@@ -101,7 +103,7 @@ class Difference:
             lines.append(table(headings, self._rows(), width=width, expendable=headings[:3:-1]))
         if self.unsaid:
             names = [name for name, _ in fold((name, None, None) for name in self.unsaid)]
-            lines.append(f"not compared, as only one of them gives these buffers values: {', '.join(names)}")
+            lines.append(visible(f"not compared, as only one of them gives these buffers values: {', '.join(names)}"))
         return "\n".join(lines)
 
     def _headings(self) -> tuple[str, ...]:

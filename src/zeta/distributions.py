@@ -143,11 +143,11 @@ def _alike(one: Any, other: Any) -> bool:
             return _alike(one.steps, other.steps)
         case Step(), Step() if (one.op, one.shape, one.dtype) != (other.op, other.shape, other.dtype):
             return False
-        case Step(op="draw", args=(Draw() as first,)), Step(args=(Draw() as second,)):
+        case Step(leaf=Draw() as first), Step(leaf=Draw() as second):
             laws = [_law(draw.initializer, Site(shape=one.shape, axes=draw.axes)) for draw in (first, second)]
             return (first.number, first.of) == (second.number, second.of) and laws[0].is_close(laws[1], 0.0)
         case Step(), Step():
-            return _alike((one.args, one.kwargs), (other.args, other.kwargs))
+            return one.leaf == other.leaf and _alike((one.operands, one.attributes), (other.operands, other.attributes))
         case tuple(), tuple():
             return len(one) == len(other) and all(map(_alike, one, other))
         case float(), float():

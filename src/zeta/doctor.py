@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import Final
@@ -15,24 +16,37 @@ from zeta.random import STREAM_VERSION, interval, normal32, parameter_key, philo
 
 
 def versions() -> dict[str, str]:
-    """Versions of zeta, its stream, Python, torch and the machine."""
+    """Versions of zeta, its stream, Python, torch, triton and the machine."""
     return {
         "zeta": __version__,
         "stream": str(STREAM_VERSION),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "triton": _triton(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }
+
+
+def _triton() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def backends() -> dict[str, str]:
     """For each type of device that is here, the backend that computes its values, and why no better one does."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    return {device: "; ".join([kernels.backend(device).name, *kernels.problems(device)]) for device in devices}
+    return {device: _backend(device) for device in devices}
+
+
+def _backend(device: str) -> str:
+    chosen, problems = kernels.choice(device)
+    return f"{chosen.name}; better ones cannot be used: {'; '.join(problems)}" if problems else chosen.name
 
 
 def _words(counter: tuple[int, ...], key: tuple[int, int]) -> str:
-    block = philox([torch.tensor([word]) for word in counter], key)
+    block = philox([torch.tensor([word], device="cpu") for word in counter], key)
     return " ".join(f"{int(word):08x}" for word in block)
 
 

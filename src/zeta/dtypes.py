@@ -125,6 +125,21 @@ def inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     return inner_low + 0.0, inner_high + 0.0
 
 
+def below(value: float, dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` that is less than ``value``, which lies in its range.
+
+    >>> below(1.0, torch.bfloat16)
+    0.99609375
+    """
+    nearest = -_at_least(-value, dtype)
+    if nearest < value:
+        return nearest
+    bits = torch.tensor(nearest, dtype=torch.float64, device="cpu").to(dtype).reshape(1).view(_BITS[dtype.itemsize])
+    if nearest == 0:
+        return -float(bits.fill_(1).view(dtype).double())
+    return float((bits + (-1 if nearest > 0 else 1)).view(dtype).double())
+
+
 def _at_least(value: float, dtype: torch.dtype) -> float:
     """The smallest number of ``dtype`` that is at least ``value``, which lies in its range."""
     tensor = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype).reshape(1)

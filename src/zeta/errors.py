@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zeta.escaping import visible, visible_lines
+
 
 class ZetaError(Exception):
-    """Base of everything below."""
+    """Base of everything below. As text, it has no characters that steer a terminal, whatever names it quotes."""
+
+    def __str__(self) -> str:
+        return visible_lines(super().__str__())
 
 
 class SpecError(ZetaError, ValueError):
@@ -37,12 +42,20 @@ class LayerTypeError(ZetaError, TypeError):
     """Something that is not a ``torch.nn.Module`` was passed where one is needed."""
 
 
+class ForkError(ZetaError, RuntimeError):
+    """torch would wait forever: this process was forked from one that had used torch's threads."""
+
+
 class CheckpointError(ZetaError, OSError):
     """A checkpoint cannot be written or read; nothing was left half-written."""
 
 
 class CheckDocumentError(ZetaError, ValueError):
     """A JSON document is not what a check wrote, or is of another version."""
+
+
+class RankError(ZetaError, RuntimeError):
+    """Processes that work on one model do not agree, or one of them failed; the message names the ranks."""
 
 
 class UsageError(ZetaError):
@@ -52,11 +65,14 @@ class UsageError(ZetaError):
 class ZetaNotice(UserWarning):
     """Something was done that is probably meant, but is not literally what was asked for."""
 
+    def __str__(self) -> str:
+        return visible_lines(super().__str__())
+
 
 def listed(heading: str, items: Iterable[str], most: int = 20) -> str:
-    """Format ``items`` one per line under ``heading``, at most ``most`` of them."""
+    """Format ``items`` one per line under ``heading``, at most ``most`` of them, whatever names they quote."""
     items = list(items)
-    lines = [heading, *(f"  - {item}" for item in items[:most])]
+    lines = [heading, *(f"  - {visible(item)}" for item in items[:most])]
     if len(items) > most:
         lines.append(f"  - and {len(items) - most} more")
     return "\n".join(lines)

@@ -9,6 +9,7 @@ For unit Gaussian pre-activations ``z``, a layer followed by ``f`` keeps ``E[f(z
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from zeta.errors import SpecError
 
@@ -100,7 +102,14 @@ def gain(nonlinearity: str | Activation, param: float | None = None) -> float:
         return _integrated(_INTEGRATED[nonlinearity])
     if not callable(nonlinearity):
         raise SpecError(f"nonlinearity must be a name or an elementwise callable, got {nonlinearity!r}")
+    if isinstance(nonlinearity, nn.Module):
+        return _integral(_module(nonlinearity))  # its parameters may change, so it is not cached
     return _integrated(nonlinearity)
+
+
+def _module(module: nn.Module) -> Activation:
+    """The function that a module is when it is evaluated: nothing drawn, parameters in fp64 on the CPU."""
+    return copy.deepcopy(module).to("cpu", torch.float64).eval()
 
 
 def _number(value: float) -> float:
@@ -111,12 +120,27 @@ def _number(value: float) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _integrated(function: Activation) -> float:
+    return _integral(function)
+
+
+def _integral(function: Activation) -> float:
     with torch.no_grad():
         z = torch.linspace(-_REACH, _REACH, _POINTS, dtype=torch.float64, device="cpu")
         density = torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
-        values = function(z)
+        try:
+            values, again, part = function(z), function(z), function(z[: _POINTS // 2])
+        except Exception as error:  # somebody else's code
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SpecError(
+                f"nonlinearity {function!r} fails on a tensor of fp64 values ({reason}); it must be an elementwise "
+                "function of one tensor, which GLU and softmax are not"
+            ) from error
         if not isinstance(values, torch.Tensor) or values.shape != z.shape:
             raise SpecError(f"nonlinearity {function!r} must map a tensor to one of the same shape, elementwise")
+        if not torch.equal(values, again):
+            raise SpecError(f"nonlinearity {function!r} draws random numbers; give the function that evaluation uses")
+        if part.shape != (_POINTS // 2,) or not torch.allclose(part, values[: _POINTS // 2], rtol=1e-9, atol=0):
+            raise SpecError(f"nonlinearity {function!r} is not elementwise: a value depends on the others")
         moment = float(torch.trapezoid(values.double() ** 2 * density, z))
     if not (math.isfinite(moment) and moment > 0.0):
         raise SpecError(f"nonlinearity {function!r} has second moment {moment} under N(0, 1): no gain can keep it at 1")

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from zeta.errors import TargetError, ZetaNotice
 from zeta.fans import originals
+from zeta.generators import apart
 
 # How far the weight may come out from what was asked, in units of the dtype's rounding: norms and products of a row.
 _TOLERANCE_EPS = 64
@@ -41,8 +42,7 @@ def invert(plist: parametrize.ParametrizationList, value: Tensor, *, name: str, 
         TargetError: the parametrization has no ``right_inverse``, or the weight cannot be ``value``.
     """
     trial, value = copy.deepcopy(plist).cpu(), value.cpu()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with torch.no_grad(), apart(seed):
         stored = _stored_for(trial, value, name)
         for tensor, new in zip(originals(trial), stored, strict=True):
             tensor.data = new.to(tensor).clone()
@@ -94,7 +94,7 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
             )
         try:
             if isinstance(part, _SPECTRAL_NORM):
-                _restart_power_iteration(part, stored[0])
+                restart_power_iteration(part, stored[0])
             if isinstance(part, _WEIGHT_NORM):
                 direction = originals(plist)[1] if position == 0 else None
                 stored = _magnitude_and_direction(stored[0], direction, part.dim)
@@ -108,7 +108,7 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
     return stored
 
 
-def _restart_power_iteration(part: parametrizations._SpectralNorm, weight: Tensor) -> None:
+def restart_power_iteration(part: parametrizations._SpectralNorm, weight: Tensor) -> None:
     """Give spectral norm the singular vectors that it would have if it were put on ``weight`` now.
 
     With those of the old weight, an evaluated layer would be divided by a number that has nothing to do with the new

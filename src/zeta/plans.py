@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final
 
@@ -21,6 +22,10 @@ from zeta.rules import Kind
 
 #: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
 _PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
+
+
+def _text(part: Initializer | Axes | None) -> str:
+    return ascii(None if part is None else part.to_json())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,11 @@ class Entry:
     def kept(self) -> bool:
         """Whether nothing is written."""
         return isinstance(self.initializer, Keep)
+
+    def identity(self, text: Callable[[Initializer | Axes | None], str] = _text) -> str:
+        """Everything that decides values, and what gets them; not by which rule. ``text`` may remember what it gave."""
+        tensor = (self.name, self.ties, self.shape, self.kind.value, self.persistent, self.padding_idx)
+        return f"{tensor!a} {dtypes.name_of(self.dtype)} {text(self.initializer)} {text(self.axes)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
@@ -165,6 +175,24 @@ class Plan:
     @functools.cached_property
     def _named(self) -> dict[str, Entry]:
         return {name: entry for entry in self.entries for name in (entry.name, *entry.ties)}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of all entries, in hexadecimal: equal for plans that give the same values to the same tensors.
+
+        The names of rules are left out. Computed when it is first asked for.
+        """
+        texts: dict[int, str] = {}  # by identity: equal ones may differ in the sign of a zero
+
+        def text(part: Initializer | Axes | None) -> str:
+            if id(part) not in texts:
+                texts[id(part)] = _text(part)
+            return texts[id(part)]
+
+        digest = hashlib.blake2b(digest_size=16)
+        for entry in self.entries:
+            digest.update(f"{entry.identity(text)}\n".encode("ascii"))
+        return digest.hexdigest()
 
     @property
     def parameters(self) -> tuple[Entry, ...]:

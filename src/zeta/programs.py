@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from zeta import operations, sampling
-from zeta.initializers import Draw, Program, Ref, Step
-from zeta.operations import Box, box_of
+from zeta import layouts, operations, sampling
+from zeta.errors import PlanError
+from zeta.evaluation import compute, compute_elementwise, fixed_state
+from zeta.initializers import Data, Draw, Program, Ref, Step
 from zeta.random import parameter_key
 from zeta.regions import Region
 
@@ -25,6 +26,11 @@ from zeta.regions import Region
 TILE: Final = 2**18
 # a region alone is computed by recursion
 _LONGEST: Final = 128
+#: what need not copy a tensor that nothing else uses
+_IN_PLACE: Final[Mapping[str, Callable[..., Tensor]]] = {
+    "update": layouts.update_,
+    "strided_update": layouts.strided_update_,
+}
 
 
 def tiles(
@@ -42,7 +48,7 @@ def tiles(
     values = None if is_regional(program) or not region.numel else run.whole()
     for index, part in region.tiles(TILE):
         run.found.clear()
-        tile = run.region(len(program.steps) - 1, part) if values is None else values[part.slices]
+        tile = run.part(part) if values is None else values[part.slices]
         tile = tile.to(dtype).contiguous()
         yield index, sampling.with_zero_row(tile.clone() if zero_row is not None else tile, part, zero_row).to(device)
 
@@ -50,8 +56,7 @@ def tiles(
 def value(program: Program, *, name: str, seed: int) -> Tensor:
     """All values of the parameter ``name``, in the program's dtype, on the CPU."""
     run = _Run(program=program, name=name, seed=seed)
-    shape = program.steps[-1].shape
-    return run.region(len(program.steps) - 1, Region.whole(shape)) if is_regional(program) else run.whole()
+    return run.part(Region.whole(program.steps[-1].shape)) if is_regional(program) else run.whole()
 
 
 def is_regional(program: Program) -> bool:
@@ -67,26 +72,20 @@ def is_regional(program: Program) -> bool:
 def _is_regional(program: Program, step: Step) -> bool:
     match step.op:
         case "draw":
-            return isinstance(step.args[0].initializer, sampling.ELEMENTWISE)
-        case "data":
+            assert isinstance(step.leaf, Draw)
+            return isinstance(step.leaf.initializer, sampling.ELEMENTWISE)
+        case "data" | "full" | "expand" | "slice" | "permute" | "cat":
             return True
-        case "read":
-            return box_of(program.steps[step.args[0].step].shape, *step.args[1:]) is not None
-        case "write":
-            box = _written(program, step)
-            return box is not None and all(n == 1 for n in box.steps)
-        case "aten.full.default" | "aten.clone.default" | "aten._to_copy.default":
-            return True
-        case "aten.expand.default":
-            return True
-        case "aten.view.default":
-            return False
-    return operations.is_pointwise(step.op)
+        case "update":
+            return set(dict(step.attributes)["steps"]) <= {1}
+        case "reshape":
+            return _kept(step.shape) == _kept(program.steps[step.operands[0].step].shape)
+    return operations.is_elementwise(step.op)
 
 
-def _written(program: Program, step: Step) -> Box | None:
-    _, value, strides, offset = step.args
-    return box_of(step.shape, program.steps[value.step].shape, strides, offset)
+def _kept(shape: tuple[int, ...]) -> list[int]:
+    """The extents that are not 1."""
+    return [extent for extent in shape if extent != 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,47 +106,45 @@ class _Run:
         uses = Counter(ref for step in self.program.steps for ref in step.refs)
         return frozenset(ref for ref, count in uses.items() if count > 1)
 
+    # -- the whole ----------------------------------------------------------------------------------------------------
+
     def whole(self) -> Tensor:
-        """Run the steps in order; a result is dropped after its last use, and written into where nobody else looks."""
+        """Run the steps in order; a result is dropped after its last use."""
         steps = self.program.steps
-        left = Counter(ref for step in steps for ref in step.refs)
-        left[len(steps) - 1] += 1
-        values: dict[int, Any] = {}
-        owned: set[int] = set()
-        for position, step in enumerate(steps):
-            values[position] = self._step(step, values, left, owned)
-            if step.op not in ("read", "item", "aten.view.default", "aten.expand.default", "data"):
-                owned.add(position)
-            for ref in step.refs:
-                left[ref] -= 1
-                if not left[ref]:
-                    values.pop(ref, None)
-        result = values[len(steps) - 1]
-        assert isinstance(result, Tensor)
-        return result
+        uses = Counter(ref for step in steps for ref in step.refs)
+        left = uses.copy()
+        values: dict[int, Tensor] = {}
+        with fixed_state():
+            for position, step in enumerate(steps):
+                operands = [values[item.step] if isinstance(item, Ref) else item for item in step.operands]
+                try:
+                    if step.leaf:
+                        values[position] = self._leaf(step)
+                    elif step.op in _IN_PLACE and uses[step.operands[0].step] == 1 and self._is_owned(step.operands[0]):
+                        values[position] = _IN_PLACE[step.op](*operands, **dict(step.attributes))
+                    else:
+                        values[position] = compute(step.op, operands, step.attributes, step.dtype)
+                except (RuntimeError, IndexError, ValueError) as error:  # torch cannot, for these values
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise PlanError(f"{self.name}: step {position} ({step.op}) cannot be computed: {reason}") from error
+                for ref in step.refs:
+                    left[ref] -= 1
+                    if not left[ref]:
+                        values.pop(ref, None)
+        return values[len(steps) - 1]
 
-    def _step(self, step: Step, values: dict[int, Any], left: Counter[int], owned: set[int]) -> Any:
-        def of(item: Any) -> Any:
-            return values[item.step] if isinstance(item, Ref) else item
+    def _is_owned(self, ref: Ref) -> bool:
+        """Whether a step's result has its memory for itself, without gaps."""
+        return self.program.steps[ref.step].op in ("draw", "data", "full", "cat", *_IN_PLACE)
 
-        if step.op == "draw":
-            return self._draw(step, Region.whole(step.shape))
-        if step.op == "data":
-            return step.args[0].tensor(step.shape, step.dtype)
-        args = operations.substitute(step.args, of)
-        if step.op == "read":
-            return operations.read(*args)
-        if step.op == "write":
-            base = step.args[0].step
-            return operations.write(*args, in_place=left[base] == 1 and base in owned and args[0].is_contiguous())
-        if step.op == "item":
-            return args[0][args[1]]
-        kwargs = {key: operations.substitute(item, of) for key, item in step.kwargs}
-        with operations.one_thread():
-            return operations.run(step.op, args, kwargs)
+    def _leaf(self, step: Step) -> Tensor:
+        if isinstance(step.leaf, Data):
+            return step.leaf.tensor(step.shape, step.dtype)
+        return self._draw(step, Region.whole(step.shape))
 
     def _draw(self, step: Step, region: Region) -> Tensor:
-        draw: Draw = step.args[0]
+        draw = step.leaf
+        assert isinstance(draw, Draw)
         return sampling.sample(
             draw.initializer,
             key=parameter_key(self.seed, self.name if draw.of is None else draw.of),
@@ -159,8 +156,13 @@ class _Run:
 
     # -- one region ---------------------------------------------------------------------------------------------------
 
+    def part(self, region: Region) -> Tensor:
+        """The values of one region of the result, which nobody writes to."""
+        with fixed_state():
+            return self.region(len(self.program.steps) - 1, region)
+
     def region(self, position: int, region: Region) -> Tensor:
-        """The values of one region of a step's result, which nobody writes to."""
+        """The values of one region of a step's result."""
         if position not in self.several:
             return self._region(position, region)
         if (position, region) not in self.found:
@@ -169,77 +171,93 @@ class _Run:
 
     def _region(self, position: int, region: Region) -> Tensor:
         step = self.program.steps[position]
+        attributes = dict(step.attributes)
         match step.op:
             case "draw":
                 return self._draw(step, region)
             case "data":
-                return step.args[0].tensor(step.shape, step.dtype)[region.slices]  # type: ignore[no-any-return]
-            case "aten.full.default":
-                return torch.full(region.sizes, step.args[1], dtype=step.dtype, device="cpu")
-            case "read":
-                return self._read(step, region)
-            case "write":
-                return self._write(step, region)
-        if step.op == "aten.expand.default":
-            return self._broadcast(step.args[0], region).expand(region.sizes)
+                return self._leaf(step)[region.slices]
+            case "full":
+                return torch.full(region.sizes, attributes["value"], dtype=step.dtype, device="cpu")
+            case "expand":
+                return self._broadcast(step.operands[0], region).expand(region.sizes)
+            case "reshape":
+                return self._reshaped(step.operands[0], region)
+            case "permute":
+                return self._permuted(step.operands[0], attributes["dims"], region)
+            case "slice":
+                return self._cut(step.operands[0], attributes["starts"], attributes["steps"], region)
+            case "update":
+                return self._updated(step, [attributes["starts"]], region)
+            case "cat":
+                return self._updated(step, self._ends(step, attributes["dim"]), region)
+        operands = [self._broadcast(item, region) if isinstance(item, Ref) else item for item in step.operands]
+        return compute_elementwise(step.op, operands, step.attributes, step.dtype, region.sizes)
 
-        def of(item: Any) -> Any:
-            return self._broadcast(item, region) if isinstance(item, Ref) else item
-
-        args, kwargs = operations.substitute(step.args, of), {k: operations.substitute(v, of) for k, v in step.kwargs}
-        return operations.run_pointwise(step.op, args, kwargs, region.sizes)
+    def _inner(self, ref: Ref, offsets: list[int], sizes: list[int]) -> Tensor:
+        shape = self.program.steps[ref.step].shape
+        return self.region(ref.step, Region(shape=shape, offsets=tuple(offsets), sizes=tuple(sizes)))
 
     def _broadcast(self, ref: Ref, region: Region) -> Tensor:
-        """What an argument contributes to a region of a result that it is broadcast to."""
+        """What an operand contributes to a region of a result that it is broadcast to."""
         shape = self.program.steps[ref.step].shape
         skipped = len(region.shape) - len(shape)
         spans = [
             (0, 1) if extent == 1 else (region.offsets[skipped + dim], region.sizes[skipped + dim])
             for dim, extent in enumerate(shape)
         ]
-        inner = Region(shape=shape, offsets=tuple(a for a, _ in spans), sizes=tuple(b for _, b in spans))
-        return self.region(ref.step, inner)
+        return self._inner(ref, [a for a, _ in spans], [b for _, b in spans])
 
-    def _read(self, step: Step, region: Region) -> Tensor:
-        base = self.program.steps[step.args[0].step]
-        box = box_of(base.shape, *step.args[1:])
-        assert box is not None
-        begin, extent, dims = list(box.starts), [1] * len(base.shape), []
-        for dim, along in enumerate(box.order):
-            if along is not None:
-                step_along = box.steps[along]
-                begin[along] += region.offsets[dim] * step_along
-                extent[along] = max(0, (region.sizes[dim] - 1) * step_along + 1)
-                dims.append(along)
-        inner = self.region(step.args[0].step, Region(shape=base.shape, offsets=tuple(begin), sizes=tuple(extent)))
-        inner = inner[tuple(slice(None, None, n) for n in box.steps)]
-        rest = [dim for dim in range(len(base.shape)) if dim not in dims]
-        return inner.permute(*dims, *rest).reshape(region.sizes)
+    def _reshaped(self, ref: Ref, region: Region) -> Tensor:
+        """Only dimensions of extent 1 come and go."""
+        spans = iter([(o, n) for o, n, e in zip(region.offsets, region.sizes, region.shape, strict=True) if e != 1])
+        empty = region.numel == 0
+        shape = self.program.steps[ref.step].shape
+        inner = [(0, 0 if empty else 1) if extent == 1 else next(spans) for extent in shape]
+        return self._inner(ref, [a for a, _ in inner], [b for _, b in inner]).reshape(region.sizes)
 
-    def _write(self, step: Step, region: Region) -> Tensor:
-        box = _written(self.program, step)
-        assert box is not None
-        spans = [
-            (max(start, offset), min(start + size, offset + extent))
-            for start, size, offset, extent in zip(box.starts, box.sizes, region.offsets, region.sizes, strict=True)
-        ]
-        if any(begin >= end for begin, end in spans):
-            return self.region(step.args[0].step, region)
-        inside = all(end - begin == size for (begin, end), size in zip(spans, region.sizes, strict=True))
-        if inside:
-            result = torch.empty(region.sizes, dtype=step.dtype, device="cpu")
-        else:
-            result = self.region(step.args[0].step, region).clone()
-        shape = self.program.steps[step.args[1].step].shape
-        offsets, sizes = [0] * len(shape), [1] * len(shape)
-        dims = []
-        for dim, along in enumerate(box.order):
-            if along is not None:
-                begin, end = spans[along]
-                offsets[dim], sizes[dim] = begin - box.starts[along], end - begin
-                dims.append(along)
-        part = self.region(step.args[1].step, Region(shape=shape, offsets=tuple(offsets), sizes=tuple(sizes)))
-        target = result[tuple(slice(b - o, e - o) for (b, e), o in zip(spans, region.offsets, strict=True))]
-        rest = [dim for dim in range(len(spans)) if dim not in dims]
-        target.permute(*dims, *rest).copy_(part.reshape([target.shape[dim] for dim in (*dims, *rest)]))
-        return result
+    def _permuted(self, ref: Ref, dims: tuple[int, ...], region: Region) -> Tensor:
+        offsets, sizes = [0] * len(dims), [0] * len(dims)
+        for place, dim in enumerate(dims):
+            offsets[dim], sizes[dim] = region.offsets[place], region.sizes[place]
+        return self._inner(ref, offsets, sizes).permute(dims)
+
+    def _cut(self, ref: Ref, starts: tuple[int, ...], steps: tuple[int, ...], region: Region) -> Tensor:
+        along = zip(starts, region.offsets, steps, region.sizes, strict=True)
+        offsets = [a + o * s if n else 0 for a, o, s, n in along]
+        sizes = [max(0, (n - 1) * s + 1) for n, s in zip(region.sizes, steps, strict=True)]
+        return self._inner(ref, offsets, sizes)[tuple(slice(None, None, s) for s in steps)]
+
+    def _ends(self, step: Step, dim: int) -> list[tuple[int, ...]]:
+        """Where each part that is put together begins."""
+        starts, at = [], 0
+        for ref in step.operands:
+            starts.append(tuple(at if d == dim % len(step.shape) else 0 for d in range(len(step.shape))))
+            at += self.program.steps[ref.step].shape[dim]
+        return starts
+
+    def _updated(self, step: Step, starts: list[tuple[int, ...]], region: Region) -> Tensor:
+        """Values, each from its start on, over the first operand where that is not one of them."""
+        refs = step.operands[-len(starts) :]
+        below = step.operands[0] if len(refs) < len(step.operands) else None
+        result: Tensor | None = None
+        for ref, start in zip(refs, starts, strict=True):
+            extents = self.program.steps[ref.step].shape
+            spans = [
+                (max(a, o), min(a + e, o + n))
+                for a, e, o, n in zip(start, extents, region.offsets, region.sizes, strict=True)
+            ]
+            if any(begin >= end for begin, end in spans):
+                continue
+            part = self._inner(ref, [b - a for (b, _), a in zip(spans, start, strict=True)], [e - b for b, e in spans])
+            if part.shape == region.sizes:
+                return part
+            result = self._under(below, step, region).clone() if result is None else result
+            result[tuple(slice(b - o, e - o) for (b, e), o in zip(spans, region.offsets, strict=True))] = part
+        return self._under(below, step, region) if result is None else result
+
+    def _under(self, below: Ref | None, step: Step, region: Region) -> Tensor:
+        """What parts are put over: an operand, or memory that they cover."""
+        if below is None:
+            return torch.empty(region.sizes, dtype=step.dtype, device="cpu")
+        return self.region(below.step, region)

@@ -20,6 +20,7 @@ from zeta.names import Slot, is_sharded, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
 from zeta.rules import Kind, Rules
+from zeta.surroundings import alone_with, plain
 from zeta.tracing import UNTOUCHED, Node, Recorder, Source, concrete, recording
 
 #: the largest tensor outside of parameters and buffers that is computed when the constructor has run
@@ -62,8 +63,9 @@ def record(
         if not isinstance(model, nn.Module):
             raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
         effective = _effective(model, recorder)
-    plan = _plan(model, recorder, effective, fallback, partial=False)
-    _leave_on_meta(model, recorder)
+    with plain():
+        plan = _plan(model, recorder, effective, fallback, partial=False)
+        _leave_on_meta(model, recorder)
     return model, plan
 
 
@@ -73,7 +75,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
     Parameters that it does not write to are an error; buffers that it does not write to are kept.
     """
     recorder = _recorder(fallback)
-    with _unsharded(model), _on_meta(model):
+    with plain(), alone_with(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
@@ -223,15 +225,15 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
         return effective[id(slot.parametrization)]
     if nn.parameter.is_lazy(slot.tensor):
         reason = "is lazy and has no shape yet; run one forward pass first, or give its size"
-        return Node(op="unknown", args=(reason,), shape=(), dtype=slot.tensor.dtype)
+        return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
     return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
 
 
 def _is_untouched(node: Node) -> bool:
     """Whether a tensor still holds what it held before the recording."""
-    while node.op in ("read", "aten.view.default"):
-        node = node.args[0]
-    return node.op == "unknown" and node.args[0] == UNTOUCHED
+    while node.op in ("slice", "permute", "reshape", "strided"):
+        node = node.operands[0]
+    return node.op == "unknown" and node.content == UNTOUCHED
 
 
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
@@ -293,7 +295,8 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
                 raise RecordingError(f"has {tensor.nbytes:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
             real = concrete(node, "it").clone()
             real.requires_grad_(tensor.requires_grad)
-            swap(tensor, torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(real))
+            memory = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            swap(tensor, memory.copy_(real))
         except RecordingError as error:
             problems.append(
                 f"{_place_of(model, tensor) or 'a tensor'} {tuple(tensor.shape)}, made at {source}: {error}"

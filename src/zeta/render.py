@@ -11,6 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from zeta.escaping import visible
+
 TABLE_WIDTH: Final = 180
 _LONGEST_NAME: Final = 300
 
@@ -107,7 +109,9 @@ def table(
     one of thousands of characters the middle is left out. A table for a terminal of ``width`` leaves out ``expendable``
     columns, the first of them first, until it fits.
     """
-    columns = {heading: cells for heading, *cells in zip(headings, *rows, strict=True)}
+    shown = ([visible(cell) for cell in row] for row in rows)
+    headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
+    columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
     columns[headings[0]] = [_brief(name) for name in columns[headings[0]]]
     for heading in expendable:
         if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from zeta.apply import Job
+from zeta.digests import Claim, Digest
+from zeta.escaping import visible
 from zeta.garbage import uncollected
 from zeta.gaussian import Moments
 from zeta.initializers import Dirac, Identity, Initializer, Program, Site
@@ -303,7 +305,9 @@ class Report:
     """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
 
     ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
+    ``backend_problems`` says why better backends than ``backend`` could not be used.
     ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
+    ``digest`` is what all processes that share a model must agree on; ``confirmed`` says that they were asked, and do.
     """
 
     seed: int
@@ -312,8 +316,11 @@ class Report:
     nbytes: int
     seconds: float
     backend: str
+    claim: Claim = field(repr=False, compare=False)
+    backend_problems: tuple[str, ...] = ()
     stream: int = field(default=STREAM_VERSION)
     partial: bool = False
+    confirmed: bool = False
     resumed: int = 0
 
     def __iter__(self) -> Iterator[Measured]:
@@ -324,6 +331,11 @@ class Report:
             if item.name == name:
                 return item
         raise KeyError(f"the report has no parameter named {name!r}")
+
+    @property
+    def digest(self) -> Digest:
+        """What was asked for, and what this process holds of sharded tensors; computed when it is first looked at."""
+        return self.claim.digest
 
     @property
     def flagged(self) -> tuple[Measured, ...]:
@@ -341,6 +353,7 @@ class Report:
         kept = f", {len(self.kept)} kept" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
+        verdict += ", and the processes agree" if self.confirmed else ""
         part = " of this process's part" if self.partial else ""
         return (
             f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
@@ -367,8 +380,12 @@ class Report:
         ]
         headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
         lines = [table(headings, rows, right=("values",))]
-        lines += [f"{item.name}: {finding}" for item in self.flagged for finding in item.findings]
-        return "\n".join([*lines, self.summary()])
+        problems = [visible(f"better backend, not usable: {problem}") for problem in self.backend_problems]
+        return "\n".join([*lines, *self.flags(), *problems, self.summary()])
+
+    def flags(self) -> list[str]:
+        """What deviates from the plan, one line each."""
+        return [visible(f"{item.name}: {finding}") for item in self.flagged for finding in item.findings]
 
     def to_json(self) -> str:
         """Return everything as JSON text."""
@@ -381,11 +398,14 @@ class Report:
             "seed": self.seed,
             "stream": self.stream,
             "backend": self.backend,
+            "backend_problems": list(self.backend_problems),
             "nbytes": self.nbytes,
             "partial": self.partial,
+            "confirmed": self.confirmed,
             "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),
+            "digest": self.digest.as_dict(),
             "parameters": [
                 {
                     key: value if not isinstance(value, float) or math.isfinite(value) else str(value)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zeta import dtypes, kernels, matrices
 from zeta.fans import Axes
+from zeta.forked import check_threads
 from zeta.initializers import (
     Constant,
     DeltaOrthogonal,
@@ -311,6 +312,7 @@ def _sample(initializer: Initializer, target: Target) -> Tensor:
 def _whole(target: Target) -> tuple[Target, Axes]:
     """The same parameter, whole, in the precision that its Gaussian is drawn in."""
     assert target.axes is not None
+    check_threads()  # torch's operations work on it
     if target.dtype in dtypes.COMPLEX:
         dtype = torch.complex128 if target.dtype is torch.complex128 else torch.complex64
     else:

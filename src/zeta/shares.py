@@ -15,6 +15,7 @@ from torch import nn
 
 from zeta import dtypes, kernels, programs, sampling
 from zeta.errors import PlanError, SpecError, TargetError
+from zeta.escaping import visible
 from zeta.initializers import Dirac, Identity, Initializer, Program, Sparse
 from zeta.names import any_sharded, walk
 from zeta.plans import Cost, Entry, Plan
@@ -125,7 +126,7 @@ def _placements(placing: Placing, entry: Entry) -> Placements:
         matching = (placed for pattern, placed in placing.items() if fnmatch.fnmatchcase(entry.name, pattern))
         found = next(matching, None)
         if found is None:
-            raise PlanError(f"{entry.name}: no placement is given; '*' as the last pattern matches the rest")
+            raise PlanError(f"{visible(entry.name)}: no placement is given; '*' as the last pattern matches the rest")
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise SpecError(
             f"placements must be one for each mesh dimension, such as (Shard(0), Replicate()), got {found!r}"
@@ -143,7 +144,7 @@ def with_costs(plan: Plan, model: nn.Module) -> Plan:
         try:
             costs[entry.name] = cost_of(entry, held(tensors[entry.name]).parts)
         except TargetError as error:
-            raise TargetError(f"{entry.name}: {error}") from None
+            raise TargetError(f"{visible(entry.name)}: {error}") from None
     return replace(plan, costs=costs)
 
 

@@ -19,6 +19,9 @@ The random ones take ``generator=`` or ``seed=``; with neither, torch's global g
 ``torch.manual_seed`` works. Two layers with the same names and the same ``seed`` get the same values: to seed a whole
 model, call the function once on the model.
 
+In a constructor that :func:`zeta.record` runs they are recorded like any other write, and the plan's seed decides:
+``generator=`` and ``seed=`` change nothing there.
+
 Raised by all of them, before anything is written: ``LayerTypeError`` for what is not a module, ``TargetError`` for
 parameters that cannot be written (lazy, on meta, quantized, integer, parametrized so that the value is impossible),
 ``PlanError`` for parameters that the scheme does not fit, ``SpecError`` for values that make no sense.
@@ -32,9 +35,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zeta.apply import check_parameters, prepare, seed_of, write
+from zeta.apply import check_parameters, chosen, prepare, seed_of, write
 from zeta.errors import LayerTypeError, SpecError
 from zeta.gains import Activation
+from zeta.guards import note, on_values_or_recorded, recording_here
 from zeta.initializers import (
     Constant,
     Dirac,
@@ -324,11 +328,18 @@ def _slope(match: Match) -> Constant:
     return Constant(float(match.module.init))  # type: ignore[arg-type]
 
 
+@on_values_or_recorded
 def _write(layer: Module, rules: Rules, *, seed: int) -> Module:
-    check_parameters(layer)
+    recorder = recording_here()
+    if recorder is None:
+        check_parameters(layer)
     of_layer = plan(layer, rules)
     entries = (e if e.kind is not Kind.BUFFER else replace(e, initializer=Keep()) for e in of_layer)
-    write(prepare(layer, Plan(tuple(entries)), seed), seed)
+    wanted = Plan(tuple(entries))
+    if recorder is None:
+        write(prepare(layer, wanted, seed), seed)
+    else:
+        note(recorder, *chosen(layer, wanted, None, None))
     return layer
 
 
@@ -343,4 +354,4 @@ def _seed(layer: nn.Module, generator: torch.Generator | None, seed: int | None)
         raise SpecError("give generator= or seed=, not both")
     if seed is not None:
         return check_seed(seed)
-    return seed_of(layer, generator)
+    return 0 if recording_here() is not None else seed_of(layer, generator)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from zeta import dtypes, kernels, planning, verification
-from zeta.apply import Only, Progress, prepare, seed_of, write
+from zeta import dtypes, kernels, planning, ranks, verification
+from zeta.apply import Only, Progress, chosen, prepare, seed_of, write
 from zeta.checkpoint import save_files
+from zeta.digests import Claim, claim_of
 from zeta.errors import LayerTypeError, SpecError
-from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of
+from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
+from zeta.forked import check_threads
+from zeta.guards import note, on_values, on_values_or_recorded, recording_here
 from zeta.materialize import memory
 from zeta.modules import tensors_of
 from zeta.names import is_sharded
@@ -26,10 +30,14 @@ from zeta.random import check_seed, draw_seed
 from zeta.recording import plan_recorded
 from zeta.report import Accumulator, Measured, Measurements, Report, measure_all
 from zeta.shares import with_costs
-from zeta.submodels import NameMap, naming, part_of
-from zeta.verification import Verification
+from zeta.submodels import NameMap, Naming, naming, part_of
+from zeta.verification import Question, Verification
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
+@on_values_or_recorded
 def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
     """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
 
@@ -52,6 +60,7 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
     return with_costs(planning.plan(model, how), model)
 
 
+@on_values_or_recorded
 def apply_(
     model: nn.Module,
     plan: Plan,
@@ -61,6 +70,7 @@ def apply_(
     progress: Progress | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
+    confirm: bool | ProcessGroup = False,
 ) -> Report:
     """Write a plan's values into a model, in place.
 
@@ -82,31 +92,27 @@ def apply_(
         name_map: the model is a part under names of its own: a function from its names to the whole model's, or a
             dictionary of names of modules or parameters, all of which the part must have.
 
+        confirm: ask the other processes, before anything is written, whether they write the same model: ``True`` for
+            all of the default process group, or a process group that this process is in. Each of its processes must
+            make this call. One small collective call compares ``report.digest``: seed, plan, ``only``, the versions of
+            zeta and its stream, and whether the shards fit together.
+
+    In a constructor that ``record`` runs the writes are recorded like any others. The plan's seed decides, and the
+    report has no figures.
+
     Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
     without communication.
 
     Raises:
         PlanError: plan and model do not fit, or ``only`` selects nothing.
         TargetError: parameters that cannot be written, all listed. Either way nothing was changed.
+        RankError: with ``confirm``, processes that differ, or one that failed; named by rank. Nothing was changed.
     """
-    seed = _seed(model, seed)
-    if progress is not None and not callable(progress):
-        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
-    begin = time.perf_counter()
-    names = naming(prefix, name_map)
-    jobs = prepare(model, plan, seed, only, names)
-    write(jobs, seed, progress)
-    return _report(
-        seed,
-        begin,
-        measure_all(jobs),
-        part_of(plan, model, names),
-        sum(job.nbytes for job in jobs),
-        {job.held.local.device for job in jobs},
-        partial=any(is_sharded(job.slot.tensor) for job in jobs),
-    )
+    with _meeting(confirm) as meet:
+        return _apply(model, plan, seed, only, progress, naming(prefix, name_map), meet)
 
 
+@on_values
 def materialize_(
     model: nn.Module,
     plan: Plan,
@@ -117,6 +123,7 @@ def materialize_(
     progress: Progress | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
+    confirm: bool | ProcessGroup = False,
 ) -> Report:
     """Give a model on meta memory, each parameter and buffer once, and write a plan's values into it.
 
@@ -135,24 +142,25 @@ def materialize_(
         progress: as for ``apply_``.
         prefix: as for ``apply_``.
         name_map: as for ``apply_``.
+        confirm: as for ``apply_``.
 
     A model that was sharded while on meta gets memory for what each process holds.
 
     Raises:
         PlanError: plan and model do not fit.
         TargetError: parameters that cannot be written, or tensors on meta that would be left as raw memory.
+        RankError: as ``apply_``; the model is on meta as before.
 
     >>> from zeta.recording import record
     >>> model, recorded = record(nn.Linear, 512, 256)
     >>> materialize_(model, recorded, seed=0).ok, model.weight.device.type
     (True, 'cpu')
     """
-    seed = _seed(model, seed)
-    with memory(model, plan, device=device, dtype=dtype, naming=naming(prefix, name_map)):
-        wanted = plan if dtype is None else plan.with_dtype(dtype)
-        return apply_(model, wanted, seed, progress=progress, prefix=prefix, name_map=name_map)
+    with _meeting(confirm) as meet:
+        return _materialize(model, plan, seed, device, dtype, progress, naming(prefix, name_map), meet)
 
 
+@on_values_or_recorded
 def init_(
     model: nn.Module,
     how: How | Callable[[Any], object],
@@ -160,8 +168,11 @@ def init_(
     *,
     only: Only | None = None,
     progress: Progress | None = None,
+    confirm: bool | ProcessGroup = False,
 ) -> Report:
     """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; a model on meta is materialized on the CPU.
+
+    ``confirm`` as for ``apply_``; a process that cannot plan is named too.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
@@ -170,13 +181,15 @@ def init_(
     >>> report.ok, report["weight"].planned_std, round(report["weight"].std, 4)
     (True, 0.0625, 0.0624)
     """
-    planned = plan(model, how)
-    held = tensors_of(model)
-    if only is None and held and all(tensor.is_meta for tensor in held):
-        return materialize_(model, planned, seed, progress=progress)
-    return apply_(model, planned, seed, only=only, progress=progress)
+    with _meeting(confirm) as meet:
+        planned = plan(model, how)
+        held = tensors_of(model)
+        if only is None and held and all(tensor.is_meta for tensor in held):
+            return _materialize(model, planned, seed, "cpu", None, progress, None, meet)
+        return _apply(model, planned, seed, only, progress, None, meet)
 
 
+@on_values
 def save(
     model: nn.Module,
     plan: Plan,
@@ -213,12 +226,14 @@ def save(
             never divided; one that is larger has a file of its own.
         drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
             names. ``load_state_dict(strict=True)`` wants every name.
-        force: replace files of an earlier run, and forget an interrupted one that asked for something else.
+        force: replace the files that the manifest of an earlier run names, and no others, and forget an interrupted run
+            that asked for something else.
         model_name: a note for the manifest.
         progress: as for ``apply_``.
 
     Raises:
         TargetError: a parameter that cannot be saved: parametrized, tied otherwise than planned, or kept while on meta.
+        SpecError: a path, seed, dtype or size that makes no sense.
         CheckpointError: files exist, no permission, no room, a name or dtype that the format has not, another run that
             is writing there, or an interrupted one that asked for something else.
 
@@ -234,6 +249,7 @@ def save(
         raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
     if dtype is not None and dtype not in dtypes.REAL:
         raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    folder = output_path(path)
     request = Manifest(
         seed=draw_seed() if seed is None else check_seed(seed),  # one process writes the whole model
         plan=plan if dtype is None else plan.with_dtype(dtype),
@@ -244,12 +260,15 @@ def save(
     begin = time.perf_counter()
     saved = [entry for entry in request.plan if entry.persistent]
     accumulators = {entry.name: Accumulator(entry) for entry in saved if not entry.kept}
-    found = save_files(model, request, Path(path), force=force, watchers=accumulators, progress=progress)
+    found = save_files(model, request, folder, force=force, watchers=accumulators, progress=progress)
     measured = Measurements(accumulators.values())
-    report = _report(request.seed, begin, measured, request.plan, sum(entry.nbytes for entry in saved), set())
+    claim = Claim(seed=request.seed, plan=request.plan)
+    nbytes = sum(entry.nbytes for entry in saved)
+    report = _report(request.seed, claim, begin, measured, request.plan, nbytes, set())
     return replace(report, resumed=found)
 
 
+@on_values
 def verify(
     target: nn.Module | str | PathLike[str],
     plan: Plan | None = None,
@@ -258,7 +277,7 @@ def verify(
     only: Only | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
-    reduce: bool = False,
+    reduce: bool | ProcessGroup = False,
 ) -> Verification:
     """Compute every value again and compare bit by bit.
 
@@ -269,51 +288,119 @@ def verify(
         only: for a model, restrict to some parameters, as in ``apply_``.
         prefix: for a part of a model, as in ``apply_``.
         name_map: for a part of a model, as in ``apply_``.
-        reduce: for a sharded model: tell in each process what all have found. Every process of the default group must
-            make this call, which communicates (``all_gather_object``); nothing else in zeta does. Where one raises, the
-            others learn it as a problem.
+        reduce: for a model of several processes: tell in each what all have found: ``True`` for all of the default
+            process group, or a process group that this process is in. Each of its processes must make this call, which
+            communicates (``all_gather_object``). First they compare what they were asked, as ``confirm`` of ``apply_``
+            does; ranks that differ, and what one of them could not do, are problems of the result.
 
     Of a sharded model each process compares what it holds.
 
     Raises:
         CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
         SpecError: a model without plan and seed, or a folder with them.
+        ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
     """
-    if isinstance(target, nn.Module):
+    check_threads()
+    own = any(argument is not None for argument in (plan, seed, only, prefix, name_map))
+    if not isinstance(target, nn.Module) and reduce is False:
+        return verification.verify_folder(_folder(target, own))
 
-        def found() -> Verification:
-            if plan is None or seed is None:
-                raise SpecError("verify needs the plan and the seed that the model was initialized with")
-            return verification.verify_model(target, plan, check_seed(seed), only, naming(prefix, name_map))
+    def asked() -> Question:
+        if not isinstance(target, nn.Module):
+            raise SpecError(f"{_folder(target, own)} is a folder, which one process compares; leave reduce= out")
+        if plan is None or seed is None:
+            raise SpecError("verify needs the plan and the seed that the model was initialized with")
+        return verification.question(target, plan, check_seed(seed), only, naming(prefix, name_map))
 
-        return verification.reduced(found) if reduce else found()
+    groups = ranks.groups_of(reduce, "reduce")
+    return verification.reduced(asked, groups) if groups else asked().answer()
+
+
+# -- what the verbs share ----------------------------------------------------------------------------------------------
+
+Meet = Callable[[Claim], bool]
+
+
+def _meeting(confirm: bool | ProcessGroup) -> contextlib.AbstractContextManager[Meet]:
+    return ranks.meeting(ranks.groups_of(confirm, "confirm"), "nothing was changed")
+
+
+def _apply(
+    model: nn.Module,
+    plan: Plan,
+    seed: int | None,
+    only: Only | None,
+    progress: Progress | None,
+    names: Naming | None,
+    meet: Meet,
+) -> Report:
+    if progress is not None and not callable(progress):
+        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
+    begin = time.perf_counter()
+    if (recorder := recording_here()) is not None:
+        entries, slots = chosen(model, plan, only, names)
+        note(recorder, entries, slots)
+        nbytes = sum(entry.nbytes for entry in entries if not entry.kept)
+        report = _report(0, claim_of(plan, 0, only, []), begin, (), part_of(plan, model, names), nbytes, set())
+        return replace(report, backend="recording")
+    seed = seed_of(model) if seed is None else check_seed(seed)
+    jobs = prepare(model, plan, seed, only, names)
+    claim = claim_of(plan, seed, only, jobs)
+    confirmed = meet(claim)
+    write(jobs, seed, progress)
+    report = _report(
+        seed,
+        claim,
+        begin,
+        measure_all(jobs),
+        part_of(plan, model, names),
+        sum(job.nbytes for job in jobs),
+        {job.held.local.device for job in jobs},
+    )
+    return replace(report, partial=any(is_sharded(job.slot.tensor) for job in jobs), confirmed=confirmed)
+
+
+def _materialize(
+    model: nn.Module,
+    plan: Plan,
+    seed: int | None,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    progress: Progress | None,
+    names: Naming | None,
+    meet: Meet,
+) -> Report:
+    seed = seed_of(model) if seed is None else check_seed(seed)
+    with memory(model, plan, device=device, dtype=dtype, naming=names):
+        wanted = plan if dtype is None else plan.with_dtype(dtype)
+        return _apply(model, wanted, seed, None, progress, names, meet)
+
+
+def _folder(target: Any, own: bool) -> Path:
     if not isinstance(target, str | PathLike):
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
-    if reduce or any(argument is not None for argument in (plan, seed, only, prefix, name_map)):
+    if own:
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
-    return verification.verify_folder(Path(target))
-
-
-def _seed(model: nn.Module, seed: int | None) -> int:
-    return seed_of(model) if seed is None else check_seed(seed)
+    return Path(target)
 
 
 def _report(
     seed: int,
+    claim: Claim,
     begin: float,
     measured: Sequence[Measured],
     plan: Plan,
     nbytes: int,
     devices: set[torch.device],
-    *,
-    partial: bool = False,
 ) -> Report:
+    used = {kernels.backend(device).name: kernels.problems(device) for device in devices or {torch.device("cpu")}}
     return Report(
-        backend=", ".join(sorted({kernels.backend(device).name for device in devices})) or kernels.backend().name,
+        backend=", ".join(sorted(used)),
+        backend_problems=tuple(dict.fromkeys(problem for name in sorted(used) for problem in used[name])),
         seed=seed,
+        claim=claim,
         measured=measured,
         kept=tuple(entry.name for entry in plan if entry.kept),
         nbytes=nbytes,
         seconds=time.perf_counter() - begin,
-        partial=partial,
     )

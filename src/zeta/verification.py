@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta.apply import Job, Only, prepare, values_of
-from zeta.errors import CheckpointError, SpecError
+from zeta.comparison import Comparison, Difference
+from zeta.digests import Claim, claim_of
+from zeta.errors import CheckpointError
+from zeta.escaping import visible
 from zeta.files import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 from zeta.plans import Entry, Plan
 from zeta.random import parameter_key
+from zeta.ranks import disagreements, failures, together
 from zeta.regions import Region
 from zeta.sampling import ELEMENTWISE, Request, fill_, tolerance
 from zeta.submodels import Naming, part_of
@@ -32,24 +36,6 @@ _MOST_SHOWN: Final = 20
 #: so many jobs at a time, those of at most so many elements at once
 _TOGETHER: Final = 1024
 _SMALL: Final = 2**13
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One tensor that is not what the plan gives: how many elements, and the first of them."""
-
-    name: str
-    count: int
-    first: tuple[int, ...]
-    found: str
-    expected: str
-
-    def __str__(self) -> str:
-        place = ", ".join(map(str, self.first))
-        return (
-            f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
-            f"found {self.found}, expected {self.expected}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +69,7 @@ class Verification:
     def __str__(self) -> str:
         found = [*self.problems, *map(str, self.differences)]
         more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
-        return "\n".join([*found[:_MOST_SHOWN], *more, self.summary()])
+        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary()])
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""
@@ -98,81 +84,44 @@ class Verification:
         }
 
 
-class Comparison:
-    """Compares an entry's values with the expected ones, tile by tile, bit by bit.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A model that was found to fit the plan, and is not compared yet."""
 
-    Where there is a ``tolerance``, values may differ by it, and by the rounding to their dtype; ``close`` then says
-    that some did.
-    """
+    seed: int
+    jobs: Sequence[Job]
+    kept: tuple[str, ...]
+    claim: Claim
 
-    def __init__(self, name: str, tolerance: float = 0.0) -> None:
-        self.name = name
-        self.tolerance = tolerance
-        self.close = False
-        self.count = 0
-        self.first: tuple[tuple[int, ...], str, str] | None = None
-
-    def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
-        """Compare one tile, found at ``index`` of the whole tensor."""
-        one, two = dtypes.bits(found), dtypes.bits(expected)
-        if torch.equal(one, two):
-            return
-        differs = one != two
-        if differs.ndim > found.ndim:  # complex: either part
-            differs = differs.any(-1)
-        if self.tolerance and bool(differs.any()):
-            wide = torch.complex128 if found.is_complex() else torch.float64
-            near_one, near_two = found.to(wide), expected.to(wide)
-            rounding = 2 * dtypes.relative_rounding(found.dtype) * near_two.abs()
-            near = (near_one - near_two).abs() <= self.tolerance + rounding
-            self.close = self.close or bool((differs & near).any())
-            differs &= ~near
-        count = int(differs.sum())
-        if not count:
-            return
-        if self.first is None:
-            where = tuple(int(i) for i in differs.nonzero()[0])
-            place = tuple(part.start + i for part, i in zip(index, where, strict=True))
-            self.first = (place, str(found[where].item()), str(expected[where].item()))
-        self.count += count
-
-    def result(self) -> Iterable[Difference]:
-        """The difference, if there is one."""
-        if self.first is not None:
-            place, found, expected = self.first
-            yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)
-
-
-def verify_model(
-    model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None
-) -> Verification:
-    """Compare a model's parameters and buffers with what the plan gives."""
-    jobs = prepare(model, plan, seed, only, naming)
-    differences: list[Difference] = []
-    close: list[str] = []
-    for job, drawn in _with_small_ones(jobs, seed):
-        if job.inversion is not None:
-            for number, (stored, value) in enumerate(job.inversion.changes):
-                name = f"{job.entry.name} (stored tensor {number})"
-                comparison = Comparison(name)
-                comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
+    def answer(self) -> Verification:
+        """Compare the model's parameters and buffers with what the plan gives."""
+        differences: list[Difference] = []
+        close: list[str] = []
+        for job, drawn in _with_small_ones(self.jobs, self.seed):
+            if job.inversion is not None:
+                for number, (stored, value) in enumerate(job.inversion.changes):
+                    name = f"{job.entry.name} (stored tensor {number})"
+                    comparison = Comparison(name)
+                    comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
+                    differences += comparison.result()
+            else:
+                local = job.held.local
+                comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
+                if drawn is not None:
+                    comparison.add(job.held.parts[0].region.slices, local, drawn)
+                for part in () if drawn is not None else job.held.parts:
+                    found, begin = local[part.index], part.region.offsets
+                    tiles = values_of(job.entry, self.seed, region=part.region, dtype=local.dtype, device=local.device)
+                    for index, expected in tiles:
+                        place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
+                        comparison.add(place, found[index].to(expected.device), expected)
                 differences += comparison.result()
-        else:
-            local = job.held.local
-            comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
-            if drawn is not None:
-                comparison.add(job.held.parts[0].region.slices, local, drawn)
-            for part in () if drawn is not None else job.held.parts:
-                found, begin = local[part.index], part.region.offsets
-                tiles = values_of(job.entry, seed, region=part.region, dtype=local.dtype, device=local.device)
-                for index, expected in tiles:
-                    place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
-                    comparison.add(place, found[index].to(expected.device), expected)
-            differences += comparison.result()
-            close += [job.entry.name] if comparison.close else []
-    kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
-    differing = tuple(differences)
-    return Verification(seed=seed, compared=len(jobs), kept=kept, differences=differing, close=tuple(close))
+                close += [job.entry.name] if comparison.close else []
+        return self.result(compared=len(self.jobs), differences=tuple(differences), close=tuple(close))
+
+    def result(self, **found: Any) -> Verification:
+        """A result for this model."""
+        return Verification(seed=self.seed, kept=self.kept, **found)
 
 
 def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tensor | None]]:
@@ -212,37 +161,40 @@ def _is_small(job: Job) -> bool:
     )
 
 
-def reduced(find: Callable[[], Verification]) -> Verification:
-    """What all processes of the default group find, the same in each. Every one of them must call it.
+def question(model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None) -> Question:
+    """Check that plan and model fit, as ``prepare`` does and with its errors."""
+    jobs = prepare(model, plan, seed, only, naming)
+    kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
+    return Question(seed=seed, jobs=jobs, kept=kept, claim=claim_of(plan, seed, only, jobs))
 
-    Where ``find`` raises, that process tells the others first, for which it is a problem; so nobody waits for it.
 
-    Raises ``SpecError`` if there is no process group.
+def reduced(ask: Callable[[], Question], groups: Sequence[Any]) -> Verification:
+    """What all processes of the groups find, the same in each. Every one of them must call it.
+
+    First they compare what they were asked; where that differs, or one of them fails, that is the result.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise SpecError("reduce=True needs the process group of torch.distributed.init_process_group")
-    mine: Verification | str
-    failure: Exception | None = None
-    try:
-        mine = find()
-    except Exception as error:
-        mine, failure = f"{type(error).__name__}: {error}", error
-    every: list[Verification | str] = [""] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, mine)
-    if failure is not None:
-        raise failure
-    assert isinstance(mine, Verification)
-    finished = {rank: each for rank, each in enumerate(every) if isinstance(each, Verification)}
-    return replace(
-        mine,
-        compared=max(each.compared for each in finished.values()),
-        problems=tuple(f"rank {rank}: {each}" for rank, each in enumerate(every) if isinstance(each, str)),
+    asked: list[Question] = []
+
+    def claim() -> Claim:
+        asked.append(ask())
+        return asked[0].claim
+
+    failed, problems = disagreements(claim, groups)
+    [mine] = asked
+    if failed or problems:
+        differing = (f"the processes do not agree: {problem}" for problem in problems)
+        return mine.result(compared=0, differences=(), problems=(*failed, *differing))
+    found = together(mine.answer, groups)
+    finished = {rank: one for rank, one in found.items() if isinstance(one, Verification)}
+    return mine.result(
+        compared=max(one.compared for one in finished.values()),
+        problems=tuple(failures(found)),
         differences=tuple(
             replace(difference, name=f"rank {rank}: {difference.name}")
-            for rank, each in finished.items()
-            for difference in each.differences
+            for rank, one in finished.items()
+            for difference in one.differences
         ),
-        close=tuple(dict.fromkeys(name for each in finished.values() for name in each.close)),
+        close=tuple(dict.fromkeys(name for one in finished.values() for name in one.close)),
     )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from zeta.check import activations
+from zeta.exchange import Shared
 from zeta.modules import modules_of
 
 _OTHERS: Final = {
@@ -71,22 +72,54 @@ def plainly(model: nn.Module) -> Iterator[None]:
 
     Those run under ``no_grad`` at first, where nothing is to be seen, and know no ``torch.autograd.grad``.
     """
-    # to switch the compiler off imports it, which takes seconds
-    compiled = any(
-        module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in modules_of(model)
-    )
-    eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
-    reentrant: Any = checkpoint.CheckpointFunction
-    with eager:
-        reentrant.apply = staticmethod(_called)  # before the inherited one
+    with _uncompiled(model), _CHECKPOINTED:
+        outer, _HERE.plainly = _HERE.plainly, True
         try:
             yield
         finally:
-            del reentrant.apply
+            _HERE.plainly = outer
 
 
-def _called(function: Callable[..., Any], _: bool, *args: Any) -> Any:
-    return function(*args)
+@contextlib.contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Let compiled layers call what they were compiled from. The compiler's own settings are those of all threads."""
+    plain: list[tuple[dict[str, Any], str, Any]] = []
+    for module in modules_of(model):
+        held = vars(module)
+        if held.get("_compiled_call_impl") is not None:
+            plain.append((held, "_compiled_call_impl", None))
+        if "forward" in held and "_orig_mod" in module._modules:
+            plain.append((held, "forward", held["_modules"]["_orig_mod"].__call__))
+    compiled = [(held, name, held[name]) for held, name, _ in plain]
+    try:
+        for held, name, value in plain:
+            held[name] = value
+        yield
+    finally:
+        for held, name, value in compiled:
+            held[name] = value
+
+
+class _Here(threading.local):
+    plainly = False
+
+
+_HERE: Final = _Here()
+_REENTRANT: Final[Any] = checkpoint.CheckpointFunction
+
+
+@classmethod  # type: ignore[misc]
+def _applied(cls: Any, function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    if _HERE.plainly:
+        return function(*args)
+    return super(_REENTRANT, cls).apply(function, preserve_rng_state, *args)
+
+
+#: held while this thread, or another, runs layers plainly
+_CHECKPOINTED: Final = Shared(
+    lambda: setattr(_REENTRANT, "apply", _applied),  # before the inherited one
+    lambda: delattr(_REENTRANT, "apply"),
+)
 
 
 class Composite:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from zeta.check.effort import Progress
@@ -18,6 +17,8 @@ from zeta.check.samples import batch_for
 from zeta.check.serial import to_json
 from zeta.check.terminal import brief
 from zeta.errors import UsageError, ZetaError
+from zeta.files import check_output
+from zeta.generators import apart
 from zeta.loading import find_callable
 from zeta.plans import Plan
 from zeta.render import bytes_text
@@ -46,6 +47,9 @@ def run(
 
     Raises ``UsageError`` where there is no batch, and where batch, loss or model fail.
     """
+    for name, path in (("html", request.html), ("json", request.json), ("sarif", request.sarif)):
+        if path is not None:
+            check_output(path, f"--{name}")
     level: Level = "full" if request.level == "full" else "fast"
     if request.level not in ("fast", "full"):
         raise UsageError(f"--level must be fast or full, got {request.level!r}")
@@ -110,7 +114,7 @@ def _batch(model: nn.Module, spec: str | None) -> Any:
         return batch_for(model)
     function = find_callable(spec, "--batch")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with apart(None):
             return function(model) if _takes_one(function) else function()
     except Exception as error:
         raise UsageError(f"--batch {spec} fails: {type(error).__name__}: {error}") from error

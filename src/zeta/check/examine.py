@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
 import torch
 from torch import nn
+from torch._guards import active_fake_mode
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
 from zeta import dtypes, verbs
@@ -20,12 +23,13 @@ from zeta.check.batches import Call, call_of
 from zeta.check.duplicates import still_zeros, units_of_all
 from zeta.check.effort import MOST_SECONDS, Course, Progress, shared_out
 from zeta.check.evidence import Evidence, Held, Later
-from zeta.check.fsdp import agreement, kept_gathered, reshard
+from zeta.check.fsdp import kept_gathered, reshard
 from zeta.check.isolation import preserved
 from zeta.check.jacobians import jacobians, watched
 from zeta.check.later import later
 from zeta.check.losses import LossFunction
 from zeta.check.probe import Probe, probe
+from zeta.check.ranks import Ranks, in_step
 from zeta.check.report import CheckReport
 from zeta.check.results import Parameter
 from zeta.check.spectra import spectral, weights_of
@@ -35,10 +39,14 @@ from zeta.check.tensors import held
 from zeta.check.thresholds import Thresholds
 from zeta.check.unwritten import Initialize, unwritten, with_memory
 from zeta.check.updates import OptimizerLike, first_step
+from zeta.digests import Claim, laid_out
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.forked import check_threads
+from zeta.guards import check_no_recording
 from zeta.modules import copy_of, within_reach
 from zeta.names import Slot, any_fsdp, any_sharded, type_name, unwrap, walk
 from zeta.plans import Plan
+from zeta.surroundings import alone_with
 
 Level = Literal["fast", "full"]
 _LEVELS: Final = ("fast", "full")
@@ -102,8 +110,11 @@ def check(
         SpecError: an argument that makes no sense, or a batch that the model cannot take.
         TargetError: a model without memory, with lazy parameters, or nested deeper than Python's recursion limit lets
             it run.
+        ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
+        RankError: of a sharded model, ranks that were asked for different things, or one that raised. It names them.
 
-    Whatever the model itself raises is passed on.
+    Several threads may check at once; those that check the same model wait for each other. Whatever the model itself
+    raises is passed on.
 
     >>> layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
     >>> report = check(layers, torch.randn(32, 8))
@@ -115,22 +126,31 @@ def check(
     '0.weight'
     """
     begin = time.perf_counter()
-    inner = _checked(model, level, plan)
-    reshard(inner)
-    _check_options(loss, initialize, optimizer, thresholds, seed, progress)
-    sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
-    if level == "fast" and (width is not None or depth is not None):
-        raise SpecError('width= and depth= belong to the full level; pass level="full"')
-    suppression = Suppression(suppress)
     limits = thresholds or Thresholds()
     skipped: list[tuple[str, str]] = []
-    with within_reach("initialize=", TargetError):
-        inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
-        raw = {} if initialize is None else unwritten(inner, initialize)
-    with within_reach("the model's forward pass", TargetError):
-        evidence = replace(_evidence(inner, batch, loss, plan, limits, optimizer, skipped), unwritten=raw)
-        if level == "full":
-            evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps, progress)
+    check_no_recording("check")
+    check_threads()
+    with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
+        inner = _checked(model, level, plan)
+        reshard(inner)
+        _check_options(loss, initialize, optimizer, thresholds, seed, progress)
+        sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
+        if level == "fast" and (width is not None or depth is not None):
+            raise SpecError('width= and depth= belong to the full level; pass level="full"')
+        suppression = Suppression(suppress)
+        with within_reach("initialize=", TargetError):
+            inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
+        call = call_of(inner, batch)
+        given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
+        ranks.begin(_claim(inner, plan, seed, level, limits, given), meet)
+        with within_reach("initialize=", TargetError):
+            raw = {} if initialize is None else unwritten(inner, initialize)
+        ranks.wait()
+        with within_reach("the model's forward pass", TargetError):
+            evidence = replace(_evidence(inner, call, loss, plan, limits, optimizer, skipped, ranks), unwritten=raw)
+            if level == "full":
+                evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps, progress)
+        ranks.wait()
     findings = judges.judge(evidence)
     if initialize is None:
         skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
@@ -157,6 +177,11 @@ def check(
     )
 
 
+def _gradients() -> contextlib.AbstractContextManager[Any]:
+    """Outside of inference mode, whose tensors get no gradients."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+
+
 def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
@@ -164,7 +189,14 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
         raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {level!r}")
     if plan is not None and not isinstance(plan, Plan):
         raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {plan!r}")
+    if active_fake_mode() is not None:
+        raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
     inner = unwrap(model, gathering=True)
+    fake = [slot.name for slot in walk(inner) if isinstance(slot.tensor, FakeTensor)]
+    if fake:
+        raise TargetError(
+            listed("these are FakeTensors and have no values; build the model outside of FakeTensorMode:", fake)
+        )
     lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
     if lazy:
         raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
@@ -174,6 +206,19 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
             listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
         )
     return inner
+
+
+def _claim(
+    model: nn.Module, plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
+) -> Claim:
+    """What must be the same on all ranks, so that they do the same."""
+    options = {"level": level, **{name: "none" if value is None else "given" for name, value in given.items()}}
+    return Claim(
+        seed=seed,
+        plan=plan,
+        held=laid_out((slot.name, slot.tensor) for slot in walk(model)),
+        options=(*options.items(), ("thresholds", str(limits))),
+    )
 
 
 def _check_options(
@@ -236,20 +281,21 @@ def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | N
 
 def _evidence(
     model: nn.Module,
-    batch: Any,
+    call: Call,
     loss: LossFunction | None,
     plan: Plan | None,
     limits: Thresholds,
     optimizer: OptimizerLike | None,
     skipped: list[tuple[str, str]],
+    ranks: Ranks,
 ) -> Evidence:
     slots = list(walk(model))
-    with torch.inference_mode(False):
-        call = call_of(model, batch)
     with preserved(model):
-        seen = probe(model, slots, call, loss)
+        seen = probe(model, slots, call, loss, ranks)
     tensors = held(slots, seen, plan, _used(slots, seen))
-    later = _later(model, call, loss, seen, tensors, limits)
+    later = _later(model, call, loss, seen, tensors, limits, ranks)
+    updates = {} if optimizer is None else first_step(tensors, optimizer)
+    ranks.wait()
     if later is not None and later.skipped is not None:
         skipped += [(rule, later.skipped) for rule in ("Z302", "Z506")]
     return Evidence(
@@ -265,7 +311,7 @@ def _evidence(
         output_nonfinite=seen.output_nonfinite,
         thresholds=limits,
         later=later,
-        updates={} if optimizer is None else first_step(tensors, optimizer),
+        updates=updates,
         units=units_of_all(tensors, limits.same_gradient),
     )
 
@@ -321,19 +367,20 @@ def _later(
     seen: Probe,
     tensors: tuple[Held, ...],
     limits: Thresholds,
+    ranks: Ranks,
 ) -> Later | None:
     """Only where a weight's gradient, or that of zero units, is exactly zero."""
     learned = [one for one in tensors if one.is_weight and one.trainable]
     zero = {id(one.slot.tensor): one.name for one in learned if one.still}
     chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
     parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
-    agreed = agreement(model)
-    if not agreed(bool(zero or parts)):
+    ranks.wait()
+    if not ranks.agree(bool(zero or parts)):
         return None
-    if agreed(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
+    if ranks.agree(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
         return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
     with preserved(model):
-        return later(model, call, loss, seen.gradients, zero, parts, limits.patience)
+        return later(model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)
 
 
 def _parameter(one: Held, evidence: Evidence) -> Parameter:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from zeta.modules import modules_of, parameters_of
-from zeta.names import fsdp_groups, is_fsdp, is_sharded
+from zeta.modules import modules_of
+from zeta.names import fsdp_groups, is_fsdp
 
 # whether a group reduces gradients, and whether it keeps what it gathers
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")
 _KEEPING: Final = ("post_forward_mesh_info", "reshard_after_backward", *_REDUCING)
+# what a group has reduced over some ranks and not over all, and, from torch 2.15 on, where each parameter lies in it
+_PARTIAL: Final = {"_partial_reduce_output": lambda: None, "_partial_reduce_output_layout": dict}
 
 
 def reshard(model: nn.Module) -> None:
@@ -33,9 +33,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     states, groups = _states(model), _groups(model)
     before = _options(groups, _REDUCING) + _options(_contexts(states), ("is_last_backward",))
-    waiting = [(group, group._partial_reduce_output, _unreduced(group)) for group in groups]
+    waiting = [(group, _present(group, _PARTIAL), _unreduced(group)) for group in groups]
     for group in groups:
-        _hold(group, None, [(None, None) for _ in group.fsdp_params])
+        nothing = {name: _PARTIAL[name]() for name in _present(group, _PARTIAL)}
+        _hold(group, nothing, [(None, None) for _ in group.fsdp_params])
         group.reduce_grads = group.all_reduce_grads = True
     for context in _contexts(states):
         context.is_last_backward = True
@@ -58,16 +59,28 @@ def _give_back(options: list[tuple[Any, dict[str, Any]]]) -> None:
         vars(owner).update(values)
 
 
+def _present(owner: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the attributes that this release of torch has."""
+    return {name: vars(owner)[name] for name in names if name in vars(owner)}
+
+
 def _unreduced(group: Any) -> list[tuple[Tensor | None, Tensor | None]]:
-    """The gradients of earlier passes that the group did not reduce, in its parameters' dtype or in another."""
-    held = ((getattr(one, "_unsharded_param", None), one.unsharded_accumulated_grad) for one in group.fsdp_params)
+    """The gradients of earlier passes that the group did not reduce, in its parameters' dtype or in another.
+
+    From torch 2.15 on the parameter itself has both, and ``unsharded_accumulated_grad`` is a view of it.
+    """
+    held = (
+        (getattr(one, "_unsharded_param", None), vars(one).get("unsharded_accumulated_grad"))
+        for one in group.fsdp_params
+    )
     return [(None if parameter is None else parameter.grad, accumulated) for parameter, accumulated in held]
 
 
-def _hold(group: Any, partial: Tensor | None, gradients: list[tuple[Tensor | None, Tensor | None]]) -> None:
-    group._partial_reduce_output = partial
+def _hold(group: Any, partial: dict[str, Any], gradients: list[tuple[Tensor | None, Tensor | None]]) -> None:
+    vars(group).update(partial)
     for one, (gradient, accumulated) in zip(group.fsdp_params, gradients, strict=True):
-        one.unsharded_accumulated_grad = accumulated
+        if "unsharded_accumulated_grad" in vars(one):
+            one.unsharded_accumulated_grad = accumulated
         if (parameter := getattr(one, "_unsharded_param", None)) is not None:
             parameter.grad = gradient
 
@@ -78,6 +91,7 @@ def _settle(states: list[Any], groups: list[Any]) -> None:
         group.wait_for_unshard()  # else what was on its way is taken for the values of a later step
         group._training_state = type(group._training_state).IDLE
         group._post_forward_indices.clear()
+        vars(group).update(dict.fromkeys(_present(group, ("_post_backward_pending",)), False))  # from torch 2.15 on
         vars(group.comm_ctx).get("post_forward_order", []).clear()  # there is none before the first pass
     for state in states:
         state._training_state = type(state._training_state).IDLE
@@ -102,22 +116,6 @@ def kept_gathered(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _give_back(before)
-
-
-def agreement(model: nn.Module) -> Callable[[bool], bool]:
-    """What tells whether any of the ranks that hold the model says yes, so that all of them take the same way."""
-    sharded = next(filter(is_sharded, parameters_of(model)), None)
-    if sharded is None:
-        return bool
-    mesh = sharded.device_mesh
-
-    def agreed(yes: bool) -> bool:
-        flag = torch.tensor(float(yes), device=mesh.device_type)
-        for group in mesh.get_all_groups():
-            dist.all_reduce(flag, dist.ReduceOp.MAX, group)
-        return bool(flag)
-
-    return agreed
 
 
 def _states(model: nn.Module) -> list[Any]:

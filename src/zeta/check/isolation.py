@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta.check.fsdp import undisturbed
+from zeta.generators import apart, foreign_apart
 from zeta.modules import modules_of, tensors_of
 from zeta.recording import attributes
 from zeta.shards import local
@@ -91,9 +92,9 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Whatever the block does to ``model``, afterwards everything is as before.
 
     Values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks and plain attributes of every module, what
-    is in their lists, sets and dictionaries, the random states of torch, Python and NumPy, and those of generators
-    that a module holds. Inside, torch's generators start from one seed, and gradients are on. A tensor that did not
-    change is not written to.
+    is in their lists, sets and dictionaries, and the states of generators that a module holds. Inside, random numbers
+    come from generators of the block, torch's from one seed, and gradients are on; those of torch, Python and NumPy do
+    not move. A tensor that did not change is not written to.
     """
     modules = [
         _SavedModule(
@@ -106,7 +107,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     tensors = [_saved(tensor) for tensor in _tensors(model)]
     held = list(_held(model))
     try:
-        with undisturbed(model), _generators(tensors), torch.inference_mode(False), torch.enable_grad():
+        with undisturbed(model), apart(_SEED), foreign_apart(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         for module in modules:
@@ -218,20 +219,3 @@ def _bits(tensor: Tensor) -> Tensor:
 
 def _same_entries(first: dict[Any, Any], second: dict[Any, Any]) -> bool:
     return all(first[key] is value for key, value in second.items())
-
-
-@contextlib.contextmanager
-def _generators(tensors: list[_SavedTensor]) -> Iterator[None]:
-    """Every generator's state is given back; torch's start from one seed, so that a check repeats itself."""
-    python, numpy = sys.modules.get("random"), sys.modules.get("numpy")
-    states = python.getstate() if python else None, numpy.random.get_state() if numpy else None
-    devices = sorted({saved.tensor.device.index or 0 for saved in tensors if saved.tensor.device.type == "cuda"})
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_SEED)
-            yield
-    finally:
-        if python:
-            python.setstate(states[0])
-        if numpy:
-            numpy.random.set_state(states[1])

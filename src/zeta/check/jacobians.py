@@ -131,7 +131,7 @@ def _normal(like: Tensor, seed: int = 0) -> Tensor:
         return torch.randn_like(like)
     from torch.distributed.tensor import Replicate, distribute_tensor  # takes a second, and is there with a DTensor
 
-    generator = torch.Generator(like.device).manual_seed(seed)
+    generator = torch.Generator(device=like.device).manual_seed(seed)
     drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
     placements = [Replicate() if placement.is_partial() else placement for placement in like.placements]
     return distribute_tensor(drawn, like.device_mesh, placements, src_data_rank=None)

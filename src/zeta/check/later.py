@@ -13,9 +13,10 @@ from zeta.check.batches import Call
 from zeta.check.calls import Quiet, plainly
 from zeta.check.duplicates import rows_of
 from zeta.check.evidence import Held, Later
-from zeta.check.fsdp import agreement, reshard
+from zeta.check.fsdp import reshard
 from zeta.check.losses import LossFunction, objective
 from zeta.check.probe import gradients_of
+from zeta.check.ranks import Ranks
 from zeta.modules import modules_of, named_parameters_of
 from zeta.names import any_fsdp
 
@@ -31,6 +32,7 @@ def later(
     zero: Mapping[int, str],
     parts: Mapping[int, tuple[Held, Tensor]],
     patience: int,
+    ranks: Ranks,
 ) -> Later:
     """Take up to ``patience`` steps and see which of the parameters in ``zero`` never get a gradient.
 
@@ -44,6 +46,7 @@ def later(
         zero: name by ``id`` of the parameters in question, whose first gradient was exactly zero.
         parts: by ``id`` weights of which some units are in question, and which.
         patience: how many steps at most.
+        ranks: those that take the same steps.
     """
     named = dict(named_parameters_of(model))
     in_place = any_fsdp(model)
@@ -53,15 +56,14 @@ def later(
     known = {name: gradients.get(id(parameter)) for name, parameter in named.items()}
     waiting, units = dict(zero), dict(parts)
     steps = 0
-    agreed = agreement(model)
-    while steps < patience and agreed(bool(waiting or units)):
+    while steps < patience and ranks.agree(bool(waiting or units)):
         moved = False
         for name, gradient in known.items():
             moved |= gradient is not None and _move(current[name], gradient)
-        if not agreed(moved):
+        if not ranks.agree(moved):
             break
         steps += 1
-        known = _gradients(model, call, loss, named, None if in_place else current)
+        known = _gradients(model, call, loss, named, None if in_place else current, ranks)
         by_id = {id(named[name]): gradient for name, gradient in known.items()}
         waiting = {key: name for key, name in waiting.items() if (g := by_id.get(key)) is None or not g.any()}
         units = {key: part for key, part in units.items() if not _reached(*part, by_id.get(key))}
@@ -91,6 +93,7 @@ def _gradients(
     loss: LossFunction | None,
     named: Mapping[str, Tensor],
     current: Mapping[str, Tensor] | None,
+    ranks: Ranks,
 ) -> dict[str, Tensor | None]:
     """The global gradients of the parameters, or of copies of ``current`` in their place."""
     reshard(model)  # what is still gathered would be used as it was before the step
@@ -103,6 +106,7 @@ def _gradients(
             with _instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
                 output = model(*call.args, **call.kwargs)
         value = objective(output, call, loss).value
+    ranks.wait()  # nobody goes back through the graph if the loss of one raised
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     found = gradients_of(model, value, list(learned.values())) if value.requires_grad else {}
     return {name: found.get(id(leaf)) for name, leaf in learned.items()}

@@ -77,7 +77,7 @@ def _in_one_pass(x: Tensor) -> Tensor | None:
         centred = sums_of(x.contiguous(), mean)
         variance = max(centred.squares / sums.count - (centred.sum / sums.count) ** 2, 0.0)
     zeros = x.numel() - int(torch.count_nonzero(x)) if sums.low <= 0 <= sums.high else 0
-    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, variance, 0], dtype=torch.float64)
+    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, variance, 0], dtype=torch.float64, device="cpu")
 
 
 def _by_torch(x: Tensor, unit: int | None) -> Tensor:

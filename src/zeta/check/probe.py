@@ -17,6 +17,7 @@ from zeta.check.capture import Capture, Record
 from zeta.check.evidence import Use
 from zeta.check.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
+from zeta.check.ranks import ALONE, Ranks
 from zeta.check.results import Layer, Loss
 from zeta.modules import parameters_of
 from zeta.names import Slot, any_fsdp, named_modules
@@ -46,7 +47,7 @@ class Probe:
     output_nonfinite: int
 
 
-def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None) -> Probe:
+def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Probe:
     """Run ``model`` on a batch forward and backward once, and return what was seen.
 
     To be called inside :func:`~zeta.check.isolation.preserved`. Whatever the model raises is passed on.
@@ -61,6 +62,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
+    ranks.wait()  # nobody goes back through the graph if the loss of one raised
     classified, loss_seen = _loss(aim, capture)
     head, head_parameters = _heads(classified, output, capture)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]

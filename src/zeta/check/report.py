@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 
 from zeta.check.html import page
 from zeta.check.results import Results
@@ -13,6 +12,7 @@ from zeta.check.sarif import to_sarif
 from zeta.check.serial import to_json
 from zeta.check.tensorboard import Writer, log_to
 from zeta.check.terminal import text
+from zeta.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class CheckReport(Results):
         """Return one HTML page that needs nothing else, and write it to ``path`` if given.
 
         Raises:
-            UsageError: if plotly is not installed; ``pip install 'zeta-init[html]'``.
+            UsageError: if plotly is not installed (``pip install 'zeta-init[html]'``), or ``path`` is a link or folder.
         """
         return _written(page(self), path)
 
@@ -48,5 +48,5 @@ class CheckReport(Results):
 
 def _written(text: str, path: str | PathLike[str] | None) -> str:
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
+        write_text(path, text)
     return text

@@ -22,7 +22,7 @@ def batch_for(model: nn.Module) -> dict[str, Tensor] | None:
     Only for models whose main input is ``input_ids`` or ``pixel_values``.
     """
     config, main = getattr(model, "config", None), getattr(model, "main_input_name", None)
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator("cpu").manual_seed(_SEED)
     accepted = inspect.signature(model.forward).parameters
     if config is None or main not in accepted:
         return None
@@ -42,7 +42,7 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
     shape = (_COUNT, min(_LENGTH, int(limit) // 2 or 1))
     # the first few tokens are mostly padding, beginning and end
     first = min(4, text.vocab_size - 1)
-    batch = {"input_ids": torch.randint(first, text.vocab_size, shape, generator=generator)}
+    batch = {"input_ids": torch.randint(first, text.vocab_size, shape, generator=generator, device="cpu")}
     name = type(model).__name__
     if name.endswith(("ForCausalLM", "LMHeadModel")):
         # decoders of two-part models and XLM take labels as they stand; without any, the loss is that of next tokens
@@ -50,9 +50,9 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
             batch["labels"] = batch["input_ids"]
     elif "labels" in accepted and name.endswith(_PER_TOKEN):
         classes = config.num_labels if name.endswith("ForTokenClassification") else text.vocab_size
-        batch["labels"] = torch.randint(min(first, classes - 1), classes, shape, generator=generator)
+        batch["labels"] = torch.randint(min(first, classes - 1), classes, shape, generator=generator, device="cpu")
     elif "labels" in accepted and name.endswith("ForSequenceClassification"):
-        batch["labels"] = torch.randint(0, config.num_labels, (_COUNT,), generator=generator)
+        batch["labels"] = torch.randint(0, config.num_labels, (_COUNT,), generator=generator, device="cpu")
     elif "decoder_input_ids" in accepted:
         batch["decoder_input_ids"] = batch["input_ids"]
     return batch
@@ -61,7 +61,7 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
 def _pixels(model: nn.Module, config: Any, accepted: Any, generator: torch.Generator) -> dict[str, Tensor]:
     size = getattr(config, "image_size", _IMAGE)  # what is convolutional to the end takes any
     height, width = (size, size) if isinstance(size, int) else size
-    batch = {"pixel_values": torch.randn(_COUNT, config.num_channels, height, width, generator=generator)}
+    batch = {"pixel_values": torch.randn(_COUNT, config.num_channels, height, width, generator=generator, device="cpu")}
     if "labels" in accepted and type(model).__name__.endswith("ForImageClassification"):
-        batch["labels"] = torch.randint(0, config.num_labels, (_COUNT,), generator=generator)
+        batch["labels"] = torch.randint(0, config.num_labels, (_COUNT,), generator=generator, device="cpu")
     return batch

@@ -17,7 +17,8 @@ from zeta.check.losses import LossFunction
 from zeta.check.probe import probe
 from zeta.check.results import Point
 from zeta.errors import SpecError
-from zeta.modules import parameters_of
+from zeta.generators import apart
+from zeta.modules import named_parameters_of, parameters_of
 from zeta.names import unwrap, walk
 
 Factory = Callable[[int], nn.Module]
@@ -101,11 +102,13 @@ def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFuncti
 
 
 def _built(name: str, factory: Factory, size: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(size)
+    with apart(size):
         model = factory(size)
     if not isinstance(model, nn.Module):
         raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {model!r}")
+    on_meta = [name for name, tensor in named_parameters_of(model) if tensor.is_meta]
+    if on_meta:
+        raise SpecError(f"{name}({size}) must return a model with memory, but {on_meta[0]} is on meta")
     return unwrap(model)
 
 

@@ -15,6 +15,7 @@ from rich.cells import cell_len, chop_cells
 
 from zeta.check.places import SEVERITIES, counts_text, findings_by_layer, where, worst
 from zeta.check.results import Finding, Layer, Results, Severity
+from zeta.escaping import visible
 from zeta.render import fold, number_text, range_text, table
 
 WIDTH: Final = 80
@@ -44,7 +45,7 @@ def brief(results: Results) -> str:
 
 def _verdict(results: Results) -> str:
     verdict = "can learn from here" if results.ok else "cannot learn from here as it is"
-    lines = [f"{_shown(results.model)} {verdict}: {counts_text(results.findings)}"]
+    lines = [f"{visible(results.model)} {verdict}: {counts_text(results.findings)}"]
     facts = [
         f"{len(results.layers):,} layers",
         f"{len(results.parameters):,} parameters and buffers",
@@ -81,19 +82,19 @@ def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
             name = where(members[0])
         elif len(members) > 1:
             name = name.replace(",", ", ")  # where lines may break
-        yield _shown(name), members
+        yield visible(name), members
 
 
 def _block(severity: Severity, name: str, members: Sequence[Finding]) -> str:
     first = members[0]
     places = "" if len(members) == 1 else f" ({len(members):,} places)"
-    heading = f"{_MARK[severity]} {first.rule.id} {_shown(first.rule.name)}  {name}{places}"
+    heading = f"{_MARK[severity]} {first.rule.id} {visible(first.rule.name)}  {name}{places}"
     message = first.message if len(members) == 1 else f"{where(first)}: {first.message}"
     return "\n".join(
         [
             *_wrapped(heading, later="     "),
-            *_wrapped(_shown(message), first="     ", later="     "),
-            *_wrapped(_shown(first.advice), first="     -> ", later="        "),
+            *_wrapped(visible(message), first="     ", later="     "),
+            *_wrapped(visible(first.advice), first="     -> ", later="        "),
         ]
     )
 
@@ -121,7 +122,7 @@ def _layers(results: Results) -> str:
         rules = sorted({finding.rule.id for finding in findings if finding.severity is severity})
         rows.append(
             (
-                _elided(_shown(run[0].name)) if len(run) == 1 else f"  ... {len(run):,} layers",
+                _elided(visible(run[0].name)) if len(run) == 1 else f"  ... {len(run):,} layers",
                 outputs.cell([layer.output.rms for layer in run]),
                 gradients.cell([layer.gradient.rms for layer in run if layer.gradient is not None]),
                 "" if severity is None else f"{_MARK[severity]} {rules[0]}{'+' if len(rules) > 1 else ''}",
@@ -211,11 +212,6 @@ def _elided(name: str) -> str:
     return chop_cells(name, half - 1)[0] + "…" + chop_cells(name[::-1], half)[0][::-1]
 
 
-def _shown(name: str) -> str:
-    """Control characters and line breaks escaped, as a name may hold anything."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name)
-
-
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
@@ -225,8 +221,8 @@ def _footer(results: Results) -> str:
         lines.append(f"{counts_text(results.suppressed)} suppressed")
     for reason in dict.fromkeys(why for _, why in results.skipped):
         rules = dict.fromkeys(rule for rule, why in results.skipped if why == reason)
-        lines.append(f"{', '.join(rules)} not applied: {_shown(reason)}")
-    lines += [_shown(remark) for remark in results.sampled]
+        lines.append(f"{', '.join(rules)} not applied: {visible(reason)}")
+    lines += [visible(remark) for remark in results.sampled]
     if results.points:
         sizes = {(point.factory, point.size) for point in results.points}
         for factory in sorted({factory for factory, _ in sizes}):

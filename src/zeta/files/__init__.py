@@ -2,13 +2,15 @@
 
 ``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``blocks`` are small
 tensors that are drawn at once, ``writing`` has the threads that fill the files, ``folder`` holds unfinished work until
-everything can appear at once.
+everything can appear at once, ``journal`` lets it do so even if the run is killed meanwhile, ``directory`` is an open
+folder in which no link is followed.
 """
 
 from zeta.files.blocks import Block, blocks
-from zeta.files.folder import PARTIAL, check_folder, files_of, sync, work
+from zeta.files.folder import PARTIAL, check_folder, files_of, work
 from zeta.files.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.files.manifest import MANIFEST, Manifest
+from zeta.files.outputs import check_output, output_path, write_text
 from zeta.files.writing import Writer, memory
 
 __all__ = [
@@ -26,9 +28,11 @@ __all__ = [
     "blocks",
     "bytes_of",
     "check_folder",
+    "check_output",
     "files_of",
     "layout",
     "memory",
-    "sync",
+    "output_path",
     "work",
+    "write_text",
 ]

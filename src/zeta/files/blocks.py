@@ -45,7 +45,7 @@ class Block:
 
     def drawn(self, seed: int) -> Tensor:
         """The block's memory, with every value in it: of :attr:`dtype`, in one dimension."""
-        memory = torch.empty(self.numel, dtype=self.dtype)
+        memory = torch.empty(self.numel, dtype=self.dtype, device="cpu")
         requests = [
             Request(
                 initializer=item.entry.initializer,

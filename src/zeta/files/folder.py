@@ -1,7 +1,8 @@
 """The folder of a checkpoint: what is there already, unfinished work inside it, and how that becomes complete at once.
 
 Work goes on in ``.zeta-partial``, beside a note of what was asked for; nothing in there has the name of a checkpoint's
-file. It is gone when the checkpoint is complete, or when what failed is not worth keeping.
+file. It is gone when the checkpoint is complete, or when what failed is not worth keeping. Only files that the note or
+an earlier checkpoint's manifest names are ever removed or written to, and none through a link.
 """
 
 from __future__ import annotations
@@ -10,98 +11,146 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from zeta.errors import CheckpointError, listed
-from zeta.files.layout import INDEX, SHARD, TENSORS
+from zeta.escaping import visible
+from zeta.files.directory import Directory, kind_of
+from zeta.files.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
 from zeta.files.manifest import MANIFEST, Manifest, changes
 
 PARTIAL: Final = ".zeta-partial"
 _REQUEST: Final = "request.json"
-_PART: Final = ".part"
-_EARLIER: Final = ".zeta-earlier."
 #: one unfinished file is kept from this size on, several always
 _WORTH_KEEPING: Final = 2**26
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
-    """Raise ``CheckpointError`` if ``folder`` is not one, or has an earlier run's files that may not be replaced."""
+    """Raise ``CheckpointError`` if ``folder`` is not one, or has a checkpoint and there is no ``force``.
+
+    Only ``work`` can tell which files ``force`` may replace, and what a run left that was killed in its last moments.
+    """
     try:
-        if os.path.lexists(folder) and not folder.is_dir():
+        if not os.path.lexists(folder):
+            return
+        if not folder.is_dir():
             raise CheckpointError(f"cannot write to {folder}: it is not a folder")
-        existing = files_of(folder)
-        for name in existing:
-            if (folder / name).is_dir():
-                raise CheckpointError(f"{folder / name} is a folder, expected a file; choose another folder")
+        with Directory.open(folder) as place:
+            found = place.status(PARTIAL)
+            if found is not None and not stat.S_ISDIR(found.st_mode):
+                raise place.obstacle(PARTIAL, "a folder that zeta made")
+            if found is None or not _is_interrupted(place):
+                _existing(place, force=force)
     except PermissionError as error:
         raise CheckpointError(f"{folder} cannot be looked into: {error.strerror}") from error
-    if existing and not force:
-        shown = existing if len(existing) <= 3 else (existing[0], f"{len(existing) - 1} more files")
-        raise CheckpointError(
-            f"{folder} already has {' and '.join(shown)}; choose another folder, or overwrite with force (--force)"
-        )
 
 
 def files_of(folder: Path) -> tuple[str, ...]:
     """The names of what is there of a checkpoint, complete or not."""
     if not folder.is_dir():
         return ()
-    own = (TENSORS, INDEX, MANIFEST)
-    return tuple(sorted(name for name in os.listdir(folder) if name in own or SHARD.fullmatch(name)))  # noqa: PTH208
+    return tuple(sorted(filter(is_own, os.listdir(folder))))  # noqa: PTH208
+
+
+def _is_interrupted(folder: Directory) -> bool:
+    """Whether a run was killed when its files had got names, or were about to."""
+    with folder.inner(PARTIAL) as partial:
+        names = partial.names()
+    return JOURNAL in names or not names
+
+
+def _existing(folder: Directory, *, force: bool) -> list[str]:
+    """The names of a checkpoint's files that are there; ``CheckpointError`` if any, without ``force``, or no file."""
+    existing = sorted(filter(is_own, folder.names()))
+    kinds = {name: folder.status(name) for name in existing}
+    for name, found in kinds.items():
+        if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            raise CheckpointError(f"{folder.path / name} is {kind_of(found)}, expected a file; choose another folder")
+    if existing and not force:
+        shown = existing if len(existing) <= 3 else (existing[0], f"{len(existing) - 1} more files")
+        raise CheckpointError(
+            f"{folder.path} already has {' and '.join(shown)}; choose another folder, or overwrite with force (--force)"
+        )
+    return existing
+
+
+def _replaceable(folder: Directory, *, force: bool) -> tuple[str, ...]:
+    """The files of an earlier run, by its manifest; ``CheckpointError`` if there is anything else, or no ``force``."""
+    existing = _existing(folder, force=force)
+    named: tuple[str, ...] = ()
+    reason = f"there is no {MANIFEST}"
+    if MANIFEST in existing:
+        try:
+            named = (*Manifest.read(folder.path / MANIFEST).layout.names, MANIFEST)
+            reason = f"{MANIFEST} does not name them"
+        except CheckpointError as error:
+            reason = str(error)
+    others = [name for name in existing if name not in named]
+    if others:
+        heading = (
+            f"{folder.path} has files that no earlier run of zeta is known to have written ({reason}). Even force "
+            "leaves them alone; move them away, or choose another folder:"
+        )
+        raise CheckpointError(listed(heading, others))
+    for name in existing:
+        if folder.status(f"{EARLIER}{name}") is not None:
+            raise folder.obstacle(f"{EARLIER}{name}", "nothing")
+    return tuple(existing)
 
 
 class Work:
     """A checkpoint that is being written. ``resumed`` tells that an interrupted run for the same left files here."""
 
-    def __init__(self, folder: Path, *, resumed: bool) -> None:
-        self.folder = folder
-        self.resumed = resumed
+    def __init__(self, folder: Directory, partial: Directory, request: Manifest, *, force: bool) -> None:
+        self._folder = folder
+        self._partial = partial
+        self._names = (*request.layout.names, MANIFEST)
+        self._force = force
+        self._earlier = _replaceable(folder, force=force)
+        self.resumed = _is_resumed(partial, request, force=force)
+        if not self.resumed:
+            _begin(partial, request)
 
-    def part(self, name: str) -> Path:
-        """Where the file ``name`` grows."""
-        return self.folder / PARTIAL / f"{name}{_PART}"
+    def open(self, name: str) -> int:
+        """The descriptor of what ``name`` will be, new or with what an interrupted run has written of it."""
+        taken_up = self.resumed and self._partial.status(part(name)) is not None
+        return self._partial.reopen(part(name)) if taken_up else self._partial.create(part(name))
+
+    def write(self, name: str, text: str) -> None:
+        """Let ``name`` have ``text``, and the disk too."""
+        if self.resumed:
+            self._partial.remove(part(name))
+        self._partial.write(part(name), text.encode("utf-8"))
 
     def reserve(self, size: int) -> None:
         """Fail now, and not after minutes, if the disk has no room."""
-        missing = size - sum(path.stat().st_blocks * 512 for path in _parts(self.folder / PARTIAL))
-        free = shutil.disk_usage(self.folder).free
+        missing = size - sum(found.st_blocks * 512 for found in _parts(self._partial, self._names))
+        free = shutil.disk_usage(self._folder.path).free
         if missing > free:
             raise CheckpointError(
-                f"{self.folder} has room for {free:,} bytes, and {missing:,} are needed; nothing was written"
+                f"{self._folder.path} has room for {free:,} bytes, and {missing:,} are needed; nothing was written"
             )
 
-    def publish(self, names: Sequence[str]) -> None:
-        """Let the parts of ``names`` be the folder's checkpoint, instead of what is there; all of them or none.
+    def publish(self) -> None:
+        """Let what was written be the folder's checkpoint, instead of what is there; all of it or nothing."""
+        if set(filter(is_own, self._folder.names())) != set(self._earlier):  # somebody has written there meanwhile
+            self._earlier = _replaceable(self._folder, force=self._force)
+        publish(self._folder, self._partial, self._names, self._earlier)
 
-        The last name goes first and comes last. It is the manifest, which then never stands beside another's tensors.
-        """
-        earlier = sorted(files_of(self.folder), key=lambda name: name != names[-1])
-        asides = [(self.folder / name, self.folder / f"{_EARLIER}{name}") for name in earlier]
-        with contextlib.ExitStack() as undo:
-            for target, aside in asides:
-                undo.callback(_back, aside, target, f"the earlier file is {aside}")
-                target.replace(aside)
-            for name in names:
-                target, part = self.folder / name, self.part(name)
-                undo.callback(_back, target, part, "a new file stays there")
-                part.replace(target)
-            undo.pop_all()
-        for aside in self.folder.glob(f"{_EARLIER}*"):
-            with contextlib.suppress(OSError):
-                aside.unlink()
-        with contextlib.suppress(OSError):  # not every system can
-            sync(self.folder)
+    def is_worth_keeping(self) -> bool:
+        """Whether more than little would be lost."""
+        if self.resumed or self._partial.status(JOURNAL) is not None:
+            return True
+        parts = _parts(self._partial, self._names)
+        return len(parts) > 1 or sum(found.st_size for found in parts) >= _WORTH_KEEPING
 
-
-def _back(moved: Path, origin: Path, otherwise: str) -> None:
-    """Undo a renaming, if it happened."""
-    try:
-        if os.path.lexists(moved) and not os.path.lexists(origin):
-            moved.replace(origin)
-    except OSError as error:
-        raise CheckpointError(f"cannot restore {origin}: {error.strerror or error}; {otherwise}") from error
+    def remove(self) -> None:
+        """Remove what this run has made; the journal last, and not while an earlier file could not be removed."""
+        if all(self._folder.status(f"{EARLIER}{name}") is None for name in self._earlier):
+            _forget(self._partial, self._names)
 
 
 @contextlib.contextmanager
@@ -115,20 +164,20 @@ def work(folder: Path, request: Manifest, *, force: bool) -> Iterator[Work]:
     left = "nothing was left there"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / PARTIAL) as place:
-            resumed = _is_resumed(place, request, force=force)
+        with Directory.open(folder) as place, _locked(place) as (partial, is_new):
+            if not is_new:
+                _settle(place, partial, request)
+            unfinished = Work(place, partial, request, force=force)
             try:
-                if not resumed:
-                    _begin(place, request)
-                yield Work(folder, resumed=resumed)
+                yield unfinished
             except BaseException as error:
-                if resumed or _is_worth_keeping(place):
-                    left = f"what is written stays in {place}, and the same call goes on from there"
-                    error.add_note(left)
+                if unfinished.is_worth_keeping():
+                    left = f"what is written stays in {partial.path}, and the same call goes on from there"
+                    error.add_note(visible(left))
                 else:
-                    _remove(place)
+                    unfinished.remove()
                 raise
-            _remove(place)
+            unfinished.remove()
         created = []
     except OSError as error:
         if isinstance(error, CheckpointError):
@@ -140,68 +189,128 @@ def work(folder: Path, request: Manifest, *, force: bool) -> Iterator[Work]:
                 parent.rmdir()
 
 
-def sync(path: Path) -> None:
-    """Let the disk have a file's bytes, or a folder's names, before anything else happens."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
-def _locked(place: Path) -> Iterator[Path]:
-    """The folder for unfinished work, made if missing; ``CheckpointError`` while another run has it."""
-    place.mkdir(exist_ok=True)
-    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+def _locked(folder: Directory) -> Iterator[tuple[Directory, bool]]:
+    """The folder for unfinished work, and whether it was missing; ``CheckpointError`` while another run has it.
+
+    It is removed in the end if nothing is in it.
+    """
+    is_new = folder.make_folder(PARTIAL)
+    with folder.inner(PARTIAL) as partial:
         busy = False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(partial.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # the run that had it may have removed it a moment ago
-            busy = not place.exists() or not os.path.samestat(place.stat(), os.fstat(descriptor))
+            found = folder.status(PARTIAL)
+            busy = found is None or not os.path.samestat(found, os.fstat(partial.descriptor))
         except BlockingIOError:
             busy = True
         except OSError:
             pass  # not every file system can
         if busy:
-            raise CheckpointError(f"another run is writing to {place.parent}; wait for it, or choose another folder")
-        yield place
-    finally:
-        os.close(descriptor)
+            raise CheckpointError(f"another run is writing to {folder.path}; wait for it, or choose another folder")
+        try:
+            yield partial, is_new
+        finally:
+            folder.remove_folder(PARTIAL)
 
 
-def _is_resumed(place: Path, request: Manifest, *, force: bool) -> bool:
-    """Whether the files of an interrupted run are there, and are those of this one."""
-    if not _parts(place):
-        return False
+def _settle(folder: Directory, partial: Directory, request: Manifest) -> None:
+    """Bring in order what a run left that was killed while its files got their names; see ``journal``."""
+    journal = Journal.read(partial)
+    if journal is None and not partial.names() and _is_of(folder, request):
+        # killed when all was done but to remove this folder
+        names = Manifest.read(folder.path / MANIFEST).layout.names
+        journal = Journal.of(folder, {name: name for name in (*names, MANIFEST)}, ())
+        journal.write(partial)
+    if journal is None:
+        return
+    if journal.is_complete(folder, partial):
+        journal.forget_earlier(folder)
+        if not _is_of(folder, request):
+            _forget(partial, tuple(journal.files))
+            return
+        _note(partial, request)
+    journal.roll_back(folder, partial)
+    partial.remove(JOURNAL)
+
+
+def _is_of(folder: Directory, request: Manifest) -> bool:
+    """Whether the folder has a complete checkpoint that was asked for in the same way."""
     try:
-        other = list(changes(Manifest.read(place / _REQUEST), request))
+        folder.check(MANIFEST)
+        found = Manifest.read(folder.path / MANIFEST)
+    except CheckpointError:
+        return False
+    present = set(filter(is_own, folder.names()))
+    return present == {*found.layout.names, MANIFEST} and not any(changes(found, request))
+
+
+def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
+    """Whether the files of an interrupted run are there, and are those of this one. What is forgotten is removed."""
+    if partial.status(_REQUEST) is None or _is_unfinished_note(partial, request):
+        return False
+    partial.check(_REQUEST)
+    try:
+        earlier = Manifest.read(partial.path / _REQUEST)
+        names = (*earlier.layout.names, MANIFEST)
+        other = list(changes(earlier, request))
     except CheckpointError as error:
-        other = [str(error)]
-    if other and not force:
+        raise CheckpointError(
+            f"{partial.path} cannot be taken up: {error}. Not even force removes what no note names; keep what you "
+            "need of it, and remove it"
+        ) from error
+    if other and _parts(partial, names) and not force:
         heading = (
-            f"{place} is of an interrupted run that asked for something else; ask for the same to go on from there, or "
-            "start anew with force (--force):"
+            f"{partial.path} is of an interrupted run that asked for something else; ask for the same to go on from "
+            "there, or start anew with force (--force):"
         )
         raise CheckpointError(listed(heading, other))
+    if other:
+        _forget(partial, names)
     return not other
 
 
-def _begin(place: Path, request: Manifest) -> None:
-    for path in place.iterdir():
-        path.unlink()
-    (place / _REQUEST).write_text(request.to_json(), encoding="utf-8")
+def _begin(partial: Directory, request: Manifest) -> None:
+    """Write the note, from which on the files in its list are this run's. So there may be none of them before."""
+    for name in _made(partial, (*request.layout.names, MANIFEST)):
+        if name != _REQUEST:
+            raise partial.obstacle(name, "nothing")
+    _note(partial, request)
 
 
-def _parts(place: Path) -> list[Path]:
-    return list(place.glob(f"*.safetensors{_PART}"))
+def _note(partial: Directory, request: Manifest) -> None:
+    """Write what is asked for, unless it is there; a run that was killed may have written the beginning."""
+    if partial.status(_REQUEST) is not None:
+        if not _is_unfinished_note(partial, request):
+            return
+        partial.remove(_REQUEST)
+    partial.write(_REQUEST, request.to_json().encode("utf-8"))
+    partial.sync()
 
 
-def _is_worth_keeping(place: Path) -> bool:
-    parts = _parts(place)
-    return len(parts) > 1 or sum(path.stat().st_size for path in parts) >= _WORTH_KEEPING
+def _is_unfinished_note(partial: Directory, request: Manifest) -> bool:
+    """Whether a run for the same was killed while it wrote its note, before anything else."""
+    text = request.to_json().encode("utf-8")
+    found = partial.status(_REQUEST)
+    if found is None or found.st_size >= len(text) or len(partial.names()) > 1:
+        return False
+    return text.startswith(partial.read(_REQUEST, len(text)) or b"")
 
 
-def _remove(place: Path) -> None:
-    shutil.rmtree(place, ignore_errors=True)
+def _made(partial: Directory, names: Sequence[str]) -> list[str]:
+    """What is there of all that a run for the files ``names`` makes, in the order in which it is to be removed."""
+    made = (*map(part, names), part(JOURNAL), _REQUEST, JOURNAL)
+    return [name for name in made if partial.status(name) is not None]
+
+
+def _forget(partial: Directory, names: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):
+        for name in _made(partial, names):
+            partial.remove(name)
+
+
+def _parts(partial: Directory, names: Sequence[str]) -> list[os.stat_result]:
+    """What is there of the tensors of ``names``."""
+    statuses = (partial.status(part(name)) for name in names if name.endswith(".safetensors"))
+    return [found for found in statuses if found is not None]

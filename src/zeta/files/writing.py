@@ -11,14 +11,14 @@ import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import torch
 from torch import Tensor
 
+from zeta.files.crew import Crew
 from zeta.kernels.native import stay_on_this_thread
 
 T = TypeVar("T")
@@ -31,8 +31,8 @@ _MOST_SYNCS: Final = 2
 class Target:
     """A file that several threads write, in any order. What it holds already, and is the same, is left alone."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    def __init__(self, file: int) -> None:
+        self._file = file
         self._earlier = os.fstat(self._file).st_size
 
     def write(self, content: memoryview, offset: int) -> int:
@@ -68,15 +68,15 @@ class Writer:
     def __init__(self) -> None:
         self.found = 0
         self._threads = min(torch.get_num_threads(), _MOST_THREADS)
-        self._pool = ThreadPoolExecutor(self._threads, "zeta-write", stay_on_this_thread)
-        self._syncs = ThreadPoolExecutor(1, "zeta-sync")
+        self._writers = Crew(self._threads, stay_on_this_thread)
+        self._syncs = Crew(1)
         self._writing: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
         self._syncing: deque[Future[None]] = deque()
         self._target: Target | None = None
 
-    def begin(self, path: Path, first: bytes) -> None:
-        """Turn to another file, which begins with the bytes ``first``."""
-        self._target = Target(path)
+    def begin(self, file: int, first: bytes) -> None:
+        """Turn to another file, by its descriptor, which is closed here; it begins with the bytes ``first``."""
+        self._target = Target(file)
         self.found += self._target.write(memoryview(first), 0)
 
     def write(self, job: Callable[[], tuple[Tensor, T]], offsets: Sequence[int], then: Callable[[T], None]) -> None:
@@ -92,19 +92,19 @@ class Writer:
             return sum(target.write(memory(values), offset) for offset in offsets), result
 
         self._settle(self._threads)
-        self._writing.append((self._pool.submit(run), then))
+        self._writing.append((self._writers.submit(run), then))
 
     def finish(self, size: int) -> None:
         """End the file, which has ``size`` bytes; the disk may get it while the next one is written."""
         while len(self._syncing) >= _MOST_SYNCS:
-            self._syncing.popleft().result()
+            self._syncs.result(self._syncing.popleft())
         target, written = self._target, [future for future, _ in self._writing]
         assert target is not None
 
         def sync() -> None:
             with contextlib.closing(target):
                 for future in written:
-                    future.result()
+                    self._writers.result(future)
                 target.finish(size)
 
         self._syncing.append(self._syncs.submit(sync))
@@ -114,7 +114,7 @@ class Writer:
         """Wait until at most so many jobs are in work, and tell of the others."""
         while len(self._writing) > most:
             future, then = self._writing.popleft()
-            found, result = future.result()
+            found, result = self._writers.result(future)
             self.found += found
             then(result)
 
@@ -128,10 +128,10 @@ class Writer:
             if error is None:
                 self._settle(0)
                 for future in self._syncing:
-                    future.result()
+                    self._syncs.result(future)
         finally:
-            self._pool.shutdown()
-            self._syncs.shutdown()
+            self._writers.leave()
+            self._syncs.leave()
             if self._target is not None:
                 self._target.close()
 

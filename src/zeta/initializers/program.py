@@ -1,25 +1,41 @@
-"""An initializer that is a small program of torch operations, its random leaves drawn from the stream."""
+"""An initializer that is a small program of the closed language, its random leaves drawn from the stream."""
 
 from __future__ import annotations
 
 import base64
+import binascii
+import ctypes
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
 
-from zeta import dtypes
-from zeta.errors import SpecError
+from zeta import dtypes, evaluation, operations
+from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
-from zeta.initializers.base import Initializer, Site
+from zeta.initializers.base import Initializer, Keep, Site
 from zeta.initializers.elementwise import Constant, Ones, Zeros
+from zeta.initializers.fitting import check_law
+from zeta.operations import Attributes, Operand, Type
 
 #: draw numbers that one leaf may use: its own, those of a complex part or a mask
 DRAWS_PER_LEAF: Final = 256
 _SHOWN: Final = 72
+
+# What a program may cost, so that no file makes a computer work or allocate without end: so much for every element
+# of the tensor that it is for, and as for so many elements where the tensor is smaller.
+MOST_STEPS: Final = 2**16
+MOST_BYTES: Final = 2**10
+MOST_WORK: Final = 2**14
+LEAST_ELEMENTS: Final = 2**18
+_MOST_DIMS: Final = 64
+_DTYPES: Final = (
+    *dtypes.REAL, *dtypes.COMPLEX, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,8 +54,8 @@ class Data:
     @classmethod
     def of(cls, tensor: Tensor) -> Data:
         """The bytes of a tensor."""
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        return cls(bytes(flat.view(torch.uint8).numpy()) if flat.numel() else b"")
+        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        return cls(ctypes.string_at(flat.data_ptr(), flat.nbytes))
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """The tensor of these bytes."""
@@ -63,42 +79,41 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One operation: ``aten.<name>.<overload>``, or one of ``draw``, ``data``, ``read``, ``write``, ``item``.
+    """One operation of the language (docs/programs.md), or a leaf: ``draw`` or ``data``, which say what they are.
 
-    ``read`` and ``write`` take a strided view (shape, strides, offset in elements) of a contiguous tensor.
+    Operands are results of earlier steps (:class:`Ref`), numbers, or ``None``; attributes are sorted by name.
     """
 
     op: str
-    args: tuple[Any, ...] = ()
-    kwargs: tuple[tuple[str, Any], ...] = ()
+    operands: tuple[Operand, ...] = ()
+    attributes: Attributes = ()
+    leaf: Draw | Data | None = None
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def refs(self) -> Iterator[int]:
         """The steps that this one uses."""
-        return _refs((self.args, tuple(value for _, value in self.kwargs)))
+        return (operand.step for operand in self.operands if isinstance(operand, Ref))
 
     @property
-    def name(self) -> str:
-        """The operation's name without namespace and overload."""
-        return self.op.split(".")[1] if "." in self.op else self.op
+    def type(self) -> Type:
+        """The shape and dtype of the result."""
+        return self.shape, self.dtype
 
-
-def _refs(value: Any) -> Iterator[int]:
-    if isinstance(value, Ref):
-        yield value.step
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _refs(item)
+    @property
+    def numel(self) -> int:
+        """The number of elements of the result."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, repr=False)
 class Program(Initializer):
-    """A directed graph of torch operations in order; the last step is the value.
+    """Operations of the closed language in order, on logical tensors; the last step is the value.
 
-    Deterministic steps are computed on the CPU by torch, so that they equal what a real construction computes. Each
-    random leaf is an initializer with a draw number of its own, drawn from the stream.
+    Each random leaf is an initializer with a draw number, drawn from the stream. Every step is checked when the program
+    is built: operation, operands, attributes, the shape and dtype of its result, and what the whole may cost: 2^16
+    steps, 2^14 steps of arithmetic and 2^10 bytes at a time for each element of the result (counted as at least 2^18).
 
     Programs run on the CPU, whatever the parameter's device. Where something is random and every step treats elements
     alone or moves boxes of them, tiles of 2^18 elements are computed one by one; else the whole tensor at once, with
@@ -108,28 +123,28 @@ class Program(Initializer):
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        try:
-            steps = tuple(step if isinstance(step, Step) else _step_from_json(step) for step in self.steps)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SpecError(f"Program: not a list of steps: {error}") from error
-        object.__setattr__(self, "steps", steps)
-        if not steps:
-            raise SpecError("Program: at least one step is needed")
-        for position, step in enumerate(steps):
-            if any(not 0 <= ref < position for ref in step.refs):
-                raise SpecError(f"Program: step {position} ({step.op}) uses a step that is not before it")
-            if step.op not in _OWN and not step.op.startswith("aten."):
-                raise SpecError(f"Program: step {position} has the unknown operation {step.op!r}")
+        if not isinstance(self.steps, list | tuple) or not 1 <= len(self.steps) <= MOST_STEPS:
+            raise SpecError(f"Program: steps must be a list of 1 to {MOST_STEPS:,} steps")
+        steps: list[Step] = []
+        for position, given in enumerate(self.steps):
+            try:
+                step = given if isinstance(given, Step) else step_from_json(given)
+                _check_step(step, steps)
+            except ZetaError as error:
+                raise SpecError(f"Program: step {position}: {error}") from None
+            steps.append(step)
+        object.__setattr__(self, "steps", tuple(steps))
+        _check_cost(self.steps)
 
     @property
     def draws(self) -> tuple[Draw, ...]:
         """The random leaves."""
-        return tuple(step.args[0] for step in self.steps if step.op == "draw")
+        return tuple(step.leaf for step in self.steps if isinstance(step.leaf, Draw))
 
     def scaled(self, factor: float) -> Program:
         last = self.steps[-1]
-        by = replace(last, op="aten.mul.Tensor", args=(Ref(len(self.steps) - 1), factor), kwargs=())
-        return Program((*self.steps, by))
+        product = Step(op="mul", operands=(Ref(len(self.steps) - 1), factor), shape=last.shape, dtype=last.dtype)
+        return Program((*self.steps, product))
 
     def solve(self, site: Site) -> Self:
         if site.shape != self.steps[-1].shape:
@@ -145,7 +160,7 @@ class Program(Initializer):
     def _text(self, number: Any) -> str:
         text = self._expression()
         if text is None:
-            names = list(dict.fromkeys(step.name for step in self.steps if step.op not in ("read", "item", "data")))
+            names = list(dict.fromkeys(step.op for step in self.steps if step.op not in _UNNAMED))
             text = f"{len(self.steps)} steps: {', '.join(names)}"
             text = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
         return f"Program({text})"
@@ -154,54 +169,119 @@ class Program(Initializer):
         """The program as one nested expression, if that is short."""
         texts: list[str] = []
         for step in self.steps:
-            if step.op == "draw":
-                draw: Draw = step.args[0]
-                law = str(draw.initializer)
-                texts.append(law if draw.of is None else f"{law} of {draw.of}")
-            elif step.op == "read":
-                texts.append(f"{texts[step.args[0].step]}[...]")
-            elif step.op == "data":
-                texts.append(f"data{list(step.shape)}")
-            else:
-                shown = [_shown(value, texts) for value in step.args]
-                texts.append(f"{step.name}({', '.join(text for text in shown if text)})")
+            shown = [texts[item.step] if isinstance(item, Ref) else _shown(item) for item in step.operands]
+            match step.leaf:
+                case Draw():
+                    law = str(step.leaf.initializer)
+                    texts.append(law if step.leaf.of is None else f"{law} of {step.leaf.of}")
+                case Data():
+                    texts.append(f"data{list(step.shape)}")
+                case None if step.op in ("slice", "strided"):
+                    texts.append(f"{shown[0]}[...]")
+                case None:
+                    with_them = [_shown(value) for _, value in step.attributes]
+                    texts.append(f"{step.op}({', '.join((*shown, *with_them))})")
             if len(texts[-1]) > _SHOWN:
                 return None
         return texts[-1]
 
 
-_OWN: Final = ("draw", "data", "read", "write", "item")
+#: operations that a summary leaves out
+_UNNAMED: Final = ("slice", "strided", "data", "reshape")
 
 
-def _shown(value: Any, texts: list[str]) -> str:
-    if isinstance(value, Ref):
-        return texts[value.step]
+def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(_shown(item, texts) for item in value)}]"
+        return f"[{', '.join(map(_shown, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _check_step(step: Step, before: list[Step]) -> None:
+    """Raise ``ZetaError`` unless a step's result follows from those before it and has the type that it states."""
+    if len(step.shape) > _MOST_DIMS or not all(_is_extent(n) for n in step.shape) or step.numel >= 2**63:
+        raise SpecError(f"{step.shape!r} is no shape")
+    if step.dtype not in _DTYPES:
+        raise SpecError(f"a program does not compute in {dtypes.name_of(step.dtype)}")
+    if any(not 0 <= ref < len(before) for ref in step.refs):
+        raise SpecError(f"{step.op} uses a step that is not before it")
+    if (step.op in ("draw", "data")) != (step.leaf is not None) or (step.leaf and (step.operands or step.attributes)):
+        raise SpecError(f"{step.op} has the wrong parts: draw and data are leaves, without operands and attributes")
+    match step.leaf:
+        case Draw():
+            _check_draw(step.leaf, step)
+        case Data():
+            if len(step.leaf.content) != step.numel * step.dtype.itemsize:
+                raise SpecError(f"{len(step.leaf.content)} bytes of data for {_type_text(step.type)}")
+            if step.dtype is torch.bool and step.leaf.content.strip(b"\0\1"):
+                raise SpecError("data of truth values has bytes other than 0 and 1")
+        case None:
+            operands = tuple(before[item.step].type if isinstance(item, Ref) else item for item in step.operands)
+            found = evaluation.result_type(step.op, operands, step.attributes, step.dtype)
+            if found != step.type:
+                raise SpecError(f"{step.op} gives {_type_text(found)}, but states {_type_text(step.type)}")
+
+
+def _check_draw(draw: Draw, step: Step) -> None:
+    law = draw.initializer
+    if isinstance(law, Program | Keep) or law.solve(Site(shape=step.shape, axes=draw.axes)) != law:
+        raise SpecError(f"{law!r} is not a law with every number known, which a draw needs")
+    if law.needs_axes:
+        law.moments(Site(shape=step.shape, axes=draw.axes))  # raises where the axes do not fit
+    check_law(law, step.dtype)
+    if not 0 <= draw.number < 2**63 or not isinstance(draw.of, str | None):
+        raise SpecError(f"a draw has a number from 0 on and a parameter's name, got {draw.number!r} and {draw.of!r}")
+
+
+def _check_cost(steps: tuple[Step, ...]) -> None:
+    """Raise ``SpecError`` if a program would take more time or memory than its result justifies."""
+    share = max(steps[-1].numel, LEAST_ELEMENTS)
+    work = 0
+    last_use = {ref: position for position, step in enumerate(steps) for ref in step.refs}
+    ending = Counter[int]()
+    held = 0
+    for position, step in enumerate(steps):
+        if step.leaf is None:
+            types = [steps[item.step].type if isinstance(item, Ref) else item for item in step.operands]
+            work += operations.work(step.op, types, step.type)
+        else:
+            work += step.numel
+        nbytes = step.numel * step.dtype.itemsize
+        ending[last_use.get(position, position)] += nbytes
+        held += nbytes
+        if work > MOST_WORK * share or held > MOST_BYTES * share:
+            raise SpecError(
+                f"Program: up to step {position} ({step.op}) it takes {work:,} steps of arithmetic and {held:,} bytes; "
+                f"a tensor of {steps[-1].numel:,} elements may take {MOST_WORK * share:,} and {MOST_BYTES * share:,}"
+            )
+        held -= ending.pop(position, 0)
+
+
+def _is_extent(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _type_text(of: Type) -> str:
+    return f"{dtypes.name_of(of[1])}{list(of[0])}"
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
 
 
 def _step_to_json(step: Step) -> dict[str, Any]:
-    return {
-        "op": step.op,
-        "args": [_to_json(value) for value in step.args],
-        "kwargs": {name: _to_json(value) for name, value in step.kwargs},
-        "shape": list(step.shape),
-        "dtype": dtypes.name_of(step.dtype),
-    }
-
-
-def _step_from_json(data: Mapping[str, Any]) -> Step:
-    return Step(
-        op=data["op"],
-        args=tuple(_from_json(value) for value in data["args"]),
-        kwargs=tuple((name, _from_json(value)) for name, value in data["kwargs"].items()),
-        shape=tuple(data["shape"]),
-        dtype=dtypes.dtype_named(data["dtype"]),
-    )
+    data: dict[str, Any] = {"op": step.op}
+    match step.leaf:
+        case Draw(law, number, of, axes):
+            named = None if axes is None else axes.to_json()
+            data |= {"draw": law.to_json(), "number": number, "of": of, "axes": named}
+        case Data(content):
+            data |= {"base64": base64.b64encode(content).decode()}
+        case None:
+            data |= {"operands": [_to_json(value) for value in step.operands]}
+            data |= {"attributes": {key: _to_json(value) for key, value in step.attributes}}
+    return data | {"shape": list(step.shape), "dtype": dtypes.name_of(step.dtype)}
 
 
 def _to_json(value: Any) -> Any:
@@ -212,43 +292,69 @@ def _to_json(value: Any) -> Any:
             return value if math.isfinite(value) else {"float": str(value)}
         case complex():
             return {"complex": [_to_json(value.real), _to_json(value.imag)]}
-        case tuple():
-            return [_to_json(item) for item in value]
         case Ref():
             return {"step": value.step}
-        case Data():
-            return {"base64": base64.b64encode(value.content).decode()}
-        case torch.dtype():
-            return {"dtype": dtypes.name_of(value)}
-        case torch.memory_format():
-            return {"memory_format": str(value).removeprefix("torch.")}
-        case Draw():
-            axes = None if value.axes is None else value.axes.to_json()
-            return {"draw": value.initializer.to_json(), "number": value.number, "of": value.of, "axes": axes}
-    raise SpecError(f"Program: {value!r} has no form in JSON")
+        case tuple():
+            return [_to_json(item) for item in value]
+    raise SpecError(f"{value!r} has no form in JSON")
+
+
+def step_from_json(data: Any) -> Step:
+    """Read a step. Raises ``SpecError`` for anything that ``to_json`` does not write; the program checks the rest."""
+    operands: tuple[Operand, ...] = ()
+    attributes: dict[str, Any] = {}
+    match data:
+        case {"op": "draw", "draw": law, "number": int(number), "of": str() | None as of, "axes": axes}:
+            leaf: Draw | Data | None = Draw(
+                Initializer.from_json(law), number, of, None if axes is None else Axes.from_json(axes)
+            )
+            known = 7
+        case {"op": "data", "base64": str(text)}:
+            leaf = Data(_decoded(text))
+            known = 4
+        case {"op": str(), "operands": list(listed), "attributes": dict(attributes)}:
+            leaf, operands = None, tuple(map(_from_json, listed))
+            known = 5
+        case {"op": str(), "args": _}:
+            raise SpecError("is written in format 1, as an operation of torch; record the model again")
+        case _:
+            raise SpecError(f"is no operation, draw or data: {str(data)[:_SHOWN]}")
+    match data:
+        case {"op": str(op), "shape": list(shape), "dtype": str(dtype)} if len(data) == known:
+            named = tuple(sorted((key, _from_json(value)) for key, value in attributes.items()))
+            return Step(
+                op=op,
+                operands=operands,
+                attributes=named,
+                leaf=leaf,
+                shape=tuple(shape),
+                dtype=dtypes.dtype_named(dtype),
+            )
+    raise SpecError(f"needs op, shape and dtype and what it computes of, and nothing else, got {sorted(data)}")
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SpecError(f"data is no base64: {error}") from None
 
 
 def _from_json(value: Any) -> Any:
     match value:
-        case None | bool() | int() | str() | float():
+        case None | bool() | int() | float() | str():
             return value
-        case list():
-            return tuple(_from_json(item) for item in value)
-        case {"float": text}:
+        case list() if len(value) <= _MOST_DIMS and not any(isinstance(item, list) for item in value):
+            return tuple(map(_from_json, value))
+        case {"float": "inf" | "-inf" | "nan" as text} if len(value) == 1:
             return float(text)
-        case {"complex": [real, imag]}:
-            return complex(_from_json(real), _from_json(imag))
-        case {"step": number}:
+        case {"complex": [real, imaginary]} if len(value) == 1:
+            parts = [_from_json(part) for part in (real, imaginary)]
+            if all(isinstance(part, float) for part in parts):
+                return complex(*parts)
+        case {"step": int(number)} if len(value) == 1 and not isinstance(number, bool):
             return Ref(number)
-        case {"base64": text}:
-            return Data(base64.b64decode(text, validate=True))
-        case {"dtype": name}:
-            return dtypes.dtype_named(name)
-        case {"memory_format": name} if name in ("contiguous_format", "preserve_format", "channels_last"):
-            return getattr(torch, name)
-        case {"draw": initializer, "number": number, "of": of, "axes": axes}:
-            return Draw(Initializer.from_json(initializer), number, of, None if axes is None else Axes.from_json(axes))
-    raise SpecError(f"Program: {value!r} is not an argument of a step")
+    raise SpecError(f"{str(value)[:_SHOWN]} is no operand and no attribute")
 
 
 def constant(value: float) -> Constant:

@@ -24,13 +24,14 @@ from zeta.kernels import native, reference
 from zeta.kernels.answers import wrong_answers, wrong_sums
 from zeta.kernels.tasks import WORDS, Law, Task
 
-__all__ = ["WORDS", "Backend", "Law", "Task", "backend", "candidates", "fill", "problems", "proved"]
+__all__ = ["WORDS", "Backend", "Law", "Task", "backend", "candidates", "choice", "fill", "problems", "proved"]
 
 VARIABLE: Final = "ZETA_KERNEL"
 _ISAS: Final = ("avx512_bf16", "avx512", "avx2", "neon", "portable")
 _NAMES: Final = (*_ISAS, "triton", "reference")
 #: elements of a temporary on the way to a dtype or a device that no backend writes to
 STAGE: Final = 2**20
+_LONGEST_REASON: Final = 300
 
 _EVERY_DTYPE: Final = frozenset({torch.uint32, *native.DTYPES})
 
@@ -85,16 +86,20 @@ def backend(device: torch.device | str = "cpu") -> Backend:
 
     Raises ``SpecError`` if ``ZETA_KERNEL`` asks for one that does not exist or does not run here.
     """
-    device_type = "cuda" if torch.device(device).type == "cuda" else "cpu"
-    chosen, problems = _choice(device_type, os.environ.get(VARIABLE) or None)
+    chosen, problems = choice(device)
     if problems:
-        _say(device_type, chosen.name, problems)
+        _say("cuda" if torch.device(device).type == "cuda" else "cpu", chosen.name, problems)
     return chosen
 
 
 def problems(device: torch.device | str = "cpu") -> tuple[str, ...]:
     """Why better backends than the one that is used for ``device`` cannot be used."""
-    return _choice("cuda" if torch.device(device).type == "cuda" else "cpu", os.environ.get(VARIABLE) or None)[1]
+    return choice(device)[1]
+
+
+def choice(device: torch.device | str = "cpu") -> tuple[Backend, tuple[str, ...]]:
+    """``backend`` and ``problems`` in one, without the notice."""
+    return _choice("cuda" if torch.device(device).type == "cuda" else "cpu", os.environ.get(VARIABLE) or None)
 
 
 @functools.cache
@@ -144,10 +149,19 @@ def proved(name: str, device_type: str = "cpu") -> Backend:
             wrong = wrong_answers(found.fill, found.dtypes, device_type) if found is not REFERENCE else []
             wrong += wrong_sums(found.measure) if found.measure is not None else []
     except Exception as error:  # a compiler's, a driver's: whatever it is, the reference can do without
-        raise OSError(f"fails: {type(error).__name__}: {error}") from error
+        raise OSError(f"fails: {_reason(error)}") from error
     if wrong:
         raise OSError(f"gives wrong values for {', '.join(wrong)}; please report this")
     return found
+
+
+def _reason(error: BaseException) -> str:
+    """The error in one line, with the text of what caused it: a compiler's own error only quotes the source."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    names = dict.fromkeys(type(one).__name__ for one in (error, cause))
+    return f"{': '.join(names)}: {' '.join(str(cause).split())}"[:_LONGEST_REASON]
 
 
 def _native(isa: str) -> Backend:
@@ -177,5 +191,7 @@ def _triton() -> Backend:
     try:
         from zeta.kernels import triton
     except ImportError as error:
-        raise OSError(f"triton cannot be imported ({error}); install it with pip install triton") from error
+        raise OSError(
+            f"cannot be imported ({error}); install the triton that torch {torch.__version__} needs"
+        ) from error
     return Backend(name="triton", fill=triton.fill, dtypes=triton.DTYPES)

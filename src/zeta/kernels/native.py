@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from zeta.forked import was_forked
 from zeta.kernels.tasks import DIMS, Law, Task, boxes
 from zeta.random import Side, interval
 
@@ -23,7 +24,6 @@ LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
 _ABI: Final = 3
-_FIRST_PROCESS: Final = os.getpid()
 _KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
 
@@ -95,7 +95,7 @@ class Library:
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
         threads = ctypes.c_int32(getattr(_this_thread, "threads", None) or torch.get_num_threads())
-        code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(os.getpid()))
+        code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(was_forked()))
         if code:
             raise RuntimeError(f"{function} of the native kernels refused its arguments ({code}); please report this")
 
@@ -109,13 +109,12 @@ def stay_on_this_thread() -> None:
 
 
 @functools.cache
-def _team(process: int) -> ctypes.c_void_p:
+def _team(forked: bool) -> ctypes.c_void_p:
     """The function by which the OpenMP runtime that torch itself uses calls work on its threads, or null.
 
-    A process that forked from one which used them has none of these threads, and would wait for them forever. One that
-    forked before it imported zeta cannot be told from others, and waits as it does in torch's own operations.
+    A process that was forked from one which used them has none of these threads, and would wait for them forever.
     """
-    if process != _FIRST_PROCESS:
+    if forked:
         return ctypes.c_void_p()
     try:
         torch_cpu = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))
@@ -125,11 +124,19 @@ def _team(process: int) -> ctypes.c_void_p:
 
 
 def library_path(folders: Iterable[str]) -> Path:
-    """Where the library is: in one of the package's folders, of which an editable installation has two."""
+    """Where the library is: in one of the package's folders, of which an editable installation has two.
+
+    Raises ``OSError`` if it is in none of them, as where zeta was built without a C++ compiler.
+    """
     if chosen := os.environ.get(LIBRARY_VARIABLE):
         return Path(chosen)
-    places = [Path(folder) / _FILE for folder in folders]
-    return next((place for place in places if place.exists()), places[0])
+    for folder in folders:
+        if (place := Path(folder) / _FILE).exists():
+            return place
+    raise OSError(
+        "zeta is installed without its compiled kernels; to have them, install it again, from a wheel for this "
+        "platform or with a C++ compiler (GCC 12 or newer, or Clang)"
+    )
 
 
 def _jobs(task: Task) -> Iterator[bytes]:

@@ -75,6 +75,9 @@ _TAIL_DENOMINATOR = tl.constexpr(stream._TAIL_DENOMINATOR)
 _LOG = tl.constexpr(stream._LOG)
 _BITS_SQRT_HALF = tl.constexpr(stream._BITS_SQRT_HALF)
 
+#: whether Triton's interpreter runs this module
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
 
 @triton.jit
 def number32(bits):
@@ -83,7 +86,19 @@ def number32(bits):
 
 @triton.jit
 def fma32(a, b, c):
+    if INTERPRETED:  # by hand, as Triton's interpreter before 3.9 rounds the product too
+        return sum_rounded_to_odd(a.to(tl.float64) * b, c).to(tl.float32)
     return tl.fma(a, b, c)
+
+
+@triton.jit
+def sum_rounded_to_odd(x, y):
+    total = x + y
+    part = total - x
+    error = (x - (total - part)) + (y - part)
+    bits = total.to(tl.int64, bitcast=True)
+    away = tl.where((error > 0) == (total > 0), 1, -1)
+    return number64(tl.where((error != 0) & ((bits & 1) == 0), bits + away, bits))
 
 
 @triton.jit
@@ -163,9 +178,10 @@ def rounded(x, dtype: tl.constexpr):
 
 # -- fp64, without fused operations ----------------------------------------------------------------------------------
 
-_AS241_CENTRAL = tl.constexpr(stream._AS241["central"])
-_AS241_MIDDLE = tl.constexpr(stream._AS241["middle"])
-_AS241_FAR = tl.constexpr(stream._AS241["far"])
+# numerator and denominator separately: Triton before 3.8 cannot index a constant that is a tuple of tuples
+_CENTRAL_P, _CENTRAL_Q = (tl.constexpr(polynomial) for polynomial in stream._AS241["central"])
+_MIDDLE_P, _MIDDLE_Q = (tl.constexpr(polynomial) for polynomial in stream._AS241["middle"])
+_FAR_P, _FAR_Q = (tl.constexpr(polynomial) for polynomial in stream._AS241["far"])
 _ATANH = tl.constexpr(stream._ATANH)
 _LN2_64 = tl.constexpr(math.log(2.0))
 _BITS_SQRT_HALF_64 = tl.constexpr(0x3FE6A09E667F3BCD)
@@ -185,8 +201,8 @@ def horner64(coefficients: tl.constexpr, DEGREE: tl.constexpr, x):
 
 
 @triton.jit
-def ratio64(region: tl.constexpr, x):
-    return horner64(region[0], 7, x) / horner64(region[1], 7, x)
+def ratio64(numerator: tl.constexpr, denominator: tl.constexpr, x):
+    return horner64(numerator, 7, x) / horner64(denominator, 7, x)
 
 
 @triton.jit
@@ -201,8 +217,9 @@ def log64(p):
 @triton.jit
 def quantile64(q, p):
     r = tl.sqrt(log64(p) * -1.0)
-    tail = tl.where(r <= 5.0, ratio64(_AS241_MIDDLE, r - 1.6), ratio64(_AS241_FAR, r - 5.0))
-    return tl.where(q > 0.425, tail, q * ratio64(_AS241_CENTRAL, 0.180625 - q * q))
+    tail = tl.where(r <= 5.0, ratio64(_MIDDLE_P, _MIDDLE_Q, r - 1.6), ratio64(_FAR_P, _FAR_Q, r - 5.0))
+    limit = tl.full(q.shape, 0.425, tl.float64)  # Triton before 3.9 rounds a number that it compares with to fp32
+    return tl.where(q > limit, tail, q * ratio64(_CENTRAL_P, _CENTRAL_Q, 0.180625 - q * q))
 
 
 @triton.jit

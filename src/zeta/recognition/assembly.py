@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +24,7 @@ from zeta.initializers import (
     Uniform,
 )
 from zeta.initializers.program import DRAWS_PER_LEAF, constant
-from zeta.operations import box_of
-from zeta.recognition.leaves import Leaf, Simple, leaf_of
+from zeta.recognition.leaves import Leaf, Simple, computed, leaf_node, leaf_of
 from zeta.recognition.simplify import Simplified
 from zeta.tracing import LARGEST_DATA, Node
 
@@ -46,7 +45,7 @@ def recognize(roots: dict[str, Node], frozen: dict[int, Tensor]) -> tuple[dict[s
     Nothing depends on the order in which the nodes were made.
     """
     simple = Simplified(list(roots.values()), frozen)
-    results = {name: simple[node] for name, node in roots.items()}
+    results = _settled({name: simple[node] for name, node in roots.items()})
     owners = _owners(results)
     found: dict[str, Recognized] = {}
     problems: dict[str, str] = {}
@@ -66,15 +65,33 @@ class _Place:
     number: int
 
 
+def _settled(results: dict[str, Simple]) -> dict[str, Simple]:
+    """Results whose law stands for their formula: where nothing else sees what is drawn for it.
+
+    Values that belong together, such as a draw and its mirror image, stay formulas of one draw.
+    """
+    draws = {name: _random_leaves(result) for name, result in results.items()}
+    seen: defaultdict[int, list[Simple]] = defaultdict(list)
+    for name, nodes in draws.items():
+        for node in nodes:
+            seen[node.serial].append(results[name])
+    bare: dict[int, Simple] = {}  # what is the same stays the same
+    for name, result in results.items():
+        law = _law(result)
+        if law is not None and all(other is result for node in draws[name] for other in seen[node.serial]):
+            bare[id(result)] = _without_formula(result)
+    return {name: bare.get(id(result), result) for name, result in results.items()}
+
+
 def _owners(results: dict[str, Simple]) -> dict[int, _Place]:
     """The place of each random leaf.
 
     Its name is that of the parameter which it is all of, else the first in the alphabet of those that use it. Its
     number is its place in that parameter's program, as the program itself is ordered.
     """
-    used: dict[str, list[Node]] = {name: _random_leaves(result) for name, result in results.items()}
+    used = {name: _random_leaves(result) for name, result in results.items()}
     owner: dict[int, str] = {}
-    for name in sorted(used, key=lambda name: (not _plain(results[name]), name)):
+    for name in sorted(used, key=lambda name: (not _is_bare(results[name]), name)):
         for node in used[name]:
             owner.setdefault(node.serial, name)
     return {
@@ -85,8 +102,21 @@ def _owners(results: dict[str, Simple]) -> dict[int, _Place]:
     }
 
 
-def _plain(result: Simple) -> bool:
-    return isinstance(result, Leaf) or _padded(result) is not None
+def _law(result: Simple) -> tuple[Leaf, int | None] | None:
+    """The law that a result is, and the row of zeros that it may have."""
+    return (result, None) if isinstance(result, Leaf) else _padded(result)
+
+
+def _is_bare(result: Simple) -> bool:
+    law = _law(result)
+    return law is not None and law[0].formula is None
+
+
+def _without_formula(result: Simple) -> Simple:
+    if isinstance(result, Leaf):
+        return result.derived()
+    base, value = result.operands
+    return replace(result, operands=(leaf_node(base.content.derived(), base.serial), value))
 
 
 def _random_leaves(result: Simple) -> list[Node]:
@@ -96,12 +126,10 @@ def _random_leaves(result: Simple) -> list[Node]:
 
 
 def _ordered(root: Simple) -> list[Simple]:
-    """All nodes of a result, arguments first, in an order that depends on the graph's form alone."""
-    if isinstance(root, Leaf):
-        return [root]
+    """All nodes of a result's program, operands first, in an order that depends on the graph's form alone."""
     order: list[Simple] = []
     seen: set[int] = set()
-    waiting: list[tuple[Node, bool]] = [(root, False)]
+    waiting: list[tuple[Simple, bool]] = [(computed(root), False)]
     while waiting:
         node, ready = waiting.pop()
         if ready:
@@ -109,30 +137,30 @@ def _ordered(root: Simple) -> list[Simple]:
         elif id(node) not in seen:
             seen.add(id(node))
             waiting.append((node, True))
-            waiting.extend((used, False) for used in reversed(list(node.nodes)))
+            used = [] if isinstance(node, Leaf) else list(node.nodes)
+            waiting.extend((computed(operand), False) for operand in reversed(used))
     return order
 
 
-def _padded(result: Simple) -> tuple[Leaf, int] | None:
+def _padded(result: Node) -> tuple[Leaf, int] | None:
     """A law with one row of zeros."""
-    if not isinstance(result, Node) or result.op != "write":
+    if result.op != "update":
         return None
-    base, value, *view = result.args
+    base, value = result.operands
     leaf, zero = leaf_of(base), leaf_of(value)
     if leaf is None or zero is None or zero.initializer != constant(0.0) or len(result.shape) < 1:
         return None
-    box = box_of(result.shape, value.shape, *view)
-    if box is None or box.sizes != (1, *result.shape[1:]) or any(box.starts[1:]):
+    starts = result.attribute("starts")
+    if value.shape != (1, *result.shape[1:]) or any(starts[1:]):
         return None
-    return leaf, box.starts[0]
+    return leaf, starts[0]
 
 
 def _result(name: str, result: Simple, owners: dict[int, _Place]) -> Recognized:
-    padded = _padded(result)
-    leaf, row = padded if padded is not None else (result, None)
-    if isinstance(leaf, Leaf):
-        own = leaf.drawn is None or owners[leaf.drawn.serial] == _Place(name=name, number=0)
-        if own:
+    law = _law(result)
+    if law is not None and law[0].formula is None:
+        leaf, row = law
+        if leaf.drawn is None or owners[leaf.drawn.serial] == _Place(name=name, number=0):
             return Recognized(initializer=_meant(leaf.initializer), axes=leaf.axes, padding_idx=row)
     return Recognized(initializer=_program(name, result, owners))
 
@@ -151,20 +179,19 @@ def _meant(initializer: Initializer) -> Initializer:
 
 def _program(name: str, root: Simple, owners: dict[int, _Place]) -> Program:
     numbers: dict[int, int] = {}
-    merged: dict[Step, int] = {}
+    merged: dict[tuple[Step, str], int] = {}
     steps: list[Step] = []
     ordered = _ordered(root)
     for node in ordered:
         step = _step(name, node, numbers, owners)
-        known = merged.get(step)
+        # -0.0 and 0.0 are equal, and 1 and True
+        form = (step, repr((step.operands, step.attributes)))
+        known = merged.get(form)
         if known is None:
-            known = merged[step] = len(steps)
+            known = merged[form] = len(steps)
             steps.append(step)
         numbers[id(node)] = known
-    if numbers[id(ordered[-1])] != len(steps) - 1:
-        steps.append(
-            Step(op="aten.clone.default", args=(Ref(numbers[id(ordered[-1])]),), shape=root.shape, dtype=root.dtype)
-        )
+    assert numbers[id(ordered[-1])] == len(steps) - 1  # a result is no part of itself
     return Program(tuple(steps))
 
 
@@ -175,38 +202,19 @@ def _step(name: str, node: Simple, numbers: dict[int, int], owners: dict[int, _P
     assert isinstance(node, Node)
     match node.op:
         case "unknown":
-            raise RecordingError(str(node.args[0]))
+            raise RecordingError(str(node.content))
         case "uninitialized":
             raise RecordingError(f"never gets a value: it is memory as the constructor found it ({node.source})")
         case "data":
-            tensor = node.args[0]
+            tensor = node.content
             if tensor.nbytes > LARGEST_DATA:
                 raise RecordingError(
                     f"is data of {tensor.nbytes:,} bytes ({node.source}); a plan holds at most {LARGEST_DATA:,}. "
                     "Give it a fallback rule, such as Zeros(), and load it after materializing"
                 )
-            return Step(op="data", args=(Data.of(tensor),), shape=node.shape, dtype=node.dtype)
-
-    def argument(value: Any) -> Any:
-        if isinstance(value, Node):
-            return Ref(numbers[id(value)])
-        if isinstance(value, list | tuple):
-            return tuple(argument(item) for item in value)
-        if isinstance(value, torch.Size):
-            return tuple(value)
-        if value is None or isinstance(value, bool | int | float | complex | str | torch.dtype | torch.memory_format):
-            return value
-        raise RecordingError(f"{node.op} was given {value!r}, which a plan cannot hold ({node.source})")
-
-    if node.op not in ("read", "write", "item") and not node.op.startswith("aten."):
-        raise RecordingError(f"{node.op} is not one of torch's own operations ({node.source})")
-    return Step(
-        op=node.op,
-        args=tuple(argument(value) for value in node.args),
-        kwargs=tuple(sorted((key, argument(value)) for key, value in node.kwargs.items())),
-        shape=node.shape,
-        dtype=node.dtype,
-    )
+            return Step(op="data", leaf=Data.of(tensor), shape=node.shape, dtype=node.dtype)
+    operands = tuple(Ref(numbers[id(computed(x))]) if isinstance(x, Node) else x for x in node.operands)
+    return Step(op=node.op, operands=operands, attributes=node.attributes, shape=node.shape, dtype=node.dtype)
 
 
 def _leaf_step(name: str, leaf: Leaf, owners: dict[int, _Place]) -> Step:
@@ -214,16 +222,11 @@ def _leaf_step(name: str, leaf: Leaf, owners: dict[int, _Place]) -> Step:
         value: float | int = leaf.initializer.value
         if not leaf.dtype.is_floating_point and not leaf.dtype.is_complex:
             value = int(value)
-        return Step(
-            op="aten.full.default",
-            args=(leaf.shape, value),
-            kwargs=(("dtype", leaf.dtype),),
-            shape=leaf.shape,
-            dtype=leaf.dtype,
-        )
+        named = (("size", leaf.shape), ("value", value))
+        return Step(op="full", attributes=named, shape=leaf.shape, dtype=leaf.dtype)
     if leaf.drawn is None and leaf.initializer == Identity():
-        kwargs = (("dtype", leaf.dtype),)
-        return Step(op="aten.eye.m", args=leaf.shape, kwargs=kwargs, shape=leaf.shape, dtype=leaf.dtype)
+        n, m = leaf.shape
+        return Step(op="eye", attributes=(("m", m), ("n", n)), shape=leaf.shape, dtype=leaf.dtype)
     place = _Place(name=name, number=0) if leaf.drawn is None else owners[leaf.drawn.serial]
     draw = Draw(
         leaf.initializer,
@@ -231,4 +234,4 @@ def _leaf_step(name: str, leaf: Leaf, owners: dict[int, _Place]) -> Step:
         None if place.name == name else place.name,
         leaf.axes,
     )
-    return Step(op="draw", args=(draw,), shape=leaf.shape, dtype=leaf.dtype)
+    return Step(op="draw", leaf=draw, shape=leaf.shape, dtype=leaf.dtype)

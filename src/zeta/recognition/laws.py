@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import torch
 
-from zeta import dtypes, operations
+from zeta import dtypes
 from zeta.errors import SpecError
+from zeta.evaluation import compute, fixed_state
 from zeta.fans import torch_axes
 from zeta.initializers import (
     Constant,
@@ -28,26 +29,20 @@ from zeta.tracing import Node
 _NEGLIGIBLE: Final = 2.0**-33
 
 
-def _same(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """Copies, and casts to a dtype that holds no more: a value of the stream is rounded once."""
+def _cast(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """A cast to a dtype that holds no more: a value of the stream is rounded once."""
     source = args[0]
-    if source.dtype is node.dtype:
-        return source if isinstance(source, Leaf) or source.shape == node.shape else None
     if not isinstance(source, Leaf):
         return None
     if source.is_constant:
         return folded(node, args)
     both = source.dtype in dtypes.REAL and node.dtype in dtypes.REAL
-    return replace(source, dtype=node.dtype) if both and node.dtype.itemsize <= source.dtype.itemsize else None
+    narrower = both and node.dtype.itemsize <= source.dtype.itemsize
+    return source.derived(dtype=node.dtype) if narrower else None
 
 
 def _full(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    values = {"full": args[1] if len(args) > 1 else None, "full_like": args[1] if len(args) > 1 else None}
-    values |= {"new_full": args[2] if len(args) > 2 else None, "scalar_tensor": args[0]}
-    name = node.op.split(".")[1]
-    value = 1 if "ones" in name else 0 if "zeros" in name else values[name]
-    if isinstance(value, Leaf):
-        value = value.initializer.value if isinstance(value.initializer, Constant) else None
+    value = node.attribute("value")
     if not isinstance(value, int | float):
         return None
     # as the dtype holds it
@@ -64,50 +59,48 @@ def _eye(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
 def _reshaped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     """The same elements in the same order."""
     source = args[0]
-    if isinstance(node.args[1] if len(node.args) > 1 else None, torch.dtype):
+    if source.shape == node.shape:
+        return source  # type: ignore[no-any-return]
+    if not isinstance(source, Leaf) or not (source.is_constant or isinstance(source.initializer, IID)):
         return None
-    if isinstance(source, Leaf):
-        if source.shape == node.shape:
-            return source
-        if source.is_constant or isinstance(source.initializer, IID):
-            return replace(source, shape=node.shape)
-        return None
-    return source if source.shape == node.shape else None
+    return source.derived(shape=node.shape)
 
 
 def _expanded(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     source = args[0]
-    if isinstance(source, Leaf) and (source.is_constant or math.prod(source.shape) == node.numel):
-        return replace(source, shape=node.shape)
-    return source if source.shape == node.shape else None
+    if source.shape == node.shape:
+        return source  # type: ignore[no-any-return]
+    if not isinstance(source, Leaf):
+        return None
+    same = isinstance(source.initializer, IID) and math.prod(source.shape) == node.numel
+    return source.derived(shape=node.shape) if source.is_constant or same else None
 
 
 def _affine(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     """``factor * x + shift`` of a known law."""
-    name = node.op.split(".")[1]
-    left, right = _number(args[0]), _number(args[1]) if len(args) > 1 else None
-    leaf, number = (args[0], right) if left is None else (args[1], left)
-    alpha = node.kwargs.get("alpha", args[2] if len(args) > 2 else 1)
-    if not isinstance(leaf, Leaf) or leaf.is_constant:
+    at = next((place for place, arg in enumerate(args) if isinstance(arg, Leaf) and not arg.is_constant), None)
+    if at is None:
         return None
+    leaf = args[at]
     if leaf.shape != node.shape or leaf.dtype is not node.dtype:
         return None
-    if name == "neg":
+    if node.op == "neg":
         return _law(leaf, -1.0, 0.0)
+    number, alpha = _number(args[1 - at]), node.attribute("alpha")
+    alpha = 1.0 if alpha is None else alpha
     if number is None or not isinstance(alpha, int | float):
         return None
-    swapped = left is not None
-    match name:
+    match node.op:
         case "mul":
             return _law(leaf, number, 0.0)
-        case "div" if not swapped and number != 0 and "mode" not in str(node.kwargs):
+        case "div" if at == 0 and number != 0 and node.attribute("rounding_mode") is None:
             return _law(leaf, 1 / number, 0.0)
         case "add":
-            return _law(leaf, float(alpha), number) if swapped else _law(leaf, 1.0, alpha * number)
+            return _law(leaf, 1.0, alpha * number) if at == 0 else _law(leaf, float(alpha), number)
         case "sub":
-            return _law(leaf, -float(alpha), number) if swapped else _law(leaf, 1.0, -alpha * number)
+            return _law(leaf, 1.0, -alpha * number) if at == 0 else _law(leaf, -float(alpha), number)
         case "rsub":
-            return _law(leaf, -float(alpha), number) if not swapped else _law(leaf, 1.0, -alpha * number)
+            return _law(leaf, -float(alpha), number) if at == 0 else _law(leaf, 1.0, -alpha * number)
     return None
 
 
@@ -122,7 +115,7 @@ def _law(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
     try:
         law = leaf.initializer
         if factor == 0:
-            return replace(leaf, initializer=constant(shift), drawn=None, axes=None)
+            return leaf.derived(initializer=constant(shift), drawn=None, axes=None)
         law = law if factor == 1 else law.scaled(factor)
         if shift != 0:
             moved = _moved(law, shift)
@@ -131,7 +124,7 @@ def _law(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
             law = moved
     except SpecError:
         return None
-    return replace(leaf, initializer=law)
+    return leaf.derived(initializer=law)
 
 
 def _moved(law: Initializer, shift: float) -> Initializer | None:
@@ -157,8 +150,8 @@ def _erfinv(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | Non
     bounds = [_erfinv_of(bound) for bound in (low, high)]
     try:
         if bounds == [None, None]:
-            return replace(leaf, initializer=Normal(math.sqrt(0.5)))
-        return replace(leaf, initializer=TruncatedNormal(math.sqrt(0.5), low=bounds[0], high=bounds[1]))
+            return leaf.derived(initializer=Normal(math.sqrt(0.5)))
+        return leaf.derived(initializer=TruncatedNormal(math.sqrt(0.5), low=bounds[0], high=bounds[1]))
     except SpecError:
         return None
 
@@ -171,16 +164,13 @@ def _erfinv_of(x: float) -> float | None:
 
 
 def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """A clamp that only holds a (truncated) normal at bounds beyond which it has next to no probability."""
+    """A clamp that only holds a law at bounds beyond which it has next to no probability, or where it is rounded."""
     leaf = args[0]
-    name = node.op.split(".")[1]
-    given = [*args[1:], None, None]
-    low, high = given[0], given[1]
-    low, high = node.kwargs.get("min", low), node.kwargs.get("max", high)
-    if name == "clamp_min":
-        low, high = args[1], None
-    elif name == "clamp_max":
-        low, high = None, args[1]
+    low, high = {"clamp": args[1:], "clamp_min": [*args[1:], None], "clamp_max": [None, *args[1:]]}[node.op]
+    if isinstance(leaf, Leaf) and isinstance(leaf.initializer, Uniform) and leaf.dtype in dtypes.REAL:
+        # as a value that is drawn below its end is told
+        ends = dtypes.below(leaf.initializer.high, leaf.dtype)
+        return leaf.derived() if low is None and isinstance(high, float) and high >= ends else None
     if not isinstance(leaf, Leaf) or not isinstance(leaf.initializer, Normal | TruncatedNormal):
         return None
     if any(bound is not None and not isinstance(bound, int | float) for bound in (low, high)):
@@ -212,62 +202,54 @@ def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | No
         )
     except SpecError:
         return None
-    return replace(leaf, initializer=law)
+    return leaf.derived(initializer=law)
 
 
-def unchanged_by_weight_norm(simplifier: Simplifier, node: Node) -> Simple | None:
+def _weight_norm(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``."""
-    whole, position = node.args
-    if position != 0 or not whole.op.startswith("aten._weight_norm_interface"):
-        return None
-    v, g = whole.args[:2]
+    v, g = node.operands
     base = _origin(g)
-    dim = whole.args[2] if len(whole.args) > 2 else 0
-    if not base.op.startswith("aten.norm.ScalarOpt_dim") or base.args[1] != 2 or base.numel != v.shape[dim]:
+    dim = node.attribute("dim") or 0
+    if node.attribute("part") != 0 or base.op not in ("norm", "linalg_vector_norm"):
         return None
-    return simplifier[v] if _origin(base.args[0]) is _origin(v) else None
+    power = base.attribute("p") if base.op == "norm" else base.attribute("ord")
+    if power not in (None, 2) or base.numel != v.shape[dim]:
+        return None
+    return simplifier[v] if _origin(base.operands[0]) is _origin(v) else None
 
 
 def _origin(node: Node) -> Node:
     """What a node is a copy or another shape of, row by row."""
-    while node.op in ("aten.clone.default", "aten.detach.default", "aten.view.default", "aten._unsafe_view.default"):
-        node = node.args[0]
+    while node.op in ("copy", "reshape"):
+        node = node.operands[0]
     return node
 
 
 def folded(node: Node, args: list[Any]) -> Leaf | None:
     """An operation on constants alone, elementwise: compute one element."""
-    if not args or not any(isinstance(arg, Leaf) for arg in args):
+    leaves = [arg for arg in args if isinstance(arg, Leaf)]
+    if not leaves or any(isinstance(arg, Node) for arg in args) or not all(leaf.is_constant for leaf in leaves):
         return None
-    if not all(
-        isinstance(arg, int | float | bool | None) or (isinstance(arg, Leaf) and arg.is_constant) for arg in args
-    ):
-        return None
-    if any(isinstance(value, Node) for value in node.kwargs.values()):
-        return None
-    # a 0-d tensor gives way to another's dtype, so keep which arguments are 0-d
+    # a 0-d tensor gives way to another's dtype, so keep which operands are 0-d
     ones = [
         torch.full((1,) * min(len(arg.shape), 1), arg.initializer.value, dtype=arg.dtype, device="cpu")  # type: ignore[attr-defined]
         if isinstance(arg, Leaf)
         else arg
         for arg in args
     ]
-    kwargs = {key: value for key, value in node.kwargs.items() if key != "memory_format"}
-    result = operations.run(node.op, ones, kwargs)
-    return constant_leaf(result.to(node.dtype).reshape(-1)[0].item(), node)
+    with fixed_state():
+        result = compute(node.op, ones, node.attributes, node.dtype)
+    return constant_leaf(result.reshape(-1)[0].item(), node)
 
 
 RULES: Final[dict[str, RuleOf]] = {
-    **dict.fromkeys(("clone", "_to_copy", "detach", "alias", "contiguous", "pin_memory", "positive"), _same),
-    **dict.fromkeys(
-        ("full", "full_like", "new_full", "ones", "ones_like", "new_ones", "zeros", "zeros_like", "new_zeros",
-         "scalar_tensor"),
-        _full,
-    ),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "squeeze", "unsqueeze"), _reshaped),
     **dict.fromkeys(("mul", "div", "add", "sub", "rsub", "neg"), _affine),
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), _clamped),
+    "cast": _cast,
+    "full": _full,
     "eye": _eye,
+    "reshape": _reshaped,
     "expand": _expanded,
     "erfinv": _erfinv,
-}  # fmt: skip
+    "_weight_norm_interface": _weight_norm,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -26,18 +26,27 @@ IID: Final = (Uniform, Normal, TruncatedNormal)
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """A node that is a known law: constant if ``drawn`` is ``None``, else the randomness that it comes from."""
+    """A node that is a known law: constant if ``drawn`` is ``None``, else the randomness that it comes from.
+
+    ``formula`` is the node as an operation on simpler ones, for where the law does not become a parameter as it is:
+    programs do what the constructor did, to the last bit.
+    """
 
     initializer: Initializer
     shape: tuple[int, ...]
     dtype: torch.dtype
     drawn: Node | None = None
     axes: Axes | None = None
+    formula: Node | None = None
 
     @property
     def is_constant(self) -> bool:
         """Whether every element is the same number."""
         return isinstance(self.initializer, Constant)
+
+    def derived(self, **changes: Any) -> Leaf:
+        """Another law of the same randomness, of which it is not said yet how it is computed."""
+        return replace(self, formula=None, **changes)
 
 
 Simple = Leaf | Node
@@ -60,14 +69,20 @@ RuleOf = Callable[[Simplifier, Node, list[Any]], Simple | None]
 
 def leaf_node(leaf: Leaf, serial: int) -> Node:
     """A leaf in the place of a node, with the serial number of the one that it was."""
-    return Node(op="leaf", args=(leaf,), shape=leaf.shape, dtype=leaf.dtype, serial=serial)
+    return Node(op="leaf", content=leaf, shape=leaf.shape, dtype=leaf.dtype, serial=serial)
 
 
 def leaf_of(node: Simple) -> Leaf | None:
     """The leaf that a simplified node is, if it is one."""
     if isinstance(node, Leaf):
         return node
-    return node.args[0] if node.op == "leaf" else None
+    return node.content if node.op == "leaf" else None
+
+
+def computed(node: Simple) -> Simple:
+    """The node as operations on what is drawn: the formula in the place of a law that was derived."""
+    leaf = leaf_of(node)
+    return node if leaf is None or leaf.formula is None else leaf.formula
 
 
 def is_constant(simple: Simple) -> bool:

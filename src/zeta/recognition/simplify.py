@@ -8,13 +8,20 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from zeta import operations
-from zeta.recognition.laws import RULES, folded, unchanged_by_weight_norm
+from zeta import dtypes
+from zeta.operations import is_elementwise
+from zeta.recognition.laws import RULES, folded
 from zeta.recognition.leaves import Leaf, RuleOf, Simple, constant_leaf, empty_leaf, is_constant, leaf_node
-from zeta.recognition.writes import joined, read, written
+from zeta.recognition.writes import cut, joined, turned, written
 from zeta.tracing import LARGEST_DATA, Node, Random, reachable
 
-_PARTS: Final[dict[str, RuleOf]] = {"cat": joined, "read": read, "write": written}
+_PARTS: Final[dict[str, RuleOf]] = {
+    "cat": joined,
+    "slice": cut,
+    "strided": cut,
+    "permute": turned,
+    "update": written,
+}
 
 
 class Simplified:
@@ -36,50 +43,37 @@ class Simplified:
     def _simplified(self, node: Node) -> Simple:
         match node.op:
             case "random" if node.serial in self.frozen:
-                return replace(node, op="data", args=(self.frozen[node.serial],))
+                return replace(node, op="data", content=self.frozen[node.serial])
             case "random":
-                law: Random = node.args[0]
+                law: Random = node.content
                 return Leaf(initializer=law.initializer, shape=node.shape, dtype=node.dtype, drawn=node, axes=law.axes)
             case "data":
                 return of_data(node)
-            case "item":
-                return unchanged_by_weight_norm(self, node) or self._rebuilt(node)
             case "unknown" | "uninitialized":
                 # without elements there is nothing to know
-                return self._rebuilt(node) if node.numel else empty_leaf(node)
-        name = node.op.split(".")[1] if "." in node.op else node.op
-        args = [self._of(item) for item in node.args]
-        rule = _PARTS.get(name) or RULES.get(name)
+                return node if node.numel else empty_leaf(node)
+        if node.op == "copy":
+            return self[node.operands[0]]
+        args = [self.results[item.serial] if isinstance(item, Node) else item for item in node.operands]
+        rule = _PARTS.get(node.op) or RULES.get(node.op)
         found = rule(self, node, args) if rule is not None else None
-        if found is None and operations.is_pointwise(node.op):
+        if found is None and is_elementwise(node.op):
             found = folded(node, args)
-        return self._rebuilt(node) if found is None else found
+        if found is None:
+            return self._rebuilt(node, args)
+        if isinstance(found, Leaf) and found.drawn is not None and found.formula is None:
+            return replace(found, formula=self._rebuilt(node, args))
+        return found
 
-    def _of(self, value: Any) -> Any:
-        return self.results[value.serial] if isinstance(value, Node) else value
-
-    def _rebuilt(self, node: Node) -> Node:
-        """The node with simpler arguments."""
-        if all(self.results[used.serial] is used for used in node.nodes):
+    def _rebuilt(self, node: Node, args: list[Any]) -> Node:
+        """The node with simpler operands."""
+        if all(arg is operand for arg, operand in zip(args, node.operands, strict=True)):
             return node
-
-        def simpler(value: Any) -> Any:
-            if isinstance(value, Node):
-                result = self.results[value.serial]
-                return result if isinstance(result, Node) else leaf_node(result, value.serial)
-            if isinstance(value, list | tuple):
-                return tuple(simpler(item) for item in value)
-            return value
-
-        return Node(
-            op=node.op,
-            args=simpler(node.args),
-            kwargs={key: simpler(value) for key, value in node.kwargs.items()},
-            shape=node.shape,
-            dtype=node.dtype,
-            source=node.source,
-            serial=node.serial,
-        )
+        simpler = [
+            leaf_node(arg, operand.serial) if isinstance(arg, Leaf) else arg
+            for arg, operand in zip(args, node.operands, strict=True)
+        ]
+        return replace(node, operands=tuple(simpler))
 
     def used_once(self, node: Node) -> bool:
         """Whether nothing else uses a node, so that its elements may be drawn in another order."""
@@ -97,9 +91,9 @@ class Simplified:
 
 def of_data(node: Node) -> Simple:
     """Data of one number is a constant."""
-    tensor = node.args[0]
+    tensor = node.content
     if tensor.numel() and tensor.nbytes <= LARGEST_DATA and not tensor.is_complex():
-        first = tensor.reshape(-1)[0]
-        if bool((tensor == first).all()):
-            return constant_leaf(first.item(), node) or node
+        bits = dtypes.bits(tensor).reshape(-1)
+        if bool((bits == bits[0]).all()):
+            return constant_leaf(tensor.reshape(-1)[0].item(), node) or node
     return node

@@ -6,32 +6,39 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from zeta.initializers.program import constant
-from zeta.operations import Box, box_of
+from zeta.layouts import Box
 from zeta.recognition.leaves import IID, Leaf, Simple, Simplifier, leaf_node, leaf_of
 from zeta.tracing import Node, Source
 
 
-def read(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """A view: of a constant, a constant; of values that are drawn on their own and used here only, as many others."""
+def cut(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """A view: of a constant, a constant; of values that are each drawn on their own, as many others."""
     source = args[0]
     if not isinstance(source, Leaf):
-        return _part_of_write(node, source)
+        return _part_of_update(node, source)
     if source.is_constant:
-        return replace(source, shape=node.shape)
-    box = box_of(source.shape, *node.args[1:])
-    if box is None or not isinstance(source.initializer, IID) or not simplifier.used_once(node.args[0]):
+        return source.derived(shape=node.shape)
+    apart = node.op == "slice" and isinstance(source.initializer, IID)  # a strided view may show one several times
+    return source.derived(shape=node.shape) if apart else None
+
+
+def turned(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
+    """Dimensions in another order: of a constant, or of values that are each drawn on their own."""
+    source = args[0]
+    if not isinstance(source, Leaf):
         return None
-    # used once: which of the values these are does not matter
-    return replace(source, shape=node.shape)
+    same = source.is_constant or isinstance(source.initializer, IID)
+    return source.derived(shape=node.shape) if same else None
 
 
-def _part_of_write(node: Node, source: Node) -> Simple | None:
+def _part_of_update(node: Node, source: Node) -> Simple | None:
     """A view of exactly what was written last."""
-    if source.op != "write":
+    if source.op != "update" or node.op != "slice":
         return None
-    value, strides, offset = source.args[1:]
-    if node.args[1:] == (value.shape, strides, offset):
-        return value.args[0] if value.op == "leaf" else value  # type: ignore[no-any-return]
+    value = source.operands[1]
+    same = all(node.attribute(name) == source.attribute(name) for name in ("starts", "steps"))
+    if same and node.shape == value.shape:
+        return leaf_of(value) or value
     return None
 
 
@@ -39,31 +46,24 @@ def written(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | Non
     """Drop what a later write covers; the same law in every part is that law as a whole."""
     base, writes = _chain(simplifier, node)
     kept: list[_Write] = []
+    law: Leaf | None = None
     for write in reversed(writes):
-        later = [other.box for other in kept if other.box is not None]
-        if write.box is None or not _covered(write.box, later):
+        if not _covered(write.box, [other.box for other in kept]):
             kept.insert(0, write)
-    boxes = [write.box for write in kept if write.box is not None]
-    if len(boxes) == len(kept) and _covered(Box.whole(node.shape), boxes):
-        merged = _one_law(simplifier, node, [simplifier.nodes[write.value.serial] for write in kept])
-        if merged is not None:
-            return merged
-        base = Leaf(initializer=constant(0.0), shape=node.shape, dtype=node.dtype)  # nothing of it is left
-    if isinstance(base, Leaf) and base.is_constant:
+    if _covered(Box.whole(node.shape), [write.box for write in kept]):
+        law = _one_law(simplifier, node, [simplifier.nodes[write.value.serial] for write in kept])
+        nothing = Leaf(initializer=constant(0.0), shape=node.shape, dtype=node.dtype)
+        base = leaf_node(nothing, base.serial)  # nothing of it is left
+    leaf = leaf_of(base)
+    if leaf is not None and leaf.is_constant:
         values = [leaf_of(write.value) for write in kept]
-        if all(value is not None and value.initializer == base.initializer for value in values):
-            return base
-    result = base if isinstance(base, Node) else leaf_node(base, -1)
+        if all(value is not None and value.initializer == leaf.initializer for value in values):
+            return leaf
+    result = base
     for write in kept:
-        result = Node(
-            op="write",
-            args=(result, write.value, *write.view),
-            shape=node.shape,
-            dtype=node.dtype,
-            source=write.source,
-            serial=node.serial,
-        )
-    return result
+        named = (("starts", write.box.starts), ("steps", write.box.steps))
+        result = replace(node, operands=(result, write.value), attributes=named, source=write.source)
+    return result if law is None else replace(law, formula=None if law.is_constant else result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,26 +71,28 @@ class _Write:
     """One write in simplified form; ``value`` has the serial number of the node that was written."""
 
     value: Node
-    view: tuple[Any, ...]
-    box: Box | None
+    box: Box
     source: Source | None
 
 
-def _chain(simplifier: Simplifier, node: Node) -> tuple[Simple, list[_Write]]:
+def _chain(simplifier: Simplifier, node: Node) -> tuple[Node, list[_Write]]:
     """What was written over, and the writes that led to a node, the first first."""
-    value = simplifier[node.args[1]]
-    written = value if isinstance(value, Node) else leaf_node(value, node.args[1].serial)
-    base = simplifier[node.args[0]]
-    writes = [_write(node, written, node.args[2:])]
-    while isinstance(base, Node) and base.op == "write" and len(writes) < _LONGEST_CHAIN:
-        writes.insert(0, _write(base, base.args[1], base.args[2:]))
-        base = base.args[0]
-        base = leaf_of(base) or base
+    base, value = (_in_place_of(operand, simplifier[operand]) for operand in node.operands)
+    writes = [_write(node, value)]
+    while base.op == "update" and len(writes) < _LONGEST_CHAIN:
+        writes.insert(0, _write(base, base.operands[1]))
+        base = base.operands[0]
     return base, writes
 
 
-def _write(node: Node, value: Node, view: tuple[Any, ...]) -> _Write:
-    return _Write(value=value, view=view, box=box_of(node.shape, value.shape, *view), source=node.source)
+def _in_place_of(node: Node, simple: Simple) -> Node:
+    return simple if isinstance(simple, Node) else leaf_node(simple, node.serial)
+
+
+def _write(node: Node, value: Node) -> _Write:
+    starts, steps = node.attribute("starts"), node.attribute("steps")
+    box = Box(starts=starts, sizes=value.shape, steps=steps, order=tuple(range(len(starts))))
+    return _Write(value=value, box=box, source=node.source)
 
 
 _LONGEST_CHAIN: Final = 64
@@ -115,7 +117,7 @@ def _covered_along(dim: int, target: Box, boxes: list[Box]) -> bool:
 
 def joined(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     """Parts of one law, end to end."""
-    return _one_law(simplifier, node, list(node.args[0]))
+    return _one_law(simplifier, node, list(node.operands))
 
 
 def _one_law(simplifier: Simplifier, node: Node, parts: list[Node]) -> Leaf | None:
@@ -125,8 +127,8 @@ def _one_law(simplifier: Simplifier, node: Node, parts: list[Node]) -> Leaf | No
     if first is None or len(leaves) < len(parts) or any(leaf.initializer != first.initializer for leaf in leaves):
         return None
     if first.is_constant:
-        return replace(first, shape=node.shape)
+        return first.derived(shape=node.shape)
     if not isinstance(first.initializer, IID) or len({id(leaf.drawn) for leaf in leaves}) < len(leaves):
         return None
     alone = all(map(simplifier.used_once, parts))
-    return replace(first, shape=node.shape) if alone else None
+    return first.derived(shape=node.shape) if alone else None

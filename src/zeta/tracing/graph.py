@@ -1,7 +1,8 @@
-"""What was done to tensors without memory: a graph of operations, and for each memory the node that it holds now.
+"""What was done to tensors without memory: a graph of values, and for each memory the node that it holds now.
 
 A node is a value that never changes. An operation in place makes a new node for the memory that it writes to, of
-which the old one may be a part; what no final value leads back to is never looked at again.
+which the old one may be a part; what no final value leads back to is never looked at again. Strides and offsets end
+here: what a tensor sees of its memory is told as operations of the closed language.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from zeta import operations
 from zeta.errors import RecordingError
+from zeta.evaluation import compute, fixed_state
 from zeta.fans import Axes
 from zeta.initializers import Initializer
-from zeta.operations import strides_of
+from zeta.layouts import Box, box_of, shape_for
+from zeta.operations import Attributes, Operand
 from zeta.tracing.sources import Source
 
 #: the largest constant tensor that a plan may hold
@@ -40,15 +42,16 @@ class Random:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True, weakref_slot=True)
 class Node:
-    """One value: ``op`` of ``args``, in which other nodes may occur.
+    """One value: an operation of the language on ``operands``, nodes and numbers.
 
-    Beside torch's operations there are ``random`` (its one argument a :class:`Random`), ``data`` (a real tensor),
-    ``read`` and ``write`` of a strided view, ``item`` of a tuple, ``uninitialized``, and ``unknown`` with a reason.
+    In addition to the language there are ``random`` (its ``content`` a :class:`Random`), ``data`` (a real tensor),
+    ``copy`` of a node, made at another line, ``uninitialized``, and ``unknown`` with a reason.
     """
 
     op: str
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    operands: tuple[Operand, ...] = ()
+    attributes: Attributes = ()
+    content: Any = None
     shape: tuple[int, ...]
     dtype: torch.dtype
     source: Source | None = None
@@ -62,18 +65,11 @@ class Node:
     @property
     def nodes(self) -> Iterator[Node]:
         """The nodes that this one uses."""
-        yield from nodes_in(self.args)
-        if self.kwargs:
-            yield from nodes_in(tuple(self.kwargs.values()))
+        return (operand for operand in self.operands if isinstance(operand, Node))
 
-
-def nodes_in(value: Any) -> Iterator[Node]:
-    """Every node in nested tuples and lists."""
-    if isinstance(value, Node):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from nodes_in(item)
+    def attribute(self, name: str) -> Any:
+        """The attribute called ``name``, ``None`` if it was left out."""
+        return dict(self.attributes).get(name)
 
 
 def reachable(roots: Iterable[Node]) -> list[Node]:
@@ -86,6 +82,124 @@ def reachable(roots: Iterable[Node]) -> list[Node]:
             found[node.serial] = node
             waiting.extend(node.nodes)
     return [found[serial] for serial in sorted(found)]
+
+
+# -- nodes of single operations: nothing is made that would change nothing ---------------------------------------------
+
+
+def make(op: str, *operands: Operand, like: Node, of: Sequence[int] | None = None, **attributes: Any) -> Node:
+    """A node of the dtype, source and, unless its shape is given by ``of``, the shape of another."""
+    named = tuple(sorted(attributes.items()))
+    shape = like.shape if of is None else tuple(of)
+    return Node(op=op, operands=operands, attributes=named, shape=shape, dtype=like.dtype, source=like.source)
+
+
+def full(value: Any, shape: Sequence[int], dtype: torch.dtype, source: Source | None) -> Node:
+    """One number everywhere."""
+    size = tuple(shape)
+    named = (("size", size), ("value", value))
+    return Node(op="full", attributes=named, shape=size, dtype=dtype, source=source)
+
+
+def unknown(reason: str, tensor: Tensor, source: Source | None) -> Node:
+    """What nobody knows, and why."""
+    return Node(op="unknown", content=reason, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
+
+
+def cast(node: Node, dtype: torch.dtype, source: Source | None = None) -> Node:
+    """The values in another dtype."""
+    if node.dtype is dtype:
+        return node
+    return Node(op="cast", operands=(node,), shape=node.shape, dtype=dtype, source=source or node.source)
+
+
+def reshape(node: Node, shape: Sequence[int]) -> Node:
+    """The elements in row-major order in another shape."""
+    shape = tuple(shape)
+    if node.shape == shape:
+        return node
+    source = node.operands[0] if node.op == "reshape" else node
+    return source if source.shape == shape else make("reshape", source, like=node, of=shape, shape=shape)
+
+
+def permute(node: Node, dims: Sequence[int]) -> Node:
+    """The dimensions in another order."""
+    dims = tuple(dims)
+    if node.op == "permute":
+        inner = node.attribute("dims")
+        node, dims = node.operands[0], tuple(inner[dim] for dim in dims)
+    if dims == tuple(range(len(dims))):
+        return node
+    return make("permute", node, like=node, of=[node.shape[dim] for dim in dims], dims=dims)
+
+
+def expand(node: Node, shape: Sequence[int]) -> Node:
+    """Broadcast to a shape."""
+    shape = tuple(shape)
+    return node if node.shape == shape else make("expand", node, like=node, of=shape, shape=shape)
+
+
+def cut(node: Node, box: Box) -> Node:
+    """The elements of a box."""
+    if box.sizes == node.shape:
+        return node
+    return make("slice", node, like=node, of=box.sizes, starts=box.starts, sizes=box.sizes, steps=box.steps)
+
+
+def viewed(base: Node, shape: Sequence[int], strides: Sequence[int], offset: int) -> Node:
+    """What a strided view shows of row-major values."""
+    shape = tuple(shape)
+    if any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True)):
+        once = tuple(1 if stride == 0 else size for stride, size in zip(strides, shape, strict=True))
+        return expand(viewed(base, once, strides, offset), shape)
+    if math.prod(shape) == 0:
+        return full(0, shape, base.dtype, base.source)
+    for inner in _shapes(base, shape, strides):
+        box = box_of(inner, shape, strides, offset)
+        if box is not None:
+            return reshape(permute(cut(reshape(base, inner), box), box.permutation), shape)
+    return make("strided", base, like=base, of=shape, shape=shape, strides=tuple(strides), offset=offset)
+
+
+def updated(base: Node, value: Node, strides: Sequence[int], offset: int, source: Source | None) -> Node:
+    """Row-major values, with ``value`` in a strided view of them."""
+    if value.numel == 0:
+        return base
+    for inner in _shapes(base, value.shape, strides):
+        box = box_of(inner, value.shape, strides, offset)
+        if box is None:
+            continue
+        order = box.permutation
+        laid = reshape(value, [box.sizes[dim] for dim in order])
+        turned = permute(laid, [order.index(dim) for dim in range(len(order))])
+        target = reshape(base, inner)
+        if box.sizes == target.shape:
+            return reshape(turned, base.shape)
+        node = Node(
+            op="update",
+            operands=(target, turned),
+            attributes=(("starts", box.starts), ("steps", box.steps)),
+            shape=target.shape,
+            dtype=base.dtype,
+            source=source,
+        )
+        return reshape(node, base.shape)
+    named = (("offset", offset), ("strides", tuple(strides)))
+    operands = (base, value)
+    return Node(
+        op="strided_update", operands=operands, attributes=named, shape=base.shape, dtype=base.dtype, source=source
+    )
+
+
+def _shapes(base: Node, shape: Sequence[int], strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Shapes of the same elements in which a view may be a box: as they are, then as the strides have it."""
+    yield base.shape
+    other = shape_for(base.numel, shape, strides)
+    if other is not None and other != base.shape:
+        yield other
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
 
 
 class Cell:
@@ -110,104 +224,65 @@ class Graph:
         if cell is None:
             whole = tensor.is_contiguous() and tensor.nbytes == storage.nbytes()
             shape = tuple(tensor.shape) if whole else (storage.nbytes() // tensor.element_size(),)
-            node = Node(op="unknown", args=(UNTOUCHED,), shape=shape, dtype=tensor.dtype)
+            node = Node(op="unknown", content=UNTOUCHED, shape=shape, dtype=tensor.dtype)
             cell = self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
         return cell
 
     def create(self, tensor: Tensor, node: Node, device: torch.device) -> None:
         """Note what a new tensor holds."""
         storage = tensor.untyped_storage()
-        if not tensor.is_contiguous():
-            node = _in_memory_order(tensor, node)
+        extent = storage.nbytes() // tensor.element_size()
+        if not (tensor.is_contiguous() and tensor.numel() == extent):
+            empty = Node(op="uninitialized", shape=(extent,), dtype=node.dtype, source=node.source)
+            node = updated(empty, node, tensor.stride(), int(tensor.storage_offset()), node.source)
         self.cells[storage._cdata] = Cell(node=node, storage=storage, device=device)
 
     def read(self, tensor: Tensor) -> Node:
         """The node that a tensor holds now."""
-        base = self.cell(tensor).node
-        shape = tuple(tensor.shape)
-        if base.shape == shape and base.dtype is tensor.dtype and tensor.is_contiguous():
-            return base
-        return self._viewed(_as_dtype(base, tensor.dtype), tensor)
-
-    @staticmethod
-    def _viewed(base: Node, tensor: Tensor) -> Node:
-        strides, offset, shape = tensor.stride(), tensor.storage_offset(), tuple(tensor.shape)
-        if any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True)):
-            once = tuple(1 if stride == 0 else size for stride, size in zip(strides, shape, strict=True))
-            inner = Node(
-                op="read", args=(base, once, strides, offset), shape=once, dtype=base.dtype, source=base.source
-            )
-            return Node(
-                op="aten.expand.default", args=(inner, shape), shape=shape, dtype=base.dtype, source=base.source
-            )
-        if base.numel == tensor.numel() and offset == 0 and tensor.is_contiguous():
-            return Node(op="aten.view.default", args=(base, shape), shape=shape, dtype=base.dtype, source=base.source)
-        return Node(op="read", args=(base, shape, strides, offset), shape=shape, dtype=base.dtype, source=base.source)
+        node = self.cell(tensor).node
+        if _is_all_of(tensor, node):
+            return node
+        base = _as_dtype(node, tensor.dtype)
+        node = viewed(base, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+        if tensor.is_conj():
+            node = make("conj_physical", node, like=node)
+        return make("neg", node, like=node) if tensor.is_neg() else node
 
     def write(self, tensor: Tensor, value: Node, source: Source | None) -> None:
         """Note that a tensor's memory now holds ``value``, which has its shape and dtype."""
         cell = self.cell(tensor)
-        shape = tuple(tensor.shape)
-        if cell.node.shape == shape and cell.node.dtype is tensor.dtype and tensor.is_contiguous():
+        if _is_all_of(tensor, cell.node):
             cell.node = value
             return
+        if tensor.is_conj():
+            value = make("conj_physical", value, like=value)
+        if tensor.is_neg():
+            value = make("neg", value, like=value)
         base = _as_dtype(cell.node, tensor.dtype)
-        if base.numel == tensor.numel() and _is_dense(tensor):
-            laid = value if tensor.is_contiguous() else _in_memory_order(tensor, value)
-            if laid.shape != base.shape:
-                laid = Node(
-                    op="aten.view.default", args=(laid, base.shape), shape=base.shape, dtype=base.dtype, source=source
-                )
-            new = laid
-        else:
-            new = Node(
-                op="write",
-                args=(base, value, tensor.stride(), tensor.storage_offset()),
-                shape=base.shape,
-                dtype=base.dtype,
-                source=source,
-            )
+        new = updated(base, value, tensor.stride(), int(tensor.storage_offset()), source)
         cell.node = _as_dtype(new, cell.node.dtype)
 
     def spoil(self, tensor: Tensor, reason: str, source: Source | None) -> None:
         """Note that nobody knows what a tensor's memory holds now, and why."""
         cell = self.cell(tensor)
-        cell.node = Node(op="unknown", args=(reason,), shape=cell.node.shape, dtype=cell.node.dtype, source=source)
+        cell.node = Node(op="unknown", content=reason, shape=cell.node.shape, dtype=cell.node.dtype, source=source)
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory from its beginning, each once."""
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return tensor.storage_offset() == 0
-
-
-def _in_memory_order(tensor: Tensor, node: Node) -> Node:
-    """The node of a dense tensor's elements in the order of memory."""
-    shape = tuple(tensor.shape)
-    if not _is_dense(tensor):
-        extent = tensor.untyped_storage().nbytes() // tensor.element_size()
-        base = Node(op="uninitialized", shape=(extent,), dtype=node.dtype)
-        view = (base, node, tensor.stride(), tensor.storage_offset())
-        return Node(op="write", args=view, shape=(extent,), dtype=node.dtype, source=node.source)
-    order = sorted(range(len(shape)), key=lambda dim: (-tensor.stride()[dim], shape[dim] != 1))
-    inner = strides_of(shape)
-    laid = tuple(shape[dim] for dim in order)
-    args = (node, laid, tuple(inner[dim] for dim in order), 0)
-    return Node(op="read", args=args, shape=laid, dtype=node.dtype, source=node.source)
+def _is_all_of(tensor: Tensor, node: Node) -> bool:
+    """Whether a tensor sees exactly what a memory's node is, as in most calls."""
+    same = node.shape == tensor.shape and node.dtype is tensor.dtype and not tensor.is_conj() and not tensor.is_neg()
+    return same and tensor.is_contiguous() and tensor.storage_offset() == 0
 
 
 def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
     """The same memory, its bits taken as another dtype."""
     if node.dtype is dtype:
         return node
-    old, new = node.dtype.itemsize, dtype.itemsize
-    flat = Node(op="aten.view.default", args=(node, (node.numel,)), shape=(node.numel,), dtype=node.dtype)
-    shape = (node.numel * old // new,)
-    return Node(op="aten.view.dtype", args=(flat, dtype), shape=shape, dtype=dtype, source=node.source)
+    if node.op == "bits" and node.operands[0].dtype is dtype:
+        return node.operands[0]  # type: ignore[no-any-return]
+    flat = reshape(node, (node.numel,))
+    shape = (node.numel * node.dtype.itemsize // dtype.itemsize,)
+    return Node(op="bits", operands=(flat,), shape=shape, dtype=dtype, source=node.source)
 
 
 # -- values for real -------------------------------------------------------------------------------------------------
@@ -224,21 +299,19 @@ def concrete(root: Node, purpose: str) -> Tensor:
     order = _uncomputed(root)
     for node in order:
         if node.op == "random":
-            raise RecordingError(f"{purpose} depends on random values ({node.args[0].initializer}, {node.source})")
+            raise RecordingError(f"{purpose} depends on random values ({node.content.initializer}, {node.source})")
         if node.op == "uninitialized":
             raise RecordingError(f"{purpose} depends on memory that nobody has written to ({node.source})")
         if node.op == "unknown":
-            raise RecordingError(f"{purpose} depends on a tensor that {node.args[0]}")
-    values: dict[int, Any] = {}
+            raise RecordingError(f"{purpose} depends on a tensor that {node.content}")
+    values: dict[int, Tensor] = {}
     for node in order:
         known = _COMPUTED.get(node)
-        result = compute(node, values) if known is None else known
+        result = value_of(node, values) if known is None else known
         values[node.serial] = result
-        if isinstance(result, Tensor) and result.nbytes <= LARGEST_DATA:
+        if result.nbytes <= LARGEST_DATA:
             _COMPUTED[node] = result
-    result = values[root.serial]
-    assert isinstance(result, Tensor)
-    return result
+    return values[root.serial]
 
 
 def _uncomputed(root: Node) -> list[Node]:
@@ -254,19 +327,12 @@ def _uncomputed(root: Node) -> list[Node]:
     return [found[serial] for serial in sorted(found)]
 
 
-def compute(node: Node, values: dict[int, Any]) -> Any:
+def value_of(node: Node, values: dict[int, Tensor]) -> Tensor:
     """Compute a deterministic node from the values of those that it uses."""
-
-    def of(item: Any) -> Any:
-        return values[item.serial] if isinstance(item, Node) else item
-
     if node.op == "data":
-        return node.args[0]
-    args = operations.substitute(node.args, of)
-    if node.op == "read":
-        return operations.read(*args)
-    if node.op == "write":
-        return operations.write(*args)
-    if node.op == "item":
-        return args[0][args[1]]
-    return operations.run(node.op, args, {key: operations.substitute(value, of) for key, value in node.kwargs.items()})
+        return node.content  # type: ignore[no-any-return]
+    if node.op == "copy":
+        return values[node.operands[0].serial]
+    operands = [values[item.serial] if isinstance(item, Node) else item for item in node.operands]
+    with fixed_state():
+        return compute(node.op, operands, node.attributes, node.dtype)

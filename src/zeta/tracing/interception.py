@@ -1,7 +1,7 @@
 """torch.nn.init under recording.
 
 Some of its functions read values or do nothing on meta. Somebody may hold them under any name, so their code is
-exchanged while a recording runs in any thread; in other threads the exchanged code calls the original.
+exchanged while a recording runs in any thread; in other threads the exchanged code does what the original does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from zeta.exchange import Exchanged
 from zeta.fans import Axes, torch_axes
 from zeta.initializers import Dirac, Initializer, Orthogonal, Sparse, TruncatedNormal
 
@@ -38,7 +39,8 @@ def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
     with torch._C.DisableTorchFunction():  # the recorder itself says that nothing is on meta
         recorded = recorder is not None and tensor.is_meta
     if recorder is None or not recorded:
-        return INTERCEPTION.originals[name](tensor, **arguments)
+        written: Tensor = INTERCEPTION.originals[name](tensor, **arguments)
+        return written
     arguments.pop("generator", None)
     with torch._C.DisableTorchFunction():
         initializer, axes = _SPECS[name](tensor, **arguments)
@@ -105,44 +107,12 @@ def _code_of_dirac(tensor, groups=1):  # type: ignore[no-untyped-def]
     return intercepted("dirac_", tensor, {"groups": groups})
 
 
-class _Interception:
-    """Exchange the code of torch's functions while at least one recording runs."""
+_CODES: Final[dict[str, CodeType]] = {
+    "_no_grad_trunc_normal_": _code_of_trunc_normal.__code__,
+    "orthogonal_": _code_of_orthogonal.__code__,
+    "sparse_": _code_of_sparse.__code__,
+    "dirac_": _code_of_dirac.__code__,
+}
 
-    exchanged: Final[dict[str, CodeType]] = {
-        "_no_grad_trunc_normal_": _code_of_trunc_normal.__code__,
-        "orthogonal_": _code_of_orthogonal.__code__,
-        "sparse_": _code_of_sparse.__code__,
-        "dirac_": _code_of_dirac.__code__,
-    }
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.depth = 0
-        self.codes = {name: getattr(torch.nn.init, name).__code__ for name in self.exchanged}
-        self.originals: dict[str, Callable[..., Tensor]] = {
-            name: _same_function(getattr(torch.nn.init, name)) for name in self.exchanged
-        }
-
-    def __enter__(self) -> None:
-        with self.lock:
-            self.depth += 1
-            if self.depth == 1:
-                for name, code in self.exchanged.items():
-                    getattr(torch.nn.init, name).__code__ = code
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.depth -= 1
-            if self.depth == 0:
-                for name, code in self.codes.items():
-                    getattr(torch.nn.init, name).__code__ = code
-
-
-def _same_function(function: Any) -> Callable[..., Tensor]:
-    """A function of its own with the same code, which keeps it when the other's is exchanged."""
-    twin = type(function)(function.__code__, function.__globals__, function.__name__, function.__defaults__)
-    twin.__kwdefaults__ = function.__kwdefaults__
-    return twin  # type: ignore[no-any-return]
-
-
-INTERCEPTION: Final = _Interception()
+#: held while at least one recording runs
+INTERCEPTION: Final = Exchanged({name: getattr(torch.nn.init, name) for name in _CODES}, _CODES)

@@ -7,7 +7,7 @@ which device a tensor is, and its values as a list or an array.
 from __future__ import annotations
 
 import contextlib
-import sys
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -15,10 +15,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from zeta.errors import RecordingError, ZetaNotice
+from zeta.generators import FUNCTIONS, Private, foreign_apart
+from zeta.surroundings import plain
 from zeta.tracing.interception import ACTIVE, INTERCEPTION
 from zeta.tracing.recorder import Recorder
 from zeta.tracing.sources import source_here
@@ -26,37 +28,55 @@ from zeta.tracing.sources import source_here
 _CPU: Final = torch.device("cpu")
 
 
-class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Every operation goes to the recorder."""
+class Operations(Private):  # type: ignore[no-untyped-call]
+    """Every operation goes to the recorder; what seeds torch's generators seeds private ones."""
+
+    supports_higher_order_operators = False
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(None)
         self.recorder = recorder
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip the compiler, torch imports it, which takes seconds
+        self.autocast = False  #: whether the function that is running was called under autocast, which is off in here
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if not isinstance(func, OpOverload):
             raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
+        if any(issubclass(kind, FakeTensor) for kind in types):
+            raise RecordingError(
+                f"{source_here()}: {func} takes a FakeTensor, which has no values to record; make it outside of "
+                "FakeTensorMode, or inside the constructor"
+            )
+        if self.autocast and _is_cast(func):
+            raise RecordingError(
+                f"{source_here()}: {func} under torch.autocast, whose precision depends on the device and cannot be "
+                "recorded; compute initial values outside of autocast"
+            )
         with torch._C.DisableTorchFunction():
             return self.recorder.operation(func, args, dict(kwargs or {}))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_cast(func: OpOverload) -> bool:
+    """Whether autocast changes what an operation computes, on some device."""
+    keys = ("AutocastCPU", "AutocastCUDA")
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(func._name, key) for key in keys)
 
 
 class Functions(TorchFunctionMode):
     """Tensors on meta answer as if they were real."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, operations: Operations) -> None:
         super().__init__()
         self.recorder = recorder
+        self.operations = operations
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.operations.autocast = torch._C._is_any_autocast_enabled()
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args, kwargs)
@@ -136,41 +156,26 @@ _ANSWERS: Final[dict[str, Answer]] = {
 
 @contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """Record what is done inside, in this thread. torch's random state is given back."""
+    """Record what is done inside, in this thread. Random states of torch, Python and NumPy do not move.
+
+    Modes that surround this, such as a default device or ``FakeTensorMode``, hold again afterwards.
+    """
     if ACTIVE.recorder is not None:
         raise RecordingError(
             "a recording is under way in this thread already; build the inner model without zeta.record, it is "
             "recorded as part of the outer one"
         )
+    operations = Operations(recorder)
     ACTIVE.recorder = recorder
-    before = _foreign_generators()
     try:
-        with (
-            INTERCEPTION,
-            torch.random.fork_rng(devices=[]),
-            Functions(recorder),
-            torch.device("cpu"),  # the innermost device context wins: factories name the CPU, whatever surrounds this
-            Operations(recorder),
-        ):
+        with plain(), INTERCEPTION, FUNCTIONS, foreign_apart() as drawn, Functions(recorder, operations), operations:
             yield
     finally:
         ACTIVE.recorder = None
-    drawn = [name for name, state in _foreign_generators().items() if before.get(name, state) != state]
-    if drawn:
+    if drawn():
         warnings.warn(
-            f"the constructor drew random numbers from {' and '.join(drawn)}: what it made of them is kept as it came "
-            "out, whatever the seed. Draw them with torch, or give those parameters a rule",
+            f"the constructor drew random numbers from {' and '.join(drawn())}: what it made of them is kept as it "
+            "came out, whatever the seed. Draw them with torch, or give those parameters a rule",
             ZetaNotice,
             stacklevel=4,
         )
-
-
-def _foreign_generators() -> dict[str, Any]:
-    """The states of generators that a recording cannot see into."""
-    states: dict[str, Any] = {}
-    if (python := sys.modules.get("random")) is not None:
-        states["Python's random"] = python.getstate()
-    if (numpy := sys.modules.get("numpy")) is not None:
-        _, keys, *rest = numpy.random.get_state()
-        states["numpy.random"] = (keys.tobytes(), *rest)
-    return states

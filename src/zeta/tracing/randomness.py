@@ -5,28 +5,20 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from zeta import dtypes
 from zeta.errors import RecordingError
+from zeta.fans import Axes
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
-from zeta.tracing.graph import Node, Random, compute, reachable
+from zeta.tracing.graph import Node, Random, cast, full, reachable, reshape, value_of
 from zeta.tracing.sources import Source
 
 NodeOf = Callable[[Any], Any]
-SourceHere = Callable[[], Source | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """A new tensor's node, and where it is to be if nothing says so."""
-
-    node: Node
-    device: torch.device | None = None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -35,62 +27,85 @@ def is_random(func: OpOverload) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
-def drawn(initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+def drawn(
+    initializer: Initializer,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    source: Source | None,
+    axes: Axes | None = None,
+) -> Node:
     """The node of a random leaf."""
-    return Node(op="random", args=(Random(initializer=initializer),), shape=shape, dtype=dtype, source=source)
+    content = Random(initializer=initializer, axes=axes)
+    return Node(op="random", content=content, shape=shape, dtype=dtype, source=source)
 
 
-def _op(name: str, node: Node, *args: Any, dtype: torch.dtype | None = None) -> Node:
-    return Node(
-        op=f"aten.{name}",
-        args=(node, *args),
-        kwargs={"dtype": dtype} if name == "_to_copy.default" else {},
-        shape=node.shape,
-        dtype=dtype or node.dtype,
-        source=node.source,
-    )
+def _op(name: str, node: Node, *others: Any, dtype: torch.dtype | None = None) -> Node:
+    operands = (node, *others)
+    return Node(op=name, operands=operands, shape=node.shape, dtype=dtype or node.dtype, source=node.source)
 
 
-def _cast(node: Node, dtype: torch.dtype) -> Node:
-    return node if node.dtype is dtype else _op("_to_copy.default", node, dtype=dtype)
-
-
-def _floating(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_floating_point or dtype.is_complex else torch.float32
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: functions of a value that 8 bits hold would be infinite, or miss most of their range."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
-    """Uniform values; a constant if there is but one."""
+    """Uniform values, below ``high`` in any dtype; a constant if there is but one. Complex ones have both parts so."""
     if low == high:
-        args = (shape, low)
-        return Node(op="aten.full.default", args=args, kwargs={"dtype": dtype}, shape=shape, dtype=dtype, source=source)
-    return drawn(Uniform(float(low), float(high)), shape, dtype, source)
+        return full(low, shape, dtype, source)
+    if dtype.is_complex:
+        if low == -high:  # the law of a complex value has half of its variance in either part
+            return drawn(Uniform(float(low) * math.sqrt(2), float(high) * math.sqrt(2)), shape, dtype, source)
+        return _of_parts(uniform(low, high, (*shape, 2), dtype.to_real(), source), shape, dtype)
+    values = drawn(Uniform(float(low), float(high)), shape, dtype, source)
+    if dtype.itemsize >= 4:
+        return values
+    return _op("clamp_max", values, dtypes.below(high, dtype))
 
 
 def normal(mean: float, std: float, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
-    """Normal values; a constant if they do not vary."""
-    if std == 0:
-        args = (shape, float(mean))
-        return Node(op="aten.full.default", args=args, kwargs={"dtype": dtype}, shape=shape, dtype=dtype, source=source)
+    """Normal values; a constant if they do not vary. Complex parts have half of the variance each, and the mean."""
+    if std == 0 and not dtype.is_complex:
+        return full(float(mean), shape, dtype, source)
+    if dtype.is_complex and mean != 0:
+        parts = normal(mean, std * math.sqrt(0.5), (*shape, 2), dtype.to_real(), source)
+        return _of_parts(parts, shape, dtype)
     return drawn(Normal(float(std), float(mean)), shape, dtype, source)
+
+
+def _of_parts(parts: Node, shape: tuple[int, ...], dtype: torch.dtype) -> Node:
+    """Complex values from their real and imaginary parts, side by side."""
+    node = Node(op="bits", operands=(parts,), shape=(*shape, 1), dtype=dtype, source=parts.source)
+    return reshape(node, shape)
 
 
 def integers(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """Whole numbers from ``low`` to ``high - 1``."""
-    unit = uniform(0.0, float(high - low), shape, torch.float64, source)
-    return _cast(_op("add.Tensor", _op("floor.default", unit), int(low)), dtype)
+    count = high - low
+    if count <= _EXACT:
+        found = _op("floor", uniform(0.0, float(count), shape, torch.float64, source))
+        return cast(_op("add", found, int(low)), dtype)
+    # more than fp64 holds: the upper and the lower 32 bits are drawn apart
+    upper, lower = (
+        cast(_op("floor", uniform(0.0, float(n), shape, torch.float64, source)), torch.int64)
+        for n in (count >> 32, 2**32)
+    )
+    return cast(_op("add", _op("add", _op("mul", upper, 2**32), lower), int(low)), dtype)
+
+
+#: up to here, every whole number is one of fp64
+_EXACT: Final = 2**53
 
 
 def bernoulli(probability: Any, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     """Ones with a probability, a number or a node."""
     unit = uniform(0.0, 1.0, shape, torch.float32, source)
-    version = "lt.Tensor" if isinstance(probability, Node) else "lt.Scalar"
-    return _cast(_op(version, unit, probability, dtype=torch.bool), dtype)
+    return cast(_op("lt", unit, probability, dtype=torch.bool), dtype)
 
 
 def permutation(n: int, dtype: torch.dtype, source: Source | None) -> Node:
     """A random order of ``n`` numbers: that of as many uniform values."""
-    return _cast(_op("argsort.default", uniform(0.0, 1.0, (n,), torch.float64, source), dtype=torch.int64), dtype)
+    return cast(_op("argsort", uniform(0.0, 1.0, (n,), torch.float64, source), dtype=torch.int64), dtype)
 
 
 def drawn_in_place(
@@ -123,26 +138,26 @@ def _normal_(
 def _log_normal_(
     shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, mean: float = 1.0, std: float = 2.0
 ) -> Node:
-    return _op("exp.default", normal(mean, std, shape, dtype, source))
+    return cast(_op("exp", normal(mean, std, shape, _wide(dtype), source)), dtype)
 
 
 def _exponential_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, lambd: float = 1.0) -> Node:
     # -log(1 - u)/lambda with u in [0, 1), which is never infinite
-    unit = uniform(0.0, 1.0, shape, dtype, source)
-    return _op("mul.Tensor", _op("log1p.default", _op("neg.default", unit)), -1.0 / lambd)
+    unit = uniform(0.0, 1.0, shape, _wide(dtype), source)
+    return cast(_op("mul", _op("log1p", _op("neg", unit)), -1.0 / lambd), dtype)
 
 
 def _cauchy_(
     shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, median: float = 0.0, sigma: float = 1.0
 ) -> Node:
-    angle = uniform(-math.pi / 2, math.pi / 2, shape, dtype, source)
-    return _op("add.Tensor", _op("mul.Tensor", _op("tan.default", angle), float(sigma)), float(median))
+    angle = uniform(-math.pi / 2, math.pi / 2, shape, _wide(dtype), source)
+    return cast(_op("add", _op("mul", _op("tan", angle), float(sigma)), float(median)), dtype)
 
 
 def _geometric_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, p: float) -> Node:
-    log = _op("log1p.default", _op("neg.default", uniform(0.0, 1.0, shape, _floating(dtype), source)))
-    trials = _op("ceil.default", _op("div.Tensor", log, math.log1p(-p)))
-    return _cast(_op("clamp_min.default", trials, 1), dtype)
+    log = _op("log1p", _op("neg", uniform(0.0, 1.0, shape, _wide(dtype), source)))
+    trials = _op("ceil", _op("div", log, math.log1p(-p)))
+    return cast(_op("clamp_min", trials, 1), dtype)
 
 
 def _bernoulli_(shape: tuple[int, ...], dtype: torch.dtype, source: Source | None, p: Any = 0.5) -> Node:
@@ -155,10 +170,16 @@ def _random_(
 ) -> Node:  # fmt: skip
     low, high = (0, first) if second is None else (first, second)
     low, high = named.get("from", low), named.get("to", high)
-    if high is None:
-        bits = torch.finfo(dtype).bits if dtype.is_floating_point else 8 * dtype.itemsize - 1
-        high = 2 ** min({16: 11, 32: 24, 64: 53}[bits] if dtype.is_floating_point else bits, 52)
-    return integers(low or 0, high, shape, dtype, source)
+    return integers(low or 0, _end_of(dtype) if high is None else high, shape, dtype, source)
+
+
+def _end_of(dtype: torch.dtype) -> int:
+    """The first whole number that ``random_()`` does not give: beyond the largest, or where the dtype has gaps."""
+    if dtype is torch.bool:
+        return 2
+    if not dtype.is_floating_point:
+        return int(torch.iinfo(dtype).max) + 1
+    return round(2 / torch.finfo(dtype).eps) + 1
 
 
 _FILLS: Final[dict[str, Fill]] = {
@@ -174,20 +195,12 @@ _FILLS: Final[dict[str, Fill]] = {
 
 
 def made(
-    func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, here: SourceHere
-) -> Made | None:
-    """The node of what a random operation makes; ``None`` if it is not random; ``unknown`` if nobody knows how."""
-    if not is_random(func):
-        return None
-    base, source = name.split(".")[1], here()
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, source: Source | None
+) -> Node | None:
+    """The node of what a random operation makes; ``None`` if nobody knows how."""
     like = args[0] if args and isinstance(args[0], Tensor) else None
     dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
-    node = _made(base, name, args, dtype, like, node_of, source)
-    if node is None:
-        shape = () if like is None else tuple(like.shape)
-        reason = f"{name} made, a random operation that is not recordable ({source})"
-        node = Node(op="unknown", args=(reason,), shape=shape, dtype=dtype, source=source)
-    return Made(node=node)
+    return _made(name.split(".")[1], name, args, dtype, like, node_of, source)
 
 
 def _made(
@@ -232,7 +245,7 @@ def _normal_of_tensors(
     shape = tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
     dtype = next(item.dtype for item in (mean, std) if isinstance(item, Tensor))
     z = drawn(Normal(), shape, dtype, source)
-    return _op("add.Tensor", _op("mul.Tensor", z, node_of(std)), node_of(mean))
+    return _op("add", _op("mul", z, node_of(std)), node_of(mean))
 
 
 # -- freezing --------------------------------------------------------------------------------------------------------
@@ -240,7 +253,7 @@ def _normal_of_tensors(
 
 def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
     """The value of a node with random leaves, these drawn by torch, once, and added to ``drawn``."""
-    values: dict[int, Any] = {}
+    values: dict[int, Tensor] = {}
     for node in reachable([root]):
         if node.op == "random":
             if node.serial not in drawn:
@@ -248,14 +261,12 @@ def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
                 drawn[node.serial] = _torch_draw(node, generator)
             values[node.serial] = drawn[node.serial]
         else:
-            values[node.serial] = compute(node, values)
-    result = values[root.serial]
-    assert isinstance(result, Tensor)
-    return result
+            values[node.serial] = value_of(node, values)
+    return values[root.serial]
 
 
 def _torch_draw(node: Node, generator: torch.Generator) -> Tensor:
-    law: Initializer = node.args[0].initializer
+    law: Initializer = node.content.initializer
     empty = torch.empty(node.shape, dtype=node.dtype, device="cpu")
     match law:
         case Uniform():

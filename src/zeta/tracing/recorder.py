@@ -10,6 +10,7 @@ import functools
 import re
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from zeta.errors import RecordingError
+from zeta.evaluation import outside_of_modes
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.tracing import randomness
-from zeta.tracing.graph import Graph, Node, Random, concrete
-from zeta.tracing.randomness import Made
+from zeta.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
+from zeta.tracing.lowering import copy, lowered
 from zeta.tracing.sources import Source, source_here
 
 _CPU: Final = torch.device("cpu")
@@ -54,7 +56,7 @@ class Recorder:
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
-        return Node(op="data", args=(kept,), shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
+        return Node(op="data", content=kept, shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
 
     def node(self, value: Any) -> Any:
         """Arguments of an operation, with each tensor's node in its place."""
@@ -67,8 +69,7 @@ class Recorder:
     def draw_into(self, tensor: Tensor, initializer: Initializer, axes: Axes | None, called: str) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
         source = source_here(called)
-        args = (Random(initializer=initializer, axes=axes),)
-        node = Node(op="random", args=args, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
+        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, source, axes)
         self.graph.write(tensor, node, source)
         return tensor
 
@@ -76,7 +77,7 @@ class Recorder:
         """A tensor's values for real. Raises ``RecordingError`` if they are random."""
         if not tensor.is_meta:
             return tensor
-        with _outside():
+        with outside_of_modes():
             node = self.graph.read(tensor)
             try:
                 return concrete(node, f"{source_here()} reads a value that")
@@ -103,22 +104,26 @@ class Recorder:
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
-        made = randomness.made(func, name, args, kwargs, self.node, source_here)
-        if made is not None:
-            return self._random(made, kwargs)
+        if randomness.is_random(func):
+            return self._random(func, name, args, kwargs)
         if name in _UNINITIALIZED:
             result = self._on_meta(func, args, kwargs)
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
             return self.made_by(result, node, _device(args, kwargs, self))
         return self._plain(func, name, args, kwargs)
 
-    def _random(self, made: Made, kwargs: dict[str, Any]) -> Tensor:
-        result = torch.empty(made.node.shape, dtype=made.node.dtype, device=_META)
-        return self.made_by(result, made.node, kwargs.get("device") or made.device or _CPU)
+    def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
+        node = randomness.made(name, args, kwargs, self.node, source)
+        if node is not None:
+            return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
+        reason = f"{name} made, a random operation that is not recordable ({source})"
+        result = self._on_meta(func, args, kwargs)
+        for tensor in _tensors([result]):
+            self.made_by(tensor, unknown(reason, tensor, source), device)
+        return result
 
     def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        nodes = self.node(args)
-        named = {key: self.node(value) for key, value in kwargs.items() if key not in _PLACES}
         before = {t.untyped_storage()._cdata for t in _tensors(args) if t.is_meta}
         try:
             result = self._on_meta(func, args, kwargs)
@@ -126,25 +131,53 @@ class Recorder:
             result = self._for_real(func, args, kwargs)
         outputs = [result] if isinstance(result, Tensor) else list(_tensors(result))
         if not outputs and not isinstance(result, list | tuple):
-            # a number: somebody wants to know
-            return func(*(self._real(item) for item in args), **kwargs)
-        fresh = [output for output in outputs if output.untyped_storage()._cdata not in before]
-        if not fresh:
-            return result
+            # a number: somebody wants to know; or a check of what a decomposition returned, which has no result
+            return None if result is None else func(*(self._real(item) for item in args), **kwargs)
+        if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
+            return result  # a view, or data
         source, device = source_here(), _device(args, kwargs, self)
-        if "dtype" in func_arguments(func) and len(outputs) == 1:
-            named["dtype"] = outputs[0].dtype  # else torch's default when it is computed
-        first = outputs[0]
-        node = Node(op=name, args=nodes, kwargs=named, shape=tuple(first.shape), dtype=first.dtype, source=source)
-        if isinstance(result, Tensor):
-            return self.made_by(result, node, device)
-        for position, output in enumerate(result):
-            if isinstance(output, Tensor):
-                part = Node(
-                    op="item", args=(node, position), shape=tuple(output.shape), dtype=output.dtype, source=source
-                )
-                self.made_by(output, part, device)
+        given = _named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
+        try:
+            places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
+            nodes = [
+                lowered(func, given, tuple(output.shape), output.dtype, part, source)
+                for part, output in places
+                if isinstance(output, Tensor)
+            ]
+        except RecordingError as error:
+            nodes = self._outside_of_the_language(func, args, kwargs, outputs, error, source)
+        for output, node in zip(outputs, nodes, strict=True):
+            self.made_by(output, node, device)
         return result
+
+    def _outside_of_the_language(
+        self,
+        func: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: list[Tensor],
+        error: RecordingError,
+        source: Source | None,
+    ) -> list[Node]:
+        """The results of an operation that programs do not have: data, where they depend on nothing random."""
+        try:
+            real_args, real_kwargs = self._concrete(args), {key: self._concrete(x) for key, x in kwargs.items()}
+        except RecordingError:
+            reason = f"{func} made: {error}"
+            return [
+                Node(op="unknown", content=reason, shape=tuple(t.shape), dtype=t.dtype, source=source) for t in outputs
+            ]
+        with outside_of_modes(), torch.no_grad():
+            real = func(*real_args, **{key: x for key, x in real_kwargs.items() if key != "out"})
+        return [self.data(tensor) for tensor in _tensors(real if isinstance(real, list | tuple) else [real])]
+
+    def _concrete(self, value: Any) -> Any:
+        """Arguments with the values of tensors, which must not be random."""
+        if isinstance(value, Tensor):
+            return concrete(self.graph.read(value), "it") if value.is_meta else value
+        if isinstance(value, list | tuple):
+            return [self._concrete(item) for item in value]
+        return value
 
     def _real(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -163,15 +196,18 @@ class Recorder:
     def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run on the CPU what meta cannot; return meta twins of the result.
 
-        Where a shape depends on values, with these; else with zeros in their place.
+        Where a shape depends on values, these must be known, and the result is data; else zeros take their place.
         """
-        needs = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
-        of = self._real if needs else _zeros
-        with _outside():
+        depends = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
+        of = self._real if depends else _zeros
+        with outside_of_modes():
             real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
-        if isinstance(real, list | tuple):
-            return tuple(_meta_twins(item) for item in real)
-        return _meta_twins(real)
+        if not depends:
+            return _meta_twins(tuple(real) if isinstance(real, list) else real)
+        return tuple(self._lifted(item) for item in real) if isinstance(real, list | tuple) else self._lifted(real)
+
+    def _lifted(self, value: Any) -> Any:
+        return self.lift(value) if isinstance(value, Tensor) else value
 
     def _mutation(
         self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]
@@ -207,32 +243,28 @@ class Recorder:
         source: Source | None,
     ) -> Node | None:
         """What an operation in place leaves in its target, as if it made a new tensor."""
-        base = name.split(".")[1]
+        base, dtype = name.split(".")[1], target.dtype
         if base in ("fill_", "zero_"):
             value = self.node(args[1]) if base == "fill_" else 0
-            if isinstance(value, Node):
-                return _cast(value, target.dtype)
-            return _full(target, value, source)
+            return cast(value, dtype) if isinstance(value, Node) else full(value, target.shape, dtype, source)
         if base == "copy_":
-            return _cast(self.node(args[1]), target.dtype, source)
+            return cast(self.node(args[1]), dtype, source)
         drawn = randomness.drawn_in_place(base, args, kwargs, self.node, source)
         if drawn is not None:
             return drawn
         functional = _functional(func)
         if functional is None or randomness.is_random(func):
             return None
-        nodes = self.node(args)
-        named = {key: self.node(item) for key, item in kwargs.items() if key not in (*_PLACES, "out")}
-        if "dtype" in func_arguments(functional):
-            named.setdefault("dtype", target.dtype)
-        dtype = target.dtype
         if "out" not in kwargs:
             with contextlib.suppress(RuntimeError, NotImplementedError):  # the result before it is cast to the target
                 probe = self._on_meta(functional, args, kwargs)
                 dtype = probe.dtype if isinstance(probe, Tensor) else dtype
-        return Node(
-            op=_name(functional), args=nodes, kwargs=named, shape=tuple(target.shape), dtype=dtype, source=source
-        )
+        given = _named(functional, self.node(args), {key: self.node(item) for key, item in kwargs.items()})
+        try:
+            return lowered(functional, given, tuple(target.shape), dtype, None, source)
+        except RecordingError as error:
+            named = {key: value for key, value in kwargs.items() if key != "out"}
+            return self._outside_of_the_language(functional, args, named, [target], error, source)[0]
 
 
 _LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
@@ -248,8 +280,6 @@ _UNINITIALIZED: Final = frozenset(
         "new_empty_strided.default", "empty_permuted.default",
     )
 )  # fmt: skip
-#: arguments that say where a tensor is to be and not what is in it
-_PLACES: Final = ("device", "layout", "pin_memory", "non_blocking", "generator")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -261,6 +291,11 @@ def _name(func: OpOverload) -> str:
 def func_arguments(func: OpOverload) -> tuple[str, ...]:
     """The names of an operation's arguments."""
     return tuple(argument.name for argument in func._schema.arguments)
+
+
+def _named(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by their names."""
+    return {**dict(zip(func_arguments(func), args, strict=False)), **kwargs}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -331,42 +366,7 @@ def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -
     return next(iter(claims), _CPU)
 
 
-def _full(target: Tensor, value: Any, source: Source | None) -> Node:
-    shape = tuple(target.shape)
-    kwargs = {"dtype": target.dtype}
-    return Node(
-        op="aten.full.default", args=(shape, value), kwargs=kwargs, shape=shape, dtype=target.dtype, source=source
-    )
-
-
-def _cast(node: Node, dtype: torch.dtype, source: Source | None = None) -> Node:
-    if node.dtype is dtype:
-        return node
-    return Node(
-        op="aten._to_copy.default",
-        args=(node,),
-        kwargs={"dtype": dtype},
-        shape=node.shape,
-        dtype=dtype,
-        source=source or node.source,
-    )
-
-
 def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
-    """A node with the target's shape and dtype, and the line that wrote it."""
-    node = _cast(node, target.dtype, source)
-    shape = tuple(target.shape)
-    if node.shape != shape:
-        args = (node, shape)
-        node = Node(op="aten.expand.default", args=args, shape=shape, dtype=node.dtype, source=source)
-    if node.source != source:
-        # a copy is what determined the value, whatever made it
-        node = Node(op="aten.clone.default", args=(node,), shape=node.shape, dtype=node.dtype, source=source)
-    return node
-
-
-@contextlib.contextmanager
-def _outside() -> Iterator[None]:
-    """Run torch as if no mode were active."""
-    with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
-        yield
+    """A node with the target's shape and dtype, and the line that wrote it, whatever made the value."""
+    node = expand(cast(node, target.dtype, source), target.shape)
+    return node if node.source == source else replace(copy(node), source=source)

@@ -30,6 +30,9 @@ class Source:
 # libraries whose own lines say less than those that call them
 _THROUGH: Final = ("torch", "zeta", "transformers.initialization", "contextlib", "functools", "copy")
 
+# modules whose functions are named as what was called
+_NAMED: Final = ("torch.nn.init", "zeta.utils", "zeta.verbs")
+
 
 def source_here(called: str | None = None) -> Source | None:
     """The innermost line that is neither torch's nor zeta's; among torch's alone, the innermost of a module."""
@@ -41,7 +44,7 @@ def source_here(called: str | None = None) -> Source | None:
         if not _is_through(module):
             # outside of a call to zeta.record there is nothing of interest
             return _source(frame, called or _torch_name(inner))
-        if module == "torch.nn.init" and called is None and not code.co_name.startswith("_"):
+        if module in _NAMED and called is None and not code.co_name.startswith("_"):
             called = code.co_name
         if module == "zeta.recording":
             break

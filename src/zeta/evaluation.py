@@ -1,0 +1,192 @@
+"""The type and the values of one operation of the language, whatever surrounds the call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zeta.errors import SpecError
+from zeta.operations import KINDS, OPERATIONS, Attributes, Operand, Operation, Type, is_inexact, is_number
+
+_META: Final = torch.device("meta")
+_CPU: Final = torch.device("cpu")
+
+
+# -- types -----------------------------------------------------------------------------------------------------------
+
+
+def result_type(name: str, operands: Sequence[Operand | Type], attributes: Attributes, dtype: torch.dtype) -> Type:
+    """The type of an operation's result, from its operands: types of tensors, numbers, or ``None``.
+
+    ``dtype`` is the one that is stated, which decides where the operation creates or casts. Nothing is allocated.
+
+    Raises ``SpecError`` where names, kinds, shapes or dtypes do not fit the signature.
+    """
+    # 1, 1.0 and True are equal, and give different types
+    kinds = tuple(type(value) for value in (*operands, *(value for _, value in attributes)))
+    try:
+        return _result_type(name, tuple(operands), attributes, dtype, kinds)
+    except TypeError as error:  # what is not hashable is nothing that a step may have
+        raise SpecError(f"{name}: {error}") from None
+
+
+@functools.lru_cache(maxsize=2**14)
+def _result_type(
+    name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype, kinds: tuple[type, ...]
+) -> Type:
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise SpecError(f"{name!r} is no operation of the language of programs (docs/programs.md lists them)")
+    _check_attributes(operation, attributes)
+    _check_operands(operation, operands)
+    twins = [
+        torch.empty(operand[0], dtype=operand[1], device=_META) if isinstance(operand, tuple) else operand
+        for operand in operands
+    ]
+    try:
+        with fixed_state():
+            result = _call(operation, twins, dict(attributes), dtype, _META)
+            if operation.elementwise:  # for which dtypes the CPU has code, meta does not know
+                ones = [_one(twin) if isinstance(twin, Tensor) else twin for twin in twins]
+                _call(operation, ones, dict(attributes), dtype, _CPU)
+    except Exception as error:  # whatever torch raises: it has many classes for arguments that do not fit
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SpecError(f"{name} cannot be computed of these operands: {reason}") from None
+    if not isinstance(result, Tensor):
+        raise SpecError(f"{name} has several results; its attribute part says which is meant")
+    inexact = any(is_inexact(operand[1]) for operand in operands if isinstance(operand, tuple))
+    if operation.elementwise and not operation.casts and is_inexact(result.dtype) and not inexact:
+        raise SpecError(f"{name} of whole numbers would be of torch's default dtype; cast them first")
+    return tuple(result.shape), result.dtype
+
+
+def _one(twin: Tensor) -> Tensor:
+    return torch.ones((1,) * twin.ndim, dtype=twin.dtype, device=_CPU)
+
+
+def _check_attributes(operation: Operation, attributes: Attributes) -> None:
+    given = dict(attributes)
+    known = operation.attributes
+    if len(given) < len(attributes) or given.keys() - known.keys() or known.keys() - given.keys() - operation.optional:
+        raise SpecError(f"{operation.name} takes the attributes {sorted(known) or 'none'}, got {sorted(given)}")
+    for key, value in attributes:
+        if not KINDS[known[key]](value):
+            raise SpecError(f"{operation.name}: {key} must be of the kind {known[key]!r}, got {value!r}")
+
+
+def _check_operands(operation: Operation, operands: Sequence[Operand | Type]) -> None:
+    tensors = [operand for operand in operands if isinstance(operand, tuple)]
+    wanted = len(operation.operands)
+    fits = len(operands) >= wanted - 1 if operation.variadic else len(operands) == wanted
+    others = [operand for operand in operands if not isinstance(operand, tuple)]
+    allowed = all(is_number(operand) or (operand is None and operation.name == "clamp") for operand in others)
+    if not fits or not allowed or (others and not operation.numbers) or not (tensors or operation.creates):
+        raise SpecError(
+            f"{operation.name} takes the operands {', '.join(operation.operands) or 'none'}, got {operands!r}"
+        )
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def compute(name: str, operands: Sequence[Operand], attributes: Attributes, dtype: torch.dtype) -> Tensor:
+    """Compute an operation on the CPU: a tensor of ``dtype``, which may share memory with an operand.
+
+    To be called inside :func:`fixed_state`.
+    """
+    with one_thread():
+        return _call(OPERATIONS[name], operands, dict(attributes), dtype, _CPU)
+
+
+def _call(
+    operation: Operation,
+    operands: Sequence[Operand],
+    attributes: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    part = attributes.pop("part", None)
+    if operation.creates or operation.casts:
+        attributes["dtype"] = dtype
+    if operation.creates:
+        attributes["device"] = device
+    if operation.variadic:
+        result = operation.compute(*operands, **attributes)
+    else:  # by name: torch has operands and attributes in one order
+        result = operation.compute(**dict(zip(operation.operands, operands, strict=True)), **attributes)
+    if part is None:
+        return result  # type: ignore[no-any-return]
+    if not isinstance(result, list | tuple) or not 0 <= part < len(result):
+        raise ValueError(f"there is no part {part}")
+    return result[part]  # type: ignore[no-any-return]
+
+
+def compute_elementwise(
+    name: str, operands: Sequence[Operand], attributes: Attributes, dtype: torch.dtype, shape: Sequence[int]
+) -> Tensor:
+    """Compute an elementwise operation for a result of ``shape``; no element's bits depend on which others are there.
+
+    torch has one code for whole vectors and another for the elements left over at the end of each thread's share, or
+    where memory is not contiguous; functions such as ``sigmoid`` differ between them in the last bits. So everything is
+    laid out flat, in whole vectors, and computed in stretches that torch does not share out.
+    """
+    count = math.prod(shape)
+    if count == 0 or not shape:
+        return compute(name, operands, attributes, dtype)
+    operation = OPERATIONS[name]
+    filled = -(-count // _VECTORS) * _VECTORS
+    stretches = []
+    for start in range(0, filled, _STRETCH):
+
+        def part(value: Operand, start: int = start) -> Operand:
+            if not isinstance(value, Tensor) or value.ndim == 0:  # a number decides no dtype, and must stay one
+                return value
+            flat = value.expand(shape).reshape(-1)[start : start + _STRETCH]
+            missing = min(filled - start, _STRETCH) - flat.numel()
+            return torch.cat([flat, flat[-1:].expand(missing)]) if missing else flat.contiguous()
+
+        stretches.append(_call(operation, [part(value) for value in operands], dict(attributes), dtype, _CPU))
+    flat: Tensor = stretches[0] if len(stretches) == 1 else torch.cat(stretches)
+    return flat[:count].view(*shape)
+
+
+#: elements that torch leaves to one thread
+_STRETCH: Final = 2**15
+#: elements: a multiple of what any loop over vectors takes at a time
+_VECTORS: Final = 256
+
+#: held while torch has one thread, as its number is the whole process's
+_ALONE: Final = threading.RLock()
+
+
+@contextlib.contextmanager
+def fixed_state() -> Iterator[None]:
+    """No mode, no gradients, no autocast: values depend on nothing that surrounds the call."""
+    with outside_of_modes(), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The results of sums, of functions such as ``pow`` and of LAPACK depend on how torch shares out the work."""
+    with _ALONE:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """Run torch as if no mode were active."""
+    with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
