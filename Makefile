@@ -14,7 +14,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm sanitize lint format typecheck bench bench-save wheel demo clean
+.PHONY: help venv chromium test test-slow test-arm fuzz sanitize lint format typecheck bench bench-save wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ test-arm: $(STAMP) ## run the kernels for ARM (NEON) in an emulator; installs it
 	    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=$(ARM_CXX) >build/arm.log
 	$(CMAKE) --build build/arm >>build/arm.log
 	$(PYTEST) -m arm
+
+COUNT ?= 100000
+
+fuzz: $(STAMP) ## let each reader have COUNT mutated documents, 100000 unless told otherwise
+	$(BIN)/python -m tests.fuzz.run --count $(COUNT)
 
 # Preloaded into Python, which was not built with them; leaks are not looked for, as the interpreter never frees all.
 SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libubsan.so)

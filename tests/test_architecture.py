@@ -26,7 +26,7 @@ LONGEST_FILE = 420
 RECORDING = ("layouts", "operations", "evaluation", "tracing", "recognition")
 STAGES = {
     "base": (
-        *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules"),
+        *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules", "reading"),
         *("exchange", "generators", "surroundings", "forked"),
     ),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
@@ -166,11 +166,12 @@ def test_what_is_imported_at_the_top_is_declared_and_nothing_else_is() -> None:
 
 
 def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
-    known = {"zeta", "torch", "rich", "typer"} | set(sys.stdlib_module_names)
+    known = {"zeta", "torch", "rich", "typer", "msgspec"} | set(sys.stdlib_module_names)
     used = {(module, name.split(".")[0]) for module in MODULES for name in imports(tree(module))}
     optional = {(module, name) for module, name in used if name not in known}
     assert optional == {
         ("zeta.loading", "transformers"),
+        ("zeta.loading", "huggingface_hub"),
         ("zeta.kernels.triton", "triton"),
         ("zeta.check.html", "plotly"),
     }

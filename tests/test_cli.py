@@ -357,10 +357,10 @@ def test_verify_finds_missing_and_surplus_bytes() -> None:
     [
         (None, "does not exist: out was not written by zeta"),
         ("{", "cannot be read"),
-        ("[]", "is not a manifest"),
+        ("[]", "cannot be read as a manifest: Expected `object`, got `array`"),
         ('{"format": "zeta manifest 0"}', "is not a manifest"),
         ('{"format": "zeta manifest 1", "stream": 0}', "stream version 0; this zeta has version 1"),
-        ('{"format": "zeta manifest 1", "stream": 1, "seed": -1}', "damaged: seed must be"),
+        ('{"format": "zeta manifest 1", "stream": 1, "seed": -1}', "damaged: Object missing required field"),
         ('{"format": "zeta manifest 1", "stream": 1}', "damaged"),
     ],
 )
@@ -472,7 +472,7 @@ R = ("--rules", "rules.toml")
         (("nets.py:Tied", *R, "--dtype", "float31"), "unknown dtype 'float31'; expected a torch dtype such as float32"),
         (("nets.py:Tied", *R, "--dtype", "int8"), "--dtype must be a floating-point dtype, got 'int8'"),
         (("nets.py:Tied", "--rules", "none.toml"), "no such rule file: none.toml"),
-        (("nets.py:Tied", "--rules", "."), r"no such rule file: \."),
+        (("nets.py:Tied", "--rules", "."), r"rule file \. cannot be read: is a folder, expected a regular file"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "init"])

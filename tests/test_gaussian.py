@@ -367,3 +367,29 @@ def test_truncated_moments_are_those_of_the_density(mean: float, std: float, low
         expected = (float(first), float(mpmath.sqrt(second)), float(fourth / second**2))
     got = truncated_moments(mean, std, low, high)
     assert (got.mean, got.std, got.kurtosis) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("std", [1e3, 1e10, 1e39, 1e300])
+@pytest.mark.parametrize("low", [-0.04, 0.0, -1e-300])
+def test_a_wide_normal_between_close_bounds_is_uniform(low: float, std: float) -> None:
+    found = truncated_moments(0.0, std, low, 0.04)
+    assert found.mean == pytest.approx((low + 0.04) / 2, abs=1e-10)
+    assert (found.std, found.kurtosis) == pytest.approx(((0.04 - low) / math.sqrt(12), 1.8), rel=1e-8)
+
+
+@pytest.mark.parametrize("width", [1e-3, 2.4e-4, 1.6e-4, 1e-4, 1e-6, 1e-9])
+@pytest.mark.parametrize("near", [0.0, 1.0, 3.0, -3.0, 7.5])
+def test_moments_between_close_bounds_are_those_of_an_integral(near: float, width: float) -> None:
+    """On both sides of where the series begins: Gauss-Legendre in s from -1 to 1, exact to fp64 for so smooth a law."""
+    low, high = near, near + width
+    half = (high - low) / 2
+    s, weights = np.polynomial.legendre.leggauss(20)
+    middle = low + half
+    density = weights * np.exp(-middle * half * s - (half * s) ** 2 / 2)
+    density /= density.sum()
+    m1 = float(density @ s)
+    m2, m4 = (float(density @ (s - m1) ** power) for power in (2, 4))
+    found = truncated_moments(0.0, 1.0, low, high)
+    assert found.mean - middle == pytest.approx(half * m1, abs=4e-16 * max(abs(near), 1))
+    assert found.std == pytest.approx(half * math.sqrt(m2), rel=1e-13)
+    assert found.kurtosis == pytest.approx(m4 / m2**2, rel=1e-9)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from zeta.errors import UsageError
+from zeta.errors import UsageError, ZetaNotice
 from zeta.loading import load_model
 
 NETS = """
@@ -356,3 +358,98 @@ def test_without_transformers(here: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "transformers", None)
     message = "hf: models need transformers; install it with pip install transformers"
     assert refusal(configuration(here, **GPT2)) == message
+
+
+# -- what a configuration names elsewhere ------------------------------------------------------------------------------
+
+ELSEWHERE: dict[str, Any] = {
+    "attn_implementation": "kernels-community/flash-attn",
+    "_attn_implementation": "somebody/else@main:run",
+    "_attn_implementation_internal": "flash_attention_2",  # fetched from a hub where it is not installed
+    "experts_implementation": {"": "somebody/experts"},
+    "auto_map": {"AutoModel": "somebody/else--model.Net", "AutoModelForCausalLM": "model.Net"},
+    "trust_remote_code": True,
+    "use_kernels": True,
+    "kernel_config": {"RMSNorm": "somebody/norms"},
+    "adapters": {"a": "somebody/adapter"},
+    "custom_pipelines": {"x": {"impl": "pipe.Pipe"}},
+    "task_specific_params": {"deep": [{"auto_map": "model.Net"}]},
+}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A computer on which every way to a network or to another's code is an error."""
+    import huggingface_hub
+    import transformers.dynamic_module_utils
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"went out: {args} {kwargs}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(transformers.dynamic_module_utils, "get_class_from_dynamic_module", refuse)
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+@pytest.mark.parametrize("architectures", [None, ["GPT2LMHeadModel"]])
+def test_what_lies_elsewhere_is_not_fetched_and_said(
+    key: str, architectures: list[str] | None, here: Path, alone: None
+) -> None:
+    spec = configuration(here, **GPT2, architectures=architectures, **{key: ELSEWHERE[key]})
+    with pytest.warns(
+        ZetaNotice, match=r"names code or weights from elsewhere, which are not fetched and not run:\n  - "
+    ):
+        model = load_model(spec, {}, "meta")
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    assert {n: p.shape for n, p in model.named_parameters()} == {
+        n: p.shape for n, p in load_model(configuration(here, **GPT2), {}, "meta").named_parameters()
+    }
+
+
+@pytest.mark.parametrize("way", ["eager", "sdpa", None])
+def test_ways_of_transformers_itself_are_kept(way: str | None, here: Path) -> None:
+    pytest.importorskip("transformers")
+    model = load_model(configuration(here, **GPT2, attn_implementation=way), {}, "meta")
+    assert model.config._attn_implementation == (way or "sdpa")
+
+
+def test_hubs_are_out_of_reach_only_while_a_model_is_built(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    from huggingface_hub import constants
+
+    seen = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    built = transformers.GPT2LMHeadModel.__init__
+
+    def looking(*args: Any, **kwargs: Any) -> None:
+        seen.append(constants.is_offline_mode())
+        built(*args, **kwargs)
+
+    monkeypatch.setattr(transformers.GPT2LMHeadModel, "__init__", looking)
+    load_model(configuration(here, **GPT2), {}, "meta")
+    assert (seen, constants.is_offline_mode()) == ([True], False)
+
+
+@pytest.mark.parametrize("name", ["pipeline", "AutoConfig", "__name__", "GPT2Config", "GPT2Tokenizer"])
+def test_an_architecture_is_a_model(name: str, here: Path) -> None:
+    pytest.importorskip("transformers")
+    assert f"has no class {name}, which" in refusal(configuration(here, **GPT2, architectures=[name]))
+
+
+@pytest.mark.parametrize("model_type", [3, None, ["gpt2"], {"a": 1}])
+def test_a_model_type_is_a_text(model_type: Any, here: Path) -> None:
+    pytest.importorskip("transformers")
+    assert "knows no model_type" in refusal(configuration(here, model_type=model_type))
+
+
+def test_a_configuration_that_is_a_pipe_or_without_end(here: Path) -> None:
+    pytest.importorskip("transformers")
+    os.mkfifo(here / "config.json")
+    assert refusal("hf:config.json") == (
+        "cannot read the configuration config.json: is a pipe (FIFO), expected a regular file"
+    )
+    (here / "deep.json").write_text("[" * 200_000)
+    assert "nested more than 100 levels deep" in refusal("hf:deep.json")
+    assert "cannot read the configuration" in refusal(f"hf:{'x' * 300}")

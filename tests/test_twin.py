@@ -201,3 +201,50 @@ instruction = st.tuples(*[st.integers(0, 255)] * 4)
 def test_constructors_at_random(instructions: list[Instruction]) -> None:
     outcome = twin(lambda: Random(instructions))
     assert outcome.different == []
+
+
+# -- generators that are seeded inside of a constructor ----------------------------------------------------------------
+
+
+class Seeded(nn.Module):
+    """Eleven ways to draw alike, or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a = nn.Linear(4, 3)
+        torch.manual_seed(0)
+        self.b = nn.Linear(4, 3)
+        self.c = nn.Linear(4, 3)
+        torch.manual_seed(1)
+        self.d = nn.Linear(4, 3)
+        state = torch.get_rng_state()
+        self.e = nn.Parameter(torch.randn(5))
+        torch.set_rng_state(state)
+        self.f = nn.Parameter(torch.randn(5))
+        with torch.random.fork_rng(devices=[]):
+            self.g = nn.Parameter(torch.randn(5))
+        self.h = nn.Parameter(torch.randn(5))
+        self.i = nn.Parameter(torch.empty(5).normal_(generator=torch.Generator().manual_seed(7)))
+        generator = torch.Generator().manual_seed(7)
+        self.j = nn.Parameter(torch.empty(5).normal_(generator=generator))
+        self.k = nn.Parameter(torch.empty(5).normal_(generator=generator))
+        torch.manual_seed(0)
+        self.m = nn.Parameter(nn.init.trunc_normal_(torch.empty(5)))
+        torch.manual_seed(0)
+        self.n = nn.Parameter(nn.init.trunc_normal_(torch.empty(5)))
+
+
+def same_tensors(model: nn.Module) -> set[tuple[str, str]]:
+    named = dict(model.named_parameters())
+    pairs = [(a, b) for a in named for b in named if a < b and named[a].shape == named[b].shape]
+    return {(a, b) for a, b in pairs if torch.equal(named[a], named[b])}
+
+
+def test_what_is_seeded_alike_is_alike() -> None:
+    model, plan = zeta.record(Seeded)
+    zeta.materialize_(model, plan, seed=5)
+    real = same_tensors(Seeded())
+    assert real == {("a.weight", "b.weight"), ("a.bias", "b.bias"), ("e", "f"), ("g", "h"), ("i", "j"), ("m", "n")}
+    assert same_tensors(model) == real
+    assert twin(Seeded).different == []

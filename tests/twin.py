@@ -175,7 +175,7 @@ def assigned(found: Recorded, seed: int) -> list[Tensor]:
             if drawn is not None and drawn.drawn is not None:
                 place = owners[drawn.drawn.serial]
                 give(values, found, drawn.drawn, number_of, drawn, place.name, place.number * 256, seed)
-    return values
+    return [values[number_of[leaf.serial]] for leaf in found.leaves]  # what is drawn alike has one node
 
 
 def give(
@@ -249,12 +249,15 @@ class Draws(TorchDispatchMode):
         base = name.split(".")[1]
         if base.endswith("_"):
             given = {key: value for key, value in kwargs.items() if key != "generator"}
-            node = randomness.drawn_in_place(base, args, given, self.node, None)
+            node = randomness.drawn_in_place(base, args, given, self.node, self.place())
             assert node is not None, name
             return args[0].copy_(self.value(node))
-        made = randomness.made(name, args, kwargs, self.node, None)
+        made = randomness.made(name, args, kwargs, self.node, self.place())
         assert made is not None, name
         return self.value(made)
+
+    def place(self) -> randomness.Place:
+        return randomness.Place(source=None, state=b"", known={})
 
     def node(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -274,7 +277,7 @@ class Draws(TorchDispatchMode):
         """torch.nn.init's functions that are recorded whole."""
         arguments.pop("generator", None)
         initializer, axes = interception._SPECS[name](tensor, **arguments)
-        randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, None, axes)
+        randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, self.place(), axes)
         with torch.no_grad():
             return tensor.copy_(self.values[len(self.taken) - 1])
 

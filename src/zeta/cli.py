@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,6 +26,7 @@ from zeta.errors import RecordingError, ZetaError, ZetaNotice
 from zeta.escaping import visible, visible_lines
 from zeta.files import MAX_SHARD_SIZE, bytes_of, check_folder, files_of, output_path
 from zeta.operands import Building, operands
+from zeta.reading import json_text
 
 app = typer.Typer(
     help="Weight initialization for PyTorch: decide, compute, check.",
@@ -181,7 +182,7 @@ def init_command(
         files = [str(out / name) for name in files_of(out)]
         checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
         if as_json:
-            document = {"plan": json.loads(decided.to_json()), "report": report.as_dict(), "files": files}
+            document = {"plan": msgspec.Raw(decided.to_json().encode()), "report": report.as_dict(), "files": files}
             _print_json({**document, "check": check_command.as_data(checked)})
         else:
             for flag in report.flags():
@@ -376,7 +377,7 @@ def _width() -> int | None:
 
 
 def _print_json(data: Any) -> None:
-    _print_document(json.dumps(data, indent=1))
+    _print_document(json_text(data))
 
 
 def _print_document(text: str) -> None:

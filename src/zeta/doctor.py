@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
         "zeta": __version__,
         "stream": str(STREAM_VERSION),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own, derived from str
         "triton": _triton(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }

@@ -23,6 +23,8 @@ COMPLEX: Final[dict[torch.dtype, torch.dtype]] = {
     torch.complex64: torch.float32,
     torch.complex32: torch.float16,
 }
+# looked up here and not in torch, which imports modules of its own for some names
+_NAMED: Final = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -37,8 +39,8 @@ def dtype_named(name: str) -> torch.dtype:
     >>> dtype_named("bfloat16")
     torch.bfloat16
     """
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    dtype = _NAMED.get(name) if isinstance(name, str) else None
+    if dtype is None:
         raise SpecError(f"unknown dtype {name!r}; expected a torch dtype such as float32, bfloat16 or float16")
     return dtype
 

@@ -18,6 +18,10 @@ class ZetaError(Exception):
         return visible_lines(super().__str__())
 
 
+class FormatError(ZetaError, ValueError):
+    """A text or file is not what it is read as: broken, too large, nested too deeply, a name that no file can have."""
+
+
 class SpecError(ZetaError, ValueError):
     """An initializer, rule, set of axes or seed was described with values that make no sense."""
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from zeta.errors import FanError, SpecError
+from zeta.reading import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +57,17 @@ class Axes:
         for role in ("fan_in", "fan_out", "batch", "lookup"):
             object.__setattr__(self, role, _dimensions(role, getattr(self, role)))
         try:
-            blocks = tuple((operator.index(dim), operator.index(n)) for dim, n in self.blocks)
+            blocks = tuple((int(operator.index(dim)), int(operator.index(n))) for dim, n in self.blocks)
         except (TypeError, ValueError):
-            raise SpecError(f"Axes: blocks must be (dimension, number) pairs, got {self.blocks!r}") from None
+            raise SpecError(f"Axes: blocks must be (dimension, number) pairs, got {shown(self.blocks)}") from None
         object.__setattr__(self, "blocks", blocks)
         if any(n < 1 for _, n in blocks) or len({dim for dim, _ in blocks}) != len(blocks):
-            raise SpecError(f"Axes: blocks must name each dimension once, with a number of at least 1, got {blocks!r}")
+            raise SpecError(
+                f"Axes: blocks must name each dimension once, with a number of at least 1, got {shown(blocks)}"
+            )
         alone = (*self.batch, *self.lookup)
         if len(set(alone)) != len(alone) or set(alone) & {*self.fan_in, *self.fan_out}:
-            raise SpecError(f"Axes: a batch or lookup dimension cannot have a second role: {self!r}")
+            raise SpecError(f"Axes: a batch or lookup dimension cannot have a second role: {shown(self)}")
 
     def resolved(self, shape: Sequence[int]) -> Axes:
         """Return these axes for a tensor of ``shape``: no negative dimension, every dimension with a role.
@@ -90,10 +93,13 @@ class Axes:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Axes:
-        """Build axes from ``to_json``'s dictionary."""
+        """Build axes from ``to_json``'s dictionary; ``SpecError`` if it is not one."""
+        if not isinstance(data, Mapping):
+            raise SpecError(f'axes are written as {{"fan_in": [...], "fan_out": [...]}}, got {shown(data)}')
         known = {field.name for field in fields(cls)}
         if set(data) - known:
-            raise SpecError(f"Axes: unknown {sorted(set(data) - known)}; expected some of {sorted(known)}")
+            unknown = sorted(map(str, set(data) - known))
+            raise SpecError(f"Axes: unknown {shown(unknown)}; expected some of {sorted(known)}")
         return cls(**{"fan_in": (), "fan_out": (), **data})
 
 
@@ -103,7 +109,7 @@ def _resolved(given: Axes, shape: tuple[int, ...]) -> Axes:
 
     def absolute(dims: tuple[int, ...]) -> tuple[int, ...]:
         if any(not -ndim <= dim < ndim for dim in dims):
-            raise FanError(f"{given!r} names a dimension that a weight of shape {shape} does not have")
+            raise FanError(f"{shown(given)} names a dimension that a weight of shape {shape} does not have")
         return tuple(dim % ndim for dim in dims)
 
     axes = Axes(
@@ -115,7 +121,7 @@ def _resolved(given: Axes, shape: tuple[int, ...]) -> Axes:
     )
     missing = set(range(ndim)) - {*axes.fan_in, *axes.fan_out, *axes.batch, *axes.lookup}
     if missing:
-        raise FanError(f"{given!r} gives no role to dimension {sorted(missing)} of a weight of shape {shape}")
+        raise FanError(f"{shown(given)} gives no role to dimension {sorted(missing)} of a weight of shape {shape}")
     for dim, n in axes.blocks:
         if shape[dim] % n:
             raise FanError(f"{n} blocks do not divide dimension {dim} of a weight of shape {shape}")
@@ -128,7 +134,7 @@ def _dimensions(role: str, given: Any) -> tuple[int, ...]:
     except TypeError:
         dims = (given,)
     if any(isinstance(dim, bool) or not isinstance(dim, int) for dim in dims) or len(set(dims)) != len(dims):
-        raise SpecError(f"Axes: {role} must be distinct dimension numbers, got {dims!r}")
+        raise SpecError(f"Axes: {role} must be distinct dimension numbers, got {shown(dims)}")
     return dims
 
 

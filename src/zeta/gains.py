@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zeta.errors import SpecError
+from zeta.reading import shown
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -67,6 +68,7 @@ _POINTS: Final = 240_001
 # The integral is rounded to this many significant digits, so that a libm that differs in the last bit cannot
 # change a weight's bits.
 _DIGITS: Final = 9
+_LARGEST_SLOPE: Final = 1e150
 
 
 def gain(nonlinearity: str | Activation, param: float | None = None) -> float:
@@ -113,8 +115,11 @@ def _module(module: nn.Module) -> Activation:
 
 
 def _number(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SpecError(f"gain: the slope of 'leaky_relu' must be a finite number, got {value!r}")
+    # up to here its square is a number
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_SLOPE:
+        raise SpecError(
+            f"gain: the slope of 'leaky_relu' must be a finite number of at most {_LARGEST_SLOPE:g}, got {shown(value)}"
+        )
     return float(value)
 
 

@@ -17,6 +17,10 @@ DECIMALS: Final = Context(prec=50)
 _PI: Final = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628621")
 # From here on the continued fraction converges faster than the series loses digits.
 _SERIES_LIMIT: Final = Decimal(3)
+# An interval is narrow if the density's logarithm changes by less than this from its middle to its ends.
+_NARROW: Final = Decimal("1e-4")
+# Powers of that to which the density is expanded: the first one left out is below fp64's rounding many times over.
+_NARROW_TERMS: Final = 8
 
 
 @functools.lru_cache(maxsize=1024)
@@ -66,9 +70,15 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
 
     With ``a = (low - mean)/std``, ``b = (high - mean)/std``, the raw moments of the standardised variable obey
     ``m_k = (k - 1) m_{k-2} + (a^{k-1} phi(a) - b^{k-1} phi(b)) / (Q(a) - Q(b))`` (Johnson, Kotz & Balakrishnan 1994,
-    ch. 13.10). In decimal arithmetic, as the terms cancel far in a tail and where the bounds are close.
+    ch. 13.10). In decimal arithmetic, as the terms cancel far in a tail and where the bounds are close; where they are
+    so close that nothing would be left, from the density's expansion about the middle.
     """
     with localcontext(DECIMALS):
+        half = (Decimal(high) - Decimal(low)) / 2
+        middle = Decimal(low) + half if half.is_finite() else Decimal(0)
+        slope = (middle - Decimal(mean)) / Decimal(std)
+        if half / Decimal(std) * max(abs(slope), Decimal(1)) < _NARROW:
+            return _narrow_moments(middle, half, slope, half / Decimal(std))
         a, b = ((Decimal(bound) - Decimal(mean)) / Decimal(std) for bound in (low, high))
         edges = [(sign, x, (-x * x / 2).exp() / (2 * _PI).sqrt()) for sign, x in ((1, a), (-1, b)) if x.is_finite()]
         mass = upper_tail(a) - upper_tail(b)
@@ -84,3 +94,28 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
             std=float(Decimal(std) * variance.sqrt()),
             kurtosis=float(fourth / (variance * variance)),
         )
+
+
+def _narrow_moments(middle: Decimal, half: Decimal, slope: Decimal, sigmas: Decimal) -> Moments:
+    """The moments within ``middle +- half``, where the density is ``exp(-e s - f s^2)`` times a constant.
+
+    ``s`` goes from -1 to 1, ``e = slope sigmas`` and ``f = sigmas^2 / 2``, with ``half`` being ``sigmas`` std. The
+    density's power series follows from its derivative, ``(k + 1) g_{k+1} = -e g_k - 2 f g_{k-1}``.
+    """
+    series = [Decimal(1), -slope * sigmas]
+    for k in range(1, _NARROW_TERMS):
+        series.append((series[1] * series[k] - sigmas * sigmas * series[k - 1]) / (k + 1))
+
+    def integral(power: int) -> Decimal:
+        """Half of the integral of ``s^power`` times the density; odd powers cancel."""
+        parts = (g / (power + k + 1) for k, g in enumerate(series) if (power + k) % 2 == 0)
+        return sum(parts, Decimal(0))
+
+    m1, m2, m3, m4 = (integral(power) / integral(0) for power in range(1, 5))
+    variance = m2 - m1 * m1
+    fourth = m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1**4
+    return Moments(
+        mean=float(middle + half * m1),
+        std=float(half * variance.sqrt()),
+        kurtosis=float(fourth / (variance * variance)),
+    )

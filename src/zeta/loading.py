@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
-import json
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -15,8 +16,9 @@ import torch
 from torch import nn
 
 from zeta import recording
-from zeta.errors import UsageError, ZetaError
+from zeta.errors import FormatError, UsageError, ZetaError, ZetaNotice, listed
 from zeta.plans import Plan
+from zeta.reading import LARGEST_SETTINGS, is_file, is_folder, parse_json, read_bytes, shown
 
 FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/config.json"
 
@@ -85,7 +87,7 @@ def _callable(source: str, name: str) -> Callable[..., Any]:
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not is_file(path):
         raise UsageError(f"no such file: {path}")
     # dataclasses and pickling look the module up, each file's its own
     name = path.stem if path.stem not in sys.modules else f"{path.stem} ({path.resolve()})"
@@ -120,43 +122,105 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
         raise UsageError("hf: models need transformers; install it with pip install transformers") from None
     except Exception as error:
         raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
-    if path.is_dir():
+    if is_folder(path):
         path = path / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = parse_json(read_bytes(path, LARGEST_SETTINGS))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except FormatError as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
     if not isinstance(data, dict) or "model_type" not in data:
         raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
 
     def build(**overrides: Any) -> Any:
-        merged = {**data, **overrides}
-        if merged["model_type"] not in transformers.CONFIG_MAPPING:
-            raise UsageError(
-                f"{path}: transformers {transformers.__version__} knows no model_type {merged['model_type']!r}"
-            )
+        merged = _without_foreign_code({**data, **overrides}, path)
+        model_type = merged["model_type"]
+        if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+            raise UsageError(f"{path}: transformers {transformers.__version__} knows no model_type {shown(model_type)}")
         architecture = _architecture(transformers, path, merged.get("architectures"))
-        config = transformers.AutoConfig.for_model(**merged)
-        if architecture is not None:
-            # not the class itself: what from_config calls follows the configuration's dtype
-            return getattr(transformers, architecture)._from_config(config)
-        auto = (
-            transformers.AutoModelForCausalLM
-            if type(config) in transformers.AutoModelForCausalLM._model_mapping
-            else transformers.AutoModel
-        )
-        return auto.from_config(config)  # type: ignore[no-untyped-call]
+        with _offline():
+            config = transformers.AutoConfig.for_model(**merged)
+            if architecture is not None:
+                # not the class itself: what from_config calls follows the configuration's dtype
+                return architecture._from_config(config)
+            auto = (
+                transformers.AutoModelForCausalLM
+                if type(config) in transformers.AutoModelForCausalLM._model_mapping
+                else transformers.AutoModel
+            )
+            return auto.from_config(config)  # type: ignore[no-untyped-call]
 
     return build
 
 
-def _architecture(transformers: ModuleType, path: Path, named: Any) -> str | None:
-    """The first of the named classes that transformers has, or ``None`` if none is named."""
+#: ways to compute attention or experts that transformers and torch have themselves; others are code from a hub
+_OWN_WAYS: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", None)
+_WAYS: Final = {
+    f"{prefix}{what}_implementation{suffix}"
+    for prefix in ("", "_")
+    for what in ("attn", "experts")
+    for suffix in ("", "_internal")
+}
+#: what names code or weights that lie elsewhere
+_ELSEWHERE: Final = (
+    "auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "use_kernels", "kernel_config",
+    "allow_all_kernels", "adapter_kwargs", "adapters", "peft_config", "use_pretrained_backbone",
+)  # fmt: skip
+
+
+def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration without what names code, kernels or weights from elsewhere; a notice says what is left out.
+
+    None of it changes which parameters a model has, or what its constructor writes to them.
+    """
+    left_out: list[str] = []
+
+    def cleaned(value: Any, place: str) -> Any:
+        if isinstance(value, list):
+            return [cleaned(item, f"{place}{number}.") for number, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        kept = {}
+        for key, item in value.items():
+            ways = list(item.values()) if isinstance(item, dict) else [item]
+            if (key in _ELSEWHERE and item) or (key in _WAYS and not all(way in _OWN_WAYS for way in ways)):
+                left_out.append(f"{place}{key} = {shown(item)}")
+            else:
+                kept[key] = cleaned(item, f"{place}{key}.")
+        return kept
+
+    result: dict[str, Any] = cleaned(config, "")
+    if left_out:
+        warnings.warn(
+            listed(f"{path} names code or weights from elsewhere, which are not fetched and not run:", left_out),
+            ZetaNotice,
+            stacklevel=2,
+        )
+    return result
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """No hub is asked for anything meanwhile, whatever a configuration names."""
+    from huggingface_hub import constants  # what transformers asks
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _architecture(transformers: ModuleType, path: Path, named: Any) -> Any:
+    """The first of the named models that transformers has, or ``None`` if none is named."""
     if not named:
         return None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise UsageError(f"{path}: architectures must be a list of class names, got {named!r}")
-    known: list[str] = [name for name in named if hasattr(transformers, name)]
+        raise UsageError(f"{path}: architectures must be a list of class names, got {shown(named)}")
+    found = (getattr(transformers, name, None) for name in named)
+    known = [each for each in found if isinstance(each, type) and issubclass(each, transformers.PreTrainedModel)]
     if not known:
         raise UsageError(
             f"{path}: transformers {transformers.__version__} has no class {' or '.join(named)}, which the "

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 from torch import nn
 
-from zeta.errors import PlanError, UsageError
+from zeta.errors import PlanError, UsageError, ZetaError
 from zeta.files import MANIFEST
 from zeta.loading import FORMS, record_model
 from zeta.planning import plan
 from zeta.plans import Plan
+from zeta.reading import LARGEST_DOCUMENT, is_file, is_folder, parse, read_bytes
 from zeta.recording import Fallback
 from zeta.rulefile import read_rules
 
 _HOW: Final = ("recipe", "rules")
+
+
+class _Around(msgspec.Struct):
+    """A document that may have a plan inside."""
+
+    plan: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +74,8 @@ def _is_how(text: str) -> bool:
 def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]:
     """The operand, and the model if it is one."""
     path = Path(text)
-    if path.is_dir():
-        if not (path / MANIFEST).is_file():
+    if is_folder(path):
+        if not is_file(path / MANIFEST):
             raise UsageError(f"{text} has no {MANIFEST}, so zeta init did not write it; a configuration is hf:{text}")
         return Operand(label=text, plan=_read(path / MANIFEST)), None
     if path.suffix == ".json" and not text.startswith("hf:"):
@@ -82,11 +89,14 @@ def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]
 def _read(path: Path) -> Plan:
     """The plan in a file: alone, or within a manifest or the output of ``zeta init --json``."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Plan.from_json(json.dumps(data.get("plan", data)))
+        content = read_bytes(path, LARGEST_DOCUMENT)
+        around = parse(content, _Around).plan
+        return Plan.from_json(content if around is msgspec.UNSET else bytes(around))
     except FileNotFoundError:
         raise UsageError(f"no such file: {path}") from None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ZetaError as error:
         raise UsageError(f"{path} cannot be read as a plan: {error}") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import torch
 from torch import nn
 
 from zeta import dtypes, recipes
-from zeta.errors import UsageError
+from zeta.errors import FormatError, UsageError
 from zeta.loading import load_model, record_model
 from zeta.planning import plan
 from zeta.plans import Plan
 from zeta.random import check_seed
+from zeta.reading import parse_json, shown
 from zeta.recording import Fallback
 from zeta.rulefile import read_rules
 
@@ -55,11 +55,11 @@ def planned(
 def arguments_of(kwargs: str) -> dict[str, Any]:
     """The arguments of the model's constructor, from ``--kwargs``."""
     try:
-        arguments = json.loads(kwargs)
-    except ValueError as error:
+        arguments = parse_json(kwargs)
+    except FormatError as error:
         raise UsageError(f"--kwargs is not JSON: {error}; expected something like '{{\"n_layer\": 2}}'") from None
     if not isinstance(arguments, dict):
-        raise UsageError(f"--kwargs must be a JSON object, got {kwargs}")
+        raise UsageError(f"--kwargs must be a JSON object, got {shown(arguments)}")
     return arguments
 
 

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final
 
+import msgspec
 import torch
 
 from zeta import dtypes
-from zeta.errors import PlanError
+from zeta.errors import PlanError, ZetaError, listed
 from zeta.fans import Axes, Fans
+from zeta.garbage import uncollected
 from zeta.initializers import Initializer, Keep, Program, Site
+from zeta.reading import (
+    LARGEST_SIZE,
+    Shape,
+    Size,
+    Text,
+    Texts,
+    decode,
+    encode,
+    json_text,
+    parse,
+    repeated,
+    shallow,
+    shown,
+)
 from zeta.render import bytes_text, fold, number_text, shape_text, table
 from zeta.rules import Kind
 
+#: in the JSON's ``format``; a change that old readers cannot read is a new number
+FORMAT: Final = 2
 #: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
 _PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
 
@@ -96,42 +113,16 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
-        return {
-            "name": self.name,
-            "ties": list(self.ties),
-            "shape": list(self.shape),
-            "dtype": dtypes.name_of(self.dtype),
-            "kind": self.kind.value,
-            "rule": self.rule,
-            "initializer": self.initializer.to_json(),
-            "mean": self.mean,
-            "std": self.std,
-            "nbytes": self.nbytes,
-            "axes": None if self.axes is None else self.axes.to_json(),
-            "padding_idx": self.padding_idx,
-            "persistent": self.persistent,
-        }
+        written: dict[str, Any] = msgspec.json.decode(encode(_Writer().row(self)))
+        return written
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
-        """Build the entry that ``to_json`` described."""
-        name, ties, shape, rule, row = (data[key] for key in ("name", "ties", "shape", "rule", "padding_idx"))
-        if not all(isinstance(text, str) for text in (name, *ties, rule, data["dtype"])) or isinstance(ties, str):
-            raise PlanError(f"name, ties, rule and dtype of {name!r} must be texts")
-        if not all(isinstance(size, int) and size >= 0 for size in (*shape, 0 if row is None else row)):
-            raise PlanError(f"shape and padding_idx of {name!r} must be whole numbers, got {shape!r} and {row!r}")
-        return cls(
-            name=name,
-            ties=tuple(ties),
-            shape=tuple(shape),
-            dtype=dtypes.dtype_named(data["dtype"]),
-            kind=Kind(data["kind"]),
-            rule=rule,
-            initializer=Initializer.from_json(data["initializer"]),
-            axes=None if data["axes"] is None else Axes.from_json(data["axes"]),
-            padding_idx=row,
-            persistent=bool(data["persistent"]),
-        )
+        """Build the entry that ``to_json`` described; ``PlanError`` if it is not one."""
+        try:
+            return _Reader().entry(parse(encode(data), _Row))
+        except (ZetaError, TypeError, ValueError, RecursionError) as error:
+            raise PlanError(f"not an entry of a plan, {shown(data)}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +151,11 @@ class Plan:
 
     entries: tuple[Entry, ...]
     costs: Mapping[str, Cost] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        twice = repeated(name for entry in self.entries for name in (entry.name, *entry.ties))
+        if twice:
+            raise PlanError(listed("a plan names every tensor once; these names occur again:", map(repr, twice)))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -204,16 +200,25 @@ class Plan:
         """The bytes of all entries, shared tensors once."""
         return sum(entry.nbytes for entry in self.entries)
 
+    @uncollected()
     def to_json(self) -> str:
         """Return the plan as JSON text; ``Plan.from_json`` reads it back exactly."""
-        return json.dumps({"entries": [entry.to_json() for entry in self.entries]}, indent=1, allow_nan=False)
+        writer = _Writer()
+        document = {"format": FORMAT, "entries": [writer.row(entry) for entry in self.entries]}
+        return json_text(document)
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Build the plan that ``to_json`` described; ``PlanError`` if it is not one."""
+    @uncollected()
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Build the plan that ``to_json`` described; ``PlanError`` if it is not one, or of a later format."""
         try:
-            return cls(tuple(Entry.from_json(entry) for entry in json.loads(text)["entries"]))
-        except (KeyError, TypeError, ValueError) as error:
+            content = shallow(text)
+            head = decode(content, _Head)
+            if head.format not in (1, FORMAT):
+                raise PlanError(f"it has format {head.format}; this zeta reads formats 1 and {FORMAT}")
+            reader = _Reader()
+            return cls(tuple([reader.entry(row) for row in decode(content, _Document).entries]))
+        except ZetaError as error:
             raise PlanError(f"not a plan in JSON: {error}") from error
 
     def with_dtype(self, dtype: torch.dtype) -> Plan:
@@ -268,3 +273,138 @@ class Plan:
     def _cost(self, entries: Iterable[Entry]) -> Cost:
         assert self.costs is not None
         return functools.reduce(Cost.__add__, (self.costs[entry.name] for entry in entries), Cost())
+
+
+# -- JSON ------------------------------------------------------------------------------------------------------------
+
+
+class _Row(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """An entry in JSON: the one table of its fields, for both ways. Those with a default follow from the others."""
+
+    name: Text
+    ties: Texts
+    shape: Shape
+    dtype: Text
+    kind: Kind
+    rule: Text
+    initializer: msgspec.Raw
+    mean: float | None = None
+    std: float | None = None
+    nbytes: int | None = None
+    axes: msgspec.Raw
+    padding_idx: Size | None
+    persistent: bool
+
+
+class _Head(msgspec.Struct):
+    format: int = 1  # what was written before there were numbers
+
+
+class _Document(msgspec.Struct, forbid_unknown_fields=True):
+    entries: list[_Row]
+    format: int = 1
+
+
+class _Writer:
+    """Entries as rows. What many of them share is worked out once, by its text, in which 0.0 and -0.0 differ."""
+
+    def __init__(self) -> None:
+        self._axes: dict[Axes | None, msgspec.Raw] = {None: msgspec.Raw(b"null")}
+        self._laws: dict[tuple[Any, ...], tuple[msgspec.Raw, float | None, float | None]] = {}
+        self._dtypes: dict[torch.dtype, str] = {}
+
+    def row(self, entry: Entry) -> _Row:
+        """The entry in JSON; ``PlanError`` where it has no mean and std."""
+        shape, axes, dtype = entry.shape, entry.axes, entry.dtype
+        text = encode(entry.initializer.to_json())
+        law = self._laws.get((text, shape, axes))
+        if law is None:
+            law = self._laws[text, shape, axes] = (msgspec.Raw(text), *_mean_and_std(entry.initializer, entry.site))
+        if axes not in self._axes:
+            assert axes is not None
+            self._axes[axes] = msgspec.Raw(encode(axes.to_json()))
+        if dtype not in self._dtypes:
+            self._dtypes[dtype] = dtypes.name_of(dtype)
+        return _Row(
+            name=entry.name,
+            ties=entry.ties,
+            shape=shape,
+            dtype=self._dtypes[dtype],
+            kind=entry.kind,
+            rule=entry.rule,
+            initializer=law[0],
+            mean=law[1],
+            std=law[2],
+            nbytes=math.prod(shape) * dtype.itemsize,
+            axes=self._axes[axes],
+            padding_idx=entry.padding_idx,
+            persistent=entry.persistent,
+        )
+
+
+def essences(plan: Plan) -> dict[str, bytes]:
+    """What decides the bytes of each entry; as text, because a number that is not one equals nothing."""
+    writer = _Writer()
+    rows = {entry.name: writer.row(entry) for entry in plan}
+    for row in rows.values():
+        row.rule, row.kind = "", Kind.OTHER
+    return {name: encode(row) for name, row in rows.items()}
+
+
+class _Reader:
+    """Rows as entries. What many of them share is checked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], tuple[Initializer, Axes | None, torch.dtype]] = {}
+
+    def entry(self, row: _Row) -> Entry:
+        """The row as an entry whose values can be drawn; ``PlanError`` naming it if there is none."""
+        key = (bytes(row.initializer), bytes(row.axes), row.shape, row.dtype)
+        known = self._known.get(key)
+        padding = row.padding_idx
+        try:
+            if known is None:
+                known = self._known[key] = _checked(*key)
+            if padding is not None and not (row.shape and padding < row.shape[0]):
+                raise PlanError(f"padding_idx is {padding}, but a tensor of shape {row.shape} has no such row")
+        except ZetaError as error:
+            raise PlanError(f"{shown(row.name)}: {error}") from error
+        initializer, axes, dtype = known
+        return Entry(
+            name=row.name,
+            ties=row.ties,
+            shape=row.shape,
+            dtype=dtype,
+            kind=row.kind,
+            rule=row.rule,
+            initializer=initializer,
+            axes=axes,
+            padding_idx=padding,
+            persistent=row.persistent,
+        )
+
+
+def _checked(
+    initializer: bytes, axes: bytes, shape: tuple[int, ...], dtype: str
+) -> tuple[Initializer, Axes | None, torch.dtype]:
+    """The initializer with every number known, the axes and the dtype; ``ZetaError`` if they do not fit the shape."""
+    found = dtypes.dtype_named(dtype)
+    if math.prod(max(size, 1) for size in shape) * found.itemsize > LARGEST_SIZE:
+        raise PlanError(f"shape {shape} in {dtype} takes more than 2^63 bytes, which no tensor has")
+    roles = decode(axes, dict[str, Any] | None)  # type: ignore[arg-type]
+    known = None if roles is None else Axes.from_json(roles)
+    if known is not None:
+        known.resolved(shape)
+    site = Site(shape=shape, axes=known)
+    solved = Initializer.from_json(decode(initializer, dict[str, Any])).solve(site)
+    _mean_and_std(solved, site)
+    return solved, known, found
+
+
+def _mean_and_std(initializer: Initializer, site: Site) -> tuple[float | None, float | None]:
+    moments = initializer.moments(site)
+    if moments is None:
+        return None, None
+    if not (math.isfinite(moments.mean) and math.isfinite(moments.std)):
+        raise PlanError(f"{initializer!r} has mean {moments.mean} and std {moments.std}, expected finite numbers")
+    return moments.mean, moments.std

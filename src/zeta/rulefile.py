@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import and_
@@ -24,9 +22,10 @@ from typing import Any, Final
 from torch import nn
 
 from zeta import initializers
-from zeta.errors import SpecError, UsageError
+from zeta.errors import FormatError, SpecError, UsageError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
+from zeta.reading import LARGEST_RULES, is_file, parse_json, parse_toml, read_bytes, shown
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, ndim, regex, shape
 
 _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
@@ -50,22 +49,24 @@ def read_rules(path: Path, model: nn.Module | None) -> Rules:
 
     A Python file's function of the model needs one.
     """
-    if not path.is_file():
-        raise UsageError(f"no such rule file: {path}")
     if path.suffix == ".py":
+        if not is_file(path):
+            raise UsageError(f"no such rule file: {path}")
         return _from_python(path, model)
+    form, parsed = ("TOML", parse_toml) if path.suffix == ".toml" else ("JSON", parse_json)
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"rule file {path} cannot be read as {'TOML' if path.suffix == '.toml' else 'JSON'}: {error}"
-        ) from error
+        data = parsed(read_bytes(path, LARGEST_RULES))
+    except FileNotFoundError:
+        raise UsageError(f"no such rule file: {path}") from None
+    except OSError as error:
+        raise UsageError(f"rule file {path} cannot be read: {error.strerror or error}") from error
+    except FormatError as error:
+        raise UsageError(f"rule file {path} cannot be read as {form}: {error}") from error
     rules = data.get("rules") if isinstance(data, Mapping) else data
     if not isinstance(rules, list) or (isinstance(data, Mapping) and set(data) != {"rules"}):
         raise UsageError(
             f"rule file {path}: expected a list of tables called 'rules', got "
-            f"{sorted(data) if isinstance(data, Mapping) else data!r}"
+            f"{shown(sorted(data) if isinstance(data, Mapping) else data)}"
         )
     if not rules:
         raise UsageError(f"rule file {path} has no rule; at least one rule is needed")
@@ -97,10 +98,10 @@ def _from_python(path: Path, model: nn.Module | None) -> Rules:
 
 def _rule(item: Any, place: str) -> Rule:
     if not isinstance(item, Mapping):
-        raise UsageError(f"{place}: expected a table, got {item!r}")
+        raise UsageError(f"{place}: expected a table, got {shown(item)}")
     for key in item:
         if key not in _CONDITIONS and key not in _OTHERS:
-            raise UsageError(f"{place}: unknown key {key!r}{_suggestion(key, [*_CONDITIONS, *_OTHERS])}")
+            raise UsageError(f"{place}: unknown key {shown(key)}{_suggestion(key, [*_CONDITIONS, *_OTHERS])}")
     conditions = [key for key in item if key in _CONDITIONS]
     if not conditions or "initializer" not in item:
         raise UsageError(f"{place}: needs an initializer and at least one of {', '.join(_CONDITIONS)}")
@@ -109,7 +110,7 @@ def _rule(item: Any, place: str) -> Rule:
         return Rule(
             reduce(and_, [_CONDITIONS[key](item[key]) for key in conditions]),
             _residual(initializer) if _flag(item, "residual") else initializer,
-            axes=_axes(item["axes"]) if "axes" in item else None,
+            axes=Axes.from_json(item["axes"]) if "axes" in item else None,
             optional=_flag(item, "optional"),
             buffers=_flag(item, "buffers"),
         )
@@ -119,21 +120,15 @@ def _rule(item: Any, place: str) -> Rule:
 
 def _shape(extents: Any) -> Where:
     if not isinstance(extents, list):
-        raise SpecError(f'shape is a list such as [768, "*"], got {extents!r}')
+        raise SpecError(f'shape is a list such as [768, "*"], got {shown(extents)}')
     return shape(*(None if extent == "*" else extent for extent in extents))
 
 
 def _flag(item: Mapping[str, Any], key: str) -> bool:
     value = item.get(key, False)
     if not isinstance(value, bool):
-        raise SpecError(f"{key} must be true or false, got {value!r}")
+        raise SpecError(f"{key} must be true or false, got {shown(value)}")
     return value
-
-
-def _axes(data: Any) -> Axes:
-    if not isinstance(data, Mapping):
-        raise SpecError(f"axes are a table such as {{ fan_in = [1], fan_out = [0] }}, got {data!r}")
-    return Axes.from_json(data)
 
 
 def _residual(initializer: Initializer) -> Callable[[Match], Initializer]:
@@ -146,17 +141,17 @@ def _residual(initializer: Initializer) -> Callable[[Match], Initializer]:
 def _initializer(data: Any) -> Initializer:
     spec = {"name": data} if isinstance(data, str) else data
     if not isinstance(spec, Mapping) or "name" not in spec:
-        raise SpecError(f"an initializer is a name, or a table with one, got {data!r}")
+        raise SpecError(f"an initializer is a name, or a table with one, got {shown(data)}")
     name = spec["name"]
     if not isinstance(name, str):
-        raise SpecError(f"an initializer's name is a text, got {name!r}")
+        raise SpecError(f"an initializer's name is a text, got {shown(name)}")
     if name in _CLASSICAL:
         arguments = {key: value for key, value in spec.items() if key != "name"}
         scheme: Initializer = getattr(initializers, name)(**arguments)
         return scheme
     if name not in Initializer.registry:
         known = [*Initializer.registry, *_CLASSICAL]
-        raise SpecError(f"unknown initializer {name!r}{_suggestion(str(name), known)}")
+        raise SpecError(f"unknown initializer {shown(name)}{_suggestion(str(name), known)}")
     return Initializer.from_json(spec)
 
 

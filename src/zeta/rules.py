@@ -24,6 +24,7 @@ from torch import nn
 from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes, Fans, torch_axes
 from zeta.initializers import Initializer
+from zeta.reading import shown
 
 
 class Kind(StrEnum):
@@ -145,8 +146,8 @@ def regex(pattern: str | re.Pattern[str]) -> Where:
     """Match the whole name by a regular expression (``re.fullmatch``)."""
     try:
         compiled = re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise SpecError(f"not a regular expression: {pattern!r} ({error})") from None
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        raise SpecError(f"not a regular expression: {shown(pattern)} ({error})") from None
     return Where(f"/{compiled.pattern}/", lambda match: compiled.fullmatch(match.name) is not None)
 
 
@@ -157,14 +158,14 @@ def module(module_type: type[nn.Module] | str) -> Where:
             f"module {module_type}", lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__}
         )
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
-        raise SpecError(f"module() needs a subclass of torch.nn.Module or its name, got {module_type!r}")
+        raise SpecError(f"module() needs a subclass of torch.nn.Module or its name, got {shown(module_type)}")
     return Where(f"module {module_type.__name__}", lambda match: isinstance(match.module, module_type))
 
 
 def kind(name: Kind | str) -> Where:
     """Match parameters of a kind: weight, bias, norm_scale, embedding, parametrization, other, buffer."""
     if name not in list(Kind):
-        raise SpecError(f"unknown kind {name!r}: expected one of {', '.join(Kind)}")
+        raise SpecError(f"unknown kind {shown(name)}: expected one of {', '.join(Kind)}")
     wanted = Kind(name)
     return Where(f"kind {wanted.value}", lambda match: match.kind is wanted)
 
@@ -172,35 +173,37 @@ def kind(name: Kind | str) -> Where:
 def shape(*extents: int | None) -> Where:
     """Match an exact shape; ``None`` stands for any extent. ``shape(None, 768)`` is a matrix with 768 columns."""
     if any(extent is not None and (isinstance(extent, bool) or not isinstance(extent, int)) for extent in extents):
-        raise SpecError(f"shape() takes numbers and None, got {extents!r}")
-    shown = ", ".join("*" if extent is None else str(extent) for extent in extents)
+        raise SpecError(f"shape() takes numbers and None, got {shown(extents)}")
+    label = ", ".join("*" if extent is None else str(extent) for extent in extents)
 
     def test(match: Match) -> bool:
         return len(match.shape) == len(extents) and all(
             wanted is None or wanted == extent for wanted, extent in zip(extents, match.shape, strict=True)
         )
 
-    return Where(f"shape ({shown})", test)
+    return Where(f"shape ({label})", test)
 
 
 def ndim(number: int) -> Where:
     """Match tensors with this number of dimensions."""
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise SpecError(f"ndim() needs a number of dimensions, got {number!r}")
+        raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
     return Where(f"ndim {number}", lambda match: len(match.shape) == number)
 
 
 def glob_matcher(pattern: str) -> Callable[[str], bool]:
     """Return the test of whether a name matches a glob (see ``glob``)."""
     if not isinstance(pattern, str):
-        raise SpecError(f"a name glob is a text, got {pattern!r}")
+        raise SpecError(f"a name glob is a text, got {shown(pattern)}")
     if not pattern:
         raise SpecError("a name glob cannot be empty; '*' matches every name")
     compiled = re.compile(glob_to_regex(pattern), re.DOTALL)
     return lambda name: compiled.fullmatch(name) is not None
 
 
-_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE: Final = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+#: numbers that the ranges of one pair of braces may have
+_MOST_NUMBERS: Final = 2**16
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -241,6 +244,10 @@ def _alternatives(inside: str, pattern: str) -> str:
         span = _RANGE.fullmatch(part)
         if span and int(span[1]) > int(span[2]):
             raise SpecError(f"name glob {pattern!r}: no number is in {part}")
+        if span and int(span[2]) - int(span[1]) >= _MOST_NUMBERS - len(texts):
+            raise SpecError(
+                f"name glob {shown(pattern)}: more than {_MOST_NUMBERS:,} numbers are in {{{shown(inside)}}}"
+            )
         texts += [str(n) for n in range(int(span[1]), int(span[2]) + 1)] if span else [part]
     return f"(?:{'|'.join(re.escape(text) for text in texts)})"
 

@@ -381,7 +381,7 @@ def _folder(target: Any, own: bool) -> Path:
         raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
     if own:
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
-    return Path(target)
+    return output_path(target, "the folder")
 
 
 def _report(

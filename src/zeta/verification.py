@@ -7,13 +7,13 @@ compared within the tolerance that their initializer states.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +21,13 @@ from zeta import dtypes
 from zeta.apply import Job, Only, prepare, values_of
 from zeta.comparison import Comparison, Difference
 from zeta.digests import Claim, claim_of
-from zeta.errors import CheckpointError
+from zeta.errors import CheckpointError, FormatError
 from zeta.escaping import visible
 from zeta.files import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 from zeta.plans import Entry, Plan
 from zeta.random import parameter_key
 from zeta.ranks import disagreements, failures, together
+from zeta.reading import LARGEST_DOCUMENT, Text, opened, parse, read_bytes, shown
 from zeta.regions import Region
 from zeta.sampling import ELEMENTWISE, Request, fill_, tolerance
 from zeta.submodels import Naming, part_of
@@ -245,7 +246,7 @@ def verify_folder(folder: Path) -> Verification:
 def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) -> _Found:
     path = folder / shard.name
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             first, size = file.read(max(len(other.header) for other in files.shards)), os.fstat(file.fileno()).st_size
             owner = next((other.name for other in files.shards if first.startswith(other.header)), None)
             if owner not in (shard.name, None):
@@ -331,27 +332,38 @@ def _read(file: BinaryIO, into: memoryview) -> None:
         raise OSError("it became shorter while it was read")
 
 
+class _Index(msgspec.Struct):
+    """What ``model.safetensors.index.json`` says."""
+
+    metadata: dict[Text, Any]
+    weight_map: dict[Text, Text]
+
+
 def _index_problems(folder: Path, files: Layout) -> list[str]:
     """What the index says otherwise than the plan."""
     if files.index is None:
         return []
     try:
-        text = (folder / INDEX).read_bytes()
+        text = read_bytes(folder / INDEX, LARGEST_DOCUMENT)
     except FileNotFoundError:
         return [f"{INDEX}: is missing"]
+    except FormatError as error:
+        return [f"{INDEX}: {error}"]
     if text == files.index.encode():
         return []
     try:
-        found = json.loads(text)
-        lies = [
-            f"{INDEX}: {key} {name} is {said.get(name)!r}, expected {right.get(name)!r}"
-            for key, right in json.loads(files.index).items()
-            for said in (dict(found[key]),)
-            for name in {**right, **said}
-            if said.get(name) != right.get(name)
-        ]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        return [f"{INDEX}: cannot be read: {type(error).__name__}: {error}"]
+        found, expected = parse(text, _Index), parse(files.index, _Index)
+    except FormatError as error:
+        return [f"{INDEX}: cannot be read: {error}"]
+    lies = [
+        f"{INDEX}: {key} {name} is {shown(said.get(name))}, expected {right.get(name)!r}"
+        for key, said, right in (
+            ("metadata", found.metadata, expected.metadata),
+            ("weight_map", found.weight_map, expected.weight_map),
+        )
+        for name in {**right, **said}
+        if said.get(name) != right.get(name)
+    ]
     return lies or [f"{INDEX}: is not the text that the plan gives"]
 
 

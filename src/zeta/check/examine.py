@@ -171,7 +171,7 @@ def check(
         sampled=evidence.sampled,
         skipped=tuple(sorted(skipped)),
         seconds=time.perf_counter() - begin,
-        versions=(("zeta", __version__), ("torch", torch.__version__)),
+        versions=(("zeta", __version__), ("torch", str(torch.__version__))),
         device=str(next((one.slot.tensor.device for one in evidence.held), torch.device("cpu"))),
         seed=seed,
     )

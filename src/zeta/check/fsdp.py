@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from zeta.names import fsdp_groups, is_fsdp
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")
 _KEEPING: Final = ("post_forward_mesh_info", "reshard_after_backward", *_REDUCING)
 # what a group has reduced over some ranks and not over all, and, from torch 2.15 on, where each parameter lies in it
-_PARTIAL: Final = {"_partial_reduce_output": lambda: None, "_partial_reduce_output_layout": dict}
+_PARTIAL: Final[dict[str, Callable[[], Any]]] = {
+    "_partial_reduce_output": lambda: None,
+    "_partial_reduce_output_layout": dict,
+}
 
 
 def reshard(model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from zeta.check.results import Results, Rule
 from zeta.errors import CheckDocumentError
+from zeta.reading import shown
 
 #: in the document's ``format``; a change that old readers cannot read is a new number
 FORMAT: Final = "zeta-check/1"
@@ -66,14 +67,14 @@ def from_json(document: Mapping[str, Any]) -> Results:
     form = document.get("format") if isinstance(document, Mapping) else None
     if form != FORMAT:
         raise CheckDocumentError(
-            f"not a check's results: expected the format {FORMAT!r}, found {form!r}; read it with the zeta "
+            f"not a check's results: expected the format {FORMAT!r}, found {shown(form)}; read it with the zeta "
             "that wrote it"
         )
     try:
         rules = {name: _read(Rule, rule, {}) for name, rule in document["rules"].items()}
         results = _read(Results, {name: value for name, value in document.items() if name not in _ADDED}, rules)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckDocumentError(f"a check's results are broken ({error!r}); write them again") from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckDocumentError(f"a check's results are broken ({shown(error)}); write them again") from error
     assert isinstance(results, Results)
     return results
 
@@ -127,7 +128,7 @@ def _read(kind: Any, value: Any, rules: Mapping[str, Rule]) -> Any:
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if not isinstance(value, kind):
-        raise TypeError(f"expected {kind.__name__}, found {value!r}")
+        raise TypeError(f"expected {kind.__name__}, found {shown(value)}")
     return value
 
 

@@ -21,6 +21,7 @@ from zeta.escaping import visible
 from zeta.files.directory import Directory, kind_of
 from zeta.files.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
 from zeta.files.manifest import MANIFEST, Manifest, changes
+from zeta.reading import is_folder
 
 PARTIAL: Final = ".zeta-partial"
 _REQUEST: Final = "request.json"
@@ -50,7 +51,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
 
 def files_of(folder: Path) -> tuple[str, ...]:
     """The names of what is there of a checkpoint, complete or not."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         return ()
     return tuple(sorted(filter(is_own, os.listdir(folder))))  # noqa: PTH208
 

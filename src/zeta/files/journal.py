@@ -16,12 +16,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from zeta.errors import CheckpointError
+import msgspec
+
+from zeta.errors import CheckpointError, FormatError
 from zeta.files.directory import Directory
 from zeta.files.layout import INDEX, SHARD, TENSORS
 from zeta.files.manifest import MANIFEST
+from zeta.reading import Text, Texts, parse
 
 JOURNAL: Final = "journal.json"
 EARLIER: Final = ".zeta-earlier."
@@ -38,6 +41,14 @@ def is_own(name: str) -> bool:
 def part(name: str) -> str:
     """What the file is called while it grows."""
     return f"{name}{PART}"
+
+
+class _Document(msgspec.Struct):
+    """What ``journal.json`` says."""
+
+    format: Text
+    files: dict[Text, int]
+    earlier: Texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +79,17 @@ class Journal:
         if content is None:
             return None
         try:
-            data: Any = json.loads(content)
-            files, earlier = dict(data["files"]), tuple(data["earlier"])
-            valid = data["format"] == _FORMAT and list(files)[-1] == MANIFEST
-            valid &= all(isinstance(name, str) and is_own(name) for name in (*files, *earlier))
-            valid &= all(type(inode) is int for inode in files.values())
-        except (KeyError, IndexError, TypeError, ValueError, RecursionError):
+            data = parse(content, _Document)
+            valid = data.format == _FORMAT and list(data.files)[-1:] == [MANIFEST]
+            valid &= all(map(is_own, (*data.files, *data.earlier)))
+        except FormatError:
             valid = False
         if not valid:
             raise CheckpointError(
                 f"{partial.path / JOURNAL} is damaged, so that the interrupted run cannot be taken up; keep what you "
                 f"need of {partial.path.parent} and its {EARLIER}* files, and remove {partial.path}"
             )
-        return cls(files=files, earlier=earlier)
+        return cls(files=data.files, earlier=data.earlier)
 
     def write(self, partial: Directory) -> None:
         """Let the disk have it, as a whole or not at all."""

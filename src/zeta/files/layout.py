@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +18,7 @@ from typing import Any, Final
 from zeta import dtypes
 from zeta.errors import CheckpointError, SpecError, listed
 from zeta.plans import Entry, Plan
+from zeta.reading import shown
 
 TENSORS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -29,6 +29,7 @@ MAX_SHARD_SIZE: Final = "50GB"
 
 _RESERVED: Final = "__metadata__"
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+_LONGEST_SIZE: Final = 40
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B", re.IGNORECASE)
 
 _SAFETENSORS_DTYPES: Final = {
@@ -104,13 +105,15 @@ def bytes_of(size: int | str) -> int:
     >>> bytes_of("1.5MB"), bytes_of("2 KiB"), bytes_of(7)
     (1500000, 2048, 7)
     """
-    if isinstance(size, str) and (match := _SIZE.fullmatch(size.strip())):
+    if isinstance(size, str) and len(size) <= _LONGEST_SIZE and (match := _SIZE.fullmatch(size.strip())):
         number, prefix, binary = match.groups()
         count = int(Decimal(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
     else:
         count = size if isinstance(size, int) and not isinstance(size, bool) else 0
     if count < 1:
-        raise SpecError(f"max_shard_size must be a number of bytes from 1 on, or a text such as '5GB', got {size!r}")
+        raise SpecError(
+            f"max_shard_size must be a number of bytes from 1 on, or a text such as '5GB', got {shown(size)}"
+        )
     return count
 
 
@@ -126,10 +129,9 @@ def _check(named: Sequence[Named]) -> None:
     ]
     if unknown:
         raise CheckpointError(listed("safetensors has no such dtype:", unknown))
-    count = Counter(name for _, names in named for name in names)
-    odd = [f"{name}: occurs {n} times, expected once" for name, n in count.items() if n > 1]
-    odd += [f"{name}: is reserved by the format" for name in count if name == _RESERVED]
-    odd += [f"{name!r}: is not valid Unicode" for name in count if _SURROGATE.search(name)]
+    every = [name for _, names in named for name in names]
+    odd = [f"{name}: is reserved by the format" for name in every if name == _RESERVED]
+    odd += [f"{name!r}: is not valid Unicode" for name in every if _SURROGATE.search(name)]
     if odd:
         raise CheckpointError(listed("safetensors cannot hold these names; rename them:", odd))
 

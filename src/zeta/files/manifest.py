@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import torch
 
 from zeta import dtypes
 from zeta._version import __version__
-from zeta.errors import CheckpointError, SpecError
+from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError
 from zeta.files.layout import Layout, bytes_of, layout
 from zeta.planning import check_dtype
-from zeta.plans import Entry, Plan
+from zeta.plans import Entry, Plan, essences
 from zeta.random import STREAM_VERSION, check_seed
+from zeta.reading import LARGEST_DOCUMENT, Text, decode, json_text, read_bytes, shallow, shown
 from zeta.render import shape_text
 
 MANIFEST: Final = "zeta.json"
@@ -46,53 +47,71 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
-        return json.dumps(
+        return json_text(
             {
                 "format": _FORMAT,
                 "seed": self.seed,
                 "stream": STREAM_VERSION,
                 "model": self.model,
-                "versions": {"zeta": __version__, "torch": torch.__version__, "python": platform.python_version()},
+                "versions": {"zeta": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
                 "drop_ties": self.drop_ties,
                 "max_shard_size": self.max_shard_size,
                 "kept_sha256": self.kept,
-                "plan": json.loads(self.plan.to_json()),
-            },
-            indent=1,
-            allow_nan=False,
+                "plan": msgspec.Raw(self.plan.to_json().encode()),
+            }
         )
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read a manifest; ``CheckpointError`` if it is missing, broken or of another stream version."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            content = shallow(read_bytes(path, LARGEST_DOCUMENT))
+            head = decode(content, _Head)
         except FileNotFoundError:
             raise CheckpointError(f"{path} does not exist: {path.parent} was not written by zeta") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        except FormatError as error:
+            raise CheckpointError(f"{path} cannot be read as a manifest: {error}") from error
+        if head.format != _FORMAT:
             raise CheckpointError(f"{path} is not a manifest of this version of zeta (expected format {_FORMAT!r})")
-        if data.get("stream") != STREAM_VERSION:
+        if head.stream != STREAM_VERSION:
             raise CheckpointError(
-                f"{path} was written with stream version {data.get('stream')}; this zeta has version {STREAM_VERSION}"
+                f"{path} was written with stream version {shown(head.stream)}; this zeta has version {STREAM_VERSION}"
             )
         try:
+            data = decode(content, _Document)
             manifest = cls(
-                seed=check_seed(data["seed"]),
-                plan=Plan.from_json(json.dumps(data["plan"])),
-                drop_ties=bool(data["drop_ties"]),
-                max_shard_size=bytes_of(data["max_shard_size"]),
-                kept=dict(data["kept_sha256"]),
-                model=data["model"],
+                seed=check_seed(data.seed),
+                plan=Plan.from_json(bytes(data.plan)),
+                drop_ties=data.drop_ties,
+                max_shard_size=bytes_of(data.max_shard_size),
+                kept=data.kept_sha256,
+                model=data.model,
             )
             for entry in manifest.plan:
                 check_dtype(entry.initializer, entry.dtype)
-                if entry.axes is not None:
-                    entry.axes.fans(entry.shape)
-        except (KeyError, TypeError, ValueError) as error:
+        except ZetaError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         return manifest
+
+
+class _Head(msgspec.Struct):
+    """What says whether the rest can be read."""
+
+    format: Any = None
+    stream: Any = None
+
+
+class _Document(msgspec.Struct):
+    """The fields of ``zeta.json``; of the others, ``versions`` is for people."""
+
+    seed: int
+    model: Text | None
+    drop_ties: bool
+    max_shard_size: int | Text
+    kept_sha256: dict[Text, Text]
+    plan: msgspec.Raw
 
 
 def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
@@ -105,17 +124,13 @@ def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
     after = {entry.name: entry for entry in now.plan}
     yield from (f"{name}: is not in this plan" for name in before if name not in after)
     yield from (f"{name}: was not in the plan" for name in after if name not in before)
+    was, wanted = essences(earlier.plan), essences(now.plan)
     for name, entry in after.items():
-        if name in before and _essence(before[name]) != _essence(entry):
+        if name in before and was[name] != wanted[name]:
             one, two = _entry_text(before[name]), _entry_text(entry)
             yield f"{name}: was {one}, and is {two} now" if one != two else f"{name}: was planned otherwise"
     if [*before] != [*after] and before.keys() == after.keys():
         yield "the order of the tensors was another"
-
-
-def _essence(entry: Entry) -> str:
-    """What decides an entry's bytes; as a text, because a number that is not one equals nothing."""
-    return json.dumps({**entry.to_json(), "rule": None, "kind": None})
 
 
 def _entry_text(entry: Entry) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from zeta.errors import SpecError
 from zeta.fans import Axes, Fans
 from zeta.gaussian import Moments
+from zeta.reading import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +93,19 @@ class Initializer:
     def from_json(data: Mapping[str, Any]) -> Initializer:
         """Build the initializer that ``to_json`` described; raises ``SpecError`` on an unknown name or field."""
         if not isinstance(data, Mapping) or "name" not in data:
-            raise SpecError(f'an initializer is written as {{"name": ..., ...}}, got {data!r}')
+            raise SpecError(f'an initializer is written as {{"name": ..., ...}}, got {shown(data)}')
         values = dict(data)
         name = values.pop("name")
         cls = Initializer.registry.get(name) if isinstance(name, str) else None
         if cls is None:
-            raise SpecError(f"unknown initializer {name!r}: expected one of {', '.join(sorted(Initializer.registry))}")
+            raise SpecError(
+                f"unknown initializer {shown(name)}: expected one of {', '.join(sorted(Initializer.registry))}"
+            )
         known = [item.name for item in _fields(cls) if item.init]
         if set(values) - set(known):
-            raise SpecError(f"{name}: unknown field {sorted(set(values) - set(known))}; it takes {known or 'none'}")
+            raise SpecError(
+                f"{name}: unknown field {shown(sorted(map(str, set(values) - set(known))))}; it takes {known or 'none'}"
+            )
         missing = [
             item.name for item in _fields(cls) if item.init and item.default is MISSING and item.name not in values
         ]
@@ -111,7 +116,7 @@ class Initializer:
 
 def finite(owner: Initializer, name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
-    error = SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {value!r}")
+    error = SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {shown(value)}")
     if isinstance(value, bool) or not isinstance(value, Real):
         raise error
     try:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from zeta.errors import SpecError
 from zeta.gaussian import Moments, truncated_moments
 from zeta.initializers.base import Initializer, Site, set_number
+from zeta.reading import shown
 
 # The largest |z| that 32 random bits can give: the p = 2^-33 quantile of the normal distribution is 6.338.
 LARGEST_SIGMA: Final = 6.34
@@ -87,7 +88,7 @@ class Uniform(Initializer):
         return Uniform(low, high)
 
     def moments(self, site: Site) -> Moments:
-        return Moments(mean=(self.low + self.high) / 2, std=(self.high - self.low) / math.sqrt(12), kurtosis=1.8)
+        return Moments(mean=self.low / 2 + self.high / 2, std=(self.high - self.low) / math.sqrt(12), kurtosis=1.8)
 
     def bounds(self) -> tuple[float, float]:
         return (self.low, self.high)
@@ -145,7 +146,8 @@ class TruncatedNormal(Initializer):
         absolute = self.low is not None or self.high is not None
         if self.cutoff is not None and absolute:
             raise SpecError(
-                f"TruncatedNormal: cutoff={self.cutoff!r} is in sigmas, low={self.low!r} and high={self.high!r} "
+                f"TruncatedNormal: cutoff={shown(self.cutoff)} is in sigmas, low={shown(self.low)} and "
+                f"high={shown(self.high)} "
                 "are absolute: give one kind"
             )
         if not absolute:
@@ -165,7 +167,7 @@ class TruncatedNormal(Initializer):
                 f"{self.mean:g}; at most {FARTHEST_SIGMA:g} is supported"
             )
         if not isinstance(self.correct_std, bool):
-            raise SpecError(f"TruncatedNormal: correct_std must be True or False, got {self.correct_std!r}")
+            raise SpecError(f"TruncatedNormal: correct_std must be True or False, got {shown(self.correct_std)}")
 
     def bounds(self) -> tuple[float, float]:
         """The absolute bounds of the values."""

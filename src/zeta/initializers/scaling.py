@@ -12,6 +12,7 @@ from zeta.gains import Activation, gain
 from zeta.gaussian import Moments
 from zeta.initializers.base import Initializer, Site, finite, set_number
 from zeta.initializers.elementwise import Normal, TruncatedNormal, Uniform, Zeros
+from zeta.reading import shown
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["normal", "truncated_normal", "uniform"]
@@ -37,7 +38,7 @@ class VarianceScaling(Initializer):
         for name, allowed in (("mode", MODES), ("distribution", DISTRIBUTIONS)):
             if getattr(self, name) not in allowed:
                 raise SpecError(
-                    f"VarianceScaling: {name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                    f"VarianceScaling: {name} must be one of {', '.join(allowed)}, got {shown(getattr(self, name))}"
                 )
 
     def scaled(self, factor: float) -> VarianceScaling:

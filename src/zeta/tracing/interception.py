@@ -22,7 +22,14 @@ from zeta.initializers import Dirac, Initializer, Orthogonal, Sparse, TruncatedN
 class Draws(Protocol):
     """What a recorder does with these functions."""
 
-    def draw_into(self, tensor: Tensor, initializer: Initializer, axes: Axes | None, called: str) -> Tensor:
+    def draw_into(
+        self,
+        tensor: Tensor,
+        initializer: Initializer,
+        axes: Axes | None,
+        called: str,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
 
 
@@ -41,11 +48,11 @@ def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
     if recorder is None or not recorded:
         written: Tensor = INTERCEPTION.originals[name](tensor, **arguments)
         return written
-    arguments.pop("generator", None)
+    generator = arguments.pop("generator", None)
     with torch._C.DisableTorchFunction():
         initializer, axes = _SPECS[name](tensor, **arguments)
         called = "trunc_normal_" if name == "_no_grad_trunc_normal_" else name
-        return recorder.draw_into(tensor, initializer, axes, called)
+        return recorder.draw_into(tensor, initializer, axes, called, generator)
 
 
 def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> tuple[Initializer, None]:

@@ -36,6 +36,7 @@ class Operations(Private):  # type: ignore[no-untyped-call]
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(None)
         self.recorder = recorder
+        recorder.generator = lambda: self.generator(_CPU)
         self.autocast = False  #: whether the function that is running was called under autocast, which is off in here
 
     def __torch_dispatch__(

@@ -6,10 +6,12 @@ What a constructor makes is on meta, and claims to be where it was asked to be.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
+import hashlib
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from zeta.initializers import Initializer
 from zeta.tracing import randomness
 from zeta.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
 from zeta.tracing.lowering import copy, lowered
+from zeta.tracing.randomness import Place
 from zeta.tracing.sources import Source, source_here
 
 _CPU: Final = torch.device("cpu")
@@ -39,6 +42,9 @@ class Recorder:
         #: random leaves that somebody read and that keep what was drawn then, by their serial number
         self.frozen: dict[int, Tensor] = {}
         self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
+        #: gives the generator that draws where none is named
+        self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
+        self._leaves: dict[Any, Node] = {}
 
     # -- making and changing ------------------------------------------------------------------------------------------
 
@@ -66,11 +72,27 @@ class Recorder:
             return tuple(self.node(item) for item in value)
         return value
 
-    def draw_into(self, tensor: Tensor, initializer: Initializer, axes: Axes | None, called: str) -> Tensor:
+    def place(self, generator: torch.Generator | None, source: Source | None) -> Place:
+        """Where something is drawn. The generator moves on, as it does when it draws."""
+        with outside_of_modes():
+            drawing = self.generator() if generator is None else generator
+            state = drawing.get_state()
+            digest = hashlib.blake2b(ctypes.string_at(state.data_ptr(), state.nbytes), digest_size=16).digest()
+            torch.empty(1, device=drawing.device).uniform_(generator=drawing)
+        return Place(source=source, state=digest, known=self._leaves)
+
+    def draw_into(
+        self,
+        tensor: Tensor,
+        initializer: Initializer,
+        axes: Axes | None,
+        called: str,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
         source = source_here(called)
-        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, source, axes)
-        self.graph.write(tensor, node, source)
+        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, self.place(generator, source), axes)
+        self.graph.write(tensor, replace(copy(node), source=source), source)
         return tensor
 
     def value(self, tensor: Tensor) -> Tensor:
@@ -114,7 +136,7 @@ class Recorder:
 
     def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
-        node = randomness.made(name, args, kwargs, self.node, source)
+        node = randomness.made(name, args, kwargs, self.node, self.place(kwargs.get("generator"), source))
         if node is not None:
             return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
         reason = f"{name} made, a random operation that is not recordable ({source})"
@@ -249,11 +271,10 @@ class Recorder:
             return cast(value, dtype) if isinstance(value, Node) else full(value, target.shape, dtype, source)
         if base == "copy_":
             return cast(self.node(args[1]), dtype, source)
-        drawn = randomness.drawn_in_place(base, args, kwargs, self.node, source)
-        if drawn is not None:
-            return drawn
+        if randomness.is_random(func):
+            return randomness.drawn_in_place(base, args, kwargs, self.node, self.place(kwargs.get("generator"), source))
         functional = _functional(func)
-        if functional is None or randomness.is_random(func):
+        if functional is None:
             return None
         if "out" not in kwargs:
             with contextlib.suppress(RuntimeError, NotImplementedError):  # the result before it is cast to the target

@@ -1,0 +1,259 @@
+"""The one reader of everything that comes from a file or a text: limits first, then data of a known form.
+
+Whoever wrote a file is not trusted. A file is opened without waiting and must be a regular one; its size, the depth of
+its nesting, the lengths of its texts and the counts of its items have limits (``docs/security.md`` lists them); what
+comes out has the types that were asked for. Nothing else gets out of here than ``OSError``, where a file cannot be
+read, and :class:`~zeta.errors.FormatError`, where it is not what it should be.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import reprlib
+import stat
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Final, TypeVar
+
+import msgspec
+
+from zeta.errors import FormatError
+
+T = TypeVar("T")
+
+#: bytes of a plan, a manifest, an index
+LARGEST_DOCUMENT: Final = 2**30
+#: bytes of what people write: a configuration, arguments
+LARGEST_SETTINGS: Final = 2**22
+#: bytes of rules
+LARGEST_RULES: Final = 2**18
+#: dots in a line of TOML: Python's parser takes a time that grows with the square of the parts of a dotted key
+MOST_DOTS: Final = 200
+#: brackets inside brackets
+DEEPEST: Final = 100
+#: characters of a name, or of any other text that a field holds
+LONGEST_TEXT: Final = 2**20
+#: items of a list, such as the entries of a plan
+MOST_ITEMS: Final = 2**24
+#: dimensions of a tensor
+MOST_DIMENSIONS: Final = 1024
+#: the largest size, number of elements and number of bytes of a tensor
+LARGEST_SIZE: Final = 2**63 - 1
+
+Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
+Size = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_SIZE)]
+Shape = Annotated[tuple[Size, ...], msgspec.Meta(max_length=MOST_DIMENSIONS)]
+Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_ITEMS)]
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+def opened(path: Path) -> BinaryIO:
+    """Open a regular file for reading, through links too. ``OSError`` for anything else, without waiting for it."""
+    try:
+        # O_NONBLOCK: a pipe that nobody writes to would make open wait
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})", str(path)) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise OSError(errno.EINVAL, "is not a regular file", str(path)) from None
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            raise OSError(errno.EINVAL, f"is {kind}, expected a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes; ``FormatError`` if it has more."""
+    with opened(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise FormatError(f"has more than {most:,} bytes, which is the limit for such a file")
+    return content
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; of a name that no file can have, there is none."""
+    return _looks(path, stat.S_ISREG)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; of a name that no folder can have, there is none."""
+    return _looks(path, stat.S_ISDIR)
+
+
+def _looks(path: Path, test: Callable[[int], bool]) -> bool:
+    try:
+        return test(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+# -- JSON and TOML ---------------------------------------------------------------------------------------------------
+
+
+def parse(text: str | bytes, kind: type[T]) -> T:
+    """JSON text as a value of the type ``kind``, which says what every field must be; ``FormatError`` if it is not."""
+    return decode(shallow(text), kind)
+
+
+def decode(content: bytes, kind: type[T]) -> T:
+    """As ``parse``, of what ``shallow`` gave, or of a part of that."""
+    return _guarded(lambda: msgspec.json.decode(content, type=kind))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON text of people or other programs, ``NaN`` and ``Infinity`` included, as plain values within the limits."""
+    return _within_limits(_guarded(lambda: json.loads(shallow(text).decode())))
+
+
+def parse_toml(text: bytes) -> Any:
+    """TOML text as plain values within the limits."""
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if line.count(b".") > MOST_DOTS:
+            raise FormatError(f"line {number} has more than {MOST_DOTS} dots; divide it")
+    return _within_limits(_guarded(lambda: tomllib.loads(text.decode())))
+
+
+def encode(value: Any) -> bytes:
+    """A value as JSON without a space; ``FormatError`` for text that is not valid Unicode."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError as error:
+        raise FormatError(f"not valid Unicode, which JSON needs: {shown(error.object)}") from None
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, indented by one; ``FormatError`` for text that is not valid Unicode.
+
+    In ASCII, so that no terminal finds a control character in it. Parts that are JSON already are ``msgspec.Raw``.
+    """
+    text = msgspec.json.format(encode(value), indent=1).decode()
+    return text if text.isascii() else _OTHERS.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+_OTHERS: Final = re.compile(r"[^\x00-\x7f]+")
+
+
+def _guarded(read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except FormatError:
+        raise
+    except RecursionError:
+        raise FormatError("is nested too deeply") from None
+    except MemoryError:
+        raise FormatError("does not fit into memory") from None
+    except (ValueError, OverflowError) as error:  # msgspec's, json's and tomllib's errors are ValueErrors
+        raise FormatError(str(error)) from error
+
+
+def shallow(text: str | bytes) -> bytes:
+    """The text as bytes, if no bracket is open inside ``DEEPEST`` others.
+
+    Found before the text is parsed, as a parser goes one level deeper on the stack with every bracket. Without texts
+    and without pairs of brackets that hold nothing, taken away ``DEEPEST`` times, nothing is left.
+    """
+    if not isinstance(text, str | bytes):
+        raise FormatError(f"expected JSON as text, got {shown(text)}")
+    try:
+        content = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise FormatError(f"is not valid Unicode: {error.reason}") from None
+    skeleton = content.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in content else content
+    # two quotes side by side begin and end a text, or end one and begin the next: what lies inside stays inside
+    skeleton = skeleton.translate(None, _NO_BRACKETS).replace(b'""', b"")
+    brackets = b"".join(skeleton.split(b'"')[::2])
+    for _ in range(DEEPEST):
+        if not brackets:
+            return content
+        before = len(brackets)
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(brackets) == before:
+            break
+    if len(brackets) > DEEPEST:
+        raise FormatError(f"is nested more than {DEEPEST} levels deep, or its brackets do not match")
+    return content
+
+
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def _within_limits(data: T) -> T:
+    """Check plain values, without recursion: depth, lengths of texts, sizes of numbers, counts."""
+    level, count = [data], 0
+    for _ in range(DEEPEST + 1):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                _check_text(value)
+            elif isinstance(value, int):
+                _check_number(value)
+            elif isinstance(value, dict):
+                for key in value:
+                    _check_text(key)
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+        count += len(below)
+        if count > MOST_ITEMS:
+            raise FormatError(f"has more than {MOST_ITEMS:,} values")
+        if not below:
+            return data
+        level = below
+    raise FormatError(f"is nested more than {DEEPEST} levels deep")
+
+
+def _check_text(text: str) -> None:
+    if len(text) > LONGEST_TEXT:
+        raise FormatError(f"has a text of {len(text):,} characters, {shown(text)}; at most {LONGEST_TEXT:,} are read")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"has a text that is not valid Unicode: {shown(text)}") from None
+
+
+def _check_number(number: int) -> None:
+    # from here on a float cannot hold it
+    if abs(number) >= 2**1023:
+        raise FormatError(f"has a whole number of {number.bit_length():,} bits; at most 1,023 are read")
+
+
+# -- what an error may show ------------------------------------------------------------------------------------------
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 200, 60
+
+
+def shown(value: object) -> str:
+    """``value`` for an error, as ``repr`` without its length, depth, and characters that a terminal obeys."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # a repr that fails, whoever wrote it: the error to be shown is another
+        return f"a {type(value).__name__}"
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """The names that occur more than once, each once."""
+    seen: set[str] = set()
+    return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
