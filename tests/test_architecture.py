@@ -26,7 +26,7 @@ LONGEST_FILE = 420
 RECORDING = ("layouts", "operations", "evaluation", "tracing", "recognition")
 STAGES = {
     "base": (
-        *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "reading"),
+        *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules", "reading"),
         *("exchange", "generators", "surroundings", "forked"),
     ),
     "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
@@ -39,7 +39,18 @@ STAGES = {
         "utils",
     ),
     "report": (
-        *("digests", "ranks", "report", "verification", "distributions", "differences", "verbs", "doctor", "loading"),
+        *(
+            "digests",
+            "ranks",
+            "report",
+            "comparison",
+            "verification",
+            "distributions",
+            "differences",
+            "verbs",
+            "doctor",
+            "loading",
+        ),
         *("operands", "options", "check", "cli", "__main__"),
     ),
 }

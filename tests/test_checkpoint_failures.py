@@ -58,7 +58,7 @@ FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
     "disk": ("os.fsync", FULL, CheckpointError),
     "manifest": ("zeta.files.directory.Directory.write", FULL, CheckpointError),
     "rename": ("os.link", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
-    "measurement": ("zeta.verbs.Accumulator.measure", KeyboardInterrupt(), KeyboardInterrupt),
+    "measurement": ("zeta.verbs.Accumulator.parts", KeyboardInterrupt(), KeyboardInterrupt),
 }
 
 

@@ -19,7 +19,7 @@ from tests.layers import LAYERS
 from tests.models import Bottleneck, ResNet
 from zeta.errors import TargetError
 from zeta.fans import originals
-from zeta.names import Slot, is_norm_statistic, kind_of, numbers_in, unwrap, walk
+from zeta.names import Slot, is_norm_statistic, kind_of, layers_of, unwrap, walk
 from zeta.rules import Kind
 
 
@@ -408,25 +408,32 @@ def test_scripted_modules_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("names", "expected"),
     [
-        ("h.3.attn.weight", [("h.", 3)]),
-        ("3.weight", [("", 3)]),
-        ("3", [("", 3)]),
-        ("h.10.experts.0.w", [("h.", 10), ("h.10.experts.", 0)]),
-        ("0.1.2", [("", 0), ("0.", 1), ("0.1.", 2)]),
-        ("layer3.conv1.weight", []),
-        ("h.3a.b4.w_5", []),
-        ("", []),
+        (["h.3.attn.weight", "h.4.w"], [(3, 2), (4, 2)]),
+        (["3.weight"], [(3, 1)]),
+        (["3"], [(3, 1)]),
+        (["h.10.experts.0.w", "h.10.experts.1.w"], [(0, 2), (1, 2)]),
+        (["0.1.2"], [(0, 1)]),
+        (["0.h.3.w", "0.h.5.w", "0.wte"], [(3, 2), (5, 2), (0, 1)]),
+        (["layer3.conv1.weight", "h.3a.b4.w_5", ""], [None, None, None]),
+        (["h.1.w", "h.01.w"], [(1, 1), (1, 1)]),
     ],
 )
-def test_numbers_in_names(name: str, expected: list[tuple[str, int]]) -> None:
-    assert numbers_in(name) == expected
+def test_names_lie_in_numbered_layers(names: list[str], expected: list[tuple[int, int] | None]) -> None:
+    assert layers_of(names) == dict(zip(names, expected, strict=True))
 
 
-@given(st.lists(st.sampled_from(["h", "0", "3", "11", "h3", "3h", "w_5", "layers"]), max_size=5))
-def test_numbers_are_whole_parts(parts: list[str]) -> None:
-    expected = [
-        ("".join(f"{before}." for before in parts[:i]), int(part)) for i, part in enumerate(parts) if part.isdigit()
-    ]
-    assert numbers_in(".".join(parts)) == expected
+@given(st.lists(st.lists(st.sampled_from(["h", "0", "3", "11", "h3", "3h"]), min_size=1, max_size=5), max_size=8))
+def test_layers_are_the_first_parts_that_count_several(names: list[list[str]]) -> None:
+    counted: dict[tuple[str, ...], set[int]] = {}
+    for parts in names:
+        for i, part in enumerate(parts):
+            if part.isdigit():
+                counted.setdefault(tuple(parts[:i]), set()).add(int(part))
+    expected = {}
+    for parts in names:
+        numbers = [(int(p), len(counted[tuple(parts[:i])])) for i, p in enumerate(parts) if p.isdigit()]
+        several = [(number, count) for number, count in numbers if count > 1]
+        expected[".".join(parts)] = next(iter(several or numbers), None)
+    assert layers_of(map(".".join, names)) == expected

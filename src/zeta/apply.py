@@ -16,6 +16,7 @@ from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaE
 from zeta.forked import check_threads
 from zeta.garbage import uncollected
 from zeta.initializers import Program
+from zeta.modules import modules_of, parameters_of
 from zeta.names import Slot, any_sharded, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
 from zeta.planning import check_dtype, tie_problems
@@ -116,7 +117,7 @@ def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
     Raises ``SpecError`` for a model of several processes, which draw without a word to each other.
     """
     if generator is None and isinstance(model, nn.Module):
-        several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in model.modules())
+        several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules_of(model))
         if several or any_sharded(model):
             raise SpecError(
                 "seed=None draws a seed from torch's global generator, and the processes of a sharded or "
@@ -271,7 +272,7 @@ def check_memory(slot: Slot) -> None:
 def check_writable(slot: Slot) -> None:
     """Raise ``TargetError`` if the tensor's memory is not that of a floating-point weight or of parts of one."""
     tensor = local(slot.tensor)
-    if slot.parametrization is not None and any(map(is_sharded, slot.parametrization.parameters())):
+    if slot.parametrization is not None and any(map(is_sharded, parameters_of(slot.parametrization))):
         raise TargetError(
             "is parametrized, and its stored tensors are sharded, which no right_inverse can work on; initialize "
             "before sharding"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,14 @@ from zeta import dtypes, sampling
 from zeta.aliasing import has_address
 from zeta.apply import Progress, check_target, values_of
 from zeta.errors import LayerTypeError, TargetError, ZetaError, listed
-from zeta.files import INDEX, MANIFEST, Manifest, Stored, Writer, check_folder, memory, work
+from zeta.files import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, work
 from zeta.names import Slot, walk
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
 from zeta.random import parameter_key
 from zeta.regions import Region
 from zeta.rules import Kind
-from zeta.sums import Sums
+from zeta.sums import Sums, sums_of_all
 
 T = TypeVar("T")
 
@@ -34,11 +35,11 @@ _TILE_BYTES: Final = 2**21
 class Watcher(Protocol):
     """Is told of every tile of one entry that is drawn."""
 
-    def measure(self, index: tuple[slice, ...], values: Tensor) -> list[Sums]:
-        """Measure a tile, in any thread, and change nothing."""
+    def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
+        """What is to be summed of a tile, and about which centres; called in any thread, changes nothing."""
 
     def take(self, sums: Sequence[Sums]) -> None:
-        """Take in what was measured: called in the order of the tiles."""
+        """Take in the sums of the parts: called in the order of the tiles."""
 
 
 def save_files(
@@ -67,8 +68,10 @@ def save_files(
             run = _Run(writer, files.nbytes, progress)
             for shard in files.shards:
                 writer.begin(unfinished.open(shard.name), shard.header)
-                for item in shard.stored:
-                    if item.entry.kept:
+                for item in blocks(shard.stored):
+                    if isinstance(item, Block):
+                        run.draw_together(item, request.seed, watchers)
+                    elif item.entry.kept:
                         kept[item.entry.name] = run.copy(item, slots[item.entry.name].tensor)
                     else:
                         run.draw(item, request.seed, watchers[item.entry.name])
@@ -100,10 +103,24 @@ class _Run:
                 self._write(item, region.start, region.numel, job, watcher.take)
         else:
             for index, values in values_of(entry, seed):
-                job = functools.partial(_same, (values, watcher.measure(index, values)))
+                job = functools.partial(_same, (values, sums_of_all(watcher.parts(index, values))))
                 self._write(item, start, values.numel(), job, watcher.take)
                 start += values.numel()
         self._tell(*item.names)
+
+    def draw_together(self, block: Block, seed: int, watchers: Mapping[str, Watcher]) -> None:
+        """Write the values of many small entries."""
+
+        def written(sums: list[list[Sums]]) -> None:
+            for item, of_one in zip(block.stored, sums, strict=True):
+                watchers[item.entry.name].take(of_one)
+                self._done += item.entry.nbytes * len(item.names)
+                self._tell(*item.names)
+
+        job = functools.partial(_drawn_together, block, seed, watchers)
+        if not sampling.is_native():
+            job = functools.partial(_same, job())
+        self._writer.write(job, [block.start], written)
 
     def copy(self, item: Stored, tensor: Tensor) -> str:
         """Write an entry's values as the model has them; return their SHA-256."""
@@ -137,7 +154,17 @@ class _Run:
 def _drawn(entry: Entry, key: int, region: Region, watcher: Watcher) -> tuple[Tensor, list[Sums]]:
     values = sampling.sample(entry.initializer, key=key, region=region, dtype=entry.dtype, axes=entry.axes)
     values = sampling.with_zero_row(values, region, entry.padding_idx)
-    return values, watcher.measure(region.slices, values)
+    return values, sums_of_all(watcher.parts(region.slices, values))
+
+
+def _drawn_together(block: Block, seed: int, watchers: Mapping[str, Watcher]) -> tuple[Tensor, list[list[Sums]]]:
+    memory = block.drawn(seed)
+    parts = [
+        watchers[item.entry.name].parts(Region.whole(values.shape).slices, values) if values.numel() else []
+        for item, values in zip(block.stored, block.views(memory), strict=True)
+    ]
+    sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
+    return memory, [list(itertools.islice(sums, len(of_one))) for of_one in parts]
 
 
 def _same(what: T) -> T:

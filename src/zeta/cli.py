@@ -10,7 +10,7 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -227,7 +227,8 @@ def check_model(
         request = check_command.Request(
             batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
         )
-        report = check_command.run(built, decided, number, request)
+        with _time_bar() as progress:
+            report = check_command.run(built, decided, number, request, progress)
         _say(str(report))
         _say("\n".join(visible(str(path)) for path in (html, json_file, sarif) if path is not None))
     if not report.ok:
@@ -353,6 +354,21 @@ def _progress_bar(quiet: bool) -> Iterator[apply.Progress | None]:
     with Progress(*columns, console=_stderr, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda name, done, total: bar.update(task, description=visible(name), completed=done, total=total)
+
+
+@contextlib.contextmanager
+def _time_bar() -> Iterator[Callable[[str, float, float], None]]:
+    """Say on stderr how long something is estimated to take; where that is a terminal, with a bar."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]:.0f} s"))
+    with Progress(*columns, console=_stderr, transient=True, disable=not _stderr.is_terminal) as bar:
+        task = bar.add_task("", total=None, left=0.0)
+
+        def tell(what: str, done: float, total: float) -> None:
+            if not done and bar.tasks[0].total is None:
+                _stderr.print(f"zeta: note: {what}: about {total:.0f} s")
+            bar.update(task, description=visible(what), completed=done, total=total, left=total - done)
+
+        yield tell
 
 
 def _width() -> int | None:

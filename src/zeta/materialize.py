@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from zeta import dtypes
 from zeta.apply import check_names
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.modules import modules_of, parameters_of, tensors_of
 from zeta.names import Slot, is_sharded
 from zeta.plans import Plan
 from zeta.recording import attributes, swap
@@ -73,7 +74,7 @@ def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
     for slot in slots:
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:
-            known |= {t.untyped_storage()._cdata for t in slot.parametrization.parameters() if t.is_meta}
+            known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
         if slot.tensor.is_meta and plan[slot.name].kept:
             problems.append(f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule")
     problems += [
@@ -88,8 +89,7 @@ def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
 
 def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> list[_Twin]:
     """Allocate each memory once, and make every tensor's twin in it."""
-    owned = [*model.parameters(), *model.buffers()]
-    everything = [*owned, *(tensor for _, tensor in attributes(model))]
+    everything = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
     tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
     originals = _originals(model)
     memories: dict[int, list[Tensor]] = {}
@@ -124,9 +124,9 @@ def _originals(model: nn.Module) -> set[int]:
     """The tensors that parametrizations keep."""
     return {
         id(tensor)
-        for module in model.modules()
+        for module in modules_of(model)
         if isinstance(module, parametrize.ParametrizationList)
-        for tensor in (*module.parameters(), *module.buffers())
+        for tensor in tensors_of(module)
     }
 
 

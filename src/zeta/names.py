@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeGuard
 
@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from zeta.errors import TargetError
 from zeta.fans import originals, parametrized_shape
+from zeta.modules import modules_of, named_modules_of, tensors_of
 from zeta.rules import NORMS, Kind
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -62,7 +63,7 @@ def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
 
 def any_sharded(model: nn.Module) -> bool:
     """Whether a parameter or buffer of the model is a ``DTensor``."""
-    return any(map(is_sharded, (*model.parameters(), *model.buffers())))
+    return any(map(is_sharded, tensors_of(model)))
 
 
 def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
@@ -73,7 +74,7 @@ def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
 
 def any_fsdp(model: nn.Module) -> bool:
     """Whether ``fully_shard`` was applied to the model or to a part of it."""
-    return any(is_fsdp(module) for module in model.modules())
+    return any(is_fsdp(module) for module in modules_of(model))
 
 
 def type_name(module: nn.Module) -> str:
@@ -91,7 +92,7 @@ def gathered(model: nn.Module) -> list[str]:
     return [
         f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
         "call its reshard() first"
-        for name, module in model.named_modules()
+        for name, module in named_modules_of(model)
         if is_fsdp(module) and any(not group.is_sharded for group in fsdp_groups(module))
     ]
 
@@ -141,27 +142,52 @@ def _refuse_shards(module: nn.Module) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Place:
+    """A module on the walk: what its tensors' names begin with, and whether it is part of a parametrization."""
+
+    module: nn.Module
+    prefix: str
+    inside: bool = False
+
+
 def walk(model: nn.Module) -> Iterator[Slot]:
     """Yield every name of every parameter and buffer, in registration order; shared ones once per name."""
-    yield from _walk(unwrap(model), prefix="", above=())
+    # in a loop: Python ends calls within calls a thousand levels down
+    first = _Place(module=unwrap(model), prefix="")
+    path = [(first, _met(first))]  # where the walk is, from the model on, and what is still to be met there
+    above = {id(first.module)}
+    while path:
+        place, rest = path[-1]
+        item = next(rest, None)
+        if item is None:
+            path.pop()
+            above.remove(id(place.module))
+        elif isinstance(item, Slot):
+            yield item
+        else:
+            if id(item.module) in above:
+                raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
+            above.add(id(item.module))
+            path.append((item, _met(item)))
 
 
-def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Iterator[Slot]:
+def _met(place: _Place) -> Iterator[Slot | _Place]:
+    """What the walk meets at a module: its own parameters and buffers, then the modules that it holds."""
+    module, prefix = place.module, place.prefix
     if isinstance(module, parametrize.ParametrizationList):
         return  # reached on its own, as by Module.apply: its tensors are the layer's business
-    if module in above:
-        raise TargetError(f"module {prefix.rstrip('.')!r} contains itself")
     _refuse_unknown_storage(module, prefix)
-    inside = any(isinstance(outer, parametrize.ParametrizationList) for outer in above)
     for local, parameter in module._parameters.items():
         if parameter is not None:
+            lazy = nn.parameter.is_lazy(parameter)
             yield Slot(
                 name=prefix + local,
                 local_name=local,
                 module=module,
                 tensor=parameter,
-                shape=_shape(parameter),
-                kind=Kind.PARAMETRIZATION if inside else kind_of(module, local, _ndim(parameter)),
+                shape=() if lazy else tuple(parameter.shape),
+                kind=Kind.PARAMETRIZATION if place.inside else kind_of(module, local, None if lazy else parameter.ndim),
             )
     for local, buffer in module._buffers.items():
         if buffer is not None:
@@ -170,7 +196,7 @@ def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Itera
                 local_name=local,
                 module=module,
                 tensor=buffer,
-                shape=_shape(buffer),
+                shape=() if nn.parameter.is_lazy(buffer) else tuple(buffer.shape),
                 kind=Kind.BUFFER,
                 persistent=local not in module._non_persistent_buffers_set,
             )
@@ -178,14 +204,12 @@ def _walk(module: nn.Module, prefix: str, above: tuple[nn.Module, ...]) -> Itera
         if child is None:
             continue
         if local == "parametrizations" and parametrize.is_parametrized(module):
-            yield from _walk_parametrizations(module, child, prefix, above)
+            yield from _met_parametrized(module, child, prefix)
         else:
-            yield from _walk(unwrap(child), f"{prefix}{local}.", (*above, module))
+            yield _Place(module=unwrap(child), prefix=f"{prefix}{local}.", inside=place.inside)
 
 
-def _walk_parametrizations(
-    module: nn.Module, lists: nn.Module, prefix: str, above: tuple[nn.Module, ...]
-) -> Iterator[Slot]:
+def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Iterator[Slot | _Place]:
     for local, plist in lists.named_children():
         assert isinstance(plist, parametrize.ParametrizationList)
         shape = parametrized_shape(plist)
@@ -199,40 +223,36 @@ def _walk_parametrizations(
             parametrization=plist,
         )
         for number, part in plist.named_children():
-            inner = f"{prefix}parametrizations.{local}.{number}."
-            yield from _walk(part, inner, (*above, module, plist))
-
-
-def _ndim(parameter: Tensor) -> int | None:
-    return None if nn.parameter.is_lazy(parameter) else parameter.ndim
-
-
-def _shape(parameter: Tensor) -> tuple[int, ...]:
-    return () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
+            yield _Place(module=part, prefix=f"{prefix}parametrizations.{local}.{number}.", inside=True)
 
 
 def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
-    where = f"{prefix}*" if prefix else "the model"
     layer: Any = type(module)
     if _is_quantized(layer) and (
         callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
     ):
         raise TargetError(
-            f"{where}: {type(module).__name__} is quantized, its weights are packed integers. "
+            f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
         )
-    hooks = module._forward_pre_hooks.values()
-    if any(isinstance(hook, WeightNorm) or type(hook).__name__ == "SpectralNorm" for hook in hooks):
+    hooks = module._forward_pre_hooks
+    if hooks and any(isinstance(h, WeightNorm) or type(h).__name__ == "SpectralNorm" for h in hooks.values()):
         raise TargetError(
-            f"{where}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
+            f"{_where(prefix)}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
             "spectral_norm. "
             "Remove them, and use torch.nn.utils.parametrizations.weight_norm or spectral_norm"
         )
     # FlatParameter makes plain Parameters and marks them
-    if any(getattr(parameter, "_is_flat_param", False) for parameter in module._parameters.values()):
-        raise TargetError(
-            f"{where}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard (FSDP2)"
-        )
+    for parameter in module._parameters.values():
+        if getattr(parameter, "_is_flat_param", False):
+            raise TargetError(
+                f"{_where(prefix)}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard "
+                "(FSDP2)"
+            )
+
+
+def _where(prefix: str) -> str:
+    return f"{prefix}*" if prefix else "the model"
 
 
 @functools.cache
@@ -247,18 +267,21 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     ['', '0']
     """
     found: dict[str, nn.Module] = {}
-    _collect(unwrap(model), "", found, set())
+    known: set[int] = set()
+    pending = [("", unwrap(model))]
+    while pending:
+        prefix, module = pending.pop()
+        if id(module) in known or isinstance(module, parametrize.ParametrizationList):
+            continue
+        known.add(id(module))
+        found[prefix.rstrip(".")] = module
+        children = [
+            (f"{prefix}{local}.", unwrap(child))
+            for local, child in module._modules.items()
+            if child is not None and not (local == "parametrizations" and parametrize.is_parametrized(module))
+        ]
+        pending += reversed(children)
     return found
-
-
-def _collect(module: nn.Module, prefix: str, found: dict[str, nn.Module], known: set[int]) -> None:
-    if id(module) in known or isinstance(module, parametrize.ParametrizationList):
-        return
-    known.add(id(module))
-    found[prefix.rstrip(".")] = module
-    for local, child in module._modules.items():
-        if child is not None and not (local == "parametrizations" and parametrize.is_parametrized(module)):
-            _collect(unwrap(child), f"{prefix}{local}.", found, known)
 
 
 # -- kinds -----------------------------------------------------------------------------------------------------------
@@ -298,13 +321,33 @@ def is_norm_statistic(slot: Slot) -> bool:
 
 # -- layers ----------------------------------------------------------------------------------------------------------
 
-_NUMBER: Final = re.compile(r"(?:^|(?<=\.))\d+(?=\.|$)")
 
+def layers_of(names: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+    """By name: the number of the layer that it lies in, and how many layers are counted there; ``None`` without any.
 
-def numbers_in(name: str) -> list[tuple[str, int]]:
-    """The whole numbers among a name's parts, each with what stands before it.
+    Parts of a name that are whole numbers count layers; the first that counts several wins, or else the first. In a
+    model inside a Sequential, ``0.h.3.w``, it is the 3.
 
-    >>> numbers_in("layers.3.experts.0.weight")
-    [('layers.', 3), ('layers.3.experts.', 0)]
+    >>> layers_of(["0.h.3.w", "0.h.4.w", "0.head.w", "wte"])
+    {'0.h.3.w': (3, 2), '0.h.4.w': (4, 2), '0.head.w': (0, 1), 'wte': None}
     """
-    return [(name[: found.start()], int(found[0])) for found in _NUMBER.finditer(name)]
+    names = list(names)
+    inner: dict[str, str] = {}  # the name of what holds it, outermost first: no name is cut into its parts twice
+    counted: dict[str, set[int]] = {}
+    for name in names:
+        climbed: list[tuple[str, str]] = []
+        while name and name not in inner:
+            outer, _, part = name.rpartition(".")
+            climbed.append((name, outer))
+            if part.isdecimal():
+                counted.setdefault(outer, set()).add(int(part))
+            name = outer
+        inner.update(reversed(climbed))
+    found: dict[str, tuple[int, int] | None] = {"": None}
+    for name, outer in inner.items():
+        part, best = name[len(outer) :].removeprefix("."), found[outer]
+        if part.isdecimal() and (best is None or best[1] == 1):
+            here = int(part), len(counted[outer])
+            best = here if best is None or here[1] > 1 else best
+        found[name] = best
+    return {name: found[name] for name in names}

@@ -22,7 +22,7 @@ from zeta.initializers import (
     Zeros,
 )
 from zeta.initializers.fitting import check_law
-from zeta.names import Slot, is_norm_statistic, numbers_in, unwrap, walk
+from zeta.names import Slot, is_norm_statistic, layers_of, unwrap, walk
 from zeta.plans import Entry, Plan
 from zeta.render import shape_text
 from zeta.rules import Kind, Match, Rules
@@ -114,12 +114,7 @@ class _Resolver:
         self.unmatched: list[str] = []
         self.contested: list[str] = []
         self.unsolved: list[str] = []
-        self.numbers = {slot.name: numbers_in(slot.name) for group in groups for slot in group}
-        layers: dict[str, set[int]] = {}
-        for numbers in self.numbers.values():
-            for prefix, number in numbers:
-                layers.setdefault(prefix, set()).add(number)
-        self.depths = {prefix: len(numbers) for prefix, numbers in layers.items()}
+        self.layers = layers_of(slot.name for group in groups for slot in group)
 
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
@@ -150,10 +145,7 @@ class _Resolver:
         return f"rule {position + 1} ({self.rules[position].label})"
 
     def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
-        numbers = self.numbers[slot.name]
-        # a model inside a Sequential is 0.h.3.w: its layers are counted by the 3
-        several = [(prefix, number) for prefix, number in numbers if self.depths[prefix] > 1]
-        counted = next(iter(several or numbers), None)
+        layer, depth = self.layers[slot.name] or (None, None)
         return Match(
             name=slot.name,
             shape=slot.shape,
@@ -161,8 +153,8 @@ class _Resolver:
             kind=slot.kind,
             module=slot.module,
             local_name=slot.local_name,
-            layer=None if counted is None else counted[1],
-            depth=None if counted is None else self.depths[counted[0]],
+            layer=layer,
+            depth=depth,
             config=self.config,
             axes_of=axes_of_group,
         )

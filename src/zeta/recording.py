@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta import planning
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.fans import originals
+from zeta.modules import modules_of, named_modules_of, tensors_of, within_reach
 from zeta.names import Slot, is_sharded, walk
 from zeta.plans import Entry, Plan
 from zeta.recognition import Recognized, recognize
@@ -57,7 +58,8 @@ def record(
     """
     recorder = _recorder(fallback)
     with recording(recorder):
-        model = factory(*args, **kwargs)
+        with within_reach("the constructor", RecordingError):
+            model = factory(*args, **kwargs)
         if not isinstance(model, nn.Module):
             raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
         effective = _effective(model, recorder)
@@ -78,7 +80,8 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
         with recording(recorder):
-            initialize(model)
+            with within_reach("the function", RecordingError):
+                initialize(model)
             effective = _effective(model, recorder)
         return _plan(model, recorder, effective, fallback, partial=True)
 
@@ -94,7 +97,7 @@ def _unsharded(model: nn.Module) -> Iterator[None]:
     """A plain tensor on meta in the place of every ``DTensor``, for a while: what is recorded is of the whole."""
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     twins: dict[int, Tensor] = {}
-    owners: list[dict[str, Any]] = [d for module in model.modules() for d in (module._parameters, module._buffers)]
+    owners: list[dict[str, Any]] = [d for module in modules_of(model) for d in (module._parameters, module._buffers)]
     for owned in owners:
         replaced += [(owned, name, tensor) for name, tensor in owned.items() if is_sharded(tensor)]
     for owned, name, tensor in replaced:
@@ -127,8 +130,7 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
 
 
 def _tensors_of(model: nn.Module) -> list[Tensor]:
-    found = [*model.parameters(), *model.buffers()]
-    return list({id(tensor): tensor for tensor in found}.values())
+    return list({id(tensor): tensor for tensor in tensors_of(model)}.values())
 
 
 def swap(tensor: Tensor, other: Tensor) -> None:
@@ -158,13 +160,13 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
     Under spectral_norm it is the tensor underneath, to which values are written.
     """
     nodes: dict[int, Node] = {}
-    for module in model.modules():
+    for module in modules_of(model):
         if not isinstance(module, parametrize.ParametrizationList):
             continue
         if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
             nodes[id(module)] = recorder.graph.read(module.original)
             continue
-        modes = [(inner, inner.training) for inner in module.modules()]
+        modes = [(inner, inner.training) for inner in modules_of(module)]
         try:
             with torch.no_grad():
                 node = recorder.graph.read(module.eval()())
@@ -324,7 +326,7 @@ def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is."""
-    for name, module in model.named_modules():
+    for name, module in named_modules_of(model):
         for key, value in vars(module).items():
             if key not in ("_parameters", "_buffers", "_modules"):
                 yield from _inside(f"{name}.{key}".lstrip("."), value, depth=3)

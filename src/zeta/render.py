@@ -14,10 +14,12 @@ from rich.table import Table
 from zeta.escaping import visible
 
 TABLE_WIDTH: Final = 180
+_LONGEST_NAME: Final = 300
 
 T = TypeVar("T")
 Part = str | frozenset[int]
-Group = tuple[tuple[Part, ...], Hashable, list[T]]
+#: the parts of a name, and the places of the items that go by it
+Group = tuple[tuple[Part, ...], tuple[int, ...]]
 
 
 def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
@@ -28,24 +30,52 @@ def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
     >>> fold([("h.0.w", "a", 0), ("h.1.w", "a", 1), ("h.2.w", "b", 2)])
     [('h.{0..1}.w', [0, 1]), ('h.2.w', [2])]
     """
-    groups: list[Group[T]] = [(_parts(name), agreeing, [item]) for name, agreeing, item in named]
-    for position in range(max((len(parts) for parts, _, _ in groups), default=0)):
-        alike: dict[Hashable, list[Group[T]]] = {}
-        for group in groups:
-            parts = group[0]
-            number = position < len(parts) and isinstance(parts[position], frozenset)
-            rest = (*parts[:position], None, *parts[position + 1 :]) if number else parts
-            alike.setdefault((rest, group[1]), []).append(group)
-        groups = [_merged(members, position) for members in alike.values()]
-    return [(".".join(map(_part_text, parts)), items) for parts, _, items in groups]
+    listed = [(_parts(name), agreeing, item) for name, agreeing, item in named]
+    alike: dict[Hashable, list[int]] = {}
+    for number, (parts, agreeing, _) in enumerate(listed):
+        words = tuple(part if isinstance(part, str) else None for part in parts)
+        alike.setdefault((words, agreeing), []).append(number)
+    # only these can become one, and only where their numbers differ
+    groups = [group for numbers in alike.values() for group in _folded([(listed[n][0], (n,)) for n in numbers])]
+    return [
+        (".".join(map(_part_text, parts)), [listed[number][2] for number in numbers])
+        for parts, numbers in sorted(groups, key=lambda group: group[1][0])
+    ]
 
 
-def _merged(members: list[Group[T]], position: int) -> Group[T]:
-    parts, agreeing, _ = members[0]
-    if len(members) > 1 and position < len(parts):
-        numbers = frozenset(n for member in members for n in member[0][position] if isinstance(n, int))
-        parts = (*parts[:position], numbers or parts[position], *parts[position + 1 :])
-    return parts, agreeing, [item for member in members for item in member[2]]
+def _folded(groups: list[Group]) -> list[Group]:
+    """Groups of the same words, as far as they become one: those that differ at one place only, place after place."""
+    if len(groups) == 1:
+        return groups
+    whole = groups[0][0]
+    places = [
+        place for place, parts in enumerate(zip(*(parts for parts, _ in groups), strict=True)) if len({*parts}) > 1
+    ]
+    short = [(tuple(parts[place] for place in places), numbers) for parts, numbers in groups]
+    for position in range(len(places)):
+        alike: dict[Hashable, list[Group]] = {}
+        for parts, numbers in short:
+            alike.setdefault((parts[:position], parts[position + 1 :]), []).append((parts, numbers))
+        short = [_merged(members, position) for members in alike.values()]
+    if not places:  # the same name again
+        short = [_merged(short, 0)]
+    return [(_put(whole, places, parts), numbers) for parts, numbers in short]
+
+
+def _merged(members: list[Group], position: int) -> Group:
+    parts = members[0][0]
+    if len(members) > 1 and parts:
+        together = frozenset(n for other, _ in members for n in other[position] if isinstance(n, int))
+        parts = (*parts[:position], together, *parts[position + 1 :])
+    return parts, tuple(number for _, numbers in members for number in numbers)
+
+
+def _put(whole: tuple[Part, ...], places: Sequence[int], parts: Sequence[Part]) -> tuple[Part, ...]:
+    """``whole`` with other ``parts`` at some places."""
+    changed = list(whole)
+    for place, part in zip(places, parts, strict=True):
+        changed[place] = part
+    return tuple(changed)
 
 
 def _parts(name: str) -> tuple[Part, ...]:
@@ -75,17 +105,27 @@ def table(
 ) -> str:
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
-    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same. A
-    table for a terminal of ``width`` leaves out ``expendable`` columns, the first of them first, until it fits.
+    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same; of
+    one of thousands of characters the middle is left out. A table for a terminal of ``width`` leaves out ``expendable``
+    columns, the first of them first, until it fits.
     """
     shown = ([visible(cell) for cell in row] for row in rows)
     headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
     columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
+    columns[headings[0]] = [_brief(name) for name in columns[headings[0]]]
     for heading in expendable:
         if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:
             break
         columns.pop(heading, None)
     return _table(list(columns), list(zip(*columns.values(), strict=True)), right)
+
+
+def _brief(name: str) -> str:
+    """A name that fits a line: of one that has thousands of characters the ends, and how many are between them."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    end = _LONGEST_NAME // 3
+    return f"{name[:end]}...({len(name) - 2 * end:,} characters)...{name[-end:]}"
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:

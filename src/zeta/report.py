@@ -112,12 +112,8 @@ class Accumulator:
         self.planned, self.expected, self.tolerance = known.moments, known.expected, known.tolerance
         self.sums = [Sums()] * len(self.expected)
 
-    def measure(self, index: tuple[slice, ...], values: Tensor) -> list[Sums]:
-        """Measure the tile that lies at ``index`` of the whole tensor, for ``take``."""
-        return sums_of_all(self.parts(index, values))
-
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
-        """What is to be summed of a tile, and about which centre: real parts, imaginary ones, and so on."""
+        """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart."""
         row, pieces = self.entry.padding_idx, [values]
         if row is not None and index[0].start <= row < index[0].stop:
             inside = row - index[0].start
@@ -259,7 +255,7 @@ def _errors(score: float) -> str:
 def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
     """Measure all values of an entry as they lie in memory; ``error`` as for ``Accumulator``."""
     accumulator = Accumulator(entry, values.dtype, error)
-    accumulator.take(accumulator.measure(Region.whole(values.shape).slices, values))
+    accumulator.take(sums_of_all(accumulator.parts(Region.whole(values.shape).slices, values)))
     return accumulator.result()
 
 

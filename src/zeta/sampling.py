@@ -124,8 +124,12 @@ def is_independent(initializer: Initializer, dtype: torch.dtype) -> bool:
 
     Everything else calls torch, which uses all threads by itself.
     """
-    drawn = isinstance(initializer, Uniform | Normal | TruncatedNormal)
-    return drawn and dtype in native.DTYPES and kernels.backend().measure is not None
+    return isinstance(initializer, Uniform | Normal | TruncatedNormal) and dtype in native.DTYPES and is_native()
+
+
+def is_native() -> bool:
+    """Whether the CPU draws and measures by compiled kernels."""
+    return kernels.backend().measure is not None
 
 
 def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:
@@ -163,8 +167,10 @@ def tiles(
     """Yield ``region`` in consecutive tiles: (index inside the region, values). Temporaries stay bounded."""
     for index, piece in pieces(initializer, region, TILE_BYTES // dtype.itemsize):
         out = torch.empty(piece.sizes, dtype=dtype, device=device)
-        request = Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, draw=draw)
-        fill_([replace(request, zero_row=zero_row)])
+        request = Request(
+            initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=zero_row, draw=draw
+        )
+        fill_([request])
         yield index, out
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -39,13 +40,29 @@ class Naming:
     def __call__(self, name: str) -> str:
         """The whole model's name."""
         if isinstance(self.name_map, Mapping):
-            name = _mapped(self.name_map, name)
+            key = next(self.keys_of(name), None)
+            name = name if key is None else self.name_map[key] + name[len(key) :]
         elif self.name_map is not None:
             mapped = self.name_map(name)
             if not isinstance(mapped, str):
                 raise SpecError(f"name_map must return the whole model's name of {name!r}, got {mapped!r}")
             name = mapped
         return f"{self.prefix}{'' if not self.prefix or self.prefix.endswith('.') else '.'}{name}"
+
+    def keys_of(self, name: str) -> Iterator[str]:
+        """The names in the dictionary that ``name`` is or lies in, the longest first."""
+        for length in self._lengths:
+            if name[length : length + 1] in ("", ".") and (key := name[:length]) in self._keys:
+                yield key
+
+    @functools.cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(self.name_map) - {""} if isinstance(self.name_map, Mapping) else frozenset()
+
+    @functools.cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        """Of the keys, which are few: names may have thousands of parts."""
+        return tuple(sorted({len(key) for key in self._keys}, reverse=True))
 
 
 def naming(prefix: str | None, name_map: NameMap | None) -> Naming | None:
@@ -59,17 +76,8 @@ def _idle(naming: Naming, names: Collection[str]) -> list[str]:
     """What the dictionary names and the part does not have."""
     if not isinstance(naming.name_map, Mapping):
         return []
-    return [key for key in naming.name_map if not any(name == key or name.startswith(f"{key}.") for name in names)]
-
-
-def _mapped(names: Mapping[str, str], name: str) -> str:
-    """The longest of the mapped names that ``name`` is or lies in, replaced."""
-    inner = name
-    while inner:
-        if inner in names:
-            return names[inner] + name[len(inner) :]
-        inner = inner.rpartition(".")[0]
-    return name
+    used = {key for name in names for key in naming.keys_of(name)}
+    return [key for key in naming.name_map if key not in used]
 
 
 def fitted(model: nn.Module, plan: Plan, naming: Naming | None) -> tuple[Plan, dict[str, Slot]]:

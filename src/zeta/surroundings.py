@@ -12,6 +12,8 @@ from torch import nn
 from torch._C import _pop_torch_function_stack, _push_on_torch_function_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
+from zeta.modules import modules_of
+
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
@@ -53,7 +55,7 @@ def alone_with(model: nn.Module) -> Iterator[None]:
     What changes a model for a while and gives it back would find it changed, and give that back.
     """
     mine = threading.get_ident()
-    wanted = [id(module) for module in model.modules()] if isinstance(model, nn.Module) else []  # else refused later
+    wanted = [id(module) for module in modules_of(model)] if isinstance(model, nn.Module) else []  # else refused later
     with _FREE:
         _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
         taken = [module for module in wanted if module not in _TAKEN]

@@ -22,6 +22,7 @@ from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.forked import check_threads
 from zeta.guards import note, on_values, on_values_or_recorded, recording_here
 from zeta.materialize import memory
+from zeta.modules import tensors_of
 from zeta.names import is_sharded
 from zeta.planning import How
 from zeta.plans import Plan
@@ -182,8 +183,8 @@ def init_(
     """
     with _meeting(confirm) as meet:
         planned = plan(model, how)
-        tensors = [*model.parameters(), *model.buffers()]
-        if only is None and tensors and all(tensor.is_meta for tensor in tensors):
+        held = tensors_of(model)
+        if only is None and held and all(tensor.is_meta for tensor in held):
             return _materialize(model, planned, seed, "cpu", None, progress, None, meet)
         return _apply(model, planned, seed, only, progress, None, meet)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -19,37 +19,24 @@ from torch import Tensor, nn
 
 from zeta import dtypes
 from zeta.apply import Job, Only, prepare, values_of
+from zeta.comparison import Comparison, Difference
 from zeta.digests import Claim, claim_of
 from zeta.errors import CheckpointError, FormatError
 from zeta.escaping import visible
-from zeta.files import INDEX, MANIFEST, TENSORS, Layout, Manifest, Shard, Stored, memory
+from zeta.files import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 from zeta.plans import Entry, Plan
+from zeta.random import parameter_key
 from zeta.ranks import disagreements, failures, together
 from zeta.reading import LARGEST_DOCUMENT, Text, opened, parse, read_bytes, shown
 from zeta.regions import Region
-from zeta.sampling import tolerance
+from zeta.sampling import ELEMENTWISE, Request, fill_, tolerance
 from zeta.submodels import Naming, part_of
 
 _BLOCK_BYTES: Final = 2**22
 _MOST_SHOWN: Final = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One tensor that is not what the plan gives: how many elements, and the first of them."""
-
-    name: str
-    count: int
-    first: tuple[int, ...]
-    found: str
-    expected: str
-
-    def __str__(self) -> str:
-        place = ", ".join(map(str, self.first))
-        return visible(
-            f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
-            f"found {self.found}, expected {self.expected}"
-        )
+#: so many jobs at a time, those of at most so many elements at once
+_TOGETHER: Final = 1024
+_SMALL: Final = 2**13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,51 +85,6 @@ class Verification:
         }
 
 
-class Comparison:
-    """Compares an entry's values with the expected ones, tile by tile, bit by bit.
-
-    Where there is a ``tolerance``, values may differ by it, and by the rounding to their dtype; ``close`` then says
-    that some did.
-    """
-
-    def __init__(self, name: str, tolerance: float = 0.0) -> None:
-        self.name = name
-        self.tolerance = tolerance
-        self.close = False
-        self.count = 0
-        self.first: tuple[tuple[int, ...], str, str] | None = None
-
-    def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
-        """Compare one tile, found at ``index`` of the whole tensor."""
-        one, two = dtypes.bits(found), dtypes.bits(expected)
-        if torch.equal(one, two):
-            return
-        differs = one != two
-        if differs.ndim > found.ndim:  # complex: either part
-            differs = differs.any(-1)
-        if self.tolerance and bool(differs.any()):
-            wide = torch.complex128 if found.is_complex() else torch.float64
-            near_one, near_two = found.to(wide), expected.to(wide)
-            rounding = 2 * dtypes.relative_rounding(found.dtype) * near_two.abs()
-            near = (near_one - near_two).abs() <= self.tolerance + rounding
-            self.close = self.close or bool((differs & near).any())
-            differs &= ~near
-        count = int(differs.sum())
-        if not count:
-            return
-        if self.first is None:
-            where = tuple(int(i) for i in differs.nonzero()[0])
-            place = tuple(part.start + i for part, i in zip(index, where, strict=True))
-            self.first = (place, str(found[where].item()), str(expected[where].item()))
-        self.count += count
-
-    def result(self) -> Iterable[Difference]:
-        """The difference, if there is one."""
-        if self.first is not None:
-            place, found, expected = self.first
-            yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """A model that was found to fit the plan, and is not compared yet."""
@@ -156,7 +98,7 @@ class Question:
         """Compare the model's parameters and buffers with what the plan gives."""
         differences: list[Difference] = []
         close: list[str] = []
-        for job in self.jobs:
+        for job, drawn in _with_small_ones(self.jobs, self.seed):
             if job.inversion is not None:
                 for number, (stored, value) in enumerate(job.inversion.changes):
                     name = f"{job.entry.name} (stored tensor {number})"
@@ -166,7 +108,9 @@ class Question:
             else:
                 local = job.held.local
                 comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
-                for part in job.held.parts:
+                if drawn is not None:
+                    comparison.add(job.held.parts[0].region.slices, local, drawn)
+                for part in () if drawn is not None else job.held.parts:
                     found, begin = local[part.index], part.region.offsets
                     tiles = values_of(job.entry, self.seed, region=part.region, dtype=local.dtype, device=local.device)
                     for index, expected in tiles:
@@ -179,6 +123,43 @@ class Question:
     def result(self, **found: Any) -> Verification:
         """A result for this model."""
         return Verification(seed=self.seed, kept=self.kept, **found)
+
+
+def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tensor | None]]:
+    """Every job, and the values of those that are small: these are drawn many at once."""
+    for begin in range(0, len(jobs), _TOGETHER):
+        some = jobs[begin : begin + _TOGETHER]
+        outs = [_room(job) if _is_small(job) else None for job in some]
+        fill_(
+            [
+                Request(
+                    initializer=job.entry.initializer,
+                    key=parameter_key(seed, job.entry.name),
+                    region=job.held.parts[0].region,
+                    out=out,
+                    zero_row=job.entry.padding_idx,
+                )
+                for job, out in zip(some, outs, strict=True)
+                if out is not None
+            ]
+        )
+        yield from zip(some, outs, strict=True)
+
+
+def _room(job: Job) -> Tensor:
+    local = job.held.local
+    return torch.empty(job.held.parts[0].region.sizes, dtype=local.dtype, device=local.device)
+
+
+def _is_small(job: Job) -> bool:
+    """Whether it is drawn element by element, and all that is here lies in one piece of few elements."""
+    return (
+        job.inversion is None
+        and 0 < job.held.numel <= _SMALL
+        and job.held.numel == job.held.local.numel()
+        and len(job.held.parts) == 1
+        and isinstance(job.entry.initializer, ELEMENTWISE)
+    )
 
 
 def question(model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None) -> Question:
@@ -229,11 +210,13 @@ class _Found:
     differences: tuple[Difference, ...] = ()
     close: tuple[str, ...] = ()
 
-    def __add__(self, other: _Found) -> _Found:
-        return _Found(
-            problems=self.problems + other.problems,
-            differences=self.differences + other.differences,
-            close=self.close + other.close,
+    @classmethod
+    def of(cls, parts: Sequence[_Found]) -> _Found:
+        """All of several parts."""
+        return cls(
+            problems=tuple(problem for part in parts for problem in part.problems),
+            differences=tuple(difference for part in parts for difference in part.differences),
+            close=tuple(name for part in parts for name in part.close),
         )
 
 
@@ -244,7 +227,7 @@ def verify_folder(folder: Path) -> Verification:
     if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
         raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
     try:
-        found = sum((_verify_file(folder, shard, files, manifest) for shard in files.shards), _Found())
+        found = _Found.of([_verify_file(folder, shard, files, manifest) for shard in files.shards])
         problems = [*found.problems, *_index_problems(folder, files), *_strangers(folder, files)]
     except OSError as error:
         if isinstance(error, CheckpointError):
@@ -271,11 +254,32 @@ def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) 
             if size != shard.size:
                 return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}",))
             header = () if owner else (f"{shard.name}: the header is not the one that the plan gives",)
-            return sum((_compare_stored(item, file, manifest) for item in shard.stored), _Found(problems=header))
+            parts = [
+                _compare_block(item, file, manifest)
+                if isinstance(item, Block)
+                else _compare_stored(item, file, manifest)
+                for item in blocks(shard.stored)
+            ]
+            return _Found.of([_Found(problems=header), *parts])
     except FileNotFoundError:
         return _Found(problems=(f"{shard.name}: is missing",))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
+    expected = block.drawn(manifest.seed)
+    found = torch.empty_like(expected)
+    file.seek(block.start)
+    _read(file, memory(found))
+    if torch.equal(dtypes.bits(found), dtypes.bits(expected)):
+        return _Found()
+    differences: list[Difference] = []
+    for (name, entry, one), (_, _, other) in zip(block.named(found), block.named(expected), strict=True):
+        comparison = Comparison(name)
+        comparison.add(Region.whole(entry.shape).slices, one, other)
+        differences += comparison.result()
+    return _Found(differences=tuple(differences))
 
 
 def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta.errors import SpecError
+from zeta.modules import tensors_of
 from zeta.names import unwrap
 
 #: what a target may be called in a batch that is a mapping
@@ -120,7 +121,7 @@ def tensors_in(value: Any) -> list[tuple[str, Tensor]]:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
 
 
 def describe(batch: Any) -> str:

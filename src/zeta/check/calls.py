@@ -15,6 +15,7 @@ from torch.utils import checkpoint
 
 from zeta.check import activations
 from zeta.exchange import Shared
+from zeta.modules import modules_of
 
 _OTHERS: Final = {
     "scaled_dot_product_attention": "scaled_dot_product_attention",
@@ -83,7 +84,7 @@ def plainly(model: nn.Module) -> Iterator[None]:
 def _uncompiled(model: nn.Module) -> Iterator[None]:
     """Let compiled layers call what they were compiled from. The compiler's own settings are those of all threads."""
     plain: list[tuple[dict[str, Any], str, Any]] = []
-    for module in model.modules():
+    for module in modules_of(model):
         held = vars(module)
         if held.get("_compiled_call_impl") is not None:
             plain.append((held, "_compiled_call_impl", None))

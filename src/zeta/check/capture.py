@@ -19,6 +19,7 @@ from zeta.check.batches import tensors_in
 from zeta.check.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.moments import Pending, pending, plain
 from zeta.check.tags import Tags
+from zeta.modules import modules_of
 from zeta.names import any_sharded, is_fsdp, type_name
 from zeta.rules import NORMS
 from zeta.shards import local
@@ -84,7 +85,7 @@ class Capture:
     Args:
         modules: canonical name and module, each module once.
         parameters: canonical name of a parameter by its ``id``.
-        keep: let the records hold input and output, for Jacobians.
+        keep: let the records hold input and output, for Jacobians, and no statistics.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
@@ -105,7 +106,7 @@ class Capture:
         #: canonical name by module and local name, where FSDP2 puts other tensors while it has gathered them
         self._places: dict[tuple[int, str], str] = {}
         if any_sharded(modules[""]):
-            held = _stored(modules[""].modules())
+            held = _stored(modules_of(modules[""]))
             self._places = {place: parameters[id(p)] for place, p in held if id(p) in parameters}
 
     @contextlib.contextmanager
@@ -115,7 +116,7 @@ class Capture:
         try:
             handles.extend(
                 module.register_forward_pre_hook(self._arrive, prepend=True, with_kwargs=True)
-                for module in filter(is_fsdp, self.modules[""].modules())  # wrappers too
+                for module in filter(is_fsdp, modules_of(self.modules[""]))  # wrappers too
             )
             for name, module in self.modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
@@ -152,7 +153,7 @@ class Capture:
             self._sources[given] = self._sources.get(source, source)
 
     def _name_gathered(self, module: nn.Module) -> None:
-        held = _stored(module.modules())
+        held = _stored(modules_of(module))
         self.parameters |= {id(p): self._places[place] for place, p in held if place in self._places}
 
     def _leaving(self, name: str) -> Callable[..., None]:
@@ -209,7 +210,7 @@ class Capture:
     def _own(self, module: nn.Module) -> tuple[str, ...]:
         owners = [module]
         if parametrize.is_parametrized(module):
-            owners += module.get_submodule("parametrizations").modules()
+            owners += modules_of(module.get_submodule("parametrizations"))
         # by its place: FSDP2 may hold yet others after a forward pass
         names = (self._places.get(place) or self.parameters.get(id(p)) for place, p in _stored(owners))
         return tuple(dict.fromkeys(name for name in names if name is not None))
@@ -225,11 +226,13 @@ class Capture:
             self.tags.hand_on(given, result)
 
     def _finish(self, record: Record, result: Tensor, unit: int | None, given: Tensor | None) -> None:
-        if self.keep:
-            record.tensors = None if given is None else (given, result)
-        if given is not None:
-            source = self._sources.get(given, given)
-            record.source = source if self.keep else None
+        source = None if given is None else self._sources.get(given, given)
+        if self.keep:  # and no statistics, which every product with a Jacobian would take again
+            record.source, record.tensors = source, None if given is None else (given, result)
+            if result.numel():
+                self.records.append(record)
+            return
+        if source is not None:
             record.given = self._seen(source)
         record.watch(result, unit)
         if record.output is not None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from torch import nn
 
+from zeta.check.effort import Progress
 from zeta.check.examine import Level, check
 from zeta.check.report import CheckReport
 from zeta.check.samples import batch_for
@@ -39,7 +40,9 @@ class Request:
     sarif: Path | None = None
 
 
-def run(model: nn.Module, plan: Plan | None, seed: int, request: Request) -> CheckReport:
+def run(
+    model: nn.Module, plan: Plan | None, seed: int, request: Request, progress: Progress | None = None
+) -> CheckReport:
     """Check a model and write the files that were asked for.
 
     Raises ``UsageError`` where there is no batch, and where batch, loss or model fail.
@@ -58,7 +61,16 @@ def run(model: nn.Module, plan: Plan | None, seed: int, request: Request) -> Che
         )
     loss = None if request.loss is None else find_callable(request.loss, "--loss")
     try:
-        report = check(model, batch, loss, level, plan, suppress=request.suppress, seed=None if plan is None else seed)
+        report = check(
+            model,
+            batch,
+            loss,
+            level,
+            plan,
+            suppress=request.suppress,
+            seed=None if plan is None else seed,
+            progress=progress,
+        )
     except ZetaError:
         raise
     except Exception as error:

@@ -153,3 +153,4 @@ class Evidence:
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
     units: Mapping[str, Units] = field(default_factory=dict)
+    sampled: tuple[str, ...] = ()  #: what the full level looked at in part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import math
 import time
@@ -22,17 +21,18 @@ from zeta._version import __version__
 from zeta.check import rules as judges
 from zeta.check.batches import Call, call_of
 from zeta.check.duplicates import still_zeros, units_of_all
+from zeta.check.effort import MOST_SECONDS, Course, Progress, shared_out
 from zeta.check.evidence import Evidence, Held, Later
 from zeta.check.fsdp import kept_gathered, reshard
 from zeta.check.isolation import preserved
-from zeta.check.jacobians import jacobians
+from zeta.check.jacobians import jacobians, watched
 from zeta.check.later import later
 from zeta.check.losses import LossFunction
 from zeta.check.probe import Probe, probe
 from zeta.check.ranks import Ranks, in_step
 from zeta.check.report import CheckReport
 from zeta.check.results import Parameter
-from zeta.check.spectra import spectral
+from zeta.check.spectra import spectral, weights_of
 from zeta.check.suppression import Suppression
 from zeta.check.sweeps import Factory, Sweeps
 from zeta.check.tensors import held
@@ -43,7 +43,8 @@ from zeta.digests import Claim, laid_out
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
 from zeta.forked import check_threads
 from zeta.guards import check_no_recording
-from zeta.names import Slot, any_fsdp, type_name, unwrap, walk
+from zeta.modules import copy_of, within_reach
+from zeta.names import Slot, any_fsdp, any_sharded, type_name, unwrap, walk
 from zeta.plans import Plan
 from zeta.surroundings import alone_with
 
@@ -67,6 +68,7 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
+    progress: Progress | None = None,
 ) -> CheckReport:
     """Tell whether a network can learn from where it starts. Nothing of the model is changed, bit by bit.
 
@@ -98,11 +100,16 @@ def check(
             ``"Z402:blocks.*"``.
         thresholds: other limits.
         seed: the plan's, for a model on meta, and for the report.
+        progress: full level: called as ``progress(what, seconds_done, seconds_total)`` before each Jacobian and
+            spectral norm, first with nothing done. The seconds are estimated from sizes, for one slow core. Where they
+            would be more than 40, only some of the spectral norms and of the Jacobians' largest singular values are
+            computed, at equal distances; ``report.sampled`` says which. Models of ``width`` and ``depth`` come on top.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
         SpecError: an argument that makes no sense, or a batch that the model cannot take.
-        TargetError: a model without memory, or with lazy parameters.
+        TargetError: a model without memory, with lazy parameters, or nested deeper than Python's recursion limit lets
+            it run.
         ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
         RankError: of a sharded model, ranks that were asked for different things, or one that raised. It names them.
 
@@ -126,20 +133,23 @@ def check(
     with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
         inner = _checked(model, level, plan)
         reshard(inner)
-        _check_options(loss, initialize, optimizer, thresholds, seed)
+        _check_options(loss, initialize, optimizer, thresholds, seed, progress)
         sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
         if level == "fast" and (width is not None or depth is not None):
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
         suppression = Suppression(suppress)
-        inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
+        with within_reach("initialize=", TargetError):
+            inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
         call = call_of(inner, batch)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
         ranks.begin(_claim(inner, plan, seed, level, limits, given), meet)
-        raw = {} if initialize is None else unwritten(inner, initialize)
+        with within_reach("initialize=", TargetError):
+            raw = {} if initialize is None else unwritten(inner, initialize)
         ranks.wait()
-        evidence = replace(_evidence(inner, call, loss, plan, limits, optimizer, skipped, ranks), unwritten=raw)
-        if level == "full":
-            evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps)
+        with within_reach("the model's forward pass", TargetError):
+            evidence = replace(_evidence(inner, call, loss, plan, limits, optimizer, skipped, ranks), unwritten=raw)
+            if level == "full":
+                evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps, progress)
         ranks.wait()
     findings = judges.judge(evidence)
     if initialize is None:
@@ -158,6 +168,7 @@ def check(
         parameters=tuple(_parameter(one, evidence) for one in evidence.held),
         loss=evidence.loss,
         points=evidence.points,
+        sampled=evidence.sampled,
         skipped=tuple(sorted(skipped)),
         seconds=time.perf_counter() - begin,
         versions=(("zeta", __version__), ("torch", str(torch.__version__))),
@@ -216,6 +227,7 @@ def _check_options(
     optimizer: OptimizerLike | None,
     thresholds: Thresholds | None,
     seed: int | None,
+    progress: Progress | None,
 ) -> None:
     if loss is not None and not (callable(loss) and _takes_two(loss)):
         raise SpecError(f"loss must be a function of two arguments, the model's output and the batch, got {loss!r}")
@@ -227,6 +239,8 @@ def _check_options(
         )
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise SpecError(f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {thresholds!r}")
+    if progress is not None and not callable(progress):
+        raise SpecError(f"progress must be a function (what, seconds_done, seconds_total), got {progress!r}")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise SpecError(f"seed must be a whole number, got {seed!r}")
 
@@ -253,7 +267,7 @@ def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | N
             listed("FSDP2 lets nobody copy a model, and these are on meta; materialize the model first:", on_meta)
         )
     if plan is not None:
-        twin: nn.Module = copy.deepcopy(model)
+        twin: nn.Module = copy_of(model)
         verbs.materialize_(twin, plan, seed)
         return twin
     if initialize is not None:
@@ -309,16 +323,33 @@ def _in_full(
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
+    progress: Progress | None,
 ) -> Evidence:
+    weights = weights_of(evidence.held)
     with preserved(model), kept_gathered(model):
-        seen = jacobians(model, list(walk(model)), call_of(model, batch))
+        layers = watched(model, list(walk(model)), call_of(model, batch))
+        # ranks may have batches of different sizes, and must do the same
+        most = math.inf if any_sharded(model) else MOST_SECONDS
+        largest, norms = shared_out(
+            (layers.largest, [weight.seconds for weight in weights]), most - sum(layers.squares)
+        )
+        course = Course(progress, sum(layers.squares) + largest.seconds + norms.seconds)
+        seen = jacobians(layers, frozenset(largest.positions), course)
     uses = [replace(use, layer=replace(use.layer, singular=seen.singular.get(use.layer.name))) for use in evidence.uses]
     step = None if isinstance(optimizer, Optimizer) else optimizer
     return replace(
         evidence,
         uses=tuple(uses),
         jacobians=seen.chains,
-        spectral=spectral(evidence.held),
+        spectral=spectral([weights[position] for position in norms.positions], course),
+        sampled=tuple(
+            remark
+            for remark in (
+                largest.remark("largest singular values of Jacobians"),
+                norms.remark("spectral norms of weights (Z802)"),
+            )
+            if remark is not None
+        ),
         points=tuple(sweeps.points(batch, loss, step)),
     )
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from zeta.modules import modules_of
 from zeta.names import fsdp_groups, is_fsdp
 
 # whether a group reduces gradients, and whether it keeps what it gathers
@@ -22,7 +23,7 @@ _PARTIAL: Final[dict[str, Callable[[], Any]]] = {
 
 def reshard(model: nn.Module) -> None:
     """Let go of what FSDP2 keeps gathered: the root, say, after a forward pass that no backward pass followed."""
-    for module in model.modules():
+    for module in modules_of(model):
         if is_fsdp(module):
             module.reshard()
 
@@ -121,11 +122,11 @@ def kept_gathered(model: nn.Module) -> Iterator[None]:
 
 
 def _states(model: nn.Module) -> list[Any]:
-    return _once(module._get_fsdp_state() for module in model.modules() if is_fsdp(module))
+    return _once(module._get_fsdp_state() for module in modules_of(model) if is_fsdp(module))
 
 
 def _groups(model: nn.Module) -> list[Any]:
-    return _once(group for module in model.modules() if is_fsdp(module) for group in fsdp_groups(module))
+    return _once(group for module in modules_of(model) if is_fsdp(module) for group in fsdp_groups(module))
 
 
 def _contexts(states: list[Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zeta import dtypes
 from zeta.check.fsdp import undisturbed
 from zeta.generators import apart, foreign_apart
+from zeta.modules import modules_of, tensors_of
 from zeta.recording import attributes
 from zeta.shards import local
 
@@ -101,7 +102,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
             attributes=dict(vars(module)),
             tables={name: vars(module)[name].copy() for name in _TABLES if name in vars(module)},
         )
-        for module in model.modules()
+        for module in modules_of(model)
     ]
     tensors = [_saved(tensor) for tensor in _tensors(model)]
     held = list(_held(model))
@@ -145,7 +146,7 @@ def _same_memory(tensor: Tensor, memory: Tensor) -> bool:
 
 def _held(model: nn.Module) -> Iterator[Callable[[], object]]:
     """What gives back the contents of each list, set, dictionary and generator among the modules' attributes."""
-    for module in model.modules():
+    for module in modules_of(model):
         for name, value in vars(module).items():
             if name not in _TABLES:
                 yield from _contents(value, _DEPTH)
@@ -194,7 +195,7 @@ def _flat(value: Any) -> list[Any]:
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     """Every tensor with values that the model holds, once."""
-    found = [*model.parameters(), *model.buffers(), *(tensor for _, tensor in attributes(model))]
+    found = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
     unique = {id(tensor): tensor for tensor in found}
     return [tensor for tensor in unique.values() if not nn.parameter.is_lazy(tensor) and not tensor.is_meta]
 

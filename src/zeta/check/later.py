@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from zeta import shards
@@ -17,6 +17,7 @@ from zeta.check.fsdp import reshard
 from zeta.check.losses import LossFunction, objective
 from zeta.check.probe import gradients_of
 from zeta.check.ranks import Ranks
+from zeta.modules import modules_of, named_parameters_of
 from zeta.names import any_fsdp
 
 # a step moves each parameter by this in rms, as Adam's first steps do
@@ -47,7 +48,7 @@ def later(
         patience: how many steps at most.
         ranks: those that take the same steps.
     """
-    named = dict(model.named_parameters())
+    named = dict(named_parameters_of(model))
     in_place = any_fsdp(model)
     current = {
         name: parameter.detach() if in_place else parameter.detach().clone() for name, parameter in named.items()
@@ -102,9 +103,31 @@ def _gradients(
             output = model(*call.args, **call.kwargs)
         else:
             leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
-            output = torch.func.functional_call(model, leaves, call.args, dict(call.kwargs))
+            with _instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
+                output = model(*call.args, **call.kwargs)
         value = objective(output, call, loss).value
     ranks.wait()  # nobody goes back through the graph if the loss of one raised
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     found = gradients_of(model, value, list(learned.values())) if value.requires_grad else {}
     return {name: found.get(id(leaf)) for name, leaf in learned.items()}
+
+
+@contextlib.contextmanager
+def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
+    """Let modules hold ``others`` in the place of their parameters, by the ``id`` of these; under each of tied names.
+
+    As ``torch.func.functional_call``, which ends where modules are nested deeper than Python calls itself.
+    """
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
+        (module._parameters, local, parameter)
+        for module in modules_of(model)
+        for local, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in others
+    ]
+    try:
+        for held, local, parameter in places:
+            held[local] = others[id(parameter)]
+        yield
+    finally:
+        for held, local, parameter in places:
+            held[local] = parameter

@@ -19,6 +19,7 @@ from zeta.check.losses import LossFunction, Objective, is_sigmoid, objective, su
 from zeta.check.moments import Measures, Pending, pending, plain, resolved
 from zeta.check.ranks import ALONE, Ranks
 from zeta.check.results import Layer, Loss
+from zeta.modules import parameters_of
 from zeta.names import Slot, any_fsdp, named_modules
 from zeta.planning import groups
 
@@ -54,10 +55,10 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     names = {id(group[0].tensor): group[0].name for group in groups(slots)}
     for slot in slots:
         if slot.parametrization is not None:
-            names |= {id(part): slot.name for part in slot.parametrization.parameters()}
+            names |= {id(part): slot.name for part in parameters_of(slot.parametrization)}
     capture = Capture(named_modules(model), names)
     signal = _batch_signal(call)
-    parameters: list[Tensor] = list(model.parameters())  # FSDP2 shows others after a forward pass
+    parameters: list[Tensor] = list(parameters_of(model))  # FSDP2 shows others after a forward pass
     with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)

@@ -15,6 +15,7 @@ from torch import nn
 
 from zeta.digests import Claim
 from zeta.errors import RankError, listed
+from zeta.modules import tensors_of
 from zeta.names import is_sharded
 from zeta.ranks import exchange, meeting
 
@@ -106,7 +107,7 @@ def in_step(model: Any) -> Iterator[tuple[Ranks, Callable[[Claim], bool]]]:
 
 def _meshes(model: nn.Module) -> list[Any]:
     """The meshes on which the model lies, largest first, without those whose ranks another one has all."""
-    tensors = filter(is_sharded, (*model.parameters(), *model.buffers()))
+    tensors = filter(is_sharded, tensors_of(model))
     found = {id(tensor.device_mesh): tensor.device_mesh for tensor in tensors}
     chosen: list[Any] = []
     known: set[int] = set()

@@ -145,6 +145,7 @@ class Results:
     loss: Loss | None
     points: tuple[Point, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()  #: rules that could not be applied, and why
+    sampled: tuple[str, ...] = ()  #: full level: what was looked at in part, in which, and why
     seconds: float
     versions: tuple[tuple[str, str], ...]  #: of zeta and torch
     device: str

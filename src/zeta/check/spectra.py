@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
 from zeta.check.duplicates import rows_of
+from zeta.check.effort import Course, seconds_of
 from zeta.check.evidence import Held
 
 _EXACT: Final = 512
 _ROUNDS: Final = 40
 
 
-def spectral(held: tuple[Held, ...]) -> dict[str, tuple[float, float]]:
-    """By weight: its largest singular value, and ``rms * (sqrt(rows) + sqrt(columns))``, what random ones have."""
-    found: dict[str, tuple[float, float]] = {}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weight:
+    """A weight as a matrix, a row for each unit, and the estimated seconds of its spectral norm."""
+
+    name: str
+    rows: torch.Tensor
+    rms: float
+
+    @property
+    def seconds(self) -> float:
+        """By the estimate of :mod:`zeta.check.effort`."""
+        count, small = self.rows.numel(), min(self.rows.shape)
+        if small <= _EXACT:
+            return seconds_of(calls=1, multiplications=count * small + 3.0 * small**3, touched=count)
+        return seconds_of(calls=2 * _ROUNDS, multiplications=count, touched=count / 4)
+
+
+def weights_of(held: Sequence[Held]) -> list[Weight]:
+    """The weights that have a spectral norm to be judged."""
+    found: list[Weight] = []
     for one in held:
         rows = rows_of(one, one.values)
-        if rows is None or not one.trainable or one.stats.nonfinite or one.stats.rms == 0:
-            continue
-        expected = one.stats.rms * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
-        found[one.name] = (_largest(rows.float()), expected)
+        if rows is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
+            found.append(Weight(name=one.name, rows=rows, rms=one.stats.rms))
+    return found
+
+
+def spectral(weights: Sequence[Weight], course: Course) -> dict[str, tuple[float, float]]:
+    """By weight: its largest singular value, and ``rms * (sqrt(rows) + sqrt(columns))``, what random ones have."""
+    found: dict[str, tuple[float, float]] = {}
+    for weight in weights:
+        course.take(f"spectral norm of {weight.name}", weight.seconds)
+        expected = weight.rms * (math.sqrt(weight.rows.shape[0]) + math.sqrt(weight.rows.shape[1]))
+        found[weight.name] = (_largest(weight.rows.float()), expected)
     return found
 
 

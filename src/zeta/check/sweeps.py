@@ -18,6 +18,7 @@ from zeta.check.probe import probe
 from zeta.check.results import Point
 from zeta.errors import SpecError
 from zeta.generators import apart
+from zeta.modules import named_parameters_of, parameters_of
 from zeta.names import unwrap, walk
 
 Factory = Callable[[int], nn.Module]
@@ -76,7 +77,7 @@ def _widths(
 def _steps(
     model: nn.Module, size: int, batch: Any, loss: LossFunction | None, optimizer: Optimizing
 ) -> Iterator[Point]:
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learned = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
     steps = optimizer(learned)
     for step in range(_STEPS + 1):
         with preserved(model):
@@ -105,7 +106,7 @@ def _built(name: str, factory: Factory, size: int) -> nn.Module:
         model = factory(size)
     if not isinstance(model, nn.Module):
         raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {model!r}")
-    on_meta = [name for name, tensor in model.named_parameters() if tensor.is_meta]
+    on_meta = [name for name, tensor in named_parameters_of(model) if tensor.is_meta]
     if on_meta:
         raise SpecError(f"{name}({size}) must return a model with memory, but {on_meta[0]} is on meta")
     return unwrap(model)

@@ -12,6 +12,7 @@ from zeta.check.moments import plain, stats_of
 from zeta.check.probe import Probe
 from zeta.check.results import Stats
 from zeta.fans import Axes, originals
+from zeta.modules import modules_of
 from zeta.names import Slot
 from zeta.plans import Plan
 from zeta.rules import Kind
@@ -58,7 +59,7 @@ def _values(slot: Slot) -> Tensor:
     if slot.parametrization is None:
         return plain(slot.tensor)
     with torch.no_grad(), parametrize.cached():
-        modes = [(inner, inner.training) for inner in slot.parametrization.modules()]
+        modes = [(inner, inner.training) for inner in modules_of(slot.parametrization)]
         try:
             return plain(slot.parametrization.eval()())
         finally:

@@ -222,6 +222,7 @@ def _footer(results: Results) -> str:
     for reason in dict.fromkeys(why for _, why in results.skipped):
         rules = dict.fromkeys(rule for rule, why in results.skipped if why == reason)
         lines.append(f"{', '.join(rules)} not applied: {visible(reason)}")
+    lines += [visible(remark) for remark in results.sampled]
     if results.points:
         sizes = {(point.factory, point.size) for point in results.points}
         for factory in sorted({factory for factory, _ in sizes}):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta.check.isolation import preserved
+from zeta.modules import copy_of, modules_of, tensors_of
 from zeta.names import Slot, walk
 from zeta.planning import groups
 
@@ -27,7 +27,7 @@ def unwritten(model: nn.Module, initialize: Initialize) -> dict[str, float]:
     computed from what was there counts as not written. Everything is given back as it was.
     """
     found: dict[str, float] = {}
-    if any(not _floating(tensor) for tensor in _tensors(model)):
+    if any(not _floating(tensor) for tensor in tensors_of(model)):
         first, second = (_run(model, initialize, fill) for fill in _FILLS)
         for name, (values, _) in first.items():
             if not _floating(values):
@@ -44,7 +44,7 @@ def _run(model: nn.Module, initialize: Initialize, fill: tuple[float, int, bool]
     """What is in memory after one run over filled memory."""
     with preserved(model):
         with torch.no_grad():
-            for tensor in _tensors(model):
+            for tensor in tensors_of(model):
                 _fill(tensor, fill)
         initialize(model)
         slots = [group[0] for group in groups(walk(model))]
@@ -60,19 +60,15 @@ def _fill(tensor: Tensor, fill: tuple[float, int, bool]) -> None:
         tensor.detach().fill_(fill[1])
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
 def _floating(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def with_memory(model: nn.Module) -> nn.Module:
     """A copy of a model on meta with memory on the CPU, ties kept; what it holds is not decided."""
-    twin = copy.deepcopy(model)
+    twin = copy_of(model)
     tied: dict[int, Tensor] = {}
-    for module in twin.modules():
+    for module in modules_of(twin):
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
                 if tensor is not None and tensor.is_meta:

@@ -1,10 +1,12 @@
 """The files of a checkpoint: what is where in them, what was asked for, how they are written and become complete.
 
-``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``writing`` has the
-threads that fill them, ``folder`` holds unfinished work until everything can appear at once, ``journal`` lets it do so
-even if the run is killed meanwhile, ``directory`` is an open folder in which no link is followed.
+``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``blocks`` are small
+tensors that are drawn at once, ``writing`` has the threads that fill the files, ``folder`` holds unfinished work until
+everything can appear at once, ``journal`` lets it do so even if the run is killed meanwhile, ``directory`` is an open
+folder in which no link is followed.
 """
 
+from zeta.files.blocks import Block, blocks
 from zeta.files.folder import PARTIAL, check_folder, files_of, work
 from zeta.files.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.files.manifest import MANIFEST, Manifest
@@ -17,11 +19,13 @@ __all__ = [
     "MAX_SHARD_SIZE",
     "PARTIAL",
     "TENSORS",
+    "Block",
     "Layout",
     "Manifest",
     "Shard",
     "Stored",
     "Writer",
+    "blocks",
     "bytes_of",
     "check_folder",
     "check_output",

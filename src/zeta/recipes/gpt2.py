@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from zeta.initializers import Normal
+from zeta.modules import named_modules_of
 from zeta.recipes.transformers import alike, initializer_range
 from zeta.rules import Rule, Rules
 
@@ -19,7 +20,7 @@ def gpt2(model: nn.Module) -> Rules:
     Multitask Learners" and the released code.
     """
     # a block has an attention and an MLP, and each ends in its own c_proj
-    projections = [name for name, _ in model.named_modules() if name.endswith(".c_proj")]
+    projections = [name for name, _ in named_modules_of(model) if name.endswith(".c_proj")]
     layers = len({name.rsplit(".", 2)[0] for name in projections})
     std = initializer_range(model)
     scaled = Rule("*.c_proj.weight", Normal(std / math.sqrt(2 * max(layers, 1))))

@@ -7,6 +7,7 @@ import math
 from torch import nn
 
 from zeta.initializers import Ones, Uniform, Zeros, kaiming_normal
+from zeta.modules import modules_of
 from zeta.rules import Match, Rule, Rules, kind, module
 
 
@@ -40,5 +41,5 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
 def _last_norms(model: nn.Module) -> list[nn.Module]:
     """The norm that ends each residual block."""
-    ends = (getattr(block, "bn3", None) or getattr(block, "bn2", None) for block in model.modules())
+    ends = (getattr(block, "bn3", None) or getattr(block, "bn2", None) for block in modules_of(model))
     return [norm for norm in ends if isinstance(norm, nn.Module)]

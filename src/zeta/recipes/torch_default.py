@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform, Zeros
+from zeta.modules import modules_of
 from zeta.rules import NORMS, Kind, Match, Rule, Rules, kind, module, ndim
 
 _FAN_IN_LAYERS = (
@@ -25,8 +26,8 @@ def torch_default(model: nn.Module) -> Rules:
     2.13.
     """
     attention = module(nn.MultiheadAttention)
-    transformers = [child for child in model.modules() if isinstance(child, nn.Transformer)]
-    inside = frozenset(part for transformer in transformers for part in transformer.modules())
+    transformers = [child for child in modules_of(model) if isinstance(child, nn.Transformer)]
+    inside = frozenset(part for transformer in transformers for part in modules_of(transformer))
 
     def transformer_matrix(match: Match) -> bool:
         return match.module in inside and len(match.shape) >= 2

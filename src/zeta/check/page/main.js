@@ -26,6 +26,7 @@ function heading() {
   $("facts").append(...lines.map((line) => element("li", {}, line)));
   const reasons = [...new Set(results.skipped.map(([, why]) => why))];
   const remarks = reasons.map((reason) => `${[...new Set(results.skipped.filter(([, why]) => why === reason).map(([rule]) => rule))].join(", ")} not applied: ${reason}`);
+  remarks.push(...results.sampled);
   if (results.suppressed.length) remarks.unshift(`${countsText(results.suppressed)} suppressed`);
   $("remarks").append(...remarks.map((line) => element("li", {}, line)));
 }
