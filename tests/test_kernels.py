@@ -442,7 +442,7 @@ def teams_of_three(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         calls.append(threads)
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(work)(data)
 
-    monkeypatch.setattr(native, "_team", lambda process: ctypes.cast(team, ctypes.c_void_p))
+    monkeypatch.setattr(native, "_team", lambda forked: ctypes.cast(team, ctypes.c_void_p))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield calls
@@ -469,7 +469,7 @@ def test_a_thread_that_says_so_computes_alone(isa: str, teams_of_three: list[int
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the OpenMP runtime of other systems has no GOMP_parallel")
 def test_the_threads_of_torch_are_found() -> None:
-    assert native._team(native._FIRST_PROCESS)
+    assert native._team(False)
 
 
 @pytest.mark.parametrize("context", ['torch.device("meta")', "FakeTensorMode()"])
