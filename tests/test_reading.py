@@ -323,7 +323,7 @@ def test_doctor_with_a_backend_that_does_not_exist(monkeypatch: pytest.MonkeyPat
     assert errors.startswith("zeta: ZETA_KERNEL must be one of ")
 
 
-@pytest.mark.parametrize("target", [b"out", "a\0b", 3, Odd(), Path("\ud800")], ids=repr)
+@pytest.mark.parametrize("target", [b"out", "a\0b", 3, Odd(), Path("\ud800")], ids=lambda target: type(target).__name__)
 def test_folders_that_none_can_be(target: Any, saved: Path) -> None:
     with pytest.raises(ZetaError):
         zeta.verify(target)

@@ -30,28 +30,29 @@ def result_type(name: str, operands: Sequence[Operand | Type], attributes: Attri
     Raises ``SpecError`` where names, kinds, shapes or dtypes do not fit the signature.
     """
     # 1, 1.0 and True are equal, and give different types
-    kinds = tuple(type(value) for value in (*operands, *(value for _, value in attributes)))
+    kinds = (_kind(tuple(operands)), _kind(tuple(value for _, value in attributes)))
     try:
         return _result_type(name, tuple(operands), attributes, dtype, kinds)
     except TypeError as error:  # what is not hashable is nothing that a step may have
         raise SpecError(f"{name}: {error}") from None
 
 
+def _kind(value: Any) -> Any:
+    return tuple(map(_kind, value)) if isinstance(value, tuple) else type(value)
+
+
 @functools.lru_cache(maxsize=2**14)
 def _result_type(
-    name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype, kinds: tuple[type, ...]
+    name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype, kinds: Any
 ) -> Type:
     operation = OPERATIONS.get(name)
     if operation is None:
         raise SpecError(f"{name!r} is no operation of the language of programs (docs/programs.md lists them)")
     _check_attributes(operation, attributes)
     _check_operands(operation, operands)
-    twins = [
-        torch.empty(operand[0], dtype=operand[1], device=_META) if isinstance(operand, tuple) else operand
-        for operand in operands
-    ]
     try:
         with fixed_state():
+            twins = [_empty(operand) if isinstance(operand, tuple) else operand for operand in operands]
             result = _call(operation, twins, dict(attributes), dtype, _META)
             if operation.elementwise:  # for which dtypes the CPU has code, meta does not know
                 ones = [_one(twin) if isinstance(twin, Tensor) else twin for twin in twins]
@@ -65,6 +66,10 @@ def _result_type(
     if operation.elementwise and not operation.casts and is_inexact(result.dtype) and not inexact:
         raise SpecError(f"{name} of whole numbers would be of torch's default dtype; cast them first")
     return tuple(result.shape), result.dtype
+
+
+def _empty(of: Type) -> Tensor:
+    return torch.empty(of[0], dtype=of[1], device=_META)
 
 
 def _one(twin: Tensor) -> Tensor:

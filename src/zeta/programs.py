@@ -6,6 +6,7 @@ at the whole tensor, which is computed once and cut.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -117,21 +118,30 @@ class _Run:
         with fixed_state():
             for position, step in enumerate(steps):
                 operands = [values[item.step] if isinstance(item, Ref) else item for item in step.operands]
-                try:
+                with self._named(position):
                     if step.leaf:
                         values[position] = self._leaf(step)
                     elif step.op in _IN_PLACE and uses[step.operands[0].step] == 1 and self._is_owned(step.operands[0]):
                         values[position] = _IN_PLACE[step.op](*operands, **dict(step.attributes))
                     else:
                         values[position] = compute(step.op, operands, step.attributes, step.dtype)
-                except (RuntimeError, IndexError, ValueError) as error:  # torch cannot, for these values
-                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    raise PlanError(f"{self.name}: step {position} ({step.op}) cannot be computed: {reason}") from error
                 for ref in step.refs:
                     left[ref] -= 1
                     if not left[ref]:
                         values.pop(ref, None)
         return values[len(steps) - 1]
+
+    @contextlib.contextmanager
+    def _named(self, position: int) -> Iterator[None]:
+        """Say which step it was that torch cannot compute for these values."""
+        try:
+            yield
+        except (RuntimeError, IndexError, ValueError) as error:
+            if isinstance(error, PlanError):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            op = self.program.steps[position].op
+            raise PlanError(f"{self.name}: step {position} ({op}) cannot be computed: {reason}") from error
 
     def _is_owned(self, ref: Ref) -> bool:
         """Whether a step's result has its memory for itself, without gaps."""
@@ -163,11 +173,13 @@ class _Run:
 
     def region(self, position: int, region: Region) -> Tensor:
         """The values of one region of a step's result."""
-        if position not in self.several:
-            return self._region(position, region)
-        if (position, region) not in self.found:
-            self.found[position, region] = self._region(position, region)
-        return self.found[position, region]
+        if (found := self.found.get((position, region))) is not None:
+            return found
+        with self._named(position):
+            found = self._region(position, region)
+        if position in self.several:
+            self.found[position, region] = found
+        return found
 
     def _region(self, position: int, region: Region) -> Tensor:
         step = self.program.steps[position]

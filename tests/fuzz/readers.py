@@ -18,6 +18,8 @@ from torch import nn
 import zeta
 from tests.check_results import healthy, odd
 from tests.fuzz import mutate
+from tests.fuzz.programs import ODD as PROGRAM_ODD
+from tests.fuzz.programs import computed, programs_of
 from zeta import Rule, Rules, options
 from zeta.check.serial import from_json, to_json
 from zeta.errors import CheckDocumentError
@@ -143,6 +145,7 @@ def readers(folder: Path) -> dict[str, Reader]:
             *(entry["initializer"] for entry in entries),
             read=lambda content: _mapping(content, Initializer.from_json),
         ),
+        "program": of(*programs_of(), odd=PROGRAM_ODD, read=lambda content: _mapping(content, computed)),
         "axes": of(
             {"fan_in": [1, 2], "fan_out": [0, 2], "blocks": [[0, 3]], "batch": [3], "lookup": [4]},
             read=lambda content: _mapping(content, Axes.from_json),

@@ -106,6 +106,11 @@ class Step:
         """The number of elements of the result."""
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """The number of bytes of the result."""
+        return self.numel * self.dtype.itemsize
+
 
 @dataclass(frozen=True, repr=False)
 class Program(Initializer):
@@ -201,19 +206,21 @@ def _shown(value: Any) -> str:
 
 def _check_step(step: Step, before: list[Step]) -> None:
     """Raise ``ZetaError`` unless a step's result follows from those before it and has the type that it states."""
-    if len(step.shape) > _MOST_DIMS or not all(_is_extent(n) for n in step.shape) or step.numel >= 2**63:
+    if len(step.shape) > _MOST_DIMS or not all(_is_extent(n) for n in step.shape) or step.nbytes >= 2**63:
         raise SpecError(f"{step.shape!r} is no shape")
     if step.dtype not in _DTYPES:
         raise SpecError(f"a program does not compute in {dtypes.name_of(step.dtype)}")
     if any(not 0 <= ref < len(before) for ref in step.refs):
         raise SpecError(f"{step.op} uses a step that is not before it")
+    if not all(isinstance(item, Ref) or item is None or operations.is_number(item) for item in step.operands):
+        raise SpecError(f"{step.op} has an operand that is no earlier step and no number")
     if (step.op in ("draw", "data")) != (step.leaf is not None) or (step.leaf and (step.operands or step.attributes)):
         raise SpecError(f"{step.op} has the wrong parts: draw and data are leaves, without operands and attributes")
     match step.leaf:
         case Draw():
             _check_draw(step.leaf, step)
         case Data():
-            if len(step.leaf.content) != step.numel * step.dtype.itemsize:
+            if len(step.leaf.content) != step.nbytes:
                 raise SpecError(f"{len(step.leaf.content)} bytes of data for {_type_text(step.type)}")
             if step.dtype is torch.bool and step.leaf.content.strip(b"\0\1"):
                 raise SpecError("data of truth values has bytes other than 0 and 1")
@@ -248,9 +255,8 @@ def _check_cost(steps: tuple[Step, ...]) -> None:
             work += operations.work(step.op, types, step.type)
         else:
             work += step.numel
-        nbytes = step.numel * step.dtype.itemsize
-        ending[last_use.get(position, position)] += nbytes
-        held += nbytes
+        ending[last_use.get(position, position)] += step.nbytes
+        held += step.nbytes
         if work > MOST_WORK * share or held > MOST_BYTES * share:
             raise SpecError(
                 f"Program: up to step {position} ({step.op}) it takes {work:,} steps of arithmetic and {held:,} bytes; "
