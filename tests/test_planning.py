@@ -527,7 +527,7 @@ def test_a_plan_names_everything_once() -> None:
         Plan((replace(entries[0], ties=("bias",)), *entries[1:]))
 
 
-@pytest.mark.parametrize("data", [None, 3, [], {}, {"name": "\ud800"}, {"name": object()}], ids=repr)
+@pytest.mark.parametrize("data", [None, 3, [], {}, {"name": "\ud800"}, {"name": b"x"}], ids=repr)
 def test_what_is_no_entry_is_refused(data: Any) -> None:
     with pytest.raises(PlanError, match="not an entry of a plan"):
         Entry.from_json(data)

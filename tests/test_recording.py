@@ -340,3 +340,41 @@ def test_a_plan_from_a_function(device: str) -> None:
 def test_a_function_that_forgets_a_parameter_is_an_error() -> None:
     with pytest.raises(PlanError, match=r"bias: was there, on meta, before the recording began"):
         zeta.plan(nn.Linear(4, 4, device="meta"), lambda model: nn.init.zeros_(model.weight))
+
+
+# -- what a constructor does wrong, and what it keeps beside a weight --------------------------------------------------
+
+
+class Wrong(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bad = nn.Parameter(nn.init.trunc_normal_(torch.empty(4), std=-1.0))
+        self.good = nn.Parameter(nn.init.trunc_normal_(torch.empty(4), std=0.5, a=0.0, b=float("inf")))
+        self.free = nn.Parameter(nn.init.trunc_normal_(torch.empty(4), std=0.5, a=-float("inf"), b=float("inf")))
+
+
+def test_what_no_law_can_be_is_said_of_the_parameter_alone() -> None:
+    with pytest.raises(RecordingError, match=r"bad: was filled by trunc_normal_, which is no law here: .*got -1\.0"):
+        zeta.record(Wrong)
+    _, plan = zeta.record(Wrong, fallback=Rules([Rule("bad", Zeros())]))
+    laws = [plan[name].initializer for name in ("bad", "good", "free")]
+    assert laws == [Zeros(), TruncatedNormal(0.5, low=0.0), Normal(0.5)]
+
+
+KEPT: dict[str, Callable[[], nn.Module]] = {
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 6)),
+    "spectral norm of a convolution": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 6, 3)),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 6)),
+    "orthogonal": lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 6)),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_parametrization_keeps_is_written_and_verified_by_one_path(name: str) -> None:
+    model, plan, report = recorded(KEPT[name])
+    assert report.ok
+    assert zeta.verify(model, plan, seed=0).ok
+    assert zeta.verify(model, zeta.Plan.from_json(plan.to_json()), seed=0).ok
+    zeta.apply_(model, plan, seed=1)
+    assert zeta.verify(model, plan, seed=1).ok
+    assert not zeta.verify(model, plan, seed=0).ok

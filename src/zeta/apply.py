@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -79,12 +79,14 @@ def prepare(
     entries, slots = chosen(model, plan, only, naming)
     jobs: list[Job] = []
     problems: list[str] = gathered(model)
+    own = (entry for entry in entries if not entry.kept and slots[entry.name].parametrization is None)
+    given = {id(slots[entry.name].tensor) for entry in own}
     for entry in entries:
         slot = slots[entry.name]
         try:
             check_target(entry, slot)
             if not entry.kept:
-                jobs.append(_job(entry, slot, seed))
+                jobs.append(_job(entry, slot, seed, given))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
     problems += shared({job.entry.name for job in jobs}, slots.values())
@@ -167,7 +169,8 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     torch.autograd.graph.increment_version([tensor for tensor in changed if not tensor.is_inference()])
 
 
-def _job(entry: Entry, slot: Slot, seed: int) -> Job:
+def _job(entry: Entry, slot: Slot, seed: int, given: set[int]) -> Job:
+    """What is to be written, where ``given`` are the tensors that entries of the plan have as their own."""
     if slot.parametrization is None:
         return Job(entry=entry, slot=slot, held=held(slot.tensor))
     value = torch.empty(entry.shape, dtype=slot.tensor.dtype, device=slot.tensor.device)
@@ -175,7 +178,9 @@ def _job(entry: Entry, slot: Slot, seed: int) -> Job:
         value[index].copy_(tile)
     with _writable([slot.tensor]):
         inversion = invert(slot.parametrization, value, name=entry.name, seed=parameter_key(seed, entry.name))
-    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=inversion)
+    # a recorded plan says itself what a parametrization keeps beside the weight, such as singular vectors
+    changes = tuple((tensor, new) for tensor, new in inversion.changes if id(tensor) not in given)
+    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=replace(inversion, changes=changes))
 
 
 def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -20,10 +20,15 @@ _TOLERANCE_EPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """What to store so that the weight becomes ``effective``: pairs of (stored tensor, new value)."""
+    """What to store so that the weight becomes ``effective``: pairs of (stored tensor, new value).
+
+    ``error`` is how far stored values may differ between two calls, relative to 1: LAPACK's last bits depend on where
+    in memory its operands lie.
+    """
 
     changes: tuple[tuple[Tensor, Tensor], ...]
     effective: Tensor
+    error: float = 0.0
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -66,7 +71,9 @@ def invert(plist: parametrize.ParametrizationList, value: Tensor, *, name: str, 
     changes = [*zip(originals(plist), (t.data for t in originals(trial)), strict=True)]
     buffers = zip(plist.buffers(), trial.buffers(), strict=True)
     changes += [(old, new) for old, new in buffers if not torch.equal(old.cpu(), new)]
-    return Inversion(changes=tuple(changes), effective=effective.detach())
+    factored = any(isinstance(part, _ORTHOGONAL) for part in plist)
+    error = tolerance(value.dtype) if factored else 0.0
+    return Inversion(changes=tuple(changes), effective=effective.detach(), error=error)
 
 
 _SPECTRAL_NORM = parametrizations._SpectralNorm

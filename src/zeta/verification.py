@@ -102,7 +102,7 @@ class Question:
             if job.inversion is not None:
                 for number, (stored, value) in enumerate(job.inversion.changes):
                     name = f"{job.entry.name} (stored tensor {number})"
-                    comparison = Comparison(name)
+                    comparison = Comparison(name, job.inversion.error)
                     comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
                     differences += comparison.result()
             else:

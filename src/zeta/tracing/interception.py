@@ -6,6 +6,7 @@ exchanged while a recording runs in any thread; in other threads the exchanged c
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from types import CodeType
@@ -14,9 +15,10 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor
 
+from zeta.errors import SpecError
 from zeta.exchange import Exchanged
 from zeta.fans import Axes, torch_axes
-from zeta.initializers import Dirac, Initializer, Orthogonal, Sparse, TruncatedNormal
+from zeta.initializers import Dirac, Initializer, Normal, Orthogonal, Sparse, TruncatedNormal
 
 
 class Draws(Protocol):
@@ -31,6 +33,9 @@ class Draws(Protocol):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
+
+    def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
+        """Note that nobody knows what a tensor was filled with, and why."""
 
 
 class _Active(threading.local):
@@ -50,13 +55,19 @@ def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
         return written
     generator = arguments.pop("generator", None)
     with torch._C.DisableTorchFunction():
-        initializer, axes = _SPECS[name](tensor, **arguments)
         called = "trunc_normal_" if name == "_no_grad_trunc_normal_" else name
+        try:
+            initializer, axes = _SPECS[name](tensor, **arguments)
+        except SpecError as error:  # of this parameter alone, which may get a fallback
+            return recorder.spoil(tensor, f"was filled by {called}, which is no law here: {error}", called)
         return recorder.draw_into(tensor, initializer, axes, called, generator)
 
 
 def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> tuple[Initializer, None]:
-    return TruncatedNormal(float(std), float(mean), low=float(a), high=float(b)), None
+    low, high = (None if math.isinf(bound) else float(bound) for bound in (a, b))
+    if low is None and high is None:
+        return Normal(float(std), float(mean)), None
+    return TruncatedNormal(float(std), float(mean), low=low, high=high), None
 
 
 def _orthogonal(tensor: Tensor, gain: float) -> tuple[Initializer, Axes]:

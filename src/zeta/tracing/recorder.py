@@ -95,6 +95,12 @@ class Recorder:
         self.graph.write(tensor, replace(copy(node), source=source), source)
         return tensor
 
+    def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
+        """Note that nobody knows what a tensor was filled with, and why."""
+        source = source_here(called)
+        self.graph.spoil(tensor, f"{reason} ({source})", source)
+        return tensor
+
     def value(self, tensor: Tensor) -> Tensor:
         """A tensor's values for real. Raises ``RecordingError`` if they are random."""
         if not tensor.is_meta:
