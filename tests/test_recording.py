@@ -369,6 +369,7 @@ KEPT: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.* is under spectral_norm")
 @pytest.mark.parametrize("name", KEPT)
 def test_what_a_parametrization_keeps_is_written_and_verified_by_one_path(name: str) -> None:
     model, plan, report = recorded(KEPT[name])
