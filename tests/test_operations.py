@@ -201,6 +201,39 @@ def test_the_limits_leave_room_for_a_small_tensor_of_large_ones() -> None:
     assert isinstance(program, Program)
 
 
+def doubling(levels: int) -> list[Any]:
+    """Each level looks at two parts of the one before: 2^levels regions of the first, if each is computed alone."""
+    n = 2**12
+    steps: list[Any] = [
+        {
+            "op": "draw",
+            "draw": {"name": "Normal"},
+            "number": 0,
+            "of": None,
+            "axes": None,
+            "shape": [n],
+            "dtype": "float32",
+        }
+    ]
+    for level in range(levels):
+        n -= 2**level // 16 + 1
+        last = {"step": len(steps) - 1}
+        steps += [
+            step("slice", last, starts=[start], sizes=[n], steps=[1], shape=[n]) for start in (0, 2**level // 16 + 1)
+        ]
+        steps.append(step("add", {"step": len(steps) - 2}, {"step": len(steps) - 1}, shape=[n]))
+    return steps
+
+
+def test_a_program_whose_regions_double_is_computed_as_a_whole() -> None:
+    few, many = (zeta.Plan.from_json(plan_with(doubling(n)))["weight"].initializer for n in (4, 14))
+    assert isinstance(few, Program)
+    assert isinstance(many, Program)
+    assert programs.is_regional(few)
+    assert not programs.is_regional(many)
+    assert programs.value(many, name="weight", seed=0).shape == many.steps[-1].shape
+
+
 # -- values ----------------------------------------------------------------------------------------------------------
 
 LOWEST = -(2**63)

@@ -11,7 +11,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from zeta.regions import Region
 TILE: Final = 2**18
 # a region alone is computed by recursion
 _LONGEST: Final = 128
+#: parts of one step that a region of the result may need
+_MOST_VIEWS: Final = 64
+_MOVING: Final = ("slice", "permute", "reshape", "update", "cat")
 #: what need not copy a tensor that nothing else uses
 _IN_PLACE: Final[Mapping[str, Callable[..., Tensor]]] = {
     "update": layouts.update_,
@@ -67,7 +70,31 @@ def is_regional(program: Program) -> bool:
     """
     if not program.draws or len(program.steps) > _LONGEST:
         return False
-    return all(_is_regional(program, step) for step in program.steps)
+    return all(_is_regional(program, step) for step in program.steps) and _needs_few_regions(program)
+
+
+def _needs_few_regions(program: Program) -> bool:
+    """Whether one region of the result needs few regions of the steps.
+
+    Each use of a step may want another part of it, so that their number can double with every step.
+    """
+    views: list[set[Any]] = [
+        set() for _ in program.steps
+    ]  # how a step is looked at: what lies between it and the result
+    views[-1].add(())
+    for position in range(len(program.steps) - 1, -1, -1):
+        step = program.steps[position]
+        for number, ref in enumerate(step.operands):
+            if not isinstance(ref, Ref):
+                continue
+            moves = step.op in _MOVING or program.steps[ref.step].shape != step.shape
+            own = (
+                (step.op, number if step.op in ("update", "cat") else 0, step.attributes, step.shape) if moves else None
+            )
+            views[ref.step] |= {view if own is None else (own, view) for view in views[position]}
+            if len(views[ref.step]) > _MOST_VIEWS:
+                return False
+    return True
 
 
 def _is_regional(program: Program, step: Step) -> bool:
