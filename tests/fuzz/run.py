@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 from tests.fuzz.readers import Reader, readers
 from zeta.errors import ZetaError
 
@@ -85,6 +87,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--reader", action="append", default=[])
     given = parser.parse_args()
+    torch.set_num_threads(1)  # small tensors
     bad = 0
     sys.stdout.write("| reader | documents | taken | refused | raw exceptions | slowest, s |\n" + "|---" * 6 + "|\n")
     for name, found in outcomes(given.reader, given.count, given.seed):
