@@ -14,7 +14,7 @@ from tests.fuzz.run import fuzz
 
 COUNT = 500
 NAMES = (
-    *("plan", "entry", "initializer", "axes", "plan file", "manifest", "resume state", "journal"),
+    *("plan", "entry", "initializer", "program", "axes", "plan file", "manifest", "resume state", "journal"),
     *(
         "safetensors",
         "one of several",
