@@ -23,7 +23,7 @@ PACKAGE = ROOT / "src" / "zeta"
 LONGEST_FILE = 420
 
 # Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
-RECORDING = ("layouts", "operations", "evaluation", "tracing", "recognition")
+RECORDING = ("layouts", "careful", "operations", "evaluation", "tracing", "recognition")
 STAGES = {
     "base": (
         *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules", "reading"),

@@ -111,6 +111,8 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "negated integers": lambda: -torch.ones(3, dtype=torch.int32),
     "not": lambda: ~torch.ones(3, dtype=torch.bool),
     "unfolded": lambda: torch.randn(10).unfold(0, 4, 2).clone(),
+    "a function of a constant": lambda: nn.functional.gelu(torch.full((67,), 0.3)),
+    "its own mirror image": lambda: _mirrored(torch.empty(6, 4)),
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
     "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),
@@ -129,6 +131,12 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "permuted rows": lambda: torch.randn(6, 3)[torch.randperm(6)],
     "filled where": lambda: torch.randn(4, 4).masked_fill(torch.ones(4, 4).triu(1).bool(), -1e9),
 }
+
+
+def _mirrored(x: Tensor) -> Tensor:
+    nn.init.normal_(x[:3])
+    x[3:] = -x[:3]
+    return x
 
 
 def _diagonal(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from zeta import layouts
+from zeta.careful import careful
 
 Attributes = tuple[tuple[str, Any], ...]
 #: an operand: a tensor, a number, or nothing where an operand may be left out
@@ -242,6 +243,9 @@ def _cast(x: Tensor, *, dtype: torch.dtype) -> Tensor:
 
 
 def _cat(*parts: Tensor, dim: int) -> Tensor:
+    """The parts, of one dtype and as many dimensions, end to end along ``dim``."""
+    if len({(part.dtype, part.ndim) for part in parts}) != 1 or not 0 <= dim < parts[0].ndim:
+        raise ValueError("the parts of cat have one dtype and number of dimensions, of which dim is one")
     return torch.cat(parts, dim)
 
 
@@ -253,6 +257,7 @@ def _geqrf(self: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(self: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
+    """``self`` with ``src``, a tensor or a number, at ``index`` along ``dim``."""
     return torch.scatter(self, dim, index, src)
 
 
@@ -294,24 +299,6 @@ _OWN: Final[Sequence[tuple[str, Callable[..., Any], dict[str, Any]]]] = (
 )
 
 
-def _divided(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Division of whole numbers that does not stop the process: the processor has no -2^63 / -1."""
-
-    def divided(*, self: Any, other: Any, **attributes: Any) -> Any:
-        tensors = [value for value in (self, other) if isinstance(value, Tensor)]
-        whole = not any(value.is_meta or is_inexact(value.dtype) for value in tensors)
-        if not whole or not bool(torch.as_tensor(other == -1).any()):
-            return function(self, other, **attributes)
-        ones = torch.ones_like(torch.as_tensor(other))
-        usual = function(self, torch.where(ones == -other, ones, other), **attributes)
-        return torch.where(ones == -other, function(torch.neg(torch.as_tensor(self)), ones, **attributes), usual)
-
-    return divided
-
-
-_DIVISIONS: Final = ("floor_divide", "remainder", "fmod", "div")
-
-
 def _row(text: str, compute: Callable[..., Any] | None = None, **flags: Any) -> Operation:
     name, _, signature = text.partition(":")
     names, _, rest = signature.partition(";")
@@ -321,9 +308,7 @@ def _row(text: str, compute: Callable[..., Any] | None = None, **flags: Any) -> 
         attributes[key] = kind.removesuffix("?").replace("_or_", " or ")
         if kind.endswith("?"):
             optional.add(key)
-    function = getattr(torch.ops.aten, name) if compute is None else compute
-    if name in _DIVISIONS:
-        function = _divided(function)
+    function = careful(name, getattr(torch.ops.aten, name)) if compute is None else compute
     return Operation(
         name=name,
         operands=tuple(names.split()),

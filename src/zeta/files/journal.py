@@ -85,10 +85,7 @@ class Journal:
         except FormatError:
             valid = False
         if not valid:
-            raise CheckpointError(
-                f"{partial.path / JOURNAL} is damaged, so that the interrupted run cannot be taken up; keep what you "
-                f"need of {partial.path.parent} and its {EARLIER}* files, and remove {partial.path}"
-            )
+            raise _damaged(partial)
         return cls(files=data.files, earlier=data.earlier)
 
     def write(self, partial: Directory) -> None:
@@ -98,6 +95,13 @@ class Journal:
         partial.write(part(JOURNAL), text.encode())
         partial.move(part(JOURNAL), partial, JOURNAL)
         partial.sync()
+
+    def check(self, folder: Directory, partial: Directory) -> None:
+        """Raise ``CheckpointError`` unless every new file is there, under either name: else nothing is touched."""
+        for name, inode in self.files.items():
+            places = (folder.status(name), partial.status(part(name)))
+            if all(found is None or found.st_ino != inode for found in places):
+                raise _damaged(partial)
 
     def is_complete(self, folder: Directory, partial: Directory) -> bool:
         """Whether the last file has its name."""
@@ -127,6 +131,13 @@ class Journal:
         """Remove the earlier files."""
         for name in self.earlier:
             folder.remove(f"{EARLIER}{name}")
+
+
+def _damaged(partial: Directory) -> CheckpointError:
+    return CheckpointError(
+        f"{partial.path / JOURNAL} is damaged, or not of these files, so that the interrupted run cannot be taken up; "
+        f"keep what you need of {partial.path.parent} and its {EARLIER}* files, and remove {partial.path}"
+    )
 
 
 def publish(folder: Directory, partial: Directory, names: Sequence[str], earlier: Sequence[str]) -> None:

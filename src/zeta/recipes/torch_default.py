@@ -32,6 +32,12 @@ def torch_default(model: nn.Module) -> Rules:
     def transformer_matrix(match: Match) -> bool:
         return match.module in inside and len(match.shape) >= 2
 
+    # MultiheadAttention sets the bias of its output projection; alone, that layer is a Linear like any other
+    projections = frozenset(child.out_proj for child in modules_of(model) if isinstance(child, nn.MultiheadAttention))
+
+    def output_projection_bias(match: Match) -> bool:
+        return match.module in projections and match.kind is Kind.BIAS
+
     return Rules(
         [
             # Transformer._reset_parameters overrides its layers' own
@@ -39,7 +45,7 @@ def torch_default(model: nn.Module) -> Rules:
             Rule(attention & kind("weight"), _xavier_uniform, optional=True),
             Rule(attention & ndim(3), _xavier_normal, optional=True),
             Rule(attention, Zeros(), optional=True),
-            Rule(module("NonDynamicallyQuantizableLinear") & kind("bias"), Zeros(), optional=True),
+            Rule(output_projection_bias, Zeros(), optional=True),
             *(Rule(module(layer), _by_fan_in, optional=True) for layer in _FAN_IN_LAYERS),
             Rule(module(nn.Bilinear), _by_first_input, optional=True),
             Rule(module(nn.RNNBase) | module(nn.RNNCellBase), _by_hidden_size, optional=True),
@@ -55,8 +61,10 @@ def _norm_bias(match: Match) -> bool:
     return match.kind is Kind.BIAS and isinstance(match.module, NORMS)
 
 
-def _symmetric(bound: float) -> Initializer:
-    return Uniform(-bound, bound)
+def _symmetric(match: Match, bound: float) -> Initializer:
+    """Uniform between plus and minus ``bound``, in either part of a complex value, as torch draws."""
+    reach = bound * math.sqrt(2) if match.dtype.is_complex else bound
+    return Uniform(-reach, reach)
 
 
 def _by_fan_in(match: Match) -> Initializer:
@@ -68,19 +76,19 @@ def _by_fan_in(match: Match) -> Initializer:
         channels = module.out_channels if module.transposed else module.in_channels
         fan_in = channels // module.groups * math.prod(module.kernel_size)
     # without any input the bias is 0, and the weight is empty
-    return _symmetric(1 / math.sqrt(fan_in)) if fan_in else Zeros()
+    return _symmetric(match, 1 / math.sqrt(fan_in)) if fan_in else Zeros()
 
 
 def _by_first_input(match: Match) -> Initializer:
-    return _symmetric(1 / math.sqrt(max(match.module.in1_features, 1)))  # type: ignore[arg-type,type-var]
+    return _symmetric(match, 1 / math.sqrt(max(match.module.in1_features, 1)))  # type: ignore[arg-type,type-var]
 
 
 def _by_hidden_size(match: Match) -> Initializer:
-    return _symmetric(1 / math.sqrt(max(match.module.hidden_size, 1)))  # type: ignore[arg-type,type-var]
+    return _symmetric(match, 1 / math.sqrt(max(match.module.hidden_size, 1)))  # type: ignore[arg-type,type-var]
 
 
 def _xavier_uniform(match: Match) -> Initializer:
-    return _symmetric(math.sqrt(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
+    return _symmetric(match, math.sqrt(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
 
 
 def _xavier_normal(match: Match) -> Initializer:

@@ -114,9 +114,9 @@ def _is_bare(result: Simple) -> bool:
 
 def _without_formula(result: Simple) -> Simple:
     if isinstance(result, Leaf):
-        return result.derived()
+        return replace(result, formula=None)
     base, value = result.operands
-    return replace(result, operands=(leaf_node(base.content.derived(), base.serial), value))
+    return replace(result, operands=(leaf_node(replace(base.content, formula=None), base.serial), value))
 
 
 def _random_leaves(result: Simple) -> list[Node]:

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from zeta import dtypes
 from zeta.errors import SpecError
@@ -226,20 +227,35 @@ def _origin(node: Node) -> Node:
 
 
 def folded(node: Node, args: list[Any]) -> Leaf | None:
-    """An operation on constants alone, elementwise: compute one element."""
+    """An elementwise operation on constants alone, if its result is one number everywhere."""
     leaves = [arg for arg in args if isinstance(arg, Leaf)]
     if not leaves or any(isinstance(arg, Node) for arg in args) or not all(leaf.is_constant for leaf in leaves):
         return None
-    # a 0-d tensor gives way to another's dtype, so keep which operands are 0-d
-    ones = [
-        torch.full((1,) * min(len(arg.shape), 1), arg.initializer.value, dtype=arg.dtype, device="cpu")  # type: ignore[attr-defined]
-        if isinstance(arg, Leaf)
-        else arg
-        for arg in args
-    ]
+    if node.op not in _EXACT and node.numel > _MOST_COMPUTED:
+        return None
+    # of functions, torch computes the elements left over after whole vectors in another way, to another last bit
+    operands = [_of_constant(arg, node.op in _EXACT) if isinstance(arg, Leaf) else arg for arg in args]
     with fixed_state():
-        result = compute(node.op, ones, node.attributes, node.dtype)
-    return constant_leaf(result.reshape(-1)[0].item(), node)
+        result = compute(node.op, operands, node.attributes, node.dtype)
+    bits = dtypes.bits(result.contiguous()).reshape(-1, 1 + result.is_complex())
+    return constant_leaf(result.reshape(-1)[0].item(), node) if bool((bits == bits[0]).all()) else None
+
+
+def _of_constant(leaf: Leaf, one: bool) -> Tensor:
+    """A constant as a tensor, or one element of it; numbers without dimensions give way to another's dtype."""
+    assert isinstance(leaf.initializer, Constant)
+    shape = (1,) * min(len(leaf.shape), 1) if one else leaf.shape
+    return torch.full(shape, leaf.initializer.value, dtype=leaf.dtype, device="cpu")
+
+
+_MOST_COMPUTED: Final = 2**16
+#: operations that are exactly rounded, whatever code computes them
+_EXACT: Final = frozenset((
+    "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "ceil", "clamp", "clamp_max",
+    "clamp_min", "div", "eq", "floor", "floor_divide", "fmod", "ge", "gt", "le", "logical_and", "logical_not",
+    "logical_or", "logical_xor", "lt", "masked_fill", "maximum", "minimum", "mul", "ne", "neg", "relu", "remainder",
+    "rsub", "sgn", "sign", "sqrt", "sub", "trunc", "where",
+))  # fmt: skip
 
 
 RULES: Final[dict[str, RuleOf]] = {

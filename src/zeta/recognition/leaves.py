@@ -46,8 +46,11 @@ class Leaf:
 
     def derived(self, **changes: Any) -> Leaf:
         """Another law of the same randomness, of which it is not said yet how it is computed."""
-        return replace(self, formula=None, **changes)
+        return replace(self, formula=PENDING, **changes)
 
+
+#: the formula of a law that was derived, until the node is known that it was derived for
+PENDING: Final = Node(op="pending", shape=(), dtype=torch.float32)
 
 Simple = Leaf | Node
 

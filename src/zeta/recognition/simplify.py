@@ -11,7 +11,7 @@ from torch import Tensor
 from zeta import dtypes
 from zeta.operations import is_elementwise
 from zeta.recognition.laws import RULES, folded
-from zeta.recognition.leaves import Leaf, RuleOf, Simple, constant_leaf, empty_leaf, is_constant, leaf_node
+from zeta.recognition.leaves import PENDING, Leaf, RuleOf, Simple, constant_leaf, empty_leaf, is_constant, leaf_node
 from zeta.recognition.writes import cut, joined, turned, written
 from zeta.tracing import LARGEST_DATA, Node, Random, reachable
 
@@ -61,8 +61,8 @@ class Simplified:
             found = folded(node, args)
         if found is None:
             return self._rebuilt(node, args)
-        if isinstance(found, Leaf) and found.drawn is not None and found.formula is None:
-            return replace(found, formula=self._rebuilt(node, args))
+        if isinstance(found, Leaf) and found.formula is PENDING:
+            return replace(found, formula=None if found.drawn is None else self._rebuilt(node, args))
         return found
 
     def _rebuilt(self, node: Node, args: list[Any]) -> Node:

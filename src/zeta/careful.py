@@ -1,0 +1,141 @@
+"""Operations whose code trusts its arguments: what torch does not check for them, because its own functions have.
+
+They would read and write beyond a tensor's memory, or stop the process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+_INT32: Final = 2**31
+
+
+def careful(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function called ``name``, which raises ``ValueError`` for arguments that it does not check itself."""
+    if name in ("floor_divide", "remainder", "fmod", "div"):
+        return _divided(function)
+    check = _CHECKS.get(name)
+    if check is None:
+        return function
+
+    def checked(**arguments: Any) -> Any:
+        check(**arguments)
+        return function(**arguments)
+
+    return checked
+
+
+def _divided(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Division of whole numbers that does not stop the process: the processor has no -2^63 / -1."""
+
+    def divided(*, self: Any, other: Any, **attributes: Any) -> Any:
+        tensors = [value for value in (self, other) if isinstance(value, Tensor)]
+        whole = not any(t.is_meta or t.is_floating_point() or t.is_complex() for t in tensors)
+        if not whole or not bool(torch.as_tensor(other == -1, device="cpu").any()):
+            return function(self, other, **attributes)
+        ones = torch.ones_like(torch.as_tensor(other, device="cpu"))
+        usual = function(self, torch.where(ones == -other, ones, other), **attributes)
+        opposite = function(torch.neg(torch.as_tensor(self, device="cpu")), ones, **attributes)
+        return torch.where(ones == -other, opposite, usual)
+
+    return divided
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0, **_: Any) -> None:
+    _require(v.ndim > 0 and dim in (0, v.ndim - 1), f"dim must be the first or last of {v.ndim}, got {dim}")
+    kept = tuple(extent if place == dim else 1 for place, extent in enumerate(v.shape))
+    _require(tuple(g.shape) == kept and g.dtype is v.dtype, f"g must be {kept} of {v.dtype}, got {tuple(g.shape)}")
+    _require(v.numel() > 0, "v has no elements")
+
+
+def _softmax(self: Tensor, half_to_float: bool, **_: Any) -> None:
+    _require(not half_to_float, "half_to_float is of CUDA alone")
+
+
+def _transform(self: Tensor, dim: tuple[int, ...], normalization: int, **_: Any) -> None:
+    _require(all(0 <= d < self.ndim for d in dim), f"dim {dim} of {self.ndim} dimensions")
+    _require(0 < len(dim) == len(set(dim)), f"dim {dim} must name dimensions, each once")
+    _require(0 <= normalization <= 2, f"normalization is 0, 1 or 2, got {normalization}")
+    _require(self.numel() > 0, "a transform needs elements")
+
+
+def _transform_of_complex(self: Tensor, dim: tuple[int, ...], **rest: Any) -> None:
+    _transform(self, dim, **rest)
+    _require(self.is_complex(), "the transform is of complex values")
+
+
+def _transform_of_real(self: Tensor, dim: tuple[int, ...], **rest: Any) -> None:
+    _transform(self, dim, **rest)
+    _require(self.is_floating_point(), "the transform is of real values")
+
+
+def _transform_to_real(self: Tensor, dim: tuple[int, ...], last_dim_size: int, **rest: Any) -> None:
+    _transform_of_complex(self, dim, **rest)
+    half = self.shape[dim[-1]]
+    _require(last_dim_size > 0 and half == last_dim_size // 2 + 1, f"{half} values do not give {last_dim_size}")
+
+
+def _interpolation(self: Tensor, output_size: tuple[int, ...], **rest: Any) -> None:
+    _require(len(output_size) == self.ndim - 2, f"output_size {output_size} for {self.ndim} dimensions")
+    _require(all(0 < n < _INT32 for n in (*output_size, *self.shape)), "extents must be positive")
+    scales = [rest[key] for key in ("scales", "scales_h", "scales_w") if rest.get(key) is not None]
+    _require(all(isinstance(x, float) and math.isfinite(x) and x > 0 for x in scales), "scales must be positive")
+    if scales:
+        sizes = [math.floor(extent * scale) for extent, scale in zip(self.shape[2:], scales, strict=False)]
+        _require(tuple(sizes) == tuple(output_size), f"scales {scales} do not give {output_size}")
+
+
+def _diagonal(diagonal: int = 0, **_: Any) -> None:
+    _require(abs(diagonal) < _INT32, f"diagonal {diagonal} is outside of any matrix")
+
+
+def _offset(row: int, col: int, offset: int = 0, **_: Any) -> None:
+    _require(0 <= row < _INT32 and 0 <= col < _INT32 and abs(offset) < _INT32, "no such triangle")
+
+
+def _embedded(offset: int = 0, **_: Any) -> None:
+    _require(abs(offset) < _INT32, f"offset {offset} is outside of any matrix")
+
+
+def _padding(self: Tensor, pad: tuple[int, ...], **_: Any) -> None:
+    _require(all(abs(n) < _INT32 for n in pad), f"pad {pad} is too large")
+
+
+def _turned(self: Tensor, shifts: tuple[int, ...], **_: Any) -> None:
+    _require(all(abs(n) < _INT32 for n in shifts), f"shifts {shifts} are too large")
+
+
+def _indexed(self: Tensor, index: Tensor, **_: Any) -> None:
+    _require(index.dtype in (torch.int64, torch.int32), "an index is of whole numbers")
+
+
+_CHECKS: Final[Mapping[str, Callable[..., None]]] = {
+    "_weight_norm_interface": _weight_norm,
+    **dict.fromkeys(("_softmax", "_log_softmax"), _softmax),
+    "_fft_c2c": _transform_of_complex,
+    "_fft_r2c": _transform_of_real,
+    "_fft_c2r": _transform_to_real,
+    **dict.fromkeys(
+        ("upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d"),
+        _interpolation,
+    ),
+    **dict.fromkeys(("tril", "triu"), _diagonal),
+    **dict.fromkeys(("tril_indices", "triu_indices"), _offset),
+    "diag_embed": _embedded,
+    "constant_pad_nd": _padding,
+    "roll": _turned,
+    **dict.fromkeys(("gather", "index_add", "index_copy", "index_fill", "index_select", "scatter_add"), _indexed),
+}
