@@ -225,12 +225,12 @@ class Table(nn.Module):
             self.embed.weight.copy_(table)
 
 
-def test_data_is_kept_up_to_a_mebibyte() -> None:
+def test_data_is_kept_up_to_four_mebibytes() -> None:
     table = torch.randn(64, 16)
     model, _, _ = recorded(Table, table)
     assert torch.equal(model.embed.weight, table)
-    with pytest.raises(RecordingError, match=r"embed.weight: is data of 1,048,640 bytes"):
-        zeta.record(Table, torch.randn(2**14 + 1, 16))
+    with pytest.raises(RecordingError, match=r"embed.weight: is data of 4,194,368 bytes"):
+        zeta.record(Table, torch.randn(2**16 + 1, 16))
 
 
 @pytest.mark.parametrize("draw", [lambda: np.random.rand(4, 4), lambda: [[random.random()] * 4] * 4])
@@ -379,3 +379,67 @@ def test_what_a_parametrization_keeps_is_written_and_verified_by_one_path(name: 
     zeta.apply_(model, plan, seed=1)
     assert zeta.verify(model, plan, seed=1).ok
     assert not zeta.verify(model, plan, seed=0).ok
+
+
+# -- memory that NumPy shares ------------------------------------------------------------------------------------------
+
+
+def _by_view() -> Tensor:
+    x = torch.zeros(4)
+    x.numpy()[1] = 5
+    return x
+
+
+def _by_array() -> Tensor:
+    array = np.zeros(4, dtype=np.float32)
+    x = torch.from_numpy(array)
+    array[2] = 7
+    return x
+
+
+def _before_arithmetic() -> Tensor:
+    x = torch.ones(4)
+    array = x.numpy()
+    array[:] = 3
+    y = x * 2
+    array[0] = 9
+    return torch.stack([x, y])
+
+
+def _by_buffer() -> Tensor:
+    memory = bytearray(16)
+    x = torch.frombuffer(memory, dtype=torch.float32)
+    memory[3] = 64
+    return x + 0
+
+
+def _of_a_part() -> Tensor:
+    x = torch.zeros(3, 4)
+    x[1].numpy()[2] = 5
+    return x
+
+
+@pytest.mark.parametrize("make", [_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part])
+def test_what_is_written_through_shared_memory_is_seen(make: Callable[[], Tensor]) -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.register_buffer("table", make())
+        return module
+
+    model, _, _ = recorded(build)
+    assert torch.equal(model.table, make())
+    assert bool(model.table.any())
+
+
+def test_shared_memory_that_both_write_to_is_refused() -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        x = torch.zeros(4)
+        array = x.numpy()
+        x.fill_(1.0)
+        array[2] = 7
+        module.register_buffer("table", x)
+        return module
+
+    with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in .*memory that NumPy .* shares was written to"):
+        zeta.record(build)

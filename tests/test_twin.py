@@ -113,6 +113,12 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "unfolded": lambda: torch.randn(10).unfold(0, 4, 2).clone(),
     "a function of a constant": lambda: nn.functional.gelu(torch.full((67,), 0.3)),
     "its own mirror image": lambda: _mirrored(torch.empty(6, 4)),
+    "parts that are alike": lambda: _repeated(torch.empty(6, 4)),
+    "signs of a factor": lambda: (lambda qr: qr[0] * torch.diag(qr[1]).sign())(torch.linalg.qr(torch.randn(5, 4))),
+    "another diagonal": lambda: torch.diagonal_copy(torch.randn(4, 5, 6), -1, 0, 2),
+    "turned by a quarter": lambda: torch.randn(3, 4).rot90(),
+    "turned by three": lambda: torch.randn(2, 3, 4).rot90(3, (1, 2)),
+    "shifted": lambda: (torch.arange(6) << 2) & 12 | 1,
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
     "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),
@@ -136,6 +142,12 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
 def _mirrored(x: Tensor) -> Tensor:
     nn.init.normal_(x[:3])
     x[3:] = -x[:3]
+    return x
+
+
+def _repeated(x: Tensor) -> Tensor:
+    x[:3].normal_()
+    x[3:] = x[:3]
     return x
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -161,15 +161,19 @@ class Conflict:
         return [*found[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def claim_of(plan: Plan, seed: int, only: Only | None, jobs: Iterable[Job]) -> Claim:
+def claim_of(plan: Plan, seed: int, only: Only | None, jobs: Collection[Job]) -> Claim:
     """The claim of a process that writes or compares a plan's values, with what it was asked for."""
     names = None if only is None else [entry.name for entry in selected(plan, only)]
-    return Claim(
-        seed=seed,
-        plan=plan,
-        held=laid_out((job.entry.name, job.slot.tensor) for job in jobs),
-        options=() if names is None else (("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}"),),
-    )
+    options = [] if names is None else [("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}")]
+    others = {
+        f"{dtypes.name_of(job.entry.dtype)} as {dtypes.name_of(job.slot.tensor.dtype)}"
+        for job in jobs
+        if job.slot.tensor.dtype is not job.entry.dtype and not is_sharded(job.slot.tensor)
+    }
+    if others:
+        options.append(("dtypes", ", ".join(sorted(others))))
+    held = laid_out((job.entry.name, job.slot.tensor) for job in jobs)
+    return Claim(seed=seed, plan=plan, held=held, options=tuple(options))
 
 
 def _ranks(mesh: Any) -> Mesh:

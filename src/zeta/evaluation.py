@@ -180,14 +180,33 @@ def fixed_state() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """The results of sums, of functions such as ``pow`` and of LAPACK depend on how torch shares out the work."""
-    with _ALONE:
+    """The results of sums, of functions such as ``pow`` and of LAPACK depend on how torch shares out the work.
+
+    Products are in full precision, whatever ``torch.set_float32_matmul_precision`` allows.
+    """
+    with _ALONE, full_precision():
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products of fp32 in fp32, on all threads meanwhile."""
+    with _ALONE:
+        backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+        before = [backend.fp32_precision for backend in backends]
+        changed = [(backend, found) for backend, found in zip(backends, before, strict=True) if found != "ieee"]
+        for backend, _ in changed:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, found in changed:
+                backend.fp32_precision = found
 
 
 @contextlib.contextmanager

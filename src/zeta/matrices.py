@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zeta.evaluation import full_precision
 from zeta.fans import Axes
 from zeta.initializers import Site, matrix_shape
 from zeta.orthogonal import orthonormal
@@ -55,7 +56,8 @@ def _arrangement(shape: Sequence[int], axes: Axes) -> tuple[list[int], list[int]
 def orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
     """Orthogonal weights from a Gaussian weight: inputs times kernel are the columns."""
     g = to_matrices(gaussian, axes)
-    return from_matrices(orthonormal(g.flatten(2), gain), gaussian.shape, axes)
+    with full_precision():
+        return from_matrices(orthonormal(g.flatten(2), gain), gaussian.shape, axes)
 
 
 def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
@@ -63,7 +65,8 @@ def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
     g = to_matrices(gaussian, axes)
     centre = kernel_centre(gaussian.shape, axes)
     result = torch.zeros_like(g)
-    result[..., centre] = orthonormal(g[..., centre], gain)
+    with full_precision():
+        result[..., centre] = orthonormal(g[..., centre], gain)
     return from_matrices(result, gaussian.shape, axes)
 
 

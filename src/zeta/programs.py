@@ -152,6 +152,7 @@ class _Run:
                         values[position] = _IN_PLACE[step.op](*operands, **dict(step.attributes))
                     else:
                         values[position] = compute(step.op, operands, step.attributes, step.dtype)
+                    self._check(step, values[position], step.shape)
                 for ref in step.refs:
                     left[ref] -= 1
                     if not left[ref]:
@@ -169,6 +170,12 @@ class _Run:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             op = self.program.steps[position].op
             raise PlanError(f"{self.name}: step {position} ({op}) cannot be computed: {reason}") from error
+
+    @staticmethod
+    def _check(step: Step, value: Tensor, shape: tuple[int, ...]) -> None:
+        """Raise ``ValueError`` where torch computes another type than it foretells."""
+        if tuple(value.shape) != shape or value.dtype is not step.dtype:
+            raise ValueError(f"its result is {value.dtype} of shape {tuple(value.shape)}, and not as it states")
 
     def _is_owned(self, ref: Ref) -> bool:
         """Whether a step's result has its memory for itself, without gaps."""
@@ -204,6 +211,7 @@ class _Run:
             return found
         with self._named(position):
             found = self._region(position, region)
+            self._check(self.program.steps[position], found, region.sizes)
         if position in self.several:
             self.found[position, region] = found
         return found

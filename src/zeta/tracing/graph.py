@@ -26,7 +26,7 @@ from zeta.operations import Attributes, Operand
 from zeta.tracing.sources import Source
 
 #: the largest constant tensor that a plan may hold
-LARGEST_DATA: Final = 2**20
+LARGEST_DATA: Final = 2**22
 #: why a tensor that the recording found on meta has no value
 UNTOUCHED: Final = "was there, on meta, before the recording began, so it has no value"
 _SERIAL = itertools.count()

@@ -15,9 +15,9 @@ import torch
 from torch._ops import OpOverload
 
 from zeta.errors import RecordingError
-from zeta.layouts import Box
+from zeta.layouts import Box, strides_of
 from zeta.operations import KINDS, OPERATIONS, Operation, is_inexact
-from zeta.tracing.graph import Node, cast, cut, expand, full, make, permute, reshape
+from zeta.tracing.graph import Node, cast, cut, expand, full, make, permute, reshape, viewed
 from zeta.tracing.sources import Source
 
 #: arguments that say where a tensor is to be and how it lies there, and not what is in it
@@ -122,7 +122,10 @@ def _plain(value: Any) -> Any:
 _NAMES: Final = {
     "special_erf": "erf", "special_expit": "sigmoid", "absolute": "abs", "divide": "div", "multiply": "mul",
     "true_divide": "div", "subtract": "sub", "negative": "neg",
-    "_conj_physical": "conj_physical",
+    "_conj_physical": "conj_physical", "__lshift__": "bitwise_left_shift", "__rshift__": "bitwise_right_shift",
+    "__and__": "bitwise_and", "__or__": "bitwise_or", "__xor__": "bitwise_xor",
+    "__ilshift__": "bitwise_left_shift", "__irshift__": "bitwise_right_shift", "__iand__": "bitwise_and",
+    "__ior__": "bitwise_or", "__ixor__": "bitwise_xor",
 }  # fmt: skip
 
 Given = dict[str, Any]
@@ -253,6 +256,26 @@ def _of_std(name: str) -> Lowering:
     return lowering
 
 
+def _of_diagonal(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    x, offset = given["self"], given.get("offset", 0)
+    first, second = (given.get(key, default) % len(x.shape) for key, default in (("dim1", 0), ("dim2", 1)))
+    strides = list(strides_of(x.shape))
+    start = offset * strides[second] if offset >= 0 else -offset * strides[first]
+    along = strides[first] + strides[second]
+    kept = [stride for dim, stride in enumerate(strides) if dim not in (first, second)]
+    return viewed(x, shape, (*kept, along), start)
+
+
+def _of_quarter_turns(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    x, turns = given["self"], given.get("k", 1) % 4
+    first, second = (dim % len(shape) for dim in given.get("dims", (0, 1)))
+    swapped = list(range(len(shape)))
+    swapped[first], swapped[second] = second, first
+    flipped = {0: (), 1: (second,), 2: (first, second), 3: (first,)}[turns]
+    node = make("flip", x, like=x, dims=flipped) if flipped else x
+    return permute(node, swapped) if turns % 2 else node
+
+
 def _of_padding(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     pad = tuple(given["pad"])
     node = given["self"]
@@ -286,6 +309,8 @@ _SPECIAL: Final[dict[str, Lowering]] = {
     "eye": _of_eye,
     **dict.fromkeys(("index", "_unsafe_index"), _of_indexed),
     **dict.fromkeys(("index_put", "_unsafe_index_put", "_index_put_impl"), _of_index_put),
+    "diagonal_copy": _of_diagonal,
+    "rot90": _of_quarter_turns,
     "embedding": _of_embedding,
     "scatter": _of_scatter,
     "round": _of_round,

@@ -105,7 +105,10 @@ def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(recorder.value(args[0]).clone(), *args[1:], **kwargs)
+    real = recorder.value(args[0]).clone()
+    if isinstance(args[0], Tensor) and args[0].is_meta:
+        recorder.lend(args[0], real)
+    return func(real, *args[1:], **kwargs)
 
 
 def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -171,6 +174,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
     try:
         with plain(), INTERCEPTION, FUNCTIONS, foreign_apart() as drawn, Functions(recorder, operations), operations:
             yield
+        recorder.settle()
     finally:
         ACTIVE.recorder = None
     if drawn():

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from zeta import dtypes
 from zeta.errors import RecordingError
 from zeta.evaluation import outside_of_modes
 from zeta.fans import Axes
@@ -33,6 +34,15 @@ _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
 
 
+class Lent:
+    """Memory that is shared with something outside of torch, as it was when it was last looked at."""
+
+    def __init__(self, *, twin: Tensor, real: Tensor, node: Node, source: Source | None) -> None:
+        self.twin, self.real, self.source = twin, real, source
+        self.seen = real.clone()
+        self.node = node
+
+
 class Recorder:
     """One recording: its graph, and every tensor that was made under it and is still alive."""
 
@@ -45,6 +55,7 @@ class Recorder:
         #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
+        self._lent: list[Lent] = []
 
     # -- making and changing ------------------------------------------------------------------------------------------
 
@@ -57,7 +68,31 @@ class Recorder:
     def lift(self, tensor: Tensor) -> Tensor:
         """The meta twin of a real tensor, which holds its values."""
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
-        return self.made_by(twin, self.data(tensor), _CPU)
+        self.made_by(twin, self.data(tensor), _CPU)
+        if not tensor.untyped_storage().resizable():
+            self.lend(twin, tensor)  # memory of NumPy or of a buffer, which somebody may write to
+        return twin
+
+    def lend(self, twin: Tensor, real: Tensor) -> None:
+        """Note that somebody outside of torch has the memory of a tensor under recording, and may write to it."""
+        node = self.graph.cell(twin).node
+        self._lent.append(Lent(twin=twin, real=real, node=node, source=source_here()))
+
+    def settle(self) -> None:
+        """Note what was written to memory that was lent.
+
+        Raises ``RecordingError`` where the tensor was written to as well, as it is then not known in which order.
+        """
+        for lent in self._lent:
+            if torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen)):
+                continue
+            if self.graph.cell(lent.twin).node is not lent.node:
+                raise RecordingError(
+                    f"{lent.source}: memory that NumPy or another library shares was written to there, and by torch; "
+                    "which came last is not recordable. Write to it by one of them, or copy it"
+                )
+            self.graph.write(lent.twin, self.data(lent.real), lent.source)
+            lent.seen, lent.node = lent.real.clone(), self.graph.cell(lent.twin).node
 
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
@@ -121,6 +156,9 @@ class Recorder:
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on meta, and note what it did."""
+        if self._lent:
+            with outside_of_modes():
+                self.settle()
         tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
         name = _name(func)
         if name in _LIFTS:
@@ -146,7 +184,10 @@ class Recorder:
         if node is not None:
             return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
         reason = f"{name} made, a random operation that is not recordable ({source})"
-        result = self._on_meta(func, args, kwargs)
+        try:
+            result = self._on_meta(func, args, kwargs)
+        except NotImplementedError:  # torch knows no shape without drawing
+            raise RecordingError(f"{name} is a random operation that is not recordable ({source})") from None
         for tensor in _tensors([result]):
             self.made_by(tensor, unknown(reason, tensor, source), device)
         return result
