@@ -43,22 +43,27 @@ def write_files(folder: Path, jobs: Sequence[Job], names: str = "abcde") -> None
             writer.finish(len(jobs))
 
 
-def no_thread_stays() -> bool:
-    """Whether only threads are left that Python's own module counts: those of a crew are none of them."""
+def uncounted() -> int:
+    """The threads that Python's own module does not count, such as those of a crew, and of libraries."""
+    return _thread._count() + 1 - threading.active_count()
+
+
+def no_thread_stays(before: int) -> bool:
+    """Whether no more such threads are left than there were."""
     end = time.monotonic() + 10  # the last steps of a thread come after its last job
-    while _thread._count() + 1 > threading.active_count() and time.monotonic() < end:
+    while uncounted() > before and time.monotonic() < end:
         time.sleep(0.01)
-    return _thread._count() + 1 <= threading.active_count()
+    return uncounted() <= before
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No thread and no open file stays behind, whatever happened."""
-    before = torch.get_num_threads()
+    before, others = torch.get_num_threads(), uncounted()
     files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0  # noqa: PTH208
     yield
     torch.set_num_threads(before)
-    assert no_thread_stays()
+    assert no_thread_stays(others)
     if files:
         assert len(os.listdir("/proc/self/fd")) == files  # noqa: PTH208
 
