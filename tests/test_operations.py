@@ -16,7 +16,7 @@ import zeta
 from zeta import PlanError, SpecError, ZetaError, evaluation, layouts, programs
 from zeta.aliasing import overlaps
 from zeta.initializers import Program
-from zeta.initializers.program import LEAST_ELEMENTS, MOST_STEPS
+from zeta.initializers.program import LEAST_FOR_MEMORY, MOST_STEPS
 from zeta.operations import OPERATIONS, Operation
 
 DOCS = Path(__file__).parents[1] / "docs" / "programs.md"
@@ -176,6 +176,17 @@ ATTACKS: dict[str, list[Any]] = {
         step("cat", REF, {"step": 1}, dim=0),
     ],
     "a softmax of another device": [ONES, step("_softmax", REF, dim=0, half_to_float=True)],
+    "parts that nobody asked for": [
+        {"op": "draw", "draw": {"name": "Normal"}, "number": 0, "of": None, "axes": None, "shape": [65000, 1],
+         "dtype": "float32"},
+        step("_linalg_svd", REF, full_matrices=True, compute_uv=True, part=1, shape=[1]),
+    ],
+    "arithmetic for minutes": [
+        {"op": "draw", "draw": {"name": "Normal"}, "number": 0, "of": None, "axes": None, "shape": [2**24],
+         "dtype": "float32"},
+        *(step("digamma", {"step": n}, shape=[2**24]) for n in range(60)),
+        step("sum", {"step": 60}, shape=()),
+    ],
     "too many dimensions": [step("full", size=[1] * 70, value=1.0, shape=[1] * 70)],
     "data of another length": [{"op": "data", "base64": "AAAA", "shape": [4], "dtype": "float32"}],
     "data that is no base64": [{"op": "data", "base64": "*", "shape": [4], "dtype": "float32"}],
@@ -240,7 +251,7 @@ def test_what_the_values_forbid_is_an_error_when_it_is_computed() -> None:
 
 
 def test_the_limits_leave_room_for_a_small_tensor_of_large_ones() -> None:
-    n = LEAST_ELEMENTS * 2
+    n = LEAST_FOR_MEMORY * 2
     broadcast = {**step("expand", {"step": 1}), "attributes": {"shape": [4]}}
     steps = [step("full", size=[n], value=2.0, shape=[n]), step("sum", REF, shape=()), broadcast]
     program = zeta.Plan.from_json(plan_with(steps))["weight"].initializer

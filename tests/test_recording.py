@@ -381,6 +381,33 @@ def test_what_a_parametrization_keeps_is_written_and_verified_by_one_path(name: 
     assert not zeta.verify(model, plan, seed=0).ok
 
 
+class Clumsy(nn.Module):
+    def __init__(self, fails: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        x = torch.ones(6)
+        try:
+            fails(x)
+        except RuntimeError:
+            x.add_(1)
+        self.register_buffer("x", x)
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda x: x.add_(torch.ones(2, 6)),
+        lambda x: x[:1].copy_(torch.ones(3, 1)),
+        lambda x: x.copy_(torch.ones(5)),
+        lambda x: x.mul_(torch.ones(2, 2)),
+        lambda x: x.masked_fill_(torch.ones(4, dtype=torch.bool), 3.0),
+    ],
+)
+def test_what_raises_in_a_constructor_raises_when_it_is_recorded(fails: Callable[[Tensor], object]) -> None:
+    model, _, _ = recorded(Clumsy, fails)
+    assert torch.equal(model.x, Clumsy(fails).x)
+    assert model.x.tolist() == [2.0] * 6
+
+
 # -- memory that NumPy shares ------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,16 @@ def result_type(name: str, operands: Sequence[Operand | Type], attributes: Attri
         raise SpecError(f"{name}: {error}") from None
 
 
+@functools.lru_cache(maxsize=2**12)
+def nbytes_of_parts(name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype) -> int:
+    """The bytes of all tensors that an operation makes, of which its ``part`` is one. It has a type."""
+    operation = OPERATIONS[name]
+    with fixed_state():
+        twins = [_empty(operand) if isinstance(operand, tuple) else operand for operand in operands]
+        every = _call(operation, twins, {key: value for key, value in attributes if key != "part"}, dtype, _META)
+    return sum(tensor.nbytes for tensor in every)
+
+
 def _kind(value: Any) -> Any:
     return tuple(map(_kind, value)) if isinstance(value, tuple) else type(value)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zeta import dtypes, evaluation, operations
 from zeta.errors import SpecError, ZetaError
+from zeta.escaping import visible
 from zeta.fans import Axes
 from zeta.initializers.base import Initializer, Keep, Site
 from zeta.initializers.elementwise import Constant, Ones, Zeros
@@ -31,7 +32,8 @@ _SHOWN: Final = 72
 MOST_STEPS: Final = 2**16
 MOST_BYTES: Final = 2**10
 MOST_WORK: Final = 2**14
-LEAST_ELEMENTS: Final = 2**18
+LEAST_FOR_WORK: Final = 2**16
+LEAST_FOR_MEMORY: Final = 2**18
 _MOST_DIMS: Final = 64
 _DTYPES: Final = (
     *dtypes.REAL, *dtypes.COMPLEX, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
@@ -118,7 +120,8 @@ class Program(Initializer):
 
     Each random leaf is an initializer with a draw number, drawn from the stream. Every step is checked when the program
     is built: operation, operands, attributes, the shape and dtype of its result, and what the whole may cost: 2^16
-    steps, 2^14 steps of arithmetic and 2^10 bytes at a time for each element of the result (counted as at least 2^18).
+    steps, and for each element of the result 2^14 steps of arithmetic (for at least 2^16 elements) and 2^10 bytes at a
+    time (for at least 2^18).
 
     Programs run on the CPU, whatever the parameter's device. Where something is random and every step treats elements
     alone or moves boxes of them, tiles of 2^18 elements are computed one by one; else the whole tensor at once, with
@@ -178,7 +181,7 @@ class Program(Initializer):
             match step.leaf:
                 case Draw():
                     law = str(step.leaf.initializer)
-                    texts.append(law if step.leaf.of is None else f"{law} of {step.leaf.of}")
+                    texts.append(law if step.leaf.of is None else f"{law} of {visible(step.leaf.of)}")
                 case Data():
                     texts.append(f"data{list(step.shape)}")
                 case None if step.op in ("slice", "strided"):
@@ -244,23 +247,27 @@ def _check_draw(draw: Draw, step: Step) -> None:
 
 def _check_cost(steps: tuple[Step, ...]) -> None:
     """Raise ``SpecError`` if a program would take more time or memory than its result justifies."""
-    share = max(steps[-1].numel, LEAST_ELEMENTS)
+    for_work, for_memory = max(steps[-1].numel, LEAST_FOR_WORK), max(steps[-1].numel, LEAST_FOR_MEMORY)
     work = 0
     last_use = {ref: position for position, step in enumerate(steps) for ref in step.refs}
     ending = Counter[int]()
     held = 0
     for position, step in enumerate(steps):
+        beside = 0  # bytes of parts that nobody asked for
         if step.leaf is None:
             types = [steps[item.step].type if isinstance(item, Ref) else item for item in step.operands]
             work += operations.work(step.op, types, step.type)
+            if any(key == "part" for key, _ in step.attributes):
+                beside = evaluation.nbytes_of_parts(step.op, tuple(types), step.attributes, step.dtype) - step.nbytes
         else:
             work += step.numel
         ending[last_use.get(position, position)] += step.nbytes
         held += step.nbytes
-        if work > MOST_WORK * share or held > MOST_BYTES * share:
+        if work > MOST_WORK * for_work or held + beside > MOST_BYTES * for_memory:
             raise SpecError(
-                f"Program: up to step {position} ({step.op}) it takes {work:,} steps of arithmetic and {held:,} bytes; "
-                f"a tensor of {steps[-1].numel:,} elements may take {MOST_WORK * share:,} and {MOST_BYTES * share:,}"
+                f"Program: up to step {position} ({step.op}) it takes {work:,} steps of arithmetic and "
+                f"{held + beside:,} bytes; a tensor of {steps[-1].numel:,} elements may take {MOST_WORK * for_work:,} "
+                f"and {MOST_BYTES * for_memory:,}"
             )
         held -= ending.pop(position, 0)
 

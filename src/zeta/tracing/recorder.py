@@ -316,6 +316,8 @@ class Recorder:
         if base in ("fill_", "zero_"):
             value = self.node(args[1]) if base == "fill_" else 0
             return cast(value, dtype) if isinstance(value, Node) else full(value, target.shape, dtype, source)
+        if not randomness.is_random(func) and "out" not in kwargs:
+            self._on_meta(func, args, kwargs)  # raises where shapes do not fit
         if base == "copy_":
             return cast(self.node(args[1]), dtype, source)
         if randomness.is_random(func):
