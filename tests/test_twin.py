@@ -119,6 +119,8 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "turned by a quarter": lambda: torch.randn(3, 4).rot90(),
     "turned by three": lambda: torch.randn(2, 3, 4).rot90(3, (1, 2)),
     "shifted": lambda: (torch.arange(6) << 2) & 12 | 1,
+    "of fewer digits": lambda: torch.rand(400, dtype=torch.bfloat16).half(),
+    "rounded twice": lambda: torch.randn(4000, dtype=torch.float16).bfloat16(),
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
     "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),

@@ -37,8 +37,8 @@ def _cast(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
         return None
     if source.is_constant:
         return folded(node, args)
-    both = source.dtype in dtypes.REAL and node.dtype in dtypes.REAL
-    narrower = both and node.dtype.itemsize <= source.dtype.itemsize
+    wide = source.dtype in (torch.float32, torch.float64) and node.dtype in dtypes.REAL
+    narrower = wide and node.dtype.itemsize < source.dtype.itemsize  # what has been rounded already is another value
     return source.derived(dtype=node.dtype) if narrower else None
 
 
