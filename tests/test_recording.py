@@ -408,6 +408,42 @@ def test_what_raises_in_a_constructor_raises_when_it_is_recorded(fails: Callable
     assert model.x.tolist() == [2.0] * 6
 
 
+class Measured(nn.Module):
+    """Finds its number of features by a pass in training mode."""
+
+    def __init__(self, norm: nn.Module, *, evaluated: bool = False) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Flatten())
+        self.body.train(not evaluated)
+        with torch.no_grad():
+            self.head = nn.Linear(self.body(torch.ones(2, 3, 8, 8)).shape[1], 2)
+
+
+@pytest.mark.parametrize("norm", [lambda: nn.BatchNorm2d(4), lambda: nn.InstanceNorm2d(4, track_running_stats=True)])
+def test_statistics_of_a_pass_inside_a_constructor_are_not_passed_over(norm: Callable[[], nn.Module]) -> None:
+    with pytest.raises(RecordingError, match=r"(?s)running_mean: .*batch norm wrote to.*running_var"):
+        zeta.record(lambda: Measured(norm()))
+    model, _, _ = recorded(lambda: Measured(norm(), evaluated=True))
+    assert model.body[1].running_mean.tolist() == [0.0] * 4
+
+
+class Several(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        tensors = [torch.ones(3), torch.zeros(2, 2), torch.full((1,), 2.0)]
+        torch._foreach_add_(tensors, 1.5)
+        torch._foreach_mul_(tensors, [1.0, 2.0, 3.0])
+        torch._foreach_copy_(tensors[:1], [torch.arange(3.0)])
+        for number, tensor in enumerate(torch._foreach_sqrt(tensors)):
+            self.register_buffer(f"t{number}", tensor)
+
+
+def test_operations_on_lists_are_recorded_one_by_one() -> None:
+    model, _, _ = recorded(Several)
+    real = Several()
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), real.buffers(), strict=True))
+
+
 # -- memory that NumPy shares ------------------------------------------------------------------------------------------
 
 

@@ -54,8 +54,27 @@ class Operations(Private):  # type: ignore[no-untyped-call]
                 f"{source_here()}: {func} under torch.autocast, whose precision depends on the device and cannot be "
                 "recorded; compute initial values outside of autocast"
             )
+        if func._schema.name.startswith("aten::_foreach_"):
+            return self._each(func, args, kwargs or {})
         with torch._C.DisableTorchFunction():
             return self.recorder.operation(func, args, dict(kwargs or {}))
+
+    def _each(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+        """An operation on lists of tensors, one after the other."""
+        name = func._schema.name.removeprefix("aten::_foreach_")
+        operation = getattr(torch.ops.aten, name, None)
+        if operation is None:
+            raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
+
+        def of(value: Any, number: int) -> Any:
+            return value[number] if isinstance(value, list | tuple) else value
+
+        with self:
+            results = [
+                operation(*(of(value, n) for value in args), **{key: of(value, n) for key, value in kwargs.items()})
+                for n in range(len(args[0]))
+            ]
+        return None if func._schema.is_mutable else results
 
 
 @functools.lru_cache(maxsize=4096)

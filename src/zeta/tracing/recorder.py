@@ -205,6 +205,8 @@ class Recorder:
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
             return result  # a view, or data
         source, device = source_here(), _device(args, kwargs, self)
+        if name in _WRITING_UNSAID:
+            self._spoil_statistics(func, args, kwargs, source)
         given = _named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
         try:
             places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
@@ -218,6 +220,20 @@ class Recorder:
         for output, node in zip(outputs, nodes, strict=True):
             self.made_by(output, node, device)
         return result
+
+    def _spoil_statistics(
+        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None
+    ) -> None:
+        """Batch norm in training mode writes to its running statistics, of which its schema says nothing."""
+        given = _named(func, args, kwargs)
+        for key in ("running_mean", "running_var"):
+            tensor = given.get(key)
+            if isinstance(tensor, Tensor) and tensor.is_meta and given.get("training", given.get("train", True)):
+                reason = (
+                    f"a forward pass of batch norm wrote to, which is not recordable ({source}); call eval() before "
+                    "such a pass, or give it a fallback rule"
+                )
+                self.graph.spoil(tensor, reason, source)
 
     def _outside_of_the_language(
         self,
@@ -338,6 +354,10 @@ class Recorder:
 
 
 _LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
+_WRITING_UNSAID: Final = frozenset(
+    f"aten.{name}.default"
+    for name in ("native_batch_norm", "batch_norm_update_stats", "cudnn_batch_norm", "miopen_batch_norm")
+)
 _REARRANGING: Final = (
     "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
     "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
