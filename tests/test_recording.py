@@ -444,6 +444,20 @@ def test_operations_on_lists_are_recorded_one_by_one() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), real.buffers(), strict=True))
 
 
+class Threaded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        thread = threading.Thread(target=lambda: setattr(self, "layer", nn.Linear(2, 2)))
+        thread.start()
+        thread.join()
+
+
+def test_a_thread_in_a_constructor_is_said() -> None:
+    with pytest.warns(zeta.ZetaNotice, match=r"started a thread \(test_recording.py:\d+ in Threaded.__init__\)"):
+        zeta.record(Threaded)
+    threading.Thread(target=lambda: None).start()
+
+
 # -- memory that NumPy shares ------------------------------------------------------------------------------------------
 
 

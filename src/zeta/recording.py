@@ -82,7 +82,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
         with recording(recorder):
             with within_reach("the function", RecordingError):
                 initialize(model)
-            recorder.settle()
+            recorder.lent.settle()
             effective = _effective(model, recorder)
         return _plan(model, recorder, effective, fallback, partial=True)
 

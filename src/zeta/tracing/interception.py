@@ -19,10 +19,14 @@ from zeta.errors import SpecError
 from zeta.exchange import Exchanged
 from zeta.fans import Axes, torch_axes
 from zeta.initializers import Dirac, Initializer, Normal, Orthogonal, Sparse, TruncatedNormal
+from zeta.tracing.sources import Source
 
 
 class Draws(Protocol):
     """What a recorder does with these functions."""
+
+    #: where the constructor started threads
+    threads: list[Source | None]
 
     def draw_into(
         self,

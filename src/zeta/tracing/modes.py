@@ -24,6 +24,7 @@ from zeta.surroundings import plain
 from zeta.tracing.interception import ACTIVE, INTERCEPTION
 from zeta.tracing.recorder import Recorder
 from zeta.tracing.sources import source_here
+from zeta.tracing.threads import THREADS
 
 _CPU: Final = torch.device("cpu")
 
@@ -126,7 +127,7 @@ def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     real = recorder.value(args[0]).clone()
     if isinstance(args[0], Tensor) and args[0].is_meta:
-        recorder.lend(args[0], real)
+        recorder.lent.note(args[0], real)
     return func(real, *args[1:], **kwargs)
 
 
@@ -191,11 +192,27 @@ def recording(recorder: Recorder) -> Iterator[None]:
     operations = Operations(recorder)
     ACTIVE.recorder = recorder
     try:
-        with plain(), INTERCEPTION, FUNCTIONS, foreign_apart() as drawn, Functions(recorder, operations), operations:
+        with (
+            plain(),
+            INTERCEPTION,
+            FUNCTIONS,
+            THREADS,
+            foreign_apart() as drawn,
+            Functions(recorder, operations),
+            operations,
+        ):
             yield
-        recorder.settle()
+        recorder.lent.settle()
     finally:
         ACTIVE.recorder = None
+    if recorder.threads:
+        warnings.warn(
+            f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "
+            "it made is kept as it came out, whatever the seed. Build the model in one thread, or give those parameters"
+            " a rule",
+            ZetaNotice,
+            stacklevel=4,
+        )
     if drawn():
         warnings.warn(
             f"the constructor drew random numbers from {' and '.join(drawn())}: what it made of them is kept as it "

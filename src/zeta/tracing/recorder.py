@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import re
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,28 +18,20 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from zeta import dtypes
 from zeta.errors import RecordingError
 from zeta.evaluation import outside_of_modes
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.tracing import randomness
 from zeta.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
+from zeta.tracing.lending import Lending
 from zeta.tracing.lowering import copy, lowered
 from zeta.tracing.randomness import Place
+from zeta.tracing.schemas import arguments_of, functional, name_of, named, written_arguments
 from zeta.tracing.sources import Source, source_here
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
-
-
-class Lent:
-    """Memory that is shared with something outside of torch, as it was when it was last looked at."""
-
-    def __init__(self, *, twin: Tensor, real: Tensor, node: Node, source: Source | None) -> None:
-        self.twin, self.real, self.source = twin, real, source
-        self.seen = real.clone()
-        self.node = node
 
 
 class Recorder:
@@ -55,7 +46,9 @@ class Recorder:
         #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
-        self._lent: list[Lent] = []
+        self.lent = Lending(self.graph, self.data)
+        #: where the constructor started threads, in which nothing is recorded
+        self.threads: list[Source | None] = []
 
     # -- making and changing ------------------------------------------------------------------------------------------
 
@@ -70,29 +63,8 @@ class Recorder:
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
         self.made_by(twin, self.data(tensor), _CPU)
         if not tensor.untyped_storage().resizable():
-            self.lend(twin, tensor)  # memory of NumPy or of a buffer, which somebody may write to
+            self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which somebody may write to
         return twin
-
-    def lend(self, twin: Tensor, real: Tensor) -> None:
-        """Note that somebody outside of torch has the memory of a tensor under recording, and may write to it."""
-        node = self.graph.cell(twin).node
-        self._lent.append(Lent(twin=twin, real=real, node=node, source=source_here()))
-
-    def settle(self) -> None:
-        """Note what was written to memory that was lent.
-
-        Raises ``RecordingError`` where the tensor was written to as well, as it is then not known in which order.
-        """
-        for lent in self._lent:
-            if torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen)):
-                continue
-            if self.graph.cell(lent.twin).node is not lent.node:
-                raise RecordingError(
-                    f"{lent.source}: memory that NumPy or another library shares was written to there, and by torch; "
-                    "which came last is not recordable. Write to it by one of them, or copy it"
-                )
-            self.graph.write(lent.twin, self.data(lent.real), lent.source)
-            lent.seen, lent.node = lent.real.clone(), self.graph.cell(lent.twin).node
 
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
@@ -156,16 +128,14 @@ class Recorder:
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on meta, and note what it did."""
-        if self._lent:
-            with outside_of_modes():
-                self.settle()
+        self.lent.settle()
         tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
-        name = _name(func)
+        name = name_of(func)
         if name in _LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
             return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
-        written = _written(func, args, kwargs)
+        written = list(_tensors(written_arguments(func, args, kwargs)))
         if name in _REARRANGING:
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
@@ -207,7 +177,7 @@ class Recorder:
         source, device = source_here(), _device(args, kwargs, self)
         if name in _WRITING_UNSAID:
             self._spoil_statistics(func, args, kwargs, source)
-        given = _named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
+        given = named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
         try:
             places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
             nodes = [
@@ -225,7 +195,7 @@ class Recorder:
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None
     ) -> None:
         """Batch norm in training mode writes to its running statistics, of which its schema says nothing."""
-        given = _named(func, args, kwargs)
+        given = named(func, args, kwargs)
         for key in ("running_mean", "running_var"):
             tensor = given.get(key)
             if isinstance(tensor, Tensor) and tensor.is_meta and given.get("training", given.get("train", True)):
@@ -274,7 +244,7 @@ class Recorder:
     def _on_meta(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run on the meta device, which knows shapes, dtypes and strides."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
-        if "device" in func_arguments(func):
+        if "device" in arguments_of(func):
             kwargs["device"] = _META
         return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
 
@@ -338,19 +308,19 @@ class Recorder:
             return cast(self.node(args[1]), dtype, source)
         if randomness.is_random(func):
             return randomness.drawn_in_place(base, args, kwargs, self.node, self.place(kwargs.get("generator"), source))
-        functional = _functional(func)
-        if functional is None:
+        making = functional(func)
+        if making is None:
             return None
         if "out" not in kwargs:
             with contextlib.suppress(RuntimeError, NotImplementedError):  # the result before it is cast to the target
-                probe = self._on_meta(functional, args, kwargs)
+                probe = self._on_meta(making, args, kwargs)
                 dtype = probe.dtype if isinstance(probe, Tensor) else dtype
-        given = _named(functional, self.node(args), {key: self.node(item) for key, item in kwargs.items()})
+        given = named(making, self.node(args), {key: self.node(item) for key, item in kwargs.items()})
         try:
-            return lowered(functional, given, tuple(target.shape), dtype, None, source)
+            return lowered(making, given, tuple(target.shape), dtype, None, source)
         except RecordingError as error:
-            named = {key: value for key, value in kwargs.items() if key != "out"}
-            return self._outside_of_the_language(functional, args, named, [target], error, source)[0]
+            inputs = {key: value for key, value in kwargs.items() if key != "out"}
+            return self._outside_of_the_language(making, args, inputs, [target], error, source)[0]
 
 
 _LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
@@ -370,56 +340,6 @@ _UNINITIALIZED: Final = frozenset(
         "new_empty_strided.default", "empty_permuted.default",
     )
 )  # fmt: skip
-
-
-@functools.lru_cache(maxsize=4096)
-def _name(func: OpOverload) -> str:
-    return func._schema.name.replace("::", ".") + "." + (func._overloadname or "default")
-
-
-@functools.lru_cache(maxsize=4096)
-def func_arguments(func: OpOverload) -> tuple[str, ...]:
-    """The names of an operation's arguments."""
-    return tuple(argument.name for argument in func._schema.arguments)
-
-
-def _named(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by their names."""
-    return {**dict(zip(func_arguments(func), args, strict=False)), **kwargs}
-
-
-@functools.lru_cache(maxsize=4096)
-def _mutated(func: OpOverload) -> tuple[tuple[int, str], ...]:
-    return tuple(
-        (position, argument.name)
-        for position, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-
-
-def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    found = [args[n] if n < len(args) else kwargs.get(name) for n, name in _mutated(func)]
-    return list(_tensors(found))
-
-
-@functools.lru_cache(maxsize=4096)
-def _functional(func: OpOverload) -> OpOverload | None:
-    """The operation that makes a new tensor of what ``func`` writes in place or to ``out``."""
-    namespace, packet = func._schema.name.split("::")
-    found = getattr(getattr(torch.ops, namespace), packet.removesuffix("_"), None)
-    if found is None:
-        return None
-    for version in found.overloads():
-        candidate = getattr(found, version)
-        if not candidate._schema.is_mutable and _signature(candidate) == _signature(func):
-            return candidate  # type: ignore[no-any-return]
-    return None
-
-
-def _signature(func: OpOverload) -> list[str]:
-    """The kinds of arguments that decide a value."""
-    left_out = ("out", "dtype", "device", "layout", "pin_memory")
-    return [re.sub(r"\(.*?\)", "", str(a.type)) for a in func._schema.arguments if a.name not in left_out]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -28,7 +28,16 @@ class Source:
 
 
 # libraries whose own lines say less than those that call them
-_THROUGH: Final = ("torch", "zeta", "transformers.initialization", "contextlib", "functools", "copy")
+_THROUGH: Final = (
+    "torch",
+    "zeta",
+    "transformers.initialization",
+    "contextlib",
+    "functools",
+    "copy",
+    "threading",
+    "concurrent",
+)
 
 # modules whose functions are named as what was called
 _NAMED: Final = ("torch.nn.init", "zeta.utils", "zeta.verbs")
