@@ -215,6 +215,21 @@ def test_a_new_file_that_somebody_else_wrote_is_not_taken_for_ours(tmp_path: Pat
     assert mine
     (tmp_path / "copy").write_text("precious")
     (tmp_path / "copy").rename(mine[0])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match="is damaged, or not of these files"):
+        write(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_files_that_were_trained_on_in_place_are_not_taken_back(tmp_path: Path) -> None:
+    """What a run leaves that is killed in its last moment is an empty folder; the files are the user's from then on."""
+    write(tmp_path)
+    (tmp_path / ".zeta-partial").mkdir()
+    mine = min(tmp_path.glob("*.safetensors"))
+    with mine.open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(b"\1\2\3\4")
+    trained = mine.read_bytes()
     with pytest.raises(CheckpointError, match="already has"):
         write(tmp_path)
-    assert mine[0].read_text() == "precious"
+    assert mine.read_bytes() == trained
