@@ -35,7 +35,18 @@ STAGES = {
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),
     "write": (
-        *("shards", "shares", "aliasing", "parametrized", "apply", "guards", "materialize", "files", "checkpoint"),
+        *(
+            "shards",
+            "shares",
+            "aliasing",
+            "placeholders",
+            "parametrized",
+            "apply",
+            "guards",
+            "materialize",
+            "files",
+            "checkpoint",
+        ),
         "utils",
     ),
     "report": (

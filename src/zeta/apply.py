@@ -19,6 +19,7 @@ from zeta.initializers import Program
 from zeta.modules import modules_of, parameters_of
 from zeta.names import Slot, any_sharded, gathered, is_sharded, walk
 from zeta.parametrized import Inversion, invert, tolerance
+from zeta.placeholders import stands_for
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
 from zeta.random import check_seed, draw_seed, parameter_key
@@ -263,10 +264,12 @@ def check_target(entry: Entry, slot: Slot) -> None:
 
 
 def check_memory(slot: Slot) -> None:
-    """Raise ``TargetError`` if the tensor has no memory yet."""
+    """Raise ``TargetError`` if the tensor has no memory yet, or stands for memory elsewhere."""
     tensor = slot.tensor
     if nn.parameter.is_lazy(tensor):
         raise TargetError("is lazy and has no shape yet; run one forward pass first")
+    if slot.kind is not Kind.BUFFER and (elsewhere := stands_for(slot)) is not None:
+        raise TargetError(elsewhere)
     if tensor.is_meta:
         raise TargetError(
             "is on the meta device and has no memory; build the model on a real device, or call "
