@@ -459,3 +459,12 @@ def test_division_is_multiplication_by_the_inverse() -> None:
 def test_other_kinds_of_numbers(number: Any) -> None:
     assert Normal(number) == Normal(float(number))
     assert type(Normal(number).std) is float
+
+
+@pytest.mark.parametrize(
+    ("std", "low", "high"), [(1e300, -0.04, 0.04), (1e17, 0.0, 1.0), (1.0, 3.0, 3.0000000000000004)]
+)
+def test_a_truncated_normal_without_digits_is_refused(std: float, low: float, high: float) -> None:
+    with pytest.raises(SpecError, match=r"std wide, in which a normal does not differ from a uniform law"):
+        TruncatedNormal(std, low=low, high=high)
+    assert TruncatedNormal(1e14, low=-0.04, high=0.04).bounds() == (-0.04, 0.04)

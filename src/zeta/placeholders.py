@@ -1,7 +1,7 @@
 """Parameters that stand for memory which another runtime holds: they look empty, or like a part, and are not.
 
-DeepSpeed's ZeRO-3 leaves parameters without elements, FSDP1 what one rank has of them. To write what is here would be to
-write nothing, or to the wrong places.
+DeepSpeed's ZeRO-3 leaves parameters without elements, FSDP1 what one rank has of them. To write what is here would be
+to write nothing, or to the wrong places.
 """
 
 from __future__ import annotations

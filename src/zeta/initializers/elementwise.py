@@ -15,6 +15,8 @@ from zeta.reading import shown
 LARGEST_SIGMA: Final = 6.34
 # Truncation intervals that begin farther out than this are refused: fp32 tail probabilities end there.
 FARTHEST_SIGMA: Final = 8.0
+#: truncated laws narrower than this are refused: their probability has no digits left
+_NARROWEST_SIGMA: Final = 1e-15
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,6 +167,11 @@ class TruncatedNormal(Initializer):
             raise SpecError(
                 f"TruncatedNormal: [{low:g}, {high:g}] begins {min(abs(a), abs(b)):.1f} std from the mean "
                 f"{self.mean:g}; at most {FARTHEST_SIGMA:g} is supported"
+            )
+        if b - a < _NARROWEST_SIGMA:
+            raise SpecError(
+                f"TruncatedNormal: [{low:g}, {high:g}] is {b - a:.2g} std wide, in which a normal does not differ from a "
+                "uniform law; use Uniform(low, high)"
             )
         if not isinstance(self.correct_std, bool):
             raise SpecError(f"TruncatedNormal: correct_std must be True or False, got {shown(self.correct_std)}")
