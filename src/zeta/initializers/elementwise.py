@@ -16,7 +16,7 @@ LARGEST_SIGMA: Final = 6.34
 # Truncation intervals that begin farther out than this are refused: fp32 tail probabilities end there.
 FARTHEST_SIGMA: Final = 8.0
 #: truncated laws narrower than this are refused: their probability has no digits left
-_NARROWEST_SIGMA: Final = 1e-15
+_NARROWEST_SIGMA: Final = 1e-24
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +170,7 @@ class TruncatedNormal(Initializer):
             )
         if b - a < _NARROWEST_SIGMA:
             raise SpecError(
-                f"TruncatedNormal: [{low:g}, {high:g}] is {b - a:.2g} std wide, in which a normal does not differ from a "
+                f"TruncatedNormal: [{low:g}, {high:g}] is {b - a:.2g} std wide, where a normal does not differ from a "
                 "uniform law; use Uniform(low, high)"
             )
         if not isinstance(self.correct_std, bool):
