@@ -434,6 +434,8 @@ class Several(nn.Module):
         torch._foreach_add_(tensors, 1.5)
         torch._foreach_mul_(tensors, [1.0, 2.0, 3.0])
         torch._foreach_copy_(tensors[:1], [torch.arange(3.0)])
+        torch._foreach_addcmul_(tensors, tensors, [torch.ones_like(tensor) for tensor in tensors], 0.5)
+        tensors += torch._foreach_pow(2.0, tensors) + torch._foreach_maximum(tensors, 2.0)
         for number, tensor in enumerate(torch._foreach_sqrt(tensors)):
             self.register_buffer(f"t{number}", tensor)
 

@@ -121,6 +121,14 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "shifted": lambda: (torch.arange(6) << 2) & 12 | 1,
     "of fewer digits": lambda: torch.rand(400, dtype=torch.bfloat16).half(),
     "rounded twice": lambda: torch.randn(4000, dtype=torch.float16).bfloat16(),
+    "moved away and back": lambda: (torch.rand(40) + 1e8) - 1e8,
+    "moved where it drowns": lambda: (torch.randn(40) * 1e-9 + 1) - 1,
+    "too large and back": lambda: torch.randn(40).half() * 6e4 * 6e4 / 6e4,
+    "normed along the other dimension": lambda: (lambda v: torch._weight_norm(v, v.norm(dim=0).view(5, 1), 0))(
+        torch.randn(5, 5)
+    ),
+    "a norm of zero": lambda: torch._weight_norm(torch.zeros(3, 4), torch.zeros(3, 4).norm(dim=1, keepdim=True), 0),
+    "a norm": lambda: (lambda v: torch._weight_norm(v, v.norm(dim=1, keepdim=True), 0))(torch.randn(5, 6)),
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
     "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),

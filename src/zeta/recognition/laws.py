@@ -125,7 +125,21 @@ def _law(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
             law = moved
     except SpecError:
         return None
-    return leaf.derived(initializer=law)
+    return leaf.derived(initializer=law) if _has_digits(law, leaf.dtype) else None
+
+
+def _has_digits(law: Initializer, dtype: torch.dtype) -> bool:
+    """Whether arithmetic in a dtype leaves a law what it is: not moved far away, and inside of the dtype's range."""
+    match law:
+        case Uniform():
+            centre, width = (law.low + law.high) / 2, law.high - law.low
+        case Normal() | TruncatedNormal():
+            centre, width = law.mean, law.std
+        case _:
+            return True
+    info = torch.finfo(dtypes.real_part(dtype))
+    near = width >= abs(centre) * info.eps * 2**8
+    return near and width >= info.smallest_normal * 2**10 and abs(centre) + 2**4 * width <= info.max
 
 
 def _moved(law: Initializer, shift: float) -> Initializer | None:
@@ -207,16 +221,19 @@ def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | No
 
 
 def _weight_norm(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``."""
+    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``, row by row, and no row is zero."""
     v, g = node.operands
-    base = _origin(g)
-    dim = node.attribute("dim") or 0
+    base, dim = _origin(g), node.attribute("dim") or 0
     if node.attribute("part") != 0 or base.op not in ("norm", "linalg_vector_norm"):
         return None
     power = base.attribute("p") if base.op == "norm" else base.attribute("ord")
-    if power not in (None, 2) or base.numel != v.shape[dim]:
-        return None
-    return simplifier[v] if _origin(base.operands[0]) is _origin(v) else None
+    [whole] = base.operands
+    rows, columns = v.shape[dim], v.numel // max(v.shape[dim], 1)
+    kept, summed = ((rows, columns), (1,)) if dim == 0 else ((columns, rows), (0,))
+    same = power in (None, 2) and whole.shape == kept and base.attribute("dim") == summed
+    law = simplifier[v]
+    never_zero = isinstance(law, Leaf) and (law.drawn is not None or law.initializer.bounds() != (0.0, 0.0))
+    return law if same and never_zero and _origin(whole) is _origin(v) else None
 
 
 def _origin(node: Node) -> Node:

@@ -63,6 +63,8 @@ class Operations(Private):  # type: ignore[no-untyped-call]
     def _each(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
         """An operation on lists of tensors, one after the other."""
         name = func._schema.name.removeprefix("aten::_foreach_")
+        if func._overloadname.startswith("Scalar"):  # torch calls these otherwise where one of both is a number
+            name = name.replace("maximum", "clamp_min").replace("minimum", "clamp_max")
         operation = getattr(torch.ops.aten, name, None)
         if operation is None:
             raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
@@ -70,10 +72,13 @@ class Operations(Private):  # type: ignore[no-untyped-call]
         def of(value: Any, number: int) -> Any:
             return value[number] if isinstance(value, list | tuple) else value
 
+        if name.startswith(("addcdiv", "addcmul")) and len(args) > 3:
+            args, kwargs = args[:3], {"value": args[3]}
+        count = next(len(value) for value in args if isinstance(value, list | tuple))
         with self:
             results = [
                 operation(*(of(value, n) for value in args), **{key: of(value, n) for key, value in kwargs.items()})
-                for n in range(len(args[0]))
+                for n in range(count)
             ]
         return None if func._schema.is_mutable else results
 

@@ -136,6 +136,8 @@ class Recorder:
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
             return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
         written = list(_tensors(written_arguments(func, args, kwargs)))
+        if name in _WRITING_UNSAID:
+            self._spoil_statistics(func, args, kwargs, source_here())
         if name in _REARRANGING:
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
@@ -175,8 +177,6 @@ class Recorder:
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
             return result  # a view, or data
         source, device = source_here(), _device(args, kwargs, self)
-        if name in _WRITING_UNSAID:
-            self._spoil_statistics(func, args, kwargs, source)
         given = named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
         try:
             places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
@@ -325,8 +325,9 @@ class Recorder:
 
 _LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
 _WRITING_UNSAID: Final = frozenset(
-    f"aten.{name}.default"
+    f"aten.{name}.{version}"
     for name in ("native_batch_norm", "batch_norm_update_stats", "cudnn_batch_norm", "miopen_batch_norm")
+    for version in ("default", "out")
 )
 _REARRANGING: Final = (
     "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
