@@ -498,7 +498,32 @@ def _of_a_part() -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("make", [_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part])
+def _by_torch() -> Tensor:
+    x = torch.zeros(4)
+    array = x.numpy()
+    x.fill_(3.0)
+    return torch.tensor(array)
+
+
+def _by_two_arrays() -> Tensor:
+    x = torch.zeros(4)
+    first, second = x.numpy(), x.numpy()
+    first[0] = 5
+    x.add_(0)
+    return torch.tensor(second)
+
+
+def _by_two_tensors() -> Tensor:
+    array = np.zeros(4, dtype=np.float32)
+    x, y = torch.from_numpy(array), torch.from_numpy(array)
+    x.fill_(3.0)
+    return y + 0
+
+
+SHARED = [_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part, _by_torch, _by_two_arrays, _by_two_tensors]
+
+
+@pytest.mark.parametrize("make", SHARED)
 def test_what_is_written_through_shared_memory_is_seen(make: Callable[[], Tensor]) -> None:
     def build() -> nn.Module:
         module = nn.Module()
@@ -522,3 +547,16 @@ def test_shared_memory_that_both_write_to_is_refused() -> None:
 
     with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in .*memory that NumPy .* shares was written to"):
         zeta.record(build)
+
+
+def test_shared_memory_cannot_have_random_values() -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        x = torch.zeros(4)
+        module.array = x.numpy()
+        module.weight = nn.Parameter(x.normal_())
+        return module
+
+    with pytest.warns(zeta.ZetaNotice, match="shares keeps what it had: it depends on random values"):
+        _, plan = zeta.record(build)
+    assert plan["weight"].initializer == Normal()

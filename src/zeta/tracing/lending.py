@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from zeta import dtypes
-from zeta.errors import RecordingError
+from zeta.errors import RecordingError, ZetaNotice
 from zeta.evaluation import outside_of_modes
-from zeta.tracing.graph import Graph, Node
+from zeta.tracing.graph import Graph, Node, concrete
 from zeta.tracing.sources import Source, source_here
 
 
@@ -38,22 +39,36 @@ class Lending:
             self._lent.append(Lent(twin=twin, real=real, node=node, source=source_here()))
 
     def settle(self) -> None:
-        """Note what was written to memory that was lent.
+        """Note what was written to memory that was lent, and let it have what torch wrote.
 
-        Raises ``RecordingError`` where the tensor was written to as well, as it is then not known in which order.
+        Raises ``RecordingError`` where both did, as it is then not known in which order.
         """
         if not self._lent:
             return
         with outside_of_modes():
-            for lent in self._lent:
-                if not torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen)):
-                    self._take_over(lent)
+            for lent in list(self._lent):
+                outside = not torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen))
+                inside = self._graph.cell(lent.twin).node is not lent.node
+                if outside and inside:
+                    raise RecordingError(
+                        f"{lent.source}: memory that NumPy or another library shares was written to there, and by "
+                        "torch; which came last is not recordable. Write to it by one of them, or copy it"
+                    )
+                if outside:
+                    self._graph.write(lent.twin, self._data(lent.real), lent.source)
+                elif inside:
+                    self._write_through(lent)
+                if outside or inside:
+                    lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
 
-    def _take_over(self, lent: Lent) -> None:
-        if self._graph.cell(lent.twin).node is not lent.node:
-            raise RecordingError(
-                f"{lent.source}: memory that NumPy or another library shares was written to there, and by torch; "
-                "which came last is not recordable. Write to it by one of them, or copy it"
+    def _write_through(self, lent: Lent) -> None:
+        try:
+            lent.real.copy_(concrete(self._graph.read(lent.twin), "it"))
+        except RecordingError as error:
+            self._lent.remove(lent)
+            warnings.warn(
+                f"{lent.source}: memory that NumPy or another library shares keeps what it had: {error}. What is made "
+                "of it there is not what the constructor would make",
+                ZetaNotice,
+                stacklevel=2,
             )
-        self._graph.write(lent.twin, self._data(lent.real), lent.source)
-        lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
