@@ -342,6 +342,24 @@ def test_a_function_that_forgets_a_parameter_is_an_error() -> None:
         zeta.plan(nn.Linear(4, 4, device="meta"), lambda model: nn.init.zeros_(model.weight))
 
 
+class Looks(nn.Module):
+    """Views of tensors that nothing else holds, as plain attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.arange(6.0).unsqueeze(0)
+        self.tables = [torch.eye(3)[1:], {"turned": torch.ones(2, 3).t()}]
+        self.weight = nn.Parameter(torch.zeros(2))
+
+
+def test_views_in_attributes_are_computed() -> None:
+    model, _, _ = recorded(Looks)
+    real = Looks()
+    assert torch.equal(model.table, real.table)
+    assert torch.equal(model.tables[0], real.tables[0])
+    assert torch.equal(model.tables[1]["turned"], real.tables[1]["turned"])
+
+
 # -- what a constructor does wrong, and what it keeps beside a weight --------------------------------------------------
 
 

@@ -27,8 +27,8 @@ from zeta.regions import Region
 TILE: Final = 2**18
 # a region alone is computed by recursion
 _LONGEST: Final = 128
-#: parts of one step that a region of the result may need
-_MOST_VIEWS: Final = 64
+#: parts of all steps that a region of the result may need
+_MOST_VIEWS: Final = 2 * _LONGEST
 _MOVING: Final = ("slice", "permute", "reshape", "update", "cat")
 #: what need not copy a tensor that nothing else uses
 _IN_PLACE: Final[Mapping[str, Callable[..., Tensor]]] = {
@@ -92,9 +92,9 @@ def _needs_few_regions(program: Program) -> bool:
                 (step.op, number if step.op in ("update", "cat") else 0, step.attributes, step.shape) if moves else None
             )
             views[ref.step] |= {view if own is None else (own, view) for view in views[position]}
-            if len(views[ref.step]) > _MOST_VIEWS:
-                return False
-    return True
+        if sum(map(len, views[position:])) > _MOST_VIEWS:
+            return False
+    return sum(map(len, views)) <= _MOST_VIEWS
 
 
 def _is_regional(program: Program, step: Step) -> bool:

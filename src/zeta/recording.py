@@ -285,11 +285,11 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
             swap(tensor, twin.requires_grad_(tensor.requires_grad))
         if tensor.is_meta:
             owned.add(tensor.untyped_storage()._cdata)
-    if not _strays(recorder, owned):
+    if not _strays(model, recorder, owned):
         return
     gc.collect()  # what only a cycle holds is not the model's
     problems: list[str] = []
-    for tensor, source in _strays(recorder, owned):
+    for tensor, source in _strays(model, recorder, owned):
         try:
             node = recorder.graph.read(tensor)
             if tensor.nbytes > _LARGEST_STRAY:
@@ -312,9 +312,11 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
         )
 
 
-def _strays(recorder: Recorder, owned: set[int]) -> list[tuple[Tensor, Source | None]]:
-    """The living tensors that are not, and do not look into, a parameter or buffer."""
+def _strays(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[tuple[Tensor, Source | None]]:
+    """The living tensors that are not, and do not look into, a parameter or buffer; views in attributes, too."""
     alive = [(tensor, source) for reference, source in recorder.made if (tensor := reference()) is not None]
+    known = {id(tensor) for tensor, _ in alive}
+    alive += [(tensor, None) for _, tensor in attributes(model) if id(tensor) not in known]
     return [(t, source) for t, source in alive if t.is_meta and t.untyped_storage()._cdata not in owned]
 
 

@@ -57,7 +57,7 @@ def files_of(folder: Path) -> tuple[str, ...]:
 
 
 def _is_interrupted(folder: Directory) -> bool:
-    """Whether a run was killed when its files had got names, or were about to."""
+    """Whether a run was killed when its files got names, or had nothing left to do but to remove this folder."""
     with folder.inner(PARTIAL) as partial:
         names = partial.names()
     return JOURNAL in names or not names
@@ -219,17 +219,12 @@ def _locked(folder: Directory) -> Iterator[tuple[Directory, bool]]:
 def _settle(folder: Directory, partial: Directory, request: Manifest) -> None:
     """Bring in order what a run left that was killed while its files got their names; see ``journal``."""
     journal = Journal.read(partial)
-    if journal is None and not partial.names() and _is_of(folder, request) and _is_as_written(folder):
-        # killed when all was done but to remove this folder
-        names = Manifest.read(folder.path / MANIFEST).layout.names
-        journal = Journal.of(folder, {name: name for name in (*names, MANIFEST)}, ())
-        journal.write(partial)
     if journal is None:
         return
     journal.check(folder, partial)
     if journal.is_complete(folder, partial):
         journal.forget_earlier(folder)
-        if not _is_of(folder, request) or not _is_as_written(folder):
+        if not _is_of(folder, request):
             _forget(partial, tuple(journal.files))
             return
         _note(partial, request)
@@ -246,17 +241,6 @@ def _is_of(folder: Directory, request: Manifest) -> bool:
         return False
     present = set(filter(is_own, folder.names()))
     return present == {*found.layout.names, MANIFEST} and not any(changes(found, request))
-
-
-def _is_as_written(folder: Directory) -> bool:
-    """Whether no file of a complete checkpoint was written to since: the manifest was the last.
-
-    Somebody may have trained on in place; that is theirs.
-    """
-    names = (*Manifest.read(folder.path / MANIFEST).layout.names, MANIFEST)
-    found = [folder.status(name) for name in names]
-    times = [status.st_mtime_ns for status in found if status is not None]
-    return len(times) == len(names) and max(times) == times[-1]
 
 
 def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:

@@ -97,10 +97,15 @@ class Journal:
         partial.sync()
 
     def check(self, folder: Directory, partial: Directory) -> None:
-        """Raise ``CheckpointError`` unless every new file is there, under either name: else nothing is touched."""
+        """Raise ``CheckpointError`` unless every new file is there, under either name, and was not written to since.
+
+        Somebody may have trained on in place, or put another file there; that is theirs, and nothing is touched.
+        """
+        written = partial.status(JOURNAL)
         for name, inode in self.files.items():
             places = (folder.status(name), partial.status(part(name)))
-            if all(found is None or found.st_ino != inode for found in places):
+            found = next((place for place in places if place is not None and place.st_ino == inode), None)
+            if found is None or written is None or found.st_mtime_ns > written.st_mtime_ns:
                 raise _damaged(partial)
 
     def is_complete(self, folder: Directory, partial: Directory) -> bool:
