@@ -81,7 +81,6 @@ GLOBAL_RNG = {
     "zeta.check.samples._tokens: torch.randint": "a generator of its own, for a batch",
     "zeta.check.samples._pixels: torch.randint": "likewise",
     "zeta.check.samples._pixels: torch.randn": "likewise",
-    "zeta.tracing.recorder.Recorder.place: torch.empty(1, device=drawing.device).uniform_": "it draws there",
     "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
     "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",
     "zeta.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "a generator of its own, likewise",

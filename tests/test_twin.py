@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -129,6 +130,10 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     ),
     "a norm of zero": lambda: torch._weight_norm(torch.zeros(3, 4), torch.zeros(3, 4).norm(dim=1, keepdim=True), 0),
     "a norm": lambda: (lambda v: torch._weight_norm(v, v.norm(dim=1, keepdim=True), 0))(torch.randn(5, 6)),
+    "rows by a list": lambda: _set(torch.randn(5, 4), [0, 3]),
+    "columns by a range": lambda: _set(torch.randn(5, 4), (slice(None), range(1, 3))),
+    "rows by truth values": lambda: _set(torch.ones(3, 4), [True, False, True]),
+    "read by a list": lambda: torch.randn(5, 4)[[4, 1]] * 2,
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
     "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),
@@ -158,6 +163,11 @@ def _mirrored(x: Tensor) -> Tensor:
 def _repeated(x: Tensor) -> Tensor:
     x[:3].normal_()
     x[3:] = x[:3]
+    return x
+
+
+def _set(x: Tensor, index: Any) -> Tensor:
+    x[index] = 0.5
     return x
 
 
@@ -265,10 +275,29 @@ class Seeded(nn.Module):
         self.n = nn.Parameter(nn.init.trunc_normal_(torch.empty(5)))
 
 
+class SeededAfterOthers(nn.Module):
+    """The same seed and the same second layer, after first ones of another size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+        torch.manual_seed(0)
+        self.second = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 4))
+        torch.manual_seed(0)
+        self.third = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4))
+
+
 def same_tensors(model: nn.Module) -> set[tuple[str, str]]:
     named = dict(model.named_parameters())
     pairs = [(a, b) for a in named for b in named if a < b and named[a].shape == named[b].shape]
     return {(a, b) for a, b in pairs if torch.equal(named[a], named[b])}
+
+
+def test_what_follows_depends_on_what_was_drawn() -> None:
+    model, plan = zeta.record(SeededAfterOthers)
+    zeta.materialize_(model, plan, seed=5)
+    assert same_tensors(model) == same_tensors(SeededAfterOthers())
 
 
 def test_what_is_seeded_alike_is_alike() -> None:

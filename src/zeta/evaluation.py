@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -177,8 +178,20 @@ _STRETCH: Final = 2**15
 #: elements: a multiple of what any loop over vectors takes at a time
 _VECTORS: Final = 256
 
-#: held while torch has one thread, as its number is the whole process's
-_ALONE: Final = threading.RLock()
+
+class _Alone:
+    """Held while torch has one thread, as its number is the whole process's; free in a child forked meanwhile."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_ALONE: Final = _Alone()
 
 
 @contextlib.contextmanager
@@ -194,7 +207,7 @@ def one_thread() -> Iterator[None]:
 
     Products are in full precision, whatever ``torch.set_float32_matmul_precision`` allows.
     """
-    with _ALONE, full_precision():
+    with _ALONE.lock, full_precision():
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -206,7 +219,7 @@ def one_thread() -> Iterator[None]:
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Matrix products of fp32 in fp32, on all threads meanwhile."""
-    with _ALONE:
+    with _ALONE.lock:
         backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
         before = [backend.fp32_precision for backend in backends]
         changed = [(backend, found) for backend, found in zip(backends, before, strict=True) if found != "ieee"]

@@ -171,6 +171,21 @@ def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict
     return twin.requires_grad_(tensor.requires_grad)
 
 
+def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Lists and arrays as an index: torch would make tensors of them where the indexed one is, without their values."""
+    index = args[1]
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(part, list | range) or hasattr(part, "__array_interface__") for part in parts):
+        return NotImplemented
+    made = tuple(
+        torch.tensor(list(part) if isinstance(part, range) else part, device="cpu")
+        if isinstance(part, list | range) or hasattr(part, "__array_interface__")
+        else part
+        for part in parts
+    )
+    return func(args[0], made if isinstance(index, tuple) else made[0], *args[2:])
+
+
 Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
@@ -180,6 +195,8 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "to": _same_place,
     "cpu": _same_place,
     "__deepcopy__": _deepcopy,
+    "__getitem__": _indexed,
+    "__setitem__": _indexed,
 }
 
 

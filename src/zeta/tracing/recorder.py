@@ -79,14 +79,19 @@ class Recorder:
             return tuple(self.node(item) for item in value)
         return value
 
-    def place(self, generator: torch.Generator | None, source: Source | None) -> Place:
-        """Where something is drawn. The generator moves on, as it does when it draws."""
+    def place(self, generator: torch.Generator | None, source: Source | None, *drawn: Any) -> Place:
+        """Where something is drawn. The generator moves on by what is ``drawn``, on which depends what follows."""
         with outside_of_modes():
             drawing = self.generator() if generator is None else generator
             state = drawing.get_state()
             digest = hashlib.blake2b(ctypes.string_at(state.data_ptr(), state.nbytes), digest_size=16).digest()
-            torch.empty(1, device=drawing.device).uniform_(generator=drawing)
+            moved = hashlib.blake2b(digest + repr(drawn).encode(), digest_size=7).digest()
+            drawing.manual_seed(int.from_bytes(moved, "little"))
         return Place(source=source, state=digest, known=self._leaves)
+
+    def _place(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None) -> Place:
+        forms = [(tuple(arg.shape), arg.dtype) if isinstance(arg, Tensor) else arg for arg in args]
+        return self.place(kwargs.get("generator"), source, name, forms, kwargs.get("dtype"))
 
     def draw_into(
         self,
@@ -98,7 +103,8 @@ class Recorder:
     ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
         source = source_here(called)
-        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, self.place(generator, source), axes)
+        place = self.place(generator, source, called, tuple(tensor.shape), tensor.dtype)
+        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, place, axes)
         self.graph.write(tensor, replace(copy(node), source=source), source)
         return tensor
 
@@ -152,7 +158,7 @@ class Recorder:
 
     def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
-        node = randomness.made(name, args, kwargs, self.node, self.place(kwargs.get("generator"), source))
+        node = randomness.made(name, args, kwargs, self.node, self._place(name, args, kwargs, source))
         if node is not None:
             return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
         reason = f"{name} made, a random operation that is not recordable ({source})"
@@ -307,7 +313,7 @@ class Recorder:
         if base == "copy_":
             return cast(self.node(args[1]), dtype, source)
         if randomness.is_random(func):
-            return randomness.drawn_in_place(base, args, kwargs, self.node, self.place(kwargs.get("generator"), source))
+            return randomness.drawn_in_place(base, args, kwargs, self.node, self._place(name, args, kwargs, source))
         making = functional(func)
         if making is None:
             return None
