@@ -221,7 +221,7 @@ def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | No
 
 
 def _weight_norm(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``, row by row, and no row is zero."""
+    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``, row by row; what is zero is meant to stay so."""
     v, g = node.operands
     base, dim = _origin(g), node.attribute("dim") or 0
     if node.attribute("part") != 0 or base.op not in ("norm", "linalg_vector_norm"):
@@ -231,9 +231,7 @@ def _weight_norm(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple 
     rows, columns = v.shape[dim], v.numel // max(v.shape[dim], 1)
     kept, summed = ((rows, columns), (1,)) if dim == 0 else ((columns, rows), (0,))
     same = power in (None, 2) and whole.shape == kept and base.attribute("dim") == summed
-    law = simplifier[v]
-    never_zero = isinstance(law, Leaf) and (law.drawn is not None or law.initializer.bounds() != (0.0, 0.0))
-    return law if same and never_zero and _origin(whole) is _origin(v) else None
+    return simplifier[v] if same and _origin(whole) is _origin(v) else None
 
 
 def _origin(node: Node) -> Node:
