@@ -129,6 +129,7 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
         torch.randn(5, 5)
     ),
     "a norm": lambda: (lambda v: torch._weight_norm(v, v.norm(dim=1, keepdim=True), 0))(torch.randn(5, 6)),
+    "a mask of two dimensions and an index": lambda: _masked(torch.randn(3, 4, 5, 5)),
     "rows by a list": lambda: _set(torch.randn(5, 4), [0, 3]),
     "columns by a range": lambda: _set(torch.randn(5, 4), (slice(None), range(1, 3))),
     "rows by truth values": lambda: _set(torch.ones(3, 4), [True, False, True]),
@@ -162,6 +163,13 @@ def _mirrored(x: Tensor) -> Tensor:
 def _repeated(x: Tensor) -> Tensor:
     x[:3].normal_()
     x[3:] = x[:3]
+    return x
+
+
+def _masked(x: Tensor) -> Tensor:
+    mask = torch.zeros(3, 4, dtype=torch.bool)
+    mask[1, 2] = mask[0, 3] = True
+    x[mask, torch.tensor([0, 2])] = 0.25
     return x
 
 

@@ -1,6 +1,6 @@
 """Changes to what all threads share, held while at least one block needs them, in any thread.
 
-What is put in the place of torch's looks at the calling thread, and does in other threads what torch's does.
+The new code checks the calling thread. In other threads it does what torch's own code does.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ def _scatter(self: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
 
 
 def _index(x: Tensor, *indices: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Rows, columns and so on at ``indices``, each along one of ``dims``, broadcast with each other as in numpy."""
+    """The elements at ``indices``, each at one of the places ``dims`` of torch's list, broadcast as in NumPy."""
     return torch.ops.aten.index(x, _at(x, indices, dims))  # type: ignore[no-any-return]
 
 

@@ -78,11 +78,14 @@ def _needs_few_regions(program: Program) -> bool:
 
     Each use of a step may want another part of it, so that their number can double with every step.
     """
-    views: list[set[Any]] = [
-        set() for _ in program.steps
-    ]  # how a step is looked at: what lies between it and the result
+    # how each step is looked at: what lies between it and the result
+    views: list[set[Any]] = [set() for _ in program.steps]
     views[-1].add(())
+    count = 0
     for position in range(len(program.steps) - 1, -1, -1):
+        count += len(views[position])
+        if count > _MOST_VIEWS:
+            return False
         step = program.steps[position]
         for number, ref in enumerate(step.operands):
             if not isinstance(ref, Ref):
@@ -92,9 +95,7 @@ def _needs_few_regions(program: Program) -> bool:
                 (step.op, number if step.op in ("update", "cat") else 0, step.attributes, step.shape) if moves else None
             )
             views[ref.step] |= {view if own is None else (own, view) for view in views[position]}
-        if sum(map(len, views[position:])) > _MOST_VIEWS:
-            return False
-    return sum(map(len, views)) <= _MOST_VIEWS
+    return True
 
 
 def _is_regional(program: Program, step: Step) -> bool:

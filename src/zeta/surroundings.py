@@ -52,7 +52,7 @@ _TAKEN: Final[dict[int, int]] = {}
 def alone_with(model: nn.Module) -> Iterator[None]:
     """Wait until no other thread is in such a block with one of the model's modules.
 
-    What changes a model for a while and gives it back would find it changed, and give that back.
+    Such a block changes the model temporarily and restores it. A second thread would save and restore the changed one.
     """
     mine = threading.get_ident()
     wanted = [id(module) for module in modules_of(model)] if isinstance(model, nn.Module) else []  # else refused later

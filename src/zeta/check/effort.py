@@ -75,7 +75,7 @@ def shared_out(kinds: Sequence[Sequence[float]], most: float) -> list[Choice]:
 
 
 class Course:
-    """Tells how far the full level has come."""
+    """Reports the progress of the full level."""
 
     def __init__(self, progress: Progress | None, total: float) -> None:
         self._progress = progress

@@ -114,7 +114,7 @@ def _gradients(
 
 @contextlib.contextmanager
 def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
-    """Let modules hold ``others`` in the place of their parameters, by the ``id`` of these; under each of tied names.
+    """Temporarily replace the modules' parameters by ``others``, found by the parameter's ``id``; under each tied name.
 
     As ``torch.func.functional_call``, which ends where modules are nested deeper than Python calls itself.
     """

@@ -1,8 +1,8 @@
 """Threads that do jobs, for which it is an error, and never a wait without end, if one of them cannot start or dies.
 
 ``threading.Thread.start`` waits for the new thread to say that it runs. One that finds no memory for its first steps
-dies without a word, and who started it waits forever. The threads here are started one level below, and each holds an
-object that is gone when the thread is, for whatever reason; whoever waits looks whether it is still there.
+ends without an error, and the thread that started it waits forever. The threads here are started one level below, and
+each holds an object that is gone when the thread is, for whatever reason; whoever waits looks whether it is there.
 """
 
 from __future__ import annotations

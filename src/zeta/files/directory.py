@@ -1,6 +1,6 @@
 """An open folder: what is done in it goes by names directly inside, follows no link, and replaces nothing.
 
-A path is looked up anew by each call, and somebody may have put a link in the place of a folder or file meanwhile. A
+Each call looks a path up again. In between, somebody may have replaced a folder or file by a link. A
 folder that is open stays the one that it was.
 """
 

@@ -49,7 +49,7 @@ def check_output(path: str | PathLike[str], what: str = "path") -> Path:
 
 
 def write_text(path: str | PathLike[str], text: str) -> None:
-    """Write a file as a whole or not at all, in the place of one with that name, but not of a link, folder or device.
+    """Write a file as a whole or not at all, replacing a file with that name, but never a link, folder or device.
 
     Raises ``SpecError`` and ``UsageError`` as ``check_output``, ``OSError`` where the system refuses.
     """

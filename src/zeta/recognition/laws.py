@@ -183,7 +183,7 @@ def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | No
     leaf = args[0]
     low, high = {"clamp": args[1:], "clamp_min": [*args[1:], None], "clamp_max": [None, *args[1:]]}[node.op]
     if isinstance(leaf, Leaf) and isinstance(leaf.initializer, Uniform) and leaf.dtype in dtypes.REAL:
-        # as a value that is drawn below its end is told
+        # this is how a draw that stays below its upper bound is recorded
         ends = dtypes.below(leaf.initializer.high, leaf.dtype)
         return leaf.derived() if low is None and isinstance(high, float) and high >= ends else None
     if not isinstance(leaf, Leaf) or not isinstance(leaf.initializer, Normal | TruncatedNormal):

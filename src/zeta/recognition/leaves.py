@@ -83,7 +83,7 @@ def leaf_of(node: Simple) -> Leaf | None:
 
 
 def computed(node: Simple) -> Simple:
-    """The node as operations on what is drawn: the formula in the place of a law that was derived."""
+    """The node as operations on what is drawn: a derived law is replaced by its formula."""
     leaf = leaf_of(node)
     return node if leaf is None or leaf.formula is None else leaf.formula
 

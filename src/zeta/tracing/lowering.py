@@ -124,8 +124,6 @@ _NAMES: Final = {
     "true_divide": "div", "subtract": "sub", "negative": "neg",
     "_conj_physical": "conj_physical", "__lshift__": "bitwise_left_shift", "__rshift__": "bitwise_right_shift",
     "__and__": "bitwise_and", "__or__": "bitwise_or", "__xor__": "bitwise_xor",
-    "__ilshift__": "bitwise_left_shift", "__irshift__": "bitwise_right_shift", "__iand__": "bitwise_and",
-    "__ior__": "bitwise_or", "__ixor__": "bitwise_xor",
 }  # fmt: skip
 
 Given = dict[str, Any]
@@ -133,10 +131,7 @@ Lowering = Callable[[Given, tuple[int, ...], torch.dtype, Source | None], Node]
 
 
 def _of_full(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
-    return _filled(given.get("fill_value", given.get("s")), shape, dtype, source)
-
-
-def _filled(value: Any, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
+    value = given.get("fill_value", given.get("s"))
     if isinstance(value, Node):
         return replace(expand(copy(cast(value, dtype)), shape), source=source)
     return full(value, shape, dtype, source)
@@ -147,7 +142,7 @@ def _of_number(value: int) -> Lowering:
 
 
 def _of_copy(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
-    return cast(expand(given["self"], shape) if given["self"].shape != shape else given["self"], dtype)
+    return cast(expand(given["self"], shape), dtype)
 
 
 def _of_reshaped(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
@@ -210,16 +205,9 @@ def _of_index_put(given: Given, shape: tuple[int, ...], dtype: torch.dtype, sour
 
 
 def _indices(given: Given) -> tuple[list[Node], tuple[int, ...]]:
-    found: list[Node] = []
-    dims: list[int] = []
-    dim = 0
-    for index in given["indices"]:
-        if index is not None:
-            found.append(index)
-            dims.append(dim)
-        # a mask stands for as many dimensions as it has
-        dim += len(index.shape) if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
-    return found, tuple(dims)
+    """The indices, and the place of each in torch's list, where a mask has one place for all of its dimensions."""
+    placed = [(place, index) for place, index in enumerate(given["indices"]) if index is not None]
+    return [index for _, index in placed], tuple(place for place, _ in placed)
 
 
 def _of_embedding(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
@@ -299,8 +287,8 @@ _SPECIAL: Final[dict[str, Lowering]] = {
     **dict.fromkeys(
         ("view", "_unsafe_view", "view_copy", "_reshape_copy", "squeeze_copy", "unsqueeze_copy"), _of_reshaped
     ),
-    **dict.fromkeys(("permute_copy",), _of_permuted),
-    **dict.fromkeys(("expand_copy",), _of_expanded),
+    "permute_copy": _of_permuted,
+    "expand_copy": _of_expanded,
     "repeat": _of_repeat,
     "stack": _of_stack,
     "cat": _of_cat,
