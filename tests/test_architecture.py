@@ -29,7 +29,7 @@ STAGES = {
         *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules", "reading"),
         *("exchange", "generators", "surroundings", "forked"),
     ),
-    "describe": ("gains", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
+    "describe": ("gains", "usage", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
     "resolve": ("names", "plans", "planning", "recording", "submodels"),
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),

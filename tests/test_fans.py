@@ -151,40 +151,20 @@ def test_another_class_called_conv1d_is_out_by_in() -> None:
     assert fan_pair(Conv1D()) == (12, 5)
 
 
-class Experts(nn.Module):
-    def __init__(self, *shape: int, name: str = "weight") -> None:
-        super().__init__()
-        self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
-
-
-class Fused(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.expert_weight = nn.Parameter(torch.zeros(4, 6, 10))
-        self.weight = nn.Parameter(torch.zeros(4, 6, 10))
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "expected"),
-    [
-        (Experts(4, 6, 10), "weight", (6, 10)),
-        (Experts(4, 6, 10, name="down_proj"), "down_proj", (6, 10)),
-        (Experts(4, 6, 10, name="gate_up_proj"), "gate_up_proj", (6, 5)),  # two maps side by side
-        (Fused(), "expert_weight", (6, 10)),
-    ],
-)
-def test_experts_are_numbered_by_dimension_0_and_stored_in_by_out(
-    module: nn.Module, name: str, expected: tuple[int, int]
+@pytest.mark.parametrize(("transposed", "whole", "expected"), [
+    (True, True, {"gate_up_proj": (6, 5), "down_proj": (6, 10)}),
+    (False, True, {"gate_up_proj": (10, 3), "down_proj": (10, 6)}),
+    (True, False, {"gate_up_proj": (6, 10), "down_proj": (6, 10)}),  # gate and up alternate
+])  # fmt: skip
+def test_experts_of_transformers_say_how_they_are_stored(
+    transposed: bool, whole: bool, expected: dict[str, tuple[int, int]]
 ) -> None:
-    assert fan_pair(module, name) == expected
-    assert axes_of(module, name, getattr(module, name).shape).batch == (0,)
-
-
-@pytest.mark.parametrize(("name", "expected"), [("down_proj", (10, 6)), ("gate_up_proj", (10, 3))])
-def test_experts_that_are_not_transposed_are_out_by_in(name: str, expected: tuple[int, int]) -> None:
-    experts = Experts(4, 6, 10, name=name)
-    experts.is_transposed = False
-    assert fan_pair(experts, name) == expected
+    experts = nn.Module()
+    experts.is_transposed, experts.is_concatenated, experts.has_gate = transposed, whole, True  # type: ignore[assignment]
+    for name in expected:
+        experts.register_parameter(name, nn.Parameter(torch.zeros(4, 6, 10)))
+    assert {name: fan_pair(experts, name) for name in expected} == expected
+    assert axes_of(experts, "down_proj", torch.Size((4, 6, 10))).batch == (0,)
 
 
 def test_mixtral_experts_against_their_configuration() -> None:
@@ -195,6 +175,12 @@ def test_mixtral_experts_against_their_configuration() -> None:
     experts = next(module for module in model.modules() if hasattr(module, "gate_up_proj"))
     assert fan_pair(experts, "gate_up_proj") == (8, 14)
     assert fan_pair(experts, "down_proj") == (14, 8)
+
+
+class Fused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4, 6, 10))
 
 
 def test_a_3d_weight_of_unknown_layout_is_refused() -> None:

@@ -199,6 +199,11 @@ def test_kinds_of_torch_layers(layer: str, expected: dict[str, str]) -> None:
 
 
 class MyRMSNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True))
+
+
+class CalledNorm(nn.Module):
     pass
 
 
@@ -209,8 +214,9 @@ class Block(nn.Module):
 @pytest.mark.parametrize(
     ("module", "name", "ndim", "expected"),
     [
-        (MyRMSNorm(), "weight", 1, "norm_scale"),  # a norm by its class's name
-        (MyRMSNorm(), "scale", 0, "norm_scale"),
+        (MyRMSNorm(), "weight", 1, "norm_scale"),  # a norm by what it does
+        (MyRMSNorm(), "scale", 0, "other"),
+        (CalledNorm(), "weight", 1, "other"),  # a name says nothing
         (MyRMSNorm(), "proj", 2, "weight"),
         (MyRMSNorm(), "bias", 1, "bias"),
         (Block(), "gamma", 1, "other"),

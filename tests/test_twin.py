@@ -106,6 +106,18 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "kron": lambda: torch.kron(torch.randn(2, 3), torch.arange(6.0).view(3, 2)),
     "rolled": lambda: torch.randn(4, 5).roll((1, 2), (0, 1))[1:],
     "channels last": lambda: torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)[:, 1:],
+    "weight norm of a transposed one": lambda: torch._weight_norm(torch.randn(4, 3).t(), torch.ones(3, 1), 0),
+    "weight norm of one that is expanded": lambda: torch._weight_norm(
+        torch.randn(1, 3).expand(4, 3), torch.ones(1, 1).expand(4, 1), 0
+    ),
+    "sorted where all are equal": lambda: torch.randn(1, 1).expand(33, 130).contiguous().argsort(1),
+    "sorted along the columns": lambda: torch.randn(130).expand(130, 130).contiguous().argsort(0),
+    "sums of a contiguous copy": lambda: torch.randn(37, 50).t().contiguous().sum(0),
+    "norms of a contiguous copy": lambda: torch.randn(37, 50).t().contiguous().norm(dim=1),
+    "bytes over minus one": lambda: torch.arange(256, dtype=torch.uint8) // -1,
+    "bytes modulo the largest": lambda: torch.arange(256, dtype=torch.uint8) % torch.tensor([255], dtype=torch.uint8),
+    "a short number over minus one": lambda: ((torch.arange(3, dtype=torch.int16) + 5)[2] // -1).expand(2).clone(),
+    "true division by minus one": lambda: torch.tensor([-(2**63), 7]) / -1,
     "negated ones": lambda: -torch.ones(3),
     "minus a full": lambda: 2 - torch.full((3,), 0.5, dtype=torch.float64),
     "reciprocal": lambda: torch.full((3,), 4, dtype=torch.int64).reciprocal(),

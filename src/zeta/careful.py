@@ -35,13 +35,17 @@ def _divided(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def divided(*, self: Any, other: Any, **attributes: Any) -> Any:
         tensors = [value for value in (self, other) if isinstance(value, Tensor)]
-        whole = not any(t.is_meta or t.is_floating_point() or t.is_complex() for t in tensors)
-        if not whole or not bool(torch.as_tensor(other == -1, device="cpu").any()):
+        dtype = torch.result_type(self, other)
+        whole = dtype.is_signed and not (dtype.is_floating_point or dtype.is_complex or any(t.is_meta for t in tensors))
+        if not whole or attributes.get("rounding_mode", "floor") is None:
             return function(self, other, **attributes)
-        ones = torch.ones_like(torch.as_tensor(other, device="cpu"))
-        usual = function(self, torch.where(ones == -other, ones, other), **attributes)
-        opposite = function(torch.neg(torch.as_tensor(self, device="cpu")), ones, **attributes)
-        return torch.where(ones == -other, opposite, usual)
+        dividend, divisor = (torch.as_tensor(value, device="cpu").to(dtype) for value in (self, other))
+        minus = divisor == -1
+        if not bool(minus.any()):
+            return function(self, other, **attributes)
+        ones = torch.ones_like(divisor)
+        usual = function(self, torch.where(minus, ones, divisor), **attributes)
+        return torch.where(minus, function(torch.neg(dividend), ones, **attributes), usual)
 
     return divided
 

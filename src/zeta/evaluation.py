@@ -129,6 +129,8 @@ def _call(
     device: torch.device,
 ) -> Tensor:
     part = attributes.pop("part", None)
+    if operation.dense:
+        operands = [_plain(value).contiguous() if isinstance(value, Tensor) else value for value in operands]
     if operation.creates or operation.casts:
         attributes["dtype"] = dtype
     if operation.creates:
@@ -137,11 +139,16 @@ def _call(
         result = operation.compute(*operands, **attributes)
     else:  # by name: torch has operands and attributes in one order
         result = operation.compute(**dict(zip(operation.operands, operands, strict=True)), **attributes)
-    if part is None:
-        return result  # type: ignore[no-any-return]
-    if not isinstance(result, list | tuple) or not 0 <= part < len(result):
-        raise ValueError(f"there is no part {part}")
-    return result[part]  # type: ignore[no-any-return]
+    if part is not None:
+        if not isinstance(result, list | tuple) or not 0 <= part < len(result):
+            raise ValueError(f"there is no part {part}")
+        result = result[part]
+    return _plain(result) if isinstance(result, Tensor) else result
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The values themselves: some of torch's results are marked as to be conjugated or negated."""
+    return tensor.resolve_conj().resolve_neg()
 
 
 def compute_elementwise(

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from zeta.errors import FanError, SpecError
 from zeta.reading import shown
+from zeta.usage import uses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +268,13 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
         ):
             return Axes(fan_in=(0,), fan_out=(1,))
     owner = "a bare tensor" if module is None else f"{type(module).__name__}.{name}"
+    seen = (
+        None if module is None or len(shape) < 2 else _experts(module, name, shape) or _in_forward(module, name, shape)
+    )
+    if seen is not None:
+        return seen
     if len(shape) == 2:
         return Axes(fan_in=(1,), fan_out=(0,))
-    if len(shape) == 3 and module is not None and _holds_experts(module, name):
-        return _experts(module, name, shape)
     if len(shape) < 2:
         raise FanError(
             f"{owner} of shape {tuple(shape)} has no fans: a bias or a scale is not a map. "
@@ -296,15 +300,30 @@ def _blocks(dim: int, n: Any) -> tuple[tuple[int, int], ...]:
     return ((dim, int(n)),) if int(n) > 1 else ()
 
 
-def _holds_experts(module: nn.Module, name: str) -> bool:
-    return "expert" in f"{type(module).__name__} {name}".lower() or "moe" in type(module).__name__.lower()
+def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
+    """Transformers' experts, whose class says how they are stored: ``(E, in, out)`` or ``(E, out, in)``."""
+    transposed, gated, whole = (
+        getattr(module, each, None) for each in ("is_transposed", "has_gate", "is_concatenated")
+    )
+    if len(shape) != 3 or None in (transposed, gated, whole) or name not in ("gate_up_proj", "up_proj", "down_proj"):
+        return None
+    into, out = (1, 2) if transposed else (2, 1)
+    packed = 2 if name == "gate_up_proj" and whole else 1
+    return Axes(fan_in=(into,), fan_out=(out,), batch=(0,), blocks=_blocks(out, packed))
 
 
-def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes:
-    """Experts are ``(E, in, out)``; transformers' own say ``is_transposed=False`` where they are ``(E, out, in)``."""
-    into, out = (1, 2) if getattr(module, "is_transposed", True) else (2, 1)
-    gate_and_up = 2 if name.startswith("gate_up") else 1
-    return Axes(fan_in=(into,), fan_out=(out,), batch=(0,), blocks=_blocks(out, gate_and_up))
+def _in_forward(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
+    """What the products in ``forward`` say, where all of them say the same."""
+    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+    found = uses(layer, name, len(shape))
+    products = found.products
+    if found.lost or len({(use.fan_in, use.fan_out, use.lookup) for use in products}) != 1:
+        return None
+    use = max(products, key=lambda use: len(use.blocks))
+    if not (use.fan_in or use.lookup):
+        return None
+    rest = set(range(len(shape))) - {*use.fan_in, *use.fan_out, *use.lookup}
+    return Axes(fan_in=use.fan_in, fan_out=use.fan_out, lookup=use.lookup, batch=tuple(sorted(rest)), blocks=use.blocks)
 
 
 _GATES: Final = {nn.RNN: 1, nn.RNNCell: 1, nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}

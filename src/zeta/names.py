@@ -22,6 +22,7 @@ from zeta.errors import TargetError
 from zeta.fans import originals, parametrized_shape
 from zeta.modules import modules_of, named_modules_of, tensors_of
 from zeta.rules import NORMS, Kind
+from zeta.usage import normalizes, uses
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
@@ -286,14 +287,29 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 # -- kinds -----------------------------------------------------------------------------------------------------------
 
-_NORM_NAME: Final = re.compile(r"norm", re.IGNORECASE)
 _BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
 
 
-def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
-    """Tell what a parameter is for, from its module's type, its local name and its number of dimensions, if known."""
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm: one of torch's, or one that holds vectors only and divides by a norm or a std."""
     layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
-    return _kind_in(layer, local_name, ndim)
+    return isinstance(module, NORMS) or (
+        all(name == "parametrizations" for name in module._modules)
+        and all(parameter is None or parameter.ndim <= 1 for parameter in module._parameters.values())
+        and normalizes(layer)
+    )
+
+
+def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
+    """Tell what a parameter is for: from its module's type, its local name, and what ``forward`` does with a vector."""
+    layer: Any = type(module)
+    kind = _kind_in(layer, local_name, ndim)
+    if kind is not Kind.OTHER or ndim is None:
+        return kind
+    found = uses(layer, local_name, ndim)
+    if found.scales_in_norm or (ndim == 1 and found.scales and not found.adds and is_norm(module)):
+        return Kind.NORM_SCALE
+    return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else Kind.OTHER
 
 
 @functools.lru_cache(maxsize=4096)
@@ -303,11 +319,9 @@ def _kind_in(layer: Any, local_name: str, ndim: int | None) -> Kind:
         return Kind.BIAS
     if issubclass(layer, (nn.Embedding, nn.EmbeddingBag)):
         return Kind.EMBEDDING
-    if issubclass(layer, NORMS) or (ndim in (0, 1) and _NORM_NAME.search(layer.__name__)):
+    if issubclass(layer, NORMS):
         return Kind.NORM_SCALE
-    if ndim is None or ndim >= 2:
-        return Kind.WEIGHT
-    return Kind.OTHER
+    return Kind.WEIGHT if ndim is None or ndim >= 2 else Kind.OTHER
 
 
 def is_norm_statistic(slot: Slot) -> bool:

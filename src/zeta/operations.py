@@ -36,7 +36,8 @@ class Operation:
     Attributes in ``optional`` may be left out. ``compute`` takes the operands, then the attributes by name; with
     ``creates`` also ``dtype`` and ``device``; with ``casts`` also ``dtype``. ``numbers`` may be operands, beside a
     tensor. Where torch returns several tensors, the
-    attribute ``part`` says which of them is meant.
+    attribute ``part`` says which of them is meant. ``dense`` operands are handed over in row-major order, as
+    the sums and the sorting of torch depend on strides.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Operation:
     numbers: bool = False
     creates: bool = False
     casts: bool = False
+    dense: bool = False
     work: Callable[[Sequence[Type], Type], int] = field(default=lambda operands, result: _elements(operands, result))
 
 
@@ -292,7 +294,7 @@ _OWN: Final[Sequence[tuple[str, Callable[..., Any], dict[str, Any]]]] = (
     ("strided: x; shape:ints strides:ints offset:int", layouts.strided, {}),
     ("strided_update: x value; strides:ints offset:int", layouts.strided_update, {}),
     ("cat: parts; dim:int", _cat, {"variadic": True}),
-    ("geqrf: self; part:int", _geqrf, {"work": _product}),
+    ("geqrf: self; part:int", _geqrf, {"work": _product, "dense": True}),
     ("scatter: self index src; dim:int", _scatter, {"numbers": True}),
     ("index: x indices; dims:ints", _index, {"variadic": True}),
     ("index_put: x values indices; dims:ints accumulate:bool", _index_put, {"variadic": True}),
@@ -329,11 +331,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     operation.name: operation
     for operation in (
         *_rows(_ELEMENTWISE, elementwise=True, numbers=True),
-        *_rows(_WHOLE),
-        *_rows(_WHOLE_WITH_NUMBERS, numbers=True),
-        *_rows(_CASTING, casts=True),
-        *_rows(_SORTING, work=_sorting),
-        *_rows(_PRODUCTS, work=_product),
+        *_rows(_WHOLE, dense=True),
+        *_rows(_WHOLE_WITH_NUMBERS, numbers=True, dense=True),
+        *_rows(_CASTING, casts=True, dense=True),
+        *_rows(_SORTING, work=_sorting, dense=True),
+        *_rows(_PRODUCTS, work=_product, dense=True),
         *_rows(_CREATING, creates=True),
         *(_row(text, function, **flags) for text, function, flags in _OWN),
     )

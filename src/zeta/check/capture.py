@@ -20,8 +20,7 @@ from zeta.check.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.moments import Pending, pending, plain
 from zeta.check.tags import Tags
 from zeta.modules import modules_of
-from zeta.names import any_sharded, is_fsdp, type_name
-from zeta.rules import NORMS
+from zeta.names import any_sharded, is_fsdp, is_norm, type_name
 from zeta.shards import local
 
 _CHANNELS_FIRST: Final = (
@@ -186,7 +185,7 @@ class Capture:
         kind = type_name(module)
         record = Record(self._numbered(name or "model"), kind, name, parameters=own)
         record.block = block
-        record.norm = isinstance(module, NORMS) or "norm" in type(module).__name__.lower()
+        record.norm = is_norm(module)
         self._mark_units(module, frame.given, result)
         unit = self.tags.unit_of(result)
         if inner is not None:

@@ -1,0 +1,324 @@
+"""What ``forward`` says of a parameter: fans and kinds of layers that zeta has never seen, worked out by hand."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeta.errors import FanError
+from zeta.fans import Axes, axes_of
+from zeta.names import kind_of
+from zeta.usage import normalizes
+
+SHAPE = (4, 6, 10)
+
+
+class Weighted(nn.Module):
+    shape: tuple[int, ...] = SHAPE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(self.shape))
+
+
+class ByEinsum(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("eti,eoi->eto", x, self.w)
+
+
+class ByMixing(Weighted):
+    """Every expert is summed over, as one dense layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("...i, eij -> ...j", x, self.w)
+
+
+def loop(w: Tensor, x: Tensor, counts: Tensor) -> Tensor:
+    parts = []
+    for number, part in enumerate(torch.split(x, counts.tolist())):
+        parts.append(F.silu(torch.matmul(part, w[number].transpose(-2, -1))))
+    return torch.cat(parts)
+
+
+def sharded(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def wrapper(w: Tensor, x: Tensor, counts: Tensor) -> Tensor:
+        if hasattr(w, "to_local"):
+            w = w.to_local()
+        return function(w, x, counts)
+
+    return wrapper
+
+
+class ByFunction(Weighted):
+    """Handed to a decorated function, as torchtitan's grouped experts."""
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        return run(self.w, x, counts)
+
+
+run = sharded(loop)
+
+
+class ByLinear(Weighted):
+    """JetMoe's way."""
+
+    def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
+        parts = x.split(sizes, dim=0)
+        return torch.cat([F.linear(parts[i], self.w[i]) for i in range(4)])
+
+
+class ByMethod(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mixed(x, weight=self.w.to(x.dtype))
+
+    def mixed(self, x: Tensor, *, weight: Tensor) -> Tensor:
+        first, second = weight.permute(0, 2, 1).contiguous().chunk(2, dim=1)
+        return torch.bmm(x, first) * torch.bmm(x, second)
+
+
+class ByIterating(Weighted):
+    def forward(self, xs: list[Tensor]) -> list[Tensor]:
+        return [x @ w.T for x, w in zip(xs, self.w, strict=True)]
+
+
+class ByUnbinding(Weighted):
+    shape = (2, 6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.w.unbind(0)
+        return torch.mm(x, one) + torch.mm(x, two)
+
+
+class ByGate(Weighted):
+    """Gate and value side by side, taken apart behind the product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.baddbmm(self.shift, x, self.w)
+        gate, value = both.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
+class FromTheLeft(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w @ x
+
+
+class Plain(Weighted):
+    """A plain kernel that is stored as (in, out)."""
+
+    shape = (6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w * self.scale
+
+
+class Table(Weighted):
+    shape = (6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.embedding(x, self.w)
+
+
+class Static(Weighted):
+    @staticmethod
+    def project(x: Tensor, w: Tensor) -> Tensor:
+        return x.matmul(w.mT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(x, self.w)
+
+
+EACH = {"batch": (0,)}
+USED: dict[type[Weighted], Axes] = {
+    ByEinsum: Axes(fan_in=(2,), fan_out=(1,), **EACH),
+    ByMixing: Axes(fan_in=(0, 1), fan_out=(2,)),
+    ByFunction: Axes(fan_in=(2,), fan_out=(1,), **EACH),
+    ByLinear: Axes(fan_in=(2,), fan_out=(1,), **EACH),
+    ByMethod: Axes(fan_in=(2,), fan_out=(1,), blocks=((2, 2),), **EACH),
+    ByIterating: Axes(fan_in=(2,), fan_out=(1,), **EACH),
+    ByUnbinding: Axes(fan_in=(1,), fan_out=(2,), **EACH),
+    ByGate: Axes(fan_in=(1,), fan_out=(2,), blocks=((2, 2),), **EACH),
+    FromTheLeft: Axes(fan_in=(2,), fan_out=(1,), **EACH),
+    Plain: Axes(fan_in=(0,), fan_out=(1,)),
+    Table: Axes(fan_in=(), fan_out=(1,), lookup=(0,)),
+    Static: Axes(fan_in=(2,), fan_out=(1,), **EACH),
+}
+
+
+@pytest.mark.parametrize("layer", USED, ids=lambda layer: layer.__name__)
+def test_a_product_says_what_is_summed_over(layer: type[Weighted]) -> None:
+    module = layer()
+    assert axes_of(module, "w", module.w.shape) == USED[layer]
+
+
+class BothWays(Weighted):
+    def forward(self, x: Tensor, turned: bool) -> Tensor:
+        w = self.w.transpose(1, 2) if turned else self.w
+        return x @ w
+
+
+class Reshaped(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w.reshape(-1, 10)
+
+
+class Elementwise(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.w) @ x.mT
+
+
+class HandedAway(Weighted):
+    def forward(self, x: Tensor) -> Any:
+        return getattr(torch.ops, "some").experts(x, self.w)  # noqa: B009
+
+
+class Unused(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class MoEExperts(Weighted):
+    """By its name it would hold experts; nothing says how they are stored."""
+
+
+class Amoebas(MoEExperts):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.w
+
+
+def unreadable() -> type[Weighted]:
+    scope: dict[str, Any] = {"Weighted": Weighted}
+    exec("class Written(Weighted):\n    def forward(self, x):\n        return x @ self.w\n", scope)
+    return scope["Written"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [BothWays, Reshaped, Elementwise, HandedAway, Unused, MoEExperts, Amoebas, unreadable()],
+    ids=lambda layer: layer.__name__,
+)
+def test_what_cannot_be_told_is_asked_for(layer: type[Weighted]) -> None:
+    module = layer()
+    with pytest.raises(FanError, match=rf"{layer.__name__}.w of shape \(4, 6, 10\): nobody said .* Pass axes="):
+        axes_of(module, "w", module.w.shape)
+
+
+# -- kinds -------------------------------------------------------------------------------------------------------------
+
+
+class Vectors(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.g, self.b = nn.Parameter(torch.ones(8)), nn.Parameter(torch.zeros(8))
+
+
+class ByHand(Vectors):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.g * (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + 1e-5) + self.b
+
+
+class RootMeanSquare(Vectors):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._scaled(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)) + self.b
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x.type_as(self.g) * self.g
+
+
+class ByFunctional(Vectors):
+    """A block that calls torch's function; it has other layers beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(F.layer_norm(x, (8,), self.g, self.b))
+
+
+class ByKeyword(ByFunctional):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(F.group_norm(x, 2, weight=self.g, bias=self.b))
+
+
+@pytest.mark.parametrize("layer", [ByHand, RootMeanSquare, ByFunctional, ByKeyword], ids=lambda layer: layer.__name__)
+def test_norms_are_known_by_what_they_do(layer: type[nn.Module]) -> None:
+    module = layer()
+    assert kind_of(module, "g", 1).value == "norm_scale"
+    assert kind_of(module, "b", 1).value == "bias"
+
+
+class NormalPolicy(Vectors):
+    """Not a norm, whatever its name begins with."""
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.distributions.Normal(x * self.g, self.b.exp())
+
+
+class GaussNormalizer(Vectors):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.b) / self.g
+
+
+class LayerScale(Vectors):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.g
+
+
+class OnePlus(Vectors):
+    """Gemma's: one plus the parameter is the scale, so that it starts from zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True)) * (1.0 + self.g)
+
+
+class Cosine(Vectors):
+    """A classifier of directions, with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.w)) * self.g
+
+
+class Query(Vectors):
+    """A token that is normalized itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.layer_norm(self.norm(self.g), (8,))
+
+
+@pytest.mark.parametrize(
+    "layer", [NormalPolicy, GaussNormalizer, LayerScale, OnePlus, Cosine, Query], ids=lambda layer: layer.__name__
+)
+def test_what_is_no_scale_of_a_norm(layer: type[nn.Module]) -> None:
+    assert kind_of(layer(), "g", 1).value == "other"
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"), [(ByHand, True), (RootMeanSquare, True), (ByFunctional, True), (LayerScale, False)]
+)
+def test_normalizes(layer: type[nn.Module], expected: bool) -> None:
+    assert normalizes(layer) is expected
+
+
+def test_a_wrapped_forward_is_looked_through() -> None:
+    class Wrapped(ByEinsum):
+        @functools.wraps(ByEinsum.forward)
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            return super().forward(*args, **kwargs)
+
+    module = Wrapped()
+    assert axes_of(module, "w", module.w.shape) == USED[ByEinsum]
