@@ -198,6 +198,18 @@ def fan_of_a_transposed_linear() -> Any:
     return nn.Sequential(Conv1D(256, 32), nn.LayerNorm(256), nn.Linear(256, 4)), vectors(32)
 
 
+@sick("Z207", "0.weight", "note")
+def strided_transposed() -> Any:
+    model = nn.Sequential(nn.ConvTranspose2d(32, 16, 4, stride=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+    model(torch.zeros(1, 32, 4, 4))
+    zeta.init_(
+        model,
+        Rules([Rule("0.weight", zeta.initializers.lecun_normal()), Rule("*.bias", Zeros()), Rule("*", Normal(0.05))]),
+        seed=0,
+    )
+    return model, torch.randn(8, 32, 4, 4)
+
+
 @sick("Z206", "0.weight")
 def outliers_at_the_bound() -> Any:
     """erfinv of a bf16 uniform that rounded to one: infinite, and clamped to the bound."""

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import zeta
 from tests.sharded import Awkward, fake_mesh
 from zeta import Plan, Rule, Rules
+from zeta.apply import prepare
 from zeta.digests import Claim, Conflict, Digest, Laid, Shards, claim_of, conflicts, laid_out, ranks_text
 from zeta.fans import Axes
 from zeta.initializers import Constant, Normal, Zeros
@@ -92,6 +93,22 @@ def test_only_is_a_part_of_what_was_asked() -> None:
 
 
 # -- what is held ------------------------------------------------------------------------------------------------------
+
+
+def converted(*names: str) -> Digest:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    plan = zeta.plan(model, Rules([Rule("*", Normal())]))
+    for name in names:
+        model.get_submodule(name).bfloat16()
+    return claim_of(plan, 0, None, prepare(model, plan, 0)).digest
+
+
+def test_which_plain_tensors_have_another_dtype_than_planned() -> None:
+    assert converted().options == ()
+    assert converted("0", "1", "2").options == (("dtypes", "all float32 as bfloat16"),)
+    [(_, some)] = converted("0").options
+    assert some.startswith("2 of float32 as bfloat16 (")
+    assert len({converted(*names) for names in ((), ("0",), ("1",), ("0", "1"), ("0", "1", "2"))}) == 5
 
 
 def sharded(mesh: DeviceMesh, *placements: Any, shape: tuple[int, ...] = (8, 6)) -> DTensor:

@@ -16,7 +16,7 @@ import zeta
 from zeta import Rule, Rules
 from zeta.errors import FanError, SpecError
 from zeta.fans import _REGISTERED, Axes, Fans, axes_of, fans, register_fans, torch_axes
-from zeta.initializers import Normal
+from zeta.initializers import Normal, VarianceScaling, Zeros
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +131,59 @@ def test_torch_compatible_fans_are_those_of_torch(factory: Callable[[], nn.Modul
     module = on_meta(factory)
     expected = nn.init._calculate_fan_in_and_fan_out(module.weight)
     assert fan_pair(module, torch_compatible=True) == expected
+
+
+STRIDED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "transposed1d": (lambda: nn.ConvTranspose1d(8, 6, 6, stride=3), 8 * 2, 6 * 6),
+    "transposed2d": (lambda: nn.ConvTranspose2d(8, 6, 4, stride=2), 8 * 2 * 2, 6 * 16),
+    "transposed3d": (lambda: nn.ConvTranspose3d(8, 6, (2, 4, 3), stride=(2, 4, 1)), 8 * 1 * 1 * 3, 6 * 24),
+    "transposed2d_grouped": (lambda: nn.ConvTranspose2d(8, 6, 4, stride=2, groups=2), 4 * 2 * 2, 3 * 16),
+    "conv1d": (lambda: nn.Conv1d(8, 6, 6, stride=2), 8 * 6, 6 * 3),
+    "conv2d_patches": (lambda: nn.Conv2d(3, 64, 16, stride=16), 3 * 256, 64),
+    "conv2d_grouped": (lambda: nn.Conv2d(8, 8, 4, stride=(2, 1), groups=4), 2 * 16, 2 * 2 * 4),
+    "without_a_stride": (lambda: nn.Conv2d(3, 4, 3), 27, 36),
+}
+
+
+@pytest.mark.parametrize(("factory", "fan_in", "fan_out"), STRIDED.values(), ids=STRIDED)
+def test_effective_fans_count_what_a_stride_leaves(factory: Callable[[], nn.Module], fan_in: int, fan_out: int) -> None:
+    found = fans(on_meta(factory), effective=True)
+    assert (found.fan_in, found.fan_out) == (fan_in, fan_out)
+    assert isinstance(found.fan_in, int)
+
+
+def test_an_effective_fan_is_an_average_where_the_stride_divides_no_kernel() -> None:
+    assert fans(nn.ConvTranspose2d(8, 6, 3, stride=2), effective=True) == Fans(fan_in=8 * 1.5 * 1.5, fan_out=54)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1),
+        lambda: nn.ConvTranspose1d(64, 8, 9, stride=4, padding=4),
+        lambda: nn.ConvTranspose1d(64, 8, 8, stride=2, dilation=3, padding=9),
+        lambda: nn.ConvTranspose3d(16, 8, 2, stride=2),
+        lambda: nn.ConvTranspose2d(32, 32, 3, stride=2, padding=1, groups=4),
+    ],
+)
+def test_effective_fans_keep_the_variance_of_a_transposed_convolution(layer: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    module = layer()
+    rules = Rules([Rule("weight", VarianceScaling(effective=True)), Rule("bias", Zeros())])
+    zeta.init_(module, rules, seed=0)
+    size = {3: (64, 64, 256), 4: (16, 32, 24, 24), 5: (16, 16, 10, 10, 10)}[module.weight.ndim]
+    size = (size[0], module.in_channels, *size[2:])
+    out = module(torch.randn(size))
+    inside = out[(..., *(slice(8, -8) if n > 40 else slice(2, -2) for n in out.shape[2:]))]
+    assert inside.var().item() == pytest.approx(1, rel=0.06)
+    zeta.init_(module, Rules([Rule("weight", VarianceScaling()), Rule("bias", Zeros())]), seed=0)
+    assert module(torch.randn(size)).var().item() < 0.65
+
+
+@pytest.mark.parametrize("strides", [((0, 2),), ((2, 0),), ((2, 2), (2, 3)), (2,), ((9, 2),)])
+def test_strides_are_of_kernel_dimensions_each_once(strides: Any) -> None:
+    with pytest.raises((SpecError, FanError), match="stride"):
+        Axes(fan_in=(1, 2), fan_out=(0, 2), stride_in=strides).fans((3, 4, 5))
 
 
 # -- other people's layers ------------------------------------------------------------------------------------------

@@ -316,6 +316,14 @@ def test_division_by_minus_one_does_not_stop_the_process(
         assert evaluation.compute(name, [x, y], attributes, torch.int64).tolist() == expected
 
 
+def test_results_hold_their_values_and_no_mark_to_conjugate_them() -> None:
+    a, b = torch.randn(2, 3, 3, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    with evaluation.fixed_state():
+        found = evaluation.compute("_linalg_solve_ex", [a, b], (("left", False), ("part", 0)), torch.complex64)
+    assert not found.is_conj()
+    torch.testing.assert_close(found @ a, b)
+
+
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda x: x.t(),
     "a slice of a slice": lambda x: x[2:][1:, 1:4],

@@ -290,3 +290,31 @@ def test_modes_hold_again_afterwards() -> None:
         assert torch.is_inference_mode_enabled()
         assert torch.is_autocast_enabled("cpu")
         assert counting.calls > 0
+
+
+class Tiny(nn.Module):
+    """Values and steps below the smallest normal number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        x = torch.randn(6, 5)
+        self.power = nn.Parameter(x.abs() ** 1.7 * 1e-39)
+        self.spaced = nn.Parameter(torch.logspace(-44, -30, 50) * 1.0)
+        self.soft = nn.Parameter(torch.softmax(x * 30, 1) * 1e-30)
+        self.frame = nn.Parameter(nn.init.orthogonal_(torch.empty(6, 5), 1e-38))
+
+
+def test_numbers_below_the_smallest_normal_one_are_kept() -> None:
+    model, plan = zeta.record(Tiny)
+    zeta.materialize_(model, plan, seed=0)
+    assert all(0 < tensor[tensor != 0].abs().min() < 1e-38 for tensor in model.parameters())
+    again, plan = zeta.record(Tiny)
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor flushes nothing")
+        zeta.materialize_(again, plan, seed=0)
+        kept = torch.tensor([1e-39]).mul(1).item() == 0  # what the caller wanted holds afterwards
+    finally:
+        torch.set_flush_denormal(False)
+    assert kept
+    assert same_values(model, again)

@@ -165,15 +165,25 @@ def claim_of(plan: Plan, seed: int, only: Only | None, jobs: Collection[Job]) ->
     """The claim of a process that writes or compares a plan's values, with what it was asked for."""
     names = None if only is None else [entry.name for entry in selected(plan, only)]
     options = [] if names is None else [("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}")]
-    others = {
-        f"{dtypes.name_of(job.entry.dtype)} as {dtypes.name_of(job.slot.tensor.dtype)}"
-        for job in jobs
-        if job.slot.tensor.dtype is not job.entry.dtype and not is_sharded(job.slot.tensor)
-    }
-    if others:
+    if others := _dtypes(jobs):
         options.append(("dtypes", ", ".join(sorted(others))))
     held = laid_out((job.entry.name, job.slot.tensor) for job in jobs)
     return Claim(seed=seed, plan=plan, held=held, options=tuple(options))
+
+
+def _dtypes(jobs: Collection[Job]) -> list[str]:
+    """How plain tensors differ from the plan in dtype: all that the plan has of one, or a hash of the names of some."""
+    planned: dict[torch.dtype, dict[torch.dtype, list[str]]] = {}
+    for job in jobs:
+        if not is_sharded(job.slot.tensor):
+            planned.setdefault(job.entry.dtype, {}).setdefault(job.slot.tensor.dtype, []).append(job.entry.name)
+    return [
+        f"{'all' if len(found) == 1 else f'{len(names)} of'} {dtypes.name_of(before)} as {dtypes.name_of(now)}"
+        + ("" if len(found) == 1 else f" ({_hash(sorted(names))[:_SHOWN]})")
+        for before, found in planned.items()
+        for now, names in found.items()
+        if now is not before
+    ]
 
 
 def _ranks(mesh: Any) -> Mesh:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import math
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -184,6 +185,8 @@ def compute_elementwise(
 _STRETCH: Final = 2**15
 #: elements: a multiple of what any loop over vectors takes at a time
 _VECTORS: Final = 256
+#: in a list, so that the compiler does not multiply
+_HALF: Final = [0.5]
 
 
 class _Alone:
@@ -203,9 +206,22 @@ _ALONE: Final = _Alone()
 
 @contextlib.contextmanager
 def fixed_state() -> Iterator[None]:
-    """No mode, no gradients, no autocast: values depend on nothing that surrounds the call."""
-    with outside_of_modes(), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    """No mode, no gradients, no autocast, no flushing: values depend on nothing that surrounds the call."""
+    with outside_of_modes(), torch.no_grad(), torch.autocast("cpu", enabled=False), subnormals():
         yield
+
+
+@contextlib.contextmanager
+def subnormals() -> Iterator[None]:
+    """Numbers below the smallest normal one are kept, whatever ``torch.set_flush_denormal`` says in this thread."""
+    flushed = sys.float_info.min * _HALF[0] == 0.0
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)
 
 
 @contextlib.contextmanager
@@ -225,8 +241,8 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Matrix products of fp32 in fp32, on all threads meanwhile."""
-    with _ALONE.lock:
+    """Matrix products of fp32 in fp32, on all threads meanwhile, and with subnormal numbers."""
+    with _ALONE.lock, subnormals():
         backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
         before = [backend.fp32_precision for backend in backends]
         changed = [(backend, found) for backend, found in zip(backends, before, strict=True) if found != "ieee"]

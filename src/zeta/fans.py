@@ -27,10 +27,10 @@ from zeta.usage import uses
 
 @dataclass(frozen=True, kw_only=True)
 class Fans:
-    """``fan_in`` and ``fan_out`` of one map."""
+    """``fan_in`` and ``fan_out`` of one map: whole numbers, except effective ones of strides that divide no kernel."""
 
-    fan_in: int
-    fan_out: int
+    fan_in: int | float
+    fan_out: int | float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,8 @@ class Axes:
     ``fan_in`` and ``fan_out`` list the dimensions whose extents multiply into each fan; a dimension in both is a
     kernel (receptive field). ``batch`` dimensions number independent maps. ``lookup`` dimensions select a row instead
     of being summed over (an embedding): they count in no fan. ``blocks`` are ``(dimension, n)`` pairs: along it, ``n``
-    maps are packed one after the other, each drawn on its own.
+    maps are packed one after the other, each drawn on its own. ``stride_in`` and ``stride_out`` are pairs too: of that
+    kernel dimension only every ``n``-th position meets one output, or one input; only effective fans count them.
 
     Dimensions may be negative. Raises ``SpecError`` when built with overlapping or repeated roles.
 
@@ -53,19 +54,14 @@ class Axes:
     batch: tuple[int, ...] = ()
     lookup: tuple[int, ...] = ()
     blocks: tuple[tuple[int, int], ...] = ()
+    stride_in: tuple[tuple[int, int], ...] = ()
+    stride_out: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for role in ("fan_in", "fan_out", "batch", "lookup"):
             object.__setattr__(self, role, _dimensions(role, getattr(self, role)))
-        try:
-            blocks = tuple((int(operator.index(dim)), int(operator.index(n))) for dim, n in self.blocks)
-        except (TypeError, ValueError):
-            raise SpecError(f"Axes: blocks must be (dimension, number) pairs, got {shown(self.blocks)}") from None
-        object.__setattr__(self, "blocks", blocks)
-        if any(n < 1 for _, n in blocks) or len({dim for dim, _ in blocks}) != len(blocks):
-            raise SpecError(
-                f"Axes: blocks must name each dimension once, with a number of at least 1, got {shown(blocks)}"
-            )
+        for role in _PAIRS:
+            object.__setattr__(self, role, _pairs(role, getattr(self, role)))
         alone = (*self.batch, *self.lookup)
         if len(set(alone)) != len(alone) or set(alone) & {*self.fan_in, *self.fan_out}:
             raise SpecError(f"Axes: a batch or lookup dimension cannot have a second role: {shown(self)}")
@@ -77,16 +73,22 @@ class Axes:
         """
         return _resolved(self, tuple(shape))
 
-    def fans(self, shape: Sequence[int]) -> Fans:
-        """Return the fans of one map inside a weight of ``shape``."""
+    def fans(self, shape: Sequence[int], *, effective: bool = False) -> Fans:
+        """Return the fans of one map inside a weight of ``shape``.
+
+        ``effective`` ones count the positions of a kernel that meet one output, or one input, on average.
+        """
         axes = self.resolved(shape)
         extent = list(shape)
         for dim, n in axes.blocks:
             extent[dim] //= n
-        return Fans(
-            fan_in=math.prod(extent[dim] for dim in axes.fan_in),
-            fan_out=math.prod(extent[dim] for dim in axes.fan_out),
-        )
+
+        def product(dims: tuple[int, ...], strides: tuple[tuple[int, int], ...]) -> int | float:
+            whole = math.prod(extent[dim] for dim in dims)
+            skipped = math.prod(n for _, n in strides) if effective else 1
+            return whole / skipped if whole % skipped else whole // skipped
+
+        return Fans(fan_in=product(axes.fan_in, axes.stride_in), fan_out=product(axes.fan_out, axes.stride_out))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly."""
@@ -118,8 +120,11 @@ def _resolved(given: Axes, shape: tuple[int, ...]) -> Axes:
         fan_out=absolute(given.fan_out),
         batch=absolute(given.batch),
         lookup=absolute(given.lookup),
-        blocks=tuple((absolute((dim,))[0], n) for dim, n in given.blocks),
+        **{role: tuple((absolute((dim,))[0], n) for dim, n in getattr(given, role)) for role in _PAIRS},
     )
+    kernel = {*axes.fan_in} & {*axes.fan_out}
+    if not {dim for dim, _ in (*axes.stride_in, *axes.stride_out)} <= kernel:
+        raise FanError(f"{shown(given)} gives a stride to a dimension that is not a kernel's, in and out")
     missing = set(range(ndim)) - {*axes.fan_in, *axes.fan_out, *axes.batch, *axes.lookup}
     if missing:
         raise FanError(f"{shown(given)} gives no role to dimension {sorted(missing)} of a weight of shape {shape}")
@@ -127,6 +132,20 @@ def _resolved(given: Axes, shape: tuple[int, ...]) -> Axes:
         if shape[dim] % n:
             raise FanError(f"{n} blocks do not divide dimension {dim} of a weight of shape {shape}")
     return axes
+
+
+#: what is given as (dimension, number) pairs
+_PAIRS: Final = ("blocks", "stride_in", "stride_out")
+
+
+def _pairs(role: str, given: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = tuple((int(operator.index(dim)), int(operator.index(n))) for dim, n in given)
+    except (TypeError, ValueError):
+        raise SpecError(f"Axes: {role} must be (dimension, number) pairs, got {shown(given)}") from None
+    if any(n < 1 for _, n in pairs) or len({dim for dim, _ in pairs}) != len(pairs):
+        raise SpecError(f"Axes: {role} must name each dimension once, with a number of at least 1, got {shown(pairs)}")
+    return pairs
 
 
 def _dimensions(role: str, given: Any) -> tuple[int, ...]:
@@ -181,6 +200,7 @@ def fans(
     *,
     axes: Axes | None = None,
     torch_compatible: bool = False,
+    effective: bool = False,
 ) -> Fans:
     """Return ``fan_in`` and ``fan_out`` of a module's parameter, or of a bare shape.
 
@@ -189,12 +209,19 @@ def fans(
         name: the parameter's local name in that module.
         axes: the roles of the dimensions, where the module does not tell.
         torch_compatible: give the numbers of ``torch.nn.init``, which looks at the shape alone.
+        effective: count the products that are really summed, on average over the outputs, where a module has a stride:
+            in a transposed convolution only one in ``stride`` positions of its kernel meets an input, along each
+            dimension, so that ``fan_in`` is ``in_channels / groups * prod(kernel / stride)``; in a convolution the same
+            holds for ``fan_out``. The field's definition, the default, counts the whole kernel: with ``stride=2``, two
+            dimensions and variance ``1/fan_in`` a quarter of the variance arrives.
 
     Raises:
         FanError: the parameter is missing or has no fans (a bias, a norm's scale), or its roles are unknown.
 
     >>> fans(nn.ConvTranspose2d(64, 16, 3)), fans(nn.ConvTranspose2d(64, 16, 3), torch_compatible=True)
     (Fans(fan_in=576, fan_out=144), Fans(fan_in=144, fan_out=576))
+    >>> fans(nn.ConvTranspose2d(64, 16, 4, stride=2)), fans(nn.ConvTranspose2d(64, 16, 4, stride=2), effective=True)
+    (Fans(fan_in=1024, fan_out=256), Fans(fan_in=256, fan_out=256))
     """
     module = target if isinstance(target, nn.Module) else None
     if module is not None:
@@ -206,7 +233,7 @@ def fans(
         axes = torch_axes(len(shape))
     elif axes is None:
         axes = axes_of(module, name, shape)
-    return axes.fans(shape)
+    return axes.fans(shape, effective=effective)
 
 
 def _size(shape: Sequence[int]) -> torch.Size:
@@ -288,12 +315,20 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
 
 def _convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
     kernel = tuple(range(2, len(shape)))
-    return Axes(fan_in=(1, *kernel), fan_out=(0, *kernel), blocks=_blocks(0, module.groups))
+    return Axes(
+        fan_in=(1, *kernel), fan_out=(0, *kernel), blocks=_blocks(0, module.groups), stride_out=_strides(module, kernel)
+    )
 
 
 def _transposed_convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
     kernel = tuple(range(2, len(shape)))
-    return Axes(fan_in=(0, *kernel), fan_out=(1, *kernel), blocks=_blocks(0, module.groups))
+    return Axes(
+        fan_in=(0, *kernel), fan_out=(1, *kernel), blocks=_blocks(0, module.groups), stride_in=_strides(module, kernel)
+    )
+
+
+def _strides(module: nn.Module, kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple((dim, int(n)) for dim, n in zip(kernel, module.stride, strict=True) if int(n) > 1)  # type: ignore[arg-type]
 
 
 def _blocks(dim: int, n: Any) -> tuple[tuple[int, int], ...]:

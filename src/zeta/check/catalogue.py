@@ -108,6 +108,14 @@ RULES: Final[dict[str, Rule]] = {
             "erfinv of a uniform that rounded to 1 is infinite, and was clamped to the bound",
         ),
         _rule(
+            "Z207",
+            "stride-lowers-variance",
+            NOTE,
+            "A strided transposed convolution is scaled by its whole kernel, of which each output meets only a part.",
+            "VarianceScaling(..., effective=True) counts the part; zeta.fans.fans(module, effective=True) shows it.",
+            "one in stride positions of the kernel meets an input (Dumoulin & Visin 2016, arXiv:1603.07285)",
+        ),
+        _rule(
             "Z301",
             "duplicated-units",
             FAIL,

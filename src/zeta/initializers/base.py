@@ -21,12 +21,11 @@ class Site:
     shape: tuple[int, ...]
     axes: Axes | None = None
 
-    @property
-    def fans(self) -> Fans:
+    def fans(self, *, effective: bool = False) -> Fans:
         """The fans along ``axes``; ``SpecError`` where there are none."""
         if self.axes is None:
             raise SpecError("no axes are known for this parameter, so it has no fans")
-        return self.axes.fans(self.shape)
+        return self.axes.fans(self.shape, effective=effective)
 
 
 class Initializer:

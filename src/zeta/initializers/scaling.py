@@ -25,12 +25,14 @@ class VarianceScaling(Initializer):
     """Zero mean and variance ``scale / n``, with ``n`` one of the fans or their arithmetic or geometric mean.
 
     ``normal``: ``N(0, scale/n)``. ``truncated_normal``: cut at 2 sigma, the parent's std raised so that the variance is
-    exact. ``uniform``: on ``±sqrt(3 scale / n)``. Every classical scheme is one of these.
+    exact. ``uniform``: on ``±sqrt(3 scale / n)``. Every classical scheme is one of these. ``effective`` takes the fans
+    of :func:`zeta.fans.fans` with ``effective=True``, which count a stride.
     """
 
     scale: float = 1.0
     mode: Mode = "fan_in"
     distribution: Distribution = "normal"
+    effective: bool = False
     needs_axes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -40,6 +42,8 @@ class VarianceScaling(Initializer):
                 raise SpecError(
                     f"VarianceScaling: {name} must be one of {', '.join(allowed)}, got {shown(getattr(self, name))}"
                 )
+        if not isinstance(self.effective, bool):
+            raise SpecError(f"VarianceScaling: effective must be True or False, got {shown(self.effective)}")
 
     def scaled(self, factor: float) -> VarianceScaling:
         return replace(self, scale=self.scale * (factor * factor))
@@ -52,10 +56,10 @@ class VarianceScaling(Initializer):
             "fan_avg": (fans.fan_in + fans.fan_out) / 2,
             "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
         }[self.mode]
-        return self.scale / max(n, 1.0)  # an empty weight has no fan and no element either
+        return self.scale / (n or 1.0)  # an empty weight has no fan and no element either
 
     def solve(self, site: Site) -> Initializer:
-        variance = self.variance(site.fans)
+        variance = self.variance(site.fans(effective=self.effective))
         if variance == 0:
             return Zeros()
         if self.distribution == "normal":

@@ -43,6 +43,7 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
                 yield from _truncation(one, one.entry, one.entry.initializer, evidence.thresholds)
         if one.is_weight and one.trainable and one.values.is_floating_point() and not one.stats.nonfinite:
             yield from _fan(one, evidence.thresholds)
+            yield from _stride(one, evidence.thresholds)
             yield from _mass(one, evidence.thresholds)
 
 
@@ -125,7 +126,25 @@ def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
         return
 
 
-def _matches(std: float, fan: int, constant: float, slack: float) -> bool:
+def _stride(one: Held, limits: Thresholds) -> Iterator[Finding]:
+    """Variance times fan_in is a scheme's constant, where a stride lets only a part of the kernel meet an input."""
+    if one.axes is None or not one.axes.stride_in:
+        return
+    whole, met = (one.axes.fans(one.slot.shape, effective=effective).fan_in for effective in (False, True))
+    planned = one.entry.std if one.entry is not None else None
+    std = planned or one.stats.std
+    slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
+    scheme = next((c for c in _SCHEMES if _matches(std, whole, c, slack)), None)
+    if not std or slack > 0.1 or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
+        return
+    message = (
+        f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_in of {whole}, of which {met:g} meet an input behind stride "
+        f"{', '.join(str(n) for _, n in one.axes.stride_in)}: the output has {met / whole:.3g} of the variance"
+    )
+    yield found("Z207", message, parameter=one.name, value=whole / met)
+
+
+def _matches(std: float, fan: float, constant: float, slack: float) -> bool:
     return abs(std / math.sqrt(constant / max(fan, 1)) - 1) <= slack
 
 
