@@ -30,7 +30,7 @@ STAGES = {
         *("exchange", "generators", "surroundings", "forked"),
     ),
     "describe": ("gains", "usage", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
-    "resolve": ("names", "plans", "planning", "recording", "submodels"),
+    "resolve": ("names", "plans", "casting", "planning", "recording", "submodels"),
     "compute": (
         *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
     ),

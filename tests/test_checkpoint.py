@@ -86,7 +86,7 @@ def test_the_file_has_the_bits_of_an_initialized_model(seed: int, tmp_path: Path
 
 def test_a_plan_of_another_dtype_rounds_the_same_values(tmp_path: Path) -> None:
     model = Net()
-    zeta.save(model, zeta.plan(model, RULES).with_dtype(torch.bfloat16), tmp_path)
+    zeta.save(model, zeta.plan(model, RULES), tmp_path, dtype=torch.bfloat16)
     model = model.bfloat16()
     model.bytes.data = model.bytes.bfloat16()
     zeta.init_(model, RULES)

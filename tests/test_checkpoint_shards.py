@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import zeta
 from tests.test_checkpoint import RULES, UNIFORM, Net, bits, contents, header_of, save
+from zeta.casting import cast
 from zeta.errors import CheckpointError, SpecError
 
 INDEX = "model.safetensors.index.json"
@@ -83,9 +84,10 @@ def test_transformers_loads_several_files(name: str, tmp_path: Path) -> None:
 
 
 def test_a_dtype_is_that_of_the_plan_with_this_dtype(tmp_path: Path) -> None:
-    plan = zeta.plan(Net(), RULES)
-    zeta.save(Net(), plan, tmp_path / "one", dtype=torch.float16)
-    zeta.save(Net(), plan.with_dtype(torch.float16), tmp_path / "two")
+    model = Net()
+    plan = zeta.plan(model, RULES)
+    zeta.save(model, plan, tmp_path / "one", dtype=torch.float16)
+    zeta.save(model, cast(plan, model, torch.float16), tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert load_file(tmp_path / "one" / "model.safetensors")["body.weight"].dtype == torch.float16
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import zeta
@@ -106,6 +107,87 @@ def test_dtype_overrides_floating_point_only() -> None:
     other, _ = rich()
     zeta.materialize_(other, plan)
     assert torch.equal(other.embed.weight.half(), model.embed.weight)
+
+
+class Mixed(nn.Module):
+    """Buffers that keep their dtype, and some that go with parameters."""
+
+    def __init__(self, parametrized: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.plain = nn.BatchNorm1d(4, affine=False)
+        self.spectral = nn.Linear(4, 4)
+        if parametrized:
+            nn.utils.parametrizations.spectral_norm(self.spectral)
+        self.register_buffer("inv_freq", 1 / 10000 ** (torch.arange(4) / 4))
+        self.register_buffer("hidden", torch.ones(4), persistent=False)
+        self.register_buffer("wide", torch.ones(4, dtype=torch.float64))
+
+
+FOLLOWING = {"norm.running_mean", "norm.running_var"}
+FOLLOWING |= {f"spectral.parametrizations.weight.0.{name}" for name in ("_u", "_v")}
+
+
+@pytest.mark.filterwarnings("ignore::zeta.ZetaNotice")
+@pytest.mark.parametrize("parametrized", [False, True])
+@pytest.mark.parametrize("everything", [False, True])
+def test_dtype_is_for_parameters_in_both_verbs(everything: bool, parametrized: bool, tmp_path: Path) -> None:
+    model, plan = zeta.record(Mixed, parametrized)
+    wanted = {name: tensor.dtype for name, tensor in model.named_buffers()}
+    cast = {name for name, dtype in wanted.items() if dtype.is_floating_point and (everything or name in FOLLOWING)}
+    wanted |= dict.fromkeys([*cast, *dict(model.named_parameters())], torch.bfloat16)
+    if not parametrized:  # which is none of a file's business
+        zeta.save(model, plan, tmp_path, dtype=torch.bfloat16, cast_buffers=everything)
+        assert zeta.verify(tmp_path).ok
+    zeta.materialize_(model, plan, dtype=torch.bfloat16, cast_buffers=everything)
+    assert {name: t.dtype for name, t in (*model.named_parameters(), *model.named_buffers())} == wanted
+    x = torch.randn(8, 4).bfloat16()
+    assert model.spectral(model.norm(x)).dtype is torch.bfloat16
+    if not parametrized:
+        saved = load_file(tmp_path / "model.safetensors")
+        assert {name: t.dtype for name, t in saved.items()} == {n: t.dtype for n, t in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("dtype", "kept"), [(torch.float16, 2), (torch.bfloat16, 1), (torch.float64, 0)])
+def test_what_a_transformers_model_keeps_in_fp32_stays(dtype: torch.dtype, kept: int) -> None:
+    class Keeping(nn.Module):
+        _keep_in_fp32_modules = ("wo",)
+        _keep_in_fp32_modules_strict = ("gate.*weight",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.wo, self.wi, self.gate = nn.Linear(2, 2, bias=False), nn.Linear(2, 2), nn.Linear(2, 2)
+
+    holder = lambda: nn.Sequential(Keeping())  # noqa: E731
+    model, plan = zeta.record(holder)
+    zeta.materialize_(model, plan, dtype=dtype)
+    found = {name for name, tensor in model.named_parameters() if tensor.dtype is torch.float32}
+    assert found == set(["0.gate.weight", "0.wo.weight"][:kept])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["T5Model", "Glm4MoeForCausalLM", "LlamaForCausalLM"])
+def test_both_verbs_agree_with_from_pretrained(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 32}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "first_k_dense_replace": 1}
+    sizes |= {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    sizes |= {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    layer = getattr(transformers, name)
+    build = lambda: layer(layer.config_class(**sizes))  # noqa: E731
+    build().save_pretrained(tmp_path / "theirs")
+    theirs = layer.from_pretrained(tmp_path / "theirs", dtype=dtype)
+    model, plan = zeta.record(build)
+    zeta.save(model, plan, tmp_path / "ours", dtype=dtype)
+    zeta.materialize_(model, plan, dtype=dtype)
+    expected = {name: tensor.dtype for name, tensor in (*theirs.named_parameters(), *theirs.named_buffers())}
+    assert {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())} == expected
+    saved = load_file(tmp_path / "ours" / "model.safetensors")
+    assert {name: saved[name].dtype for name in saved if name in expected} == {
+        n: expected[n] for n in saved if n in expected
+    }
+    assert {expected[name] for name in expected if name not in saved} <= {dtype, torch.float32}
 
 
 def state(model: nn.Module) -> list[tuple[int, torch.dtype, bool, tuple[int, ...]]]:

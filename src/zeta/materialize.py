@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta import dtypes
 from zeta.apply import check_names
-from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.casting import Casting, casting_of
+from zeta.errors import LayerTypeError, TargetError, listed
 from zeta.modules import modules_of, parameters_of, tensors_of
 from zeta.names import Slot, is_sharded
 from zeta.plans import Plan
@@ -35,12 +35,13 @@ def memory(
     *,
     device: torch.device | str,
     dtype: torch.dtype | None,
+    cast_buffers: bool = False,
     naming: Naming | None = None,
-) -> Iterator[None]:
+) -> Iterator[Casting | None]:
     """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
 
     Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. Only floating-point tensors change their dtype.
+    attributes and hooks remain. The block is told what ``dtype`` does to the plan.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
@@ -49,22 +50,32 @@ def memory(
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    if dtype is not None and dtype not in dtypes.REAL:
-        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
     plan, slots = fitted(model, plan, naming)
+    casting = None if dtype is None else casting_of(model, slots.values(), dtype, buffers=cast_buffers)
     check_names(plan, list(plan), slots, whole=True)
     _check_values(model, plan, slots.values())
-    twins = _twins(model, torch.device(device), dtype)
+    wanted = {} if casting is None else dict.fromkeys(_cast(plan, slots, casting), casting.dtype)
+    twins = _twins(model, torch.device(device), wanted)
     swapped: list[_Twin] = []
     try:
         for twin in twins:
             swap(twin.tensor, twin.real)
             swapped.append(twin)
-        yield
+        yield casting
     except BaseException:
         for twin in swapped:
             swap(twin.tensor, twin.real)
         raise
+
+
+def _cast(plan: Plan, slots: dict[str, Slot], casting: Casting) -> Iterator[int]:
+    """The ``id`` of each tensor that is cast."""
+    for entry in plan:
+        for slot in (slots[name] for name in (entry.name, *entry.ties) if name in slots):
+            if casting.casts((entry.name, *entry.ties), entry.kind, slot.tensor.dtype):
+                yield id(slot.tensor)
+                if slot.parametrization is not None:
+                    yield from (id(tensor) for tensor in parameters_of(slot.parametrization))
 
 
 def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
@@ -87,8 +98,8 @@ def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
         raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))
 
 
-def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> list[_Twin]:
-    """Allocate each memory once, and make every tensor's twin in it."""
+def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype]) -> list[_Twin]:
+    """Allocate each memory once, and make every tensor's twin in it, in the dtype that is wanted of it."""
     everything = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
     tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
     originals = _originals(model)
@@ -96,27 +107,27 @@ def _twins(model: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
     twins: list[_Twin] = []
     for tensor in tensors.values():
         if is_sharded(tensor):
-            twins.append(_sharded_twin(tensor, device, dtype))
+            twins.append(_sharded_twin(tensor, device, wanted.get(id(tensor), tensor.dtype)))
         else:
             memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     for sharing in memories.values():
-        wanted = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
-        size = max(_extent(t) * wanted[id(t)].itemsize for t in sharing)
+        dtype = next((wanted[id(t)] for t in sharing if id(t) in wanted), None)  # views of a parameter go with it
+        kinds = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
+        size = max(_extent(t) * kinds[id(t)].itemsize for t in sharing)
         # zeros and not empty: what a parametrization keeps beside the weight is read before it is written
         allocate = torch.zeros if any(id(t) in originals for t in sharing) else torch.empty
         storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
         for t in sharing:
-            real = torch.empty(0, dtype=wanted[id(t)], device=device)
+            real = torch.empty(0, dtype=kinds[id(t)], device=device)
             real.set_(storage, t.storage_offset(), t.shape, t.stride())
             twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
     return twins
 
 
-def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> _Twin:
+def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> _Twin:
     """Memory for what this rank holds of the tensor."""
-    wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
     with torch.no_grad():
-        real = torch.empty_like(tensor, dtype=wanted, device=device)
+        real = torch.empty_like(tensor, dtype=dtype, device=device)
     return _Twin(tensor=tensor, real=real.requires_grad_(tensor.requires_grad))
 
 

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import nn
 
+from zeta.casting import cast
 from zeta.errors import PlanError, UsageError, ZetaError
 from zeta.files import MANIFEST
 from zeta.loading import FORMS, record_model
@@ -83,7 +84,7 @@ def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]
     if ":" not in text:
         raise UsageError(f"cannot tell what {text!r} is: expected a folder of zeta init, a plan.json, or {FORMS}")
     model, recorded = record_model(text, building.kwargs, building.fallback)
-    return Operand(label=text, plan=_in_dtype(recorded, building)), model
+    return Operand(label=text, plan=cast(recorded, model, building.dtype)), model
 
 
 def _read(path: Path) -> Plan:
@@ -112,8 +113,4 @@ def _applied(how: str, model: nn.Module | None, other: str, building: Building) 
         decided = plan(model, name if word == "recipe" else read_rules(Path(name), model))
     except PlanError as error:
         raise UsageError(f"{word} {name} does not fit {other}: {error}") from error
-    return Operand(label=f"{word} {name}", plan=_in_dtype(decided, building))
-
-
-def _in_dtype(decided: Plan, building: Building) -> Plan:
-    return decided if building.dtype is None else decided.with_dtype(building.dtype)
+    return Operand(label=f"{word} {name}", plan=cast(decided, model, building.dtype))

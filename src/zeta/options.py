@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zeta import dtypes, recipes
+from zeta.casting import cast
 from zeta.errors import FormatError, UsageError
 from zeta.loading import load_model, record_model
 from zeta.planning import plan
@@ -49,7 +50,7 @@ def planned(
             raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
         built = load_model(spec, arguments, device or "meta")
         decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
-    return built, decided if target is None else decided.with_dtype(target)
+    return built, cast(decided, built, target)
 
 
 def arguments_of(kwargs: str) -> dict[str, Any]:

@@ -222,9 +222,9 @@ class Plan:
             raise PlanError(f"not a plan in JSON: {error}") from error
 
     def with_dtype(self, dtype: torch.dtype) -> Plan:
-        """Return the plan with every floating-point entry in ``dtype``."""
-        entries = (replace(e, dtype=dtype) if e.dtype in dtypes.REAL else e for e in self.entries)
-        return Plan(tuple(entries))
+        """Return the plan with every floating-point parameter in ``dtype``; buffers keep theirs."""
+        meant = (one.dtype in dtypes.REAL and one.kind is not Kind.BUFFER for one in self.entries)
+        return Plan(tuple(replace(one, dtype=dtype) if m else one for one, m in zip(self.entries, meant, strict=True)))
 
     def __str__(self) -> str:
         return self.text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zeta import dtypes, kernels, planning, ranks, verification
+from zeta import kernels, planning, ranks, verification
 from zeta.apply import Only, Progress, chosen, prepare, seed_of, write
+from zeta.casting import Casting, cast
 from zeta.checkpoint import save_files
 from zeta.digests import Claim, claim_of
 from zeta.errors import LayerTypeError, SpecError
@@ -120,6 +122,7 @@ def materialize_(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
+    cast_buffers: bool = False,
     progress: Progress | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
@@ -138,7 +141,9 @@ def materialize_(
         plan: a plan of this model.
         seed: as for ``apply_``.
         device: where the memory is to be.
-        dtype: that of all floating-point parameters and buffers; by default each keeps its own.
+        dtype: that of all floating-point parameters, but for those that a transformers model keeps in fp32. Buffers
+            keep theirs, but for running statistics beside a scale and those of a parametrization, which go with them.
+        cast_buffers: whether ``dtype`` is for all floating-point buffers too.
         progress: as for ``apply_``.
         prefix: as for ``apply_``.
         name_map: as for ``apply_``.
@@ -157,7 +162,9 @@ def materialize_(
     (True, 'cpu')
     """
     with _meeting(confirm) as meet:
-        return _materialize(model, plan, seed, device, dtype, progress, naming(prefix, name_map), meet)
+        names = naming(prefix, name_map)
+        allocated = memory(model, plan, device=device, dtype=dtype, cast_buffers=cast_buffers, naming=names)
+        return _materialize(model, plan, seed, allocated, progress, names, meet)
 
 
 @on_values_or_recorded
@@ -185,7 +192,8 @@ def init_(
         planned = plan(model, how)
         held = tensors_of(model)
         if only is None and held and all(tensor.is_meta for tensor in held):
-            return _materialize(model, planned, seed, "cpu", None, progress, None, meet)
+            allocated = memory(model, planned, device="cpu", dtype=None)
+            return _materialize(model, planned, seed, allocated, progress, None, meet)
         return _apply(model, planned, seed, only, progress, None, meet)
 
 
@@ -197,6 +205,7 @@ def save(
     seed: int | None = 0,
     *,
     dtype: torch.dtype | None = None,
+    cast_buffers: bool = False,
     max_shard_size: int | str = MAX_SHARD_SIZE,
     drop_ties: bool = False,
     force: bool = False,
@@ -221,7 +230,8 @@ def save(
         plan: a plan of this model. Buffers that are not persistent are left out.
         path: the folder; made if missing.
         seed: as for ``apply_``.
-        dtype: that of all floating-point parameters and buffers, see ``Plan.with_dtype``; by default the plan's.
+        dtype: as for ``materialize_``; by default the plan's.
+        cast_buffers: as for ``materialize_``.
         max_shard_size: the most bytes of tensors in one file, as a number or a text such as ``"5GB"``. A tensor is
             never divided; one that is larger has a file of its own.
         drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
@@ -247,12 +257,11 @@ def save(
     """
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
-    if dtype is not None and dtype not in dtypes.REAL:
-        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    plan = cast(plan, model, dtype, buffers=cast_buffers)
     folder = output_path(path)
     request = Manifest(
         seed=draw_seed() if seed is None else check_seed(seed),  # one process writes the whole model
-        plan=plan if dtype is None else plan.with_dtype(dtype),
+        plan=plan,
         drop_ties=drop_ties,
         max_shard_size=bytes_of(max_shard_size),
         model=model_name,
@@ -364,15 +373,14 @@ def _materialize(
     model: nn.Module,
     plan: Plan,
     seed: int | None,
-    device: torch.device | str,
-    dtype: torch.dtype | None,
+    allocated: AbstractContextManager[Casting | None],
     progress: Progress | None,
     names: Naming | None,
     meet: Meet,
 ) -> Report:
     seed = seed_of(model) if seed is None else check_seed(seed)
-    with memory(model, plan, device=device, dtype=dtype, naming=names):
-        wanted = plan if dtype is None else plan.with_dtype(dtype)
+    with allocated as casting:
+        wanted = plan if casting is None else casting.plan(plan)
         return _apply(model, wanted, seed, None, progress, names, meet)
 
 
