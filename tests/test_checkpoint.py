@@ -271,3 +271,31 @@ def test_a_seed_drawn_from_torch_is_recorded(tmp_path: Path) -> None:
     torch.manual_seed(1)
     assert zeta.init_(nn.Linear(2, 2), UNIFORM, seed=None).seed == seed
     assert json.loads((tmp_path / "zeta.json").read_text())["seed"] == seed
+
+
+class Stateful(nn.Module):
+    """Its state dictionary has more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"steps": 3}
+
+
+def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
+    model, plan = zeta.record(lambda: nn.Sequential(Stateful(), nn.Linear(3, 3), Stateful()))
+    with pytest.warns(zeta.ZetaNotice, match=r"0\._extra_state, 2\._extra_state: what get_extra_state gives") as said:
+        zeta.save(model, plan, tmp_path)
+    assert said[0].filename == __file__
+    missing, unexpected = zeta_free(model).load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
+    assert missing == ["0._extra_state", "2._extra_state"]
+    assert unexpected == []
+
+
+def zeta_free(model: nn.Module) -> nn.Module:
+    return model.to_empty(device="cpu")

@@ -112,6 +112,11 @@ ATTACKS: dict[str, list[Any]] = {
         *(step("mm", {"step": n}, {"step": n}, shape=[2**13, 2**13]) for n in range(64)),
         step("slice", {"step": 64}, starts=[0, 0], sizes=[1, 4], steps=[1, 1], shape=[1, 4]),
     ],
+    "a huge batch of empty matrices": [
+        step("full", size=[2**29, 0, 0], value=1.0, shape=[2**29, 0, 0]),
+        step("linalg_qr", REF, part=0, shape=[2**29, 0, 0]),
+        step("sum", {"step": 1}, shape=()),
+    ],
     "many steps": [ONES] * (MOST_STEPS + 1),
     "an overflowing shape": [step("full", size=[2**32, 2**32], value=1.0, shape=[2**32, 2**32])],
     "a negative shape": [step("full", size=[-4], value=1.0, shape=[-4])],
@@ -126,6 +131,10 @@ ATTACKS: dict[str, list[Any]] = {
     "a dtype that is none": [step("full", size=[4], value=1.0, dtype="Tensor")],
     "a quantized dtype": [step("full", size=[4], value=1.0, dtype="quint8")],
     "torch's default dtype": [step("full", size=[4], value=1, dtype="int64"), step("sqrt", REF)],
+    "torch's default dtype of a sum": [
+        step("full", size=[4], value=1, dtype="int64"),
+        step("logsumexp", REF, dim=[0], keepdim=True, shape=[1]),
+    ],
     "a mode that torch has": [ONES, step("div", REF, 2.0, rounding_mode="ceil")],
     "an attribute twice in another form": [ONES, step("softplus", REF, beta=[1.0])],
     "a part that is none": [ONES, step("topk", REF, k=1, part=7, shape=[1])],

@@ -299,6 +299,17 @@ def test_a_surrounding_device_does_not_matter() -> None:
     assert plan == expected
 
 
+@pytest.mark.parametrize("sizes", [(6,), (2, 3), (100,)])
+def test_a_tensor_that_grows_is_refused_with_its_line(sizes: tuple[int, ...]) -> None:
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.arange(4.0).resize_(sizes).fill_(1.0))
+
+    with pytest.raises(zeta.RecordingError, match=r"test_recording\.py:\d+ in .*Growing.*: .*resize_.* makes a"):
+        zeta.record(Growing)
+
+
 def test_what_is_not_a_module_is_refused() -> None:
     with pytest.raises(zeta.LayerTypeError, match=r"returns a torch\.nn\.Module, got 3"):
         zeta.record(lambda: 3)  # type: ignore[arg-type, return-value]

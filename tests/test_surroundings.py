@@ -318,3 +318,37 @@ def test_numbers_below_the_smallest_normal_one_are_kept() -> None:
         torch.set_flush_denormal(False)
     assert kept
     assert same_values(model, again)
+
+
+TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], object]] = {
+    "vmap": lambda function: torch.func.vmap(function)(torch.ones(2, 3)),
+    "grad": lambda function: torch.func.grad(function)(torch.ones(3)),
+    "jvp": lambda function: torch.func.jvp(function, (torch.ones(3),), (torch.ones(3),)),
+    "functionalize": lambda function: torch.func.functionalize(function)(torch.ones(3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in jvp
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_inside_a_transform_of_functions_everything_is_refused(transform: str, tmp_path: Path) -> None:
+    model, plan = Net(), zeta.plan(Net(), RULES)
+    before = [p.detach().clone() for p in model.parameters()]
+    calls: dict[str, Callable[[], object]] = {
+        "record": lambda: zeta.record(Net),
+        "materialize_": lambda: zeta.materialize_(model, plan, seed=0),
+        "apply_": lambda: zeta.apply_(model, plan, seed=0),
+        "init_": lambda: zeta.init_(model, RULES, seed=0),
+        "save": lambda: zeta.save(model, plan, tmp_path, seed=0),
+        "verify": lambda: zeta.verify(model, plan, 0),
+        "init_zero_": lambda: utils.init_zero_(model),
+    }
+    for name, call in calls.items():
+
+        def function(x: Tensor, name: str = name, call: Callable[[], object] = call) -> Tensor:
+            with pytest.raises(zeta.TargetError, match=r"inside a transform of torch\.func"):
+                call()
+            return (x * 2).sum()
+
+        TRANSFORMS[transform](function)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert list(tmp_path.iterdir()) == []

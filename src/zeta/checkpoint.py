@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from zeta import dtypes, sampling
 from zeta.aliasing import has_address
 from zeta.apply import Progress, check_target, values_of
-from zeta.errors import LayerTypeError, TargetError, ZetaError, listed
+from zeta.errors import LayerTypeError, TargetError, ZetaError, ZetaNotice, listed
 from zeta.files import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, work
+from zeta.modules import named_modules_of
 from zeta.names import Slot, walk
 from zeta.planning import check_dtype, tie_problems
 from zeta.plans import Entry, Plan
@@ -60,6 +62,7 @@ def save_files(
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     files = request.layout
     slots = _check(model, request.plan)
+    _say_what_is_left(model)
     check_folder(folder, force=force)
     kept: dict[str, str] = {}
     with work(folder, request, force=force) as unfinished:
@@ -206,6 +209,22 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
     if problems:
         raise TargetError(listed("this plan cannot be saved for this model; nothing was written:", problems))
     return slots
+
+
+def _say_what_is_left(model: nn.Module) -> None:
+    """Give a notice of what ``state_dict`` has beside tensors."""
+    left = [
+        f"{name}._extra_state".lstrip(".")
+        for name, module in named_modules_of(model)
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
+    if left:
+        warnings.warn(
+            f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}: what get_extra_state gives "
+            "is no tensor of the plan and is not saved; load with strict=False",
+            ZetaNotice,
+            stacklevel=5,
+        )
 
 
 def _check_plain(slot: Slot) -> None:

@@ -75,7 +75,7 @@ def _result_type(
     if not isinstance(result, Tensor):
         raise SpecError(f"{name} has several results; its attribute part says which is meant")
     inexact = any(is_inexact(operand[1]) for operand in operands if isinstance(operand, tuple))
-    if operation.elementwise and not operation.casts and is_inexact(result.dtype) and not inexact:
+    if not (operation.creates or operation.casts) and is_inexact(result.dtype) and not inexact:
         raise SpecError(f"{name} of whole numbers would be of torch's default dtype; cast them first")
     return tuple(result.shape), result.dtype
 

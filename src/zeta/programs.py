@@ -60,7 +60,8 @@ def tiles(
 def value(program: Program, *, name: str, seed: int) -> Tensor:
     """All values of the parameter ``name``, in the program's dtype, on the CPU."""
     run = _Run(program=program, name=name, seed=seed)
-    return run.part(Region.whole(program.steps[-1].shape)) if is_regional(program) else run.whole()
+    whole = Region.whole(program.steps[-1].shape)
+    return run.part(whole) if whole.numel and is_regional(program) else run.whole()
 
 
 def is_regional(program: Program) -> bool:

@@ -12,12 +12,21 @@ from torch import nn
 from torch._C import _pop_torch_function_stack, _push_on_torch_function_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
+from zeta.errors import TargetError
 from zeta.modules import modules_of
 
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Run the block as if nobody had entered a mode: a default device, ``FakeTensorMode``, inference, autocast."""
+    """Run the block as if nobody had entered a mode: a default device, ``FakeTensorMode``, inference, autocast.
+
+    Raises ``TargetError`` inside a transform of ``torch.func``, where tensors have no memory of their own.
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise TargetError(
+            "zeta was called inside a transform of torch.func (vmap, grad, jvp, functionalize), where tensors are not "
+            "what they seem; call it outside of the transformed function. Nothing was changed"
+        )
     modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
     cast = [kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)]
     try:

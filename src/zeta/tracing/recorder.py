@@ -144,6 +144,8 @@ class Recorder:
         written = list(_tensors(written_arguments(func, args, kwargs)))
         if name in _WRITING_UNSAID:
             self._spoil_statistics(func, args, kwargs, source_here())
+        if name in ("aten.resize_.default", "aten.resize_as_.default"):
+            return self._resized(func, name, args, kwargs)
         if name in _REARRANGING:
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
@@ -155,6 +157,17 @@ class Recorder:
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
             return self.made_by(result, node, _device(args, kwargs, self))
         return self._plain(func, name, args, kwargs)
+
+    def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Another shape of the same memory; torch leaves what is beyond it without values."""
+        before = args[0].untyped_storage().nbytes()
+        result = self._on_meta(func, args, kwargs)
+        if result.untyped_storage().nbytes() > before:
+            raise RecordingError(
+                f"{source_here()}: {name} makes a tensor larger, and torch leaves the new elements without values; "
+                "make it of that size"
+            )
+        return result
 
     def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
