@@ -1,10 +1,11 @@
 """Record the models that a library builds by default, and compare their values with real constructions.
 
     python -m benchmarks.architectures [--source transformers] [--only NAME ...] [--seconds 120] [--table FILE]
-    make libraries && build/libraries/bin/python -m benchmarks.architectures --source timm --table docs/libraries/timm.md
+    build/libraries/bin/python -m benchmarks.architectures --source timm --table docs/libraries/timm.md
 
-``benchmarks/sources`` has a module for each library. Each model is recorded in a process of its own, with limits on time
-and memory. It counts if it can be built, under ``torch.device("meta")`` or on the CPU, without files and further packages.
+``benchmarks/sources`` has a module for each library; ``make libraries`` installs them. Each model is recorded in a
+process of its own, with limits on time and memory. It counts if it can be built, under ``torch.device("meta")`` or on
+the CPU, without files and further packages.
 
 Models of up to ``--values`` elements are then computed, and built for real on the draws of their recordings (the twin
 run of ``tests/twin.py``); every parameter and buffer must be equal, or close where a law replaced a formula.

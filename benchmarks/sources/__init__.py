@@ -1,7 +1,7 @@
 """Where the models of ``benchmarks.architectures`` come from: one module for each library.
 
-Each module has a ``SOURCE``. A source lists names; for a name it yields candidates, of which the first that can be built
-is examined.
+Each module has a ``SOURCE``. A source lists names; for a name it yields candidates, of which the first that can be
+built is examined.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Candidate = tuple[str, Callable[[], nn.Module]]
 class Source:
     """The models of one library.
 
-    ``what`` says in a sentence what was built, ``noun`` what one of the names is. ``candidates`` raises where a name has no
-    model. ``limits`` says what the library cannot do in the environment of the comparison. With ``unbuilt`` the page
-    lists what cannot be built. ``warm_up`` imports once what most models import.
+    ``what`` says in a sentence what was built, ``noun`` what one of the names is. ``candidates`` raises where a name
+    has no model. ``limits`` says what the library cannot do in the environment of the comparison. With ``unbuilt`` the
+    page lists what cannot be built. ``warm_up`` imports once what most models import.
     """
 
     title: str

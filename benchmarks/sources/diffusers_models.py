@@ -20,8 +20,8 @@ from benchmarks.sources.transformers_models import LAYERS  # noqa: E402
 #: what has no default
 NEEDED: Mapping[str, dict[str, Any]] = {
     "AutoencoderKLHunyuanImage": {
-        "in_channels": 3, "out_channels": 3, "latent_channels": 8, "block_out_channels": (32, 64), "layers_per_block": 1,
-        "spatial_compression_ratio": 2, "sample_size": 32,
+        "in_channels": 3, "out_channels": 3, "latent_channels": 8, "block_out_channels": (32, 64),
+        "layers_per_block": 1, "spatial_compression_ratio": 2, "sample_size": 32,
     },
 }  # fmt: skip
 
@@ -61,7 +61,10 @@ def candidates(name: str) -> Iterator[Candidate]:
     if name in COMPOSED:
         part, count = COMPOSED[name]
         for options in (smaller(getattr(diffusers, part), heads=True), {}):
-            yield name, lambda o=options: getattr(diffusers, name)([getattr(diffusers, part)(**o) for _ in range(count)])
+            yield (
+                name,
+                lambda o=options: getattr(diffusers, name)([getattr(diffusers, part)(**o) for _ in range(count)]),
+            )
         return
     cls, needed = getattr(diffusers, name), NEEDED.get(name, {})
     for options in (smaller(cls, heads=True), smaller(cls, heads=False), {}):
@@ -70,8 +73,8 @@ def candidates(name: str) -> Iterator[Candidate]:
 
 SOURCE = Source(
     title="diffusers",
-    what=f"Every class of models of diffusers {diffusers.__version__}, built from its default configuration (two layers "
-    "and four attention heads where that is possible)",
+    what=f"Every class of models of diffusers {diffusers.__version__}, built from its default configuration (two "
+    "layers and four attention heads where that is possible)",
     noun="class",
     names=names,
     candidates=candidates,

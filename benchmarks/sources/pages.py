@@ -44,6 +44,10 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
     recorded = [r for r in built if r.outcome not in ("failed", "no values")]
     complete = len(recorded)
     twins = [r for r in recorded if r.twin != "too large"]
+    nothing = [
+        f"- {count['no values']} have tensors to which the constructor gives no value: they are lazy, or memory as "
+        "it was found;"
+    ] * bool(count["no values"])
     lines = [
         f"# {of.title}",
         "",
@@ -55,8 +59,7 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
         "an entry;",
         f"- {count['recognized']} with known initializers for everything random, {count['program']} with programs for "
         "some of it;",
-        *([f"- {count['no values']} have tensors to which the constructor gives no value: they are lazy, or memory as it "
-           "was found;"] if count["no values"] else []),
+        *nothing,
         f"- {count['failed']} fail;",
         f"- the values of {len(twins)} (those of up to {most:,} elements) were computed and held against a real "
         f"construction on the same draws: {sum(r.twin == 'equal' for r in twins)} are equal in every parameter and "

@@ -90,7 +90,9 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "MISS bat": ("MISS", {**LINEAR, "r": 8, "init_weights": "bat"}, "llama"),
     "MISS mini": ("MISS", {**LINEAR, "r": 8, "init_weights": "mini", "mini_r": 4}, "llama"),
     "OFT coft": ("OFT", {**LINEAR, "oft_block_size": 4, "r": 0, "coft": True, "block_share": True}, "llama"),
-    "PREFIX_TUNING with a projection": ("PREFIX_TUNING", {**VIRTUAL, "prefix_projection": True, "encoder_hidden_size": 16}, "llama"),
+    "PREFIX_TUNING with a projection": (
+        "PREFIX_TUNING", {**VIRTUAL, "prefix_projection": True, "encoder_hidden_size": 16}, "llama",
+    ),
     "PROMPT_TUNING of the vocabulary": ("PROMPT_TUNING", {**VIRTUAL, "prompt_tuning_init": "SAMPLE_VOCAB"}, "llama"),
     "P_TUNING with an LSTM": (
         "P_TUNING", {**VIRTUAL, "encoder_hidden_size": 16, "encoder_reparameterization_type": "LSTM"}, "llama",
@@ -112,12 +114,15 @@ def base(name: str) -> nn.Module:
         return transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=99))
     if name == "bert":
         return transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES))
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, max_position_embeddings=64))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, max_position_embeddings=64, use_cache=False))
 
 
 def methods() -> dict[str, tuple[str, dict[str, Any], str]]:
     """All methods as they begin by default, then their variants."""
-    plain = {method.value: (method.value, NEEDED.get(method.value, LINEAR), "llama") for method in PEFT_TYPE_TO_CONFIG_MAPPING}
+    plain = {
+        method.value: (method.value, NEEDED.get(method.value, LINEAR), "llama")
+        for method in PEFT_TYPE_TO_CONFIG_MAPPING
+    }
     return {**plain, **VARIANTS}
 
 

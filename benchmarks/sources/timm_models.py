@@ -12,12 +12,13 @@ declare_torchvision()
 
 import timm  # noqa: E402
 
-
-SMALL = re.compile(r"(^|[_\d])(atto|femto|pico|nano|xxs|xxt|tiny|ti|mini|xs|xt|small|s|s0|m0|t0|b0|18|26|0?\d\dm?)(_|\d|$)")
+SMALL = re.compile(
+    r"(^|[_\d])(atto|femto|pico|nano|xxs|xxt|tiny|ti|mini|xs|xt|small|s|s0|m0|t0|b0|18|26|0?\d\dm?)(_|\d|$)"
+)
 
 
 def names() -> list[str]:
-    """The first model of each module, in timm's order, and the first whose name says that it is small, else the last."""
+    """The first model of each module, in timm's order, and the first with a small name, else the last."""
     found: list[str] = []
     for module in timm.list_modules():
         if models := timm.list_models(module=module):
@@ -32,7 +33,8 @@ def candidates(name: str) -> Iterator[Candidate]:
 
 SOURCE = Source(
     title="timm",
-    what=f"The first model of every module of timm {timm.__version__}, and one whose name says that it is small, as registered, without weights",
+    what=f"The first model of every module of timm {timm.__version__}, and one whose name says that it is small, as "
+    "registered, without weights",
     noun="model",
     names=names,
     candidates=candidates,

@@ -35,11 +35,17 @@ def constructions() -> dict[str, Candidate]:
         add(name, class_name, functools.partial(constructor, *arguments))
     for info in common_modules.module_db:
         with torch.random.fork_rng(devices=[]):
-            inputs = info.module_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=True)
+            inputs = info.module_inputs_func(
+                info, device="cpu", dtype=torch.float32, requires_grad=False, training=True
+            )
         for given in inputs:
             arguments, options = given.constructor_input.args, given.constructor_input.kwargs
             name = "_".join(filter(None, (info.name.replace("nn.", ""), given.desc)))
-            add(f"{name} of module_db", info.module_cls.__name__, functools.partial(info.module_cls, *arguments, **options))
+            add(
+                f"{name} of module_db",
+                info.module_cls.__name__,
+                functools.partial(info.module_cls, *arguments, **options),
+            )
     return found
 
 

@@ -25,6 +25,5 @@ SOURCE = Source(
     noun="builder",
     names=models.list_models,
     candidates=candidates,
-    limits="torchvision's compiled operators do not load beside the CPU build of torch that is compared here; no constructor "
-    "calls one.",
+    limits="Its compiled operators do not load beside the CPU build of torch that is used; no constructor calls one.",
 )

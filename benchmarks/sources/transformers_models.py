@@ -57,8 +57,8 @@ def warm_up() -> None:
 
 SOURCE = Source(
     title="Architectures",
-    what=f"Every model type of transformers {transformers.__version__}, built from its default configuration (two layers "
-    "deep where possible)",
+    what=f"Every model type of transformers {transformers.__version__}, built from its default configuration (two "
+    "layers deep where possible)",
     noun="model type",
     names=lambda: list(CONFIG_MAPPING_NAMES),
     candidates=candidates,

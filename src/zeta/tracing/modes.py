@@ -146,7 +146,9 @@ def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
     if not isinstance(data, list | tuple):
         return NotImplemented
-    return func(_with_values(recorder, data), *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj")})
+    return func(
+        _with_values(recorder, data), *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj")}
+    )
 
 
 def _with_values(recorder: Recorder, value: Any) -> Any:
