@@ -17,12 +17,29 @@ import diffusers  # noqa: E402
 
 from benchmarks.sources.transformers_models import LAYERS  # noqa: E402
 
-#: what has no default
+_HUNYUAN = {"patch_size": 2, "in_channels": 4, "num_attention_heads": 4, "attention_head_dim": 16, "hidden_size": 64}
+
+#: what has no default, or none of which a model can be built
 NEEDED: Mapping[str, dict[str, Any]] = {
     "AutoencoderKLHunyuanImage": {
         "in_channels": 3, "out_channels": 3, "latent_channels": 8, "block_out_channels": (32, 64),
         "layers_per_block": 1, "spatial_compression_ratio": 2, "sample_size": 32,
     },
+    "ControlNetUnionModel": {
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 32,
+    },
+    "DreamLiteTransformer2DModel": {"in_channels": 32},
+    "EasyAnimateTransformer3DModel": {"in_channels": 16, "out_channels": 16, "patch_size": 2},
+    "HiDreamImageTransformer2DModel": {
+        "patch_size": 2, "caption_channels": [64, 64], "llama_layers": [0, 1, 2, 3], "axes_dims_rope": (64, 32, 32),
+    },
+    "HunyuanDiT2DControlNetModel": {**_HUNYUAN, "transformer_num_layers": 6},
+    "HunyuanDiT2DModel": _HUNYUAN,
+    "LatteTransformer3DModel": {
+        "in_channels": 4, "patch_size": 2, "sample_size": 16, "norm_type": "ada_norm_single",
+        "num_embeds_ada_norm": 1000, "caption_channels": 32,
+    },
+    "LuminaNextDiT2DModel": {"num_kv_heads": 4},
 }  # fmt: skip
 
 #: of what is built from other models
@@ -63,7 +80,9 @@ def candidates(name: str) -> Iterator[Candidate]:
         for options in (smaller(getattr(diffusers, part), heads=True), {}):
             yield (
                 name,
-                lambda o=options: getattr(diffusers, name)([getattr(diffusers, part)(**o) for _ in range(count)]),
+                lambda o=options: getattr(diffusers, name)(
+                    [getattr(diffusers, part)(**{**o, **NEEDED.get(part, {})}) for _ in range(count)]
+                ),
             )
         return
     cls, needed = getattr(diffusers, name), NEEDED.get(name, {})

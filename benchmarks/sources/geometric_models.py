@@ -55,7 +55,7 @@ VALUES: Mapping[str, Callable[[], Any]] = {
 OTHERS: Mapping[str, dict[str, Callable[[], Any]]] = {
     "DimeNet": {"out_channels": lambda: 1},
     "EquilibriumAggregation": {"num_layers": lambda: [8]},
-    "FusedGATConv": {"in_channels": lambda: 8, "out_channels": lambda: 8},
+    "FusedGATConv": {"in_channels": lambda: 8, "out_channels": lambda: 8, "add_self_loops": lambda: False},
     "GMMConv": {"kernel_size": lambda: 3},
     "GPSENodeEncoder": {"dim_emb": lambda: 16},
     "GroupAddRev": {"num_groups": lambda: 2},
