@@ -11,6 +11,9 @@ from torch.testing._internal import common_modules, common_nn
 
 from benchmarks.sources import Candidate, Source
 
+#: of one name
+MOST = 24
+
 
 @functools.cache
 def constructions() -> dict[str, Candidate]:
@@ -25,6 +28,8 @@ def constructions() -> dict[str, Candidate]:
         number = 1
         while (full := name if number == 1 else f"{name} ({number})") in found:
             number += 1
+        if number > MOST:
+            return
         found[full] = class_name, build
 
     for test in (*common_nn.module_tests, *common_nn.get_new_module_tests()):
@@ -57,7 +62,7 @@ def candidates(name: str) -> Iterator[Candidate]:
 SOURCE = Source(
     title="torch",
     what="The constructions of torch's own tests of modules (`module_tests`, `new_module_tests` and `module_db` of "
-    "`torch.testing._internal`)",
+    f"`torch.testing._internal`), at most {MOST} of one name,",
     noun="construction",
     names=lambda: list(constructions()),
     candidates=candidates,
