@@ -14,7 +14,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm fuzz sanitize lint format typecheck bench bench-save wheel demo clean
+.PHONY: help venv chromium test test-slow test-arm fuzz sanitize lint format typecheck libraries bench bench-save wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,18 @@ sanitize: $(STAMP) ## run the tests of the kernels under the address and undefin
 	$(CMAKE) --build build/sanitize >>build/sanitize.log
 	LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 ZETA_LIBRARY=build/sanitize/libzeta_native.so \
 	    $(PYTEST) -q -m sanitize tests/test_kernels.py
+
+# A separate environment, since these bring much along. torchvision goes in without its dependencies, which name a torch.
+LIBRARIES := build/libraries
+LIBRARY_PIP := $(LIBRARIES)/bin/python -m pip install --quiet -c constraints.txt -c benchmarks/libraries.txt
+
+libraries: ## create build/libraries, with the libraries of docs/libraries.md, for benchmarks.architectures
+	$(PYTHON) -m venv --clear $(LIBRARIES)
+	$(LIBRARY_PIP) --upgrade pip
+	$(LIBRARY_PIP) "$$(grep '^torch==' constraints.txt)"
+	$(LIBRARY_PIP) --no-deps torchvision
+	$(LIBRARY_PIP) numpy transformers timm diffusers peft torch_geometric expecttest scipy scikit-learn
+	ZETA_REQUIRE_KERNELS=1 $(LIBRARY_PIP) --build-constraint constraints.txt -e .
 
 bench: $(STAMP) ## measure against torch, NumPy and JAX on this machine; writes build/bench/cpu.json
 	$(PIP) install --quiet -c constraints.txt --group bench

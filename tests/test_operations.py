@@ -170,6 +170,10 @@ ATTACKS: dict[str, list[Any]] = {
         step("full", size=[1, 1, 4, 4], value=1.0, shape=[1, 1, 4, 4]),
         step("upsample_nearest2d", REF, output_size=[4, 4], scales_h=1e-300, scales_w=1.0, shape=[1, 1, 4, 4]),
     ],
+    "a volume scaled to another": [
+        step("full", size=[1, 1, 4, 4, 4], value=1.0, shape=[1, 1, 4, 4, 4]),
+        step("upsample_nearest3d", REF, output_size=[4, 4, 4], scales_d=1.0, scales_w=1e-300, shape=[1, 1, 4, 4, 4]),
+    ],
     "a diagonal beyond all numbers": [
         step("full", size=[2, 2], value=1.0, shape=[2, 2]),
         step("triu", REF, diagonal=2**63 - 1, shape=[2, 2]),

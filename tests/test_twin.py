@@ -148,6 +148,27 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "read by a list": lambda: torch.randn(5, 4)[[4, 1]] * 2,
     "a diagonal": lambda: torch.randn(5, 5).diagonal(1).clone(),
     "written through a diagonal": lambda: _diagonal(torch.randn(5, 5)),
+    "numbers in tensors": lambda: torch.tensor([torch.ones(()).exp(), 0.5, torch.arange(3)[2]]),
+    "rows of numbers in tensors": lambda: torch.as_tensor([[torch.ones(()).exp().half(), 2], (3, torch.eye(2)[0, 0])]),
+    "new of numbers in tensors": lambda: torch.ones(2).new_tensor([torch.ones(()).exp()] * 3),
+    **{
+        f"resized in {len(size)} dimensions, {mode}": lambda size=size, mode=mode: nn.functional.interpolate(
+            torch.randn(2, 3, *(4, 5, 6)[: len(size)]), size, mode=mode
+        )
+        for size, modes in (
+            ((7,), ("nearest", "nearest-exact", "linear")),
+            ((7, 3), ("nearest", "nearest-exact", "bilinear", "bicubic")),
+            ((7, 3, 8), ("nearest", "nearest-exact", "trilinear")),
+        )
+        for mode in modes
+    },
+    "resized smoothly": lambda: nn.functional.interpolate(
+        torch.randn(1, 2, 9, 8), (4, 3), mode="bicubic", antialias=True
+    ),
+    "halved smoothly": lambda: nn.functional.interpolate(
+        torch.randn(1, 2, 9, 8), scale_factor=0.5, mode="bilinear", antialias=True
+    ),
+    "a volume doubled": lambda: nn.functional.interpolate(torch.randn(1, 2, 3, 2, 4), scale_factor=(2, 1.5, 2.0)),
     "waiting in bf16": lambda: torch.empty(4000, dtype=torch.bfloat16).exponential_(),
     "gumbel in fp16": lambda: -torch.empty(4000, dtype=torch.float16).exponential_().log(),
     "eight numbers": lambda: (torch.rand(4000, dtype=torch.bfloat16) * 8).floor(),

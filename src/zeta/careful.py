@@ -95,11 +95,12 @@ def _transform_to_real(self: Tensor, dim: tuple[int, ...], last_dim_size: int, *
 def _interpolation(self: Tensor, output_size: tuple[int, ...], **rest: Any) -> None:
     _require(len(output_size) == self.ndim - 2, f"output_size {output_size} for {self.ndim} dimensions")
     _require(all(0 < n < _INT32 for n in (*output_size, *self.shape)), "extents must be positive")
-    scales = [rest[key] for key in ("scales", "scales_h", "scales_w") if rest.get(key) is not None]
-    _require(all(isinstance(x, float) and math.isfinite(x) and x > 0 for x in scales), "scales must be positive")
-    if scales:
-        sizes = [math.floor(extent * scale) for extent, scale in zip(self.shape[2:], scales, strict=False)]
-        _require(tuple(sizes) == tuple(output_size), f"scales {scales} do not give {output_size}")
+    names = ("scales",) if self.ndim == 3 else ("scales_d", "scales_h", "scales_w")[5 - self.ndim :]
+    for extent, size, name in zip(self.shape[2:], output_size, names, strict=False):
+        scale = rest.get(name)
+        if scale is not None:
+            _require(isinstance(scale, float) and math.isfinite(scale) and scale > 0, "scales must be positive")
+            _require(math.floor(extent * scale) == size, f"the scale {scale} does not give {size}")
 
 
 def _diagonal(diagonal: int = 0, **_: Any) -> None:
@@ -133,7 +134,12 @@ _CHECKS: Final[Mapping[str, Callable[..., None]]] = {
     "_fft_r2c": _transform_of_real,
     "_fft_c2r": _transform_to_real,
     **dict.fromkeys(
-        ("upsample_bicubic2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d"),
+        (
+            *("upsample_linear1d", "upsample_nearest1d", "_upsample_nearest_exact1d"),
+            *("upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d", "_upsample_nearest_exact2d"),
+            *("_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"),
+            *("upsample_nearest3d", "upsample_trilinear3d", "_upsample_nearest_exact3d"),
+        ),
         _interpolation,
     ),
     **dict.fromkeys(("tril", "triu"), _diagonal),

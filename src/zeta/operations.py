@@ -164,11 +164,13 @@ searchsorted: sorted_sequence self; out_int32:bool? right:bool?
 std: self; dim:ints? correction:number? keepdim:bool?
 tril: self; diagonal:int?
 triu: self; diagonal:int?
-upsample_bicubic2d: self; output_size:ints align_corners:bool scales_h:number? scales_w:number?
-upsample_bilinear2d: self; output_size:ints align_corners:bool scales_h:number? scales_w:number?
-upsample_nearest1d: self; output_size:ints scales:number?
-upsample_nearest2d: self; output_size:ints scales_h:number? scales_w:number?
+upsample_bicubic2d _upsample_bicubic2d_aa: self; output_size:ints align_corners:bool scales_h:number? scales_w:number?
+upsample_bilinear2d _upsample_bilinear2d_aa: self; output_size:ints align_corners:bool scales_h:number? scales_w:number?
 upsample_linear1d: self; output_size:ints align_corners:bool scales:number?
+upsample_nearest1d _upsample_nearest_exact1d: self; output_size:ints scales:number?
+upsample_nearest2d _upsample_nearest_exact2d: self; output_size:ints scales_h:number? scales_w:number?
+upsample_nearest3d _upsample_nearest_exact3d: self; output_size:ints scales_d:number? scales_h:number? scales_w:number?
+upsample_trilinear3d: self; output_size:ints align_corners:bool scales_d:number? scales_h:number? scales_w:number?
 var: self; dim:ints? correction:number? keepdim:bool?
 _log_softmax: self; dim:int half_to_float:bool
 _softmax: self; dim:int half_to_float:bool

@@ -137,7 +137,25 @@ def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs})
+    data = (_with_values(recorder, value) if isinstance(value, list | tuple) else value for value in args[1:])
+    return torch.tensor(*data, **{"dtype": args[0].dtype, **kwargs})
+
+
+def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A list may hold tensors of one number, which torch reads below the modes."""
+    data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if not isinstance(data, list | tuple):
+        return NotImplemented
+    return func(
+        _with_values(recorder, data), *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj")}
+    )
+
+
+def _with_values(recorder: Recorder, value: Any) -> Any:
+    """Nested lists, with real tensors in the place of those on meta."""
+    if isinstance(value, list | tuple):
+        return [_with_values(recorder, item) for item in value]
+    return recorder.value(value) if isinstance(value, Tensor) else value
 
 
 def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -192,6 +210,9 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "numpy": _numpy,
     "__array__": _numpy,
     "new_tensor": _new_tensor,
+    "tensor": _tensor,
+    "as_tensor": _tensor,
+    "asarray": _tensor,
     "to": _same_place,
     "cpu": _same_place,
     "__deepcopy__": _deepcopy,
