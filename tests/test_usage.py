@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,6 +212,225 @@ def test_what_cannot_be_told_is_asked_for(layer: type[Weighted]) -> None:
         axes_of(module, "w", module.w.shape)
 
 
+# -- code that is not what it seems ------------------------------------------------------------------------------------
+
+
+def linear(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w
+
+
+class OwnLinear(Weighted):
+    """A function called as torch's, which it is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.w)
+
+
+class OwnMatmul(Weighted):
+    def matmul(self, w: Tensor, x: Tensor) -> Tensor:
+        return x @ w
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matmul(self.w, x)
+
+
+class AfterAnother(Weighted):
+    """What is taken apart is another layer's result."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.out(x @ self.w).chunk(2, dim=-1)
+
+
+class Child(ByEinsum):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.extra(x)
+
+
+SEEMING: dict[type[Weighted], Axes] = {
+    OwnLinear: Axes(fan_in=(1,), fan_out=(2,), **EACH),
+    OwnMatmul: Axes(fan_in=(1,), fan_out=(2,), **EACH),
+    AfterAnother: Axes(fan_in=(1,), fan_out=(2,), **EACH),
+}
+
+
+@pytest.mark.parametrize("layer", SEEMING, ids=lambda layer: layer.__name__)
+def test_names_are_not_taken_for_what_they_remind_of(layer: type[Weighted]) -> None:
+    module = layer()
+    assert axes_of(module, "w", module.w.shape) == SEEMING[layer]
+
+
+class SuperCalled(ByEinsum):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT)
+
+
+class LocalImport(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        import torch as th
+
+        return th.bmm(self.w, x)
+
+
+class AliasedModule(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        xp = torch
+        return xp.bmm(self.w, x)
+
+
+class ByTensorMethod(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.Tensor.bmm(self.w, x)
+
+
+class Accumulated(Weighted):
+    def forward(self, x: Tensor, acc: Tensor) -> Tensor:
+        return acc.baddbmm(x, self.w)
+
+
+class RowsByIndex(Weighted):
+    """An index may be a number, numbers, a slice or a tuple."""
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        return x @ self.w[rows]
+
+
+class Starred(Weighted):
+    def forward(self, *xs: Tensor) -> Tensor:
+        return torch.bmm(*xs, self.w)
+
+
+class Tried(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            w = self.w.to_local()
+        except AttributeError:
+            w = self.w.mT
+        return x @ w
+
+
+class Turning(Weighted):
+    def forward(self, x: Tensor, n: int) -> Tensor:
+        w = self.w
+        for _ in range(n):
+            w = w.transpose(1, 2)
+        return x @ w
+
+
+class Nested(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.w
+
+        def inner() -> Tensor:
+            return x @ w.mT
+
+        return inner() + x @ w
+
+
+class InALambda(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return (lambda: x @ self.w.mT)() + x @ self.w
+
+
+class Matching(Weighted):
+    def forward(self, x: Tensor, how: str) -> Tensor:
+        w = self.w
+        match how:
+            case "turned":
+                w = w.mT
+        return x @ w
+
+
+class Checkpointed(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.inner, x) + x @ self.w
+
+    def inner(self, x: Tensor) -> Tensor:
+        return x @ self.w.mT
+
+
+class AllDimensions(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w.T
+
+
+class Elsewhere(Weighted):
+    """The parameter is used in another method, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.w
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x @ self.w.mT
+
+
+class ByTheDoor(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self._parameters["w"].mT + x @ self.w  # type: ignore[union-attr, no-any-return]
+
+
+class HandsItselfOver(Weighted):
+    def forward(self, x: Tensor) -> Tensor:
+        return run(self, x, x) + x @ self.w  # type: ignore[arg-type]
+
+
+class Fanning(Weighted):
+    """Calls that would take hours to follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) @ self.w
+
+    def a(self, x: Any) -> Any:
+        return [self.b(x), self.b(x), self.b(x), self.b(x), self.b(x), self.b(x), self.b(x), self.b(x), self.b(x)]
+
+    def b(self, x: Any) -> Any:
+        return [self.c(x), self.c(x), self.c(x), self.c(x), self.c(x), self.c(x), self.c(x), self.c(x), self.c(x)]
+
+    def c(self, x: Any) -> Any:
+        return [self.d(x), self.d(x), self.d(x), self.d(x), self.d(x), self.d(x), self.d(x), self.d(x), self.d(x)]
+
+    def d(self, x: Any) -> Any:
+        return [self.e(x), self.e(x), self.e(x), self.e(x), self.e(x), self.e(x), self.e(x), self.e(x), self.e(x)]
+
+    def e(self, x: Any) -> Any:
+        return [self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x)]
+
+
+UNSURE = [
+    *(
+        SuperCalled,
+        LocalImport,
+        AliasedModule,
+        ByTensorMethod,
+        Accumulated,
+        RowsByIndex,
+        Starred,
+        Tried,
+        Turning,
+        Nested,
+    ),
+    *(InALambda, Matching, Checkpointed, AllDimensions, Elsewhere, ByTheDoor, HandsItselfOver, Fanning, Child),
+]
+
+
+@pytest.mark.parametrize("layer", UNSURE, ids=lambda layer: layer.__name__)
+def test_what_is_not_certain_is_asked_for(layer: type[Weighted]) -> None:
+    module = layer()
+    with pytest.raises(FanError, match="nobody said which dimensions are in and out"):
+        axes_of(module, "w", module.w.shape)
+
+
+def test_code_of_any_size_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "long_code.py").write_text(
+        "from torch import nn\nclass Long(nn.Module):\n    def forward(self, x):\n"
+        f"        return x @ self.w + {' + '.join(['x'] * 1500)}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("long_code", None)
+    module = importlib.import_module("long_code").Long()
+    with pytest.raises(FanError, match="nobody said"):
+        axes_of(module, "w", torch.Size(SHAPE))
+
+
 # -- kinds -------------------------------------------------------------------------------------------------------------
 
 
@@ -242,12 +464,26 @@ class ByFunctional(Vectors):
         return self.proj(F.layer_norm(x, (8,), self.g, self.b))
 
 
+class ByNative(ByFunctional):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(torch.native_layer_norm(x, (8,), self.g, self.b, 1e-5)[0])
+
+
+class ByBatch(ByFunctional):
+    """The function of torch that has scale and bias in other places than that of torch.nn.functional."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(torch.batch_norm(x, self.g, self.b, None, None, True, 0.1, 1e-5, False))
+
+
 class ByKeyword(ByFunctional):
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(F.group_norm(x, 2, weight=self.g, bias=self.b))
 
 
-@pytest.mark.parametrize("layer", [ByHand, RootMeanSquare, ByFunctional, ByKeyword], ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize(
+    "layer", [ByHand, RootMeanSquare, ByFunctional, ByNative, ByBatch, ByKeyword], ids=lambda layer: layer.__name__
+)
 def test_norms_are_known_by_what_they_do(layer: type[nn.Module]) -> None:
     module = layer()
     assert kind_of(module, "g", 1).value == "norm_scale"
@@ -264,6 +500,23 @@ class NormalPolicy(Vectors):
 class GaussNormalizer(Vectors):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.b) / self.g
+
+
+def fused_norm(*arguments: Any) -> Tensor:
+    raise NotImplementedError
+
+
+class Clipped(Vectors):
+    def forward(self, x: Tensor) -> Tensor:
+        nn.utils.clip_grad_norm_([x], self.g)  # type: ignore[arg-type]
+        return torch.norm(x, self.b)  # type: ignore[arg-type, no-any-return]
+
+
+class UnknownNorm(Vectors):
+    """Nobody knows in which order it takes its vectors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fused_norm(x, self.b, self.g)
 
 
 class LayerScale(Vectors):
@@ -301,7 +554,9 @@ class Query(Vectors):
 
 
 @pytest.mark.parametrize(
-    "layer", [NormalPolicy, GaussNormalizer, LayerScale, OnePlus, Cosine, Query], ids=lambda layer: layer.__name__
+    "layer",
+    [NormalPolicy, GaussNormalizer, Clipped, UnknownNorm, LayerScale, OnePlus, Cosine, Query],
+    ids=lambda layer: layer.__name__,
 )
 def test_what_is_no_scale_of_a_norm(layer: type[nn.Module]) -> None:
     assert kind_of(layer(), "g", 1).value == "other"

@@ -327,20 +327,26 @@ def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
     return None
 
 
+#: what holds no tensor
+_PLAIN: Final = frozenset([bool, int, float, str, type(None)])
+
+
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is."""
     for name, module in named_modules_of(model):
         for key, value in vars(module).items():
-            if key not in ("_parameters", "_buffers", "_modules"):
+            if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
                 yield from _inside(f"{name}.{key}".lstrip("."), value, depth=3)
 
 
 def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield place, value
-    elif depth and isinstance(value, list | tuple | set):
+    elif not isinstance(value, (list, tuple, set, dict)) or not depth:
+        return
+    elif not isinstance(value, dict):
         for position, item in enumerate(value):
             yield from _inside(f"{place}[{position}]", item, depth - 1)
-    elif depth and isinstance(value, dict):
+    else:
         for key, item in value.items():
             yield from _inside(f"{place}[{key!r}]", item, depth - 1)

@@ -115,15 +115,15 @@ class Initializer:
 
 def finite(owner: Initializer, name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
-    error = SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {shown(value)}")
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise error
-    try:
-        number = float(value)
-    except OverflowError:
-        raise error from None
+        number = math.nan
+    else:
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
-        raise error
+        raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {shown(value)}")
     return number
 
 

@@ -81,12 +81,13 @@ class Recorder:
 
     def place(self, generator: torch.Generator | None, source: Source | None, *drawn: Any) -> Place:
         """Where something is drawn. The generator moves on by what is ``drawn``, on which depends what follows."""
-        with outside_of_modes():
-            drawing = self.generator() if generator is None else generator
+        drawing = self.generator() if generator is None else generator
+        with torch._C.DisableTorchFunction():  # no operation is run here, so that no other mode sees anything
             state = drawing.get_state()
-            digest = hashlib.blake2b(ctypes.string_at(state.data_ptr(), state.nbytes), digest_size=16).digest()
-            moved = hashlib.blake2b(digest + repr(drawn).encode(), digest_size=7).digest()
-            drawing.manual_seed(int.from_bytes(moved, "little"))
+            content = ctypes.string_at(state.data_ptr(), state.nbytes)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        moved = hashlib.blake2b(digest + repr(drawn).encode(), digest_size=7).digest()
+        drawing.manual_seed(int.from_bytes(moved, "little"))
         return Place(source=source, state=digest, known=self._leaves)
 
     def _place(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None) -> Place:

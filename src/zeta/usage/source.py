@@ -1,4 +1,4 @@
-"""The source of functions, as trees."""
+"""The source of functions, as trees, and what the names in it mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any, Final
 
@@ -20,24 +20,27 @@ def names_a_norm(words: Sequence[str]) -> bool:
 
 
 def dotted(node: ast.expr) -> list[str]:
-    """``["torch", "nn", "functional", "linear"]``; what is no name at the front is left out."""
+    """``["torch", "nn", "functional", "linear"]``; empty where the front is no name."""
     words: list[str] = []
     while isinstance(node, ast.Attribute):
         words.append(node.attr)
         node = node.value
-    if isinstance(node, ast.Name):
-        words.append(node.id)
-    return words[::-1]
+    return [node.id, *words[::-1]] if isinstance(node, ast.Name) else []
 
 
-def tree_of(function: Any) -> ast.FunctionDef | None:
-    """The definition of a function or method, below its decorators; ``None`` where there is no source."""
-    function = inspect.unwrap(getattr(function, "__func__", function)) if callable(function) else None
-    return _parsed(function) if isinstance(function, FunctionType) else None
+def function_of(value: Any) -> FunctionType | None:
+    """The Python function below decorators that name what they wrap."""
+    value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+    try:
+        value = inspect.unwrap(value) if isinstance(value, FunctionType) else None
+    except ValueError:  # it wraps itself
+        return None
+    return value if isinstance(value, FunctionType) else None
 
 
 @functools.lru_cache(maxsize=1024)
-def _parsed(function: FunctionType) -> ast.FunctionDef | None:
+def tree_of(function: FunctionType) -> ast.FunctionDef | None:
+    """The definition of a function, ``None`` where there is no source."""
     try:
         body = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError, IndexError):
@@ -45,9 +48,9 @@ def _parsed(function: FunctionType) -> ast.FunctionDef | None:
     return body if isinstance(body, ast.FunctionDef) else None
 
 
-def meaning(function: Any, words: Sequence[str]) -> Any:
-    """What a dotted name means in a function: in what it closes over, or in its module."""
-    if not words:
+def meaning(function: Any, words: Sequence[str], local: frozenset[str]) -> Any:
+    """What a dotted name means in a function: in what it closes over, or in its module; ``None`` of local ones."""
+    if not words or words[0] in local:
         return None
     closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     try:
@@ -57,3 +60,31 @@ def meaning(function: Any, words: Sequence[str]) -> Any:
     except (KeyError, AttributeError, ValueError):
         return None
     return found.__func__ if isinstance(found, staticmethod) else found
+
+
+def mentions(layer: Any, base: type, name: str) -> Iterator[tuple[FunctionType, ast.AST] | None]:
+    """Where methods of a class, but for those that make it, name its attribute; ``None`` for what has no source."""
+    known: set[str] = set()
+    for cls in layer.__mro__:
+        if cls is base:
+            return
+        for key, member in vars(cls).items():
+            if key in known or key in _MAKING:
+                continue
+            parts = [member.fget] if isinstance(member, property) else [member]
+            for part in filter(lambda one: isinstance(one, FunctionType | staticmethod | classmethod), parts):
+                function = function_of(part)
+                tree = None if function is None else tree_of(function)
+                if function is None or tree is None:
+                    yield None
+                    continue
+                for node in ast.walk(tree):
+                    named = isinstance(node, ast.Attribute) and node.attr == name
+                    if named or (isinstance(node, ast.Constant) and node.value == name):
+                        yield function, node
+
+
+#: methods that run before there is anything to sum over, or that only show the module
+_MAKING: Final = frozenset(
+    ["__init__", "reset_parameters", "_reset_parameters", "init_weights", "_init_weights", "extra_repr", "__repr__"]
+)

@@ -1,4 +1,4 @@
-"""The values of the abstract run: views of one parameter, products with it, and what is noted of them."""
+"""The values of the abstract run: views of one parameter, products with it, and loop counters."""
 
 from __future__ import annotations
 
@@ -13,53 +13,43 @@ from typing import Any, Final
 AS_IT_IS: Final = frozenset(
     (
         *("bfloat16", "clone", "contiguous", "cpu", "cuda", "data", "detach", "double", "float", "full_tensor"),
-        *("half", "index_select", "requires_grad_", "to", "to_local", "type", "type_as"),
+        *("half", "requires_grad_", "to", "to_local", "type_as"),
     )
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A part of the parameter: which of its dimensions the last ones are; ``None`` is one that was put in.
+    """A part of the parameter: which of its dimensions it has, in order; ``None`` is one that was put in.
 
-    ``open`` says that more may stand before them, after an index that may be a tensor. ``shifted`` is one plus it.
-    ``several`` are what ``chunk`` or ``unbind`` gives: a tuple of such views.
+    ``shifted`` is one plus it. ``several`` are what ``chunk`` or ``unbind`` gives: a tuple of such views.
     """
 
     dims: tuple[int | None, ...]
     blocks: tuple[tuple[int, int], ...] = ()
-    open: bool = False
     shifted: bool = False
     several: bool = False
 
-    def at(self, dim: int) -> int | None:
-        """Dimension ``dim``, counted from the end or, where nothing stands before it, from the front."""
-        if not -len(self.dims) <= dim < len(self.dims) or (dim >= 0 and self.open):
+    def at(self, dim: Any) -> int | None:
+        """The place of dimension ``dim``, which may be counted from the end."""
+        if type(dim) is not int or not -len(self.dims) <= dim < len(self.dims):
             return None
         return dim % len(self.dims)
 
-    def permuted(self, order: Sequence[int]) -> View | None:
+    def permuted(self, order: Sequence[Any]) -> View | None:
         """The view with its dimensions in another order."""
         places = [self.at(dim) for dim in order]
         if sorted(place for place in places if place is not None) != list(range(len(self.dims))):
             return None
         return replace(self, dims=tuple(self.dims[place] for place in places if place is not None))
 
-
-@dataclass(frozen=True, kw_only=True)
-class Product:
-    """What came out of a product with the parameter."""
-
-    use: Use
-
-
-Value = frozenset[View | Product]
-NOTHING: Final[Value] = frozenset()
-
-
-def union(values: Iterable[Value]) -> Value:
-    """All of them together."""
-    return functools.reduce(operator.or_, values, NOTHING)
+    def packed(self, dim: Any, n: Any) -> View | None:
+        """One of the ``n`` equal parts along ``dim``."""
+        place = self.at(dim)
+        real = None if place is None else self.dims[place]
+        if type(n) is not int or n < 1 or real is None or real in dict(self.blocks) or self.several:
+            return None
+        return replace(self, blocks=(*self.blocks, (real, n)), several=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +62,22 @@ class Use:
     lookup: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What came out of a product with the parameter, with its last dimension in its place."""
+
+    use: Use
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """A whole number that counts the rounds of a loop."""
+
+
+Value = frozenset[View | Product | Counter]
+NOTHING: Final[Value] = frozenset()
+
+
 class Uses:
     """All that ``forward`` does with one parameter. ``lost`` says that some of it could not be followed."""
 
@@ -82,24 +88,34 @@ class Uses:
         self.scales_in_norm = self.adds_in_norm = False
 
 
-def constant(nodes: Sequence[ast.expr]) -> Any:
+def views(value: Value) -> list[View]:
+    """Those of the values that are views."""
+    return [each for each in value if isinstance(each, View)]
+
+
+def union(values: Iterable[Value]) -> Value:
+    """All of them together."""
+    return functools.reduce(operator.or_, values, NOTHING)
+
+
+def constant(node: ast.expr | None) -> Any:
     """The number or text that is written there, or ``None``."""
     try:
-        return ast.literal_eval(nodes[0])
-    except (ValueError, IndexError, TypeError, SyntaxError):
+        return None if node is None else ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
         return None
 
 
-def index(view: View, parts: Sequence[ast.expr]) -> View | None:
-    """``view[parts]``; ``None`` where it cannot be told which dimensions are left."""
+def index(view: View, parts: Sequence[ast.expr], whole: Sequence[bool]) -> View | None:
+    """``view[parts]``; ``None`` where it cannot be told what is left. ``whole`` says which are whole numbers."""
     if view.several:
-        return replace(view, several=False)
-    dims: list[int | None] = []
-    opened, place = view.open, 0
-    taken = sum(not isinstance(part, ast.Constant) or part.value not in (None, ...) for part in parts)
-    if view.open and parts:
+        return replace(view, several=False) if list(whole) == [True] else None
+    taken = sum(not (isinstance(part, ast.Constant) and part.value in (None, ...)) for part in parts)
+    if taken > len(view.dims):
         return None
-    for part in parts:
+    dims: list[int | None] = []
+    place = 0
+    for part, number in zip(parts, whole, strict=True):
         if isinstance(part, ast.Constant) and part.value is None:
             dims.append(None)
         elif isinstance(part, ast.Constant) and part.value is ...:
@@ -107,35 +123,36 @@ def index(view: View, parts: Sequence[ast.expr]) -> View | None:
             dims += view.dims[place : place + skipped]
             place += skipped
         elif isinstance(part, ast.Slice):
-            dims += view.dims[place : place + 1]
+            dims.append(view.dims[place])
             place += 1
-        elif dims:
-            return None  # an index behind a slice may move dimensions
+        elif number:
+            place += 1
         else:
-            opened |= not isinstance(part, ast.Constant)
-            place += 1
-    return replace(view, dims=(*dims, *view.dims[place:]), open=opened)
+            return None
+    return replace(view, dims=(*dims, *view.dims[place:]))
 
 
 def change(view: View, name: str, numbers: list[Any]) -> View | None:
     """What a method of a tensor makes of a view, where only its dimensions matter."""
+    if view.several:
+        return None
     if name in AS_IT_IS:
         return view
     if len(numbers) == 1 and isinstance(numbers[0], tuple | list):
         numbers = list(numbers[0])
     if name in ("transpose", "swapaxes", "swapdims") and len(numbers) == 2:
-        one, two = (view.at(number) if isinstance(number, int) else None for number in numbers)
+        one, two = map(view.at, numbers)
         if one is None or two is None:
             return None
-        order = list(range(-len(view.dims), 0))
-        order[one], order[two] = order[two], order[one]
+        order = list(range(len(view.dims)))
+        order[one], order[two] = two, one
         return view.permuted(order)
-    if name == "t" and len(view.dims) == 2:
-        return view.permuted([-1, -2])
-    if name == "permute" and all(isinstance(number, int) for number in numbers):
+    if name == "t" and len(view.dims) == 2 and not numbers:
+        return view.permuted([1, 0])
+    if name == "permute":
         return view.permuted(numbers)
     if name == "unsqueeze" and numbers == [0]:
         return replace(view, dims=(None, *view.dims))
-    if name == "unbind" and numbers in ([], [0]) and not view.open:
+    if name == "unbind" and numbers in ([], [0]):
         return replace(view, dims=view.dims[1:], several=True)
     return None
