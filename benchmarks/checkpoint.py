@@ -28,8 +28,8 @@ _SAVE: Final = """
 import json, os, sys, time
 import torch, transformers, zeta
 from benchmarks.timing import peak
-from zeta.apply import values_of
-from zeta.sums import sums_of
+from zeta.write.apply import values_of
+from zeta.compute.sums import sums_of
 
 folder, layers = sys.argv[1], int(sys.argv[2])
 sizes = dict(hidden_size=4096, intermediate_size=11008, num_attention_heads=32, vocab_size=32000)

@@ -22,9 +22,9 @@ import zeta
 from benchmarks.timing import Figures, medians
 from examples.gpt import gpt2
 from zeta import Rule, Rules
+from zeta.compute.sampling import Request, fill_
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform, Zeros
-from zeta.regions import Region
-from zeta.sampling import Request, fill_
 
 MEBI: Final = 2**20
 ELEMENTS: Final = 32 * MEBI
@@ -128,8 +128,8 @@ _RANK: Final = """
 import time, torch, zeta
 from benchmarks.timing import peak
 from zeta.initializers import Normal
-from zeta.regions import Region
-from zeta.sampling import sample
+from zeta.compute.stream.regions import Region
+from zeta.compute.sampling import sample
 torch.set_num_threads(1)
 shape, parts, dim, rank = {shape}, {parts}, {dim}, 3
 sizes = tuple(size // (parts if number == dim else 1) for number, size in enumerate(shape))

@@ -22,8 +22,8 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from zeta.random import parameter_key, words_of_run
-from zeta.regions import Region
+from zeta.compute.stream.random import parameter_key, words_of_run
+from zeta.compute.stream.regions import Region
 
 Words = NDArray[np.uint32]
 
@@ -35,8 +35,8 @@ TILE = 2**16
 def words(key: int, start: int, count: int, draw: int = 0) -> Words:
     """Words ``start`` to ``start + count`` of a key, from the fastest backend that there is."""
     out = torch.empty(count, dtype=torch.uint32)
-    if importlib.util.find_spec("zeta.kernels"):
-        kernels: Any = importlib.import_module("zeta.kernels")
+    if importlib.util.find_spec("zeta.compute.stream.kernels"):
+        kernels: Any = importlib.import_module("zeta.compute.stream.kernels")
         region = Region(shape=(start + count,), offsets=(start,), sizes=(count,))
         kernels.fill([kernels.Task(law=kernels.WORDS, key=key, draw=draw, region=region, out=out)])
     else:

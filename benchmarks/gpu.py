@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 import zeta
 from benchmarks.timing import Figures, machine
-from zeta import kernels
+from zeta.compute.sampling import Request, fill_
+from zeta.compute.stream import kernels
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform
-from zeta.regions import Region
-from zeta.sampling import Request, fill_
 
 ELEMENTS: Final = 2**28  # 1 GiB of fp32: far more than caches hold, and long beside a launch
 SMALL: Final = 2**12

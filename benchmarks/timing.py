@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from zeta import __version__, kernels
+from zeta import __version__
+from zeta.compute.stream import kernels
 
 
 def processor() -> str:

@@ -1,6 +1,6 @@
 /* The C interface of the native core. No torch, no Python: plain memory in, plain memory out.
  *
- * Every value follows docs/stream.md. The operations carry the names of the reference in src/zeta/random.py. */
+ * Every value follows docs/stream.md. The operations carry the names of the reference in src/zeta/compute/stream/random.py. */
 #ifndef ZETA_H
 #define ZETA_H
 

@@ -24,7 +24,7 @@ from tests.networks import Mlp, vectors
 from tests.processes import join
 from zeta.check import check
 from zeta.errors import TargetError
-from zeta.names import fsdp_groups
+from zeta.resolve.slots import fsdp_groups
 
 
 class Blocks(nn.Module):

@@ -16,8 +16,8 @@ from examples.gpt import gpt2
 from tests.networks import Mlp, tokens, vectors
 from tests.processes import join
 from zeta.check import CheckReport, check
-from zeta.check.isolation import same_bits
-from zeta.check.thresholds import Thresholds
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.watch.isolation import same_bits
 
 
 def parallel(model: nn.Sequential, mesh: DeviceMesh) -> nn.Module:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from zeta.check.results import Finding, Histogram, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
+from zeta.check.facts.results import Finding, Histogram, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
 
 FAIL, WARN, NOTE = Severity.FAIL, Severity.WARN, Severity.NOTE
 

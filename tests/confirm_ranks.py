@@ -20,15 +20,16 @@ import zeta
 from tests.processes import join
 from tests.sharded import Awkward
 from tests.sharded_ranks import SEED, both, fsdp
-from zeta import Plan, PlanError, RankError, Rule, Rules, SpecError, digests
+from zeta import Plan, PlanError, RankError, Rule, Rules, SpecError
 from zeta.initializers import Normal, Ones
+from zeta.report import digests
 
 OTHER = 2  # the rank that does something else
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[dict[str, int]]:
-    """How often each collective call of ``zeta.ranks`` is made."""
+    """How often each collective call of ``zeta.report.ranks`` is made."""
     counts = {"all_gather_object": 0, "broadcast_object_list": 0}
     with contextlib.ExitStack() as stack:
         for name in counts:
@@ -238,7 +239,7 @@ def one_cannot_compare(rank: int) -> None:
             [problem] = zeta.verify(**options, reduce=True).problems
             assert problem.startswith("rank 2: "), problem
     with (
-        mock.patch("zeta.verification.values_of", side_effect=MemoryError("no room"))
+        mock.patch("zeta.report.verification.values_of", side_effect=MemoryError("no room"))
         if rank == OTHER
         else (contextlib.nullcontext())
     ):

@@ -9,9 +9,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zeta.kernels import WORDS, Law, Task, reference
-from zeta.random import interval
-from zeta.regions import Region
+from zeta.compute.stream.kernels import WORDS, Law, Task, reference
+from zeta.compute.stream.random import interval
+from zeta.compute.stream.regions import Region
 
 FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

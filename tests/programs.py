@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zeta.kernels import Law, Task, native
-from zeta.regions import Region
+from zeta.compute.stream.kernels import Law, Task, native
+from zeta.compute.stream.regions import Region
 
 ROOT: Final = Path(__file__).parents[1]
 _CALL: Final = struct.Struct("=16sqqqq")

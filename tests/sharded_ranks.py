@@ -23,7 +23,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 import zeta
 from tests.processes import join, leave
 from tests.sharded import Awkward
-from zeta.shards import held
+from zeta.write.shards import held
 
 SEED = 5
 TOKENS = torch.tensor([[1, 4, 12, 0]])
@@ -175,7 +175,7 @@ def stages(rank: int, whole: dict[str, Tensor], plan: zeta.Plan) -> None:
         names = {}
     with silence():
         zeta.materialize_(model, plan, SEED, name_map=names)
-    renamed = zeta.submodels.Naming(name_map=names)
+    renamed = zeta.resolve.submodels.Naming(name_map=names)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, whole[renamed(name)]), name
     with silence():

@@ -14,7 +14,7 @@ import scipy.special
 import torch
 from numpy.typing import NDArray
 
-from zeta.random import interval, normal32
+from zeta.compute.stream.random import interval, normal32
 
 #: ``quantiles(start, count)``: the fp32 standard normal quantiles of the words from ``start`` on
 Quantiles = Callable[[int, int], NDArray[np.float32]]

@@ -334,7 +334,7 @@ def test_empty_and_single_elements() -> None:
 
 
 def test_progress_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeta.apply._BATCH", 2**15)
+    monkeypatch.setattr("zeta.write.apply._BATCH", 2**15)
     model = nn.Sequential(nn.Linear(400, 300), nn.Linear(3, 3).bfloat16(), nn.Linear(3, 3))
     rules = Rules([Rule("2.*", Keep()), *UNIFORM])
     calls: list[tuple[str, int, int]] = []

@@ -22,68 +22,35 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "zeta"
 LONGEST_FILE = 420
 
-# Each module belongs to one stage and imports from that stage or an earlier one. A package stands for what is in it.
-RECORDING = ("layouts", "careful", "operations", "evaluation", "tracing", "recognition")
+# The stages, in order: each imports from itself and from those before it.
+BASE = ("base", "errors", "_version")
+DESCRIBE = ("initializers", "fans", "gains", "rules", "recipes")
 STAGES = {
-    "base": (
-        *("errors", "escaping", "_version", "render", "dtypes", "garbage", "gaussian", "modules", "reading"),
-        *("exchange", "generators", "surroundings", "forked"),
-    ),
-    "describe": ("gains", "usage", "fans", "initializers", "rules", "rulefile", "recipes", *RECORDING),
-    "resolve": ("names", "plans", "casting", "planning", "recording", "submodels"),
-    "compute": (
-        *("random", "regions", "kernels", "orthogonal", "matrices", "sampling", "programs", "rounding", "sums"),
-    ),
-    "write": (
-        *(
-            "shards",
-            "shares",
-            "aliasing",
-            "placeholders",
-            "parametrized",
-            "apply",
-            "guards",
-            "materialize",
-            "files",
-            "checkpoint",
-        ),
-        "utils",
-    ),
-    "report": (
-        *(
-            "digests",
-            "ranks",
-            "report",
-            "comparison",
-            "verification",
-            "distributions",
-            "differences",
-            "verbs",
-            "doctor",
-            "loading",
-        ),
-        *("operands", "options", "check", "cli", "__main__"),
-    ),
+    **dict.fromkeys(BASE, "base"),
+    **dict.fromkeys(DESCRIBE, "describe"),
+    **{folder: folder for folder in ("resolve", "compute", "write", "report")},
 }
-ORDER = list(STAGES)
+ORDER = ["base", "describe", "resolve", "compute", "write", "report", "beside"]
+# what a check is made of, in order
+CHECK = ["facts", "watch", "measure", "judge", "show"]
 
 # (importing module, imported module): why it may reach into a later stage
 EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 # where a global generator is used, and why that is meant
 GLOBAL_RNG = {
-    "zeta.random.draw_seed: torch.randint": "seed=None asks for it",
-    "zeta.generators.private._shared: torch.default_generator": "to copy its state, and to lend it for one operation",
-    "zeta.generators.private.Private._dropout: torch.empty_like(x, dtype=torch.bool).bernoulli_": "a private generator",
-    "zeta.generators.functions._function: torch.random": "to exchange functions for one thread",
-    "zeta.check.jacobians._normal: torch.randn_like": "probes; in isolation.preserved, from a private generator",
-    "zeta.check.jacobians._normal: torch.randn": "a generator of its own, the same on each rank",
-    "zeta.check.samples._tokens: torch.randint": "a generator of its own, for a batch",
-    "zeta.check.samples._pixels: torch.randint": "likewise",
-    "zeta.check.samples._pixels: torch.randn": "likewise",
-    "zeta.tracing.randomness._torch_draw: empty.uniform_": "a generator of its own, for values that are frozen",
-    "zeta.tracing.randomness._torch_draw: empty.normal_": "a generator of its own, for values that are frozen",
-    "zeta.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "a generator of its own, likewise",
+    "zeta.compute.stream.random.draw_seed: torch.randint": "seed=None asks for it",
+    "zeta.base.generators.private._shared: torch.default_generator": "to copy its state, and to lend it",
+    "zeta.base.generators.private.Private._dropout: torch.empty_like(x, dtype=torch.bool).bernoulli_": "its own",
+    "zeta.base.generators.functions._function: torch.random": "to exchange functions for one thread",
+    "zeta.check.measure.jacobians._normal: torch.randn_like": "probes, from a private generator",
+    "zeta.check.measure.jacobians._normal: torch.randn": "a generator of its own, the same on each rank",
+    "zeta.command.samples._tokens: torch.randint": "a generator of its own, for a batch",
+    "zeta.command.samples._pixels: torch.randint": "likewise",
+    "zeta.command.samples._pixels: torch.randn": "likewise",
+    "zeta.resolve.recording.tracing.randomness._torch_draw: empty.uniform_": "frozen values, likewise",
+    "zeta.resolve.recording.tracing.randomness._torch_draw: empty.normal_": "frozen values, likewise",
+    "zeta.resolve.recording.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "likewise",
 }
 
 
@@ -100,10 +67,9 @@ def tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def stage_of(module: str) -> str | None:
-    if module == "zeta":
-        return ORDER[-1]  # it re-exports everything
-    return next((stage for stage, members in STAGES.items() if module.split(".")[1] in members), None)
+def stage_of(module: str) -> str:
+    """By the folder that it is in; what is beside the stages may use all of them."""
+    return "beside" if module == "zeta" else STAGES.get(module.split(".")[1], "beside")
 
 
 def imports(node: ast.AST) -> Iterator[str]:
@@ -119,23 +85,36 @@ def imports(node: ast.AST) -> Iterator[str]:
                 yield inner if inner in MODULES else part.module
 
 
-def test_every_module_is_in_one_stage() -> None:
-    assert len(MODULES) > 30
-    assert [module for module in MODULES if stage_of(module) is None] == []
-    listed = [member for members in STAGES.values() for member in members]
-    assert sorted(listed) == sorted({module.split(".")[1] for module in MODULES if module != "zeta"})
+def test_what_is_beside_the_stages_is_known() -> None:
+    assert len(MODULES) > 150
+    beside = {module.split(".")[1] for module in MODULES if module != "zeta" and stage_of(module) == "beside"}
+    assert beside == {"__main__", "utils", "verbs", "check", "command"}
+    assert {module.split(".")[1] for module in MODULES if module != "zeta"} - beside == set(STAGES)
+
+
+def test_no_folder_is_crowded() -> None:
+    folders: dict[Path, int] = {}
+    for path in MODULES.values():
+        folders[path.parent] = folders.get(path.parent, 0) + 1
+    assert {folder.name: n for folder, n in folders.items() if n > 14} == {}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("zeta.check.")])
+def test_the_parts_of_a_check_are_in_order(module: str) -> None:
+    part = module.split(".")[2]
+    used = {imported.split(".")[2] for imported in imports(tree(module)) if imported.startswith("zeta.check.")}
+    if part in CHECK:
+        assert used <= set(CHECK[: CHECK.index(part) + 1])
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "zeta"])
 def test_imports_come_from_the_same_stage_or_an_earlier_one(module: str) -> None:
     stage = stage_of(module)
-    assert stage is not None
     later = []
     for imported in imports(tree(module)):
         if imported.split(".")[0] == "zeta" and (module, imported) not in EXCEPTIONS:
             assert imported in MODULES, f"{imported} is not a module"
             origin = stage_of(imported)
-            assert origin is not None
             if ORDER.index(origin) > ORDER.index(stage):
                 later.append(f"{imported} ({origin})")
     assert later == [], f"{module} is in {stage}"
@@ -157,9 +136,8 @@ def test_imports_make_no_circle() -> None:
 def test_the_readme_shows_the_same_stages() -> None:
     _, section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## How it is built\n")
     rows = re.findall(r"^\| (\w+) \|[^|]*\|([^|]*)\|$", section.split("\n## ")[0], re.MULTILINE)
-    shown = {stage: set(re.findall(r"`(\w+)/?`", modules)) for stage, modules in rows}
-    shown.pop("stage", None)
-    assert shown == {stage: set(members) - {"__main__"} for stage, members in STAGES.items() if stage != "base"}
+    shown = {stage: set(re.findall(r"`(\w+)(?:/|\.py)`", modules)) for stage, modules in rows if stage != "stage"}
+    assert shown == {"describe": set(DESCRIBE), **{stage: {stage} for stage in ORDER[2:-1]}}
 
 
 def at_top_level(module: str) -> Iterator[str]:
@@ -181,10 +159,10 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
     used = {(module, name.split(".")[0]) for module in MODULES for name in imports(tree(module))}
     optional = {(module, name) for module, name in used if name not in known}
     assert optional == {
-        ("zeta.loading", "transformers"),
-        ("zeta.loading", "huggingface_hub"),
-        ("zeta.kernels.triton", "triton"),
-        ("zeta.check.html", "plotly"),
+        ("zeta.command.loading", "transformers"),
+        ("zeta.command.loading", "huggingface_hub"),
+        ("zeta.compute.stream.kernels.triton", "triton"),
+        ("zeta.check.show.html", "plotly"),
     }
 
 
@@ -211,11 +189,8 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     brought = set(done.stdout.split())
     assert {"zeta", "zeta.utils", "rich"} <= brought
     unwanted = {"triton", "transformers", "plotly", "scipy", "numpy", "matplotlib", "safetensors", "typer", "click"}
-    assert (
-        brought
-        & (unwanted | {"zeta.cli", "zeta.loading", "zeta.operands", "zeta.options", "zeta.rulefile", "zeta.doctor"})
-        == set()
-    )
+    assert brought & unwanted == set()
+    assert [name for name in brought if name.startswith(("zeta.command.", "zeta.rules.file"))] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -319,5 +294,5 @@ def test_new_tensors_name_their_device(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_module_takes_randomness_from_elsewhere(module: str) -> None:
-    allowed = {"secrets"} if module == "zeta.options" else set()  # --seed random
+    allowed = {"secrets"} if module == "zeta.command.options" else set()  # --seed random
     assert set(imports(tree(module))) & {"random", "secrets", "uuid", "numpy", "numpy.random"} <= allowed

@@ -21,7 +21,7 @@ from tests.conftest import rng_states
 from tests.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
 from tests.sick import Forgetful
 from zeta.check import CheckReport, Severity, Thresholds, check
-from zeta.check.isolation import preserved, same_bits
+from zeta.check.watch.isolation import preserved, same_bits
 from zeta.errors import LayerTypeError, SpecError, TargetError
 
 # -- nothing is changed ----------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.networks import vectors
-from zeta.check import attention, check
+from zeta.check import check
+from zeta.check.watch import attention
 
 
 def plainly(query: Tensor, key: Tensor, seen: Tensor, scale: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from tests.check_results import ALL, ODD_NAMES
-from zeta.check.html import page as html_page
+from zeta.check.show.html import page as html_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

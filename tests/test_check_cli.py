@@ -13,9 +13,9 @@ from click.testing import Result
 from torch import nn
 from typer.testing import CliRunner
 
-from zeta.check import command
-from zeta.check.samples import batch_for
-from zeta.cli import app
+from zeta.command import check as command
+from zeta.command.cli import app
+from zeta.command.samples import batch_for
 
 NETS = """
 import torch

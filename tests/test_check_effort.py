@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.networks import LanguageModel, Mlp, tokens, vectors
-from zeta.check import check, effort, examine
-from zeta.check.effort import choice, shared_out
+from zeta.check import check, examine
+from zeta.check.measure import effort
+from zeta.check.measure.effort import choice, shared_out
 from zeta.errors import SpecError
 
 

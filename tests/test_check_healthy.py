@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.healthy import LIBRARY, MODELS, SPEECH
 from tests.networks import images
 from zeta.check import check
-from zeta.check.samples import batch_for
+from zeta.command.samples import batch_for
 
 
 def show(report: Any) -> list[str]:

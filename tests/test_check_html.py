@@ -15,9 +15,9 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from tests.check_results import ALL, healthy, odd, sick
-from zeta.check import html
-from zeta.check.html import page
-from zeta.check.serial import from_json
+from zeta.check.show import html
+from zeta.check.show.html import page
+from zeta.check.show.serial import from_json
 from zeta.errors import UsageError
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from tests.check_results import ALL
 from tests.test_check_tensorboard import Notes
-from zeta.check.html import page
-from zeta.check.report import CheckReport
-from zeta.check.sarif import to_sarif
-from zeta.check.serial import to_json
-from zeta.check.terminal import text
+from zeta.check.show.html import page
+from zeta.check.show.report import CheckReport
+from zeta.check.show.sarif import to_sarif
+from zeta.check.show.serial import to_json
+from zeta.check.show.terminal import text
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.check_results import ALL, GROWTH, STD, UNITS, finding, healthy, odd, results, sick
-from zeta.check.results import Severity
-from zeta.check.sarif import FINGERPRINT, to_sarif
+from zeta.check.facts.results import Severity
+from zeta.check.show.sarif import FINGERPRINT, to_sarif
 
 # The part of SARIF 2.1.0 (OASIS, section 3) that is used here, and nothing beside it.
 LEVEL = {"enum": ["none", "note", "warning", "error"]}

@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from tests.check_results import ALL, healthy, odd
-from zeta.check import results
-from zeta.check.serial import FORMAT, from_json, schema, to_json
+from zeta.check.facts import results
+from zeta.check.show.serial import FORMAT, from_json, schema, to_json
 from zeta.errors import CheckDocumentError
 
 

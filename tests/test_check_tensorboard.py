@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.check_results import ALL, ODD_NAMES, healthy, odd, sick
-from zeta.check.tensorboard import Writer, log_to
-from zeta.check.terminal import text
+from zeta.check.show.tensorboard import Writer, log_to
+from zeta.check.show.terminal import text
 
 METHODS = ("add_scalar", "add_text", "add_histogram_raw")
 

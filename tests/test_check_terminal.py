@@ -23,9 +23,9 @@ from tests.check_results import (
     results,
     sick,
 )
-from zeta.check.places import findings_by_layer
-from zeta.check.results import Severity
-from zeta.check.terminal import MOST_FINDINGS, MOST_LAYERS, WIDTH, text
+from zeta.check.facts.places import findings_by_layer
+from zeta.check.facts.results import Severity
+from zeta.check.show.terminal import MOST_FINDINGS, MOST_LAYERS, WIDTH, text
 
 
 def rows(shown: str) -> list[str]:

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 import zeta
 from tests.layers import raw
-from zeta import Rule, Rules, checkpoint, sampling
+from zeta import Rule, Rules
+from zeta.compute import sampling
 from zeta.initializers import Keep, Normal, Orthogonal, Uniform, Zeros
+from zeta.write.checkpoint import save as checkpoint
 
 UNIFORM = Rules([Rule("*", Uniform(-1.0, 1.0))])
 RULES = Rules([Rule("body.weight", Orthogonal()), Rule("kept", Keep()), Rule("*", Normal(0.5, 0.25))])

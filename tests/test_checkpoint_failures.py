@@ -19,7 +19,8 @@ from torch.nn.utils import parametrizations
 
 import zeta
 from tests.test_checkpoint import RULES, UNIFORM, Net, contents, save
-from zeta import Rule, Rules, sampling
+from zeta import Rule, Rules
+from zeta.compute import sampling
 from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError
 from zeta.initializers import Keep, Zeros
 
@@ -54,9 +55,9 @@ def fail(error: BaseException) -> Callable[..., Any]:
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
-    "sampler": ("zeta.sampling.fill_", RuntimeError("no luck"), RuntimeError),
+    "sampler": ("zeta.compute.sampling.fill_", RuntimeError("no luck"), RuntimeError),
     "disk": ("os.fsync", FULL, CheckpointError),
-    "manifest": ("zeta.files.directory.Directory.write", FULL, CheckpointError),
+    "manifest": ("zeta.write.checkpoint.directory.Directory.write", FULL, CheckpointError),
     "rename": ("os.link", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
     "measurement": ("zeta.verbs.Accumulator.parts", KeyboardInterrupt(), KeyboardInterrupt),
 }

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import zeta
 from tests.test_checkpoint import RULES, UNIFORM, Net, bits, contents, header_of, save
-from zeta.casting import cast
 from zeta.errors import CheckpointError, SpecError
+from zeta.resolve.casting import cast
 
 INDEX = "model.safetensors.index.json"
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import zeta
-from zeta import Rule, Rules, sampling
-from zeta.cli import app
+from zeta import Rule, Rules
+from zeta.command.cli import app
+from zeta.compute import sampling
 from zeta.initializers import Normal, Ones, kaiming_normal
 from zeta.rules import kind, regex
 

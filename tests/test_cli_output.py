@@ -16,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeta
-from zeta.cli import app
+from zeta.command.cli import app
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--fallback"}

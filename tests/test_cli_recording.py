@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeta
-from zeta.cli import app
+from zeta.command.cli import app
 from zeta.initializers import Program
 
 NETS = """

@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import zeta
 from tests.sharded import Awkward, fake_mesh
 from zeta import Plan, Rule, Rules
-from zeta.apply import prepare
-from zeta.digests import Claim, Conflict, Digest, Laid, Shards, claim_of, conflicts, laid_out, ranks_text
 from zeta.fans import Axes
 from zeta.initializers import Constant, Normal, Zeros
+from zeta.report.digests import Claim, Conflict, Digest, Laid, Shards, claim_of, conflicts, laid_out, ranks_text
+from zeta.write.apply import prepare
 
 RULES = [Rule("*.weight", Normal(0.02)), Rule("*", Zeros())]
 

@@ -11,7 +11,6 @@ from torch import nn
 
 import zeta
 from zeta import Axes, Entry, Kind
-from zeta.distributions import same_distribution
 from zeta.initializers import (
     Constant,
     DeltaOrthogonal,
@@ -29,6 +28,7 @@ from zeta.initializers import (
     kaiming_normal,
     xavier_uniform,
 )
+from zeta.report.distributions import same_distribution
 
 LINEAR = Axes(fan_in=(1,), fan_out=(0,))
 TRANSPOSED = Axes(fan_in=(0,), fan_out=(1,))

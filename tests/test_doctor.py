@@ -12,9 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 import zeta
-from zeta import doctor, kernels
-from zeta.cli import app
-from zeta.kernels import answers, native
+from zeta.command import doctor
+from zeta.command.cli import app
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import answers, native
 
 # published with the generator (Random123's kat_vectors, the C++26 draft [rand.predef]); not to be computed here
 PUBLISHED = {

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zeta import dtypes
+from zeta.base import dtypes
 from zeta.errors import SpecError
 
 NARROW = [dtype for dtype in dtypes.REAL if dtype.itemsize <= 2]

@@ -20,11 +20,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeta
-from zeta import Rule, Rules, cli, errors
+from zeta import Rule, Rules, errors
+from zeta.base.escaping import visible, visible_lines
+from zeta.base.text import table
+from zeta.command import cli
 from zeta.errors import ZetaError, ZetaNotice, listed
-from zeta.escaping import visible, visible_lines
 from zeta.initializers import Normal, Uniform, Zeros
-from zeta.render import table
 
 #: colour, title and clipboard of a terminal, C1 controls, line breaks, order of letters, what is invisible, markup
 NASTY = {

@@ -17,12 +17,13 @@ import torch
 import zeta
 from tests.test_vectors import FORMATS, quantile
 from tests.vectors.philox import word_by_integers
-from zeta import dtypes, kernels
+from zeta.base import dtypes
+from zeta.compute.sampling import _law
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels.tasks import Task
+from zeta.compute.stream.random import interval, normal64, uniform64
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
-from zeta.kernels.tasks import Task
-from zeta.random import interval, normal64, uniform64
-from zeta.regions import Region
-from zeta.sampling import _law
 
 MASK = 2**32 - 1
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 import zeta
-from zeta import Rule, Rules, files, sampling
-from zeta.files import Block, Stored, blocks
+from zeta import Rule, Rules
+from zeta.compute import sampling
 from zeta.initializers import Constant, Keep, Normal, Orthogonal, TruncatedNormal, Uniform, Zeros
 from zeta.rules import glob
+from zeta.write import checkpoint as files
+from zeta.write.checkpoint import Block, Stored, blocks
 
 RULES = Rules(
     [

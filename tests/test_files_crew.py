@@ -22,7 +22,7 @@ from tests.test_checkpoint import contents
 from tests.test_checkpoint_resume import PARTIAL, write
 from tests.test_files_writing import no_thread_stays, uncounted
 from zeta.errors import CheckpointError
-from zeta.files.crew import Crew
+from zeta.write.checkpoint.crew import Crew
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 WANT = "a thread could not be started, or has died"
@@ -103,7 +103,7 @@ def dies_at_once(patch: pytest.MonkeyPatch, number: int) -> None:
 
 def dies_when_it_begins(patch: pytest.MonkeyPatch, number: int) -> None:
     begin = nth(number, raising(MemoryError()), lambda: None)
-    patch.setattr("zeta.files.writing.stay_on_this_thread", begin)
+    patch.setattr("zeta.write.checkpoint.writing.stay_on_this_thread", begin)
 
 
 def dies_with_a_result(patch: pytest.MonkeyPatch, number: int) -> None:
@@ -117,7 +117,7 @@ def dies_when_it_looks_for_work(patch: pytest.MonkeyPatch, number: int) -> None:
             self.put = self.queue.put
             self.get = nth(number, raising(MemoryError()), self.queue.get)
 
-    patch.setattr("zeta.files.crew.SimpleQueue", Queue)
+    patch.setattr("zeta.write.checkpoint.crew.SimpleQueue", Queue)
 
 
 SPOILT = (

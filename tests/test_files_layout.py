@@ -13,7 +13,7 @@ from torch import nn
 import zeta
 from tests.test_checkpoint import UNIFORM
 from zeta.errors import SpecError
-from zeta.files import Layout, bytes_of, layout
+from zeta.write.checkpoint import Layout, bytes_of, layout
 
 
 def layout_of(model: nn.Module, most: int, *, drop_ties: bool = False) -> Layout:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import zeta
 from tests.test_checkpoint import UNIFORM, contents, save
-from zeta.cli import app
+from zeta.command.cli import app
 from zeta.errors import SpecError, UsageError
-from zeta.files import output_path, write_text
+from zeta.write.checkpoint import output_path, write_text
 
 LONG = "é" * 128
 NAMES: dict[str, tuple[Any, str]] = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from zeta.files import Writer
+from zeta.write.checkpoint import Writer
 
 Job = Callable[[], tuple[Tensor, tuple[int, ...]]]
 

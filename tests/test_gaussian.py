@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.sweep import RUN, all_runs, from_reference, spread_runs, sweep
-from zeta import dtypes
-from zeta.gaussian import truncated_moments, upper_tail
+from zeta.base import dtypes
+from zeta.base.gaussian import truncated_moments, upper_tail
+from zeta.compute.sampling import sample
+from zeta.compute.stream.random import fma32, interval, normal32, normal64
+from zeta.compute.stream.regions import Region
 from zeta.initializers import TruncatedNormal
-from zeta.random import fma32, interval, normal32, normal64
-from zeta.regions import Region
-from zeta.sampling import sample
 
 INF = math.inf
 ERROR = 4e-7  # the relative error that the stream promises, in fp32

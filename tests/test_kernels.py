@@ -19,12 +19,13 @@ from torch import nn
 
 import zeta
 from tests.kernel_tasks import FLOATS, LAWS, assert_same, bits, tasks
-from zeta import Rule, Rules, kernels
+from zeta import Rule, Rules
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import Law, Task, answers, native, reference
+from zeta.compute.stream.random import interval
+from zeta.compute.stream.regions import Region
 from zeta.errors import SpecError, ZetaNotice
 from zeta.initializers import Normal, Uniform
-from zeta.kernels import Law, Task, answers, native, reference
-from zeta.random import interval
-from zeta.regions import Region
 
 ISAS = [name for name in kernels.candidates("cpu") if name != "reference"]
 KEY = 0x299F31D0A4093822
@@ -289,7 +290,7 @@ def test_an_installation_without_kernels_says_how_to_have_them(
 def test_without_triton_a_gpu_computes_with_the_reference(monkeypatch: pytest.MonkeyPatch, fresh: None) -> None:
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     monkeypatch.delattr(kernels, "triton", raising=False)
-    monkeypatch.delitem(sys.modules, "zeta.kernels.triton", raising=False)
+    monkeypatch.delitem(sys.modules, "zeta.compute.stream.kernels.triton", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
     chosen, problems = kernels.choice("cuda")
     assert (chosen.name, problems) == (
@@ -344,9 +345,9 @@ def test_the_interpreter_is_free_while_kernels_run() -> None:
     """One call fills half a second's worth of values; another thread of Python counts meanwhile."""
     code = """
 import threading, torch
-from zeta.kernels import Law, Task, fill
-from zeta.random import interval
-from zeta.regions import Region
+from zeta.compute.stream.kernels import Law, Task, fill
+from zeta.compute.stream.random import interval
+from zeta.compute.stream.regions import Region
 law = Law(kind="normal", dtype=torch.float64, within=interval(bits=53))
 out, running, counted = torch.empty(2**24, dtype=torch.float64), True, 0
 task = Task(law=law, key=0, draw=0, region=Region.whole((2**24,)), out=out)

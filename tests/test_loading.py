@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
+from zeta.command.loading import load_model
 from zeta.errors import UsageError, ZetaNotice
-from zeta.loading import load_model
 
 NETS = """
 from __future__ import annotations

@@ -218,7 +218,7 @@ def test_no_memory_leaves_the_model_on_meta(monkeypatch: pytest.MonkeyPatch) -> 
             raise RuntimeError("out of memory")
         return allocate(*args, **kwargs)
 
-    monkeypatch.setattr("zeta.materialize.torch.empty", short)
+    monkeypatch.setattr("zeta.write.materialize.torch.empty", short)
     with pytest.raises(RuntimeError, match="out of memory"):
         zeta.materialize_(model, plan)
     assert state(model) == before

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from zeta.compute.matrices import from_matrices, sparse_columns, to_matrices
+from zeta.compute.orthogonal import orthonormal
+from zeta.compute.sampling import sample
+from zeta.compute.stream.regions import Region
 from zeta.fans import Axes, axes_of
 from zeta.initializers import DeltaOrthogonal, Dirac, Identity, Initializer, Normal, Orthogonal, Sparse
-from zeta.matrices import from_matrices, sparse_columns, to_matrices
-from zeta.orthogonal import orthonormal
-from zeta.regions import Region
-from zeta.sampling import sample
 
 OUT_BY_IN = Axes(fan_in=(1,), fan_out=(0,))
 CONV = Axes(fan_in=(1, 2, 3), fan_out=(0, 2, 3))

@@ -17,9 +17,7 @@ import zeta
 from tests.layers import LAYERS
 from tests.models import Bottleneck, ResNet
 from zeta import Rule, Rules
-from zeta.errors import RecordingError, TargetError
-from zeta.initializers import Normal, Zeros
-from zeta.modules import (
+from zeta.base.modules import (
     buffers_of,
     copy_of,
     modules_of,
@@ -28,6 +26,8 @@ from zeta.modules import (
     parameters_of,
     tensors_of,
 )
+from zeta.errors import RecordingError, TargetError
+from zeta.initializers import Normal, Zeros
 
 RULES = Rules([Rule("*.weight", Normal(0.02)), Rule("*.bias", Zeros())])
 

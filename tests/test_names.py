@@ -19,7 +19,7 @@ from tests.layers import LAYERS
 from tests.models import Bottleneck, ResNet
 from zeta.errors import TargetError
 from zeta.fans import originals
-from zeta.names import Slot, is_norm_statistic, kind_of, layers_of, unwrap, walk
+from zeta.resolve.slots import Slot, is_norm_statistic, kind_of, layers_of, unwrap, walk
 from zeta.rules import Kind
 
 

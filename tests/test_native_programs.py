@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from tests.kernel_tasks import FLOATS, LAWS, assert_same, tasks
 from tests.programs import ARM, HERE, Programs, Remote
 from tests.sweep import RUN, spread_runs
-from zeta import kernels
-from zeta.kernels import Law, Task, answers
-from zeta.random import interval, normal32
-from zeta.regions import Region
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import Law, Task, answers
+from zeta.compute.stream.random import interval, normal32
+from zeta.compute.stream.regions import Region
 
 HALVES: Final = (range(0, 2**31, RUN), range(2**31, 2**32, RUN))
 STANDARD: Final = Law(kind="normal", dtype=torch.float32, within=interval())

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import zeta
-from zeta import PlanError, SpecError, ZetaError, evaluation, layouts, programs
-from zeta.aliasing import overlaps
+from zeta import PlanError, SpecError, ZetaError
+from zeta.base.language import evaluation, layouts
+from zeta.base.language.operations import OPERATIONS, Operation
+from zeta.compute import programs
 from zeta.initializers import Program
 from zeta.initializers.program import LEAST_FOR_MEMORY, MOST_STEPS
-from zeta.operations import OPERATIONS, Operation
+from zeta.write.aliasing import overlaps
 
 DOCS = Path(__file__).parents[1] / "docs" / "programs.md"
 
@@ -39,7 +41,7 @@ def test_the_documentation_lists_every_operation() -> None:
 
 
 def test_no_operation_writes_draws_or_reaches_outside() -> None:
-    defined = ("zeta.layouts", "zeta.operations")
+    defined = ("zeta.base.language.layouts", "zeta.base.language.operations")
     own = {name for name, operation in OPERATIONS.items() if operation.compute.__module__ in defined}
     assert own == {
         "full", "cast", "bits", "reshape", "permute", "expand", "slice", "update", "strided", "strided_update", "cat",

@@ -10,8 +10,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from zeta import orthogonal
-from zeta.orthogonal import orthonormal
+from zeta.compute import orthogonal
+from zeta.compute.orthogonal import orthonormal
 
 TOLERANCE = {torch.float32: 2e-6, torch.complex64: 2e-6, torch.float64: 1e-13, torch.complex128: 1e-13}
 SHAPES = [(1, 300, 300), (2, 150, 130), (2, 130, 150), (3, 260, 7), (3, 7, 260), (1, 129, 128), (4, 3, 3), (2, 1, 5)]

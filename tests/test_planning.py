@@ -40,7 +40,7 @@ from zeta.initializers import (
     kaiming_normal,
     xavier_uniform,
 )
-from zeta.plans import Entry
+from zeta.resolve.plans import Entry
 from zeta.rules import Kind, Match, kind
 
 ANY = Rules([Rule("*", Normal(0.02))])

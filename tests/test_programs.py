@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import zeta
-from zeta import SpecError, programs
+from zeta import SpecError
+from zeta.compute import programs
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
-from zeta.regions import Region
 
 
 class Holder(nn.Module):

@@ -19,9 +19,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.vectors.philox import philox_by_integers, word_by_integers
-from zeta import random as stream
-from zeta.errors import SpecError
-from zeta.random import (
+from zeta.compute.stream import random as stream
+from zeta.compute.stream.random import (
     STREAM_VERSION,
     check_seed,
     draw_seed,
@@ -34,6 +33,7 @@ from zeta.random import (
     words_at,
     words_of_run,
 )
+from zeta.errors import SpecError
 
 KEY = 0x299F31D0A4093822  # the digits of pi of Random123's own vectors
 

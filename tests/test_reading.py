@@ -19,10 +19,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeta
-from zeta import reading
-from zeta.cli import app
+from zeta.base import reading
+from zeta.base.reading import decode, json_text, opened, parse, parse_json, parse_toml, read_bytes, shallow, shown
+from zeta.command.cli import app
 from zeta.errors import FormatError, SpecError, ZetaError
-from zeta.reading import decode, json_text, opened, parse, parse_json, parse_toml, read_bytes, shallow, shown
 from zeta.rules import glob, regex
 
 # -- files -------------------------------------------------------------------------------------------------------------

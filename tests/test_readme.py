@@ -31,7 +31,7 @@ def test_the_code_prints_what_is_shown() -> None:
 
 def test_the_rule_file_is_one(tmp_path: Path) -> None:
     from examples.gpt import gpt2
-    from zeta.rulefile import read_rules
+    from zeta.rules.file import read_rules
 
     (toml,) = (text for language, text in blocks() if language == "toml")
     path = tmp_path / "rules.toml"

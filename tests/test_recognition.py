@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import zeta
 from zeta import Axes, Entry
+from zeta.base.language.layouts import Box, box_of
 from zeta.initializers import (
     Constant,
     Dirac,
@@ -25,7 +26,6 @@ from zeta.initializers import (
     Uniform,
     Zeros,
 )
-from zeta.layouts import Box, box_of
 
 
 class Holder(nn.Module):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from zeta.render import TABLE_WIDTH, bytes_text, fold, number_text, range_text, shape_text, table
+from zeta.base.text import TABLE_WIDTH, bytes_text, fold, number_text, range_text, shape_text, table
 
 # -- fold --------------------------------------------------------------------------------------------------------------
 

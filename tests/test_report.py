@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import zeta
 from examples.gpt import gpt2
-from zeta import Entry, Report, Rule, Rules, sums
-from zeta.digests import Claim
+from zeta import Entry, Report, Rule, Rules
+from zeta.compute import sums
 from zeta.initializers import Constant, Initializer, Normal, Ones, Sparse, TruncatedNormal, Uniform, Zeros
-from zeta.report import Measured, measure
+from zeta.report.digests import Claim
+from zeta.report.report import Measured, measure
 
 SIGMA = 0.02
 F64 = torch.float64

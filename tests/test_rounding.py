@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import zeta
-from zeta import Initializer, Rule, Rules, dtypes
+from zeta import Initializer, Rule, Rules
+from zeta.base import dtypes
+from zeta.compute.sums import Sums, sums_of
 from zeta.initializers import (
     Constant,
     DeltaOrthogonal,
@@ -27,8 +29,7 @@ from zeta.initializers import (
     Uniform,
     Zeros,
 )
-from zeta.rounding import expected
-from zeta.sums import Sums, sums_of
+from zeta.report.expected import expected
 
 NARROW = [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 SITE = Site(shape=(4, 4))
@@ -39,7 +40,7 @@ SITE = Site(shape=(4, 4))
 @pytest.mark.parametrize("view", [lambda v: v, lambda v: v.t(), lambda v: v[1::3, ::2], lambda v: v[:0]])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e5m2], ids=str)
 def test_sums_are_numpys(view: object, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeta.sums._TILE", 7)
+    monkeypatch.setattr("zeta.compute.sums._TILE", 7)
     values: Tensor = view(torch.randn(10, 9).to(dtype))  # type: ignore[operator]
     plain = values.double().numpy()
     got = sums_of(values, 0.25)
@@ -50,7 +51,7 @@ def test_sums_are_numpys(view: object, dtype: torch.dtype, monkeypatch: pytest.M
 
 
 def test_the_temporaries_of_sums_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zeta.sums._TILE", 2**18)
+    monkeypatch.setattr("zeta.compute.sums._TILE", 2**18)
     values = torch.zeros(1, dtype=torch.int8).expand(2**22)  # 32 MiB in fp64
     with torch.profiler.profile(profile_memory=True) as profile:
         sums_of(values, 0.0)

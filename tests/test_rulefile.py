@@ -33,8 +33,8 @@ from zeta.initializers import (
     lecun_truncated_normal,
     xavier_normal,
 )
-from zeta.rulefile import read_rules
 from zeta.rules import glob, kind, module, ndim, regex, shape
+from zeta.rules.file import read_rules
 
 Write = Callable[..., Rules]
 

@@ -24,10 +24,10 @@ from torch.distributed.tensor.parallel import (
 import zeta
 from tests.sharded import Awkward, fake_mesh
 from zeta import Rule, Rules, SpecError, TargetError
+from zeta.compute.stream.random import draw_seed
 from zeta.initializers import Identity, Normal, Orthogonal, Zeros
-from zeta.random import draw_seed
-from zeta.shards import held
 from zeta.utils import init_kaiming_normal_, init_zero_
+from zeta.write.shards import held
 
 ROOT = Path(__file__).parents[1]
 MESH = (2, 3)

@@ -21,7 +21,7 @@ from tests.sharded import fake_mesh
 from zeta import Rule, Rules
 from zeta.errors import SpecError, TargetError
 from zeta.initializers import Normal, kaiming_normal
-from zeta.shards import Part, held, parts_of
+from zeta.write.shards import Part, held, parts_of
 
 RULES = Rules([Rule("*.weight", kaiming_normal()), Rule("*.bias", Normal(0.1))])
 Case = tuple[tuple[int, ...], tuple[int, ...], tuple[Any, ...]]

@@ -17,13 +17,13 @@ from torch.distributed.tensor.placement_types import _StridedShard
 import zeta
 from tests.sharded import fake_mesh
 from zeta import Plan, PlanError, Rule, Rules, SpecError, TargetError
-from zeta.apply import values_of
+from zeta.compute.programs import TILE
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Normal, Ones, Orthogonal, Program, Sparse
-from zeta.plans import Cost, Entry
-from zeta.programs import TILE
-from zeta.regions import Region
+from zeta.resolve.plans import Cost, Entry
 from zeta.rules import kind
-from zeta.shards import held
+from zeta.write.apply import values_of
+from zeta.write.shards import held
 
 MESH = (128, 8)
 COLUMN = (_StridedShard(0, split_factor=8), Shard(0))

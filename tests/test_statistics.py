@@ -17,10 +17,10 @@ import scipy.stats
 import torch
 from numpy.typing import NDArray
 
+from zeta.compute.sampling import sample
+from zeta.compute.stream.random import parameter_key, words_of_run
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
-from zeta.random import parameter_key, words_of_run
-from zeta.regions import Region
-from zeta.sampling import sample
 
 Array = NDArray[Any]
 

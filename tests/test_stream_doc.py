@@ -13,8 +13,8 @@ import torch
 
 from tests import stream_by_the_book as book
 from tests.vectors.make import PATH, Case, bits_from_source, values
-from zeta import dtypes
-from zeta import random as stream
+from zeta.base import dtypes
+from zeta.compute.stream import random as stream
 
 CASES = json.loads(PATH.read_text(encoding="utf-8"))["cases"]
 PAGE = book.PAGE.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import zeta
 from tests.sharded import Awkward
 from zeta import PlanError, SpecError
-from zeta.submodels import Naming
+from zeta.resolve.submodels import Naming
 
 
 @pytest.fixture(scope="module")

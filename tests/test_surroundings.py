@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zeta
 from tests.networks import vectors
 from zeta import utils
+from zeta.base.surroundings import plain
 from zeta.initializers import Normal, Orthogonal, Zeros
-from zeta.surroundings import plain
 
 
 @contextlib.contextmanager

@@ -29,12 +29,12 @@ from torch import Tensor
 
 from tests.vectors.make import PATH, bits_of, initializer_of
 from tests.vectors.philox import word_by_integers
-from zeta import dtypes
-from zeta import random as stream
-from zeta.kernels import answers, reference
-from zeta.kernels.tasks import WORDS, Law, Task
-from zeta.random import interval, normal32, normal64
-from zeta.regions import Region
+from zeta.base import dtypes
+from zeta.compute.stream import random as stream
+from zeta.compute.stream.kernels import answers, reference
+from zeta.compute.stream.kernels.tasks import WORDS, Law, Task
+from zeta.compute.stream.random import interval, normal32, normal64
+from zeta.compute.stream.regions import Region
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: the kernel for GPUs is not tested", allow_module_level=True)
@@ -314,10 +314,10 @@ import collections, json, re, sys, types
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from zeta.kernels import triton as kernel
-from zeta.kernels.tasks import WORDS, Law, Task
-from zeta.random import interval
-from zeta.regions import Region
+from zeta.compute.stream.kernels import triton as kernel
+from zeta.compute.stream.kernels.tasks import WORDS, Law, Task
+from zeta.compute.stream.random import interval
+from zeta.compute.stream.regions import Region
 
 ARCH = int(sys.argv[1])
 driver.set_active(types.SimpleNamespace(

@@ -18,10 +18,10 @@ from tests.constructors import Instruction, Random
 from tests.recorded import Awkward
 from tests.test_recording import LAYERS
 from tests.twin import twin
-from zeta import programs
+from zeta.compute import programs
 from zeta.initializers import Program
-from zeta.recognition import assembly, laws
-from zeta.recognition.leaves import Simple
+from zeta.resolve.recording.recognition import assembly, laws
+from zeta.resolve.recording.recognition.leaves import Simple
 
 
 class Holder(nn.Module):

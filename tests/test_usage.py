@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zeta.base.usage import normalizes
 from zeta.errors import FanError
 from zeta.fans import Axes, axes_of
-from zeta.names import kind_of
-from zeta.usage import normalizes
+from zeta.resolve.slots import kind_of
 
 SHAPE = (4, 6, 10)
 

@@ -19,8 +19,8 @@ import scipy.stats
 
 from tests.vectors.make import CASES, PATH, bits_from_source
 from tests.vectors.philox import word_by_integers
-from zeta import kernels
-from zeta.random import STREAM_VERSION
+from zeta.compute.stream import kernels
+from zeta.compute.stream.random import STREAM_VERSION
 
 FILE = json.loads(PATH.read_text(encoding="utf-8"))
 ERROR = 4e-7  # the relative error of a normal value that the stream promises, in fp32

@@ -19,9 +19,10 @@ from torch.nn.utils import parametrizations
 
 import zeta
 from tests.layers import raw, state
-from zeta import Rule, Rules, Verification, verification
+from zeta import Rule, Rules, Verification
 from zeta.errors import CheckpointError, LayerTypeError, PlanError, SpecError
 from zeta.initializers import Keep, Normal, Orthogonal, Uniform, Zeros
+from zeta.report import verification
 
 NORMAL = Rules([Rule("*", Normal(0.5, 0.25))])
 RULES = Rules([Rule("ortho.weight", Orthogonal()), Rule("kept", Keep()), Rule("*.bias", Zeros()), *NORMAL])

@@ -23,17 +23,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zeta
-from zeta import Plan, recording, sampling
-from zeta.evaluation import compute, fixed_state
+from zeta import Plan
+from zeta.base.dtypes import bits
+from zeta.base.language.evaluation import compute, fixed_state
+from zeta.base.language.operations import is_elementwise
+from zeta.compute import sampling
+from zeta.compute.stream.random import parameter_key
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Constant, Draw, Initializer, Normal, Program, TruncatedNormal, Uniform
-from zeta.operations import is_elementwise
-from zeta.random import parameter_key
-from zeta.recognition import assembly
-from zeta.recognition.leaves import Leaf, leaf_of
-from zeta.recognition.simplify import Simplified
-from zeta.regions import Region
-from zeta.tracing import interception, randomness
-from zeta.tracing.graph import Node, Random, reachable, value_of
+from zeta.resolve.recording import record as recording
+from zeta.resolve.recording.recognition import assembly
+from zeta.resolve.recording.recognition.leaves import Leaf, leaf_of
+from zeta.resolve.recording.recognition.simplify import Simplified
+from zeta.resolve.recording.tracing import interception, randomness
+from zeta.resolve.recording.tracing.graph import Node, Random, reachable, value_of
 
 #: operations that move elements, and change none
 MOVING = ("reshape", "permute", "expand", "slice", "strided", "update", "strided_update", "cat", "copy", "cast")
@@ -350,7 +353,7 @@ def compare(name: str, ours: Tensor, theirs: Tensor, plan: Plan, outcome: Outcom
     if (a.shape, a.dtype, strides(a), ours.requires_grad) != (b.shape, b.dtype, strides(b), theirs.requires_grad):
         outcome.different.append(f"{name}: {a.shape} {a.dtype} {a.stride()} for {b.shape} {b.dtype} {b.stride()}")
         return
-    if torch.equal(zeta.dtypes.bits(a), zeta.dtypes.bits(b)) or bool(((a == b) | ((a != a) & (b != b))).all()):
+    if torch.equal(bits(a), bits(b)) or bool(((a == b) | ((a != a) & (b != b))).all()):
         outcome.equal.append(name)
         return
     law = plan[name].initializer if name in {n for e in plan for n in (e.name, *e.ties)} else None

@@ -8,7 +8,6 @@ torch's version.
 from zeta import initializers, recipes, rules, utils
 from zeta._version import __version__
 from zeta.check import CheckReport, Thresholds, check
-from zeta.differences import Change, Difference, diff
 from zeta.errors import (
     CheckpointError,
     FanError,
@@ -25,13 +24,14 @@ from zeta.errors import (
 from zeta.fans import Axes, Fans, fans, register_fans
 from zeta.gains import gain
 from zeta.initializers import Initializer, Keep
-from zeta.plans import Entry, Plan
-from zeta.recording import record
-from zeta.report import Report
+from zeta.report.costs import ShardPlan, shard_plan
+from zeta.report.differences import Change, Difference, diff
+from zeta.report.report import Report
+from zeta.report.verification import Verification
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.recording.record import record
 from zeta.rules import Kind, Match, Rule, Rules
-from zeta.shares import ShardPlan, shard_plan
 from zeta.verbs import apply_, init_, materialize_, plan, save, verify
-from zeta.verification import Verification
 
 __all__ = [
     "Axes",

@@ -1,6 +1,6 @@
 """``python -m zeta`` is the ``zeta`` command."""
 
-from zeta.cli import main
+from zeta.command.cli import main
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zeta.escaping import visible, visible_lines
+from zeta.base.escaping import visible, visible_lines
 
 
 class ZetaError(Exception):

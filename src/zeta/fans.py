@@ -3,7 +3,7 @@
 ``fan_in`` is the number of products that are summed into one output, ``fan_out`` the number of outputs that one
 input reaches. Both follow from the *roles* of a weight's dimensions, which only the module knows, never from the
 shape alone: that is what :class:`Axes` says. Of torch's layers they are known; of others the products in ``forward``
-say them, where its source leaves no doubt (:mod:`zeta.usage`). Where several maps are packed into one weight (grouped
+say them, where its source leaves no doubt (``base/usage``). Where several maps are packed into one weight (grouped
 convolutions, attention's q/k/v, recurrent gates, experts), the fans are those of one of them.
 """
 
@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from zeta.base.reading import shown
+from zeta.base.usage import uses
 from zeta.errors import FanError, SpecError
-from zeta.reading import shown
-from zeta.usage import uses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zeta.base.reading import shown
 from zeta.errors import SpecError
-from zeta.reading import shown
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 

@@ -35,10 +35,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zeta.apply import check_parameters, chosen, prepare, seed_of, write
+from zeta.compute.stream.random import check_seed
 from zeta.errors import LayerTypeError, SpecError
 from zeta.gains import Activation
-from zeta.guards import note, on_values_or_recorded, recording_here
 from zeta.initializers import (
     Constant,
     Dirac,
@@ -60,11 +59,12 @@ from zeta.initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from zeta.planning import plan
-from zeta.plans import Plan
-from zeta.random import check_seed
 from zeta.recipes import torch_default
+from zeta.resolve.planning import plan
+from zeta.resolve.plans import Plan
 from zeta.rules import Kind, Match, Rule, Rules, kind, module
+from zeta.write.apply import check_parameters, chosen, prepare, seed_of, write
+from zeta.write.guards import note, on_values_or_recorded, recording_here
 
 __all__ = [
     "exists",

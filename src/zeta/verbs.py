@@ -14,26 +14,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zeta import kernels, planning, ranks, verification
-from zeta.apply import Only, Progress, chosen, prepare, seed_of, write
-from zeta.casting import Casting, cast
-from zeta.checkpoint import save_files
-from zeta.digests import Claim, claim_of
+from zeta.base.forked import check_threads
+from zeta.base.modules import tensors_of
+from zeta.compute.stream import kernels
+from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import LayerTypeError, SpecError
-from zeta.files import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
-from zeta.forked import check_threads
-from zeta.guards import note, on_values, on_values_or_recorded, recording_here
-from zeta.materialize import memory
-from zeta.modules import tensors_of
-from zeta.names import is_sharded
-from zeta.planning import How
-from zeta.plans import Plan
-from zeta.random import check_seed, draw_seed
-from zeta.recording import plan_recorded
-from zeta.report import Accumulator, Measured, Measurements, Report, measure_all
-from zeta.shares import with_costs
-from zeta.submodels import NameMap, Naming, naming, part_of
-from zeta.verification import Question, Verification
+from zeta.report import ranks, verification
+from zeta.report.costs import with_costs
+from zeta.report.digests import Claim, claim_of
+from zeta.report.report import Accumulator, Measured, Measurements, Report, measure_all
+from zeta.report.verification import Question, Verification
+from zeta.resolve import planning
+from zeta.resolve.casting import Casting, cast
+from zeta.resolve.planning import How
+from zeta.resolve.plans import Plan
+from zeta.resolve.recording.record import plan_recorded
+from zeta.resolve.slots import is_sharded
+from zeta.resolve.submodels import NameMap, Naming, naming, part_of
+from zeta.write.apply import Only, Progress, chosen, prepare, seed_of, write
+from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
+from zeta.write.checkpoint.save import save_files
+from zeta.write.guards import note, on_values, on_values_or_recorded, recording_here
+from zeta.write.materialize import memory
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -46,7 +48,7 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
     Args:
         model: any module; wrappers and parametrizations do not change the names.
         how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function that initializes
-            the model: what it does to the parameters is recorded, as by :func:`~zeta.recording.record`. Buffers that it
+            the model: what it does to the parameters is recorded, as by :func:`~zeta.record`. Buffers that it
             does not write to are kept.
 
     Of a sharded model the plan is that of the whole; it also shows what this process holds and computes of it.
@@ -136,7 +138,7 @@ def materialize_(
     computed on the CPU and copied; one that looks at its whole tensor needs a few times that there.
 
     Args:
-        model: a model on meta, of :func:`~zeta.recording.record` or built under ``torch.device("meta")``. What has
+        model: a model on meta, of :func:`~zeta.record` or built under ``torch.device("meta")``. What has
             memory already keeps it, and is written like the rest.
         plan: a plan of this model.
         seed: as for ``apply_``.
@@ -156,7 +158,7 @@ def materialize_(
         TargetError: parameters that cannot be written, or tensors on meta that would be left as raw memory.
         RankError: as ``apply_``; the model is on meta as before.
 
-    >>> from zeta.recording import record
+    >>> from zeta import record
     >>> model, recorded = record(nn.Linear, 512, 256)
     >>> materialize_(model, recorded, seed=0).ok, model.weight.device.type
     (True, 'cpu')

@@ -11,9 +11,9 @@ from torch import nn
 import zeta
 from tests.constructors import Random
 from tests.fuzz import mutate
-from zeta import programs
+from zeta.base.language.operations import OPERATIONS
+from zeta.compute import programs
 from zeta.initializers import Initializer, Program
-from zeta.operations import OPERATIONS
 
 ODD: Final[tuple[Any, ...]] = (
     *mutate.ODD,

@@ -20,14 +20,13 @@ from tests.check_results import healthy, odd
 from tests.fuzz import mutate
 from tests.fuzz.programs import ODD as PROGRAM_ODD
 from tests.fuzz.programs import computed, programs_of
-from zeta import Rule, Rules, options
-from zeta.check.serial import from_json, to_json
+from zeta import Rule, Rules
+from zeta.check.show.serial import from_json, to_json
+from zeta.command import options
+from zeta.command.loading import load_model
+from zeta.command.operands import Building, operands
 from zeta.errors import CheckDocumentError
 from zeta.fans import Axes
-from zeta.files import INDEX, MANIFEST, Manifest
-from zeta.files.directory import Directory
-from zeta.files.journal import JOURNAL, Journal
-from zeta.files.manifest import changes
 from zeta.initializers import (
     Constant,
     DeltaOrthogonal,
@@ -40,10 +39,12 @@ from zeta.initializers import (
     Uniform,
     lecun_truncated_normal,
 )
-from zeta.loading import load_model
-from zeta.operands import Building, operands
-from zeta.plans import Entry, Plan
-from zeta.rulefile import read_rules
+from zeta.resolve.plans import Entry, Plan
+from zeta.rules.file import read_rules
+from zeta.write.checkpoint import INDEX, MANIFEST, Manifest
+from zeta.write.checkpoint.directory import Directory
+from zeta.write.checkpoint.journal import JOURNAL, Journal
+from zeta.write.checkpoint.manifest import changes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import zeta
-from zeta import kernels
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import answers, reference
+from zeta.compute.stream.kernels.tasks import WORDS, Law, Task
+from zeta.compute.stream.random import interval
+from zeta.compute.stream.regions import Region
 from zeta.initializers import Normal, Orthogonal, TruncatedNormal, Uniform
-from zeta.kernels import answers, reference
-from zeta.kernels.tasks import WORDS, Law, Task
-from zeta.random import interval
-from zeta.regions import Region
 from zeta.rules import Rule, Rules
 
 if not torch.cuda.is_available():

@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeta import kernels
+from zeta.compute.sampling import sample
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import Task
+from zeta.compute.stream.random import STREAM_VERSION, interval, normal32, normal64, parameter_key
+from zeta.compute.stream.regions import Region
 from zeta.fans import Axes
 from zeta.initializers import Constant, Initializer, Normal, Sparse, TruncatedNormal, Uniform
-from zeta.kernels import Task
-from zeta.random import STREAM_VERSION, interval, normal32, normal64, parameter_key
-from zeta.regions import Region
-from zeta.sampling import sample
 
 PATH = Path(__file__).with_name(f"stream{STREAM_VERSION}.json")
 PI = 0x299F31D0A4093822

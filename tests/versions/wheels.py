@@ -75,7 +75,7 @@ def main() -> None:
     wheel = Path(sys.argv[1])
     names, about = contents(wheel)
     assert re.fullmatch(r"zeta_init-[\w.]+-py3-none-(manylinux_\d+_\d+_\w+\.?)+\.whl", wheel.name), wheel.name
-    assert [name for name in names if name.endswith(".so")] == ["zeta/kernels/libzeta_native.so"], names
+    assert [name for name in names if name.endswith(".so")] == ["zeta/compute/stream/kernels/libzeta_native.so"], names
     assert "Tag: py3-none-manylinux_" in about, about
     with tempfile.TemporaryDirectory() as folder:
         found = first_use(install(wheel, Path(folder)))

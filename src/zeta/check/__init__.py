@@ -1,10 +1,10 @@
 """The health check: can this network learn from where it starts?"""
 
-from zeta.check.catalogue import GROUPS, RULES
 from zeta.check.examine import check
-from zeta.check.report import CheckReport
-from zeta.check.results import Finding, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
-from zeta.check.thresholds import Thresholds
+from zeta.check.facts.catalogue import GROUPS, RULES
+from zeta.check.facts.results import Finding, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.show.report import CheckReport
 
 __all__ = [
     "GROUPS",

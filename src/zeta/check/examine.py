@@ -16,37 +16,38 @@ from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
-from zeta import dtypes, verbs
+from zeta import verbs
 from zeta._version import __version__
-from zeta.check import rules as judges
-from zeta.check.batches import Call, call_of
-from zeta.check.duplicates import still_zeros, units_of_all
-from zeta.check.effort import MOST_SECONDS, Course, Progress, shared_out
-from zeta.check.evidence import Evidence, Held, Later
-from zeta.check.fsdp import kept_gathered, reshard
-from zeta.check.isolation import preserved
-from zeta.check.jacobians import jacobians, watched
-from zeta.check.later import later
-from zeta.check.losses import LossFunction
-from zeta.check.probe import Probe, probe
-from zeta.check.ranks import Ranks, in_step
-from zeta.check.report import CheckReport
-from zeta.check.results import Parameter
-from zeta.check.spectra import spectral, weights_of
-from zeta.check.suppression import Suppression
-from zeta.check.sweeps import Factory, Sweeps
-from zeta.check.tensors import held
-from zeta.check.thresholds import Thresholds
-from zeta.check.unwritten import Initialize, unwritten, with_memory
-from zeta.check.updates import OptimizerLike, first_step
-from zeta.digests import Claim, laid_out
+from zeta.base import dtypes
+from zeta.base.forked import check_threads
+from zeta.base.modules import copy_of, within_reach
+from zeta.base.surroundings import alone_with
+from zeta.check import judge as judges
+from zeta.check.facts.evidence import Evidence, Held, Later
+from zeta.check.facts.results import Parameter
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.judge.suppression import Suppression
+from zeta.check.measure.duplicates import still_zeros, units_of_all
+from zeta.check.measure.effort import MOST_SECONDS, Course, Progress, shared_out
+from zeta.check.measure.jacobians import jacobians, watched
+from zeta.check.measure.later import later
+from zeta.check.measure.spectra import spectral, weights_of
+from zeta.check.measure.sweeps import Factory, Sweeps
+from zeta.check.measure.tensors import held
+from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
+from zeta.check.measure.updates import OptimizerLike, first_step
+from zeta.check.show.report import CheckReport
+from zeta.check.watch.batches import Call, call_of
+from zeta.check.watch.fsdp import kept_gathered, reshard
+from zeta.check.watch.isolation import preserved
+from zeta.check.watch.losses import LossFunction
+from zeta.check.watch.probe import Probe, probe
+from zeta.check.watch.ranks import Ranks, in_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.forked import check_threads
-from zeta.guards import check_no_recording
-from zeta.modules import copy_of, within_reach
-from zeta.names import Slot, any_fsdp, any_sharded, type_name, unwrap, walk
-from zeta.plans import Plan
-from zeta.surroundings import alone_with
+from zeta.report.digests import Claim, laid_out
+from zeta.resolve.plans import Plan
+from zeta.resolve.slots import Slot, any_fsdp, any_sharded, type_name, unwrap, walk
+from zeta.write.guards import check_no_recording
 
 Level = Literal["fast", "full"]
 _LEVELS: Final = ("fast", "full")

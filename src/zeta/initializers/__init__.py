@@ -2,7 +2,7 @@
 
 Each one is validated when built, prints as it was written, compares by value, can be scaled
 (``Normal(0.02) * 0.5``) and goes through JSON by its name. ``solve`` fills in what depends on the parameter's shape;
-``moments`` and ``bounds`` say what the drawn values will look like. How values are drawn is in :mod:`zeta.sampling`.
+``moments`` and ``bounds`` say what the drawn values will look like. How values are drawn is in ``compute/sampling``.
 """
 
 from zeta.initializers.base import Initializer, Keep, Site

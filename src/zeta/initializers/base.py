@@ -8,10 +8,10 @@ from dataclasses import MISSING, Field, dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar, Self
 
+from zeta.base.gaussian import Moments
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.fans import Axes, Fans
-from zeta.gaussian import Moments
-from zeta.reading import shown
 
 
 @dataclass(frozen=True, kw_only=True)

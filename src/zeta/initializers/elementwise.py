@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from zeta.base.gaussian import Moments, truncated_moments
+from zeta.base.reading import shown
 from zeta.errors import SpecError
-from zeta.gaussian import Moments, truncated_moments
 from zeta.initializers.base import Initializer, Site, set_number
-from zeta.reading import shown
 
 # The largest |z| that 32 random bits can give: the p = 2^-33 quantile of the normal distribution is 6.338.
 LARGEST_SIGMA: Final = 6.34

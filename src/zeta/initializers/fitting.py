@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from zeta import dtypes
+from zeta.base import dtypes
 from zeta.errors import SpecError
 from zeta.initializers.base import Initializer
 from zeta.initializers.elementwise import LARGEST_SIGMA, Constant, Normal, TruncatedNormal, Uniform

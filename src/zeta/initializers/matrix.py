@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from zeta.base.gaussian import Moments
 from zeta.errors import SpecError
-from zeta.gaussian import Moments
 from zeta.initializers.base import Initializer, Site, set_number
 
 

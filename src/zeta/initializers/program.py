@@ -14,14 +14,15 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor
 
-from zeta import dtypes, evaluation, operations
+from zeta.base import dtypes
+from zeta.base.escaping import visible
+from zeta.base.language import evaluation, operations
+from zeta.base.language.operations import Attributes, Operand, Type
 from zeta.errors import SpecError, ZetaError
-from zeta.escaping import visible
 from zeta.fans import Axes
 from zeta.initializers.base import Initializer, Keep, Site
 from zeta.initializers.elementwise import Constant, Ones, Zeros
 from zeta.initializers.fitting import check_law
-from zeta.operations import Attributes, Operand, Type
 
 #: draw numbers that one leaf may use: its own, those of a complex part or a mask
 DRAWS_PER_LEAF: Final = 256

@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
+from zeta.base.gaussian import Moments
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.fans import Fans
 from zeta.gains import Activation, gain
-from zeta.gaussian import Moments
 from zeta.initializers.base import Initializer, Site, finite, set_number
 from zeta.initializers.elementwise import Normal, TruncatedNormal, Uniform, Zeros
-from zeta.reading import shown
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["normal", "truncated_normal", "uniform"]

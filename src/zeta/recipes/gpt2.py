@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
+from zeta.base.modules import named_modules_of
 from zeta.initializers import Normal
-from zeta.modules import named_modules_of
 from zeta.recipes.transformers import alike, initializer_range
 from zeta.rules import Rule, Rules
 

@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
+from zeta.base.modules import modules_of
 from zeta.initializers import Ones, Uniform, Zeros, kaiming_normal
-from zeta.modules import modules_of
 from zeta.rules import Match, Rule, Rules, kind, module
 
 

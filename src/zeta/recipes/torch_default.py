@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from zeta.base.modules import modules_of
 from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform, Zeros
-from zeta.modules import modules_of
 from zeta.rules import NORMS, Kind, Match, Rule, Rules, kind, module, ndim
 
 _FAN_IN_LAYERS = (

@@ -1,0 +1,262 @@
+"""The type and the values of one operation of the language, whatever surrounds the call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zeta.base.language.operations import KINDS, OPERATIONS, Attributes, Operand, Operation, Type, is_inexact, is_number
+from zeta.errors import SpecError
+
+_META: Final = torch.device("meta")
+_CPU: Final = torch.device("cpu")
+
+
+# -- types -----------------------------------------------------------------------------------------------------------
+
+
+def result_type(name: str, operands: Sequence[Operand | Type], attributes: Attributes, dtype: torch.dtype) -> Type:
+    """The type of an operation's result, from its operands: types of tensors, numbers, or ``None``.
+
+    ``dtype`` is the one that is stated, which decides where the operation creates or casts. Nothing is allocated.
+
+    Raises ``SpecError`` where names, kinds, shapes or dtypes do not fit the signature.
+    """
+    # 1, 1.0 and True are equal, and give different types
+    kinds = (_kind(tuple(operands)), _kind(tuple(value for _, value in attributes)))
+    try:
+        return _result_type(name, tuple(operands), attributes, dtype, kinds)
+    except TypeError as error:  # what is not hashable is nothing that a step may have
+        raise SpecError(f"{name}: {error}") from None
+
+
+@functools.lru_cache(maxsize=2**12)
+def nbytes_of_parts(name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype) -> int:
+    """The bytes of all tensors that an operation makes, of which its ``part`` is one. It has a type."""
+    operation = OPERATIONS[name]
+    with fixed_state():
+        twins = [_empty(operand) if isinstance(operand, tuple) else operand for operand in operands]
+        every = _call(operation, twins, {key: value for key, value in attributes if key != "part"}, dtype, _META)
+    return sum(tensor.nbytes for tensor in every)
+
+
+def _kind(value: Any) -> Any:
+    return tuple(map(_kind, value)) if isinstance(value, tuple) else type(value)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _result_type(
+    name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype, kinds: Any
+) -> Type:
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise SpecError(f"{name!r} is no operation of the language of programs (docs/programs.md lists them)")
+    _check_attributes(operation, attributes)
+    _check_operands(operation, operands)
+    try:
+        with fixed_state():
+            twins = [_empty(operand) if isinstance(operand, tuple) else operand for operand in operands]
+            result = _call(operation, twins, dict(attributes), dtype, _META)
+            if operation.elementwise:  # for which dtypes the CPU has code, meta does not know
+                ones = [_one(twin) if isinstance(twin, Tensor) else twin for twin in twins]
+                _call(operation, ones, dict(attributes), dtype, _CPU)
+    except Exception as error:  # whatever torch raises: it has many classes for arguments that do not fit
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SpecError(f"{name} cannot be computed of these operands: {reason}") from None
+    if not isinstance(result, Tensor):
+        raise SpecError(f"{name} has several results; its attribute part says which is meant")
+    inexact = any(is_inexact(operand[1]) for operand in operands if isinstance(operand, tuple))
+    if not (operation.creates or operation.casts) and is_inexact(result.dtype) and not inexact:
+        raise SpecError(f"{name} of whole numbers would be of torch's default dtype; cast them first")
+    return tuple(result.shape), result.dtype
+
+
+def _empty(of: Type) -> Tensor:
+    return torch.empty(of[0], dtype=of[1], device=_META)
+
+
+def _one(twin: Tensor) -> Tensor:
+    return torch.ones((1,) * twin.ndim, dtype=twin.dtype, device=_CPU)
+
+
+def _check_attributes(operation: Operation, attributes: Attributes) -> None:
+    given = dict(attributes)
+    known = operation.attributes
+    if len(given) < len(attributes) or given.keys() - known.keys() or known.keys() - given.keys() - operation.optional:
+        raise SpecError(f"{operation.name} takes the attributes {sorted(known) or 'none'}, got {sorted(given)}")
+    for key, value in attributes:
+        if not KINDS[known[key]](value):
+            raise SpecError(f"{operation.name}: {key} must be of the kind {known[key]!r}, got {value!r}")
+
+
+def _check_operands(operation: Operation, operands: Sequence[Operand | Type]) -> None:
+    tensors = [operand for operand in operands if isinstance(operand, tuple)]
+    wanted = len(operation.operands)
+    fits = len(operands) >= wanted - 1 if operation.variadic else len(operands) == wanted
+    others = [operand for operand in operands if not isinstance(operand, tuple)]
+    allowed = all(is_number(operand) or (operand is None and operation.name == "clamp") for operand in others)
+    if not fits or not allowed or (others and not operation.numbers) or not (tensors or operation.creates):
+        raise SpecError(
+            f"{operation.name} takes the operands {', '.join(operation.operands) or 'none'}, got {operands!r}"
+        )
+
+
+# -- values ----------------------------------------------------------------------------------------------------------
+
+
+def compute(name: str, operands: Sequence[Operand], attributes: Attributes, dtype: torch.dtype) -> Tensor:
+    """Compute an operation on the CPU: a tensor of ``dtype``, which may share memory with an operand.
+
+    To be called inside :func:`fixed_state`.
+    """
+    with one_thread():
+        return _call(OPERATIONS[name], operands, dict(attributes), dtype, _CPU)
+
+
+def _call(
+    operation: Operation,
+    operands: Sequence[Operand],
+    attributes: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    part = attributes.pop("part", None)
+    if operation.dense:
+        operands = [_plain(value).contiguous() if isinstance(value, Tensor) else value for value in operands]
+    if operation.creates or operation.casts:
+        attributes["dtype"] = dtype
+    if operation.creates:
+        attributes["device"] = device
+    if operation.variadic:
+        result = operation.compute(*operands, **attributes)
+    else:  # by name: torch has operands and attributes in one order
+        result = operation.compute(**dict(zip(operation.operands, operands, strict=True)), **attributes)
+    if part is not None:
+        if not isinstance(result, list | tuple) or not 0 <= part < len(result):
+            raise ValueError(f"there is no part {part}")
+        result = result[part]
+    return _plain(result) if isinstance(result, Tensor) else result
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """The values themselves: some of torch's results are marked as to be conjugated or negated."""
+    return tensor.resolve_conj().resolve_neg()
+
+
+def compute_elementwise(
+    name: str, operands: Sequence[Operand], attributes: Attributes, dtype: torch.dtype, shape: Sequence[int]
+) -> Tensor:
+    """Compute an elementwise operation for a result of ``shape``; no element's bits depend on which others are there.
+
+    torch has one code for whole vectors and another for the elements left over at the end of each thread's share, or
+    where memory is not contiguous; functions such as ``sigmoid`` differ between them in the last bits. So everything is
+    laid out flat, in whole vectors, and computed in stretches that torch does not share out.
+    """
+    count = math.prod(shape)
+    if count == 0 or not shape:
+        return compute(name, operands, attributes, dtype)
+    operation = OPERATIONS[name]
+    filled = -(-count // _VECTORS) * _VECTORS
+    stretches = []
+    for start in range(0, filled, _STRETCH):
+
+        def part(value: Operand, start: int = start) -> Operand:
+            if not isinstance(value, Tensor) or value.ndim == 0:  # a number decides no dtype, and must stay one
+                return value
+            flat = value.expand(shape).reshape(-1)[start : start + _STRETCH]
+            missing = min(filled - start, _STRETCH) - flat.numel()
+            return torch.cat([flat, flat[-1:].expand(missing)]) if missing else flat.contiguous()
+
+        stretches.append(_call(operation, [part(value) for value in operands], dict(attributes), dtype, _CPU))
+    flat: Tensor = stretches[0] if len(stretches) == 1 else torch.cat(stretches)
+    return flat[:count].view(*shape)
+
+
+#: elements that torch leaves to one thread
+_STRETCH: Final = 2**15
+#: elements: a multiple of what any loop over vectors takes at a time
+_VECTORS: Final = 256
+#: in a list, so that the compiler does not multiply
+_HALF: Final = [0.5]
+
+
+class _Alone:
+    """Held while torch has one thread, as its number is the whole process's; free in a child forked meanwhile."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_ALONE: Final = _Alone()
+
+
+@contextlib.contextmanager
+def fixed_state() -> Iterator[None]:
+    """No mode, no gradients, no autocast, no flushing: values depend on nothing that surrounds the call."""
+    with outside_of_modes(), torch.no_grad(), torch.autocast("cpu", enabled=False), subnormals():
+        yield
+
+
+@contextlib.contextmanager
+def subnormals() -> Iterator[None]:
+    """Numbers below the smallest normal one are kept, whatever ``torch.set_flush_denormal`` says in this thread."""
+    flushed = sys.float_info.min * _HALF[0] == 0.0
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The results of sums, of functions such as ``pow`` and of LAPACK depend on how torch shares out the work.
+
+    Products are in full precision, whatever ``torch.set_float32_matmul_precision`` allows.
+    """
+    with _ALONE.lock, full_precision():
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrix products of fp32 in fp32, on all threads meanwhile, and with subnormal numbers."""
+    with _ALONE.lock, subnormals():
+        backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+        before = [backend.fp32_precision for backend in backends]
+        changed = [(backend, found) for backend, found in zip(backends, before, strict=True) if found != "ieee"]
+        for backend, _ in changed:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, found in changed:
+                backend.fp32_precision = found
+
+
+@contextlib.contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """Run torch as if no mode were active."""
+    with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
+        yield

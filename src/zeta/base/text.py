@@ -1,0 +1,177 @@
+"""Text for people: tables with repeated layers folded, numbers, sizes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Final, TypeVar
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from zeta.base.escaping import visible
+
+TABLE_WIDTH: Final = 180
+_LONGEST_NAME: Final = 300
+
+T = TypeVar("T")
+Part = str | frozenset[int]
+#: the parts of a name, and the places of the items that go by it
+Group = tuple[tuple[Part, ...], tuple[int, ...]]
+
+
+def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
+    """Fold items whose names differ only in whole numbers and whose second member is equal.
+
+    Takes (name, what must agree, item); returns (folded name, items), in the order of first appearance.
+
+    >>> fold([("h.0.w", "a", 0), ("h.1.w", "a", 1), ("h.2.w", "b", 2)])
+    [('h.{0..1}.w', [0, 1]), ('h.2.w', [2])]
+    """
+    listed = [(_parts(name), agreeing, item) for name, agreeing, item in named]
+    alike: dict[Hashable, list[int]] = {}
+    for number, (parts, agreeing, _) in enumerate(listed):
+        words = tuple(part if isinstance(part, str) else None for part in parts)
+        alike.setdefault((words, agreeing), []).append(number)
+    # only these can become one, and only where their numbers differ
+    groups = [group for numbers in alike.values() for group in _folded([(listed[n][0], (n,)) for n in numbers])]
+    return [
+        (".".join(map(_part_text, parts)), [listed[number][2] for number in numbers])
+        for parts, numbers in sorted(groups, key=lambda group: group[1][0])
+    ]
+
+
+def _folded(groups: list[Group]) -> list[Group]:
+    """Groups of the same words, as far as they become one: those that differ at one place only, place after place."""
+    if len(groups) == 1:
+        return groups
+    whole = groups[0][0]
+    places = [
+        place for place, parts in enumerate(zip(*(parts for parts, _ in groups), strict=True)) if len({*parts}) > 1
+    ]
+    short = [(tuple(parts[place] for place in places), numbers) for parts, numbers in groups]
+    for position in range(len(places)):
+        alike: dict[Hashable, list[Group]] = {}
+        for parts, numbers in short:
+            alike.setdefault((parts[:position], parts[position + 1 :]), []).append((parts, numbers))
+        short = [_merged(members, position) for members in alike.values()]
+    if not places:  # the same name again
+        short = [_merged(short, 0)]
+    return [(_put(whole, places, parts), numbers) for parts, numbers in short]
+
+
+def _merged(members: list[Group], position: int) -> Group:
+    parts = members[0][0]
+    if len(members) > 1 and parts:
+        together = frozenset(n for other, _ in members for n in other[position] if isinstance(n, int))
+        parts = (*parts[:position], together, *parts[position + 1 :])
+    return parts, tuple(number for _, numbers in members for number in numbers)
+
+
+def _put(whole: tuple[Part, ...], places: Sequence[int], parts: Sequence[Part]) -> tuple[Part, ...]:
+    """``whole`` with other ``parts`` at some places."""
+    changed = list(whole)
+    for place, part in zip(places, parts, strict=True):
+        changed[place] = part
+    return tuple(changed)
+
+
+def _parts(name: str) -> tuple[Part, ...]:
+    return tuple(frozenset((int(p),)) if p.isdecimal() and p == str(int(p)) else p for p in name.split("."))
+
+
+def _part_text(part: Part) -> str:
+    if isinstance(part, str):
+        return part
+    spans: list[list[int]] = []
+    for number in sorted(part):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    texts = [str(low) if low == high else f"{low}..{high}" for low, high in spans]
+    return texts[0] if len(part) == 1 else "{" + ",".join(texts) + "}"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    width: int | None = None,
+    expendable: Sequence[str] = (),
+) -> str:
+    """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
+
+    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same; of
+    one of thousands of characters the middle is left out. A table for a terminal of ``width`` leaves out ``expendable``
+    columns, the first of them first, until it fits.
+    """
+    shown = ([visible(cell) for cell in row] for row in rows)
+    headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
+    columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
+    columns[headings[0]] = [_brief(name) for name in columns[headings[0]]]
+    for heading in expendable:
+        if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:
+            break
+        columns.pop(heading, None)
+    return _table(list(columns), list(zip(*columns.values(), strict=True)), right)
+
+
+def _brief(name: str) -> str:
+    """A name that fits a line: of one that has thousands of characters the ends, and how many are between them."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    end = _LONGEST_NAME // 3
+    return f"{name[:end]}...({len(name) - 2 * end:,} characters)...{name[-end:]}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:
+    longest = max((cell_len(row[0]) for row in rows), default=0)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, heading in enumerate(headings):
+        fixed = number == 0 or heading in right
+        shown.add_column(heading, overflow="fold", no_wrap=fixed, justify="right" if heading in right else "left")
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(
+        file=io.StringIO(), width=max(TABLE_WIDTH, longest + 120), color_system=None, legacy_windows=False, emoji=False
+    )
+    console.print(shown, markup=False)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """``(768, 2304)`` as ``768 x 2304``; a 0-d tensor is ``scalar``."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def number_text(value: float | None) -> str:
+    """Four significant digits, or nothing for ``None``."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def range_text(values: Iterable[float]) -> str:
+    """The smallest and largest of some numbers, or the one that they are; nothing for none."""
+    ordered = sorted(values)
+    if not ordered:
+        return ""
+    low, high = number_text(ordered[0]), number_text(ordered[-1])
+    return low if low == high else f"{low}..{high}"
+
+
+def bytes_text(count: int) -> str:
+    """A size in decimal units.
+
+    >>> bytes_text(497_759_232)
+    '497.8 MB'
+    """
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if round(size, 1) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,1 @@
+"""What a check works with: results, evidence, thresholds and the catalogue of rules."""

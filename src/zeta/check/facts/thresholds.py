@@ -1,0 +1,124 @@
+"""Where a measurement becomes a finding. Each number says where it comes from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Final
+
+from zeta.errors import SpecError
+from zeta.report.report import STANDARD_ERRORS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """The limits of all rules; ``Thresholds(dead_fail=0.99)`` changes one.
+
+    Where a quantity has two limits, the first is that of a warning and the second that of a failure.
+    """
+
+    #: Z103: the largest finite number of the dtype over this: a sum of a few such values overflows
+    overflow_margin: float = 4.0
+    #: Z104: subnormal weights. 0.2% of N(0, 0.02) is subnormal in fp16, 2.4% of N(0, 0.002), which GPT-2 XL has
+    subnormal_warn: float = 0.1
+    subnormal_fail: float = 0.5
+
+    #: Z201, Z202: standard errors, as in the report of what was written; chance exceeds it once in 1.7 million
+    standard_errors: float = STANDARD_ERRORS
+    #: Z203: bounds farther out (in sigma) cut less than one of a million values
+    useless_sigmas: float = 5.0
+    #: Z204: the drawn std over the one that was asked for; a cut at 3 sigma (0.987) passes, one at 2 sigma (0.880) not
+    lowered_std: float = 0.95
+    #: Z205: by how much a std may miss that of a scheme and still be recognized, beside its sampling error
+    scheme_tolerance: float = 0.01
+    #: Z205: wrong fans matter where the variance is off by this factor
+    fan_factor: float = 2.0
+    #: Z206: a share of the elements at the extreme values, and how often that is its neighbours' share
+    mass_share: float = 0.002
+    mass_excess: float = 8.0
+    #: Z206: robust sigmas; a normal value comes so far out once in 1e23
+    outlier_sigmas: float = 10.0
+
+    #: Z301: two gradients are the same if they differ by less, in parts of their norm: the noise of reordered sums
+    same_gradient: float = 1e-4
+    #: Z302, Z506: steps of gradient descent after which a zero gradient is taken to stay zero. DiT needs two: its
+    #: read-out moves first, its modulation afterwards (Peebles & Xie 2023)
+    patience: int = 3
+
+    #: Z402: depth over depth scale. Trainable up to about 6 (Schoenholz et al. 2017, fig. 5)
+    depth_scales_warn: float = 6.0
+    #: e^-16 of the variance: rms 3e-4 of what came in, below what bf16 can add to 1
+    depth_scales_fail: float = 16.0
+    #: a run of fewer weighted layers has no depth to speak of
+    shortest_run: int = 5
+    #: Z403: rms of the residual stream after the last block over that after the first. Constant branches give
+    #: sqrt(depth), which is 5 at 25 blocks; He-initialized ones 3^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
+    stream_growth_warn: float = 5.0
+    stream_growth_fail: float = 100.0
+    #: Z404: units that are off for every sample. Half of them where all samples look alike, as deep in a ReLU network
+    dead_warn: float = 0.7
+    dead_fail: float = 0.95
+    fewest_samples: int = 16
+    #: of few units many may be off by chance: each with probability 1/2, more seldom than this
+    dead_chance: float = 1e-3
+    #: Z405: outputs at an activation's bounds (Glorot & Bengio 2010, fig. 2)
+    saturated_warn: float = 0.5
+    saturated_fail: float = 0.9
+    #: Z406: between-sample variance over mean square: fp32 rounding leaves 1e-12 of a constant
+    constant: float = 1e-10
+    varied: float = 1e-4
+
+    #: Z504: gradient norm at the first over that at the last layer, either way. e^(6/2) = 20 is still trainable
+    #: (Schoenholz et al. 2017); Adam hides a constant factor of some thousands, fp16 ends at 6e-8
+    gradient_ratio_warn: float = 1e4
+    gradient_ratio_fail: float = 1e7
+
+    #: Z601: nats above ln(classes). Logits of variance s^2 cost s^2 / 2; unit variance costs 0.5
+    loss_excess_warn: float = 1.0
+    #: and in parts of ln(classes): twice as bad as no opinion
+    loss_excess_fail: float = 1.0
+    #: Z602: nats by which the loss may miss what unrelated labels would give: below it, labels leak into the input
+    loss_deficit: float = 0.25
+    #: Z603: mean entropy of attention over ln(keys): collapse (Zhai et al. 2023)
+    entropy_warn: float = 0.5
+    entropy_fail: float = 0.1
+    #: Z604: the largest absolute score; QK-clip's bound (Kimi Team 2025); ViT-22B diverged above (Dehghani et al. 2023)
+    largest_logit: float = 100.0
+
+    #: Z701: rms of the first step over rms of the weights; 1e-3 is usual (Karpathy 2022), Adam's first step is larger
+    update_warn: float = 0.3
+    update_fail: float = 3.0
+    update_least: float = 1e-7
+
+    #: Z801: ln of the mean square singular value of the Jacobians' product (Pennington et al. 2017)
+    jacobian_warn: float = 6.0
+    jacobian_fail: float = 16.0
+    #: Z802: spectral norm over std * (sqrt(rows) + sqrt(columns)); beyond is an outlier or a mean (Vershynin 2012)
+    spectral_warn: float = 1.5
+    spectral_fail: float = 8.0
+    #: Z803: slope of ln rms over ln width; muP has 0, standard parametrization 1/2 after a step (Yang et al. 2022)
+    width_slope: float = 0.25
+    #: Z804: factor per layer of the gradient norm, fitted over depth
+    depth_slope: float = math.log(1.1)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, least = getattr(self, item.name), _LEAST.get(item.name, 0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise SpecError(f"Thresholds: {item.name} must be a number of at least {least}, got {value!r}")
+            if value < least or (value == 0 and item.name in _DIVISORS):
+                above = "above 0" if item.name in _DIVISORS else f"of at least {least}"
+                raise SpecError(f"Thresholds: {item.name} must be a number {above}, got {value!r}")
+            if isinstance(item.default, int) and not isinstance(value, int):
+                raise SpecError(f"Thresholds: {item.name} must be a whole number, got {value!r}")
+            if item.name in _FRACTIONS and value > 1:
+                raise SpecError(f"Thresholds: {item.name} is a fraction and must be at most 1, got {value!r}")
+
+
+# a slope needs two layers
+_LEAST: Final = {"shortest_run": 2}
+_DIVISORS: Final = ("overflow_margin",)
+_FRACTIONS: Final = (
+    *("subnormal_warn", "subnormal_fail", "dead_warn", "dead_fail", "dead_chance", "saturated_warn", "saturated_fail"),
+    *("entropy_warn", "entropy_fail", "lowered_std", "mass_share"),
+)

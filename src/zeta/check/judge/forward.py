@@ -1,0 +1,230 @@
+"""Z4: what becomes of the signal on its way through."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from zeta.check.facts.evidence import Evidence, Use
+from zeta.check.facts.results import Finding, Severity
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.judge.base import found, graded, percent
+from zeta.check.watch.activations import KNOWN
+
+# of more units, 70% are never off by chance
+_MANY: Final = 256
+
+
+def judge(evidence: Evidence) -> Iterator[Finding]:
+    """Not finite, beyond the depth scale, residual growth, dead, saturated, input ignored."""
+    yield from _not_finite(evidence)
+    yield from _depth(evidence)
+    yield from _growth(evidence)
+    for use in evidence.uses:
+        yield from _activation(use, evidence.thresholds)
+    yield from _ignored(evidence)
+
+
+def _not_finite(evidence: Evidence) -> Iterator[Finding]:
+    """The first layer only: whatever follows inherits it. Without weights, minus infinities may be a mask."""
+    for use in evidence.uses:
+        count = use.layer.output.nonfinite - (0 if use.layer.parameters else use.masked)
+        if count and not use.block:
+            message = f"{count:,} of {use.layer.output.count:,} outputs are NaN or infinite, the first on the way"
+            yield found("Z401", message, parameter=weight_of(use), layer=use.layer.name, value=count, limit=0)
+            return
+    loss = evidence.loss
+    if evidence.output_nonfinite:
+        count = evidence.output_nonfinite
+        message = f"{count:,} values of the model's output are NaN or infinite; those of all layers are finite"
+        yield found("Z401", message, value=count, limit=0)
+    elif loss is not None and loss.classes is None and not math.isfinite(loss.value):
+        yield found("Z401", f"the loss is {loss.value}; the outputs of all layers are finite")
+
+
+# -- depth -----------------------------------------------------------------------------------------------------------
+
+
+def runs(uses: Sequence[Use]) -> Iterator[list[Use]]:
+    """Weighted layers one after the other, with no normalization or attention between them; zero outputs left out.
+
+    Of calls with the same parameters in a row, as of experts side by side, the first.
+    """
+    run: list[Use] = []
+    for use in uses:
+        if use.norm or use.layer.entropy is not None:
+            yield run
+            run = []
+        elif not use.weighted or use.head or use.signal <= 0 or use.layer.output.nonfinite:
+            continue
+        elif not run or not _side_by_side(run[-1], use):
+            run.append(use)
+    yield run
+
+
+def _side_by_side(first: Use, second: Use) -> bool:
+    called = first.module != first.layer.name.partition("#")[0]
+    return called and first.module == second.module and first.layer.parameters == second.layer.parameters
+
+
+def slope(values: Sequence[float]) -> float:
+    """The median slope between all pairs (Theil 1950; Sen 1968): one jump does not move it.
+
+    >>> slope([0.0, 1.0, 2.0, 3.0, 31.0])
+    1.0
+    """
+    step = max(1, len(values) // 100)  # of many, some are enough
+    pairs = ((i, j) for i in range(len(values)) for j in range(i + 1, len(values), step))
+    return statistics.median((values[j] - values[i]) / (j - i) for i, j in pairs)
+
+
+def _depth(evidence: Evidence) -> Iterator[Finding]:
+    limits = evidence.thresholds
+    for run in runs(evidence.uses):
+        if len(run) < limits.shortest_run or not _varies(run[0], evidence):
+            continue
+        logs = [math.log(use.signal) for use in run]
+        per_layer = slope(logs)
+        # what the slope says of the whole run, unless its ends say that it is less
+        total = math.copysign(min(abs(per_layer) * (len(run) - 1), abs(logs[-1] - logs[0])), per_layer)
+        grade = graded(abs(total), limits.depth_scales_warn, limits.depth_scales_fail)
+        if grade is None or total * (logs[-1] - logs[0]) < 0:
+            continue
+        verb = "shrinks" if total < 0 else "grows"
+        message = (
+            f"the signal's variance {verb} by {math.exp(per_layer):.3g} per layer over {len(run)} layers without "
+            f"normalization, from {run[0].layer.name} to {run[-1].layer.name}: the depth scale is "
+            f"{1 / abs(per_layer):.2g} layers, and {abs(total):.2g} of them are passed"
+        )
+        yield found(
+            "Z402",
+            message,
+            parameter=weight_of(run[-1]),
+            layer=run[-1].layer.name,
+            severity=grade[0],
+            value=abs(total),
+            limit=grade[1],
+        )
+
+
+def _varies(use: Use, evidence: Evidence) -> bool:
+    """Whether samples differ at all where a run begins."""
+    return use.samples > 1 and use.square > 0 and use.signal / use.square > evidence.thresholds.varied
+
+
+def _growth(evidence: Evidence) -> Iterator[Finding]:
+    limits = evidence.thresholds
+    for blocks in streams(evidence.uses):
+        squares = [use.square for use in blocks]
+        if min(squares) <= 0 or not all(map(math.isfinite, squares)):
+            continue
+        growth = math.sqrt(squares[-1] / squares[0])
+        grade = graded(growth, limits.stream_growth_warn, limits.stream_growth_fail)
+        if grade is None or squares[-1] <= squares[0]:
+            continue
+        steps = [later / earlier for earlier, later in itertools.pairwise(squares)]
+        worst = blocks[steps.index(max(steps)) + 1]
+        last = _last_weight(worst, evidence.uses)
+        message = (
+            f"the residual stream's rms grows {growth:.3g} times over {len(blocks)} blocks, from "
+            f"{blocks[0].layer.name} to {blocks[-1].layer.name}"
+        )
+        yield found(
+            "Z403",
+            message,
+            parameter=last,
+            layer=worst.layer.name,
+            severity=grade[0],
+            value=growth,
+            limit=grade[1],
+        )
+
+
+def streams(uses: Sequence[Use]) -> Iterator[list[Use]]:
+    """Blocks of one numbered sequence whose outputs have the same number of elements, at least three."""
+    sequences: dict[tuple[str, str, int], list[Use]] = {}
+    for use in uses:
+        if use.block:
+            parent = use.module.rpartition(".")[0]
+            sequences.setdefault((parent, use.layer.kind, use.layer.output.count), []).append(use)
+    yield from (blocks for blocks in sequences.values() if len(blocks) >= 3)
+
+
+def _last_weight(block: Use, uses: Sequence[Use]) -> str | None:
+    """The weight of the last weighted layer inside a block: what it adds to the stream."""
+    inside = [use for use in uses if use.weighted and use.module.startswith(f"{block.module}.")]
+    return weight_of(inside[-1]) if inside else None
+
+
+def weight_of(use: Use) -> str | None:
+    """The parameter to name: the weight, where there are several."""
+    names = use.layer.parameters
+    return next((name for name in names if "weight" in name.rpartition(".")[2]), names[0] if names else None)
+
+
+# -- activations -----------------------------------------------------------------------------------------------------
+
+
+def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
+    """Whether so many of the units may be off because all samples look alike, each with probability 1/2 at most."""
+    units = round(use.layer.output.count / use.samples)
+    if units > _MANY:
+        return False
+    rate = min(0.5, limits.dead_warn, limits.dead_fail)
+    terms = (math.comb(units, k) * rate**k * (1 - rate) ** (units - k) for k in range(round(dead * units), units + 1))
+    return sum(terms) > limits.dead_chance
+
+
+def _activation(use: Use, limits: Thresholds) -> Iterator[Finding]:
+    layer = use.layer
+    if layer.dead is not None:
+        grade = graded(layer.dead, limits.dead_warn, limits.dead_fail)
+        if grade is not None and use.samples >= limits.fewest_samples and not _by_chance(use, layer.dead, limits):
+            message = (
+                f"{percent(layer.dead)} of the units of this {use.activation} are off for all {use.samples:,} samples"
+            )
+            yield found("Z404", message, layer=layer.name, severity=grade[0], value=layer.dead, limit=grade[1])
+    if layer.saturated is not None:
+        grade = graded(layer.saturated, limits.saturated_warn, limits.saturated_fail)
+        if grade is not None:
+            bounds = " and ".join(f"{bound:g}" for bound in KNOWN[use.activation or ""].bounds)
+            message = f"{percent(layer.saturated)} of the outputs of this {use.activation} lie at {bounds}"
+            yield found("Z405", message, layer=layer.name, severity=grade[0], value=layer.saturated, limit=grade[1])
+
+
+# -- the input -------------------------------------------------------------------------------------------------------
+
+
+def _ignored(evidence: Evidence) -> Iterator[Finding]:
+    """The first layer that makes something constant out of something that varies, and is not zero or a zero weight."""
+    limits = evidence.thresholds
+    if evidence.batch_signal is None or evidence.batch_signal < limits.varied:
+        return
+    zero = {one.name for one in evidence.held if one.zero and one.is_weight}
+    for use in evidence.uses:
+        if use.input_square is None or use.input_signal is None or use.square == 0 or use.block:
+            continue
+        if not use.attached and not use.layer.parameters:
+            continue  # a table of positions, say, which takes of its input the shape
+        if use.samples < 2 or use.layer.output.nonfinite or (use.layer.parameters and zero & set(use.layer.parameters)):
+            continue
+        varied = use.input_square > 0 and use.input_signal / use.input_square > limits.varied
+        share = use.signal / use.square
+        if varied and share < limits.constant:
+            message = (
+                f"its output is the same for all {use.samples:,} samples, to {share:.1g} of its mean square; its input "
+                "is not"
+            )
+            yield found(
+                "Z406",
+                message,
+                parameter=weight_of(use),
+                layer=use.layer.name,
+                severity=Severity.FAIL,
+                value=share,
+                limit=limits.constant,
+            )
+            return

@@ -1,0 +1,85 @@
+"""Z6: the loss before anything was learned, and attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from zeta.check.facts.evidence import Evidence, Use
+from zeta.check.facts.results import Finding, Severity
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.judge.base import found, graded
+
+
+def judge(evidence: Evidence) -> Iterator[Finding]:
+    """Initial loss, attention entropy, largest score."""
+    parameter, layer = _head(evidence)
+    yield from _loss(evidence, parameter, layer)
+    if evidence.squashed:
+        message = "cross entropy gets probabilities, and takes them for logits: between 0 and 1, they hardly differ"
+        yield found("Z605", message, parameter=parameter, layer=layer)
+    for use in evidence.uses:
+        if use.layer.entropy is not None and use.layer.largest_logit is not None:
+            yield from _attention(use, use.layer.entropy, use.layer.largest_logit, evidence.thresholds)
+
+
+def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Iterator[Finding]:
+    loss, limits = evidence.loss, evidence.thresholds
+    if loss is None or loss.classes is None or loss.classes < 2:
+        return
+    if not math.isfinite(loss.value):
+        yield found("Z601", f"the initial loss is {loss.value}", parameter=parameter, layer=layer)
+        return
+    if loss.expected is None:
+        return
+    neutral = math.log(loss.classes)
+    # labels far from chance are another matter: only what the spread of the logits costs counts here
+    excess = min(loss.value, loss.expected) - neutral
+    grade = graded(excess, limits.loss_excess_warn, max(limits.loss_excess_warn, limits.loss_excess_fail * neutral))
+    if grade is not None:
+        message = (
+            f"the initial loss is {loss.value:.4g}; without opinion it is ln({loss.classes}) = {neutral:.4g}, and the "
+            f"spread of the logits makes it {loss.expected:.4g}"
+        )
+        yield found(
+            "Z601",
+            message,
+            parameter=parameter,
+            layer=layer,
+            severity=grade[0],
+            value=loss.value,
+            limit=neutral + grade[1],
+        )
+    if evidence.paired:
+        return  # the partner is in the input, and found by likeness before anything is learned
+    missed = loss.value - loss.expected
+    spread = math.sqrt(max(2 * (loss.expected - neutral), 0.0))
+    if abs(missed) > limits.loss_deficit + spread:
+        side = "below" if missed < 0 else "above"
+        message = f"the initial loss is {loss.value:.4g}, {abs(missed):.3g} {side} what unrelated labels would give"
+        yield found("Z602", message, parameter=parameter, layer=layer, value=loss.value, limit=loss.expected)
+
+
+def _head(evidence: Evidence) -> tuple[str | None, str | None]:
+    """Weight and layer that make the logits."""
+    head = next((use for use in evidence.uses if use.head), None)
+    own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
+    weights = sorted(name for name in own if "bias" not in name)
+    return (weights[0] if weights else None), (None if head is None else head.layer.name)
+
+
+def _attention(use: Use, entropy: float, largest: float, limits: Thresholds) -> Iterator[Finding]:
+    if entropy < limits.entropy_warn:
+        failed = entropy < limits.entropy_fail
+        message = f"the mean entropy of this attention is {entropy:.2g} of that of uniform attention"
+        yield found(
+            "Z603",
+            message,
+            layer=use.layer.name,
+            severity=Severity.FAIL if failed else Severity.WARN,
+            value=entropy,
+            limit=limits.entropy_fail if failed else limits.entropy_warn,
+        )
+    if largest > limits.largest_logit:
+        message = f"the largest attention score is {largest:.4g}"
+        yield found("Z604", message, layer=use.layer.name, value=largest, limit=limits.largest_logit)

@@ -1,0 +1,182 @@
+"""Z2: what was planned, and whether it makes sense."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from torch import nn
+
+from zeta.check.facts.evidence import Evidence, Held
+from zeta.check.facts.results import Finding, Severity
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.judge.base import found, percent
+from zeta.errors import FanError
+from zeta.fans import torch_axes
+from zeta.initializers import Keep, Program, TruncatedNormal
+from zeta.report.report import measure
+from zeta.resolve.plans import Entry
+from zeta.write.parametrized import tolerance
+
+_TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# what variance times fan is under a scheme: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
+_SCHEMES: Final = {1 / 3: "torch's default", 1.0: "LeCun", 2.0: "He", 25 / 9: "tanh's"}
+# stds that are written as they stand, whatever the fans: a scheme that comes as close to one explains nothing
+_USUAL: Final = (0.01, 0.02, 0.05, 0.1)
+# the plan was recorded from code: its rule is a line of a file
+_RECORDED: Final = re.compile(r":\d+ \(")
+_SAMPLE: Final = 2**16
+# too few values, or too few different ones, to have a distribution
+_FEWEST: Final = 1000
+_FEWEST_DISTINCT: Final = 32
+
+
+def judge(evidence: Evidence) -> Iterator[Finding]:
+    """Moments, truncation, fans, rounding."""
+    for one in evidence.held:
+        if one.entry is not None and not isinstance(one.entry.initializer, Keep | Program):
+            yield from _moments(one, one.entry, evidence.thresholds)
+            if isinstance(one.entry.initializer, TruncatedNormal):
+                yield from _truncation(one, one.entry, one.entry.initializer, evidence.thresholds)
+        if one.is_weight and one.trainable and one.values.is_floating_point() and not one.stats.nonfinite:
+            yield from _fan(one, evidence.thresholds)
+            yield from _stride(one, evidence.thresholds)
+            yield from _mass(one, evidence.thresholds)
+
+
+def _moments(one: Held, entry: Entry, limits: Thresholds) -> Iterator[Finding]:
+    if not one.stats.count or one.stats.nonfinite or one.slot.shape != entry.shape or one.slot.tensor.is_complex():
+        return
+    error = tolerance(one.values.dtype) if one.slot.parametrization is not None else 0.0
+    measured = measure(entry, one.values, error)
+    for rule, what, score, value, planned in (
+        ("Z201", "std", measured.std_z, measured.std, entry.std),
+        ("Z202", "mean", measured.mean_z, measured.mean, entry.mean),
+    ):
+        if abs(score) > limits.standard_errors:
+            by = f"{score:+.1f} standard errors" if math.isfinite(score) else "which nothing may change"
+            message = f"{what} {value:.6g}, planned {planned:.6g} ({by}) by {entry.initializer}"
+            yield found(rule, message, parameter=one.name, value=abs(score), limit=limits.standard_errors)
+
+
+def _truncation(one: Held, entry: Entry, law: TruncatedNormal, limits: Thresholds) -> Iterator[Finding]:
+    low, high = law.sigmas()
+    nearest = min(-low, high)
+    if nearest > limits.useless_sigmas:
+        message = (
+            f"{law}: the nearer bound is {nearest:.3g} sigma from the mean and cuts nothing; "
+            "absolute bounds were perhaps taken for sigmas"
+        )
+        yield found("Z203", message, parameter=one.name, value=nearest, limit=limits.useless_sigmas)
+    ratio = (entry.std or 0.0) / law.std
+    if ratio < limits.lowered_std and _is_asked_for(law.std, one):
+        message = f"{law} has std {entry.std:.4g}, {ratio:.3f} of the {law.std:.4g} that was asked for"
+        yield found("Z204", message, parameter=one.name, value=ratio, limit=limits.lowered_std)
+
+
+def _is_asked_for(std: float, one: Held) -> bool:
+    """Whether a parent's std is a number that somebody wrote or a scheme gives, and not one that makes up for a cut."""
+    if float(f"{std:.3g}") == std:
+        return True
+    if one.axes is None:
+        return False
+    fans = one.axes.fans(one.slot.shape)
+    mean = (fans.fan_in + fans.fan_out) / 2
+    return any(
+        math.isclose(std * std * n, scheme, rel_tol=1e-6)
+        for n in (fans.fan_in, fans.fan_out, mean)
+        for scheme in _SCHEMES
+    )
+
+
+def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
+    """Variance times fan is a scheme's constant along torch's axes, and none along the real ones."""
+    if one.axes is None or one.axes.lookup or (one.entry is not None and not _RECORDED.search(one.entry.rule)):
+        return  # what zeta's own rules plan is by zeta's fans
+    try:
+        blind = torch_axes(len(one.slot.shape)).fans(one.slot.shape)
+    except FanError:
+        return
+    real = one.axes.fans(one.slot.shape)
+    planned = one.entry.std if one.entry is not None else None
+    std = planned or one.stats.std
+    slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
+    if not std or abs(one.stats.mean) > 0.1 * std or slack > 0.1:
+        return
+    if any(abs(std / usual - 1) <= slack for usual in _USUAL):
+        return
+    # a weight that is stored the other way round: its fan_out is what torch takes for fan_in, and is hardly ever meant
+    fans = (real.fan_in,) if blind.fan_in == real.fan_out else (real.fan_in, real.fan_out)
+    known = [c for c in _SCHEMES for fan in fans if _matches(std, fan, c, slack)]
+    for side, wrong, right in (("in", blind.fan_in, real.fan_in), ("out", blind.fan_out, real.fan_out)):
+        off = max(wrong, right) / max(1, min(wrong, right))
+        scheme = next((c for c in _SCHEMES if _matches(std, wrong, c, slack)), None)
+        if known or scheme is None or off < limits.fan_factor:
+            continue
+        usual = scheme == 1 / 3 and isinstance(one.slot.module, _TRANSPOSED)
+        severity = Severity.NOTE if usual else Severity.WARN if side == "out" else Severity.FAIL
+        message = (
+            f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_{side} of {wrong}; that of this "
+            f"{type(one.slot.module).__name__} is {right}, and the variance is off by {off:.3g}"
+        )
+        yield found("Z205", message, parameter=one.name, severity=severity, value=off, limit=limits.fan_factor)
+        return
+
+
+def _stride(one: Held, limits: Thresholds) -> Iterator[Finding]:
+    """Variance times fan_in is a scheme's constant, where a stride lets only a part of the kernel meet an input."""
+    if one.axes is None or not one.axes.stride_in:
+        return
+    whole, met = (one.axes.fans(one.slot.shape, effective=effective).fan_in for effective in (False, True))
+    planned = one.entry.std if one.entry is not None else None
+    std = planned or one.stats.std
+    slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
+    scheme = next((c for c in _SCHEMES if _matches(std, whole, c, slack)), None)
+    if not std or slack > 0.1 or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
+        return
+    message = (
+        f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_in of {whole}, of which {met:g} meet an input behind stride "
+        f"{', '.join(str(n) for _, n in one.axes.stride_in)}: the output has {met / whole:.3g} of the variance"
+    )
+    yield found("Z207", message, parameter=one.name, value=whole / met)
+
+
+def _matches(std: float, fan: float, constant: float, slack: float) -> bool:
+    return abs(std / math.sqrt(constant / max(fan, 1)) - 1) <= slack
+
+
+def _mass(one: Held, limits: Thresholds) -> Iterator[Finding]:
+    flat = one.values.flatten()
+    if flat.numel() < _FEWEST or one.stats.zeros > 0.1:
+        return
+    sample = flat[:: max(1, flat.numel() // _SAMPLE)].float()
+    centre = sample.median()
+    sigma = 1.4826 * float((sample - centre).abs().median())
+    reach = max(one.stats.high - float(centre), float(centre) - one.stats.low)
+    if sigma > 0 and reach > limits.outlier_sigmas * sigma:
+        count = int(((flat == one.stats.high) | (flat == one.stats.low)).sum())
+        if count > 2:
+            message = (
+                f"{count:,} values lie exactly at {one.stats.low:.4g} or {one.stats.high:.4g}, {reach / sigma:.3g} "
+                f"sigma of the rest ({sigma:.3g}) away"
+            )
+            yield found("Z206", message, parameter=one.name, value=reach / sigma, limit=limits.outlier_sigmas)
+            return
+    values, counts = torch.unique(sample, return_counts=True)
+    if len(values) < _FEWEST_DISTINCT:
+        return
+    for at, beside in ((-1, slice(-9, -1)), (0, slice(1, 9))):
+        share = float(counts[at]) / len(sample)
+        excess = float(counts[at]) / float(counts[beside].double().mean())
+        if share > limits.mass_share and excess > limits.mass_excess:
+            message = (
+                f"{percent(share)} of its values are exactly {float(values[at]):.4g}, {excess:.3g} times as many as "
+                "at the values beside it"
+            )
+            yield found(
+                "Z206", message, parameter=one.name, severity=Severity.WARN, value=excess, limit=limits.mass_excess
+            )
+            return

@@ -1,0 +1,1 @@
+"""Numbers about a model that the passes alone do not give."""

@@ -1,0 +1,123 @@
+"""Rows of a matrix that are equal, found by exact integer hashes and told apart by their gradients."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zeta.base import dtypes
+from zeta.check.facts.evidence import Held, Units
+
+_TILE: Final = 2**22
+# constants of SplitMix64 (Steele et al. 2014), as signed numbers
+_STEP: Final = -7046029254386353131
+_MIX: Final = -4658895280553007687
+
+
+def units_of(one: Held, bias: Held | None, tolerance: float) -> Units | None:
+    """Compare the units of a weight; ``None`` where it is not known along which dimensions they lie.
+
+    Args:
+        one: the weight, with a gradient of its shape.
+        bias: one number for each unit, compared too.
+        tolerance: gradients that differ by less, in parts of their norm, are the same.
+    """
+    rows = rows_of(one, one.values)
+    if rows is None or one.gradient is None or one.gradient.shape != one.values.shape or rows.shape[0] < 2:
+        return None
+    gradients = rows_of(one, one.gradient)
+    assert gradients is not None
+    keys = hashes(rows)
+    if bias is not None and bias.values.shape == keys.shape:
+        keys = keys * _MIX + hashes(bias.values[:, None])
+        if bias.gradient is not None and bias.gradient.shape == keys.shape:
+            gradients = torch.cat([gradients, bias.gradient[:, None].to(gradients.dtype)], dim=1)
+    _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
+    chosen = (counts[inverse] > 1).nonzero().flatten()
+    if not len(chosen):
+        return Units(count=len(keys), same=0, idle=0, apart=0, example=None)
+    chosen, gradients = _neighbours(inverse[chosen], chosen, gradients)
+    earlier, later = chosen[:-1], chosen[1:]
+    paired = inverse[earlier] == inverse[later]
+    size = torch.maximum(gradients[:-1].norm(dim=1), gradients[1:].norm(dim=1))
+    alike = gradients.diff(dim=0).norm(dim=1) <= tolerance * size
+    same, idle, apart = paired & alike & (size > 0), paired & alike & (size == 0), paired & ~alike
+    where = same.nonzero().flatten()
+    example = None
+    if len(where):
+        one_unit, another = sorted((int(earlier[where[0]]), int(later[where[0]])))
+        example = (one_unit, another)
+    return Units(count=len(keys), same=int(same.sum()), idle=int(idle.sum()), apart=int(apart.sum()), example=example)
+
+
+def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Units of one group next to each other, and in it those of like gradients: sorted along one direction."""
+    mine = gradients[chosen].float()
+    direction = torch.arange(1, mine.shape[1] + 1, device=mine.device, dtype=torch.float64).square().cos().float()
+    order = torch.argsort(mine @ direction, stable=True)
+    order = order[torch.argsort(groups[order], stable=True)]
+    return chosen[order], mine[order]
+
+
+def units_of_all(held: tuple[Held, ...], tolerance: float) -> dict[str, Units]:
+    """The units of every trainable weight that got a gradient, by name."""
+    by_name = {one.name: one for one in held}
+    found: dict[str, Units] = {}
+    for one in held:
+        if not one.is_weight or not one.trainable or one.gradient is None or one.stats.nonfinite:
+            continue
+        local = one.slot.local_name
+        bias = by_name.get(one.name.removesuffix(local) + local.replace("weight", "bias"))
+        units = units_of(one, None if bias is one else bias, tolerance)
+        if units is not None:
+            found[one.name] = units
+    return found
+
+
+def still_zeros(one: Held) -> Tensor | None:
+    """Which units of a weight are zero and get no gradient while others do; ``None`` where there are no two such.
+
+    Not of experts and tables, whose units wait for a sample that chooses them.
+    """
+    if one.axes is None or one.axes.batch or one.axes.lookup or one.gradient is None or one.stats.zeros == 0:
+        return None
+    rows = rows_of(one, one.values)
+    if rows is None or one.gradient.shape != one.values.shape:
+        return None
+    gradients = rows_of(one, one.gradient)
+    assert gradients is not None
+    still = ~(rows.any(dim=1) | gradients.any(dim=1))
+    return still if 1 < int(still.sum()) < len(still) else None
+
+
+def rows_of(one: Held, values: Tensor) -> Tensor | None:
+    """A row for each unit: for each output of a map, for each feature of an embedding."""
+    axes = one.axes
+    if axes is None or values.ndim < 2:
+        return None
+    dimensions = [dim for dim in (*axes.batch, *axes.fan_out) if dim not in axes.fan_in]
+    if not dimensions or len(dimensions) == values.ndim:
+        return None
+    count = 1
+    for dim in dimensions:
+        count *= values.shape[dim]
+    return values.movedim(dimensions, list(range(len(dimensions)))).reshape(count, -1)
+
+
+def hashes(rows: Tensor) -> Tensor:
+    """A 64-bit number for each row, the same for the same values whatever the order of summation.
+
+    >>> bool((hashes(torch.tensor([[0.0, 1.0], [-0.0, 1.0]])).diff() == 0).all())
+    True
+    """
+    index = torch.arange(1, rows.shape[1] + 1, device=rows.device) * _STEP
+    index = (index ^ (index >> 30)) * _MIX
+    factors = (index ^ (index >> 27)) | 1
+    step = max(1, _TILE // max(1, rows.shape[1]))
+    parts = []
+    for begin in range(0, rows.shape[0], step):
+        part = (rows[begin : begin + step] + 0.0).contiguous()  # no negative zeros
+        parts.append((dtypes.bits(part).to(torch.int64) * factors).sum(dim=1))
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=rows.device)

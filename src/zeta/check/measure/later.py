@@ -1,0 +1,133 @@
+"""A few steps of gradient descent: does what is zero now stay zero?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from zeta.base.modules import modules_of, named_parameters_of
+from zeta.check.facts.evidence import Held, Later
+from zeta.check.measure.duplicates import rows_of
+from zeta.check.watch.batches import Call
+from zeta.check.watch.calls import Quiet, plainly
+from zeta.check.watch.fsdp import reshard
+from zeta.check.watch.losses import LossFunction, objective
+from zeta.check.watch.probe import gradients_of
+from zeta.check.watch.ranks import Ranks
+from zeta.resolve.slots import any_fsdp
+from zeta.write import shards
+
+# a step moves each parameter by this in rms, as Adam's first steps do
+_STEP: Final = 1e-2
+
+
+def later(
+    model: nn.Module,
+    call: Call,
+    loss: LossFunction | None,
+    gradients: Mapping[int, Tensor],
+    zero: Mapping[int, str],
+    parts: Mapping[int, tuple[Held, Tensor]],
+    patience: int,
+    ranks: Ranks,
+) -> Later:
+    """Take up to ``patience`` steps and see which of the parameters in ``zero`` never get a gradient.
+
+    To be called inside :func:`~zeta.check.watch.isolation.preserved`: FSDP2's parameters take the steps themselves.
+
+    Args:
+        model: run with copies in the place of its parameters, where it lets itself.
+        call: the batch.
+        loss: as given to ``check``.
+        gradients: those of the first pass, by the ``id`` of the parameter.
+        zero: name by ``id`` of the parameters in question, whose first gradient was exactly zero.
+        parts: by ``id`` weights of which some units are in question, and which.
+        patience: how many steps at most.
+        ranks: those that take the same steps.
+    """
+    named = dict(named_parameters_of(model))
+    in_place = any_fsdp(model)
+    current = {
+        name: parameter.detach() if in_place else parameter.detach().clone() for name, parameter in named.items()
+    }
+    known = {name: gradients.get(id(parameter)) for name, parameter in named.items()}
+    waiting, units = dict(zero), dict(parts)
+    steps = 0
+    while steps < patience and ranks.agree(bool(waiting or units)):
+        moved = False
+        for name, gradient in known.items():
+            moved |= gradient is not None and _move(current[name], gradient)
+        if not ranks.agree(moved):
+            break
+        steps += 1
+        known = _gradients(model, call, loss, named, None if in_place else current, ranks)
+        by_id = {id(named[name]): gradient for name, gradient in known.items()}
+        waiting = {key: name for key, name in waiting.items() if (g := by_id.get(key)) is None or not g.any()}
+        units = {key: part for key, part in units.items() if not _reached(*part, by_id.get(key))}
+    left = {one.name: int(chosen.sum()) for key, (one, chosen) in units.items() if key not in waiting}
+    return Later(steps=steps, still=frozenset(waiting.values()), parts=left)
+
+
+def _reached(one: Held, chosen: Tensor, gradient: Tensor | None) -> bool:
+    """Whether any of the chosen units got a gradient."""
+    rows = None if gradient is None else rows_of(one, gradient)
+    return rows is not None and bool(rows[chosen].any())
+
+
+def _move(values: Tensor, gradient: Tensor) -> bool:
+    """Take one step; ``gradient`` is the global one, and ``values`` may be a shard."""
+    size = float(gradient.float().square().mean().sqrt())
+    if not 0 < size < float("inf"):
+        return False
+    for part, region in shards.held(values).places():
+        part.sub_(gradient[region.slices].to(values.dtype), alpha=_STEP / size)
+    return True
+
+
+def _gradients(
+    model: nn.Module,
+    call: Call,
+    loss: LossFunction | None,
+    named: Mapping[str, Tensor],
+    current: Mapping[str, Tensor] | None,
+    ranks: Ranks,
+) -> dict[str, Tensor | None]:
+    """The global gradients of the parameters, or of copies of ``current`` in their place."""
+    reshard(model)  # what is still gathered would be used as it was before the step
+    with plainly(model), Quiet():
+        if current is None:
+            leaves = named
+            output = model(*call.args, **call.kwargs)
+        else:
+            leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
+            with _instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
+                output = model(*call.args, **call.kwargs)
+        value = objective(output, call, loss).value
+    ranks.wait()  # nobody goes back through the graph if the loss of one raised
+    learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    found = gradients_of(model, value, list(learned.values())) if value.requires_grad else {}
+    return {name: found.get(id(leaf)) for name, leaf in learned.items()}
+
+
+@contextlib.contextmanager
+def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
+    """Temporarily replace the modules' parameters by ``others``, found by the parameter's ``id``; under each tied name.
+
+    As ``torch.func.functional_call``, which ends where modules are nested deeper than Python calls itself.
+    """
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
+        (module._parameters, local, parameter)
+        for module in modules_of(model)
+        for local, parameter in module._parameters.items()
+        if parameter is not None and id(parameter) in others
+    ]
+    try:
+        for held, local, parameter in places:
+            held[local] = others[id(parameter)]
+        yield
+    finally:
+        for held, local, parameter in places:
+            held[local] = parameter

@@ -1,0 +1,66 @@
+"""Spectral norms of weights, beside those of Gaussian matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from zeta.check.facts.evidence import Held
+from zeta.check.measure.duplicates import rows_of
+from zeta.check.measure.effort import Course, seconds_of
+
+_EXACT: Final = 512
+_ROUNDS: Final = 40
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weight:
+    """A weight as a matrix, a row for each unit, and the estimated seconds of its spectral norm."""
+
+    name: str
+    rows: torch.Tensor
+    rms: float
+
+    @property
+    def seconds(self) -> float:
+        """By the estimate of :mod:`zeta.check.measure.effort`."""
+        count, small = self.rows.numel(), min(self.rows.shape)
+        if small <= _EXACT:
+            return seconds_of(calls=1, multiplications=count * small + 3.0 * small**3, touched=count)
+        return seconds_of(calls=2 * _ROUNDS, multiplications=count, touched=count / 4)
+
+
+def weights_of(held: Sequence[Held]) -> list[Weight]:
+    """The weights that have a spectral norm to be judged."""
+    found: list[Weight] = []
+    for one in held:
+        rows = rows_of(one, one.values)
+        if rows is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
+            found.append(Weight(name=one.name, rows=rows, rms=one.stats.rms))
+    return found
+
+
+def spectral(weights: Sequence[Weight], course: Course) -> dict[str, tuple[float, float]]:
+    """By weight: its largest singular value, and ``rms * (sqrt(rows) + sqrt(columns))``, what random ones have."""
+    found: dict[str, tuple[float, float]] = {}
+    for weight in weights:
+        course.take(f"spectral norm of {weight.name}", weight.seconds)
+        expected = weight.rms * (math.sqrt(weight.rows.shape[0]) + math.sqrt(weight.rows.shape[1]))
+        found[weight.name] = (_largest(weight.rows.float()), expected)
+    return found
+
+
+def _largest(matrix: torch.Tensor) -> float:
+    if min(matrix.shape) <= _EXACT:
+        small = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+        return math.sqrt(max(float(torch.linalg.eigvalsh(small.double())[-1]), 0.0))
+    v = torch.ones(matrix.shape[1], device=matrix.device)
+    v[::2] = -0.5
+    for _ in range(_ROUNDS):
+        v = matrix.T @ (matrix @ v)
+        v = v / v.norm().clamp_min(1e-30)
+    return float((matrix @ v).norm())

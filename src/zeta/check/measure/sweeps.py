@@ -1,0 +1,116 @@
+"""Models of several widths or depths, and how activations and gradients grow with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zeta.base.generators import apart
+from zeta.base.modules import named_parameters_of, parameters_of
+from zeta.check.facts.results import Point
+from zeta.check.watch.batches import call_of
+from zeta.check.watch.isolation import preserved
+from zeta.check.watch.losses import LossFunction
+from zeta.check.watch.probe import probe
+from zeta.errors import SpecError
+from zeta.resolve.slots import unwrap, walk
+
+Factory = Callable[[int], nn.Module]
+Optimizing = Callable[[Iterable[Tensor]], Optimizer]
+
+#: what the gradient norm of a depth is called among the layers
+GRADIENT_NORM: Final = "gradient norm"
+_STEPS: Final = 3
+_RATE: Final = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeps:
+    """Which models to build: functions from a size to a model, and the sizes."""
+
+    width: Factory | None
+    widths: Sequence[int]
+    depth: Factory | None
+    depths: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth"):
+            sizes, factory = getattr(self, f"{name}s"), getattr(self, name)
+            whole = all(isinstance(size, int) and size > 0 for size in sizes)
+            if not whole or len(sizes) < 2 or sorted(set(sizes)) != list(sizes):
+                raise SpecError(f"{name}s must be at least two growing whole numbers, got {sizes!r}")
+            if factory is not None and not callable(factory):
+                raise SpecError(f"{name} must be a function from a {name} to a model, got {factory!r}")
+
+    def points(self, batch: Any, loss: LossFunction | None, optimizer: Optimizing | None) -> list[Point]:
+        """Build the models and measure."""
+        found: list[Point] = []
+        if self.width is not None:
+            found += _widths(self.width, self.widths, batch, loss, optimizer or _adam)
+        if self.depth is not None:
+            found += _depths(self.depth, self.depths, batch, loss)
+        return found
+
+
+def _widths(
+    factory: Factory,
+    sizes: Sequence[int],
+    batch: Any,
+    loss: LossFunction | None,
+    optimizer: Optimizing,
+) -> list[Point]:
+    """Rms of every layer's output, before and after a few steps, at every width (Yang et al. 2022)."""
+    points: list[Point] = []
+    for size in sizes:
+        model = _built("width", factory, size)
+        with preserved(model):  # which somebody may hold, as one that a factory keeps
+            points += _steps(model, size, batch, loss, optimizer)
+    return points
+
+
+def _steps(
+    model: nn.Module, size: int, batch: Any, loss: LossFunction | None, optimizer: Optimizing
+) -> Iterator[Point]:
+    learned = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
+    steps = optimizer(learned)
+    for step in range(_STEPS + 1):
+        with preserved(model):
+            seen = probe(model, list(walk(model)), call_of(model, batch), loss)
+        for use in seen.uses:
+            yield Point(factory="width", size=size, layer=use.layer.name, step=step, value=use.layer.output.rms)
+        for parameter in learned:
+            parameter.grad = seen.gradients.get(id(parameter))
+        steps.step()
+
+
+def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFunction | None) -> list[Point]:
+    """The norm of the gradient of all parameters, at every depth."""
+    points: list[Point] = []
+    for size in sizes:
+        model = _built("depth", factory, size)
+        with preserved(model):
+            seen = probe(model, list(walk(model)), call_of(model, batch), loss)
+        squares = [float(gradient.double().square().sum()) for gradient in seen.gradients.values()]
+        points.append(Point(factory="depth", size=size, layer=GRADIENT_NORM, step=0, value=math.sqrt(sum(squares))))
+    return points
+
+
+def _built(name: str, factory: Factory, size: int) -> nn.Module:
+    with apart(size):
+        model = factory(size)
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {model!r}")
+    on_meta = [name for name, tensor in named_parameters_of(model) if tensor.is_meta]
+    if on_meta:
+        raise SpecError(f"{name}({size}) must return a model with memory, but {on_meta[0]} is on meta")
+    return unwrap(model)
+
+
+def _adam(parameters: Iterable[Tensor]) -> Optimizer:
+    return torch.optim.Adam(list(parameters), lr=_RATE)

@@ -1,0 +1,86 @@
+"""Every parameter and buffer of a model, with its global values, its gradient and what was planned for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from zeta.base.modules import modules_of
+from zeta.check.facts.evidence import Held
+from zeta.check.facts.results import Stats
+from zeta.check.watch.moments import plain, stats_of
+from zeta.check.watch.probe import Probe
+from zeta.fans import Axes, originals
+from zeta.resolve import planning
+from zeta.resolve.plans import Plan
+from zeta.resolve.slots import Slot
+from zeta.rules import Kind
+
+_EMPTY = Stats(count=0, mean=0.0, std=0.0, low=0.0, high=0.0, zeros=0.0, nonfinite=0)
+
+
+def held(slots: list[Slot], probe: Probe, plan: Plan | None, used: frozenset[str]) -> tuple[Held, ...]:
+    """Look at every tensor of a model once, ties together.
+
+    Args:
+        slots: every name of every tensor.
+        probe: what the pass gave.
+        plan: what was planned, if anything.
+        used: the names whose module ran.
+    """
+    entries = {name: entry for entry in plan or () for name in (entry.name, *entry.ties)}
+    found: list[Held] = []
+    for group in planning.groups(slots):
+        slot = group[0]
+        values = _values(slot)
+        gradient = _gradient(slot, probe)
+        parts = _parts(slot)
+        found.append(
+            Held(
+                slot=slot,
+                ties=tuple(other.name for other in group[1:]),
+                values=values,
+                stats=_stats(values),
+                gradient=gradient,
+                gradient_stats=None if gradient is None else stats_of(gradient),
+                trainable=any(isinstance(part, nn.Parameter) and part.requires_grad for part in parts),
+                used=any(other.name in used for other in group),
+                detached=any(other.name in probe.detached for other in group),
+                entry=entries.get(slot.name),
+                axes=_axes(group),
+            )
+        )
+    return tuple(found)
+
+
+def _values(slot: Slot) -> Tensor:
+    """The global values; those of a parametrized weight are what its parametrization makes of the originals."""
+    if slot.parametrization is None:
+        return plain(slot.tensor)
+    with torch.no_grad(), parametrize.cached():
+        modes = [(inner, inner.training) for inner in modules_of(slot.parametrization)]
+        try:
+            return plain(slot.parametrization.eval()())
+        finally:
+            for inner, training in modes:
+                inner.training = training
+
+
+def _parts(slot: Slot) -> list[Tensor]:
+    return [slot.tensor] if slot.parametrization is None else originals(slot.parametrization)
+
+
+def _gradient(slot: Slot, probe: Probe) -> Tensor | None:
+    """That of the tensor, or of the last original of a parametrized weight, which has its directions."""
+    gradients = [probe.gradients[id(part)] for part in _parts(slot) if id(part) in probe.gradients]
+    return gradients[-1] if gradients else None
+
+
+def _stats(values: Tensor) -> Stats:
+    real = values if values.is_floating_point() else values.float()
+    return stats_of(real) or _EMPTY
+
+
+def _axes(group: list[Slot]) -> Axes | None:
+    return planning.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None

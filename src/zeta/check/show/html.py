@@ -1,0 +1,85 @@
+"""Results as one HTML file that needs nothing else: charts by plotly, which is inside, filters, links, histograms.
+
+``page/`` beside this file holds its template, style and scripts.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import hashlib
+import html
+import json
+from importlib import resources
+from typing import Final
+
+from zeta.check.facts.results import Results
+from zeta.check.show.serial import to_json
+from zeta.errors import UsageError
+
+_SCRIPTS: Final = ("model.js", "charts.js", "tables.js", "main.js")
+
+
+def page(results: Results) -> str:
+    """The results as the text of one HTML file, about 2 MB of which are plotly.js, compressed.
+
+    It loads nothing, and runs no script but its own: a policy inside names their hashes. Names and messages are
+    untrusted; they travel compressed, as JSON, and are only ever shown as text.
+
+    Raises:
+        UsageError: if plotly is not installed.
+    """
+    packed, plotly_hash = _plotly()
+    script = _script()
+    scripts = " ".join((_source(script), plotly_hash))
+    filled = {
+        "policy": f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:",
+        "title": html.escape(f"zeta check: {results.model}"),
+        "style": _read("style.css"),
+        "data": _packed(json.dumps(to_json(results), separators=(",", ":"), allow_nan=False)),
+        "plotly": packed,
+        "script": script,
+    }
+    pieces = _read("page.html").split("{{")
+    shown = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        shown += [filled[name], rest]
+    return "".join(shown)
+
+
+@functools.cache
+def _plotly() -> tuple[str, str]:
+    """plotly.js, compressed and in base64, and its hash."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "plotly":
+            raise UsageError(f"plotly cannot be imported: {error}") from error
+        raise UsageError("the HTML of a check needs plotly; install it with pip install 'zeta-init[html]'") from None
+    # newlines as a browser normalizes them before it compares hashes
+    source = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+    return _packed(source), _source(source)
+
+
+def _packed(text: str) -> str:
+    """Compressed and in base64, which no text can break out of."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
+
+
+@functools.cache
+def _script() -> str:
+    text = "\n".join(_read(name) for name in _SCRIPTS)
+    assert "</script" not in text
+    return f'(() => {{\n"use strict";\n{text}}})();'
+
+
+def _source(script: str) -> str:
+    """What a content security policy calls a script by."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
+
+
+@functools.cache
+def _read(name: str) -> str:
+    return resources.files("zeta.check.show").joinpath("page", name).read_text(encoding="utf-8")

@@ -1,0 +1,231 @@
+"""Results as text: the verdict, the findings, worst first, and the layers with small bars, in 80 columns.
+
+Like other tables of zeta it has no colours, so that a log and a terminal show the same.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Final
+
+from rich.cells import cell_len, chop_cells
+
+from zeta.base.escaping import visible
+from zeta.base.text import fold, number_text, range_text, table
+from zeta.check.facts.places import SEVERITIES, counts_text, findings_by_layer, where, worst
+from zeta.check.facts.results import Finding, Layer, Results, Severity
+
+WIDTH: Final = 80
+#: so many findings of one severity, folded, are shown
+MOST_FINDINGS: Final = 20
+#: so many rows show layers; where there are more, these are the worst, and some evenly spaced
+MOST_LAYERS: Final = 32
+
+_BAR: Final = 6
+_EIGHTHS: Final = " ▏▎▍▌▋▊▉"
+_DECADES: Final = 2.0  # a scale spans at least so many, or small differences would look large
+_NAME: Final = 30
+_LONGEST_FOLD: Final = 200
+_MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "note"}
+
+
+def text(results: Results) -> str:
+    """The results for a terminal or a log: verdict, findings, layers."""
+    parts = [_verdict(results), _findings(results.findings), _layers(results), _footer(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def brief(results: Results) -> str:
+    """Verdict and findings only."""
+    return "\n\n".join(part for part in (_verdict(results), _findings(results.findings)) if part)
+
+
+def _verdict(results: Results) -> str:
+    verdict = "can learn from here" if results.ok else "cannot learn from here as it is"
+    lines = [f"{visible(results.model)} {verdict}: {counts_text(results.findings)}"]
+    facts = [
+        f"{len(results.layers):,} layers",
+        f"{len(results.parameters):,} parameters and buffers",
+        f"{results.level} level on {results.device}",
+        *([] if results.seed is None else [f"seed {results.seed}"]),
+        f"{results.seconds:.2g} s",
+    ]
+    lines.append(", ".join(facts))
+    if results.loss is not None:
+        expected = "" if results.loss.expected is None else f", {number_text(results.loss.expected)} without opinion"
+        classes = "" if results.loss.classes is None else f" among {results.loss.classes:,} classes"
+        lines.append(f"loss {number_text(results.loss.value)}{expected}{classes}")
+    return "\n".join(line for whole in lines for line in _wrapped(whole))
+
+
+def _findings(findings: Sequence[Finding]) -> str:
+    blocks = []
+    for severity in SEVERITIES:
+        groups = list(_folded(finding for finding in findings if finding.severity is severity))
+        blocks += [_block(severity, name, members) for name, members in groups[:MOST_FINDINGS]]
+        left = [len(members) for _, members in groups[MOST_FINDINGS:]]
+        if left:
+            blocks.append(f"{_MARK[severity]} and {sum(left):,} more; the JSON and the HTML have all of them")
+    return "\n\n".join(blocks)
+
+
+def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
+    """Findings of one rule at places whose names differ only in numbers, under one name."""
+    named: list[tuple[str, Hashable, Finding]] = [
+        (where(found), (found.rule.id, found.advice), found) for found in findings
+    ]
+    for name, members in fold(named):
+        if len(members) > 1 and len(name) > _LONGEST_FOLD:
+            name = where(members[0])
+        elif len(members) > 1:
+            name = name.replace(",", ", ")  # where lines may break
+        yield visible(name), members
+
+
+def _block(severity: Severity, name: str, members: Sequence[Finding]) -> str:
+    first = members[0]
+    places = "" if len(members) == 1 else f" ({len(members):,} places)"
+    heading = f"{_MARK[severity]} {first.rule.id} {visible(first.rule.name)}  {name}{places}"
+    message = first.message if len(members) == 1 else f"{where(first)}: {first.message}"
+    return "\n".join(
+        [
+            *_wrapped(heading, later="     "),
+            *_wrapped(visible(message), first="     ", later="     "),
+            *_wrapped(visible(first.advice), first="     -> ", later="        "),
+        ]
+    )
+
+
+def _wrapped(line: str, first: str = "", later: str = "  ") -> list[str]:
+    """Lines of at most 80 characters, but for a name that is longer, which stays whole to be copied."""
+    return textwrap.wrap(
+        line, WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
+    )
+
+
+# -- the layers --------------------------------------------------------------------------------------------------------
+
+
+def _layers(results: Results) -> str:
+    if not results.layers:
+        return ""
+    found = findings_by_layer(results)
+    outputs = _Scale(layer.output.rms for layer in results.layers)
+    gradients = _Scale(layer.gradient.rms for layer in results.layers if layer.gradient is not None)
+    rows = []
+    for run in _runs(results.layers, found):
+        findings = [finding for layer in run for finding in found[layer.name]]
+        severity = worst(findings)
+        rules = sorted({finding.rule.id for finding in findings if finding.severity is severity})
+        rows.append(
+            (
+                _elided(visible(run[0].name)) if len(run) == 1 else f"  ... {len(run):,} layers",
+                outputs.cell([layer.output.rms for layer in run]),
+                gradients.cell([layer.gradient.rms for layer in run if layer.gradient is not None]),
+                "" if severity is None else f"{_MARK[severity]} {rules[0]}{'+' if len(rules) > 1 else ''}",
+            )
+        )
+    return table(("layer", " output (rms)", " gradient (rms)", "finding"), rows)
+
+
+def _runs(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> Iterator[list[Layer]]:
+    """Layers to show one by one, and between them the runs of those that are not."""
+    alone = _chosen(layers, found)
+    run: list[Layer] = []
+    for number, layer in enumerate(layers):
+        if number not in alone:
+            run.append(layer)
+            continue
+        if run:
+            yield run
+            run = []
+        yield [layer]
+    if run:
+        yield run
+
+
+def _chosen(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> set[int]:
+    """All of a few layers; of many the first and the last, the worst of each rule, and some evenly spaced."""
+    if len(layers) <= MOST_LAYERS:
+        return set(range(len(layers)))
+    half = MOST_LAYERS // 2
+    last = len(layers) - 1
+    spaced = {round(i * last / (half // 2 - 1)) for i in range(half // 2)}
+    seen: Counter[str] = Counter()
+    urgent: dict[int, tuple[int, int]] = {}  # severity, then how many layers before have the same rule
+    for number, layer in enumerate(layers):
+        for finding in found[layer.name]:
+            if finding.severity is not Severity.NOTE:
+                rank = (SEVERITIES.index(finding.severity), seen[finding.rule.id])
+                urgent[number] = min(urgent.get(number, rank), rank)
+        seen.update({finding.rule.id for finding in found[layer.name]})
+    ordered = sorted(urgent, key=lambda number: (*urgent[number], number))
+    return spaced | set(ordered[:half])
+
+
+class _Scale:
+    """A logarithmic scale over all positive finite values."""
+
+    def __init__(self, values: Iterable[float]) -> None:
+        logs = [math.log10(value) for value in values if 0 < value < math.inf]
+        middle = (min(logs) + max(logs)) / 2 if logs else 0.0
+        self.reach = max(max(logs) - min(logs), _DECADES) if logs else _DECADES
+        self.low = middle - self.reach / 2
+
+    def cell(self, values: Sequence[float]) -> str:
+        """One value and its bar, or the range of several."""
+        if not values:
+            return f"{'none':>7}"
+        low, high = _number(min(values)), _number(max(values))
+        if any(map(math.isnan, values)):
+            return f"{'nan':>7}{'' if len(values) == 1 else ' and numbers'}"
+        return (
+            f"{low:>7} {self._bar(values[0])}"
+            if len(values) == 1
+            else f"{low:>7}" + (f"..{high}" if high != low else "")
+        )
+
+    def _bar(self, value: float) -> str:
+        """At least an eighth long; full where the value is infinite; none where it is 0."""
+        if value == 0:
+            return ""
+        part = 1.0 if value == math.inf else (math.log10(value) - self.low) / self.reach
+        eighths = max(1, round(part * _BAR * 8))
+        return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _number(value: float) -> str:
+    """Two digits, in at most six characters."""
+    if 10 <= value < 99_999.5:
+        return f"{value:.0f}"
+    return f"{value:.2g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+
+
+def _elided(name: str) -> str:
+    """A name of at most 32 cells; a longer one loses its middle, as its ends tell most."""
+    if cell_len(name) <= _NAME:
+        return name
+    half = _NAME // 2
+    return chop_cells(name, half - 1)[0] + "…" + chop_cells(name[::-1], half)[0][::-1]
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def _footer(results: Results) -> str:
+    lines = []
+    if results.suppressed:
+        lines.append(f"{counts_text(results.suppressed)} suppressed")
+    for reason in dict.fromkeys(why for _, why in results.skipped):
+        rules = dict.fromkeys(rule for rule, why in results.skipped if why == reason)
+        lines.append(f"{', '.join(rules)} not applied: {visible(reason)}")
+    lines += [visible(remark) for remark in results.sampled]
+    if results.points:
+        sizes = {(point.factory, point.size) for point in results.points}
+        for factory in sorted({factory for factory, _ in sizes}):
+            over = range_text(float(size) for name, size in sizes if name == factory)
+            lines.append(f"measured over {factory} {over}; the HTML shows it")
+    return "\n".join(line for whole in lines for line in _wrapped(whole))

@@ -1,0 +1,131 @@
+"""A batch, brought to the model's device, and the way it is handed to the model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from zeta.base.modules import tensors_of
+from zeta.errors import SpecError
+from zeta.resolve.slots import unwrap
+
+#: what a target may be called in a batch that is a mapping
+TARGETS: Final = ("labels", "label", "targets", "target", "y")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments of one forward pass; ``target`` is what of the batch the model does not take itself."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    target: Any
+    batch: Any
+
+
+def call_of(model: nn.Module, batch: Any) -> Call:
+    """Decide how ``model`` takes ``batch``.
+
+    A mapping becomes named arguments, a tuple or list positional ones, anything else the only argument. Where
+    ``forward`` takes one positional argument fewer than the tuple has, the last is the target; where it does not know a
+    mapping's ``labels`` (``label``, ``targets``, ``target``, ``y``), that is.
+
+    Raises ``SpecError`` if ``forward`` can take it in none of these ways, or all of its tensors are empty.
+    """
+    tensors = tensors_in(batch)
+    if tensors and not any(tensor.numel() for _, tensor in tensors):
+        raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")
+    device = _device(model)
+    moved = move(batch, device)
+    signature = inspect.signature(unwrap(model).forward)
+    for args, kwargs, target in _ways(moved):
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            continue
+        return Call(args=args, kwargs=kwargs, target=target, batch=moved)
+    raise SpecError(
+        f"{type(model).__name__}.forward{signature} cannot take this batch ({describe(batch)}); "
+        "pass a tensor, a tuple of its arguments, or a dictionary of its named arguments"
+    )
+
+
+def _ways(batch: Any) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
+    if isinstance(batch, Mapping):
+        named = {str(key): value for key, value in batch.items()}
+        target = next((key for key in TARGETS if key in named), None)
+        ways: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = [((), named, None)]
+        if target is not None:
+            rest = {key: value for key, value in named.items() if key != target}
+            ways.append(((), rest, named[target]))
+            if len(rest) == 1:
+                ways.append((tuple(rest.values()), {}, named[target]))
+            ways.append(((rest,), {}, named[target]))
+        return [*ways, ((batch,), {}, None)]
+    if isinstance(batch, tuple | list):
+        ways = [(tuple(batch), {}, None)]
+        if len(batch) > 1:
+            ways.append((tuple(batch[:-1]), {}, batch[-1]))
+        return [*ways, ((batch,), {}, None)]
+    return [((batch,), {}, None)]
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Copy every tensor in ``value`` to ``device``, in tuples, lists, mappings and dataclasses too.
+
+    Of anything else that has a method ``to``, as batches of graphs have, a shallow copy is asked to go there.
+    """
+
+    def moved(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return item.detach().to(device, copy=True)
+        return copy.copy(item).to(device) if callable(getattr(item, "to", None)) else item
+
+    return mapped(value, moved)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """``value`` with every tensor in it, and whatever else is no container, replaced by what ``change`` makes of it."""
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(item, change) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(mapped(item, change) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for field in fields(value):  # past frozen, and fields that the constructor does not take
+            object.__setattr__(twin, field.name, mapped(getattr(value, field.name), change))
+        return twin
+    return change(value)
+
+
+def tensors_in(value: Any) -> list[tuple[str, Tensor]]:
+    """Every tensor in an output or a batch with its place: in tuples, lists, mappings and dataclasses."""
+    if isinstance(value, Tensor):
+        return [("", value)]
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        items = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, tuple | list):
+        items = [(str(number), item) for number, item in enumerate(value)]
+    elif is_dataclass(value) and not isinstance(value, type):
+        items = [(field.name, getattr(value, field.name)) for field in fields(value)]
+    return [(f"{key}.{place}".rstrip("."), tensor) for key, item in items for place, tensor in tensors_in(item)]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
+
+
+def describe(batch: Any) -> str:
+    """What a batch is, in a few words."""
+    found = tensors_in(batch)
+    shapes = ", ".join(f"{place or 'tensor'} {tuple(tensor.shape)}" for place, tensor in found[:6])
+    return f"{type(batch).__name__}: {shapes or 'no tensor'}"

@@ -1,0 +1,157 @@
+"""Which of torch's functions matter to a check, by their names."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
+
+from zeta.base.exchange import Shared
+from zeta.base.modules import modules_of
+from zeta.check.watch import activations
+
+_OTHERS: Final = {
+    "scaled_dot_product_attention": "scaled_dot_product_attention",
+    "softmax": "softmax",
+    "_softmax": "softmax",
+    "cross_entropy": "cross_entropy",
+    "binary_cross_entropy_with_logits": "binary_cross_entropy",
+    "linear": "linear",
+    "addmm": "addmm",
+    "bilinear": "bilinear",
+    **{name: name for name in ("conv1d", "conv2d", "conv3d")},
+    **{f"conv_transpose{n}d": f"conv_transpose{n}d" for n in (1, 2, 3)},
+    **dict.fromkeys(("matmul", "bmm", "baddbmm", "einsum", "__matmul__"), "product"),
+}
+_SHAPELESS: Final = ("glu",)
+
+
+def kind_of_call(name: str) -> str | None:
+    """What a function of this name is, if it matters: an activation, attention, a weighted sum, a loss."""
+    if name in _OTHERS:
+        return _OTHERS[name]
+    key = name.rstrip("_")
+    return key if key in activations.KNOWN and key not in _SHAPELESS and not name.startswith("_") else None
+
+
+def is_detach(name: str, func: Any) -> bool:
+    """Whether a call cuts its tensor from the graph: ``detach``, ``detach_`` and the attribute ``data``."""
+    if name == "__get__":
+        return getattr(func.__self__, "__name__", "") == "data"
+    return name in ("detach", "detach_")
+
+
+def silenced(
+    name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """The call without its dropout: the noise is not the network's own."""
+    if name in ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"):
+        return _first, args, kwargs
+    if name == "scaled_dot_product_attention":
+        if len(args) > 4 and args[4]:
+            return func, (*args[:4], 0.0, *args[5:]), kwargs
+        if kwargs.get("dropout_p"):
+            return func, args, {**kwargs, "dropout_p": 0.0}
+    return func, args, kwargs
+
+
+def _first(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
+    return input
+
+
+@contextlib.contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """Run layers as they are written: not compiled, and not checkpointed by reentrant backward passes.
+
+    Those run under ``no_grad`` at first, where nothing is to be seen, and know no ``torch.autograd.grad``.
+    """
+    with _uncompiled(model), _CHECKPOINTED:
+        outer, _HERE.plainly = _HERE.plainly, True
+        try:
+            yield
+        finally:
+            _HERE.plainly = outer
+
+
+@contextlib.contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Let compiled layers call what they were compiled from. The compiler's own settings are those of all threads."""
+    plain: list[tuple[dict[str, Any], str, Any]] = []
+    for module in modules_of(model):
+        held = vars(module)
+        if held.get("_compiled_call_impl") is not None:
+            plain.append((held, "_compiled_call_impl", None))
+        if "forward" in held and "_orig_mod" in module._modules:
+            plain.append((held, "forward", held["_modules"]["_orig_mod"].__call__))
+    compiled = [(held, name, held[name]) for held, name, _ in plain]
+    try:
+        for held, name, value in plain:
+            held[name] = value
+        yield
+    finally:
+        for held, name, value in compiled:
+            held[name] = value
+
+
+class _Here(threading.local):
+    plainly = False
+
+
+_HERE: Final = _Here()
+_REENTRANT: Final[Any] = checkpoint.CheckpointFunction
+
+
+@classmethod  # type: ignore[misc]
+def _applied(cls: Any, function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+    if _HERE.plainly:
+        return function(*args)
+    return super(_REENTRANT, cls).apply(function, preserve_rng_state, *args)
+
+
+#: held while this thread, or another, runs layers plainly
+_CHECKPOINTED: Final = Shared(
+    lambda: setattr(_REENTRANT, "apply", _applied),  # before the inherited one
+    lambda: delattr(_REENTRANT, "apply"),
+)
+
+
+class Composite:
+    """Functions of torch that consist of others which matter.
+
+    A mode sees ``F.multi_head_attention_forward`` as one call and nothing of what happens in it, because the function
+    hands itself over to the mode. A twin whose ``has_torch_function`` always says no runs in the mode instead.
+    """
+
+    def __init__(self) -> None:
+        self._twins = {function: _twin(function) for function in (F.multi_head_attention_forward,)}
+
+    def inside(self, func: Any) -> Callable[..., Any] | None:
+        """The twin of a composite function."""
+        try:
+            return self._twins.get(func)
+        except TypeError:  # not hashable
+            return None
+
+
+def _twin(function: Any) -> Callable[..., Any]:
+    inner = {**function.__globals__, "has_torch_function": lambda *_: False}
+    twin = types.FunctionType(function.__code__, inner, function.__name__, function.__defaults__, function.__closure__)
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return twin
+
+
+class Quiet(TorchFunctionMode):
+    """Without dropout."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        func, args, kwargs = silenced(getattr(func, "__name__", ""), func, args, kwargs or {})
+        return func(*args, **kwargs)

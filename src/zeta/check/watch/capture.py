@@ -1,0 +1,368 @@
+"""Watch one forward pass: every use of a module and every functional call that matters, as it happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from zeta.base.modules import modules_of
+from zeta.check.watch import activations, attention
+from zeta.check.watch.batches import tensors_in
+from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
+from zeta.check.watch.moments import Pending, pending, plain
+from zeta.check.watch.tags import Tags
+from zeta.resolve.slots import any_sharded, is_fsdp, is_norm, type_name
+from zeta.write.shards import local
+
+_CHANNELS_FIRST: Final = (
+    *(nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm),
+    *(nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd),
+)
+_WEIGHTED: Final = ("linear", "conv", "bilinear", "addmm")
+
+
+class Record:
+    """What was seen of one use of a module or one call; filled as it becomes known."""
+
+    def __init__(self, name: str, kind: str, module: str, *, parameters: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.kind = kind
+        self.module = module  #: the canonical name of the module that it happened in
+        self.parameters = parameters
+        self.block = False
+        self.norm = False
+        self.weighted = False
+        self.activation: str | None = None
+        self.output: Pending | None = None
+        self.gradient: Pending | None = None
+        self.given: Pending | None = None
+        self.samples = 0
+        self.dead: Tensor | None = None
+        self.saturated: Tensor | None = None
+        self.attention: tuple[Tensor, Tensor] | None = None
+        self.attached = False  #: whether its output depends on something that is learned
+        self.node: Any = None
+        self.tensors: tuple[Tensor, Tensor] | None = None
+        self.source: Tensor | None = None  #: what its input is an alias of, else the input itself
+
+    def watch(self, output: Tensor, unit: int | None) -> None:
+        """Take the output's statistics now, and its gradient's when that comes by."""
+        self.output = pending(output, unit)
+        self.samples = output.numel() // max(1, output.shape[unit]) if unit is not None else output.numel()
+        self.attached = output.requires_grad
+        if output.requires_grad:
+            self.node = output.grad_fn
+            output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
+
+    def _take_gradient(self, gradient: Tensor) -> None:
+        self.gradient = pending(gradient, histogram=False)
+
+
+class _Frame:
+    def __init__(self, module: nn.Module, name: str, given: Tensor | None) -> None:
+        self.module = module
+        self.name = name
+        self.given = given
+        self.version = 0 if given is None else given._version
+        self.calls: list[Record] = []
+        children = {key for key, child in module._modules.items() if child is not None}
+        self.leaf = not children or (children == {"parametrizations"} and parametrize.is_parametrized(module))
+
+
+class Capture:
+    """Hooks on the modules of a model and a mode for functional calls, while :meth:`watching`.
+
+    Args:
+        modules: canonical name and module, each module once.
+        parameters: canonical name of a parameter by its ``id``.
+        keep: let the records hold input and output, for Jacobians, and no statistics.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
+        self.keep = keep
+        self.modules = modules
+        self.parameters = dict(parameters)
+        self.records: list[Record] = []
+        self.used: set[str] = set()  #: modules whose forward ran
+        self.detached: list[Any] = []  #: the graph behind tensors that were detached
+        self.cross_entropy: list[tuple[Tensor, Tensor, int]] = []  #: logits, targets, the index to ignore
+        self.binary: list[Tensor] = []  #: logits of binary cross entropies
+        self.tags = Tags()
+        self._statistics: Any = WeakTensorKeyDictionary()
+        self._sources: Any = WeakTensorKeyDictionary()  #: what a tensor is an alias of
+        self._arriving: Tensor | None = None
+        self._stack: list[_Frame] = []
+        self._names: Counter[str] = Counter()
+        #: canonical name by module and local name, where FSDP2 puts other tensors while it has gathered them
+        self._places: dict[tuple[int, str], str] = {}
+        if any_sharded(modules[""]):
+            held = _stored(modules_of(modules[""]))
+            self._places = {place: parameters[id(p)] for place, p in held if id(p) in parameters}
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Record what happens in the block."""
+        handles: list[RemovableHandle] = []
+        try:
+            handles.extend(
+                module.register_forward_pre_hook(self._arrive, prepend=True, with_kwargs=True)
+                for module in filter(is_fsdp, modules_of(self.modules[""]))  # wrappers too
+            )
+            for name, module in self.modules.items():
+                handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
+            with _Calls(self):
+                yield
+        finally:
+            self._stack.clear()
+            for handle in handles:
+                handle.remove()
+
+    # -- modules -----------------------------------------------------------------------------------------------------
+
+    def _arrive(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._arriving = _first_float((args, kwargs))
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.used.add(name)
+            if self._places:
+                self._name_gathered(module)
+            given = _first_float((args, kwargs))
+            if given is not None and self._arriving is not None:
+                self._handed_on(self._arriving, given)
+            self._arriving = None
+            self._stack.append(_Frame(module, name, given))
+
+        return enter
+
+    def _handed_on(self, source: Tensor, given: Tensor) -> None:
+        """FSDP2 hands its modules an alias of what arrives, to learn when the backward pass leaves them."""
+        alike = source.shape == given.shape and local(source).data_ptr() == local(given).data_ptr()
+        if alike and source is not given:
+            self._sources[given] = self._sources.get(source, source)
+
+    def _name_gathered(self, module: nn.Module) -> None:
+        held = _stored(modules_of(module))
+        self.parameters |= {id(p): self._places[place] for place, p in held if place in self._places}
+
+    def _leaving(self, name: str) -> Callable[..., None]:
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            while self._stack:
+                frame = self._stack.pop()
+                if frame.module is module:
+                    with torch._C.DisableTorchFunction():
+                        self._module_used(name, frame, output)
+                    return
+
+        return leave
+
+    def _module_used(self, name: str, frame: _Frame, output: Any) -> None:
+        module, result, leaf = frame.module, _first_float(output), frame.leaf
+        owns = any(parameter is not None for parameter in module._parameters.values())
+        block = not leaf and name.rpartition(".")[2].isdecimal()
+        if result is None or not (leaf or owns or block):
+            return
+        own = self._own(module)
+        if not leaf and not block and set(own) <= {name for call in frame.calls for name in call.parameters}:
+            return  # the calls in it are all there is, as in nn.MultiheadAttention
+        if isinstance(module, nn.Identity | nn.Dropout | nn.modules.dropout._DropoutNd | nn.Flatten):
+            return
+        # the one that a parametrization does not make the weight of
+        inner = _only([call for call in frame.calls if call.weighted]) or _only(frame.calls) if leaf else None
+        if inner is not None and inner in self.records:  # the call is what the module is for
+            self.records.remove(inner)
+            self._names[inner.name.partition("#")[0]] -= 1
+        kind = type_name(module)
+        record = Record(self._numbered(name or "model"), kind, name, parameters=own)
+        record.block = block
+        record.norm = is_norm(module)
+        self._mark_units(module, frame.given, result)
+        unit = self.tags.unit_of(result)
+        if inner is not None:
+            record.weighted, record.activation = inner.weighted, inner.activation
+            record.dead, record.saturated, record.attention = inner.dead, inner.saturated, inner.attention
+        elif leaf and not owns and not record.norm:
+            self._activation_module(record, module, frame, result, unit)
+        self._finish(record, result, unit, frame.given)
+
+    def _activation_module(
+        self, record: Record, module: nn.Module, frame: _Frame, result: Tensor, unit: int | None
+    ) -> None:
+        record.activation = activations.named(type(module).__name__)
+        known = activations.KNOWN.get(record.activation or "")
+        if known is None or frame.given is None or frame.given.shape != result.shape:
+            return
+        if unit is not None and frame.given._version == frame.version:
+            record.dead = activations.dead_fraction(known, plain(frame.given), unit)
+        record.saturated = _saturated(known, frame.given, result)
+
+    def _own(self, module: nn.Module) -> tuple[str, ...]:
+        owners = [module]
+        if parametrize.is_parametrized(module):
+            owners += modules_of(module.get_submodule("parametrizations"))
+        # by its place: FSDP2 may hold yet others after a forward pass
+        names = (self._places.get(place) or self.parameters.get(id(p)) for place, p in _stored(owners))
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    def _mark_units(self, module: nn.Module, given: Tensor | None, result: Tensor) -> None:
+        if isinstance(module, _CHANNELS_FIRST):
+            dimensions = getattr(module, "kernel_size", None)
+            batched = not isinstance(dimensions, tuple) or result.ndim == len(dimensions) + 2
+            self.tags.mark(result, unit=1 if batched and result.ndim > 1 else 0)
+        elif isinstance(module, nn.Linear | nn.LayerNorm | nn.RMSNorm | nn.Embedding):
+            self.tags.mark(result, unit=result.ndim - 1)
+        elif given is not None:
+            self.tags.hand_on(given, result)
+
+    def _finish(self, record: Record, result: Tensor, unit: int | None, given: Tensor | None) -> None:
+        source = None if given is None else self._sources.get(given, given)
+        if self.keep:  # and no statistics, which every product with a Jacobian would take again
+            record.source, record.tensors = source, None if given is None else (given, result)
+            if result.numel():
+                self.records.append(record)
+            return
+        if source is not None:
+            record.given = self._seen(source)
+        record.watch(result, unit)
+        if record.output is not None:
+            self._statistics[result] = (result._version, record.output)
+            self.records.append(record)
+
+    def _seen(self, tensor: Tensor) -> Pending | None:
+        """The statistics of an input, mostly those of the output that it was before."""
+        known: Pending | None
+        version, known = self._statistics.get(tensor, (-1, None))
+        if version == tensor._version:
+            return known
+        known = pending(tensor, self.tags.unit_of(tensor), histogram=False)
+        self._statistics[tensor] = (tensor._version, known)
+        return known
+
+    def _numbered(self, name: str) -> str:
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+
+    # -- calls -------------------------------------------------------------------------------------------------------
+
+    def before_call(self, kind: str | None, args: tuple[Any, ...]) -> Tensor | None:
+        """The dead units of an activation's input, which the call may overwrite."""
+        known = activations.KNOWN.get(kind or "")
+        if known is None or not args or not isinstance(args[0], Tensor):
+            return None
+        unit = self.tags.unit_of(args[0])
+        return None if unit is None else activations.dead_fraction(known, plain(args[0]), unit)
+
+    def after_call(
+        self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, dead: Tensor | None
+    ) -> None:
+        """Note a call that matters."""
+        output = _first_float(result)
+        if output is None or not self._stack:
+            return  # outside of the model: the loss
+        frame = self._stack[-1]
+        owner = frame.name or "model"
+        record = Record(f"{owner}:{kind}", kind, frame.name)
+        given = args[0] if args and isinstance(args[0], Tensor) else None
+        known = activations.KNOWN.get(kind)
+        if known is not None:
+            record.activation, record.dead = kind, dead
+            record.saturated = _saturated(known, given, output)
+        elif kind == "scaled_dot_product_attention":
+            record.attention = attention.of_call(*args, **kwargs)
+        elif kind == "softmax":
+            if given is None or not self.tags.of(given).scores:
+                return
+            record.kind, record.name = "attention", f"{owner}:attention"
+            record.attention = attention.of_scores(plain(given))
+        elif kind.startswith(_WEIGHTED):
+            record.weighted = True
+            held = [item for item in (*args, *kwargs.values()) if isinstance(item, nn.Parameter)]
+            if self._places and any(id(p) not in self.parameters for p in held):
+                self._name_gathered(self.modules[""])  # by a method other than forward
+            record.parameters = tuple(self.parameters[id(p)] for p in held if id(p) in self.parameters)
+            if not record.parameters and not frame.leaf:
+                return
+            self.tags.mark(output, unit=1 if kind.startswith("conv") and output.ndim > 2 else output.ndim - 1)
+        frame.calls.append(record)
+        plain_function = frame.leaf and not frame.module._parameters and record.attention is None
+        if plain_function or (frame.leaf and type(frame.module).__module__.startswith("torch.nn.")):
+            return  # part of what the module does, which is recorded as a whole
+        record.name = self._numbered(record.name)
+        self._finish(record, output, self.tags.unit_of(output), given)
+
+
+def _stored(modules: Iterable[nn.Module]) -> Iterator[tuple[tuple[int, str], Tensor]]:
+    """Every parameter with its place: the module's ``id``, and the name there."""
+    for module in modules:
+        yield from (((id(module), key), held) for key, held in module._parameters.items() if held is not None)
+
+
+def _saturated(known: activations.Activation, given: Tensor | None, output: Tensor) -> Tensor | None:
+    if not known.bounds:  # and nothing to gather for
+        return None
+    return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
+
+
+def _only(calls: list[Record]) -> Record | None:
+    return calls[0] if len(calls) == 1 else None
+
+
+def _first_float(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() or value.is_complex() else None
+    return next((t for _, t in tensors_in(value) if t.is_floating_point() or t.is_complex()), None)
+
+
+class _Calls(TorchFunctionMode):
+    """Every call of torch's functions and methods passes here."""
+
+    def __init__(self, capture: Capture) -> None:
+        super().__init__()
+        self.capture = capture
+        self.composite = Composite()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        inner = self.composite.inside(func)
+        if inner is not None:
+            with self:
+                return inner(*args, **kwargs)
+        func, args, kwargs = silenced(name, func, args, kwargs)
+        capture, kind = self.capture, kind_of_call(name)
+        if is_detach(name, func) and args[0].grad_fn is not None:
+            capture.detached.append(args[0].grad_fn)
+        dead = capture.before_call(kind, args)
+        result = func(*args, **kwargs)
+        if kind == "cross_entropy":
+            capture.cross_entropy.append(_entropy_call(*args, **kwargs))
+        elif kind == "binary_cross_entropy":
+            capture.binary.append(_logits_call(*args, **kwargs))
+        elif kind is not None and kind != "product":
+            capture.after_call(kind, args, kwargs, result, dead)
+        if isinstance(result, Tensor) and args and isinstance(args[0], Tensor):
+            if kind == "product" and not any(isinstance(arg, nn.Parameter) for arg in args):
+                capture.tags.mark(result, scores=True)
+            else:
+                capture.tags.hand_on(args[0], result)
+        return result
+
+
+def _logits_call(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
+    return input
+
+
+def _entropy_call(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -100, **_: Any) -> Any:  # noqa: A002
+    return input, target, ignore_index

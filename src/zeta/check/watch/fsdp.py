@@ -1,0 +1,138 @@
+"""FSDP2 while a model is looked at: gathered where that is needed, and afterwards as if nothing had run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from zeta.base.modules import modules_of
+from zeta.resolve.slots import fsdp_groups, is_fsdp
+
+# whether a group reduces gradients, and whether it keeps what it gathers
+_REDUCING: Final = ("reduce_grads", "all_reduce_grads")
+_KEEPING: Final = ("post_forward_mesh_info", "reshard_after_backward", *_REDUCING)
+# what a group has reduced over some ranks and not over all, and, from torch 2.15 on, where each parameter lies in it
+_PARTIAL: Final[dict[str, Callable[[], Any]]] = {
+    "_partial_reduce_output": lambda: None,
+    "_partial_reduce_output_layout": dict,
+}
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of what FSDP2 keeps gathered: the root, say, after a forward pass that no backward pass followed."""
+    for module in modules_of(model):
+        if is_fsdp(module):
+            module.reshard()
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Let FSDP2 reduce the block's gradients at once, and give back its options, and gradients that it had not reduced.
+
+    Afterwards everything is sharded and idle, also where a pass broke off in the middle.
+    """
+    states, groups = _states(model), _groups(model)
+    before = _options(groups, _REDUCING) + _options(_contexts(states), ("is_last_backward",))
+    waiting = [(group, _present(group, _PARTIAL), _unreduced(group)) for group in groups]
+    for group in groups:
+        nothing = {name: _PARTIAL[name]() for name in _present(group, _PARTIAL)}
+        _hold(group, nothing, [(None, None) for _ in group.fsdp_params])
+        group.reduce_grads = group.all_reduce_grads = True
+    for context in _contexts(states):
+        context.is_last_backward = True
+    try:
+        yield
+    finally:
+        _settle(states, groups)
+        reshard(model)
+        _give_back(before)
+        for group, partial, gradients in waiting:
+            _hold(group, partial, gradients)
+
+
+def _options(owners: list[Any], names: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]:
+    return [(owner, {name: getattr(owner, name) for name in names}) for owner in owners]
+
+
+def _give_back(options: list[tuple[Any, dict[str, Any]]]) -> None:
+    for owner, values in options:
+        vars(owner).update(values)
+
+
+def _present(owner: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the attributes that this release of torch has."""
+    return {name: vars(owner)[name] for name in names if name in vars(owner)}
+
+
+def _unreduced(group: Any) -> list[tuple[Tensor | None, Tensor | None]]:
+    """The gradients of earlier passes that the group did not reduce, in its parameters' dtype or in another.
+
+    From torch 2.15 on the parameter itself has both, and ``unsharded_accumulated_grad`` is a view of it.
+    """
+    held = (
+        (getattr(one, "_unsharded_param", None), vars(one).get("unsharded_accumulated_grad"))
+        for one in group.fsdp_params
+    )
+    return [(None if parameter is None else parameter.grad, accumulated) for parameter, accumulated in held]
+
+
+def _hold(group: Any, partial: dict[str, Any], gradients: list[tuple[Tensor | None, Tensor | None]]) -> None:
+    vars(group).update(partial)
+    for one, (gradient, accumulated) in zip(group.fsdp_params, gradients, strict=True):
+        if "unsharded_accumulated_grad" in vars(one):
+            one.unsharded_accumulated_grad = accumulated
+        if (parameter := getattr(one, "_unsharded_param", None)) is not None:
+            parameter.grad = gradient
+
+
+def _settle(states: list[Any], groups: list[Any]) -> None:
+    """End what a pass that raised has left open."""
+    for group in groups:
+        group.wait_for_unshard()  # else what was on its way is taken for the values of a later step
+        group._training_state = type(group._training_state).IDLE
+        group._post_forward_indices.clear()
+        vars(group).update(dict.fromkeys(_present(group, ("_post_backward_pending",)), False))  # from torch 2.15 on
+        vars(group.comm_ctx).get("post_forward_order", []).clear()  # there is none before the first pass
+    for state in states:
+        state._training_state = type(state._training_state).IDLE
+        state._modules_to_run_forward.clear()
+    for context in _contexts(states):
+        context.iter_forward_root, context.post_backward_final_callback_queued = None, False
+
+
+@contextlib.contextmanager
+def kept_gathered(model: nn.Module) -> Iterator[None]:
+    """Let FSDP2 hold what it has gathered, and reduce no gradients, however often the block goes back through a graph.
+
+    Otherwise the memory of the gathered parameters, which the graph refers to, is gone after the first time. A first
+    pass, in which FSDP2 finds out what its root is, and lets that stay gathered, must have been.
+    """
+    groups = _groups(model)
+    before = _options(groups, _KEEPING)
+    for group in groups:
+        group.post_forward_mesh_info = None
+        group.reshard_after_backward = group.reduce_grads = group.all_reduce_grads = False
+    try:
+        yield
+    finally:
+        _give_back(before)
+
+
+def _states(model: nn.Module) -> list[Any]:
+    return _once(module._get_fsdp_state() for module in modules_of(model) if is_fsdp(module))
+
+
+def _groups(model: nn.Module) -> list[Any]:
+    return _once(group for module in modules_of(model) if is_fsdp(module) for group in fsdp_groups(module))
+
+
+def _contexts(states: list[Any]) -> list[Any]:
+    return _once(state._state_ctx for state in states)
+
+
+def _once(found: Iterable[Any]) -> list[Any]:
+    """Each object once: modules may share them."""
+    return list({id(one): one for one in found}.values())

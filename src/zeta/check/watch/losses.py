@@ -1,0 +1,172 @@
+"""A number to take gradients of: the loss that was given, the model's own, or what the batch suggests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeta.check.watch.batches import TARGETS, Call, tensors_in
+from zeta.errors import SpecError
+from zeta.resolve.slots import is_sharded
+
+#: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
+LossFunction = Callable[[Any, Any], Tensor]
+
+_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
+# what F.cross_entropy leaves out
+_IGNORED: Final = -100
+# so far from 1 a sum of probabilities may be in bf16
+_ROUNDED: Final = 2e-2
+# what the graph's nodes are called that change the shape or the dtype only, and so many of them are seen through
+_SHAPED: Final = (
+    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Select", "Slice"),
+    *("Alias", "Clone", "ToCopy"),
+)
+_VIEWS: Final = 4
+# surrogate: the weights of the projection are cos(k^2 phi), whose quadratic phase gives a matrix of them full rank
+_GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The scalar, and whether it is a mere projection of the outputs."""
+
+    value: Tensor
+    surrogate: bool = False
+
+
+def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
+    """Return the loss, the first of these that there is.
+
+    1. ``loss(output, batch)``, where it was given, or of a loss of ``torch.nn`` ``loss(logits, target)``; 2. the
+    output's own ``loss`` (transformers); 3. cross entropy, where integer targets fit the logits, binary where there is
+    one logit; 4. the mean squared error, where the target has the output's shape, a last dimension of one left out or
+    not; 5. next-token cross entropy, where the only input is integers of the shape of the logits without their last
+    dimension; 6. a fixed pseudo-random projection of all outputs, so that there are gradients at all.
+
+    Raises ``SpecError`` for targets beyond the logits' classes, and for a loss of ``torch.nn`` without a target.
+    """
+    if loss is not None:
+        value = loss(*_beside(loss, output, call))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
+        return Objective(value=_whole(value).reshape(()))
+    own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if isinstance(own, Tensor) and own.numel() == 1:
+        return Objective(value=_whole(own).reshape(()))
+    logits = _logits(output)
+    if logits is not None:
+        logits = _whole(logits)
+        known = _against_target(logits, _target(call)) or _next_token(logits, call)
+        if known is not None:
+            return known
+    return Objective(value=_projection(output), surrogate=True)
+
+
+def _beside(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
+    """What the loss is called with."""
+    if not isinstance(loss, nn.modules.loss._Loss):
+        return output, call.batch
+    logits, target = _logits(output), _target(call)
+    if logits is None or target is None:
+        missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
+        raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
+    return logits, target
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a ``DTensor``, with its gradient."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def _target(call: Call) -> Any:
+    if call.target is None and isinstance(call.kwargs, Mapping):
+        return next((call.kwargs[name] for name in TARGETS if name in call.kwargs), None)
+    return call.target
+
+
+def _logits(output: Any) -> Tensor | None:
+    """The output that a target belongs to: ``logits``, else the only or first floating-point tensor."""
+    found = [(name, t) for name, t in tensors_in(output) if t.is_floating_point()]
+    named = [tensor for name, tensor in found if name.split(".")[-1] == "logits"]
+    return named[0] if named else found[0][1] if found else None
+
+
+def _against_target(logits: Tensor, target: Any) -> Objective | None:
+    if not isinstance(target, Tensor) or not logits.ndim:
+        return None
+    if logits.ndim >= 2 and logits.shape[-1] == 1 and target.shape == logits.shape[:-1]:
+        logits = logits.squeeze(-1)  # one number for each sample
+    if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
+        binary = F.binary_cross_entropy if is_sigmoid(logits) else F.binary_cross_entropy_with_logits
+        return Objective(value=binary(logits.float(), target.float()))
+    if target.dtype in _INTEGERS and logits.ndim >= 2:
+        if target.shape == logits.shape[:-1]:
+            return Objective(value=_cross_entropy(logits.flatten(0, -2), target.flatten()))
+        if target.shape == (logits.shape[0], *logits.shape[2:]):
+            return Objective(value=_cross_entropy(logits, target))
+    if target.is_floating_point() and target.shape == logits.shape:
+        return Objective(value=F.mse_loss(logits.float(), target.float()))
+    return None
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    classes, named = logits.shape[1], target[target != _IGNORED].long()
+    low, high = (int(end) for end in torch.aminmax(named)) if named.numel() else (0, 0)
+    if low < 0 or high >= classes:
+        raise SpecError(
+            f"the batch's target holds classes from {low} to {high}, and the model's output is taken for logits of "
+            f"{classes}; give loss= if it is something else"
+        )
+    if sum_to_one(logits):
+        logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
+    return F.cross_entropy(logits.float(), target.long())
+
+
+def sum_to_one(logits: Tensor) -> bool:
+    """Whether these are the probabilities of the classes, along dimension 1, and no logits."""
+    if logits.ndim < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():
+        return False
+    if not bool((logits >= 0).all()):
+        return False
+    return bool(((logits.detach().float().sum(1) - 1).abs() <= _ROUNDED).all())
+
+
+def is_sigmoid(logits: Tensor) -> bool:
+    """Whether these are probabilities that a sigmoid made, in whatever shape and dtype."""
+    node: Any = logits.grad_fn
+    for _ in range(_VIEWS):
+        if not type(node).__name__.startswith(_SHAPED):
+            break
+        node = node.next_functions[0][0]
+    return type(node).__name__.startswith("Sigmoid")
+
+
+def _next_token(logits: Tensor, call: Call) -> Objective | None:
+    inputs = [tensor for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.dtype is torch.int64]
+    tokens = next((t for t in inputs if t.ndim == 2 and t.shape == logits.shape[:-1] and t.shape[1] > 1), None)
+    if tokens is None or int(tokens.max()) >= logits.shape[-1] or int(tokens.min()) < 0:
+        return None
+    value = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+    return Objective(value=value)
+
+
+def _projection(output: Any) -> Tensor:
+    parts = [_whole(t) for _, t in tensors_in(output) if t.is_floating_point() or t.is_complex()]
+    if not parts:
+        raise SpecError("the model put out no floating-point tensor, so there is nothing to take gradients of")
+    total = torch.zeros((), device=parts[0].device)
+    for part in parts:
+        real = torch.view_as_real(part) if part.is_complex() else part
+        index = torch.arange(real.numel(), device=real.device, dtype=torch.float64)
+        weights = torch.cos(index * index * _GOLDEN_ANGLE).float().view(real.shape) / math.sqrt(max(real.numel(), 1))
+        finite = torch.where(torch.isfinite(real), real, 0)  # a mask's minus infinities would make it NaN
+        total = total + (finite.float() * weights).sum()
+    return total

@@ -1,0 +1,143 @@
+"""Statistics of a tensor in few passes, left on its device until all of them are wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zeta.check.facts.results import Histogram, Stats
+from zeta.compute.sums import sums_of
+
+#: a histogram is of so many elements, taken at equal distances
+_SAMPLE: Final = 2**13
+_BINS: Final = 24
+# of a variance that is a smaller part of the mean square, the difference of the two has lost digits
+_CANCELLED: Final = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pending:
+    """Statistics that may still be on their way from a device.
+
+    ``numbers``: mean, mean square about it, least, largest, zeros, not finite, the mean over units of the variance over
+    samples, and minus infinities. The sample is for the histogram.
+    """
+
+    count: int
+    numbers: Tensor
+    sample: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """Statistics, and the part of the variance that differs between samples."""
+
+    stats: Stats
+    signal: float  #: the mean over units of the variance over samples
+    masked: int  #: minus infinities
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The whole of a tensor, detached: a DTensor's global values, a complex one's absolute ones."""
+    tensor = tensor.detach()
+    if callable(full := getattr(tensor, "full_tensor", None)):
+        tensor = full()
+    if callable(wait := getattr(tensor, "wait", None)):  # a collective's result
+        tensor = wait()
+    return tensor.abs() if tensor.is_complex() else tensor
+
+
+def pending(tensor: Tensor, unit: int | None = None, *, histogram: bool = True) -> Pending | None:
+    """Start on the statistics of a floating-point tensor; ``unit`` is the dimension of its units."""
+    x = plain(tensor)
+    if not x.is_floating_point() or not x.numel():
+        return None
+    if x.dtype not in (torch.float32, torch.float64):
+        x = x.float()
+    known = _in_one_pass(x) if unit is None or x.ndim < 2 else None
+    numbers = known if known is not None else _by_torch(x, unit)
+    return Pending(count=x.numel(), numbers=numbers, sample=_sample(x) if histogram else None)
+
+
+def _in_one_pass(x: Tensor) -> Tensor | None:
+    """What ``Pending`` holds, by the kernels of zeta's reports; ``None`` off the CPU and where not all is finite."""
+    if x.device.type != "cpu":
+        return None
+    sums = sums_of(x.contiguous(), 0.0)
+    mean, square = sums.sum / sums.count, sums.squares / sums.count
+    if not math.isfinite(mean) or not math.isfinite(square):
+        return None
+    variance = max(square - mean * mean, 0.0)
+    if variance < _CANCELLED * square:  # about the mean, the squares keep their digits
+        centred = sums_of(x.contiguous(), mean)
+        variance = max(centred.squares / sums.count - (centred.sum / sums.count) ** 2, 0.0)
+    zeros = x.numel() - int(torch.count_nonzero(x)) if sums.low <= 0 <= sums.high else 0
+    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, variance, 0], dtype=torch.float64, device="cpu")
+
+
+def _by_torch(x: Tensor, unit: int | None) -> Tensor:
+    if unit is None or x.ndim < 2:
+        variance, mean = torch.var_mean(x, correction=0)
+        signal = variance
+    else:
+        over = [dim for dim in range(x.ndim) if dim != unit % x.ndim]
+        variances, means = torch.var_mean(x, dim=over, correction=0)
+        signal, mean = variances.mean(), means.mean()
+        variance = signal + means.var(correction=0)
+    low, high = torch.aminmax(x)
+    zeros = x.numel() - torch.count_nonzero(x)
+    nonfinite = masked = torch.zeros_like(zeros)
+    if not math.isfinite(float(low + high)) or not math.isfinite(float(variance)):
+        finite = torch.isfinite(x)
+        nonfinite = x.numel() - torch.count_nonzero(finite)
+        masked = torch.count_nonzero(torch.isneginf(x))
+        kept = x[finite].double()
+        signal = variance = kept.var(correction=0) if kept.numel() else torch.zeros_like(low)
+        mean = kept.mean() if kept.numel() else torch.zeros_like(low)
+        low, high = torch.aminmax(kept) if kept.numel() else (mean, mean)
+    return torch.stack([n.double() for n in (mean, variance, low, high, zeros, nonfinite, signal, masked)])
+
+
+def _sample(x: Tensor) -> Tensor:
+    step = max(1, x.numel() // _SAMPLE)
+    flat = x.reshape(-1) if x.is_contiguous() else x.flatten()
+    return flat[::step].float().clone()
+
+
+def resolved(waiting: Sequence[Pending | None]) -> list[Measures | None]:
+    """Turn what is pending into numbers, with one wait for each device."""
+    return [None if one is None else _measures(one) for one in waiting]
+
+
+def _measures(one: Pending) -> Measures:
+    mean, variance, low, high, zeros, nonfinite, signal, masked = one.numbers.tolist()
+    stats = Stats(
+        count=one.count,
+        mean=mean,
+        std=math.sqrt(max(variance, 0.0)),
+        low=low,
+        high=high,
+        zeros=zeros / one.count,
+        nonfinite=int(nonfinite),
+        histogram=None if one.sample is None else _histogram(one.sample, low, high),
+    )
+    return Measures(stats=stats, signal=max(signal, 0.0), masked=int(masked))
+
+
+def _histogram(sample: Tensor, low: float, high: float) -> Histogram | None:
+    if not low < high or not math.isfinite(high - low):
+        return None
+    kept = sample[torch.isfinite(sample)].cpu()
+    counts: Any = torch.histc(kept, bins=_BINS, min=low, max=high)
+    return Histogram(low=low, high=high, counts=tuple(int(count) for count in counts.tolist()))
+
+
+def stats_of(tensor: Tensor) -> Stats | None:
+    """The statistics of one tensor."""
+    one = pending(tensor)
+    return None if one is None else _measures(one).stats

@@ -1,0 +1,137 @@
+"""What the command line does with a check: find model, batch and loss, run, write the files."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from torch import nn
+
+from zeta.base.generators import apart
+from zeta.base.text import bytes_text
+from zeta.check.examine import Level, check
+from zeta.check.measure.effort import Progress
+from zeta.check.show.report import CheckReport
+from zeta.check.show.serial import to_json
+from zeta.check.show.terminal import brief
+from zeta.command.loading import find_callable
+from zeta.command.samples import batch_for
+from zeta.errors import UsageError, ZetaError
+from zeta.resolve.plans import Plan
+from zeta.write.checkpoint import check_output
+
+#: a model whose parameters take more is not built for the check that ends ``zeta init``, unless a batch is given
+LARGEST: Final = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the options of ``zeta check`` say."""
+
+    batch: str | None = None
+    loss: str | None = None
+    level: str = "fast"
+    suppress: tuple[str, ...] = ()
+    html: Path | None = None
+    json: Path | None = None
+    sarif: Path | None = None
+
+
+def run(
+    model: nn.Module, plan: Plan | None, seed: int, request: Request, progress: Progress | None = None
+) -> CheckReport:
+    """Check a model and write the files that were asked for.
+
+    Raises ``UsageError`` where there is no batch, and where batch, loss or model fail.
+    """
+    for name, path in (("html", request.html), ("json", request.json), ("sarif", request.sarif)):
+        if path is not None:
+            check_output(path, f"--{name}")
+    level: Level = "full" if request.level == "full" else "fast"
+    if request.level not in ("fast", "full"):
+        raise UsageError(f"--level must be fast or full, got {request.level!r}")
+    batch = _batch(model, request.batch)
+    if batch is None:
+        raise UsageError(
+            "no batch can be made from this model's configuration; give --batch path/to/batch.py:fn, a function that "
+            "returns one"
+        )
+    loss = None if request.loss is None else find_callable(request.loss, "--loss")
+    try:
+        report = check(
+            model,
+            batch,
+            loss,
+            level,
+            plan,
+            suppress=request.suppress,
+            seed=None if plan is None else seed,
+            progress=progress,
+        )
+    except ZetaError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the model fails on this batch: {type(error).__name__}: {error}") from error
+    for path, write in (
+        (request.html, report.to_html),
+        (request.json, report.to_json),
+        (request.sarif, report.to_sarif),
+    ):
+        if path is not None:
+            _write(path, write)
+    return report
+
+
+def after_init(model: nn.Module, plan: Plan, seed: int, batch: str | None) -> CheckReport | str:
+    """The fast check of what ``zeta init`` wrote, on a copy in memory; or why there is none."""
+    if batch is None and plan.nbytes > LARGEST:
+        return f"the model has {bytes_text(plan.nbytes)}, which are not built in memory unasked; give --batch"
+    if batch is None and batch_for(model) is None:
+        return "no batch can be made from the model's configuration; give --batch path/to/batch.py:fn"
+    try:
+        return run(model, plan, seed, Request(batch=batch))
+    except ZetaError as error:
+        if batch is not None:
+            raise
+        return str(error).partition("\n")[0]
+
+
+def as_text(checked: CheckReport | str) -> str:
+    """What ``after_init`` gave, for people."""
+    return f"not checked: {checked}" if isinstance(checked, str) else f"health check: {brief(checked)}"
+
+
+def as_data(checked: CheckReport | str) -> dict[str, Any]:
+    """What ``after_init`` gave, for JSON."""
+    return {"skipped": checked} if isinstance(checked, str) else to_json(checked)
+
+
+def _batch(model: nn.Module, spec: str | None) -> Any:
+    if spec is None:
+        return batch_for(model)
+    function = find_callable(spec, "--batch")
+    try:
+        with apart(None):
+            return function(model) if _takes_one(function) else function()
+    except Exception as error:
+        raise UsageError(f"--batch {spec} fails: {type(error).__name__}: {error}") from error
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    """Whether the function must have an argument: the model."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return False
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}") from error

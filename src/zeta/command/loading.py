@@ -1,0 +1,231 @@
+"""Build or record what the command line names: a callable in a file or a package, or a transformers configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta.base.reading import LARGEST_SETTINGS, is_file, is_folder, parse_json, read_bytes, shown
+from zeta.errors import FormatError, UsageError, ZetaError, ZetaNotice, listed
+from zeta.resolve.plans import Plan
+from zeta.resolve.recording import record as recording
+
+FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/config.json"
+
+
+def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
+    """Build the model on ``device`` (``"meta"`` allocates nothing).
+
+    Raises ``UsageError`` for everything that can go wrong: no such file, module or callable, an error inside it, a
+    result that is not a module.
+    """
+    factory = find_factory(spec)
+    with torch.device(device):
+        return _built(spec, factory, kwargs, f"on device {device!r}")
+
+
+def record_model(
+    spec: str, kwargs: dict[str, Any], fallback: recording.Fallback | None = None
+) -> tuple[nn.Module, Plan]:
+    """Record what the model's own constructor does; the model, on meta, and its plan.
+
+    Raises ``UsageError`` as ``load_model`` does, and ``RecordingError`` where the constructor cannot be recorded.
+    """
+    factory = find_factory(spec)
+    return recording.record(lambda: _built(spec, factory, kwargs, "while it is recorded"), fallback=fallback)
+
+
+def find_factory(spec: str) -> Callable[..., Any]:
+    """The callable that builds the model, not called yet; ``UsageError`` if ``spec`` names none."""
+    source, colon, name = spec.partition(":") if spec.startswith("hf:") else spec.rpartition(":")
+    if not colon or not name or not source:
+        raise UsageError(f"cannot tell what model {spec!r} is: expected {FORMS}")
+    return _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
+
+
+def find_callable(spec: str, option: str) -> Callable[..., Any]:
+    """The function in a file or package that an option of the command line names; ``UsageError`` if there is none."""
+    source, colon, name = spec.rpartition(":")
+    if not colon or not name or not source:
+        raise UsageError(f"{option} must be path/to/file.py:function or package.module:function, got {spec!r}")
+    return _callable(source, name)
+
+
+def _built(spec: str, factory: Callable[..., Any], kwargs: dict[str, Any], how: str) -> nn.Module:
+    try:
+        model = factory(**kwargs)
+    except ZetaError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{spec} fails {how}: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{spec} returned {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _callable(source: str, name: str) -> Callable[..., Any]:
+    module = _module_from_file(Path(source)) if source.endswith(".py") else _module_by_name(source)
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = sorted(
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        )
+        raise UsageError(f"{source} has no callable {name!r}; it defines {', '.join(names) or 'none'}")
+    return found  # type: ignore[no-any-return]
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not is_file(path):
+        raise UsageError(f"no such file: {path}")
+    # dataclasses and pickling look the module up, each file's its own
+    name = path.stem if path.stem not in sys.modules else f"{path.stem} ({path.resolve()})"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _module_by_name(name: str) -> ModuleType:
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _transformers_factory(path: Path) -> Callable[..., Any]:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise UsageError(f"transformers cannot be imported: {error}") from error
+        raise UsageError("hf: models need transformers; install it with pip install transformers") from None
+    except Exception as error:
+        raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
+    if is_folder(path):
+        path = path / "config.json"
+    try:
+        data = parse_json(read_bytes(path, LARGEST_SETTINGS))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except FormatError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(data, dict) or "model_type" not in data:
+        raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
+
+    def build(**overrides: Any) -> Any:
+        merged = _without_foreign_code({**data, **overrides}, path)
+        model_type = merged["model_type"]
+        if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+            raise UsageError(f"{path}: transformers {transformers.__version__} knows no model_type {shown(model_type)}")
+        architecture = _architecture(transformers, path, merged.get("architectures"))
+        with _offline():
+            config = transformers.AutoConfig.for_model(**merged)
+            if architecture is not None:
+                # not the class itself: what from_config calls follows the configuration's dtype
+                return architecture._from_config(config)
+            auto = (
+                transformers.AutoModelForCausalLM
+                if type(config) in transformers.AutoModelForCausalLM._model_mapping
+                else transformers.AutoModel
+            )
+            return auto.from_config(config)  # type: ignore[no-untyped-call]
+
+    return build
+
+
+#: ways to compute attention or experts that transformers and torch have themselves; others are code from a hub
+_OWN_WAYS: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", None)
+_WAYS: Final = {
+    f"{prefix}{what}_implementation{suffix}"
+    for prefix in ("", "_")
+    for what in ("attn", "experts")
+    for suffix in ("", "_internal")
+}
+#: what names code or weights that lie elsewhere
+_ELSEWHERE: Final = (
+    "auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "use_kernels", "kernel_config",
+    "allow_all_kernels", "adapter_kwargs", "adapters", "peft_config", "use_pretrained_backbone",
+)  # fmt: skip
+
+
+def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration without what names code, kernels or weights from elsewhere; a notice says what is left out.
+
+    None of it changes which parameters a model has, or what its constructor writes to them.
+    """
+    left_out: list[str] = []
+
+    def cleaned(value: Any, place: str) -> Any:
+        if isinstance(value, list):
+            return [cleaned(item, f"{place}{number}.") for number, item in enumerate(value)]
+        if not isinstance(value, dict):
+            return value
+        kept = {}
+        for key, item in value.items():
+            ways = list(item.values()) if isinstance(item, dict) else [item]
+            if (key in _ELSEWHERE and item) or (key in _WAYS and not all(way in _OWN_WAYS for way in ways)):
+                left_out.append(f"{place}{key} = {shown(item)}")
+            else:
+                kept[key] = cleaned(item, f"{place}{key}.")
+        return kept
+
+    result: dict[str, Any] = cleaned(config, "")
+    if left_out:
+        warnings.warn(
+            listed(f"{path} names code or weights from elsewhere, which are not fetched and not run:", left_out),
+            ZetaNotice,
+            stacklevel=2,
+        )
+    return result
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """No hub is asked for anything meanwhile, whatever a configuration names."""
+    from huggingface_hub import constants  # what transformers asks
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _architecture(transformers: ModuleType, path: Path, named: Any) -> Any:
+    """The first of the named models that transformers has, or ``None`` if none is named."""
+    if not named:
+        return None
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UsageError(f"{path}: architectures must be a list of class names, got {shown(named)}")
+    found = (getattr(transformers, name, None) for name in named)
+    known = [each for each in found if isinstance(each, type) and issubclass(each, transformers.PreTrainedModel)]
+    if not known:
+        raise UsageError(
+            f"{path}: transformers {transformers.__version__} has no class {' or '.join(named)}, which the "
+            'configuration names as its architecture. Name one that it has: --kwargs \'{"architectures": ["..."]}\'; '
+            "with null in place of the list, the causal language model of this model_type is built, or else its base "
+            "model"
+        )
+    return known[0]

@@ -1,0 +1,90 @@
+"""What the options of the command line mean: the texts that were given, as values."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zeta import recipes
+from zeta.base import dtypes
+from zeta.base.reading import parse_json, shown
+from zeta.command.loading import load_model, record_model
+from zeta.compute.stream.random import check_seed
+from zeta.errors import FormatError, UsageError
+from zeta.resolve.casting import cast
+from zeta.resolve.planning import plan
+from zeta.resolve.plans import Plan
+from zeta.resolve.recording.record import Fallback
+from zeta.rules.file import read_rules
+
+
+def planned(
+    spec: str,
+    recipe: str | None,
+    rules: Path | None,
+    kwargs: str,
+    dtype: str | None,
+    device: str | None,
+    fallback: str | None,
+) -> tuple[nn.Module, Plan]:
+    """The model that the options name, and its plan: by a recipe or rules, or recorded. Raises ``UsageError``."""
+    if recipe is not None and rules is not None:
+        raise UsageError("--recipe and --rules are two answers to one question; give one of them")
+    if recipe is not None and recipe not in recipes.RECIPES:
+        raise UsageError(f"unknown recipe {recipe!r}: expected one of {', '.join(recipes.names())}")
+    arguments, target = arguments_of(kwargs), dtype_of(dtype)
+    if recipe is None and rules is None:
+        if device is not None:
+            raise UsageError(
+                "--device is where a model is built for --recipe or --rules; without them its constructor is recorded, "
+                "which allocates nothing anywhere. Leave --device out"
+            )
+        built, decided = record_model(spec, arguments, fallback_of(fallback))
+    else:
+        if device not in (None, "meta", "cpu"):
+            raise UsageError(f"--device must be meta or cpu, got {device!r}")
+        if fallback is not None:
+            raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
+        built = load_model(spec, arguments, device or "meta")
+        decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
+    return built, cast(decided, built, target)
+
+
+def arguments_of(kwargs: str) -> dict[str, Any]:
+    """The arguments of the model's constructor, from ``--kwargs``."""
+    try:
+        arguments = parse_json(kwargs)
+    except FormatError as error:
+        raise UsageError(f"--kwargs is not JSON: {error}; expected something like '{{\"n_layer\": 2}}'") from None
+    if not isinstance(arguments, dict):
+        raise UsageError(f"--kwargs must be a JSON object, got {shown(arguments)}")
+    return arguments
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    """The dtype that ``--dtype`` names, ``None`` where it is not given."""
+    dtype = None if name is None else dtypes.dtype_named(name)
+    if dtype is not None and dtype not in dtypes.REAL:
+        raise UsageError(f"--dtype must be a floating-point dtype, got {name!r}")
+    return dtype
+
+
+def fallback_of(text: str | None) -> Fallback | None:
+    """What ``--fallback`` says: a file of rules, or ``real``."""
+    if text == "real":
+        return "real"
+    return None if text is None else read_rules(Path(text), None)
+
+
+def seed_of(text: str) -> int:
+    """The seed that ``--seed`` names, or a random one."""
+    if text == "random":
+        return secrets.randbits(64)  # torch's generator starts from the same state in every process
+    try:
+        return check_seed(int(text, 0))
+    except ValueError:
+        raise UsageError(f"--seed must be a whole number from 0 to 2^64 - 1, or 'random', got {text!r}") from None

@@ -1,0 +1,366 @@
+"""From (initializer, key, region) to values in a tensor.
+
+Elementwise initializers become tasks for the kernels, which compute any region alone and write it in place. The others
+look at whole matrices: they compute the whole tensor, where the target is, and cut the region out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zeta.base import dtypes
+from zeta.base.forked import check_threads
+from zeta.compute import matrices
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import Law, Task, native
+from zeta.compute.stream.random import interval
+from zeta.compute.stream.regions import Region
+from zeta.fans import Axes
+from zeta.initializers import (
+    Constant,
+    DeltaOrthogonal,
+    Dirac,
+    Identity,
+    Initializer,
+    Normal,
+    Orthogonal,
+    Site,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    matrix_shape,
+)
+
+#: bytes of the tiles that are yielded one by one
+TILE_BYTES: Final = 2**24
+
+# Draw numbers, the upper 64 bits of the counter.
+REAL_DRAW: Final = 0
+IMAGINARY_DRAW: Final = 1
+MASK_DRAW: Final = 2
+
+ELEMENTWISE: Final = (Constant, Uniform, Normal, TruncatedNormal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Write the values of ``region`` of one parameter to ``out``, a tensor of the region's sizes with any strides.
+
+    ``key`` is the parameter's, of ``parameter_key``; ``axes`` are the roles of its dimensions, which
+    the matrix initializers need; ``zero_row`` is the global index along dimension 0 of a row that is zero; ``draw`` is
+    added to the numbers of all draws.
+    """
+
+    initializer: Initializer
+    key: int
+    region: Region
+    out: Tensor
+    axes: Axes | None = None
+    zero_row: int | None = None
+    draw: int = 0
+
+
+def fill_(requests: Sequence[Request]) -> None:
+    """Write the values of all requests: constants together, and all draws of the same device in one call.
+
+    Raises ``TypeError`` for an initializer that was not solved.
+    """
+    constants: list[Request] = []
+    tasks: list[Task] = []
+    for request in requests:
+        if request.out.is_conj() or request.out.is_neg():
+            plain = torch.empty(request.region.sizes, dtype=request.out.dtype, device=request.out.device)
+            fill_([replace(request, out=plain)])
+            request.out.copy_(plain)
+        elif isinstance(request.initializer, Constant):
+            constants.append(request)
+        elif isinstance(request.initializer, ELEMENTWISE):
+            tasks += _tasks(request)
+        elif request.region.numel:
+            request.out.copy_(_sample(request.initializer, Target.of(request)))
+    _fill_constants(constants)
+    kernels.fill(tasks)
+    for request in requests:
+        with_zero_row(request.out, request.region, request.zero_row)
+
+
+def sample(
+    initializer: Initializer,
+    *,
+    key: int,
+    region: Region,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    axes: Axes | None = None,
+    draw: int = 0,
+) -> Tensor:
+    """Return the values of ``region``, as a contiguous tensor of its sizes.
+
+    Args:
+        initializer: a solved one (see ``Initializer.solve``).
+        key: the parameter's key, of :func:`zeta.compute.stream.random.parameter_key`.
+        region: which elements; row-major position in the whole tensor decides each value.
+        dtype: any real or complex floating dtype; constants also integers.
+        device: where to compute. Elementwise values have the same bits on every device.
+        axes: the roles of the dimensions; needed by the matrix initializers.
+        draw: the first draw number; those of one key are independent.
+
+    >>> sample(Normal(0.02), key=1, region=Region.whole((2, 2)))
+    tensor([[0.0246, 0.0250],
+            [0.0043, 0.0111]])
+    """
+    out = torch.empty(region.sizes, dtype=dtype, device=device)
+    fill_([Request(initializer=initializer, key=key, region=region, out=out, axes=axes, draw=draw)])
+    return out
+
+
+def is_independent(initializer: Initializer, dtype: torch.dtype) -> bool:
+    """Whether tiles are drawn and measured on the CPU by compiled kernels alone, so that threads may share them out.
+
+    Everything else calls torch, which uses all threads by itself.
+    """
+    return isinstance(initializer, Uniform | Normal | TruncatedNormal) and dtype in native.DTYPES and is_native()
+
+
+def is_native() -> bool:
+    """Whether the CPU draws and measures by compiled kernels."""
+    return kernels.backend().measure is not None
+
+
+def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:
+    """By how much values of ``dtype`` may differ between devices and linear algebra libraries, before rounding.
+
+    It is 0, the same bits everywhere, for all but orthogonal matrices: see :func:`zeta.compute.orthogonal.orthonormal`.
+    """
+    if isinstance(initializer, Orthogonal | DeltaOrthogonal):
+        return abs(initializer.gain) * (1e-13 if dtype in (torch.float64, torch.complex128) else 2e-6)
+    return 0.0
+
+
+def pieces(initializer: Initializer, region: Region, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
+    """Cut ``region`` into consecutive ones of at most ``most`` elements: (index inside the region, piece).
+
+    A matrix initializer's region stays whole, as each piece would cost as much as all of it.
+    """
+    if isinstance(initializer, ELEMENTWISE):
+        yield from region.tiles(most)
+    elif region.numel:
+        yield tuple(slice(0, size) for size in region.sizes), region
+
+
+def tiles(
+    initializer: Initializer,
+    *,
+    key: int,
+    region: Region,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    axes: Axes | None = None,
+    zero_row: int | None = None,
+    draw: int = 0,
+) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """Yield ``region`` in consecutive tiles: (index inside the region, values). Temporaries stay bounded."""
+    for index, piece in pieces(initializer, region, TILE_BYTES // dtype.itemsize):
+        out = torch.empty(piece.sizes, dtype=dtype, device=device)
+        request = Request(
+            initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=zero_row, draw=draw
+        )
+        fill_([request])
+        yield index, out
+
+
+def with_zero_row(values: Tensor, region: Region, row: int | None) -> Tensor:
+    """Set the global row ``row`` to zero, in place, where the region has it."""
+    if row is not None and region.offsets[0] <= row < region.offsets[0] + region.sizes[0]:
+        values[row - region.offsets[0]].zero_()
+    return values
+
+
+# -- constants -------------------------------------------------------------------------------------------------------
+
+#: a larger tensor is set by itself, as zeroing and adding would go over its memory twice
+_LARGE: Final = 2**16
+
+
+def _fill_constants(requests: Sequence[Request]) -> None:
+    zeros: list[Tensor] = []
+    small: dict[float, list[Tensor]] = {}
+    for request in requests:
+        assert isinstance(request.initializer, Constant)
+        out = request.out
+        value = dtypes.rounded(request.initializer.value, out.dtype)  # what rounds to zero keeps its sign
+        if value == 0 and math.copysign(1.0, value) > 0:
+            zeros.append(out)
+        elif value and out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
+            zeros.append(out)
+            small.setdefault(value, []).append(out)
+        else:
+            out.fill_(value)
+    if zeros:
+        torch._foreach_zero_(zeros)
+    for value, outs in small.items():
+        torch._foreach_add_(outs, value)
+
+
+_FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+# -- draws -----------------------------------------------------------------------------------------------------------
+
+
+def _tasks(request: Request) -> list[Task]:
+    """What the kernels have to do: one task, or one for each part of a complex tensor."""
+    laws, out = _laws(request.initializer, request.out.dtype), request.out
+    parts = [out] if len(laws) == 1 else torch.view_as_real(out).unbind(-1)
+    return [
+        Task(law=law, key=request.key, draw=request.draw + draw, region=request.region, out=part)
+        for part, (draw, law) in zip(parts, laws, strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _laws(initializer: Initializer, dtype: torch.dtype) -> tuple[tuple[int, Law], ...]:
+    """The number and the law of each draw: one, or for a complex dtype those of the real and the imaginary part.
+
+    Both parts share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's.
+    """
+    if dtype not in dtypes.COMPLEX:
+        return ((REAL_DRAW, _law(initializer, dtype)),)
+    part = dtypes.COMPLEX[dtype]
+    real, imaginary = _parts(initializer)
+    return (REAL_DRAW, _law(real, part)), (IMAGINARY_DRAW, _law(imaginary, part))
+
+
+def _law(initializer: Initializer, dtype: torch.dtype) -> Law:
+    low, high = initializer.bounds()
+    if math.isfinite(low) or math.isfinite(high):
+        low, high = dtypes.inward(low, high, dtype)
+    if isinstance(initializer, Uniform):
+        width = initializer.high - initializer.low
+        return Law(kind="uniform", dtype=dtype, scale=width, shift=initializer.low, low=low, high=high)
+    assert isinstance(initializer, Normal | TruncatedNormal)
+    sigmas = initializer.sigmas() if isinstance(initializer, TruncatedNormal) else (-math.inf, math.inf)
+    within = interval(*sigmas, bits=53 if dtype is torch.float64 else 32)
+    scale, shift = initializer.std, initializer.mean
+    return Law(kind="normal", dtype=dtype, scale=scale, shift=shift, low=low, high=high, within=within)
+
+
+def _parts(initializer: Initializer) -> tuple[Initializer, Initializer]:
+    """The initializers of the real and the imaginary part of a complex value; the mean is real."""
+    half = math.sqrt(0.5)
+    if isinstance(initializer, Uniform):
+        centre, reach = (initializer.low + initializer.high) / 2, (initializer.high - initializer.low) / 2 * half
+        return Uniform(centre - reach, centre + reach), Uniform(-reach, reach)
+    if isinstance(initializer, Normal):
+        std = initializer.std * half
+        return Normal(std, initializer.mean), Normal(std)
+    assert isinstance(initializer, TruncatedNormal)
+    imaginary = _moved(initializer, -initializer.mean).scaled(half)
+    assert isinstance(imaginary, TruncatedNormal)
+    return _moved(imaginary, initializer.mean), imaginary
+
+
+def _moved(initializer: TruncatedNormal, by: float) -> TruncatedNormal:
+    low, high = (None if bound is None else bound + by for bound in (initializer.low, initializer.high))
+    return replace(initializer, mean=initializer.mean + by, low=low, high=high)
+
+
+# -- whole matrices --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a matrix initializer's values are wanted."""
+
+    key: int
+    region: Region
+    dtype: torch.dtype
+    device: torch.device
+    axes: Axes | None = None
+    draw: int = 0
+
+    @classmethod
+    def of(cls, request: Request) -> Target:
+        """The place of a request."""
+        out = request.out
+        return cls(
+            key=request.key,
+            region=request.region,
+            dtype=out.dtype,
+            device=out.device,
+            axes=request.axes,
+            draw=request.draw,
+        )
+
+    def words(self, draw: int) -> Tensor:
+        """The 32-bit words of the region's elements: int64, in its shape."""
+        out = torch.empty(self.region.sizes, dtype=torch.uint32, device=self.device)
+        kernels.fill([Task(law=kernels.WORDS, key=self.key, draw=self.draw + draw, region=self.region, out=out)])
+        return out.to(torch.int64)
+
+
+@functools.singledispatch
+def _sample(initializer: Initializer, target: Target) -> Tensor:
+    raise TypeError(f"{initializer!r} cannot be sampled: solve it for a parameter first")
+
+
+def _whole(target: Target) -> tuple[Target, Axes]:
+    """The same parameter, whole, in the precision that its Gaussian is drawn in."""
+    assert target.axes is not None
+    check_threads()  # torch's operations work on it
+    if target.dtype in dtypes.COMPLEX:
+        dtype = torch.complex128 if target.dtype is torch.complex128 else torch.complex64
+    else:
+        dtype = torch.float64 if target.dtype is torch.float64 else torch.float32
+    device = target.device if target.device.type in ("cpu", "cuda") else torch.device("cpu")
+    whole = replace(target, region=Region.whole(target.region.shape), dtype=dtype, device=device)
+    return whole, target.axes
+
+
+def _gaussian(whole: Target) -> Tensor:
+    """Standard normal values of the whole parameter."""
+    return sample(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, device=whole.device, draw=whole.draw)
+
+
+def _cut(weight: Tensor, target: Target) -> Tensor:
+    """The target's region of a whole weight, rounded through fp32 and moved to its device."""
+    single = torch.complex64 if weight.is_complex() else torch.float32
+    region = weight[target.region.slices]
+    if target.dtype not in (torch.float64, torch.complex128):
+        region = region.to(single)
+    return region.to(dtype=target.dtype).contiguous().to(target.device)
+
+
+@_sample.register
+def _orthogonal(initializer: Orthogonal, target: Target) -> Tensor:
+    whole, axes = _whole(target)
+    return _cut(matrices.orthogonal(_gaussian(whole), initializer.gain, axes), target)
+
+
+@_sample.register
+def _delta_orthogonal(initializer: DeltaOrthogonal, target: Target) -> Tensor:
+    whole, axes = _whole(target)
+    return _cut(matrices.delta_orthogonal(_gaussian(whole), initializer.gain, axes), target)
+
+
+@_sample.register(Identity)
+@_sample.register(Dirac)
+def _diagonal(initializer: Identity | Dirac, target: Target) -> Tensor:
+    whole, axes = _whole(target)
+    return _cut(matrices.diagonal(whole.region.shape, initializer.gain, axes), target)
+
+
+@_sample.register
+def _sparse(initializer: Sparse, target: Target) -> Tensor:
+    whole, axes = _whole(target)
+    rows = matrix_shape(Site(shape=whole.region.shape, axes=axes)).rows
+    # the product in fp64 and then rounded: the bits of the stream's version
+    values = _gaussian(whole).to(torch.promote_types(whole.dtype, torch.float64)) * initializer.std
+    return _cut(matrices.sparse_columns(values, whole.words(MASK_DRAW), initializer.zeros(rows), axes), target)

@@ -1,0 +1,180 @@
+"""The compiled kernels for CPUs: ``csrc/``, called through its C interface, which knows neither Python nor torch."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zeta.base.forked import was_forked
+from zeta.compute.stream.kernels.tasks import DIMS, Law, Task, boxes
+from zeta.compute.stream.random import Side, interval
+
+#: names another library file, such as one built with sanitizers
+LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
+_FILE: Final = "libzeta_native.so"
+
+_ABI: Final = 3
+_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
+_DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
+
+#: dtypes of real values that the kernels read and write
+DTYPES: Final = frozenset(_DTYPES) - {torch.uint32}
+
+# struct zeta_job of csrc/zeta.h, as its two halves: the place, then the law
+_PLACE: Final = struct.Struct(f"=Qq{3 * DIMS}qQQ")
+_LAW: Final = struct.Struct("=iiddddQQdddQddd")
+_VIEW: Final = struct.Struct(f"=Q{2 * DIMS}qi4xd")
+_MOMENTS: Final = struct.Struct("=dddd")
+
+Moments = tuple[float, float, float, float]
+
+
+class Library:
+    """The loaded library. Raises ``OSError`` if it is missing, or has another interface than this module expects."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        try:
+            self._library.zeta_isas.restype = ctypes.c_char_p
+            self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
+            sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
+            same = self._library.zeta_abi() == _ABI and sizes == (_PLACE.size + _LAW.size, _VIEW.size)
+        except AttributeError as error:
+            raise OSError(f"{path} is not the native library of zeta ({error}); install zeta again") from error
+        if not same:
+            raise OSError(f"{path} is of another version of zeta; install zeta again")
+        self._library.zeta_stream_from.restype = ctypes.c_int64
+        #: from how many bytes on a fill passes the caches
+        self.stream_from: int = self._library.zeta_stream_from()
+
+    @property
+    def isas(self) -> tuple[str, ...]:
+        """The instruction sets that this processor can run, best first."""
+        names: bytes = self._library.zeta_isas()
+        return tuple(names.decode().split(","))
+
+    def fill(self, isa: str, tasks: Sequence[Task]) -> None:
+        """Do all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock.
+
+        A thread that called ``stay_on_this_thread`` does them alone.
+        """
+        jobs = b"".join(job for task in tasks for job in _jobs(task))
+        count = len(jobs) // (_PLACE.size + _LAW.size)
+        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
+
+    def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[Moments]:
+        """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
+
+        The answers are the same for any number of threads.
+        """
+        views: list[bytes] = []
+        owners: list[int] = []
+        for number, (tensor, centre) in enumerate(zip(tensors, centres, strict=True)):
+            for view in _views(tensor, centre):
+                views.append(view)
+                owners.append(number)
+        answers = ctypes.create_string_buffer(_MOMENTS.size * len(views))
+        self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)))
+        if len(views) == len(tensors):
+            return list(_MOMENTS.iter_unpack(answers.raw))
+        measured: list[Moments] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
+        for owner, (total, squares, low, high) in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
+            before = measured[owner]
+            measured[owner] = before[0] + total, before[1] + squares, min(before[2], low), max(before[3], high)
+        return measured
+
+    def _call(self, function: str, isa: str, *arguments: object) -> None:
+        threads = ctypes.c_int32(getattr(_this_thread, "threads", None) or torch.get_num_threads())
+        code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(was_forked()))
+        if code:
+            raise RuntimeError(f"{function} of the native kernels refused its arguments ({code}); please report this")
+
+
+_this_thread = threading.local()
+
+
+def stay_on_this_thread() -> None:
+    """From now on, let the calling thread compute alone: it is one of several that do so side by side."""
+    _this_thread.threads = 1
+
+
+@functools.cache
+def _team(forked: bool) -> ctypes.c_void_p:
+    """The function by which the OpenMP runtime that torch itself uses calls work on its threads, or null.
+
+    A process that was forked from one which used them has none of these threads, and would wait for them forever.
+    """
+    if forked:
+        return ctypes.c_void_p()
+    try:
+        torch_cpu = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))
+        return ctypes.cast(ctypes.CDLL(str(torch_cpu)).GOMP_parallel, ctypes.c_void_p)  # found in what it depends on
+    except (StopIteration, OSError, AttributeError):
+        return ctypes.c_void_p()
+
+
+def library_path(folders: Iterable[str]) -> Path:
+    """Where the library is: in one of the package's folders, of which an editable installation has two.
+
+    Raises ``OSError`` if it is in none of them, as where zeta was built without a C++ compiler.
+    """
+    if chosen := os.environ.get(LIBRARY_VARIABLE):
+        return Path(chosen)
+    for folder in folders:
+        if (place := Path(folder) / _FILE).exists():
+            return place
+    raise OSError(
+        "zeta is installed without its compiled kernels; to have them, install it again, from a wheel for this "
+        "platform or with a C++ compiler (GCC 12 or newer, or Clang)"
+    )
+
+
+def _jobs(task: Task) -> Iterator[bytes]:
+    """The task as bytes of ``zeta_job``; several where it has more dimensions than one can say."""
+    region, out, law = task.region, task.out, _law(task.law)
+    if region.is_run and out.is_contiguous():
+        sizes, strides = _run(region.numel)
+        yield _PLACE.pack(out.data_ptr(), region.start, *sizes, *strides, *strides, task.key, task.draw) + law
+        return
+    for (index, offset), sizes, (index_strides, strides) in boxes(region.sizes, [region.strides, out.stride()]):
+        place = out.data_ptr() + offset * out.element_size()
+        yield _PLACE.pack(place, region.start + index, *sizes, *index_strides, *strides, task.key, task.draw) + law
+
+
+def _views(tensor: Tensor, centre: float) -> Iterator[bytes]:
+    """The tensor as bytes of ``zeta_view``; several where it has more dimensions than one can say."""
+    dtype = _DTYPES[tensor.dtype]
+    if tensor.is_contiguous():
+        sizes, strides = _run(tensor.numel())
+        yield _VIEW.pack(tensor.data_ptr(), *sizes, *strides, dtype, centre)
+        return
+    for (offset,), sizes, (strides,) in boxes(tuple(tensor.shape), [tensor.stride()]):
+        yield _VIEW.pack(tensor.data_ptr() + offset * tensor.element_size(), *sizes, *strides, dtype, centre)
+
+
+@functools.lru_cache(maxsize=4096)
+def _run(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes and strides of the box of ``count`` elements in a row."""
+    outer = DIMS - 1
+    return (*(1,) * outer, count), (*(0,) * outer, 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def _law(law: Law) -> bytes:
+    within = law.within or interval()
+    head = (_KINDS[law.kind], _DTYPES[law.dtype], law.scale, law.shift, law.low, law.high)
+    return _LAW.pack(*head, within.split, *_side(within.negative), *_side(within.positive))
+
+
+def _side(side: Side) -> tuple[int, float, float, float]:
+    return side.count, float(side.scale), float(side.q_offset), float(side.p_offset)

@@ -1,0 +1,87 @@
+"""Sums over the elements of a tensor, in fp64, without a copy of the tensor in fp64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels import native
+from zeta.compute.stream.regions import Region
+
+_TILE: Final = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """How many elements, their sum and sum of squares about some centre, and their extremes.
+
+    >>> Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0) + Sums()
+    Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0)
+    """
+
+    count: int = 0
+    sum: float = 0.0
+    squares: float = 0.0
+    low: float = math.inf
+    high: float = -math.inf
+
+    def __add__(self, other: Sums) -> Sums:
+        if self.count == 0:
+            return other
+        return Sums(
+            count=self.count + other.count,
+            sum=self.sum + other.sum,
+            squares=self.squares + other.squares,
+            low=min(self.low, other.low),
+            high=max(self.high, other.high),
+        )
+
+
+def sums_of(values: Tensor, centre: float) -> Sums:
+    """Return the sums of ``values - centre``: ``sum(x - centre)``, ``sum((x - centre)^2)``, min and max of ``x``.
+
+    Args:
+        values: real numbers of any dtype, strides and device.
+        centre: what the sums are about; close to the mean, so that the squares keep their digits.
+
+    A value that is not finite shows in ``sum``, which then is not finite either.
+
+    >>> sums_of(torch.tensor([[1.0, 2.0], [4.0, 5.0]]), 3.0)
+    Sums(count=4, sum=0.0, squares=10.0, low=1.0, high=5.0)
+    """
+    return sums_of_all([(values, centre)])[0]
+
+
+def sums_of_all(parts: Sequence[tuple[Tensor, float]]) -> list[Sums]:
+    """Return ``sums_of`` each (values, centre); those that the CPU's kernels can read, all in one call."""
+    sums: list[Sums | None] = [None] * len(parts)
+    together: list[int] = []
+    kernel = kernels.backend().measure
+    for number, (values, centre) in enumerate(parts):
+        if kernel is not None and values.is_cpu and values.dtype in native.DTYPES and not values.is_neg():
+            together.append(number)
+        else:
+            sums[number] = _by_torch(values, centre)
+    if kernel is not None and together:
+        tensors, centres = [parts[number][0] for number in together], [parts[number][1] for number in together]
+        for number, measured in zip(together, kernel(tensors, centres), strict=True):
+            total, squares, low, high = measured
+            sums[number] = Sums(count=parts[number][0].numel(), sum=total, squares=squares, low=low, high=high)
+    return [one for one in sums if one is not None]
+
+
+def _by_torch(values: Tensor, centre: float) -> Sums:
+    total = Sums()
+    for index, tile in Region.whole(values.shape).tiles(_TILE):
+        wide = values[index].double()
+        low, high = wide.aminmax()
+        wide = wide - centre
+        numbers = torch.stack([wide.sum(), wide.square().sum(), low, high]).tolist()  # one wait for the device
+        total += Sums(count=tile.numel, sum=numbers[0], squares=numbers[1], low=numbers[2], high=numbers[3])
+    return total

@@ -1,0 +1,75 @@
+"""Compare one tensor with what it is expected to be, bit by bit, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zeta.base import dtypes
+from zeta.base.escaping import visible
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One tensor that is not what the plan gives: how many elements, and the first of them."""
+
+    name: str
+    count: int
+    first: tuple[int, ...]
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        place = ", ".join(map(str, self.first))
+        return visible(
+            f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
+            f"found {self.found}, expected {self.expected}"
+        )
+
+
+class Comparison:
+    """Compares an entry's values with the expected ones, tile by tile, bit by bit.
+
+    Where there is a ``tolerance``, values may differ by it, and by the rounding to their dtype; ``close`` then says
+    that some did.
+    """
+
+    def __init__(self, name: str, tolerance: float = 0.0) -> None:
+        self.name = name
+        self.tolerance = tolerance
+        self.close = False
+        self.count = 0
+        self.first: tuple[tuple[int, ...], str, str] | None = None
+
+    def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
+        """Compare one tile, found at ``index`` of the whole tensor."""
+        one, two = dtypes.bits(found), dtypes.bits(expected)
+        if torch.equal(one, two):
+            return
+        differs = one != two
+        if differs.ndim > found.ndim:  # complex: either part
+            differs = differs.any(-1)
+        if self.tolerance and bool(differs.any()):
+            wide = torch.complex128 if found.is_complex() else torch.float64
+            near_one, near_two = found.to(wide), expected.to(wide)
+            rounding = 2 * dtypes.relative_rounding(found.dtype) * near_two.abs()
+            near = (near_one - near_two).abs() <= self.tolerance + rounding
+            self.close = self.close or bool((differs & near).any())
+            differs &= ~near
+        count = int(differs.sum())
+        if not count:
+            return
+        if self.first is None:
+            where = tuple(int(i) for i in differs.nonzero()[0])
+            place = tuple(part.start + i for part, i in zip(index, where, strict=True))
+            self.first = (place, str(found[where].item()), str(expected[where].item()))
+        self.count += count
+
+    def result(self) -> Iterable[Difference]:
+        """The difference, if there is one."""
+        if self.first is not None:
+            place, found, expected = self.first
+            yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)

@@ -1,0 +1,198 @@
+"""What one rank holds of a plan, what it computes for that, and how much memory it needs beside."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta.base import dtypes
+from zeta.base.escaping import visible
+from zeta.compute import programs, sampling
+from zeta.compute.stream import kernels
+from zeta.errors import PlanError, SpecError, TargetError
+from zeta.initializers import Dirac, Identity, Initializer, Program, Sparse
+from zeta.resolve.plans import Cost, Entry, Plan
+from zeta.resolve.slots import any_sharded, walk
+from zeta.write.shards import Part, held, parts_of
+
+#: one placement for each mesh dimension, as ``DTensor.placements``
+Placements = Sequence[Any]
+#: the same for all tensors, or by name: a function, or a dictionary of globs, of which the first that matches counts
+Placing = Placements | Mapping[str, Placements] | Callable[[Entry], Placements]
+
+# Peaks measured on 4096 x 4096 matrices, in elements of the whole. The Gaussian, its copy, its reflections and the
+# result; fp64; a Gaussian in fp64 and sorted words with their order.
+_ORTHOGONAL_COPIES: Final = 4
+_DIAGONAL_BYTES: Final = 8
+_SPARSE_BYTES: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a rank holds of one entry, and at which cost."""
+
+    entry: Entry
+    parts: tuple[Part, ...]
+    cost: Cost
+
+    @property
+    def numel(self) -> int:
+        """The number of elements that the rank holds."""
+        return sum(part.region.numel for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """What one rank of a mesh holds of a plan. ``print`` shows it as a table."""
+
+    mesh_shape: tuple[int, ...]
+    rank: int
+    coordinate: tuple[int, ...]
+    shares: tuple[Share, ...]
+
+    def __iter__(self) -> Iterator[Share]:
+        return iter(self.shares)
+
+    def __getitem__(self, name: str) -> Share:
+        for share in self.shares:
+            if name == share.entry.name or name in share.entry.ties:
+                return share
+        raise KeyError(f"the plan has no parameter or buffer named {name!r}")
+
+    @property
+    def cost(self) -> Cost:
+        """Of all entries, written one after the other."""
+        return functools.reduce(Cost.__add__, (share.cost for share in self.shares), Cost())
+
+    def __str__(self) -> str:
+        costs = {share.entry.name: share.cost for share in self.shares}
+        table = Plan(tuple(share.entry for share in self.shares), costs=costs)
+        mesh = " x ".join(map(str, self.mesh_shape))
+        return f"{table}\nrank {self.rank} of a mesh of {mesh}, at {self.coordinate}"
+
+
+def shard_plan(plan: Plan, mesh_shape: Sequence[int], placements: Placing, rank: int) -> ShardPlan:
+    """Return what one rank of a mesh would hold of a plan. No cluster is needed, and nothing is allocated.
+
+    Args:
+        plan: any plan, of a model on meta for one.
+        mesh_shape: ranks along each mesh dimension, as of ``init_device_mesh``.
+        placements: torch's, one for each mesh dimension; or which, by parameter: a function of the entry, or a
+            dictionary of name globs, of which the first that matches counts.
+        rank: in row-major order of the mesh.
+
+    Raises:
+        SpecError: a rank or placements that the mesh does not have.
+        PlanError: a parameter for which there is no placement.
+
+    >>> from torch.distributed.tensor import Shard
+    >>> from zeta import Rule, Rules
+    >>> from zeta.initializers import Normal
+    >>> from zeta.resolve.planning import plan
+    >>> made = plan(nn.Linear(4096, 8192, bias=False, device="meta"), Rules([Rule("*", Normal(0.02))]))
+    >>> shard_plan(made, (128, 8), (Shard(0), Shard(1)), rank=9)["weight"].parts[0].region
+    Region(shape=(8192, 4096), offsets=(64, 512), sizes=(64, 512))
+    """
+    if not isinstance(plan, Plan):
+        raise SpecError(f"expected a Plan, got {plan!r}")
+    if not isinstance(mesh_shape, Sequence) or not all(isinstance(size, int) and size > 0 for size in mesh_shape):
+        raise SpecError(f"mesh_shape must be whole numbers of at least 1, such as (128, 8), got {mesh_shape!r}")
+    mesh_shape = tuple(mesh_shape)
+    if not isinstance(rank, int) or not 0 <= rank < math.prod(mesh_shape):
+        raise SpecError(f"rank must be from 0 to {math.prod(mesh_shape) - 1} on a mesh of {mesh_shape}, got {rank!r}")
+    strides = [math.prod(mesh_shape[dim + 1 :]) for dim in range(len(mesh_shape))]
+    coordinate = tuple(rank // stride % size for stride, size in zip(strides, mesh_shape, strict=True))
+    shares = []
+    for entry in plan:
+        try:
+            parts = parts_of(entry.shape, mesh_shape, _placements(placements, entry), coordinate)
+        except (SpecError, TargetError) as error:
+            raise type(error)(f"{entry.name}: {error}") from None
+        shares.append(Share(entry=entry, parts=parts, cost=cost_of(entry, parts)))
+    return ShardPlan(mesh_shape=mesh_shape, rank=rank, coordinate=coordinate, shares=tuple(shares))
+
+
+def _placements(placing: Placing, entry: Entry) -> Placements:
+    found: Any = placing
+    if callable(placing):
+        found = placing(entry)
+    elif isinstance(placing, Mapping):
+        matching = (placed for pattern, placed in placing.items() if fnmatch.fnmatchcase(entry.name, pattern))
+        found = next(matching, None)
+        if found is None:
+            raise PlanError(f"{visible(entry.name)}: no placement is given; '*' as the last pattern matches the rest")
+    if not isinstance(found, Sequence) or isinstance(found, str):
+        raise SpecError(
+            f"placements must be one for each mesh dimension, such as (Shard(0), Replicate()), got {found!r}"
+        )
+    return found
+
+
+def with_costs(plan: Plan, model: nn.Module) -> Plan:
+    """The plan with what this process holds and computes of it, if the model is sharded."""
+    if not any_sharded(model):
+        return plan
+    tensors = {slot.name: slot.tensor for slot in walk(model)}
+    costs = {}
+    for entry in plan:
+        try:
+            costs[entry.name] = cost_of(entry, held(tensors[entry.name]).parts)
+        except TargetError as error:
+            raise TargetError(f"{visible(entry.name)}: {error}") from None
+    return replace(plan, costs=costs)
+
+
+# -- costs -----------------------------------------------------------------------------------------------------------
+
+
+def cost_of(entry: Entry, parts: Sequence[Part]) -> Cost:
+    """What it costs a rank to hold these parts of an entry."""
+    here = sum(part.region.numel for part in parts) * entry.dtype.itemsize
+    if entry.kept or not here:
+        return Cost(held=here)
+    if _is_whole(entry.initializer):
+        return Cost(held=here, computed=entry.nbytes * len(parts), temporary=_temporary(entry))
+    most = max(part.region.numel for part in parts)
+    if isinstance(entry.initializer, Program):
+        steps = len(entry.initializer.steps)
+        return Cost(held=here, computed=here, temporary=min(most, programs.TILE) * entry.dtype.itemsize * steps)
+    direct = entry.dtype in kernels.backend().dtypes or entry.dtype.is_complex or not dtypes.is_drawable(entry.dtype)
+    return Cost(held=here, computed=here, temporary=0 if direct else min(most, kernels.STAGE) * 4)
+
+
+def _is_whole(initializer: Initializer) -> bool:
+    """Whether any part of it takes the whole tensor to compute."""
+    if isinstance(initializer, Program):
+        return not programs.is_regional(initializer)
+    return not isinstance(initializer, sampling.ELEMENTWISE)
+
+
+def _temporary(entry: Entry) -> int:
+    if isinstance(entry.initializer, Program):
+        return _peak(entry.initializer)
+    if isinstance(entry.initializer, Identity | Dirac):
+        return entry.numel * _DIAGONAL_BYTES
+    if isinstance(entry.initializer, Sparse):
+        return entry.numel * _SPARSE_BYTES
+    wide = entry.dtype in (torch.float64, torch.complex128)
+    itemsize = (8 if wide else 4) * (2 if entry.dtype.is_complex else 1)
+    return entry.numel * itemsize * _ORTHOGONAL_COPIES
+
+
+def _peak(program: Program) -> int:
+    """The most bytes that the results of a program's steps have together, each from its step to its last use."""
+    sizes = [math.prod(step.shape) * step.dtype.itemsize for step in program.steps]
+    last = {ref: number for number, step in enumerate(program.steps) for ref in step.refs}
+    freed: dict[int, int] = {}
+    for ref, number in last.items():
+        freed[number + 1] = freed.get(number + 1, 0) + sizes[ref]
+    alive = itertools.accumulate(size - freed.get(number, 0) for number, size in enumerate(sizes))
+    return max(alive)

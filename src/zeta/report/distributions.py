@@ -1,0 +1,181 @@
+"""Whether two entries draw from the same distribution, however each is spelled.
+
+``Normal(0.02)`` is a ``VarianceScaling`` that solves to it, and ``TruncatedNormal(0.02, low=-2, high=2)``, whose bounds
+lie 100 sigma away; it is not ``TruncatedNormal(0.02)``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zeta.base import dtypes
+from zeta.initializers import (
+    FARTHEST_SIGMA,
+    Constant,
+    DeltaOrthogonal,
+    Dirac,
+    Draw,
+    Identity,
+    Initializer,
+    Normal,
+    Orthogonal,
+    Program,
+    Site,
+    Sparse,
+    Step,
+    TruncatedNormal,
+    Uniform,
+    matrix_shape,
+)
+from zeta.resolve.plans import Entry
+from zeta.write.apply import values_of
+
+#: numbers that agree to this part are equal: far above what the order of operations in fp64 or fp32 decides, and a std
+#: that differs by less is not seen in fewer than 5e11 values
+TOLERANCE: Final = 1e-6
+
+
+def same_distribution(one: Entry, other: Entry) -> bool:
+    """Whether the values of two entries have the same distribution, or are the same where nothing varies.
+
+    Scales agree within ``TOLERANCE``; locations within that part of the scale, and within the rounding of the dtype.
+    Programs with random numbers are compared step by step. A padding row and the dtype are not looked at.
+    """
+    first, second = one.initializer, other.initializer
+    if one.kept or other.kept:
+        return one.kept and other.kept
+    if first == second and one.site == other.site:
+        return True
+    programs = isinstance(first, Program), isinstance(second, Program)
+    if not any(programs):
+        rounding = max(_rounding(one.dtype), _rounding(other.dtype))
+        return _law(first, one.site).is_close(_law(second, other.site), rounding)
+    if all(programs) and _alike(first, second):
+        return True
+    return one.shape == other.shape and _is_fixed(first) and _is_fixed(second) and _same_values(one, other)
+
+
+# -- known laws --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Law:
+    """A distribution: its family, a scale, and numbers that move with the values."""
+
+    family: tuple[Hashable, ...]
+    scale: float = 0.0
+    locations: tuple[float, ...] = ()
+
+    def is_close(self, other: _Law, rounding: float) -> bool:
+        """Whether two laws are one, for values that are rounded by a part of ``rounding``."""
+        if self.family != other.family or not math.isclose(self.scale, other.scale, rel_tol=TOLERANCE):
+            return False
+        return all(
+            math.isclose(a, b, rel_tol=rounding, abs_tol=TOLERANCE * self.scale)
+            for a, b in zip(self.locations, other.locations, strict=True)
+        )
+
+
+def _law(initializer: Initializer, site: Site) -> _Law:
+    match initializer.solve(site):
+        case Constant(value=value) | Normal(std=0.0, mean=value):
+            return _Law(family=("constant",), locations=(value,))
+        case Normal(std=std, mean=mean):
+            return _Law(family=("normal", -math.inf, math.inf), scale=std, locations=(mean,))
+        case TruncatedNormal() as truncated:
+            return _truncated(truncated)
+        case Uniform(low=low, high=high):
+            return _Law(family=("uniform",), scale=high - low, locations=(low, high))
+        case Orthogonal(gain=gain):
+            rows, columns, *rest = _maps(site)  # a transpose is as orthogonal
+            return _Law(family=("orthogonal", frozenset((rows, columns)), *rest), scale=abs(gain))
+        case DeltaOrthogonal(gain=gain):
+            return _Law(family=("delta orthogonal", *_maps(site)), scale=abs(gain))
+        case Identity(gain=gain) | Dirac(gain=gain):
+            return _Law(family=("identity", *_maps(site)), locations=(gain,))
+        case Sparse(std=std) as sparse:
+            zeros = sparse.zeros(matrix_shape(site).rows)
+            return _Law(family=("sparse", zeros, *_maps(site)), scale=std)
+    return _Law(family=(initializer,))
+
+
+def _truncated(law: TruncatedNormal) -> _Law:
+    """Bounds that cut off less than 1e-15 are none."""
+    bounds = [
+        bound if abs(sigma) < FARTHEST_SIGMA else math.copysign(math.inf, sigma)
+        for bound, sigma in zip(law.bounds(), law.sigmas(), strict=True)
+    ]
+    finite = tuple(bound for bound in bounds if math.isfinite(bound))
+    infinite = (bound if math.isinf(bound) else None for bound in bounds)
+    return _Law(family=("normal", *infinite), scale=law.std, locations=(law.mean, *finite))
+
+
+def _maps(site: Site) -> tuple[Hashable, ...]:
+    """Which dimensions are the rows, columns and kernel of the matrices in a weight, and which number them."""
+    if site.axes is None:
+        return (None, None)
+    axes = site.axes.resolved(site.shape)
+    kernel = {*axes.fan_in} & {*axes.fan_out}
+    rows, columns = {*axes.fan_out} - kernel, {*axes.fan_in, *axes.lookup} - kernel
+    blocks = frozenset(block for block in axes.blocks if block[1] > 1)
+    return (frozenset(rows), frozenset(columns), frozenset(kernel), frozenset(axes.batch), blocks)
+
+
+@functools.cache
+def _rounding(dtype: torch.dtype) -> float:
+    return dtypes.relative_rounding(dtype) if dtypes.is_drawable(dtype) else 0.0
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two programs, or parts of them, are the same but for the last digits of their numbers."""
+    match one, other:
+        case Program(), Program():
+            return _alike(one.steps, other.steps)
+        case Step(), Step() if (one.op, one.shape, one.dtype) != (other.op, other.shape, other.dtype):
+            return False
+        case Step(leaf=Draw() as first), Step(leaf=Draw() as second):
+            laws = [_law(draw.initializer, Site(shape=one.shape, axes=draw.axes)) for draw in (first, second)]
+            return (first.number, first.of) == (second.number, second.of) and laws[0].is_close(laws[1], 0.0)
+        case Step(), Step():
+            return one.leaf == other.leaf and _alike((one.operands, one.attributes), (other.operands, other.attributes))
+        case tuple(), tuple():
+            return len(one) == len(other) and all(map(_alike, one, other))
+        case float(), float():
+            return math.isclose(one, other, rel_tol=TOLERANCE) or (math.isnan(one) and math.isnan(other))
+    return type(one) is type(other) and bool(one == other)
+
+
+def _is_fixed(initializer: Initializer) -> bool:
+    """Whether nothing of an initializer is random."""
+    if isinstance(initializer, Program):
+        return not initializer.draws
+    return isinstance(initializer, Constant | Identity | Dirac)
+
+
+def _same_values(one: Entry, other: Entry) -> bool:
+    """Whether two entries of which nothing varies give the same values, within ``TOLERANCE`` and the rounding."""
+    a, b = (_values(entry) for entry in (one, other))
+    if a.is_complex() != b.is_complex():
+        return False
+    a, b = (values if values.is_complex() else values.double() for values in (a, b))
+    finite = b[b.isfinite()].abs()
+    part = max(TOLERANCE, _rounding(one.dtype), _rounding(other.dtype))
+    largest = float(finite.max()) if finite.numel() else 0.0
+    return bool(torch.isclose(a, b, rtol=0.0, atol=part * largest, equal_nan=True).all())
+
+
+def _values(entry: Entry) -> Tensor:
+    values = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+    for index, tile in values_of(entry, 0):
+        values[index] = tile
+    return values

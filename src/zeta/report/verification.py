@@ -1,0 +1,374 @@
+"""Compute every value again and compare, bit by bit: a model in memory, or a checkpoint on disk.
+
+Orthogonal matrices come out of products in floating point, whose last bits belong to a linear algebra library: they are
+compared within the tolerance that their initializer states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from zeta.base import dtypes
+from zeta.base.escaping import visible
+from zeta.base.reading import LARGEST_DOCUMENT, Text, opened, parse, read_bytes, shown
+from zeta.compute.sampling import ELEMENTWISE, Request, fill_, tolerance
+from zeta.compute.stream.random import parameter_key
+from zeta.compute.stream.regions import Region
+from zeta.errors import CheckpointError, FormatError
+from zeta.report.comparison import Comparison, Difference
+from zeta.report.digests import Claim, claim_of
+from zeta.report.ranks import disagreements, failures, together
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.submodels import Naming, part_of
+from zeta.write.apply import Job, Only, prepare, values_of
+from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
+
+_BLOCK_BYTES: Final = 2**22
+_MOST_SHOWN: Final = 20
+#: so many jobs at a time, those of at most so many elements at once
+_TOGETHER: Final = 1024
+_SMALL: Final = 2**13
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The result of computing every value again and comparing bit by bit.
+
+    ``close`` names orthogonal tensors that another linear algebra library computed: equal within its tolerance only.
+    """
+
+    seed: int
+    compared: int
+    kept: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    problems: tuple[str, ...] = ()
+    close: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every bit agrees."""
+        return not self.differences and not self.problems
+
+    def summary(self) -> str:
+        """One line."""
+        kept = f", {len(self.kept)} kept as they were" if self.kept else ""
+        if self.ok:
+            close = f" ({len(self.close)} orthogonal within rounding)" if self.close else ""
+            return f"verified: {self.compared} tensors equal, bit by bit{close}, those of seed {self.seed}{kept}"
+        problems = len(self.differences) + len(self.problems)
+        return f"NOT verified: {problems} problem(s) in {self.compared} tensors (seed {self.seed})"
+
+    def __str__(self) -> str:
+        found = [*self.problems, *map(str, self.differences)]
+        more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
+        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary()])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON-ready values."""
+        return {
+            "ok": self.ok,
+            "seed": self.seed,
+            "compared": self.compared,
+            "kept": list(self.kept),
+            "close": list(self.close),
+            "problems": list(self.problems),
+            "differences": [{**item.__dict__, "first": list(item.first)} for item in self.differences],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A model that was found to fit the plan, and is not compared yet."""
+
+    seed: int
+    jobs: Sequence[Job]
+    kept: tuple[str, ...]
+    claim: Claim
+
+    def answer(self) -> Verification:
+        """Compare the model's parameters and buffers with what the plan gives."""
+        differences: list[Difference] = []
+        close: list[str] = []
+        for job, drawn in _with_small_ones(self.jobs, self.seed):
+            if job.inversion is not None:
+                for number, (stored, value) in enumerate(job.inversion.changes):
+                    name = f"{job.entry.name} (stored tensor {number})"
+                    comparison = Comparison(name, job.inversion.error)
+                    comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
+                    differences += comparison.result()
+            else:
+                local = job.held.local
+                comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
+                if drawn is not None:
+                    comparison.add(job.held.parts[0].region.slices, local, drawn)
+                for part in () if drawn is not None else job.held.parts:
+                    found, begin = local[part.index], part.region.offsets
+                    tiles = values_of(job.entry, self.seed, region=part.region, dtype=local.dtype, device=local.device)
+                    for index, expected in tiles:
+                        place = tuple(slice(b + i.start, b + i.stop) for b, i in zip(begin, index, strict=True))
+                        comparison.add(place, found[index].to(expected.device), expected)
+                differences += comparison.result()
+                close += [job.entry.name] if comparison.close else []
+        return self.result(compared=len(self.jobs), differences=tuple(differences), close=tuple(close))
+
+    def result(self, **found: Any) -> Verification:
+        """A result for this model."""
+        return Verification(seed=self.seed, kept=self.kept, **found)
+
+
+def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tensor | None]]:
+    """Every job, and the values of those that are small: these are drawn many at once."""
+    for begin in range(0, len(jobs), _TOGETHER):
+        some = jobs[begin : begin + _TOGETHER]
+        outs = [_room(job) if _is_small(job) else None for job in some]
+        fill_(
+            [
+                Request(
+                    initializer=job.entry.initializer,
+                    key=parameter_key(seed, job.entry.name),
+                    region=job.held.parts[0].region,
+                    out=out,
+                    zero_row=job.entry.padding_idx,
+                )
+                for job, out in zip(some, outs, strict=True)
+                if out is not None
+            ]
+        )
+        yield from zip(some, outs, strict=True)
+
+
+def _room(job: Job) -> Tensor:
+    local = job.held.local
+    return torch.empty(job.held.parts[0].region.sizes, dtype=local.dtype, device=local.device)
+
+
+def _is_small(job: Job) -> bool:
+    """Whether it is drawn element by element, and all that is here lies in one piece of few elements."""
+    return (
+        job.inversion is None
+        and 0 < job.held.numel <= _SMALL
+        and job.held.numel == job.held.local.numel()
+        and len(job.held.parts) == 1
+        and isinstance(job.entry.initializer, ELEMENTWISE)
+    )
+
+
+def question(model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None) -> Question:
+    """Check that plan and model fit, as ``prepare`` does and with its errors."""
+    jobs = prepare(model, plan, seed, only, naming)
+    kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
+    return Question(seed=seed, jobs=jobs, kept=kept, claim=claim_of(plan, seed, only, jobs))
+
+
+def reduced(ask: Callable[[], Question], groups: Sequence[Any]) -> Verification:
+    """What all processes of the groups find, the same in each. Every one of them must call it.
+
+    First they compare what they were asked; where that differs, or one of them fails, that is the result.
+    """
+    asked: list[Question] = []
+
+    def claim() -> Claim:
+        asked.append(ask())
+        return asked[0].claim
+
+    failed, problems = disagreements(claim, groups)
+    [mine] = asked
+    if failed or problems:
+        differing = (f"the processes do not agree: {problem}" for problem in problems)
+        return mine.result(compared=0, differences=(), problems=(*failed, *differing))
+    found = together(mine.answer, groups)
+    finished = {rank: one for rank, one in found.items() if isinstance(one, Verification)}
+    return mine.result(
+        compared=max(one.compared for one in finished.values()),
+        problems=tuple(failures(found)),
+        differences=tuple(
+            replace(difference, name=f"rank {rank}: {difference.name}")
+            for rank, one in finished.items()
+            for difference in one.differences
+        ),
+        close=tuple(dict.fromkeys(name for one in finished.values() for name in one.close)),
+    )
+
+
+# -- a folder ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What was found in a part of a folder."""
+
+    problems: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    close: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[_Found]) -> _Found:
+        """All of several parts."""
+        return cls(
+            problems=tuple(problem for part in parts for problem in part.problems),
+            differences=tuple(difference for part in parts for difference in part.differences),
+            close=tuple(name for part in parts for name in part.close),
+        )
+
+
+def verify_folder(folder: Path) -> Verification:
+    """Compare a checkpoint with what its own manifest says: index, headers, every value, and nothing beside them."""
+    manifest = Manifest.read(folder / MANIFEST)
+    files = manifest.layout
+    if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
+        raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
+    try:
+        found = _Found.of([_verify_file(folder, shard, files, manifest) for shard in files.shards])
+        problems = [*found.problems, *_index_problems(folder, files), *_strangers(folder, files)]
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
+    return Verification(
+        seed=manifest.seed,
+        compared=sum(len(item.names) for shard in files.shards for item in shard.stored),
+        kept=tuple(manifest.kept),
+        differences=found.differences,
+        problems=tuple(problems),
+        close=found.close,
+    )
+
+
+def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) -> _Found:
+    path = folder / shard.name
+    try:
+        with opened(path) as file:
+            first, size = file.read(max(len(other.header) for other in files.shards)), os.fstat(file.fileno()).st_size
+            owner = next((other.name for other in files.shards if first.startswith(other.header)), None)
+            if owner not in (shard.name, None):
+                return _Found(problems=(f"{shard.name}: has the header of {owner}",))
+            if size != shard.size:
+                return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}",))
+            header = () if owner else (f"{shard.name}: the header is not the one that the plan gives",)
+            parts = [
+                _compare_block(item, file, manifest)
+                if isinstance(item, Block)
+                else _compare_stored(item, file, manifest)
+                for item in blocks(shard.stored)
+            ]
+            return _Found.of([_Found(problems=header), *parts])
+    except FileNotFoundError:
+        return _Found(problems=(f"{shard.name}: is missing",))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
+    expected = block.drawn(manifest.seed)
+    found = torch.empty_like(expected)
+    file.seek(block.start)
+    _read(file, memory(found))
+    if torch.equal(dtypes.bits(found), dtypes.bits(expected)):
+        return _Found()
+    differences: list[Difference] = []
+    for (name, entry, one), (_, _, other) in zip(block.named(found), block.named(expected), strict=True):
+        comparison = Comparison(name)
+        comparison.add(Region.whole(entry.shape).slices, one, other)
+        differences += comparison.result()
+    return _Found(differences=tuple(differences))
+
+
+def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
+    entry = item.entry
+    if entry.kept:
+        digests = {
+            name: _digest(file, offset, entry.nbytes) for name, offset in zip(item.names, item.offsets, strict=True)
+        }
+        other = [name for name, digest in digests.items() if digest != manifest.kept.get(entry.name)]
+        return _Found(differences=tuple(_other_bytes(name, entry) for name in other))
+    comparisons = [Comparison(name, tolerance(entry.initializer, entry.dtype)) for name in item.names]
+    position = 0
+    for index, values in values_of(entry, manifest.seed):
+        found = torch.empty_like(values)
+        for comparison, offset in zip(comparisons, item.offsets, strict=True):
+            file.seek(offset + position)
+            _read(file, memory(found))
+            comparison.add(index, found, values)
+        position += values.nbytes
+    return _Found(
+        differences=tuple(difference for comparison in comparisons for difference in comparison.result()),
+        close=tuple(comparison.name for comparison in comparisons if comparison.close),
+    )
+
+
+def _other_bytes(name: str, entry: Entry) -> Difference:
+    return Difference(
+        name=name,
+        count=entry.numel,
+        first=(0,) * len(entry.shape),
+        found="other bytes",
+        expected="the kept ones",
+    )
+
+
+def _digest(file: BinaryIO, offset: int, size: int) -> str:
+    digest, block = hashlib.sha256(), memoryview(bytearray(min(_BLOCK_BYTES, size)))
+    file.seek(offset)
+    while size:
+        part = block[: min(_BLOCK_BYTES, size)]
+        _read(file, part)
+        digest.update(part)
+        size -= len(part)
+    return digest.hexdigest()
+
+
+def _read(file: BinaryIO, into: memoryview) -> None:
+    """Read as many bytes as ``into`` takes."""
+    if file.readinto(into) < len(into):  # type: ignore[attr-defined]
+        raise OSError("it became shorter while it was read")
+
+
+class _Index(msgspec.Struct):
+    """What ``model.safetensors.index.json`` says."""
+
+    metadata: dict[Text, Any]
+    weight_map: dict[Text, Text]
+
+
+def _index_problems(folder: Path, files: Layout) -> list[str]:
+    """What the index says otherwise than the plan."""
+    if files.index is None:
+        return []
+    try:
+        text = read_bytes(folder / INDEX, LARGEST_DOCUMENT)
+    except FileNotFoundError:
+        return [f"{INDEX}: is missing"]
+    except FormatError as error:
+        return [f"{INDEX}: {error}"]
+    if text == files.index.encode():
+        return []
+    try:
+        found, expected = parse(text, _Index), parse(files.index, _Index)
+    except FormatError as error:
+        return [f"{INDEX}: cannot be read: {error}"]
+    lies = [
+        f"{INDEX}: {key} {name} is {shown(said.get(name))}, expected {right.get(name)!r}"
+        for key, said, right in (
+            ("metadata", found.metadata, expected.metadata),
+            ("weight_map", found.weight_map, expected.weight_map),
+        )
+        for name in {**right, **said}
+        if said.get(name) != right.get(name)
+    ]
+    return lies or [f"{INDEX}: is not the text that the plan gives"]
+
+
+def _strangers(folder: Path, files: Layout) -> list[str]:
+    """Files that a reader of the folder may take for a part of the checkpoint."""
+    endings = (TENSORS.removeprefix("model"), INDEX.removeprefix("model"))
+    names = sorted(path.name for path in folder.iterdir() if path.name.endswith(endings))
+    return [f"{name}: does not belong to this checkpoint" for name in names if name not in files.names]

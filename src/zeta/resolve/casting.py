@@ -1,0 +1,84 @@
+"""Which tensors ``dtype=`` is for: parameters, and the buffers that torch computes with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import nn
+
+from zeta.base import dtypes
+from zeta.base.modules import modules_of
+from zeta.errors import SpecError
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.slots import Slot, is_norm_statistic, walk
+from zeta.rules import Kind
+
+#: transformers' names for the parameters that a model keeps in fp32, and under which dtypes
+_KEPT: Final = {
+    "_keep_in_fp32_modules": (torch.float16,),
+    "_keep_in_fp32_modules_strict": (torch.float16, torch.bfloat16),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Casting:
+    """Floating-point parameters become ``dtype``; buffers too with ``buffers``, but not what ``kept`` finds by name.
+
+    ``following`` are buffers that must have the dtype of their module's parameters: torch's running statistics beside
+    a scale, and what a parametrization keeps.
+    """
+
+    dtype: torch.dtype
+    buffers: bool = False
+    kept: re.Pattern[str] | None = None
+    following: frozenset[str] = frozenset()
+
+    def casts(self, names: Iterable[str], kind: Kind, dtype: torch.dtype) -> bool:
+        """Whether it changes a tensor of these names, of such a kind and dtype."""
+        names = list(names)
+        meant = kind is not Kind.BUFFER or self.buffers or not self.following.isdisjoint(names)
+        return meant and dtype in dtypes.REAL and not (self.kept is not None and any(map(self.kept.search, names)))
+
+    def plan(self, plan: Plan) -> Plan:
+        """The plan of the model that is cast so."""
+        return Plan(tuple(replace(one, dtype=self.dtype) if self._is_meant(one) else one for one in plan.entries))
+
+    def _is_meant(self, entry: Entry) -> bool:
+        return self.casts([entry.name, *entry.ties], entry.kind, entry.dtype)
+
+
+def casting_of(model: nn.Module, slots: Iterable[Slot], dtype: torch.dtype, *, buffers: bool = False) -> Casting:
+    """What ``dtype=`` does to a model; ``SpecError`` where it is none of floating-point numbers.
+
+    Transformers' models say which of their parameters stay in fp32: ``_keep_in_fp32_modules`` for fp16,
+    ``_keep_in_fp32_modules_strict`` for bf16 too. Names are matched as in its ``from_pretrained``.
+    """
+    if dtype not in dtypes.REAL:
+        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+    patterns = {
+        str(pattern).replace("*", ".*")
+        for attribute, narrow in _KEPT.items()
+        if dtype in narrow
+        for module in modules_of(model)
+        for pattern in getattr(module, attribute, None) or ()
+    }
+    return Casting(
+        dtype=dtype,
+        buffers=buffers,
+        kept=re.compile("|".join(sorted(patterns))) if patterns else None,
+        following=frozenset(slot.name for slot in slots if _follows(slot)),
+    )
+
+
+def cast(plan: Plan, model: nn.Module, dtype: torch.dtype | None, *, buffers: bool = False) -> Plan:
+    """The plan of the model after ``dtype=``; the plan itself where that is ``None``."""
+    return plan if dtype is None else casting_of(model, walk(model), dtype, buffers=buffers).plan(plan)
+
+
+def _follows(slot: Slot) -> bool:
+    scaled = is_norm_statistic(slot) and slot.module._parameters.get("weight") is not None
+    return scaled or ".parametrizations." in f".{slot.name}"

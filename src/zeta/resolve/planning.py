@@ -1,0 +1,259 @@
+"""From a model and its rules to a plan: which parameter gets which initializer, with every number solved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta import recipes
+from zeta.base.garbage import uncollected
+from zeta.base.text import shape_text
+from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
+from zeta.fans import Axes, axes_of
+from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
+from zeta.initializers.fitting import check_law
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, unwrap, walk
+from zeta.rules import Kind, Match, Rules
+
+_STATISTICS_RULE: Final = "torch's norm statistics"
+_KEPT_RULE: Final = "kept: buffer"
+
+
+How = Rules | str
+
+
+@uncollected()
+def plan(model: nn.Module, how: How) -> Plan:
+    """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
+
+    Args:
+        model: any module; wrappers and parametrizations do not change the names.
+        how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function from the model
+            to its rules, as every recipe is one.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
+            that do not fit their parameter. Everything wrong is listed at once.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    model = unwrap(model)
+    rules = recipes.rules_for(how, model) if isinstance(how, str) else how
+    if not isinstance(rules, Rules):
+        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
+    everything = groups(walk(model))
+    return Plan(tuple(resolve(rules, everything, everything, getattr(model, "config", None))))
+
+
+def resolve(rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any) -> list[Entry]:
+    """The entries that rules give to the ``wanted`` of a model's tensors."""
+    resolver = _Resolver(rules, everything, config=config)
+    entries = [resolver.entry(group) for group in wanted]
+    resolver.raise_problems()
+    return [entry for entry in entries if entry is not None]
+
+
+def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
+    """Slots of the same tensor together, the one with the canonical name first.
+
+    Canonical is the embedding's name, else the alphabetically first: a choice that registration order does not change.
+    """
+    by_tensor: dict[int, list[Slot]] = {}
+    for slot in slots:
+        by_tensor.setdefault(id(slot.tensor), []).append(slot)
+    return [
+        sorted(group, key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name)) for group in by_tensor.values()
+    ]
+
+
+def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entry], bool]) -> list[str]:
+    """What the model ties otherwise than the plan, as far as an entry is concerned; names it lacks are not told here.
+
+    A tie is lost, for one, by ``to_empty``, which makes a parameter of its own for each name.
+    """
+    problems: list[str] = []
+    owners: dict[int, Entry] = {}
+    for entry in plan:
+        slot = slots.get(entry.name)
+        if slot is None:
+            continue
+        problems += [
+            f"{tie}: planned as the same tensor as {entry.name}, found another; tie them again, or plan this model"
+            for tie in entry.ties
+            if concerns(entry) and tie in slots and slots[tie].tensor is not slot.tensor
+        ]
+        owner = owners.setdefault(id(slot.tensor), entry)
+        if owner is not entry and (concerns(owner) or concerns(entry)):
+            problems.append(
+                f"{entry.name}: planned on its own, found the same tensor as {owner.name}; untie them, or plan this "
+                "model"
+            )
+    return problems
+
+
+class _Resolver:
+    """Matches each tensor against the rules and collects everything that is wrong."""
+
+    def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any) -> None:
+        self.rules = rules
+        self.config = config
+        self.winners: set[int] = set()
+        self.unmatched: list[str] = []
+        self.contested: list[str] = []
+        self.unsolved: list[str] = []
+        self.layers = layers_of(slot.name for group in groups for slot in group)
+
+    def entry(self, group: list[Slot]) -> Entry | None:
+        """The entry of one tensor, or ``None`` after noting what is wrong with it."""
+        matches = [self._match(slot, lambda: _axes(group)) for slot in group]
+        claims = [self.rules.first(match) for match in matches]
+        self.winners.update(claim for claim in claims if claim is not None)
+        if group[0].kind is Kind.BUFFER and claims[0] is None:
+            return unruled_buffer(group)
+        if None in claims:
+            self.unmatched += [
+                f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}"
+                for slot, claim in zip(group, claims, strict=True)
+                if claim is None
+            ]
+            return None
+        if len(set(claims)) > 1:
+            named = (
+                f"{slot.name} by {self._label(claim)}"
+                for slot, claim in zip(group, claims, strict=True)
+                if claim is not None
+            )
+            self.contested.append("; ".join(named))
+            return None
+        assert claims[0] is not None
+        return self._solved(group, matches, claims[0])
+
+    def _label(self, position: int) -> str:
+        return f"rule {position + 1} ({self.rules[position].label})"
+
+    def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
+        layer, depth = self.layers[slot.name] or (None, None)
+        return Match(
+            name=slot.name,
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=slot.kind,
+            module=slot.module,
+            local_name=slot.local_name,
+            layer=layer,
+            depth=depth,
+            config=self.config,
+            axes_of=axes_of_group,
+        )
+
+    def _solved(self, group: list[Slot], matches: list[Match], position: int) -> Entry | None:
+        rule, slot = self.rules[position], group[0]
+
+        def axes_of_group() -> Axes:
+            return _axes(group) if rule.axes is None else rule.axes.resolved(slot.shape)
+
+        try:
+            if rule.axes is not None:
+                matches = [replace(match, axes_of=axes_of_group) for match in matches]
+            asked = [rule.initializer_for(match) for match in matches]
+            if any(other != asked[0] for other in asked):
+                named = "; ".join(
+                    f"{each.name}: {initializer!r}" for each, initializer in zip(group, asked, strict=True)
+                )
+                self.contested.append(f"{named} (by {self._label(position)})")
+                return None
+            if nn.parameter.is_lazy(slot.tensor) and not isinstance(asked[0], Keep):
+                raise SpecError("is lazy and has no shape yet; run one forward pass first")
+            axes = self._axes_if_any(axes_of_group, needed=asked[0].needs_axes or rule.axes is not None)
+            solved = asked[0].solve(Site(shape=slot.shape, axes=axes))
+            check_dtype(solved, slot.tensor.dtype)
+        except ZetaError as error:
+            self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}, {self._label(position)}: {error}")
+            return None
+        padding = next((each.padding_idx for each in group if each.padding_idx is not None), None)
+        return Entry(
+            name=slot.name,
+            ties=tuple(each.name for each in group[1:]),
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=slot.kind,
+            rule=rule.label,
+            initializer=solved,
+            axes=axes,
+            padding_idx=None if isinstance(solved, Keep) else padding,
+            persistent=slot.persistent,
+        )
+
+    @staticmethod
+    def _axes_if_any(axes_of_group: Callable[[], Axes], *, needed: bool) -> Axes | None:
+        try:
+            return axes_of_group()
+        except FanError:
+            if needed:
+                raise
+            return None
+
+    def raise_problems(self) -> None:
+        """Raise one ``PlanError`` with everything that was noted."""
+        idle = [
+            self._label(position)
+            for position, rule in enumerate(self.rules)
+            if position not in self.winners and not rule.optional
+        ]
+        problems = [
+            listed(heading, items)
+            for heading, items in (
+                ("no rule matches these parameters (Keep() leaves one alone on purpose):", self.unmatched),
+                ("these tied parameters are claimed twice:", self.contested),
+                ("these parameters cannot be initialized as asked:", self.unsolved),
+                ("these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):", idle),
+            )
+            if items
+        ]
+        if problems:
+            raise PlanError("\n".join(problems))
+
+
+def unruled_buffer(group: list[Slot]) -> Entry:
+    """The entry of a buffer that nothing is said of: torch's statistics get their start, others are kept."""
+    slot = group[0]
+    known = is_norm_statistic(slot)
+    initializer: Initializer = Keep()
+    if known:
+        initializer = Ones() if slot.local_name == "running_var" else Zeros()
+    return Entry(
+        name=slot.name,
+        ties=tuple(other.name for other in group[1:]),
+        shape=slot.shape,
+        dtype=slot.tensor.dtype,
+        kind=Kind.BUFFER,
+        rule=_STATISTICS_RULE if known else _KEPT_RULE,
+        initializer=initializer,
+        persistent=slot.persistent,
+    )
+
+
+def axes_if_any(group: list[Slot]) -> Axes | None:
+    """The axes of one tensor, or ``None`` where nobody knows them."""
+    try:
+        return _axes(group)
+    except FanError:
+        return None
+
+
+def _axes(group: list[Slot]) -> Axes:
+    """The axes of one tensor; an embedding that is also an output head has those of the head."""
+    each = [axes_of(slot.module, slot.local_name, torch.Size(slot.shape)).resolved(slot.shape) for slot in group]
+    return next((axes for axes in each if not axes.lookup), each[0])
+
+
+def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
+    """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
+    if not isinstance(initializer, Keep | Program):  # a program says its own dtypes
+        check_law(initializer, dtype)

@@ -1,0 +1,352 @@
+"""A model's own initialization, recorded without memory: run the constructor, and make a plan of what it did."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from zeta.base.modules import modules_of, named_modules_of, tensors_of, within_reach
+from zeta.base.surroundings import alone_with, plain
+from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
+from zeta.fans import originals
+from zeta.resolve import planning
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.recording.recognition import Recognized, recognize
+from zeta.resolve.recording.tracing import UNTOUCHED, Node, Recorder, Source, concrete, recording
+from zeta.resolve.slots import Slot, is_sharded, walk
+from zeta.rules import Kind, Rules
+
+#: the largest tensor outside of parameters and buffers that is computed when the constructor has run
+_LARGEST_STRAY: Final = 2**26
+
+Model = TypeVar("Model", bound=nn.Module)
+Fallback = Rules | Literal["real"]
+
+
+def record(
+    factory: Callable[..., Model], /, *args: Any, fallback: Fallback | None = None, **kwargs: Any
+) -> tuple[Model, Plan]:
+    """Call ``factory(*args, **kwargs)`` without allocating its parameters; return its model, on meta, and its plan.
+
+    Whatever the constructor does to each parameter and buffer becomes the plan's entry: a known initializer where it is
+    one, else a :class:`~zeta.initializers.Program`; ``rule`` names the line that last determined it. Overwritten work
+    is dropped. Tensors that the model keeps outside parameters and buffers are computed at once, if they are small and
+    not random.
+
+    Args:
+        factory: a class or function that returns a module.
+        args: its arguments.
+        fallback: :class:`~zeta.rules.Rules` for parameters whose value the recording cannot tell; or ``"real"``: where
+            the constructor reads random values, these are drawn once, on the CPU, and kept as data, whatever the seed.
+        kwargs: its named arguments.
+
+    Raises:
+        RecordingError: the constructor reads random values, leaves a parameter without a value, fills it in a way that
+            is not recordable, or keeps random tensors where nothing can find them. Everything wrong is listed at once.
+        LayerTypeError: the factory returned something else than a module.
+
+    >>> model, plan = record(nn.Linear, 64, 32)
+    >>> model.weight.is_meta, plan["bias"].initializer
+    (True, Uniform(low=-0.125, high=0.125))
+    """
+    recorder = _recorder(fallback)
+    with recording(recorder):
+        with within_reach("the constructor", RecordingError):
+            model = factory(*args, **kwargs)
+        if not isinstance(model, nn.Module):
+            raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
+        effective = _effective(model, recorder)
+    with plain():
+        plan = _plan(model, recorder, effective, fallback, partial=False)
+        _leave_on_meta(model, recorder)
+    return model, plan
+
+
+def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fallback: Fallback | None = None) -> Plan:
+    """Record what ``initialize(model)`` does to a model, real or on meta, and change nothing of it.
+
+    Parameters that it does not write to are an error; buffers that it does not write to are kept.
+    """
+    recorder = _recorder(fallback)
+    with plain(), alone_with(model), _unsharded(model), _on_meta(model):
+        for tensor in _tensors_of(model):
+            if not nn.parameter.is_lazy(tensor):
+                recorder.graph.cell(tensor)  # as a whole, before a part of it is met
+        with recording(recorder):
+            with within_reach("the function", RecordingError):
+                initialize(model)
+            recorder.lent.settle()
+            effective = _effective(model, recorder)
+        return _plan(model, recorder, effective, fallback, partial=True)
+
+
+def _recorder(fallback: Fallback | None) -> Recorder:
+    if fallback is not None and fallback != "real" and not isinstance(fallback, Rules):
+        raise SpecError(f'fallback must be Rules([...]) or "real", got {fallback!r}')
+    return Recorder(freeze=fallback == "real")
+
+
+@contextlib.contextmanager
+def _unsharded(model: nn.Module) -> Iterator[None]:
+    """A plain tensor on meta in the place of every ``DTensor``, for a while: what is recorded is of the whole."""
+    replaced: list[tuple[dict[str, Any], str, Tensor]] = []
+    twins: dict[int, Tensor] = {}
+    owners: list[dict[str, Any]] = [d for module in modules_of(model) for d in (module._parameters, module._buffers)]
+    for owned in owners:
+        replaced += [(owned, name, tensor) for name, tensor in owned.items() if is_sharded(tensor)]
+    for owned, name, tensor in replaced:
+        twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        plain = nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
+        vars(plain).update((key, value) for key, value in vars(tensor).items() if key != "_is_param")
+        owned[name] = twins.setdefault(id(tensor), plain)
+    try:
+        yield
+    finally:
+        for owned, name, tensor in replaced:
+            owned[name] = tensor
+
+
+@contextlib.contextmanager
+def _on_meta(model: nn.Module) -> Iterator[None]:
+    """Every real parameter and buffer without memory, for a while; then as it was."""
+    swapped: list[tuple[Tensor, Tensor]] = []
+    try:
+        for tensor in _tensors_of(model):
+            if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
+                twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+                twin.requires_grad_(tensor.requires_grad)
+                swap(tensor, twin)
+                swapped.append((tensor, twin))
+        yield
+    finally:
+        for tensor, twin in swapped:
+            swap(tensor, twin)
+
+
+def _tensors_of(model: nn.Module) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors_of(model)}.values())
+
+
+def swap(tensor: Tensor, other: Tensor) -> None:
+    """Exchange what two tensors are, but not who they are: identity, class, attributes and hooks stay.
+
+    ``torch.utils.swap_tensors`` also exchanges class and attributes, and refuses a tensor that something refers to
+    weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again. A ``DTensor`` is a
+    shell around a local tensor and a specification, which go along.
+    """
+    torch._C._swap_tensor_impl(tensor, other)
+    if is_sharded(tensor):
+        for attribute in ("_local_tensor", "_spec"):
+            mine, theirs = getattr(tensor, attribute), getattr(other, attribute)
+            setattr(tensor, attribute, theirs)
+            setattr(other, attribute, mine)
+    for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        if getattr(tensor, attribute, None):
+            setattr(tensor, attribute, getattr(tensor, attribute))
+
+
+# -- parametrized weights --------------------------------------------------------------------------------------------
+
+
+def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
+    """The node of each parametrized weight, by its parametrization: what the parametrization makes of the originals.
+
+    Under spectral_norm it is the tensor underneath, to which values are written.
+    """
+    nodes: dict[int, Node] = {}
+    for module in modules_of(model):
+        if not isinstance(module, parametrize.ParametrizationList):
+            continue
+        if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
+            nodes[id(module)] = recorder.graph.read(module.original)
+            continue
+        modes = [(inner, inner.training) for inner in modules_of(module)]
+        try:
+            with torch.no_grad():
+                node = recorder.graph.read(module.eval()())
+            nodes[id(module)] = replace(node, source=recorder.graph.read(originals(module)[-1]).source)
+        finally:
+            for inner, training in modes:
+                inner.training = training
+    return nodes
+
+
+# -- the plan --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """One tensor of the model: its names, and the node that it holds."""
+
+    group: list[Slot]
+    node: Node
+
+    @property
+    def slot(self) -> Slot:
+        return self.group[0]
+
+
+def _plan(
+    model: nn.Module, recorder: Recorder, effective: dict[int, Node], fallback: Fallback | None, *, partial: bool
+) -> Plan:
+    groups = planning.groups(walk(model))
+    targets = [_Target(group=group, node=_node(group[0], recorder, effective)) for group in groups]
+    kept = {t.slot.name for t in targets if partial and t.slot.kind is Kind.BUFFER and _is_untouched(t.node)}
+    recognized, problems = recognize({t.slot.name: t.node for t in targets if t.slot.name not in kept}, recorder.frozen)
+    ruled = _ruled(model, groups, set(problems), fallback) if isinstance(fallback, Rules) else {}
+    entries: list[Entry] = []
+    for target in targets:
+        name = target.slot.name
+        if name in kept:
+            entries.append(planning.unruled_buffer(target.group))
+        elif name in ruled:
+            problems.pop(name, None)
+            entries.append(ruled[name])
+        elif name not in problems:
+            entries.append(_entry(target, recognized[name], problems))
+    if problems:
+        raise RecordingError(
+            listed(
+                "these have no value that can be recorded (fallback=Rules([...]) gives them one):",
+                (f"{name}: {problem}" for name, problem in problems.items()),
+            )
+        )
+    return Plan(tuple(entries))
+
+
+def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
+    if slot.parametrization is not None:
+        return effective[id(slot.parametrization)]
+    if nn.parameter.is_lazy(slot.tensor):
+        reason = "is lazy and has no shape yet; run one forward pass first, or give its size"
+        return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
+    return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
+
+
+def _is_untouched(node: Node) -> bool:
+    """Whether a tensor still holds what it held before the recording."""
+    while node.op in ("slice", "permute", "reshape", "strided"):
+        node = node.operands[0]
+    return node.op == "unknown" and node.content == UNTOUCHED
+
+
+def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
+    """The entries that rules give to the tensors of these names."""
+    wanted = [group for group in groups if group[0].name in names]
+    return {entry.name: entry for entry in planning.resolve(rules, groups, wanted, getattr(model, "config", None))}
+
+
+def _entry(target: _Target, found: Recognized, problems: dict[str, str]) -> Entry:
+    slot, node = target.slot, target.node
+    axes = found.axes if found.axes is not None else planning.axes_if_any(target.group)
+    entry = Entry(
+        name=slot.name,
+        ties=tuple(other.name for other in target.group[1:]),
+        shape=slot.shape,
+        dtype=slot.tensor.dtype,
+        kind=slot.kind,
+        rule=_provenance(node.source, type(slot.module).__name__),
+        initializer=found.initializer,
+        axes=axes,
+        padding_idx=found.padding_idx,
+        persistent=slot.persistent,
+    )
+    try:
+        planning.check_dtype(entry.initializer, entry.dtype)
+    except ZetaError as error:
+        problems[slot.name] = str(error)
+    return entry
+
+
+def _provenance(source: Source | None, module: str) -> str:
+    """The line that determined a value, and what it was done to."""
+    if source is None:
+        return f"data ({module})"
+    called = () if source.called is None else (source.called,)
+    return f"{source.place} ({', '.join((*called, module))})"
+
+
+# -- the model afterwards --------------------------------------------------------------------------------------------
+
+
+def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
+    """Parameters and buffers to meta; other tensors that are still alive for real, or an error that names them."""
+    owned = set()
+    for tensor in _tensors_of(model):
+        if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
+            twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            swap(tensor, twin.requires_grad_(tensor.requires_grad))
+        if tensor.is_meta:
+            owned.add(tensor.untyped_storage()._cdata)
+    if not _strays(model, recorder, owned):
+        return
+    gc.collect()  # what only a cycle holds is not the model's
+    problems: list[str] = []
+    for tensor, source in _strays(model, recorder, owned):
+        try:
+            node = recorder.graph.read(tensor)
+            if tensor.nbytes > _LARGEST_STRAY:
+                raise RecordingError(f"has {tensor.nbytes:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
+            real = concrete(node, "it").clone()
+            real.requires_grad_(tensor.requires_grad)
+            memory = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+            swap(tensor, memory.copy_(real))
+        except RecordingError as error:
+            problems.append(
+                f"{_place_of(model, tensor) or 'a tensor'} {tuple(tensor.shape)}, made at {source}: {error}"
+            )
+    if problems:
+        raise RecordingError(
+            listed(
+                "these tensors are neither parameters nor buffers, so nothing could give them their values "
+                "(register_buffer does):",
+                problems,
+            )
+        )
+
+
+def _strays(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[tuple[Tensor, Source | None]]:
+    """The living tensors that are not, and do not look into, a parameter or buffer; views in attributes, too."""
+    alive = [(tensor, source) for reference, source in recorder.made if (tensor := reference()) is not None]
+    known = {id(tensor) for tensor, _ in alive}
+    alive += [(tensor, None) for _, tensor in attributes(model) if id(tensor) not in known]
+    return [(t, source) for t, source in alive if t.is_meta and t.untyped_storage()._cdata not in owned]
+
+
+def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
+    for place, found in attributes(model):
+        if found is tensor:
+            return place
+    return None
+
+
+#: what holds no tensor
+_PLAIN: Final = frozenset([bool, int, float, str, type(None)])
+
+
+def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is."""
+    for name, module in named_modules_of(model):
+        for key, value in vars(module).items():
+            if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
+                yield from _inside(f"{name}.{key}".lstrip("."), value, depth=3)
+
+
+def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif not isinstance(value, (list, tuple, set, dict)) or not depth:
+        return
+    elif not isinstance(value, dict):
+        for position, item in enumerate(value):
+            yield from _inside(f"{place}[{position}]", item, depth - 1)
+    else:
+        for key, item in value.items():
+            yield from _inside(f"{place}[{key!r}]", item, depth - 1)

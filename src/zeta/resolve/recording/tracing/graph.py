@@ -1,0 +1,338 @@
+"""What was done to tensors without memory: a graph of values, and for each memory the node that it holds now.
+
+A node is a value that never changes. An operation in place makes a new node for the memory that it writes to, of
+which the old one may be a part; what no final value leads back to is never looked at again. Strides and offsets end
+here: what a tensor sees of its memory is told as operations of the closed language.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zeta.base.language.evaluation import compute, fixed_state
+from zeta.base.language.layouts import Box, box_of, shape_for
+from zeta.base.language.operations import Attributes, Operand
+from zeta.errors import RecordingError
+from zeta.fans import Axes
+from zeta.initializers import Initializer
+from zeta.resolve.recording.tracing.sources import Source
+
+#: the largest constant tensor that a plan may hold
+LARGEST_DATA: Final = 2**22
+#: why a tensor that the recording found on meta has no value
+UNTOUCHED: Final = "was there, on meta, before the recording began, so it has no value"
+_SERIAL = itertools.count()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """What is drawn: a solved initializer, and the axes that it needs."""
+
+    initializer: Initializer
+    axes: Axes | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True, weakref_slot=True)
+class Node:
+    """One value: an operation of the language on ``operands``, nodes and numbers.
+
+    In addition to the language there are ``random`` (its ``content`` a :class:`Random`), ``data`` (a real tensor),
+    ``copy`` of a node, made at another line, ``uninitialized``, and ``unknown`` with a reason.
+    """
+
+    op: str
+    operands: tuple[Operand, ...] = ()
+    attributes: Attributes = ()
+    content: Any = None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    source: Source | None = None
+    serial: int = field(default_factory=lambda: next(_SERIAL))
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """The nodes that this one uses."""
+        return (operand for operand in self.operands if isinstance(operand, Node))
+
+    def attribute(self, name: str) -> Any:
+        """The attribute called ``name``, ``None`` if it was left out."""
+        return dict(self.attributes).get(name)
+
+
+def reachable(roots: Iterable[Node]) -> list[Node]:
+    """Every node that the roots lead back to, arguments first. The order of creation is such an order."""
+    found: dict[int, Node] = {}
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node.serial not in found:
+            found[node.serial] = node
+            waiting.extend(node.nodes)
+    return [found[serial] for serial in sorted(found)]
+
+
+# -- nodes of single operations: nothing is made that would change nothing ---------------------------------------------
+
+
+def make(op: str, *operands: Operand, like: Node, of: Sequence[int] | None = None, **attributes: Any) -> Node:
+    """A node of the dtype, source and, unless its shape is given by ``of``, the shape of another."""
+    named = tuple(sorted(attributes.items()))
+    shape = like.shape if of is None else tuple(of)
+    return Node(op=op, operands=operands, attributes=named, shape=shape, dtype=like.dtype, source=like.source)
+
+
+def full(value: Any, shape: Sequence[int], dtype: torch.dtype, source: Source | None) -> Node:
+    """One number everywhere."""
+    size = tuple(shape)
+    named = (("size", size), ("value", value))
+    return Node(op="full", attributes=named, shape=size, dtype=dtype, source=source)
+
+
+def unknown(reason: str, tensor: Tensor, source: Source | None) -> Node:
+    """What nobody knows, and why."""
+    return Node(op="unknown", content=reason, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
+
+
+def cast(node: Node, dtype: torch.dtype, source: Source | None = None) -> Node:
+    """The values in another dtype."""
+    if node.dtype is dtype:
+        return node
+    return Node(op="cast", operands=(node,), shape=node.shape, dtype=dtype, source=source or node.source)
+
+
+def reshape(node: Node, shape: Sequence[int]) -> Node:
+    """The elements in row-major order in another shape."""
+    shape = tuple(shape)
+    if node.shape == shape:
+        return node
+    source = node.operands[0] if node.op == "reshape" else node
+    return source if source.shape == shape else make("reshape", source, like=node, of=shape, shape=shape)
+
+
+def permute(node: Node, dims: Sequence[int]) -> Node:
+    """The dimensions in another order."""
+    dims = tuple(dims)
+    if node.op == "permute":
+        inner = node.attribute("dims")
+        node, dims = node.operands[0], tuple(inner[dim] for dim in dims)
+    if dims == tuple(range(len(dims))):
+        return node
+    return make("permute", node, like=node, of=[node.shape[dim] for dim in dims], dims=dims)
+
+
+def expand(node: Node, shape: Sequence[int]) -> Node:
+    """Broadcast to a shape."""
+    shape = tuple(shape)
+    return node if node.shape == shape else make("expand", node, like=node, of=shape, shape=shape)
+
+
+def cut(node: Node, box: Box) -> Node:
+    """The elements of a box."""
+    if box.sizes == node.shape:
+        return node
+    return make("slice", node, like=node, of=box.sizes, starts=box.starts, sizes=box.sizes, steps=box.steps)
+
+
+def viewed(base: Node, shape: Sequence[int], strides: Sequence[int], offset: int) -> Node:
+    """What a strided view shows of row-major values."""
+    shape = tuple(shape)
+    if any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True)):
+        once = tuple(1 if stride == 0 else size for stride, size in zip(strides, shape, strict=True))
+        return expand(viewed(base, once, strides, offset), shape)
+    if math.prod(shape) == 0:
+        return full(0, shape, base.dtype, base.source)
+    for inner in _shapes(base, shape, strides):
+        box = box_of(inner, shape, strides, offset)
+        if box is not None:
+            return reshape(permute(cut(reshape(base, inner), box), box.permutation), shape)
+    return make("strided", base, like=base, of=shape, shape=shape, strides=tuple(strides), offset=offset)
+
+
+def updated(base: Node, value: Node, strides: Sequence[int], offset: int, source: Source | None) -> Node:
+    """Row-major values, with ``value`` in a strided view of them."""
+    if value.numel == 0:
+        return base
+    for inner in _shapes(base, value.shape, strides):
+        box = box_of(inner, value.shape, strides, offset)
+        if box is None:
+            continue
+        order = box.permutation
+        laid = reshape(value, [box.sizes[dim] for dim in order])
+        turned = permute(laid, [order.index(dim) for dim in range(len(order))])
+        target = reshape(base, inner)
+        if box.sizes == target.shape:
+            return reshape(turned, base.shape)
+        node = Node(
+            op="update",
+            operands=(target, turned),
+            attributes=(("starts", box.starts), ("steps", box.steps)),
+            shape=target.shape,
+            dtype=base.dtype,
+            source=source,
+        )
+        return reshape(node, base.shape)
+    named = (("offset", offset), ("strides", tuple(strides)))
+    operands = (base, value)
+    return Node(
+        op="strided_update", operands=operands, attributes=named, shape=base.shape, dtype=base.dtype, source=source
+    )
+
+
+def _shapes(base: Node, shape: Sequence[int], strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Shapes of the same elements in which a view may be a box: as they are, then as the strides have it."""
+    yield base.shape
+    other = shape_for(base.numel, shape, strides)
+    if other is not None and other != base.shape:
+        yield other
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Cell:
+    """One memory: what it holds now, as a contiguous node, and on which device it claims to be."""
+
+    def __init__(self, *, node: Node, storage: torch.UntypedStorage, device: torch.device) -> None:
+        self.node = node
+        self.storage = storage  # kept, so that no other memory gets its address
+        self.device = device
+
+
+class Graph:
+    """The memories that were seen, by their address."""
+
+    def __init__(self) -> None:
+        self.cells: dict[int, Cell] = {}
+
+    def cell(self, tensor: Tensor) -> Cell:
+        """The memory of a meta tensor; one that was not seen before holds an unknown value."""
+        storage = tensor.untyped_storage()
+        cell = self.cells.get(storage._cdata)
+        if cell is None:
+            whole = tensor.is_contiguous() and tensor.nbytes == storage.nbytes()
+            shape = tuple(tensor.shape) if whole else (storage.nbytes() // tensor.element_size(),)
+            node = Node(op="unknown", content=UNTOUCHED, shape=shape, dtype=tensor.dtype)
+            cell = self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
+        return cell
+
+    def create(self, tensor: Tensor, node: Node, device: torch.device) -> None:
+        """Note what a new tensor holds."""
+        storage = tensor.untyped_storage()
+        extent = storage.nbytes() // tensor.element_size()
+        if not (tensor.is_contiguous() and tensor.numel() == extent):
+            empty = Node(op="uninitialized", shape=(extent,), dtype=node.dtype, source=node.source)
+            node = updated(empty, node, tensor.stride(), int(tensor.storage_offset()), node.source)
+        self.cells[storage._cdata] = Cell(node=node, storage=storage, device=device)
+
+    def read(self, tensor: Tensor) -> Node:
+        """The node that a tensor holds now."""
+        node = self.cell(tensor).node
+        if _is_all_of(tensor, node):
+            return node
+        base = _as_dtype(node, tensor.dtype)
+        node = viewed(base, tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+        if tensor.is_conj():
+            node = make("conj_physical", node, like=node)
+        return make("neg", node, like=node) if tensor.is_neg() else node
+
+    def write(self, tensor: Tensor, value: Node, source: Source | None) -> None:
+        """Note that a tensor's memory now holds ``value``, which has its shape and dtype."""
+        cell = self.cell(tensor)
+        if _is_all_of(tensor, cell.node):
+            cell.node = value
+            return
+        if tensor.is_conj():
+            value = make("conj_physical", value, like=value)
+        if tensor.is_neg():
+            value = make("neg", value, like=value)
+        base = _as_dtype(cell.node, tensor.dtype)
+        new = updated(base, value, tensor.stride(), int(tensor.storage_offset()), source)
+        cell.node = _as_dtype(new, cell.node.dtype)
+
+    def spoil(self, tensor: Tensor, reason: str, source: Source | None) -> None:
+        """Note that nobody knows what a tensor's memory holds now, and why."""
+        cell = self.cell(tensor)
+        cell.node = Node(op="unknown", content=reason, shape=cell.node.shape, dtype=cell.node.dtype, source=source)
+
+
+def _is_all_of(tensor: Tensor, node: Node) -> bool:
+    """Whether a tensor sees exactly what a memory's node is, as in most calls."""
+    same = node.shape == tensor.shape and node.dtype is tensor.dtype and not tensor.is_conj() and not tensor.is_neg()
+    return same and tensor.is_contiguous() and tensor.storage_offset() == 0
+
+
+def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
+    """The same memory, its bits taken as another dtype."""
+    if node.dtype is dtype:
+        return node
+    if node.op == "bits" and node.operands[0].dtype is dtype:
+        return node.operands[0]  # type: ignore[no-any-return]
+    flat = reshape(node, (node.numel,))
+    shape = (node.numel * node.dtype.itemsize // dtype.itemsize,)
+    return Node(op="bits", operands=(flat,), shape=shape, dtype=dtype, source=node.source)
+
+
+# -- values for real -------------------------------------------------------------------------------------------------
+
+
+_COMPUTED: Final[weakref.WeakKeyDictionary[Node, Tensor]] = weakref.WeakKeyDictionary()
+
+
+def concrete(root: Node, purpose: str) -> Tensor:
+    """The value of a node that depends on no random number, computed on the CPU.
+
+    Raises ``RecordingError`` where it does, or where nobody knows the value.
+    """
+    order = _uncomputed(root)
+    for node in order:
+        if node.op == "random":
+            raise RecordingError(f"{purpose} depends on random values ({node.content.initializer}, {node.source})")
+        if node.op == "uninitialized":
+            raise RecordingError(f"{purpose} depends on memory that nobody has written to ({node.source})")
+        if node.op == "unknown":
+            raise RecordingError(f"{purpose} depends on a tensor that {node.content}")
+    values: dict[int, Tensor] = {}
+    for node in order:
+        known = _COMPUTED.get(node)
+        result = value_of(node, values) if known is None else known
+        values[node.serial] = result
+        if result.nbytes <= LARGEST_DATA:
+            _COMPUTED[node] = result
+    return values[root.serial]
+
+
+def _uncomputed(root: Node) -> list[Node]:
+    """As ``reachable``, but not past nodes whose value is known."""
+    found: dict[int, Node] = {}
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if node.serial not in found:
+            found[node.serial] = node
+            if node not in _COMPUTED:
+                waiting.extend(node.nodes)
+    return [found[serial] for serial in sorted(found)]
+
+
+def value_of(node: Node, values: dict[int, Tensor]) -> Tensor:
+    """Compute a deterministic node from the values of those that it uses."""
+    if node.op == "data":
+        return node.content  # type: ignore[no-any-return]
+    if node.op == "copy":
+        return values[node.operands[0].serial]
+    operands = [values[item.serial] if isinstance(item, Node) else item for item in node.operands]
+    with fixed_state():
+        return compute(node.op, operands, node.attributes, node.dtype)

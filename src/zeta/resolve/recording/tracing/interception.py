@@ -1,0 +1,140 @@
+"""torch.nn.init under recording.
+
+Some of its functions read values or do nothing on meta. Somebody may hold them under any name, so their code is
+exchanged while a recording runs in any thread; in other threads the exchanged code does what the original does.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from zeta.base.exchange import Exchanged
+from zeta.errors import SpecError
+from zeta.fans import Axes, torch_axes
+from zeta.initializers import Dirac, Initializer, Normal, Orthogonal, Sparse, TruncatedNormal
+from zeta.resolve.recording.tracing.sources import Source
+
+
+class Draws(Protocol):
+    """What a recorder does with these functions."""
+
+    #: where the constructor started threads
+    threads: list[Source | None]
+
+    def draw_into(
+        self,
+        tensor: Tensor,
+        initializer: Initializer,
+        axes: Axes | None,
+        called: str,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Note that a tensor was filled with what ``initializer`` draws."""
+
+    def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
+        """Note that nobody knows what a tensor was filled with, and why."""
+
+
+class _Active(threading.local):
+    recorder: Draws | None = None
+
+
+ACTIVE: Final = _Active()
+
+
+def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
+    """What torch's function ``name`` does here: note it under recording, else do it."""
+    recorder = ACTIVE.recorder
+    with torch._C.DisableTorchFunction():  # the recorder itself says that nothing is on meta
+        recorded = recorder is not None and tensor.is_meta
+    if recorder is None or not recorded:
+        written: Tensor = INTERCEPTION.originals[name](tensor, **arguments)
+        return written
+    generator = arguments.pop("generator", None)
+    with torch._C.DisableTorchFunction():
+        called = "trunc_normal_" if name == "_no_grad_trunc_normal_" else name
+        try:
+            initializer, axes = _SPECS[name](tensor, **arguments)
+        except SpecError as error:  # of this parameter alone, which may get a fallback
+            return recorder.spoil(tensor, f"was filled by {called}, which is no law here: {error}", called)
+        return recorder.draw_into(tensor, initializer, axes, called, generator)
+
+
+def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> tuple[Initializer, None]:
+    low, high = (None if math.isinf(bound) else float(bound) for bound in (a, b))
+    if low is None and high is None:
+        return Normal(float(std), float(mean)), None
+    return TruncatedNormal(float(std), float(mean), low=low, high=high), None
+
+
+def _orthogonal(tensor: Tensor, gain: float) -> tuple[Initializer, Axes]:
+    if tensor.ndim < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    return Orthogonal(float(gain)), torch_axes(tensor.ndim)
+
+
+def _sparse(tensor: Tensor, sparsity: float, std: float) -> tuple[Initializer, Axes]:
+    if tensor.ndim != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    return Sparse(float(sparsity), float(std)), torch_axes(2)
+
+
+def _dirac(tensor: Tensor, groups: int) -> tuple[Initializer, Axes]:
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    if tensor.shape[0] % groups:
+        raise ValueError("dim 0 must be divisible by groups")
+    axes = torch_axes(tensor.ndim)
+    return Dirac(), Axes(fan_in=axes.fan_in, fan_out=axes.fan_out, blocks=((0, groups),) if groups > 1 else ())
+
+
+_SPECS: Final[dict[str, Callable[..., tuple[Initializer, Axes | None]]]] = {
+    "_no_grad_trunc_normal_": _trunc_normal,
+    "orthogonal_": _orthogonal,
+    "sparse_": _sparse,
+    "dirac_": _dirac,
+}
+
+
+# The names below are looked up in torch.nn.init, where this code runs, so zeta is imported inside.
+def _code_of_trunc_normal(tensor, mean, std, a, b, generator=None):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.interception import intercepted
+
+    arguments = {"mean": mean, "std": std, "a": a, "b": b, "generator": generator}
+    return intercepted("_no_grad_trunc_normal_", tensor, arguments)
+
+
+def _code_of_orthogonal(tensor, gain=1, generator=None):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.interception import intercepted
+
+    return intercepted("orthogonal_", tensor, {"gain": gain, "generator": generator})
+
+
+def _code_of_sparse(tensor, sparsity, std=0.01, generator=None):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.interception import intercepted
+
+    return intercepted("sparse_", tensor, {"sparsity": sparsity, "std": std, "generator": generator})
+
+
+def _code_of_dirac(tensor, groups=1):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.interception import intercepted
+
+    return intercepted("dirac_", tensor, {"groups": groups})
+
+
+_CODES: Final[dict[str, CodeType]] = {
+    "_no_grad_trunc_normal_": _code_of_trunc_normal.__code__,
+    "orthogonal_": _code_of_orthogonal.__code__,
+    "sparse_": _code_of_sparse.__code__,
+    "dirac_": _code_of_dirac.__code__,
+}
+
+#: held while at least one recording runs
+INTERCEPTION: Final = Exchanged({name: getattr(torch.nn.init, name) for name in _CODES}, _CODES)

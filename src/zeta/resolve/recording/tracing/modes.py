@@ -1,0 +1,265 @@
+"""The modes of a recording.
+
+Every operation reaches :class:`Operations`. :class:`Functions` answers what torch's own dispatch never asks for: on
+which device a tensor is, and its values as a list or an array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
+
+from zeta.base.generators import FUNCTIONS, Private, foreign_apart
+from zeta.base.surroundings import plain
+from zeta.errors import RecordingError, ZetaNotice
+from zeta.resolve.recording.tracing.interception import ACTIVE, INTERCEPTION
+from zeta.resolve.recording.tracing.recorder import Recorder
+from zeta.resolve.recording.tracing.sources import source_here
+from zeta.resolve.recording.tracing.threads import THREADS
+
+_CPU: Final = torch.device("cpu")
+
+
+class Operations(Private):  # type: ignore[no-untyped-call]
+    """Every operation goes to the recorder; what seeds torch's generators seeds private ones."""
+
+    supports_higher_order_operators = False
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(None)
+        self.recorder = recorder
+        recorder.generator = lambda: self.generator(_CPU)
+        self.autocast = False  #: whether the function that is running was called under autocast, which is off in here
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not isinstance(func, OpOverload):
+            raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
+        if any(issubclass(kind, FakeTensor) for kind in types):
+            raise RecordingError(
+                f"{source_here()}: {func} takes a FakeTensor, which has no values to record; make it outside of "
+                "FakeTensorMode, or inside the constructor"
+            )
+        if self.autocast and _is_cast(func):
+            raise RecordingError(
+                f"{source_here()}: {func} under torch.autocast, whose precision depends on the device and cannot be "
+                "recorded; compute initial values outside of autocast"
+            )
+        if func._schema.name.startswith("aten::_foreach_"):
+            return self._each(func, args, kwargs or {})
+        with torch._C.DisableTorchFunction():
+            return self.recorder.operation(func, args, dict(kwargs or {}))
+
+    def _each(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
+        """An operation on lists of tensors, one after the other."""
+        name = func._schema.name.removeprefix("aten::_foreach_")
+        if func._overloadname.startswith("Scalar"):  # torch calls these otherwise where one of both is a number
+            name = name.replace("maximum", "clamp_min").replace("minimum", "clamp_max")
+        operation = getattr(torch.ops.aten, name, None)
+        if operation is None:
+            raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
+
+        def of(value: Any, number: int) -> Any:
+            return value[number] if isinstance(value, list | tuple) else value
+
+        if name.startswith(("addcdiv", "addcmul")) and len(args) > 3:
+            args, kwargs = args[:3], {"value": args[3]}
+        count = next(len(value) for value in args if isinstance(value, list | tuple))
+        with self:
+            results = [
+                operation(*(of(value, n) for value in args), **{key: of(value, n) for key, value in kwargs.items()})
+                for n in range(count)
+            ]
+        return None if func._schema.is_mutable else results
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_cast(func: OpOverload) -> bool:
+    """Whether autocast changes what an operation computes, on some device."""
+    keys = ("AutocastCPU", "AutocastCUDA")
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(func._name, key) for key in keys)
+
+
+class Functions(TorchFunctionMode):
+    """Tensors on meta answer as if they were real."""
+
+    def __init__(self, recorder: Recorder, operations: Operations) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self.operations = operations
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.operations.autocast = torch._C._is_any_autocast_enabled()
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self._attribute(func, args, kwargs)
+        if name == "__set__" and func.__self__.__name__ == "data" and not args[1].is_meta:
+            return func(args[0], self.recorder.lift(args[1]))
+        answer = _ANSWERS.get(name)
+        if answer is not None:
+            result = answer(self.recorder, func, args, kwargs)
+            if result is not NotImplemented:
+                return result
+        if "out" in kwargs and "device" in kwargs:
+            kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+        return func(*args, **kwargs)
+
+    def _attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        attribute = func.__self__.__name__
+        if attribute in ("device", "is_meta", "is_cpu", "is_cuda") and args[0].is_meta:
+            device = self.recorder.graph.cell(args[0]).device
+            return device if attribute == "device" else device.type == attribute.removeprefix("is_")
+        return func(*args, **kwargs)
+
+
+def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return recorder.value(args[0]).tolist()
+
+
+def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    real = recorder.value(args[0]).clone()
+    if isinstance(args[0], Tensor) and args[0].is_meta:
+        recorder.lent.note(args[0], real)
+    return func(real, *args[1:], **kwargs)
+
+
+def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    data = (_with_values(recorder, value) if isinstance(value, list | tuple) else value for value in args[1:])
+    return torch.tensor(*data, **{"dtype": args[0].dtype, **kwargs})
+
+
+def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A list may hold tensors of one number, which torch reads below the modes."""
+    data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if not isinstance(data, list | tuple):
+        return NotImplemented
+    return func(
+        _with_values(recorder, data), *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj")}
+    )
+
+
+def _with_values(recorder: Recorder, value: Any) -> Any:
+    """Nested lists, with real tensors in the place of those on meta."""
+    if isinstance(value, list | tuple):
+        return [_with_values(recorder, item) for item in value]
+    return recorder.value(value) if isinstance(value, Tensor) else value
+
+
+def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``.to(...)`` gives the tensor itself back where nothing changes."""
+    tensor = args[0]
+    if not isinstance(tensor, Tensor) or not tensor.is_meta or kwargs.get("copy"):
+        return NotImplemented
+    if func.__name__ == "cpu":
+        device, dtype = _CPU, None
+    elif len(args) == 2 and isinstance(args[1], Tensor):
+        device, dtype = recorder.graph.cell(args[1]).device if args[1].is_meta else args[1].device, args[1].dtype
+    else:
+        try:
+            device, dtype, _, form = torch._C._nn._parse_to(*args[1:], **kwargs)
+        except (RuntimeError, TypeError):
+            return NotImplemented
+        if form is not None:
+            return NotImplemented
+    if device is not None and device != recorder.graph.cell(tensor).device:
+        return NotImplemented
+    return tensor if dtype is None or dtype is tensor.dtype else func(tensor, dtype)
+
+
+def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    tensor, memo = args[0], args[1]
+    if not tensor.is_meta or not tensor.is_leaf or id(tensor) in memo:
+        return NotImplemented
+    with torch.no_grad():
+        twin = tensor.clone()
+    memo[id(tensor)] = twin
+    return twin.requires_grad_(tensor.requires_grad)
+
+
+def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Lists and arrays as an index: torch would make tensors of them where the indexed one is, without their values."""
+    index = args[1]
+    parts = index if isinstance(index, tuple) else (index,)
+    if not any(isinstance(part, list | range) or hasattr(part, "__array_interface__") for part in parts):
+        return NotImplemented
+    made = tuple(
+        torch.tensor(list(part) if isinstance(part, range) else part, device="cpu")
+        if isinstance(part, list | range) or hasattr(part, "__array_interface__")
+        else part
+        for part in parts
+    )
+    return func(args[0], made if isinstance(index, tuple) else made[0], *args[2:])
+
+
+Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
+_ANSWERS: Final[dict[str, Answer]] = {
+    "tolist": _tolist,
+    "numpy": _numpy,
+    "__array__": _numpy,
+    "new_tensor": _new_tensor,
+    "tensor": _tensor,
+    "as_tensor": _tensor,
+    "asarray": _tensor,
+    "to": _same_place,
+    "cpu": _same_place,
+    "__deepcopy__": _deepcopy,
+    "__getitem__": _indexed,
+    "__setitem__": _indexed,
+}
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Record what is done inside, in this thread. Random states of torch, Python and NumPy do not move.
+
+    Modes that surround this, such as a default device or ``FakeTensorMode``, hold again afterwards.
+    """
+    if ACTIVE.recorder is not None:
+        raise RecordingError(
+            "a recording is under way in this thread already; build the inner model without zeta.record, it is "
+            "recorded as part of the outer one"
+        )
+    operations = Operations(recorder)
+    ACTIVE.recorder = recorder
+    try:
+        with (
+            plain(),
+            INTERCEPTION,
+            FUNCTIONS,
+            THREADS,
+            foreign_apart() as drawn,
+            Functions(recorder, operations),
+            operations,
+        ):
+            yield
+        recorder.lent.settle()
+    finally:
+        ACTIVE.recorder = None
+    if recorder.threads:
+        warnings.warn(
+            f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "
+            "it made is kept as it came out, whatever the seed. Build the model in one thread, or give those parameters"
+            " a rule",
+            ZetaNotice,
+            stacklevel=4,
+        )
+    if drawn():
+        warnings.warn(
+            f"the constructor drew random numbers from {' and '.join(drawn())}: what it made of them is kept as it "
+            "came out, whatever the seed. Draw them with torch, or give those parameters a rule",
+            ZetaNotice,
+            stacklevel=4,
+        )

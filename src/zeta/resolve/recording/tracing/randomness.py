@@ -1,0 +1,280 @@
+"""torch's random operations, told as arithmetic on uniform and normal values."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from zeta.base import dtypes
+from zeta.errors import RecordingError
+from zeta.fans import Axes
+from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
+from zeta.resolve.recording.tracing.graph import Node, Random, cast, full, reachable, reshape, value_of
+from zeta.resolve.recording.tracing.sources import Source
+
+NodeOf = Callable[[Any], Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def is_random(func: OpOverload) -> bool:
+    """Whether torch draws from a generator in this operation."""
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where something is drawn: the line, and the state of the generator, which tells what is drawn alike.
+
+    ``known`` are the leaves that were made, by what decides their values in torch: the generator's state, how many were
+    made since, and the law. A constructor that seeds twice alike draws twice alike.
+    """
+
+    source: Source | None
+    state: bytes
+    known: dict[Any, Node]
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+
+def drawn(
+    initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, at: Place, axes: Axes | None = None
+) -> Node:
+    """The node of a random leaf: that of the same state and law, if there is one."""
+    key = (at.state, next(at.numbers), initializer, shape, dtype, axes)
+    if key not in at.known:
+        content = Random(initializer=initializer, axes=axes)
+        at.known[key] = Node(op="random", content=content, shape=shape, dtype=dtype, source=at.source)
+    return at.known[key]
+
+
+def _op(name: str, node: Node, *others: Any, dtype: torch.dtype | None = None) -> Node:
+    operands = (node, *others)
+    return Node(op=name, operands=operands, shape=node.shape, dtype=dtype or node.dtype, source=node.source)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: functions of a value that 8 bits hold would be infinite, or miss most of their range."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def uniform(low: float, high: float, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
+    """Uniform values, below ``high`` in any dtype; a constant if there is but one. Complex ones have both parts so."""
+    if low == high:
+        return full(low, shape, dtype, at.source)
+    if dtype.is_complex:
+        if low == -high:  # the law of a complex value has half of its variance in either part
+            return drawn(Uniform(float(low) * math.sqrt(2), float(high) * math.sqrt(2)), shape, dtype, at)
+        return _of_parts(uniform(low, high, (*shape, 2), dtype.to_real(), at), shape, dtype)
+    values = drawn(Uniform(float(low), float(high)), shape, dtype, at)
+    if dtype.itemsize >= 4:
+        return values
+    return _op("clamp_max", values, dtypes.below(high, dtype))
+
+
+def normal(mean: float, std: float, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
+    """Normal values; a constant if they do not vary. Complex parts have half of the variance each, and the mean."""
+    if std == 0 and not dtype.is_complex:
+        return full(float(mean), shape, dtype, at.source)
+    if dtype.is_complex and mean != 0:
+        parts = normal(mean, std * math.sqrt(0.5), (*shape, 2), dtype.to_real(), at)
+        return _of_parts(parts, shape, dtype)
+    return drawn(Normal(float(std), float(mean)), shape, dtype, at)
+
+
+def _of_parts(parts: Node, shape: tuple[int, ...], dtype: torch.dtype) -> Node:
+    """Complex values from their real and imaginary parts, side by side."""
+    node = Node(op="bits", operands=(parts,), shape=(*shape, 1), dtype=dtype, source=parts.source)
+    return reshape(node, shape)
+
+
+def integers(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
+    """Whole numbers from ``low`` to ``high - 1``."""
+    count = high - low
+    if count <= _EXACT:
+        found = _op("floor", uniform(0.0, float(count), shape, torch.float64, at))
+        return cast(_op("add", found, int(low)), dtype)
+    # more than fp64 holds: the upper and the lower 32 bits are drawn apart
+    upper, lower = (
+        cast(_op("floor", uniform(0.0, float(n), shape, torch.float64, at)), torch.int64) for n in (count >> 32, 2**32)
+    )
+    return cast(_op("add", _op("add", _op("mul", upper, 2**32), lower), int(low)), dtype)
+
+
+#: up to here, every whole number is one of fp64
+_EXACT: Final = 2**53
+
+
+def bernoulli(probability: Any, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
+    """Ones with a probability, a number or a node."""
+    unit = uniform(0.0, 1.0, shape, torch.float32, at)
+    return cast(_op("lt", unit, probability, dtype=torch.bool), dtype)
+
+
+def permutation(n: int, dtype: torch.dtype, at: Place) -> Node:
+    """A random order of ``n`` numbers: that of as many uniform values."""
+    return cast(_op("argsort", uniform(0.0, 1.0, (n,), torch.float64, at), dtype=torch.int64), dtype)
+
+
+def drawn_in_place(base: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
+    """What ``tensor.<base>(...)`` fills its tensor with, or ``None`` if it is not a random fill that is known."""
+    fill = _FILLS.get(base)
+    if fill is None:
+        return None
+    target: Tensor = args[0]
+    given = {key: value for key, value in kwargs.items() if key != "generator"}
+    return fill(tuple(target.shape), target.dtype, at, *map(node_of, args[1:]), **given)
+
+
+Fill = Callable[..., Node]
+
+
+def _uniform_(
+    shape: tuple[int, ...], dtype: torch.dtype, at: Place, low: float = 0.0, high: float = 1.0, **named: Any
+) -> Node:
+    return uniform(named.get("from", low), named.get("to", high), shape, dtype, at)
+
+
+def _normal_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, mean: float = 0.0, std: float = 1.0) -> Node:
+    return normal(mean, std, shape, dtype, at)
+
+
+def _log_normal_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, mean: float = 1.0, std: float = 2.0) -> Node:
+    return cast(_op("exp", normal(mean, std, shape, _wide(dtype), at)), dtype)
+
+
+def _exponential_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, lambd: float = 1.0) -> Node:
+    # -log(1 - u)/lambda with u in [0, 1), which is never infinite
+    unit = uniform(0.0, 1.0, shape, _wide(dtype), at)
+    return cast(_op("mul", _op("log1p", _op("neg", unit)), -1.0 / lambd), dtype)
+
+
+def _cauchy_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, median: float = 0.0, sigma: float = 1.0) -> Node:
+    angle = uniform(-math.pi / 2, math.pi / 2, shape, _wide(dtype), at)
+    return cast(_op("add", _op("mul", _op("tan", angle), float(sigma)), float(median)), dtype)
+
+
+def _geometric_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, p: float) -> Node:
+    log = _op("log1p", _op("neg", uniform(0.0, 1.0, shape, _wide(dtype), at)))
+    trials = _op("ceil", _op("div", log, math.log1p(-p)))
+    return cast(_op("clamp_min", trials, 1), dtype)
+
+
+def _bernoulli_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, p: Any = 0.5) -> Node:
+    return bernoulli(p, shape, dtype, at)
+
+
+def _random_(
+    shape: tuple[int, ...], dtype: torch.dtype, at: Place, first: int | None = None,
+    second: int | None = None, **named: Any,
+) -> Node:  # fmt: skip
+    low, high = (0, first) if second is None else (first, second)
+    low, high = named.get("from", low), named.get("to", high)
+    return integers(low or 0, _end_of(dtype) if high is None else high, shape, dtype, at)
+
+
+def _end_of(dtype: torch.dtype) -> int:
+    """The first whole number that ``random_()`` does not give: beyond the largest, or where the dtype has gaps."""
+    if dtype is torch.bool:
+        return 2
+    if not dtype.is_floating_point:
+        return int(torch.iinfo(dtype).max) + 1
+    return round(2 / torch.finfo(dtype).eps) + 1
+
+
+_FILLS: Final[dict[str, Fill]] = {
+    "uniform_": _uniform_,
+    "normal_": _normal_,
+    "log_normal_": _log_normal_,
+    "exponential_": _exponential_,
+    "cauchy_": _cauchy_,
+    "geometric_": _geometric_,
+    "bernoulli_": _bernoulli_,
+    "random_": _random_,
+}
+
+
+def made(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
+    """The node of what a random operation makes; ``None`` if nobody knows how."""
+    like = args[0] if args and isinstance(args[0], Tensor) else None
+    dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
+    return _made(name.split(".")[1], name, args, dtype, like, node_of, at)
+
+
+def _made(
+    base: str, name: str, args: tuple[Any, ...], dtype: torch.dtype, like: Tensor | None, node_of: NodeOf,
+    at: Place,
+) -> Node | None:  # fmt: skip
+    shape = tuple(args[0]) if like is None and args and isinstance(args[0], list | tuple) else ()
+    if like is not None:
+        shape = tuple(like.shape)
+    match base:
+        case "rand" | "rand_like":
+            return uniform(0.0, 1.0, shape, dtype, at)
+        case "randn" | "randn_like":
+            return normal(0.0, 1.0, shape, dtype, at)
+        case "randint" | "randint_like":
+            numbers = [int(item) for item in args if isinstance(item, int)]
+            low, high = (0, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
+            size = next((tuple(item) for item in args if isinstance(item, list | tuple)), shape)
+            integer = dtype if base == "randint_like" or dtype is not torch.get_default_dtype() else torch.int64
+            return integers(low, high, size, integer, at)
+        case "randperm":
+            integer = torch.int64 if dtype is torch.get_default_dtype() else dtype
+            return permutation(int(args[0]), integer, at)
+        case "bernoulli":
+            assert like is not None
+            given = args[1] if len(args) > 1 and isinstance(args[1], float) else node_of(like)
+            return bernoulli(given, shape, dtype, at)
+        case "normal" if name == "aten.normal.float_float":
+            return normal(args[0], args[1], tuple(args[2]), dtype, at)
+        case "normal":
+            return _normal_of_tensors(args, dtype, node_of, at)
+    return None
+
+
+def _normal_of_tensors(args: tuple[Any, ...], dtype: torch.dtype, node_of: NodeOf, at: Place) -> Node | None:
+    mean, std = (*args, 1.0)[:2]
+    shapes = [tuple(item.shape) for item in (mean, std) if isinstance(item, Tensor)]
+    if not shapes:
+        return None
+    shape = tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    dtype = next(item.dtype for item in (mean, std) if isinstance(item, Tensor))
+    z = drawn(Normal(), shape, dtype, at)
+    return _op("add", _op("mul", z, node_of(std)), node_of(mean))
+
+
+# -- freezing --------------------------------------------------------------------------------------------------------
+
+
+def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
+    """The value of a node with random leaves, these drawn by torch, once, and added to ``drawn``."""
+    values: dict[int, Tensor] = {}
+    for node in reachable([root]):
+        if node.op == "random":
+            if node.serial not in drawn:
+                generator = torch.Generator("cpu").manual_seed(len(drawn))
+                drawn[node.serial] = _torch_draw(node, generator)
+            values[node.serial] = drawn[node.serial]
+        else:
+            values[node.serial] = value_of(node, values)
+    return values[root.serial]
+
+
+def _torch_draw(node: Node, generator: torch.Generator) -> Tensor:
+    law: Initializer = node.content.initializer
+    empty = torch.empty(node.shape, dtype=node.dtype, device="cpu")
+    match law:
+        case Uniform():
+            return empty.uniform_(law.low, law.high, generator=generator)
+        case Normal():
+            return empty.normal_(law.mean, law.std, generator=generator)
+        case TruncatedNormal():
+            return torch.nn.init.trunc_normal_(empty, law.mean, law.std, *law.bounds(), generator=generator)
+    raise RecordingError(f"a value of {law} was read ({node.source}), which cannot be frozen")

@@ -1,0 +1,403 @@
+"""What one recording knows: the graph of what was done, and how each operation adds to it.
+
+What a constructor makes is on meta, and claims to be where it was asked to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from zeta.base.language.evaluation import outside_of_modes
+from zeta.errors import RecordingError
+from zeta.fans import Axes
+from zeta.initializers import Initializer
+from zeta.resolve.recording.tracing import randomness
+from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
+from zeta.resolve.recording.tracing.lending import Lending
+from zeta.resolve.recording.tracing.lowering import copy, lowered
+from zeta.resolve.recording.tracing.randomness import Place
+from zeta.resolve.recording.tracing.schemas import arguments_of, functional, name_of, named, written_arguments
+from zeta.resolve.recording.tracing.sources import Source, source_here
+
+_CPU: Final = torch.device("cpu")
+_META: Final = torch.device("meta")
+
+
+class Recorder:
+    """One recording: its graph, and every tensor that was made under it and is still alive."""
+
+    def __init__(self, *, freeze: bool = False) -> None:
+        self.graph = Graph()
+        self.freeze = freeze
+        #: random leaves that somebody read and that keep what was drawn then, by their serial number
+        self.frozen: dict[int, Tensor] = {}
+        self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
+        #: gives the generator that draws where none is named
+        self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
+        self._leaves: dict[Any, Node] = {}
+        self.lent = Lending(self.graph, self.data)
+        #: where the constructor started threads, in which nothing is recorded
+        self.threads: list[Source | None] = []
+
+    # -- making and changing ------------------------------------------------------------------------------------------
+
+    def made_by(self, result: Tensor, node: Node, device: torch.device) -> Tensor:
+        """Note a new tensor and what it holds."""
+        self.graph.create(result, node, device)
+        self.made.append((weakref.ref(result), node.source))
+        return result
+
+    def lift(self, tensor: Tensor) -> Tensor:
+        """The meta twin of a real tensor, which holds its values."""
+        twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
+        self.made_by(twin, self.data(tensor), _CPU)
+        if not tensor.untyped_storage().resizable():
+            self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which somebody may write to
+        return twin
+
+    def data(self, tensor: Tensor) -> Node:
+        """The node of a real tensor's values, as they are now."""
+        kept = tensor.detach().clone(memory_format=torch.contiguous_format)
+        return Node(op="data", content=kept, shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
+
+    def node(self, value: Any) -> Any:
+        """Arguments of an operation, with each tensor's node in its place."""
+        if isinstance(value, Tensor):
+            return self.graph.read(value) if value.is_meta else self.data(value)
+        if isinstance(value, list | tuple):
+            return tuple(self.node(item) for item in value)
+        return value
+
+    def place(self, generator: torch.Generator | None, source: Source | None, *drawn: Any) -> Place:
+        """Where something is drawn. The generator moves on by what is ``drawn``, on which depends what follows."""
+        drawing = self.generator() if generator is None else generator
+        with torch._C.DisableTorchFunction():  # no operation is run here, so that no other mode sees anything
+            state = drawing.get_state()
+            content = ctypes.string_at(state.data_ptr(), state.nbytes)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        moved = hashlib.blake2b(digest + repr(drawn).encode(), digest_size=7).digest()
+        drawing.manual_seed(int.from_bytes(moved, "little"))
+        return Place(source=source, state=digest, known=self._leaves)
+
+    def _place(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None) -> Place:
+        forms = [(tuple(arg.shape), arg.dtype) if isinstance(arg, Tensor) else arg for arg in args]
+        return self.place(kwargs.get("generator"), source, name, forms, kwargs.get("dtype"))
+
+    def draw_into(
+        self,
+        tensor: Tensor,
+        initializer: Initializer,
+        axes: Axes | None,
+        called: str,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Note that a tensor was filled with what ``initializer`` draws."""
+        source = source_here(called)
+        place = self.place(generator, source, called, tuple(tensor.shape), tensor.dtype)
+        node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, place, axes)
+        self.graph.write(tensor, replace(copy(node), source=source), source)
+        return tensor
+
+    def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
+        """Note that nobody knows what a tensor was filled with, and why."""
+        source = source_here(called)
+        self.graph.spoil(tensor, f"{reason} ({source})", source)
+        return tensor
+
+    def value(self, tensor: Tensor) -> Tensor:
+        """A tensor's values for real. Raises ``RecordingError`` if they are random."""
+        if not tensor.is_meta:
+            return tensor
+        with outside_of_modes():
+            node = self.graph.read(tensor)
+            try:
+                return concrete(node, f"{source_here()} reads a value that")
+            except RecordingError as error:
+                if not self.freeze:
+                    raise RecordingError(
+                        f"{error}. Such control flow cannot be recorded: decide without the values, give that "
+                        'parameter a rule, or record with fallback="real", which freezes the values that were read'
+                    ) from None
+                return randomness.frozen(node, self.frozen)
+
+    # -- one operation ------------------------------------------------------------------------------------------------
+
+    def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one operation on meta, and note what it did."""
+        self.lent.settle()
+        tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
+        name = name_of(func)
+        if name in _LIFTS:
+            return args[0] if args[0].is_meta else self.lift(args[0])
+        if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
+            return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
+        written = list(_tensors(written_arguments(func, args, kwargs)))
+        if name in _WRITING_UNSAID:
+            self._spoil_statistics(func, args, kwargs, source_here())
+        if name in ("aten.resize_.default", "aten.resize_as_.default"):
+            return self._resized(func, name, args, kwargs)
+        if name in _REARRANGING:
+            return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
+        if written:
+            return self._mutation(func, name, args, kwargs, written)
+        if randomness.is_random(func):
+            return self._random(func, name, args, kwargs)
+        if name in _UNINITIALIZED:
+            result = self._on_meta(func, args, kwargs)
+            node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
+            return self.made_by(result, node, _device(args, kwargs, self))
+        return self._plain(func, name, args, kwargs)
+
+    def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Another shape of the same memory; torch leaves what is beyond it without values."""
+        before = args[0].untyped_storage().nbytes()
+        result = self._on_meta(func, args, kwargs)
+        if result.untyped_storage().nbytes() > before:
+            raise RecordingError(
+                f"{source_here()}: {name} makes a tensor larger, and torch leaves the new elements without values; "
+                "make it of that size"
+            )
+        return result
+
+    def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
+        node = randomness.made(name, args, kwargs, self.node, self._place(name, args, kwargs, source))
+        if node is not None:
+            return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
+        reason = f"{name} made, a random operation that is not recordable ({source})"
+        try:
+            result = self._on_meta(func, args, kwargs)
+        except NotImplementedError:  # torch knows no shape without drawing
+            raise RecordingError(f"{name} is a random operation that is not recordable ({source})") from None
+        for tensor in _tensors([result]):
+            self.made_by(tensor, unknown(reason, tensor, source), device)
+        return result
+
+    def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = {t.untyped_storage()._cdata for t in _tensors(args) if t.is_meta}
+        try:
+            result = self._on_meta(func, args, kwargs)
+        except (RuntimeError, NotImplementedError):
+            result = self._for_real(func, args, kwargs)
+        outputs = [result] if isinstance(result, Tensor) else list(_tensors(result))
+        if not outputs and not isinstance(result, list | tuple):
+            # a number: somebody wants to know; or a check of what a decomposition returned, which has no result
+            return None if result is None else func(*(self._real(item) for item in args), **kwargs)
+        if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
+            return result  # a view, or data
+        source, device = source_here(), _device(args, kwargs, self)
+        given = named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
+        try:
+            places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
+            nodes = [
+                lowered(func, given, tuple(output.shape), output.dtype, part, source)
+                for part, output in places
+                if isinstance(output, Tensor)
+            ]
+        except RecordingError as error:
+            nodes = self._outside_of_the_language(func, args, kwargs, outputs, error, source)
+        for output, node in zip(outputs, nodes, strict=True):
+            self.made_by(output, node, device)
+        return result
+
+    def _spoil_statistics(
+        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None
+    ) -> None:
+        """Batch norm in training mode writes to its running statistics, of which its schema says nothing."""
+        given = named(func, args, kwargs)
+        for key in ("running_mean", "running_var"):
+            tensor = given.get(key)
+            if isinstance(tensor, Tensor) and tensor.is_meta and given.get("training", given.get("train", True)):
+                reason = (
+                    f"a forward pass of batch norm wrote to, which is not recordable ({source}); call eval() before "
+                    "such a pass, or give it a fallback rule"
+                )
+                self.graph.spoil(tensor, reason, source)
+
+    def _outside_of_the_language(
+        self,
+        func: OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outputs: list[Tensor],
+        error: RecordingError,
+        source: Source | None,
+    ) -> list[Node]:
+        """The results of an operation that programs do not have: data, where they depend on nothing random."""
+        try:
+            real_args, real_kwargs = self._concrete(args), {key: self._concrete(x) for key, x in kwargs.items()}
+        except RecordingError:
+            reason = f"{func} made: {error}"
+            return [
+                Node(op="unknown", content=reason, shape=tuple(t.shape), dtype=t.dtype, source=source) for t in outputs
+            ]
+        with outside_of_modes(), torch.no_grad():
+            real = func(*real_args, **{key: x for key, x in real_kwargs.items() if key != "out"})
+        return [self.data(tensor) for tensor in _tensors(real if isinstance(real, list | tuple) else [real])]
+
+    def _concrete(self, value: Any) -> Any:
+        """Arguments with the values of tensors, which must not be random."""
+        if isinstance(value, Tensor):
+            return concrete(self.graph.read(value), "it") if value.is_meta else value
+        if isinstance(value, list | tuple):
+            return [self._concrete(item) for item in value]
+        return value
+
+    def _real(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.value(value)
+        if isinstance(value, list | tuple):
+            return [self._real(item) for item in value]
+        return value
+
+    def _on_meta(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run on the meta device, which knows shapes, dtypes and strides."""
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
+        if "device" in arguments_of(func):
+            kwargs["device"] = _META
+        return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
+
+    def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run on the CPU what meta cannot; return meta twins of the result.
+
+        Where a shape depends on values, these must be known, and the result is data; else zeros take their place.
+        """
+        depends = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
+        of = self._real if depends else _zeros
+        with outside_of_modes():
+            real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
+        if not depends:
+            return _meta_twins(tuple(real) if isinstance(real, list) else real)
+        return tuple(self._lifted(item) for item in real) if isinstance(real, list | tuple) else self._lifted(real)
+
+    def _lifted(self, value: Any) -> Any:
+        return self.lift(value) if isinstance(value, Tensor) else value
+
+    def _mutation(
+        self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]
+    ) -> Any:
+        source = source_here()
+        target = written[0]
+        if not target.is_meta:
+            raise RecordingError(
+                f"{source}: {name} would write into a real tensor that was there before the recording; make it inside "
+                "the constructor"
+            )
+        out = kwargs.get("out")
+        if len(written) > 1 or (out is not None and not isinstance(out, Tensor)):
+            for tensor in written:
+                self.graph.spoil(tensor, f"{name} wrote to, which is not recordable ({source})", source)
+            return self._on_meta(func, args, kwargs)
+        if out is not None:
+            self._on_meta(func, args, kwargs)  # out may change its shape
+        value = self._new_value(func, name, args, kwargs, target, source)
+        if value is None:
+            self.graph.spoil(target, f"{name} wrote to, which is not recordable ({source})", source)
+            return self._on_meta(func, args, kwargs)
+        self.graph.write(target, _fitted(value, target, source), source)
+        return target
+
+    def _new_value(
+        self,
+        func: OpOverload,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        target: Tensor,
+        source: Source | None,
+    ) -> Node | None:
+        """What an operation in place leaves in its target, as if it made a new tensor."""
+        base, dtype = name.split(".")[1], target.dtype
+        if base in ("fill_", "zero_"):
+            value = self.node(args[1]) if base == "fill_" else 0
+            return cast(value, dtype) if isinstance(value, Node) else full(value, target.shape, dtype, source)
+        if not randomness.is_random(func) and "out" not in kwargs:
+            self._on_meta(func, args, kwargs)  # raises where shapes do not fit
+        if base == "copy_":
+            return cast(self.node(args[1]), dtype, source)
+        if randomness.is_random(func):
+            return randomness.drawn_in_place(base, args, kwargs, self.node, self._place(name, args, kwargs, source))
+        making = functional(func)
+        if making is None:
+            return None
+        if "out" not in kwargs:
+            with contextlib.suppress(RuntimeError, NotImplementedError):  # the result before it is cast to the target
+                probe = self._on_meta(making, args, kwargs)
+                dtype = probe.dtype if isinstance(probe, Tensor) else dtype
+        given = named(making, self.node(args), {key: self.node(item) for key, item in kwargs.items()})
+        try:
+            return lowered(making, given, tuple(target.shape), dtype, None, source)
+        except RecordingError as error:
+            inputs = {key: value for key, value in kwargs.items() if key != "out"}
+            return self._outside_of_the_language(making, args, inputs, [target], error, source)[0]
+
+
+_LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
+_WRITING_UNSAID: Final = frozenset(
+    f"aten.{name}.{version}"
+    for name in ("native_batch_norm", "batch_norm_update_stats", "cudnn_batch_norm", "miopen_batch_norm")
+    for version in ("default", "out")
+)
+_REARRANGING: Final = (
+    "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
+    "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
+    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
+)  # fmt: skip
+_UNINITIALIZED: Final = frozenset(
+    f"aten.{name}"
+    for name in (
+        "empty.memory_format", "empty_like.default", "empty_strided.default", "new_empty.default",
+        "new_empty_strided.default", "empty_permuted.default",
+    )
+)  # fmt: skip
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _meta_twins(value: Any) -> Any:
+    """Arguments with every real tensor replaced by one without memory; numbers in tensors stay."""
+    if isinstance(value, Tensor) and not value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+    if isinstance(value, list | tuple):
+        return type(value)(_meta_twins(item) for item in value)
+    return value
+
+
+def _zeros(value: Any) -> Any:
+    """Arguments with zeros for what has no memory."""
+    if isinstance(value, Tensor) and value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
+    if isinstance(value, list | tuple):
+        return [_zeros(item) for item in value]
+    return value
+
+
+def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -> torch.device:
+    """Where a result claims to be: where it was asked to be, else where its arguments are."""
+    if (device := kwargs.get("device")) is not None:
+        return torch.device(device)
+    claims = [recorder.graph.cell(t).device for t in _tensors(args) if t.is_meta and t.ndim]
+    return next(iter(claims), _CPU)
+
+
+def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
+    """A node with the target's shape and dtype, and the line that wrote it, whatever made the value."""
+    node = expand(cast(node, target.dtype, source), target.shape)
+    return node if node.source == source else replace(copy(node), source=source)

@@ -1,0 +1,82 @@
+"""Where in the code something was done: the line that is told, and not torch's own."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The line of code that did something, and torch's function that it called, if that has a name of its own."""
+
+    file: str
+    line: int
+    function: str
+    called: str | None = None
+
+    @property
+    def place(self) -> str:
+        """File, line and function."""
+        return f"{self.file}:{self.line} in {self.function}"
+
+    def __str__(self) -> str:
+        return self.place if self.called is None else f"{self.place}, {self.called}"
+
+
+# libraries whose own lines say less than those that call them
+_THROUGH: Final = (
+    "torch",
+    "zeta",
+    "transformers.initialization",
+    "contextlib",
+    "functools",
+    "copy",
+    "threading",
+    "concurrent",
+)
+
+# modules whose functions are named as what was called
+_NAMED: Final = ("torch.nn.init", "zeta.utils", "zeta.verbs")
+
+
+def source_here(called: str | None = None) -> Source | None:
+    """The innermost line that is neither torch's nor zeta's; among torch's alone, the innermost of a module."""
+    frame: FrameType | None = sys._getframe(1)
+    inner: FrameType | None = None
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        code = frame.f_code
+        if not _is_through(module):
+            # outside of a call to zeta.record there is nothing of interest
+            return _source(frame, called or _torch_name(inner))
+        if module in _NAMED and called is None and not code.co_name.startswith("_"):
+            called = code.co_name
+        if module == "zeta.resolve.recording.record":
+            break
+        if module.startswith("torch.nn.modules"):
+            inner = frame
+        frame = frame.f_back
+    return None if inner is None else _source(inner, called)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_through(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _THROUGH)
+
+
+def _torch_name(frame: FrameType | None) -> str | None:
+    return None if frame is None else frame.f_code.co_qualname
+
+
+def _source(frame: FrameType, called: str | None) -> Source:
+    code = frame.f_code
+    return Source(
+        file=code.co_filename.replace("\\", "/").rpartition("/")[2],
+        line=frame.f_lineno,
+        function=code.co_qualname.replace("<locals>.", ""),
+        called=called,
+    )

@@ -1,0 +1,367 @@
+"""Canonical names: every parameter and buffer of a model, whatever wraps or parametrizes it, and who shares storage.
+
+Wrappers (``torch.compile``, DistributedDataParallel, checkpoint and FSDP wrappers) do not show in a name, and a
+parametrized weight goes by the name of the weight.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
+
+from zeta.base.modules import modules_of, named_modules_of, tensors_of
+from zeta.base.usage import normalizes, uses
+from zeta.errors import TargetError
+from zeta.fans import originals, parametrized_shape
+from zeta.rules import NORMS, Kind
+
+_WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+_PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
+_PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slot:
+    """One name of one parameter or buffer.
+
+    ``tensor`` is what is stored: for a parametrized weight its first original tensor, and ``parametrization`` the list
+    that makes the weight out of it. ``shape`` is the weight's own.
+    """
+
+    name: str
+    local_name: str
+    module: nn.Module
+    tensor: Tensor
+    shape: tuple[int, ...]
+    kind: Kind
+    persistent: bool = True
+    parametrization: parametrize.ParametrizationList | None = None
+
+    @property
+    def padding_idx(self) -> int | None:
+        """The row that an embedding keeps at zero."""
+        if self.kind is Kind.EMBEDDING and len(self.shape) == 2:
+            row = getattr(self.module, "padding_idx", None)
+            return row if isinstance(row, int) else None
+        return None
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
+    """Whether the tensor is a ``DTensor``, whose shape is that of the whole."""
+    # importing it takes a second, and there is no DTensor before somebody has imported it
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def any_sharded(model: nn.Module) -> bool:
+    """Whether a parameter or buffer of the model is a ``DTensor``."""
+    return any(map(is_sharded, tensors_of(model)))
+
+
+def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
+    """Whether ``fully_shard`` was applied to the module itself."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # as above
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def any_fsdp(model: nn.Module) -> bool:
+    """Whether ``fully_shard`` was applied to the model or to a part of it."""
+    return any(is_fsdp(module) for module in modules_of(model))
+
+
+def type_name(module: nn.Module) -> str:
+    """The name of the module's class, as it was before a parametrization or ``fully_shard`` put one in front of it."""
+    kinds = list(type(module).__mro__)
+    if is_fsdp(module):
+        fsdp = sys.modules["torch.distributed.fsdp"].FSDPModule
+        kinds = [kind for kind in kinds if not issubclass(kind, fsdp)]
+    made = parametrize.is_parametrized(module) and kinds[0].__module__ == parametrize.__name__
+    return kinds[1 if made else 0].__name__
+
+
+def gathered(model: nn.Module) -> list[str]:
+    """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
+    return [
+        f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
+        "call its reshard() first"
+        for name, module in named_modules_of(model)
+        if is_fsdp(module) and any(not group.is_sharded for group in fsdp_groups(module))
+    ]
+
+
+def fsdp_groups(module: Any) -> list[Any]:
+    """The groups of parameters that FSDP2 gathers together, of one of its modules."""
+    state = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one at most
+    return [group for group in ([state._fsdp_param_group] if groups is None else groups) if group is not None]
+
+
+def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
+    """Return the module inside any wrappers; ``TargetError`` for those that cut its parameters into shards.
+
+    ``gathering``: keep a wrapper that ``fully_shard`` was applied to, whose call gathers the parameters.
+    """
+    while not (gathering and is_fsdp(module)):
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TargetError(
+                f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
+                "before torch.jit.script or trace"
+            )
+        _refuse_shards(module)
+        inner = _inside(module)
+        if inner is None:
+            break
+        module = inner
+    return module
+
+
+def _inside(module: nn.Module) -> nn.Module | None:
+    for name in _WRAPPED:
+        if module._modules.get(name) is not None:
+            return module._modules[name]
+    return module.module if isinstance(module, _PARALLEL) else None
+
+
+def _refuse_shards(module: nn.Module) -> None:
+    """FSDP1's parameters are 1-D pieces of the real ones, unless nothing is sharded or they are summoned."""
+    if module._modules.get("_fsdp_wrapped_module") is None:
+        return
+    strategy, state = getattr(module, "sharding_strategy", None), getattr(module, "training_state", None)
+    if getattr(strategy, "name", "NO_SHARD") != "NO_SHARD" and getattr(state, "name", "") != "SUMMON_FULL_PARAMS":
+        raise TargetError(
+            f"FSDP1 has sharded the parameters of {type(module._modules['_fsdp_wrapped_module']).__name__}. "
+            "Initialize before wrapping, or inside FullyShardedDataParallel.summon_full_params(model)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Place:
+    """A module on the walk: what its tensors' names begin with, and whether it is part of a parametrization."""
+
+    module: nn.Module
+    prefix: str
+    inside: bool = False
+
+
+def walk(model: nn.Module) -> Iterator[Slot]:
+    """Yield every name of every parameter and buffer, in registration order; shared ones once per name."""
+    # in a loop: Python ends calls within calls a thousand levels down
+    first = _Place(module=unwrap(model), prefix="")
+    path = [(first, _met(first))]  # where the walk is, from the model on, and what is still to be met there
+    above = {id(first.module)}
+    while path:
+        place, rest = path[-1]
+        item = next(rest, None)
+        if item is None:
+            path.pop()
+            above.remove(id(place.module))
+        elif isinstance(item, Slot):
+            yield item
+        else:
+            if id(item.module) in above:
+                raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
+            above.add(id(item.module))
+            path.append((item, _met(item)))
+
+
+def _met(place: _Place) -> Iterator[Slot | _Place]:
+    """What the walk meets at a module: its own parameters and buffers, then the modules that it holds."""
+    module, prefix = place.module, place.prefix
+    if isinstance(module, parametrize.ParametrizationList):
+        return  # reached on its own, as by Module.apply: its tensors are the layer's business
+    _refuse_unknown_storage(module, prefix)
+    for local, parameter in module._parameters.items():
+        if parameter is not None:
+            lazy = nn.parameter.is_lazy(parameter)
+            yield Slot(
+                name=prefix + local,
+                local_name=local,
+                module=module,
+                tensor=parameter,
+                shape=() if lazy else tuple(parameter.shape),
+                kind=Kind.PARAMETRIZATION if place.inside else kind_of(module, local, None if lazy else parameter.ndim),
+            )
+    for local, buffer in module._buffers.items():
+        if buffer is not None:
+            yield Slot(
+                name=prefix + local,
+                local_name=local,
+                module=module,
+                tensor=buffer,
+                shape=() if nn.parameter.is_lazy(buffer) else tuple(buffer.shape),
+                kind=Kind.BUFFER,
+                persistent=local not in module._non_persistent_buffers_set,
+            )
+    for local, child in module._modules.items():
+        if child is None:
+            continue
+        if local == "parametrizations" and parametrize.is_parametrized(module):
+            yield from _met_parametrized(module, child, prefix)
+        else:
+            yield _Place(module=unwrap(child), prefix=f"{prefix}{local}.", inside=place.inside)
+
+
+def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Iterator[Slot | _Place]:
+    for local, plist in lists.named_children():
+        assert isinstance(plist, parametrize.ParametrizationList)
+        shape = parametrized_shape(plist)
+        yield Slot(
+            name=prefix + local,
+            local_name=local,
+            module=module,
+            tensor=originals(plist)[0],
+            shape=shape,
+            kind=kind_of(module, local, len(shape)),
+            parametrization=plist,
+        )
+        for number, part in plist.named_children():
+            yield _Place(module=part, prefix=f"{prefix}parametrizations.{local}.{number}.", inside=True)
+
+
+def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
+    layer: Any = type(module)
+    if _is_quantized(layer) and (
+        callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
+    ):
+        raise TargetError(
+            f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
+            "Initialize the floating-point model and quantize it afterwards"
+        )
+    hooks = module._forward_pre_hooks
+    if hooks and any(isinstance(h, WeightNorm) or type(h).__name__ == "SpectralNorm" for h in hooks.values()):
+        raise TargetError(
+            f"{_where(prefix)}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
+            "spectral_norm. "
+            "Remove them, and use torch.nn.utils.parametrizations.weight_norm or spectral_norm"
+        )
+    # FlatParameter makes plain Parameters and marks them
+    for parameter in module._parameters.values():
+        if getattr(parameter, "_is_flat_param", False):
+            raise TargetError(
+                f"{_where(prefix)}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard "
+                "(FSDP2)"
+            )
+
+
+def _where(prefix: str) -> str:
+    return f"{prefix}*" if prefix else "the model"
+
+
+@functools.cache
+def _is_quantized(layer: Any) -> bool:
+    return bool(layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")))
+
+
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its canonical name, each once, the model itself as ``""``; wrappers do not show.
+
+    >>> list(named_modules(nn.Sequential(nn.Linear(1, 1))))
+    ['', '0']
+    """
+    found: dict[str, nn.Module] = {}
+    known: set[int] = set()
+    pending = [("", unwrap(model))]
+    while pending:
+        prefix, module = pending.pop()
+        if id(module) in known or isinstance(module, parametrize.ParametrizationList):
+            continue
+        known.add(id(module))
+        found[prefix.rstrip(".")] = module
+        children = [
+            (f"{prefix}{local}.", unwrap(child))
+            for local, child in module._modules.items()
+            if child is not None and not (local == "parametrizations" and parametrize.is_parametrized(module))
+        ]
+        pending += reversed(children)
+    return found
+
+
+# -- kinds -----------------------------------------------------------------------------------------------------------
+
+_BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm: one of torch's, or one that holds vectors only and divides by a norm or a std."""
+    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+    return isinstance(module, NORMS) or (
+        all(name == "parametrizations" for name in module._modules)
+        and all(parameter is None or parameter.ndim <= 1 for parameter in module._parameters.values())
+        and normalizes(layer)
+    )
+
+
+def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
+    """Tell what a parameter is for: from its module's type, its local name, and what ``forward`` does with a vector."""
+    layer: Any = type(module)
+    kind = _kind_in(layer, local_name, ndim)
+    if kind is not Kind.OTHER or ndim is None:
+        return kind
+    found = uses(layer, local_name, ndim)
+    if found.scales_in_norm or (ndim == 1 and found.scales and not found.adds and is_norm(module)):
+        return Kind.NORM_SCALE
+    return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else Kind.OTHER
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind_in(layer: Any, local_name: str, ndim: int | None) -> Kind:
+    several = ndim is not None and ndim >= 2 and not issubclass(layer, (*NORMS, nn.MultiheadAttention))
+    if local_name == "bias" or (_BIAS_NAME.fullmatch(local_name) and not several):
+        return Kind.BIAS
+    if issubclass(layer, (nn.Embedding, nn.EmbeddingBag)):
+        return Kind.EMBEDDING
+    if issubclass(layer, NORMS):
+        return Kind.NORM_SCALE
+    return Kind.WEIGHT if ndim is None or ndim >= 2 else Kind.OTHER
+
+
+def is_norm_statistic(slot: Slot) -> bool:
+    """Whether a buffer is one of torch's running statistics, whose starting value is known."""
+    return isinstance(slot.module, nn.modules.batchnorm._NormBase) and slot.local_name in (
+        "running_mean",
+        "running_var",
+        "num_batches_tracked",
+    )
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+def layers_of(names: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+    """By name: the number of the layer that it lies in, and how many layers are counted there; ``None`` without any.
+
+    Parts of a name that are whole numbers count layers; the first that counts several wins, or else the first. In a
+    model inside a Sequential, ``0.h.3.w``, it is the 3.
+
+    >>> layers_of(["0.h.3.w", "0.h.4.w", "0.head.w", "wte"])
+    {'0.h.3.w': (3, 2), '0.h.4.w': (4, 2), '0.head.w': (0, 1), 'wte': None}
+    """
+    names = list(names)
+    inner: dict[str, str] = {}  # the name of what holds it, outermost first: no name is cut into its parts twice
+    counted: dict[str, set[int]] = {}
+    for name in names:
+        climbed: list[tuple[str, str]] = []
+        while name and name not in inner:
+            outer, _, part = name.rpartition(".")
+            climbed.append((name, outer))
+            if part.isdecimal():
+                counted.setdefault(outer, set()).add(int(part))
+            name = outer
+        inner.update(reversed(climbed))
+    found: dict[str, tuple[int, int] | None] = {"": None}
+    for name, outer in inner.items():
+        part, best = name[len(outer) :].removeprefix("."), found[outer]
+        if part.isdecimal() and (best is None or best[1] == 1):
+            here = int(part), len(counted[outer])
+            best = here if best is None or here[1] > 1 else best
+        found[name] = best
+    return {name: found[name] for name in names}

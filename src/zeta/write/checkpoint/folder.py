@@ -1,0 +1,313 @@
+"""The folder of a checkpoint: what is there already, unfinished work inside it, and how that becomes complete at once.
+
+Work goes on in ``.zeta-partial``, beside a note of what was asked for; nothing in there has the name of a checkpoint's
+file. It is gone when the checkpoint is complete, or when what failed is not worth keeping. Only files that the note or
+an earlier checkpoint's manifest names are ever removed or written to, and none through a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from zeta.base.escaping import visible
+from zeta.base.reading import is_folder
+from zeta.errors import CheckpointError, listed
+from zeta.write.checkpoint.directory import Directory, kind_of
+from zeta.write.checkpoint.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
+from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes
+
+PARTIAL: Final = ".zeta-partial"
+_REQUEST: Final = "request.json"
+#: one unfinished file is kept from this size on, several always
+_WORTH_KEEPING: Final = 2**26
+
+
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Raise ``CheckpointError`` if ``folder`` is not one, or has a checkpoint and there is no ``force``.
+
+    Only ``work`` can tell which files ``force`` may replace, and what a run left that was killed in its last moments.
+    """
+    try:
+        if not os.path.lexists(folder):
+            return
+        if not folder.is_dir():
+            raise CheckpointError(f"cannot write to {folder}: it is not a folder")
+        with Directory.open(folder) as place:
+            found = place.status(PARTIAL)
+            if found is not None and not stat.S_ISDIR(found.st_mode):
+                raise place.obstacle(PARTIAL, "a folder that zeta made")
+            if found is None or not _is_interrupted(place):
+                _existing(place, force=force)
+    except PermissionError as error:
+        raise CheckpointError(f"{folder} cannot be looked into: {error.strerror}") from error
+
+
+def files_of(folder: Path) -> tuple[str, ...]:
+    """The names of what is there of a checkpoint, complete or not."""
+    if not is_folder(folder):
+        return ()
+    return tuple(sorted(filter(is_own, os.listdir(folder))))  # noqa: PTH208
+
+
+def _is_interrupted(folder: Directory) -> bool:
+    """Whether a run was killed when its files got names, or had nothing left to do but to remove this folder."""
+    with folder.inner(PARTIAL) as partial:
+        names = partial.names()
+    return JOURNAL in names or not names
+
+
+def _existing(folder: Directory, *, force: bool) -> list[str]:
+    """The names of a checkpoint's files that are there; ``CheckpointError`` if any, without ``force``, or no file."""
+    existing = sorted(filter(is_own, folder.names()))
+    kinds = {name: folder.status(name) for name in existing}
+    for name, found in kinds.items():
+        if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            raise CheckpointError(f"{folder.path / name} is {kind_of(found)}, expected a file; choose another folder")
+    if existing and not force:
+        shown = existing if len(existing) <= 3 else (existing[0], f"{len(existing) - 1} more files")
+        raise CheckpointError(
+            f"{folder.path} already has {' and '.join(shown)}; choose another folder, or overwrite with force (--force)"
+        )
+    return existing
+
+
+def _replaceable(folder: Directory, *, force: bool) -> tuple[str, ...]:
+    """The files of an earlier run, by its manifest; ``CheckpointError`` if there is anything else, or no ``force``."""
+    existing = _existing(folder, force=force)
+    named: tuple[str, ...] = ()
+    reason = f"there is no {MANIFEST}"
+    if MANIFEST in existing:
+        try:
+            named = (*Manifest.read(folder.path / MANIFEST).layout.names, MANIFEST)
+            reason = f"{MANIFEST} does not name them"
+        except CheckpointError as error:
+            reason = str(error)
+    others = [name for name in existing if name not in named]
+    if others:
+        heading = (
+            f"{folder.path} has files that no earlier run of zeta is known to have written ({reason}). Even force "
+            "leaves them alone; move them away, or choose another folder:"
+        )
+        raise CheckpointError(listed(heading, others))
+    for name in existing:
+        if folder.status(f"{EARLIER}{name}") is not None:
+            raise folder.obstacle(f"{EARLIER}{name}", "nothing")
+    return tuple(existing)
+
+
+class Work:
+    """A checkpoint that is being written. ``resumed`` tells that an interrupted run for the same left files here."""
+
+    def __init__(self, folder: Directory, partial: Directory, request: Manifest, *, force: bool) -> None:
+        self._folder = folder
+        self._partial = partial
+        self._names = (*request.layout.names, MANIFEST)
+        self._force = force
+        self._earlier = _replaceable(folder, force=force)
+        self.resumed = _is_resumed(partial, request, force=force)
+        if not self.resumed:
+            _begin(partial, request)
+
+    def open(self, name: str) -> int:
+        """The descriptor of what ``name`` will be, new or with what an interrupted run has written of it."""
+        taken_up = self.resumed and self._partial.status(part(name)) is not None
+        return self._partial.reopen(part(name)) if taken_up else self._partial.create(part(name))
+
+    def write(self, name: str, text: str) -> None:
+        """Let ``name`` have ``text``, and the disk too."""
+        if self.resumed:
+            self._partial.remove(part(name))
+        self._partial.write(part(name), text.encode("utf-8"))
+
+    def reserve(self, size: int) -> None:
+        """Fail now, and not after minutes, if the disk has no room."""
+        missing = size - sum(found.st_blocks * 512 for found in _parts(self._partial, self._names))
+        free = shutil.disk_usage(self._folder.path).free
+        if missing > free:
+            raise CheckpointError(
+                f"{self._folder.path} has room for {free:,} bytes, and {missing:,} are needed; nothing was written"
+            )
+
+    def publish(self) -> None:
+        """Let what was written be the folder's checkpoint, instead of what is there; all of it or nothing."""
+        if set(filter(is_own, self._folder.names())) != set(self._earlier):  # somebody has written there meanwhile
+            self._earlier = _replaceable(self._folder, force=self._force)
+        publish(self._folder, self._partial, self._names, self._earlier)
+
+    def is_worth_keeping(self) -> bool:
+        """Whether more than little would be lost."""
+        if self.resumed or self._partial.status(JOURNAL) is not None:
+            return True
+        parts = _parts(self._partial, self._names)
+        return len(parts) > 1 or sum(found.st_size for found in parts) >= _WORTH_KEEPING
+
+    def remove(self) -> None:
+        """Remove what this run has made; the journal last, and not while an earlier file could not be removed."""
+        if all(self._folder.status(f"{EARLIER}{name}") is None for name in self._earlier):
+            _forget(self._partial, self._names)
+
+
+@contextlib.contextmanager
+def work(folder: Path, request: Manifest, *, force: bool) -> Iterator[Work]:
+    """Make or take up the unfinished work in ``folder``, for one run at a time.
+
+    What was written stays there if the block fails, and is told in the error, if it is worth keeping; else no trace is
+    left. An interrupted run that asked for something else is an error, or with ``force`` forgotten.
+    """
+    created = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+    left = "nothing was left there"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Directory.open(folder) as place, _locked(place) as (partial, is_new):
+            if not is_new:
+                _settle(place, partial, request)
+            unfinished = Work(place, partial, request, force=force)
+            try:
+                yield unfinished
+            except BaseException as error:
+                if unfinished.is_worth_keeping():
+                    left = f"what is written stays in {partial.path}, and the same call goes on from there"
+                    error.add_note(visible(left))
+                else:
+                    unfinished.remove()
+                raise
+            unfinished.remove()
+        created = []
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"cannot write to {folder}: {error.strerror or error}; {left}") from error
+    finally:
+        for parent in created:
+            with contextlib.suppress(OSError):  # where something was left
+                parent.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Directory) -> Iterator[tuple[Directory, bool]]:
+    """The folder for unfinished work, and whether it was missing; ``CheckpointError`` while another run has it.
+
+    It is removed in the end if nothing is in it.
+    """
+    is_new = folder.make_folder(PARTIAL)
+    with folder.inner(PARTIAL) as partial:
+        busy = False
+        try:
+            fcntl.flock(partial.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # the run that had it may have removed it a moment ago
+            found = folder.status(PARTIAL)
+            busy = found is None or not os.path.samestat(found, os.fstat(partial.descriptor))
+        except BlockingIOError:
+            busy = True
+        except OSError:
+            pass  # not every file system can
+        if busy:
+            raise CheckpointError(f"another run is writing to {folder.path}; wait for it, or choose another folder")
+        try:
+            yield partial, is_new
+        finally:
+            folder.remove_folder(PARTIAL)
+
+
+def _settle(folder: Directory, partial: Directory, request: Manifest) -> None:
+    """Bring in order what a run left that was killed while its files got their names; see ``journal``."""
+    journal = Journal.read(partial)
+    if journal is None:
+        return
+    journal.check(folder, partial)
+    if journal.is_complete(folder, partial):
+        journal.forget_earlier(folder)
+        if not _is_of(folder, request):
+            _forget(partial, tuple(journal.files))
+            return
+        _note(partial, request)
+    journal.roll_back(folder, partial)
+    partial.remove(JOURNAL)
+
+
+def _is_of(folder: Directory, request: Manifest) -> bool:
+    """Whether the folder has a complete checkpoint that was asked for in the same way."""
+    try:
+        folder.check(MANIFEST)
+        found = Manifest.read(folder.path / MANIFEST)
+    except CheckpointError:
+        return False
+    present = set(filter(is_own, folder.names()))
+    return present == {*found.layout.names, MANIFEST} and not any(changes(found, request))
+
+
+def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
+    """Whether the files of an interrupted run are there, and are those of this one. What is forgotten is removed."""
+    if partial.status(_REQUEST) is None or _is_unfinished_note(partial, request):
+        return False
+    partial.check(_REQUEST)
+    try:
+        earlier = Manifest.read(partial.path / _REQUEST)
+        names = (*earlier.layout.names, MANIFEST)
+        other = list(changes(earlier, request))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{partial.path} cannot be taken up: {error}. Not even force removes what no note names; keep what you "
+            "need of it, and remove it"
+        ) from error
+    if other and _parts(partial, names) and not force:
+        heading = (
+            f"{partial.path} is of an interrupted run that asked for something else; ask for the same to go on from "
+            "there, or start anew with force (--force):"
+        )
+        raise CheckpointError(listed(heading, other))
+    if other:
+        _forget(partial, names)
+    return not other
+
+
+def _begin(partial: Directory, request: Manifest) -> None:
+    """Write the note, from which on the files in its list are this run's. So there may be none of them before."""
+    for name in _made(partial, (*request.layout.names, MANIFEST)):
+        if name != _REQUEST:
+            raise partial.obstacle(name, "nothing")
+    _note(partial, request)
+
+
+def _note(partial: Directory, request: Manifest) -> None:
+    """Write what is asked for, unless it is there; a run that was killed may have written the beginning."""
+    if partial.status(_REQUEST) is not None:
+        if not _is_unfinished_note(partial, request):
+            return
+        partial.remove(_REQUEST)
+    partial.write(_REQUEST, request.to_json().encode("utf-8"))
+    partial.sync()
+
+
+def _is_unfinished_note(partial: Directory, request: Manifest) -> bool:
+    """Whether a run for the same was killed while it wrote its note, before anything else."""
+    text = request.to_json().encode("utf-8")
+    found = partial.status(_REQUEST)
+    if found is None or found.st_size >= len(text) or len(partial.names()) > 1:
+        return False
+    return text.startswith(partial.read(_REQUEST, len(text)) or b"")
+
+
+def _made(partial: Directory, names: Sequence[str]) -> list[str]:
+    """What is there of all that a run for the files ``names`` makes, in the order in which it is to be removed."""
+    made = (*map(part, names), part(JOURNAL), _REQUEST, JOURNAL)
+    return [name for name in made if partial.status(name) is not None]
+
+
+def _forget(partial: Directory, names: Sequence[str]) -> None:
+    with contextlib.suppress(OSError):
+        for name in _made(partial, names):
+            partial.remove(name)
+
+
+def _parts(partial: Directory, names: Sequence[str]) -> list[os.stat_result]:
+    """What is there of the tensors of ``names``."""
+    statuses = (partial.status(part(name)) for name in names if name.endswith(".safetensors"))
+    return [found for found in statuses if found is not None]

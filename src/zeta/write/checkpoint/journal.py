@@ -1,0 +1,173 @@
+"""How a checkpoint's files get their names all at once, and what a run does that finds this interrupted.
+
+A journal is written before the first file is moved, and removed after the last. Whatever moment a run was killed at,
+the next one reads in it which files were set aside and which were new, and knows each new file by its inode:
+
+- Until the manifest, which comes last, has its name, everything is moved back: the earlier files stand there again, and
+  the new ones are parts that the same call takes up.
+- From then on the new checkpoint is complete. The same call makes parts of its files and takes them up, as it cannot
+  know whether its predecessor had finished; for any other it is a checkpoint like others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import msgspec
+
+from zeta.base.reading import Text, Texts, parse
+from zeta.errors import CheckpointError, FormatError
+from zeta.write.checkpoint.directory import Directory
+from zeta.write.checkpoint.layout import INDEX, SHARD, TENSORS
+from zeta.write.checkpoint.manifest import MANIFEST
+
+JOURNAL: Final = "journal.json"
+EARLIER: Final = ".zeta-earlier."
+PART: Final = ".part"
+_FORMAT: Final = "zeta journal 1"
+_MOST_BYTES: Final = 2**26
+
+
+def is_own(name: str) -> bool:
+    """Whether a checkpoint has files with this name."""
+    return name in (TENSORS, INDEX, MANIFEST) or SHARD.fullmatch(name) is not None
+
+
+def part(name: str) -> str:
+    """What the file is called while it grows."""
+    return f"{name}{PART}"
+
+
+class _Document(msgspec.Struct):
+    """What ``journal.json`` says."""
+
+    format: Text
+    files: dict[Text, int]
+    earlier: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """``files``: each new file and its inode, the manifest last; ``earlier``: those set aside, the manifest first."""
+
+    files: dict[str, int]
+    earlier: tuple[str, ...]
+
+    @classmethod
+    def of(cls, place: Directory, parts: Mapping[str, str], earlier: Sequence[str]) -> Self:
+        """The journal for new files, which ``place`` has under other names for now."""
+        files = {}
+        for name in sorted(parts, key=lambda name: name == MANIFEST):
+            found = place.status(parts[name])
+            if found is None:
+                raise CheckpointError(f"{place.path / parts[name]} has disappeared; run the same again")
+            files[name] = found.st_ino
+        return cls(files=files, earlier=tuple(sorted(earlier, key=lambda name: name != MANIFEST)))
+
+    @classmethod
+    def read(cls, partial: Directory) -> Self | None:
+        """The journal of an interrupted run, if there is one; ``CheckpointError`` if it is not what zeta writes."""
+        whole, begun = partial.status(JOURNAL), partial.status(part(JOURNAL))
+        if whole is not None and begun is not None and os.path.samestat(whole, begun):
+            partial.remove(part(JOURNAL))  # killed when it got its name
+        content = partial.read(JOURNAL, _MOST_BYTES)
+        if content is None:
+            return None
+        try:
+            data = parse(content, _Document)
+            valid = data.format == _FORMAT and list(data.files)[-1:] == [MANIFEST]
+            valid &= all(map(is_own, (*data.files, *data.earlier)))
+        except FormatError:
+            valid = False
+        if not valid:
+            raise _damaged(partial)
+        return cls(files=data.files, earlier=data.earlier)
+
+    def write(self, partial: Directory) -> None:
+        """Let the disk have it, as a whole or not at all."""
+        text = json.dumps({"format": _FORMAT, "files": self.files, "earlier": self.earlier}, indent=1)
+        partial.remove(part(JOURNAL))
+        partial.write(part(JOURNAL), text.encode())
+        partial.move(part(JOURNAL), partial, JOURNAL)
+        partial.sync()
+
+    def check(self, folder: Directory, partial: Directory) -> None:
+        """Raise ``CheckpointError`` unless every new file is there, under either name, and was not written to since.
+
+        Somebody may have trained on in place, or put another file there; that is theirs, and nothing is touched.
+        """
+        written = partial.status(JOURNAL)
+        for name, inode in self.files.items():
+            places = (folder.status(name), partial.status(part(name)))
+            found = next((place for place in places if place is not None and place.st_ino == inode), None)
+            if found is None or written is None or found.st_mtime_ns > written.st_mtime_ns:
+                raise _damaged(partial)
+
+    def is_complete(self, folder: Directory, partial: Directory) -> bool:
+        """Whether the last file has its name."""
+        found = folder.status(MANIFEST)
+        return found is not None and found.st_ino == self.files[MANIFEST] and partial.status(part(MANIFEST)) is None
+
+    def roll_forward(self, folder: Directory, partial: Directory) -> None:
+        """Set the earlier files aside, and give the new ones their names."""
+        for name in self.earlier:
+            folder.move(name, folder, f"{EARLIER}{name}")
+        for name in self.files:
+            partial.move(part(name), folder, name)
+        folder.sync()
+
+    def roll_back(self, folder: Directory, partial: Directory) -> None:
+        """Make parts of the new files again, and give the earlier ones their names."""
+        for name, inode in reversed(self.files.items()):
+            found = folder.status(name)
+            if found is not None and found.st_ino == inode:
+                folder.move(name, partial, part(name))
+        for name in reversed(self.earlier):
+            if folder.status(f"{EARLIER}{name}") is not None:
+                folder.move(f"{EARLIER}{name}", folder, name)
+        folder.sync()
+
+    def forget_earlier(self, folder: Directory) -> None:
+        """Remove the earlier files."""
+        for name in self.earlier:
+            folder.remove(f"{EARLIER}{name}")
+
+
+def _damaged(partial: Directory) -> CheckpointError:
+    return CheckpointError(
+        f"{partial.path / JOURNAL} is damaged, or not of these files, so that the interrupted run cannot be taken up; "
+        f"keep what you need of {partial.path.parent} and its {EARLIER}* files, and remove {partial.path}"
+    )
+
+
+def publish(folder: Directory, partial: Directory, names: Sequence[str], earlier: Sequence[str]) -> None:
+    """Let the parts of ``names`` be the folder's checkpoint instead of the ``earlier`` files; all of them or none.
+
+    The journal stays, for a complete checkpoint whose earlier files are still to be removed.
+    """
+    journal = Journal.of(partial, {name: part(name) for name in names}, earlier)
+    journal.write(partial)
+    try:
+        journal.roll_forward(folder, partial)
+    except BaseException:
+        if not journal.is_complete(folder, partial):
+            _undo(journal, folder, partial)
+        raise
+    with contextlib.suppress(OSError):  # the next run does it
+        journal.forget_earlier(folder)
+
+
+def _undo(journal: Journal, folder: Directory, partial: Directory) -> None:
+    try:
+        journal.roll_back(folder, partial)
+        partial.remove(JOURNAL)
+    except OSError as error:
+        asides = f"; the earlier files are {folder.path / EARLIER}*" if journal.earlier else ""
+        raise CheckpointError(
+            f"cannot restore {folder.path}: {error.strerror or error}{asides}; the next run that writes there does it"
+        ) from error

@@ -1,0 +1,250 @@
+"""Write a plan straight to safetensors files, one tile at a time, with a manifest that can prove it later."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from zeta.base import dtypes
+from zeta.base.modules import named_modules_of
+from zeta.compute import sampling
+from zeta.compute.stream.random import parameter_key
+from zeta.compute.stream.regions import Region
+from zeta.compute.sums import Sums, sums_of_all
+from zeta.errors import LayerTypeError, TargetError, ZetaError, ZetaNotice, listed
+from zeta.resolve.planning import check_dtype, tie_problems
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.slots import Slot, walk
+from zeta.rules import Kind
+from zeta.write.aliasing import has_address
+from zeta.write.apply import Progress, check_target, values_of
+from zeta.write.checkpoint import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, work
+
+T = TypeVar("T")
+
+#: bytes that a thread draws, measures and writes at a time; its cache holds them meanwhile
+_TILE_BYTES: Final = 2**21
+
+
+class Watcher(Protocol):
+    """Is told of every tile of one entry that is drawn."""
+
+    def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
+        """What is to be summed of a tile, and about which centres; called in any thread, changes nothing."""
+
+    def take(self, sums: Sequence[Sums]) -> None:
+        """Take in the sums of the parts: called in the order of the tiles."""
+
+
+def save_files(
+    model: nn.Module,
+    request: Manifest,
+    folder: Path,
+    *,
+    force: bool,
+    watchers: Mapping[str, Watcher],
+    progress: Progress | None,
+) -> int:
+    """Write a checkpoint into ``folder``, complete or not at all; return how many bytes an interrupted run had written.
+
+    Every value is computed, those of an interrupted run's files as well: what is in them is kept where it is the same.
+    ``watchers`` has one for each name of an entry that is drawn and saved.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    files = request.layout
+    slots = _check(model, request.plan)
+    _say_what_is_left(model)
+    check_folder(folder, force=force)
+    kept: dict[str, str] = {}
+    with work(folder, request, force=force) as unfinished:
+        unfinished.reserve(sum(shard.size for shard in files.shards))
+        with Writer() as writer:
+            run = _Run(writer, files.nbytes, progress)
+            for shard in files.shards:
+                writer.begin(unfinished.open(shard.name), shard.header)
+                for item in blocks(shard.stored):
+                    if isinstance(item, Block):
+                        run.draw_together(item, request.seed, watchers)
+                    elif item.entry.kept:
+                        kept[item.entry.name] = run.copy(item, slots[item.entry.name].tensor)
+                    else:
+                        run.draw(item, request.seed, watchers[item.entry.name])
+                writer.finish(shard.size)
+        manifest = replace(request, kept=kept).to_json()
+        texts = {name: text for name, text in ((INDEX, files.index), (MANIFEST, manifest)) if text is not None}
+        for name, text in texts.items():
+            unfinished.write(name, text)
+        unfinished.publish()
+    return writer.found
+
+
+class _Run:
+    """Hands tiles to the writer, and tells how far it has come."""
+
+    def __init__(self, writer: Writer, total: int, progress: Progress | None) -> None:
+        self._writer = writer
+        self._total = total
+        self._done = 0
+        self._progress = progress
+
+    def draw(self, item: Stored, seed: int, watcher: Watcher) -> None:
+        """Write what an entry's initializer gives; the threads that write draw it, too, where they can."""
+        entry, start = item.entry, 0
+        if sampling.is_independent(entry.initializer, entry.dtype):
+            key = parameter_key(seed, entry.name)
+            for _, region in Region.whole(entry.shape).tiles(_TILE_BYTES // entry.dtype.itemsize):
+                job = functools.partial(_drawn, entry, key, region, watcher)
+                self._write(item, region.start, region.numel, job, watcher.take)
+        else:
+            for index, values in values_of(entry, seed):
+                job = functools.partial(_same, (values, sums_of_all(watcher.parts(index, values))))
+                self._write(item, start, values.numel(), job, watcher.take)
+                start += values.numel()
+        self._tell(*item.names)
+
+    def draw_together(self, block: Block, seed: int, watchers: Mapping[str, Watcher]) -> None:
+        """Write the values of many small entries."""
+
+        def written(sums: list[list[Sums]]) -> None:
+            for item, of_one in zip(block.stored, sums, strict=True):
+                watchers[item.entry.name].take(of_one)
+                self._done += item.entry.nbytes * len(item.names)
+                self._tell(*item.names)
+
+        job = functools.partial(_drawn_together, block, seed, watchers)
+        if not sampling.is_native():
+            job = functools.partial(_same, job())
+        self._writer.write(job, [block.start], written)
+
+    def copy(self, item: Stored, tensor: Tensor) -> str:
+        """Write an entry's values as the model has them; return their SHA-256."""
+        digest, dtype = hashlib.sha256(), item.entry.dtype
+        for index, region in Region.whole(item.entry.shape).tiles(_TILE_BYTES // dtype.itemsize):
+            shown = tensor.detach()[index].to(device="cpu", dtype=dtype).resolve_conj().resolve_neg().contiguous()
+            digest.update(memory(shown))
+            self._write(item, region.start, region.numel, functools.partial(_same, (shown, ())), lambda _: None)
+        self._tell(*item.names)
+        return digest.hexdigest()
+
+    def _write(
+        self, item: Stored, start: int, count: int, job: Callable[[], tuple[Tensor, T]], take: Callable[[T], None]
+    ) -> None:
+        """Hand over the ``count`` elements from ``start`` on."""
+        size = item.entry.dtype.itemsize
+
+        def written(result: T) -> None:
+            take(result)
+            self._done += count * size * len(item.names)
+            self._tell(item.entry.name)
+
+        self._writer.write(job, [offset + start * size for offset in item.offsets], written)
+
+    def _tell(self, *names: str) -> None:
+        if self._progress is not None:
+            for name in names:
+                self._progress(name, self._done, self._total)
+
+
+def _drawn(entry: Entry, key: int, region: Region, watcher: Watcher) -> tuple[Tensor, list[Sums]]:
+    values = sampling.sample(entry.initializer, key=key, region=region, dtype=entry.dtype, axes=entry.axes)
+    values = sampling.with_zero_row(values, region, entry.padding_idx)
+    return values, sums_of_all(watcher.parts(region.slices, values))
+
+
+def _drawn_together(block: Block, seed: int, watchers: Mapping[str, Watcher]) -> tuple[Tensor, list[list[Sums]]]:
+    memory = block.drawn(seed)
+    parts = [
+        watchers[item.entry.name].parts(Region.whole(values.shape).slices, values) if values.numel() else []
+        for item, values in zip(block.stored, block.views(memory), strict=True)
+    ]
+    sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
+    return memory, [list(itertools.islice(sums, len(of_one))) for of_one in parts]
+
+
+def _same(what: T) -> T:
+    return what
+
+
+def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
+    """Every entry's slot, after checking that its values can be computed or copied."""
+    slots = {slot.name: slot for slot in walk(model)}
+    problems: list[str] = []
+    for entry in plan:
+        slot = slots.get(entry.name)
+        if slot is None or slot.shape != entry.shape:
+            problems.append(f"{entry.name}: the model has no such parameter of shape {tuple(entry.shape)}")
+        elif slot.parametrization is not None:
+            problems.append(f"{entry.name}: is parametrized; initialize a real model and save its state_dict instead")
+        else:
+            try:
+                if entry.kept and entry.persistent:
+                    check_target(entry, slot)
+                    _check_plain(slot)
+                _check_writable(entry)
+            except ZetaError as error:
+                problems.append(f"{entry.name}: {'is kept, but ' if entry.kept else ''}{error}")
+        problems += [
+            f"{tie}: the model has no such parameter, to be tied to {entry.name}"
+            for tie in entry.ties
+            if tie not in slots
+        ]
+        problems += [
+            f"{name}: is {'' if entry.persistent else 'not '}to be saved by the plan, but is a buffer with persistent="
+            f"{slots[name].persistent}; make it persistent under every name or none, and plan this model"
+            for name in (entry.name, *entry.ties)
+            if name in slots and slots[name].persistent != entry.persistent
+        ]
+    problems += tie_problems(plan, slots, lambda entry: entry.persistent)
+    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
+    problems += [f"{name}: is not in the plan" for name in slots if name not in planned]
+    if problems:
+        raise TargetError(listed("this plan cannot be saved for this model; nothing was written:", problems))
+    return slots
+
+
+def _say_what_is_left(model: nn.Module) -> None:
+    """Give a notice of what ``state_dict`` has beside tensors."""
+    left = [
+        f"{name}._extra_state".lstrip(".")
+        for name, module in named_modules_of(model)
+        if type(module).get_extra_state is not nn.Module.get_extra_state
+    ]
+    if left:
+        warnings.warn(
+            f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}: what get_extra_state gives "
+            "is no tensor of the plan and is not saved; load with strict=False",
+            ZetaNotice,
+            stacklevel=5,
+        )
+
+
+def _check_plain(slot: Slot) -> None:
+    """Raise ``TargetError`` unless the tensor's bytes are its values."""
+    tensor = slot.tensor
+    if tensor.layout is not torch.strided:
+        raise TargetError(
+            f"has layout {str(tensor.layout).removeprefix('torch.')}, which safetensors lacks; make it dense with "
+            ".to_dense()"
+        )
+    if not has_address(tensor):
+        raise TargetError(f"is a {type(tensor.data).__name__} without memory of its own; make it a plain tensor")
+
+
+def _check_writable(entry: Entry) -> None:
+    """Raise ``ZetaError`` where a model in the plan's dtypes could not be initialized either."""
+    check_dtype(entry.initializer, entry.dtype)
+    if not entry.kept and entry.kind is not Kind.BUFFER and not dtypes.is_drawable(entry.dtype):
+        raise TargetError(
+            f"has dtype {dtypes.name_of(entry.dtype)}; save the floating-point model and quantize it afterwards, or "
+            "use Keep()"
+        )

@@ -1,0 +1,114 @@
+"""What holds for verbs: nobody's mode changes what they do, and inside a recording they are recorded, or refused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parametrizations
+
+from zeta.base.surroundings import plain
+from zeta.errors import RecordingError, TargetError, ZetaError, listed
+from zeta.fans import originals
+from zeta.initializers import Constant, Program
+from zeta.resolve.plans import Entry
+from zeta.resolve.recording.tracing.interception import ACTIVE, Draws
+from zeta.resolve.recording.tracing.sources import source_here
+from zeta.resolve.slots import Slot
+from zeta.write.apply import check_writable
+from zeta.write.parametrized import restart_power_iteration
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def check_no_recording(name: str) -> None:
+    """Raise ``RecordingError`` inside a recording, where no tensor has values."""
+    if ACTIVE.recorder is not None:
+        raise RecordingError(
+            f"zeta.{name} needs values, and inside a recording there are none; call it on the model that the plan was "
+            "applied to"
+        )
+
+
+def on_values(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A verb that no surrounding mode changes, and that a recording refuses."""
+
+    @functools.wraps(verb)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        check_no_recording(verb.__name__)
+        with plain():
+            return verb(*args, **kwargs)
+
+    return guarded
+
+
+def on_values_or_recorded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A verb that no surrounding mode changes but a recording, which it is to ask for."""
+
+    @functools.wraps(verb)
+    def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if ACTIVE.recorder is not None:
+            return verb(*args, **kwargs)
+        with plain():
+            return verb(*args, **kwargs)
+
+    return guarded
+
+
+def recording_here() -> Draws | None:
+    """The recording that is under way in this thread."""
+    return ACTIVE.recorder
+
+
+def note(recorder: Draws, entries: list[Entry], slots: dict[str, Slot]) -> None:
+    """Let a recording know that tensors get what the entries say. Its plan's seed decides.
+
+    Raises ``TargetError`` for parameters that cannot be written, all listed.
+    """
+    written = [entry for entry in entries if not entry.kept]
+    problems: list[str] = []
+    with torch._C.DisableTorchFunction():  # the recording itself says that nothing is on meta
+        for entry in written:
+            try:
+                _check(entry, slots[entry.name])
+            except ZetaError as error:
+                problems.append(f"{entry.name}: {error}")
+    if problems:
+        raise TargetError(listed("these parameters cannot be written in a recording:", problems))
+    for entry in written:
+        slot = slots[entry.name]
+        if slot.parametrization is None:
+            _fill(recorder, entry, slot.tensor)
+            continue
+        effective = torch.empty(entry.shape, dtype=slot.tensor.dtype, device="cpu")
+        _fill(recorder, entry, effective)
+        setattr(slot.module, slot.local_name, effective)  # stores its right inverse
+        first = slot.parametrization[0]
+        if isinstance(first, parametrizations._SpectralNorm):
+            with torch.no_grad():
+                restart_power_iteration(first, originals(slot.parametrization)[0])
+
+
+def _check(entry: Entry, slot: Slot) -> None:
+    if not slot.tensor.is_meta:
+        raise TargetError("is real, from before the recording; make it inside the constructor")
+    check_writable(slot)
+    if isinstance(entry.initializer, Program):
+        raise TargetError("gets a recorded program; call the function that it was recorded from")
+
+
+def _fill(recorder: Draws, entry: Entry, tensor: Tensor) -> None:
+    with torch.no_grad():
+        if isinstance(entry.initializer, Constant):
+            tensor.fill_(entry.initializer.value)
+        else:
+            source = source_here()
+            called = "init" if source is None or source.called is None else source.called
+            with torch._C.DisableTorchFunction():
+                recorder.draw_into(tensor, entry.initializer, entry.axes, called)
+        if entry.padding_idx is not None:
+            tensor[entry.padding_idx].zero_()

@@ -1,0 +1,149 @@
+"""Give a model on meta memory, once, and take it back if anything fails."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from zeta.base.modules import modules_of, parameters_of, tensors_of
+from zeta.errors import LayerTypeError, TargetError, listed
+from zeta.resolve.casting import Casting, casting_of
+from zeta.resolve.plans import Plan
+from zeta.resolve.recording.record import attributes, swap
+from zeta.resolve.slots import Slot, is_sharded
+from zeta.resolve.submodels import Naming, fitted
+from zeta.write.apply import check_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Twin:
+    """A tensor on meta, and one with memory that it is to become."""
+
+    tensor: Tensor
+    real: Tensor
+
+
+@contextlib.contextmanager
+def memory(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    cast_buffers: bool = False,
+    naming: Naming | None = None,
+) -> Iterator[Casting | None]:
+    """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
+
+    Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
+    attributes and hooks remain. The block is told what ``dtype`` does to the plan.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        PlanError: plan and model do not fit.
+        TargetError: tensors that would get memory but no value: kept by the plan, or unknown to it.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    plan, slots = fitted(model, plan, naming)
+    casting = None if dtype is None else casting_of(model, slots.values(), dtype, buffers=cast_buffers)
+    check_names(plan, list(plan), slots, whole=True)
+    _check_values(model, plan, slots.values())
+    wanted = {} if casting is None else dict.fromkeys(_cast(plan, slots, casting), casting.dtype)
+    twins = _twins(model, torch.device(device), wanted)
+    swapped: list[_Twin] = []
+    try:
+        for twin in twins:
+            swap(twin.tensor, twin.real)
+            swapped.append(twin)
+        yield casting
+    except BaseException:
+        for twin in swapped:
+            swap(twin.tensor, twin.real)
+        raise
+
+
+def _cast(plan: Plan, slots: dict[str, Slot], casting: Casting) -> Iterator[int]:
+    """The ``id`` of each tensor that is cast."""
+    for entry in plan:
+        for slot in (slots[name] for name in (entry.name, *entry.ties) if name in slots):
+            if casting.casts((entry.name, *entry.ties), entry.kind, slot.tensor.dtype):
+                yield id(slot.tensor)
+                if slot.parametrization is not None:
+                    yield from (id(tensor) for tensor in parameters_of(slot.parametrization))
+
+
+def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
+    """Raise ``TargetError`` for tensors on meta that the plan gives no value."""
+    known: set[int] = set()
+    problems: list[str] = []
+    for slot in slots:
+        known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
+        if slot.parametrization is not None:
+            known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
+        if slot.tensor.is_meta and plan[slot.name].kept:
+            problems.append(f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule")
+    problems += [
+        f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
+        "register_buffer makes it one"
+        for place, tensor in attributes(model)
+        if tensor.is_meta and tensor.untyped_storage()._cdata not in known
+    ]
+    if problems:
+        raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))
+
+
+def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype]) -> list[_Twin]:
+    """Allocate each memory once, and make every tensor's twin in it, in the dtype that is wanted of it."""
+    everything = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
+    tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
+    originals = _originals(model)
+    memories: dict[int, list[Tensor]] = {}
+    twins: list[_Twin] = []
+    for tensor in tensors.values():
+        if is_sharded(tensor):
+            twins.append(_sharded_twin(tensor, device, wanted.get(id(tensor), tensor.dtype)))
+        else:
+            memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+    for sharing in memories.values():
+        dtype = next((wanted[id(t)] for t in sharing if id(t) in wanted), None)  # views of a parameter go with it
+        kinds = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
+        size = max(_extent(t) * kinds[id(t)].itemsize for t in sharing)
+        # zeros and not empty: what a parametrization keeps beside the weight is read before it is written
+        allocate = torch.zeros if any(id(t) in originals for t in sharing) else torch.empty
+        storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
+        for t in sharing:
+            real = torch.empty(0, dtype=kinds[id(t)], device=device)
+            real.set_(storage, t.storage_offset(), t.shape, t.stride())
+            twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
+    return twins
+
+
+def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> _Twin:
+    """Memory for what this rank holds of the tensor."""
+    with torch.no_grad():
+        real = torch.empty_like(tensor, dtype=dtype, device=device)
+    return _Twin(tensor=tensor, real=real.requires_grad_(tensor.requires_grad))
+
+
+def _originals(model: nn.Module) -> set[int]:
+    """The tensors that parametrizations keep."""
+    return {
+        id(tensor)
+        for module in modules_of(model)
+        if isinstance(module, parametrize.ParametrizationList)
+        for tensor in tensors_of(module)
+    }
+
+
+def _extent(tensor: Tensor) -> int:
+    """The number of elements of memory from its beginning to the tensor's last."""
+    if not tensor.numel():
+        return int(tensor.storage_offset())
+    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return int(tensor.storage_offset()) + reach + 1

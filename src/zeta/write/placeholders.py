@@ -1,0 +1,61 @@
+"""Parameters that stand for memory which another runtime holds: they look empty, or like a part, and are not.
+
+DeepSpeed's ZeRO-3 leaves parameters without elements, FSDP1 what one rank has of them. To write what is here would be
+to write nothing, or to the wrong places.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from zeta.resolve.slots import Slot, is_sharded
+
+
+def stands_for(slot: Slot) -> str | None:
+    """What holds the memory that a parameter stands for, and the way out; ``None`` for an ordinary one."""
+    tensor = slot.tensor
+    if hasattr(tensor, "ds_id"):
+        return (
+            f"belongs to DeepSpeed's ZeRO-3, which holds its {tuple(getattr(tensor, 'ds_shape', ()))} elsewhere; "
+            "initialize before deepspeed.initialize, or inside deepspeed.zero.GatheredParameters"
+        )
+    extent = None if slot.parametrization is not None or is_sharded(tensor) else _extent(slot.module, slot.local_name)
+    if extent is None or tensor.numel() == extent:
+        return None
+    return (
+        f"has {tensor.numel():,} elements, but its {type(slot.module).__name__} says {extent:,}: another runtime, such "
+        "as FSDP1, holds the rest; initialize before wrapping, or use fully_shard"
+    )
+
+
+def _extent(module: Any, name: str) -> int | None:
+    """How many elements a parameter of torch's own layers has by the layer's own numbers; ``None`` if nobody says."""
+    for kind, extents in _EXTENTS.items():
+        if type(module) is kind and name in extents:
+            return math.prod(extents[name](module))
+    if isinstance(module, _NormBase) and name in ("weight", "bias"):
+        return int(module.num_features)
+    return None
+
+
+def _of_convolution(module: Any) -> tuple[int, ...]:
+    return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+
+
+Extents = Mapping[str, Callable[[Any], tuple[int, ...]]]
+_EXTENTS: Final[Mapping[type, Extents]] = {
+    nn.Linear: {"weight": lambda m: (m.out_features, m.in_features), "bias": lambda m: (m.out_features,)},
+    nn.Embedding: {"weight": lambda m: (m.num_embeddings, m.embedding_dim)},
+    nn.LayerNorm: dict.fromkeys(("weight", "bias"), lambda m: m.normalized_shape),
+    nn.RMSNorm: {"weight": lambda m: m.normalized_shape},
+    nn.GroupNorm: dict.fromkeys(("weight", "bias"), lambda m: (m.num_channels,)),
+    **{
+        convolution: {"weight": _of_convolution, "bias": lambda m: (m.out_channels,)}
+        for convolution in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    },
+}

@@ -1,0 +1,224 @@
+"""Which elements of the whole tensor lie here, and where: plain tensors and any ``DTensor``, without communication.
+
+A placement cuts a dimension as ``torch.chunk`` does, one mesh dimension after the other, the first one first. FSDP of a
+tensor-parallel weight is the exception: it cuts what tensor parallelism has left, although its mesh dimension stands
+before, and torch writes this as ``_StridedShard``.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zeta.compute.stream.regions import Region
+from zeta.errors import SpecError, TargetError
+from zeta.resolve.slots import is_sharded
+
+#: consecutive elements along one dimension: from the first on, to before the second
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A box of the whole tensor, and the index at which it lies in the local one."""
+
+    region: Region
+    index: tuple[slice, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Held:
+    """What is here of one tensor: its local memory, and the parts of the whole that fill it."""
+
+    local: Tensor
+    parts: tuple[Part, ...]
+
+    @functools.cached_property
+    def numel(self) -> int:
+        """The number of elements that are here."""
+        return sum(part.region.numel for part in self.parts)
+
+    def places(self) -> Iterator[tuple[Tensor, Region]]:
+        """Each part's memory, and the region of the whole that it holds."""
+        for part in self.parts:
+            yield self.local if part.region.numel == self.local.numel() else self.local[part.index], part.region
+
+
+def parts_of(
+    shape: Sequence[int], mesh_shape: Sequence[int], placements: Sequence[Any], coordinate: Sequence[int]
+) -> tuple[Part, ...]:
+    """Return what the rank at ``coordinate`` of a mesh holds of a tensor of ``shape``.
+
+    One part almost always; none where the rank holds nothing; several where it has separate stretches of a dimension.
+
+    Args:
+        shape: of the whole tensor.
+        mesh_shape: ranks along each mesh dimension.
+        placements: torch's, one for each mesh dimension: ``Shard``, ``Replicate``, or the ``_StridedShard`` of FSDP.
+        coordinate: which rank.
+
+    Raises:
+        SpecError: numbers of dimensions that differ, a coordinate outside the mesh, or what is no placement.
+        TargetError: a placement that says nothing about elements, as ``Partial``.
+
+    >>> from torch.distributed.tensor import Replicate, Shard
+    >>> [part] = parts_of((5, 6), (2, 3), (Replicate(), Shard(0)), (1, 2))
+    >>> part.region.offsets, part.region.sizes
+    ((4, 0), (1, 6))
+    """
+    shape, mesh_shape, coordinate = tuple(shape), tuple(mesh_shape), tuple(coordinate)
+    if not len(mesh_shape) == len(placements) == len(coordinate):
+        raise SpecError(
+            f"a mesh of shape {mesh_shape} needs as many placements and coordinates, got {tuple(placements)} and "
+            f"{coordinate}"
+        )
+    if not all(0 <= here < size for here, size in zip(coordinate, mesh_shape, strict=True)):
+        raise SpecError(f"the mesh of shape {mesh_shape} has no coordinate {coordinate}")
+    cuts = tuple(_cut(placement, dim, len(shape)) for dim, placement in enumerate(placements))
+    return _parts(shape, mesh_shape, cuts, coordinate)
+
+
+def held(tensor: Tensor) -> Held:
+    """Return what is here of a tensor. Raises ``TargetError`` if its placements do not say so."""
+    if not is_sharded(tensor):
+        return whole(tensor.detach())
+    mesh, placements, memory = tensor.device_mesh, tensor.placements, local(tensor)
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:  # this rank is not in the mesh
+        return Held(local=memory, parts=())
+    _check_order(tensor)
+    parts = parts_of(tensor.shape, mesh.shape, placements, coordinate)
+    found = Held(local=memory, parts=parts)
+    if memory.numel() != found.numel or not all(_fits(part, memory.shape) for part in parts):
+        raise TargetError(
+            f"is a DTensor of shape {tuple(tensor.shape)} with a local tensor of shape {tuple(memory.shape)}, which is "
+            f"not what {tuple(placements)} on a mesh of shape {tuple(mesh.shape)} give at {tuple(coordinate)}"
+        )
+    return found
+
+
+def whole(tensor: Tensor) -> Held:
+    """All of a plain tensor."""
+    return Held(local=tensor, parts=_all(tuple(tensor.shape)))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The memory that is here: of a ``DTensor`` the local tensor, else the tensor itself."""
+    if not is_sharded(tensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()  # type: ignore[no-any-return]
+
+
+def _check_order(tensor: Any) -> None:
+    """Raise ``TargetError`` where mesh dimensions cut in another order than they stand, which placements do not say."""
+    orders = [tuple(entry.mesh_dims) for entry in getattr(tensor._spec, "shard_order", None) or ()]
+    if any(order != tuple(sorted(order)) for order in orders):
+        raise TargetError(
+            f"is a DTensor whose {tuple(tensor.placements)} were cut in the order {orders} of mesh dimensions; "
+            "redistribute it to the default order first"
+        )
+
+
+def _fits(part: Part, shape: Sequence[int]) -> bool:
+    return all(along.stop <= size for along, size in zip(part.index, shape, strict=True))
+
+
+# -- arithmetic ------------------------------------------------------------------------------------------------------
+
+#: a mesh dimension cuts this dimension of the tensor, each of so many pieces alone; ``None``: it replicates
+_Cut = tuple[int, int] | None
+
+
+def _cut(placement: Any, mesh_dim: int, ndim: int) -> _Cut:
+    from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
+
+    if isinstance(placement, Replicate):
+        return None
+    if not isinstance(placement, Placement):
+        raise SpecError(
+            f"expected a placement of torch.distributed.tensor along mesh dimension {mesh_dim}, got {placement!r}"
+        )
+    if not isinstance(placement, Shard | _StridedShard):
+        raise TargetError(
+            f"is a DTensor with the placement {placement} along mesh dimension {mesh_dim}, which leaves no rank with "
+            "elements of its own; redistribute it to Replicate() or Shard(dim) first"
+        )
+    if not -ndim <= placement.dim < ndim:
+        raise SpecError(f"{placement} names a dimension that a tensor of {ndim} dimensions does not have")
+    return placement.dim % ndim, int(getattr(placement, "split_factor", 1))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts(
+    shape: tuple[int, ...], mesh_shape: tuple[int, ...], cuts: tuple[_Cut, ...], coordinate: tuple[int, ...]
+) -> tuple[Part, ...]:
+    spans = [_spans(dim, extent, mesh_shape, cuts, coordinate) for dim, extent in enumerate(shape)]
+    placed = [_placed(along) for along in spans]
+    return tuple(
+        Part(
+            region=Region(
+                shape=shape,
+                offsets=tuple(start for (start, _), _ in corner),
+                sizes=tuple(stop - start for (start, stop), _ in corner),
+            ),
+            index=tuple(index for _, index in corner),
+        )
+        for corner in itertools.product(*placed)
+    )
+
+
+def _spans(
+    dim: int, extent: int, mesh_shape: tuple[int, ...], cuts: tuple[_Cut, ...], coordinate: tuple[int, ...]
+) -> list[Span]:
+    """What is here of one dimension of the tensor: spans in the order in which they lie."""
+    of_dim = [(mesh_dim, cut[1]) for mesh_dim, cut in enumerate(cuts) if cut is not None and cut[0] == dim]
+    order: list[tuple[int, int]] = []
+    for position, (mesh_dim, pieces) in reversed(list(enumerate(of_dim))):
+        later = math.prod(mesh_shape[other] for other, _ in of_dim[position + 1 :])
+        if pieces > 1 and pieces == later:
+            order.append((mesh_dim, 1))  # as FSDP does it: cut what the later mesh dimensions have left
+        else:
+            order.insert(0, (mesh_dim, pieces))
+    spans: list[Span] = [(0, extent)]
+    for mesh_dim, pieces in order:
+        number, count = coordinate[mesh_dim], mesh_shape[mesh_dim]
+        spans = [span for piece in range(pieces) for span in _chunk(_chunk(spans, pieces, piece), count, number)]
+    return spans
+
+
+def _chunk(spans: list[Span], count: int, number: int) -> list[Span]:
+    """The chunk of this number, of ``count`` as ``torch.chunk`` makes them."""
+    step = -(-sum(stop - start for start, stop in spans) // count)
+    begin, end = step * number, step * (number + 1)
+    chosen: list[Span] = []
+    for start, stop in spans:
+        first, last = start + max(begin, 0), min(start + end, stop)
+        if first < last:
+            chosen.append((first, last))
+        begin, end = begin - (stop - start), end - (stop - start)
+    return chosen
+
+
+def _placed(spans: list[Span]) -> list[tuple[Span, slice]]:
+    """Each span with the place at which it lies; neighbours as one."""
+    joined: list[Span] = []
+    for start, stop in spans:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    ends = list(itertools.accumulate(stop - start for start, stop in joined))
+    return [(span, slice(end - span[1] + span[0], end)) for span, end in zip(joined, ends, strict=True)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _all(shape: tuple[int, ...]) -> tuple[Part, ...]:
+    return (Part(region=Region.whole(shape), index=Region.whole(shape).slices),)
