@@ -310,6 +310,17 @@ def test_a_tensor_that_grows_is_refused_with_its_line(sizes: tuple[int, ...]) ->
         zeta.record(Growing)
 
 
+def test_a_sparse_tensor_is_refused_with_its_line() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            at = torch.tensor([[0, 1], [1, 0]])
+            self.register_buffer("a", torch.sparse_coo_tensor(at, torch.tensor([1.0, 2.0]), (2, 2)).to_dense())
+
+    with pytest.raises(zeta.RecordingError, match=r"test_recording\.py:\d+ in .*Sparse.*makes a sparse tensor"):
+        zeta.record(Sparse)
+
+
 def test_what_is_not_a_module_is_refused() -> None:
     with pytest.raises(zeta.LayerTypeError, match=r"returns a torch\.nn\.Module, got 3"):
         zeta.record(lambda: 3)  # type: ignore[arg-type, return-value]
