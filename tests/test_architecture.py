@@ -276,7 +276,7 @@ FACTORIES = (
 )
 
 # where no device is named, and why that is meant
-UNNAMED = {"zeta.operations: torch.as_tensor": "operands that are numbers; run outside of all modes"}
+UNNAMED = {"zeta.base.language.operations: torch.as_tensor": "operands that are numbers; run outside of all modes"}
 
 
 @pytest.mark.parametrize("module", MODULES)

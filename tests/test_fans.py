@@ -16,7 +16,7 @@ import zeta
 from zeta import Rule, Rules
 from zeta.errors import FanError, SpecError
 from zeta.fans import _REGISTERED, Axes, Fans, axes_of, fans, register_fans, torch_axes
-from zeta.initializers import Normal, VarianceScaling, Zeros
+from zeta.initializers import Identity, Normal, Orthogonal, Site, Sparse, VarianceScaling, Zeros, matrix_shape
 
 
 @pytest.fixture(autouse=True)
@@ -131,6 +131,17 @@ def test_torch_compatible_fans_are_those_of_torch(factory: Callable[[], nn.Modul
     module = on_meta(factory)
     expected = nn.init._calculate_fan_in_and_fan_out(module.weight)
     assert fan_pair(module, torch_compatible=True) == expected
+
+
+@pytest.mark.parametrize("name", ["Orthogonal", "Identity", "Sparse"])
+def test_blocks_along_a_batch_dimension_are_its_parts(name: str) -> None:
+    axes = Axes(fan_in=(1,), fan_out=(2,), batch=(0,), blocks=((0, 4),))
+    law = {"Orthogonal": Orthogonal(), "Identity": Identity(), "Sparse": Sparse(0.5)}[name]
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(8, 4, 3))
+    report = zeta.init_(module, Rules([Rule("weight", law, axes=axes)]), seed=0)
+    assert report.ok
+    assert matrix_shape(Site(shape=(8, 4, 3), axes=axes)).count == 8
 
 
 STRIDED: dict[str, tuple[Callable[[], nn.Module], int, int]] = {

@@ -166,6 +166,17 @@ def test_what_a_transformers_model_keeps_in_fp32_stays(dtype: torch.dtype, kept:
     assert found == set(["0.gate.weight", "0.wo.weight"][:kept])
 
 
+@pytest.mark.parametrize(("kept", "said"), [(["("], "unterminated"), (5, "not iterable")])
+def test_what_is_kept_in_fp32_must_be_parts_of_names(kept: Any, said: str) -> None:
+    model, plan = zeta.record(lambda: nn.Sequential(nn.Linear(2, 2)))
+    model._keep_in_fp32_modules = kept
+    with pytest.raises(zeta.SpecError, match=rf"Sequential._keep_in_fp32_modules must be a list .*{said}"):
+        zeta.materialize_(model, plan, dtype=torch.float16)
+    model._keep_in_fp32_modules = "0.weight"
+    zeta.materialize_(model, plan, dtype=torch.float16)
+    assert [p.dtype for p in model.parameters()] == [torch.float32, torch.float16]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["T5Model", "Glm4MoeForCausalLM", "LlamaForCausalLM"])
 def test_both_verbs_agree_with_from_pretrained(name: str, dtype: torch.dtype, tmp_path: Path) -> None:

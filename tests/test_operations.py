@@ -119,6 +119,16 @@ ATTACKS: dict[str, list[Any]] = {
         step("linalg_qr", REF, part=0, shape=[2**29, 0, 0]),
         step("sum", {"step": 1}, shape=()),
     ],
+    "orthogonal matrices by the dozen": [
+        *(
+            {
+                "op": "draw", "draw": {"name": "Orthogonal", "gain": 1.0}, "number": n, "of": None,
+                "axes": {"fan_in": [1], "fan_out": [0]}, "shape": [2**13, 2**13], "dtype": "float32",
+            }
+            for n in range(15)
+        ),
+        step("slice", REF, starts=[0, 0], sizes=[1, 4], steps=[1, 1], shape=[1, 4]),
+    ],
     "many steps": [ONES] * (MOST_STEPS + 1),
     "an overflowing shape": [step("full", size=[2**32, 2**32], value=1.0, shape=[2**32, 2**32])],
     "a negative shape": [step("full", size=[-4], value=1.0, shape=[-4])],

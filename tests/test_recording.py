@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import random
 import threading
 from collections.abc import Callable
@@ -310,6 +313,17 @@ def test_a_tensor_that_grows_is_refused_with_its_line(sizes: tuple[int, ...]) ->
         zeta.record(Growing)
 
 
+def test_a_sparse_tensor_is_refused_with_its_line() -> None:
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            at = torch.tensor([[0, 1], [1, 0]])
+            self.register_buffer("a", torch.sparse_coo_tensor(at, torch.tensor([1.0, 2.0]), (2, 2)).to_dense())
+
+    with pytest.raises(zeta.RecordingError, match=r"test_recording\.py:\d+ in .*Sparse.*makes a sparse tensor"):
+        zeta.record(Sparse)
+
+
 def test_what_is_not_a_module_is_refused() -> None:
     with pytest.raises(zeta.LayerTypeError, match=r"returns a torch\.nn\.Module, got 3"):
         zeta.record(lambda: 3)  # type: ignore[arg-type, return-value]
@@ -589,3 +603,31 @@ def test_shared_memory_cannot_have_random_values() -> None:
     with pytest.warns(zeta.ZetaNotice, match="shares keeps what it had: it depends on random values"):
         _, plan = zeta.record(build)
     assert plan["weight"].initializer == Normal()
+
+
+@pytest.mark.parametrize(
+    "save", [pickle.dumps, lambda module: pickle.dumps(module.weight.data), lambda m: torch.save(m, io.BytesIO())]
+)
+def test_pickling_in_a_constructor_is_an_error_and_no_crash(save: Callable[[nn.Module], object]) -> None:
+    class Pickles(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            save(self.linear)
+
+    with pytest.raises(zeta.RecordingError, match=r"test_recording\.py:\d+ in .*: pickle and torch.save need values"):
+        zeta.record(Pickles)
+
+
+def test_copies_of_both_depths_are_recorded() -> None:
+    class Copies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(2, 2, bias=False)
+            self.deep = copy.deepcopy(self.one)
+            self.register_buffer("flat", copy.copy(self.one.weight.detach()) * 2)
+
+    model, plan = zeta.record(Copies)
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.one.weight, model.deep.weight)
+    assert torch.equal(model.one.weight * 2, model.flat)

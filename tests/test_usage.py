@@ -395,6 +395,21 @@ class Fanning(Weighted):
         return [self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x), self.a(x)]
 
 
+class ChunkedExperts(Weighted):
+    """The first dimension is taken apart, which numbers them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.w.chunk(2)
+        return x @ one + x @ two
+
+
+class ChunkedUnevenly(Weighted):
+    shape = (4, 6, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.bmm(x, self.w).chunk(2, dim=-1)
+
+
 UNSURE = [
     *(
         SuperCalled,
@@ -407,6 +422,8 @@ UNSURE = [
         Tried,
         Turning,
         Nested,
+        ChunkedExperts,
+        ChunkedUnevenly,
     ),
     *(InALambda, Matching, Checkpointed, AllDimensions, Elsewhere, ByTheDoor, HandsItselfOver, Fanning, Child),
 ]

@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 
 from zeta.base.reading import shown
 from zeta.base.usage import uses
+from zeta.base.usage.views import Use
 from zeta.errors import FanError, SpecError
 
 
@@ -314,6 +315,10 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     )
 
 
+def _divides(use: Use, dim: int, n: int, shape: torch.Size) -> bool:
+    return dim in (*use.fan_in, *use.fan_out) and shape[dim] % n == 0
+
+
 def _convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
     kernel = tuple(range(2, len(shape)))
     return Axes(
@@ -356,7 +361,7 @@ def _in_forward(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
     if found.lost or len({(use.fan_in, use.fan_out, use.lookup) for use in products}) != 1:
         return None
     use = max(products, key=lambda use: len(use.blocks))
-    if not (use.fan_in or use.lookup):
+    if not (use.fan_in or use.lookup) or not all(_divides(use, dim, n, shape) for dim, n in use.blocks):
         return None
     rest = set(range(len(shape))) - {*use.fan_in, *use.fan_out, *use.lookup}
     return Axes(fan_in=use.fan_in, fan_out=use.fan_out, lookup=use.lookup, batch=tuple(sorted(rest)), blocks=use.blocks)

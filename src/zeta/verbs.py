@@ -145,6 +145,7 @@ def materialize_(
         device: where the memory is to be.
         dtype: that of all floating-point parameters, but for those that a transformers model keeps in fp32. Buffers
             keep theirs, but for running statistics beside a scale and those of a parametrization, which go with them.
+            Of a part of a model, only what its own modules say stays in fp32.
         cast_buffers: whether ``dtype`` is for all floating-point buffers too.
         progress: as for ``apply_``.
         prefix: as for ``apply_``.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from zeta.base.language.evaluation import full_precision
+from zeta.base.language.evaluation import full_precision, one_thread
 from zeta.compute.orthogonal import orthonormal
 from zeta.fans import Axes
 from zeta.initializers import Site, matrix_shape
+
+#: from here on, a gain takes elements of a large matrix below the smallest normal number of fp32
+_TINY: Final = 2.0**-90
 
 
 def to_matrices(weight: Tensor, axes: Axes) -> Tensor:
@@ -56,8 +61,13 @@ def _arrangement(shape: Sequence[int], axes: Axes) -> tuple[list[int], list[int]
 def orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
     """Orthogonal weights from a Gaussian weight: inputs times kernel are the columns."""
     g = to_matrices(gaussian, axes)
-    with full_precision():
+    with _arithmetic(gain):
         return from_matrices(orthonormal(g.flatten(2), gain), gaussian.shape, axes)
+
+
+def _arithmetic(gain: float) -> AbstractContextManager[None]:
+    """In full precision; where values are hardly normal numbers, on one thread: torch's others may flush the rest."""
+    return one_thread() if abs(gain) < _TINY else full_precision()
 
 
 def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
@@ -65,7 +75,7 @@ def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
     g = to_matrices(gaussian, axes)
     centre = kernel_centre(gaussian.shape, axes)
     result = torch.zeros_like(g)
-    with full_precision():
+    with _arithmetic(gain):
         result[..., centre] = orthonormal(g[..., centre], gain)
     return from_matrices(result, gaussian.shape, axes)
 

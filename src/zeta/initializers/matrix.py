@@ -44,7 +44,7 @@ def matrix_shape(site: Site) -> MatrixShape:
         extent[dim] //= n
     kernel = tuple(dim for dim in axes.fan_in if dim in axes.fan_out)
     return MatrixShape(
-        count=math.prod(site.shape[dim] for dim in axes.batch) * math.prod(n for _, n in axes.blocks),
+        count=math.prod(extent[dim] for dim in axes.batch) * math.prod(n for _, n in axes.blocks),
         rows=math.prod(extent[dim] for dim in axes.fan_out if dim not in kernel),
         columns=math.prod(extent[dim] for dim in (*axes.fan_in, *axes.lookup) if dim not in kernel),
         kernel=tuple(extent[dim] for dim in kernel),

@@ -23,6 +23,7 @@ from zeta.fans import Axes
 from zeta.initializers.base import Initializer, Keep, Site
 from zeta.initializers.elementwise import Constant, Ones, Zeros
 from zeta.initializers.fitting import check_law
+from zeta.initializers.matrix import matrix_shape
 
 #: draw numbers that one leaf may use: its own, those of a complex part or a mask
 DRAWS_PER_LEAF: Final = 256
@@ -261,7 +262,7 @@ def _check_cost(steps: tuple[Step, ...]) -> None:
             if any(key == "part" for key, _ in step.attributes):
                 beside = evaluation.nbytes_of_parts(step.op, tuple(types), step.attributes, step.dtype) - step.nbytes
         else:
-            work += step.numel
+            work += _work_of(step)
         ending[last_use.get(position, position)] += step.nbytes
         held += step.nbytes
         if work > MOST_WORK * for_work or held + beside > MOST_BYTES * for_memory:
@@ -271,6 +272,14 @@ def _check_cost(steps: tuple[Step, ...]) -> None:
                 f"and {MOST_BYTES * for_memory:,}"
             )
         held -= ending.pop(position, 0)
+
+
+def _work_of(step: Step) -> int:
+    """About how many steps of arithmetic a draw takes; orthogonal matrices are products, sparse ones are sorted."""
+    if not isinstance(step.leaf, Draw) or not step.leaf.initializer.needs_axes:
+        return step.numel
+    sizes = matrix_shape(Site(shape=step.shape, axes=step.leaf.axes))
+    return step.numel * max(32, min(sizes.rows, sizes.columns * math.prod(sizes.kernel)))
 
 
 def _is_extent(value: Any) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 
 from zeta.base import dtypes
 from zeta.base.modules import modules_of
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, is_norm_statistic, walk
@@ -59,19 +60,29 @@ def casting_of(model: nn.Module, slots: Iterable[Slot], dtype: torch.dtype, *, b
     """
     if dtype not in dtypes.REAL:
         raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
-    patterns = {
-        str(pattern).replace("*", ".*")
-        for attribute, narrow in _KEPT.items()
-        if dtype in narrow
-        for module in modules_of(model)
-        for pattern in getattr(module, attribute, None) or ()
-    }
     return Casting(
         dtype=dtype,
         buffers=buffers,
-        kept=re.compile("|".join(sorted(patterns))) if patterns else None,
+        kept=_kept(model, [attribute for attribute, narrow in _KEPT.items() if dtype in narrow]),
         following=frozenset(slot.name for slot in slots if _follows(slot)),
     )
+
+
+def _kept(model: nn.Module, attributes: list[str]) -> re.Pattern[str] | None:
+    patterns: set[str] = set()
+    for module in modules_of(model):
+        for attribute in attributes:
+            given = getattr(module, attribute, None)
+            if given is None:
+                continue
+            several = [given] if isinstance(given, str) else given
+            try:
+                patterns |= {re.compile(str(pattern).replace("*", ".*")).pattern for pattern in several}
+            except (TypeError, re.error) as error:
+                raise SpecError(
+                    f"{type(module).__name__}.{attribute} must be a list of parts of names, got {shown(given)}: {error}"
+                ) from None
+    return re.compile("|".join(sorted(patterns))) if patterns else None
 
 
 def cast(plan: Plan, model: nn.Module, dtype: torch.dtype | None, *, buffers: bool = False) -> Plan:

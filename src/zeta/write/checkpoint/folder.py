@@ -45,7 +45,9 @@ def check_folder(folder: Path, *, force: bool) -> None:
                 raise place.obstacle(PARTIAL, "a folder that zeta made")
             if found is None or not _is_interrupted(place):
                 _existing(place, force=force)
-    except PermissionError as error:
+    except CheckpointError:
+        raise
+    except OSError as error:
         raise CheckpointError(f"{folder} cannot be looked into: {error.strerror}") from error
 
 

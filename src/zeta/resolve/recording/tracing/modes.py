@@ -23,7 +23,7 @@ from zeta.base.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.tracing.interception import ACTIVE, INTERCEPTION
 from zeta.resolve.recording.tracing.recorder import Recorder
-from zeta.resolve.recording.tracing.sources import source_here
+from zeta.resolve.recording.tracing.sources import is_pickled, source_here
 from zeta.resolve.recording.tracing.threads import THREADS
 
 _CPU: Final = torch.device("cpu")
@@ -125,6 +125,15 @@ class Functions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _pickled(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Torch would read memory that is not there. ``copy.copy`` asks the same, and takes the tensor as it is."""
+    if not args[0].is_meta or not is_pickled():
+        return NotImplemented
+    raise RecordingError(
+        f"{source_here()}: pickle and torch.save need values, and inside a recording there are none; use copy.deepcopy"
+    )
+
+
 def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return recorder.value(args[0]).tolist()
 
@@ -207,6 +216,7 @@ def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
 Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
+    "untyped_storage": _pickled,
     "numpy": _numpy,
     "__array__": _numpy,
     "new_tensor": _new_tensor,

@@ -194,6 +194,8 @@ class Recorder:
         if not outputs and not isinstance(result, list | tuple):
             # a number: somebody wants to know; or a check of what a decomposition returned, which has no result
             return None if result is None else func(*(self._real(item) for item in args), **kwargs)
+        if any(t.layout is not torch.strided for t in outputs):
+            raise RecordingError(f"{source_here()}: {name} makes a sparse tensor, which programs lack; make it dense")
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
             return result  # a view, or data
         source, device = source_here(), _device(args, kwargs, self)

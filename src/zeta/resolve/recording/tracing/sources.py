@@ -80,3 +80,15 @@ def _source(frame: FrameType, called: str | None) -> Source:
         function=code.co_qualname.replace("<locals>.", ""),
         called=called,
     )
+
+
+def is_pickled() -> bool:
+    """Whether torch asks in order to pickle a tensor, and not Python's ``copy``."""
+    frame: FrameType | None = sys._getframe(1)
+    pickled = False
+    while frame is not None and _is_through(frame.f_globals.get("__name__", "")):
+        pickled |= frame.f_code.co_name == "_reduce_ex_internal"
+        if frame.f_globals.get("__name__") == "copy":
+            return False
+        frame = frame.f_back
+    return pickled
