@@ -523,7 +523,8 @@ def test_a_fake_model_is_refused_and_spoils_no_backend() -> None:
     code = """
 import torch, zeta
 from torch._subclasses.fake_tensor import FakeTensorMode
-from zeta import Rule, Rules, kernels
+from zeta import Rule, Rules
+from zeta.compute.stream import kernels
 from zeta.initializers import Normal
 with FakeTensorMode():
     try:

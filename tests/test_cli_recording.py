@@ -97,7 +97,8 @@ def test_plan_shows_what_the_constructor_does() -> None:
     assert_done(as_json)
     found, (_, expected) = zeta.Plan.from_json(as_json.stdout), own(width=16)
     assert [(e.name, e.shape, e.initializer) for e in found] == [(e.name, e.shape, e.initializer) for e in expected]
-    assert {entry.dtype for entry in found} == {torch.bfloat16}
+    assert {entry.dtype for entry in found.parameters} == {torch.bfloat16}
+    assert {entry.dtype for entry in found if entry not in found.parameters} == {torch.float32}
     assert found["emb.weight"].rule == "nets.py:10 in Own.__init__ (trunc_normal_, Embedding)"
 
 

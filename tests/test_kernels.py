@@ -362,7 +362,7 @@ thread = threading.Thread(target=count)
 torch.set_num_threads(1)
 thread.start(); started.wait()
 before = counted
-from zeta import kernels
+from zeta.compute.stream import kernels
 kernels.backend().fill([task])
 after = counted
 running = False
@@ -478,7 +478,7 @@ def test_a_backend_is_proved_outside_of_the_mode_of_its_first_use(context: str) 
     code = f"""
 import torch, zeta
 from torch._subclasses.fake_tensor import FakeTensorMode
-from zeta import kernels
+from zeta.compute.stream import kernels
 with {context}:
     kernels.backend()
 assert not kernels.problems(), kernels.problems()

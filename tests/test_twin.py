@@ -19,7 +19,7 @@ from tests.recorded import Awkward
 from tests.test_recording import LAYERS
 from tests.twin import twin
 from zeta.compute import programs
-from zeta.initializers import Program
+from zeta.initializers import Program, Uniform
 from zeta.resolve.recording.recognition import assembly, laws
 from zeta.resolve.recording.recognition.leaves import Simple
 
@@ -83,6 +83,15 @@ def test_a_lost_sign_is_found() -> None:
     law = laws._law
     with mock.patch.object(laws, "_law", careless):
         assert any(text.startswith("negative") for text in twin(Alone).different)
+
+
+def test_a_norm_over_one_channel_is_the_weight_itself() -> None:
+    """What has one element may stand anywhere: it hides no weight norm."""
+    outcome = twin(lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(1, 6, 7)))
+    assert outcome.different == []
+    for channels in ((1, 6), (6, 1)):
+        _, plan = zeta.record(lambda c=channels: nn.utils.parametrizations.weight_norm(nn.Conv1d(*c, 7)))
+        assert isinstance(plan["weight"].initializer, Uniform)
 
 
 def test_a_lost_coupling_is_found() -> None:

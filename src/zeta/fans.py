@@ -334,7 +334,7 @@ def _transposed_convolution(module: nn.Module, name: str, shape: torch.Size) -> 
 
 
 def _strides(module: nn.Module, kernel: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    return tuple((dim, int(n)) for dim, n in zip(kernel, module.stride, strict=True) if int(n) > 1)  # type: ignore[arg-type]
+    return tuple((dim, int(n)) for dim, n in zip(kernel, module.stride, strict=False) if int(n) > 1)  # type: ignore[arg-type]
 
 
 def _blocks(dim: int, n: Any) -> tuple[tuple[int, int], ...]:

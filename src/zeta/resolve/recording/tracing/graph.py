@@ -128,8 +128,9 @@ def permute(node: Node, dims: Sequence[int]) -> Node:
     if node.op == "permute":
         inner = node.attribute("dims")
         node, dims = node.operands[0], tuple(inner[dim] for dim in dims)
-    if dims == tuple(range(len(dims))):
-        return node
+    moved = [dim for dim in dims if node.shape[dim] > 1]
+    if moved == sorted(moved):  # what has one element may stand anywhere
+        return reshape(node, [node.shape[dim] for dim in dims])
     return make("permute", node, like=node, of=[node.shape[dim] for dim in dims], dims=dims)
 
 
