@@ -245,6 +245,8 @@ def folded(node: Node, args: list[Any]) -> Leaf | None:
     operands = [_of_constant(arg, node.op in _EXACT) if isinstance(arg, Leaf) else arg for arg in args]
     with fixed_state():
         result = compute(node.op, operands, node.attributes, node.dtype)
+    if not result.numel():
+        return constant_leaf(0, node)
     bits = dtypes.bits(result.contiguous()).reshape(-1, 1 + result.is_complex())
     return constant_leaf(result.reshape(-1)[0].item(), node) if bool((bits == bits[0]).all()) else None
 
