@@ -45,8 +45,8 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
     complete = len(recorded)
     twins = [r for r in recorded if r.twin != "too large"]
     nothing = [
-        f"- {count['no values']} have tensors to which the constructor gives no value: they are lazy, or memory as "
-        "it was found;"
+        f"- {count['no values']} have tensors to which the constructor gives no value: they are lazy, or memory that "
+        "is never written;"
     ] * bool(count["no values"])
     lines = [
         f"# {of.title}",

@@ -41,7 +41,7 @@ def memory(
     """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
 
     Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. The block is told what ``dtype`` does to the plan.
+    attributes and hooks remain. Yields what ``dtype`` does to the plan.
 
     Raises:
         LayerTypeError: ``model`` is not a module.

@@ -125,9 +125,11 @@ class Expressions:
     def _of_module(self, node: ast.Attribute, attr: str) -> Value:
         if attr in _DOORS:
             self.run.found.lost = True
-        if attr != self.run.name:
-            return NOTHING
-        self.run.seen.add(id(node))
+        return self._parameter(node) if attr == self.run.name else NOTHING
+
+    def _parameter(self, named: ast.expr) -> Value:
+        """The whole parameter, where the code names it."""
+        self.run.seen.add(id(named))
         return frozenset([View(dims=tuple(range(self.run.ndim)))])
 
     def _attribute(self, found: Value, attr: str) -> Value:
@@ -237,8 +239,7 @@ class Expressions:
 
     def _of_getattr(self, node: ast.Call) -> Value:
         if constant(node.args[1]) == self.run.name:
-            self.run.seen.add(id(node.args[1]))
-            return frozenset([View(dims=tuple(range(self.run.ndim)))])
+            return self._parameter(node.args[1])
         if not isinstance(constant(node.args[1]), str):
             self.run.found.lost = True
         return NOTHING

@@ -27,7 +27,7 @@ class Run:
         self._base = base
 
     def forward(self) -> None:
-        """Follow ``forward``; what it does not come by, although a method names the parameter, is lost."""
+        """Follow ``forward``. A use of the parameter in a method that this does not reach counts as lost."""
         self.call(inspect.getattr_static(self.layer, "forward"), [], {}, itself=True)
         for mention in mentions(self.layer, self._base, self.name):
             if mention is None or id(mention[1]) not in self.seen:

@@ -1,1 +1,1 @@
-"""A forward and a backward pass under observation; the model is left as it was."""
+"""Observes a forward and a backward pass, and restores the model afterwards."""

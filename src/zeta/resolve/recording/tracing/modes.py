@@ -161,7 +161,7 @@ def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _with_values(recorder: Recorder, value: Any) -> Any:
-    """Nested lists, with real tensors in the place of those on meta."""
+    """Nested lists in which real tensors replace those on meta."""
     if isinstance(value, list | tuple):
         return [_with_values(recorder, item) for item in value]
     return recorder.value(value) if isinstance(value, Tensor) else value
