@@ -17,8 +17,10 @@ from torch.nn.utils import parametrizations, parametrize
 
 from tests.layers import LAYERS
 from tests.models import Bottleneck, ResNet
-from zeta.errors import TargetError
-from zeta.fans import originals
+from zeta import Rule, Rules, plan
+from zeta.base.parametrizations import originals
+from zeta.errors import PlanError, TargetError
+from zeta.initializers import Keep, Zeros
 from zeta.resolve.slots import Slot, is_norm_statistic, kind_of, layers_of, unwrap, walk
 from zeta.rules import Kind
 
@@ -373,9 +375,12 @@ def test_helpers_of_quantization_hold_no_packed_weights(
 
 @pytest.mark.parametrize("old", [nn.utils.weight_norm, nn.utils.spectral_norm])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_deprecated_norm_hooks_are_refused(old: Callable[[nn.Module], nn.Module]) -> None:
-    with pytest.raises(TargetError, match=r"0\.\*: Linear uses the deprecated hooks.*parametrizations"):
-        list(walk(nn.Sequential(old(nn.Linear(3, 2)))))
+def test_no_rule_gives_a_value_to_what_a_deprecated_hook_stores(old: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(old(nn.Linear(3, 2)))
+    with pytest.raises(PlanError, match=r"0\.weight_(v|orig) .*: is what the deprecated .*utils\.parametrizations\."):
+        plan(model, Rules([Rule("*", Zeros())]))
+    kept = plan(model, Rules([Rule("*.weight_*", Keep()), Rule("*", Zeros())]))
+    assert [entry.name for entry in kept if not entry.kept] == ["0.bias"]
 
 
 @pytest.fixture

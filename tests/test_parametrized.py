@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 
 import zeta
 from tests.layers import FAMILY, Look, raw, state
+from tests.twin import twin
 from zeta.errors import TargetError, ZetaNotice
 from zeta.utils import (
     init_constant_,
@@ -446,3 +447,43 @@ def test_torch_generators_are_left_alone(part: Callable[..., Any], call: Callabl
     before = torch.get_rng_state()
     call(layer, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# -- the deprecated hooks ----------------------------------------------------------------------------------------------
+
+
+class Hooked(nn.Module):
+    """As in many audio models: the weight is an attribute that a hook computes before each forward pass."""
+
+    def __init__(self, norm: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.conv = norm(nn.Conv1d(4, 6, 3))
+        self.recurrent = norm(nn.LSTM(3, 2), "weight_hh_l0")
+        self.up = norm(nn.ConvTranspose1d(6, 3, 4), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.recurrent(self.up(self.conv(x)).transpose(1, 2))[0]
+        return y
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+def test_deprecated_hooks_are_recorded(norm: Callable[..., nn.Module]) -> None:
+    assert twin(lambda: Hooked(norm)).different == []
+    model, recorded = zeta.record(Hooked, norm)
+    assert model.conv.weight.is_meta
+    assert recorded["conv.weight_v" if norm is nn.utils.weight_norm else "conv.weight_orig"].rule.startswith(
+        "test_parametrized.py"
+    )
+    assert zeta.materialize_(model, recorded, seed=3).ok
+    assert zeta.verify(model, recorded, 3).ok
+    live = Hooked(norm)
+    zeta.apply_(live, recorded, 3)
+    x = torch.randn(2, 4, 9)
+    with torch.no_grad():
+        for one in (model, live):  # the attribute is up to date: what a forward pass computes is what stands there
+            before = one.conv.weight.clone()
+            hook = next(iter(one.conv._forward_pre_hooks.values()))
+            expected = hook.compute_weight(one.conv) if norm is nn.utils.weight_norm else one.conv.weight_orig
+            assert torch.equal(before, expected)
+        assert torch.equal(model(x), live(x))

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown
 from zeta.base.usage import uses
 from zeta.base.usage.views import Use
@@ -257,26 +258,6 @@ def _shape_in(module: nn.Module, name: str) -> torch.Size:
     if nn.parameter.is_lazy(weight):
         raise FanError(f"{type(module).__name__}.{name} is lazy and has no shape yet; run one forward pass first")
     return weight.shape
-
-
-def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
-    """The shape of a parametrized weight, found on meta tensors: no value is touched, no buffer moved."""
-    state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
-    # plain ones: of a DTensor, some operations communicate even on meta
-    on_meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
-    try:
-        with torch.no_grad():
-            weight = torch.func.functional_call(plist, on_meta, ())
-    except Exception:  # a parametrization that does not run on meta almost always keeps the shape
-        return tuple(originals(plist)[-1].shape)
-    return tuple(weight.shape)
-
-
-def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:
-    """The stored tensors behind a parametrized weight."""
-    if plist.is_tensor:
-        return [plist.original]
-    return [getattr(plist, f"original{number}") for number in range(plist.ntensors)]
 
 
 def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:

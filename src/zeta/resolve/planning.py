@@ -17,7 +17,7 @@ from zeta.fans import Axes, axes_of
 from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
 from zeta.initializers.fitting import check_law
 from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, unwrap, walk
+from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of, unwrap, walk
 from zeta.rules import Kind, Match, Rules
 
 _STATISTICS_RULE: Final = "torch's norm statistics"
@@ -170,6 +170,8 @@ class _Resolver:
                 return None
             if nn.parameter.is_lazy(slot.tensor) and not isinstance(asked[0], Keep):
                 raise SpecError("is lazy and has no shape yet; run one forward pass first")
+            if not isinstance(asked[0], Keep) and (problem := hook_problem(slot)) is not None:
+                raise SpecError(problem)
             axes = self._axes_if_any(axes_of_group, needed=asked[0].needs_axes or rule.axes is not None)
             solved = asked[0].solve(Site(shape=slot.shape, axes=axes))
             check_dtype(solved, slot.tensor.dtype)

@@ -16,12 +16,12 @@ from typing import Any, Final, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.weight_norm import WeightNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from zeta.base.modules import modules_of, named_modules_of, tensors_of
+from zeta.base.parametrizations import hooked, originals, parametrized_shape, stored_names
 from zeta.base.usage import normalizes, uses
 from zeta.errors import TargetError
-from zeta.fans import originals, parametrized_shape
 from zeta.rules import NORMS, Kind
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -236,13 +236,6 @@ def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
             f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
         )
-    hooks = module._forward_pre_hooks
-    if hooks and any(isinstance(h, WeightNorm) or type(h).__name__ == "SpectralNorm" for h in hooks.values()):
-        raise TargetError(
-            f"{_where(prefix)}: {type(module).__name__} uses the deprecated hooks of torch.nn.utils.weight_norm or "
-            "spectral_norm. "
-            "Remove them, and use torch.nn.utils.parametrizations.weight_norm or spectral_norm"
-        )
     # FlatParameter makes plain Parameters and marks them
     for parameter in module._parameters.values():
         if getattr(parameter, "_is_flat_param", False):
@@ -322,6 +315,18 @@ def _kind_in(layer: Any, local_name: str, ndim: int | None) -> Kind:
     if issubclass(layer, NORMS):
         return Kind.NORM_SCALE
     return Kind.WEIGHT if ndim is None or ndim >= 2 else Kind.OTHER
+
+
+def hook_problem(slot: Slot) -> str | None:
+    """Why no rule can give a parameter its value that a deprecated hook computes the weight from, or ``None``."""
+    for name, hook in hooked(slot.module).items():
+        if slot.local_name in stored_names(hook):
+            kind = "spectral_norm" if isinstance(hook, SpectralNorm) else "weight_norm"
+            return (
+                f"is what the deprecated torch.nn.utils.{kind} computes {name} from, and not {name} itself; use "
+                f"torch.nn.utils.parametrizations.{kind}, record the model (zeta.record), or leave it with Keep()"
+            )
+    return None
 
 
 def is_norm_statistic(slot: Slot) -> bool:

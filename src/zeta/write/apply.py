@@ -14,6 +14,7 @@ from zeta.base import dtypes
 from zeta.base.forked import check_threads
 from zeta.base.garbage import uncollected
 from zeta.base.modules import modules_of, parameters_of
+from zeta.base.parametrizations import hooked, recompute
 from zeta.base.text import shape_text
 from zeta.compute import programs
 from zeta.compute.sampling import Request, fill_, pieces, tiles
@@ -23,7 +24,7 @@ from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaE
 from zeta.initializers import Program
 from zeta.resolve.planning import check_dtype, tie_problems
 from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.slots import Slot, any_sharded, gathered, is_sharded, walk
+from zeta.resolve.slots import Slot, any_sharded, gathered, hook_problem, is_sharded, walk
 from zeta.resolve.submodels import Naming, fitted
 from zeta.rules import Kind, glob_matcher
 from zeta.write.aliasing import has_address, overlaps, shared
@@ -138,6 +139,8 @@ def check_parameters(model: nn.Module) -> None:
             try:
                 check_memory(slot)
                 check_writable(slot)
+                if (problem := hook_problem(slot)) is not None:
+                    raise TargetError(problem)
             except TargetError as error:
                 problems.append(f"{slot.name}: {error}")
     if problems:
@@ -167,6 +170,11 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             done += sum(out.nbytes for out in outs)
             progress(name, done, total)
     # kernels write to memory that autograd does not watch
+    # of shards, the forward pass does it: it communicates
+    modules = {id(job.slot.module): job.slot.module for job in jobs if hooked(job.slot.module)}
+    for module in modules.values():
+        if not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
+            recompute(module)
     changed = [job.slot.tensor for job in jobs] + [job.held.local for job in jobs if is_sharded(job.slot.tensor)]
     torch.autograd.graph.increment_version([tensor for tensor in changed if not tensor.is_inference()])
 

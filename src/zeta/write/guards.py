@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrizations
 
+from zeta.base.parametrizations import originals
 from zeta.base.surroundings import plain
 from zeta.errors import RecordingError, TargetError, ZetaError, listed
-from zeta.fans import originals
 from zeta.initializers import Constant, Program
 from zeta.resolve.plans import Entry
 from zeta.resolve.recording.tracing.interception import ACTIVE, Draws

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
 from zeta.base.generators import apart
+from zeta.base.parametrizations import originals
 from zeta.errors import TargetError, ZetaNotice
-from zeta.fans import originals
 
 # How far the weight may come out from what was asked, in units of the dtype's rounding: norms and products of a row.
 _TOLERANCE_EPS = 64

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zeta.base.modules import modules_of
+from zeta.base.parametrizations import originals
 from zeta.check.facts.evidence import Held
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
 from zeta.check.watch.probe import Probe
-from zeta.fans import Axes, originals
+from zeta.fans import Axes
 from zeta.resolve import planning
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot

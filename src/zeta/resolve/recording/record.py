@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from zeta.base.modules import modules_of, named_modules_of, tensors_of, within_reach
+from zeta.base.parametrizations import hooked, originals
 from zeta.base.surroundings import alone_with, plain
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
-from zeta.fans import originals
 from zeta.resolve import planning
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.recognition import Recognized, recognize
@@ -285,6 +285,9 @@ def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
             swap(tensor, twin.requires_grad_(tensor.requires_grad))
         if tensor.is_meta:
             owned.add(tensor.untyped_storage()._cdata)
+    for module in modules_of(model):
+        for name in hooked(module):  # computed again when there are values
+            setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
     if not _strays(model, recorder, owned):
         return
     gc.collect()  # what only a cycle holds is not the model's
@@ -332,11 +335,16 @@ _PLAIN: Final = frozenset([bool, int, float, str, type(None)])
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is."""
+    """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is.
+
+    Not the weights that deprecated hooks compute before each forward pass.
+    """
     for name, module in named_modules_of(model):
+        computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
         for key, value in vars(module).items():
             if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
-                yield from _inside(f"{name}.{key}".lstrip("."), value, depth=3)
+                found = _inside(f"{name}.{key}".lstrip("."), value, depth=3)
+                yield from ((place, tensor) for place, tensor in found if id(tensor) not in computed)
 
 
 def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:

@@ -36,6 +36,8 @@ _THROUGH: Final = (
     "functools",
     "copy",
     "threading",
+    "typing_extensions",
+    "warnings",
     "concurrent",
 )
 
