@@ -22,9 +22,9 @@ from torch.nn.utils.parametrizations import weight_norm
 from tests.check_ranks import alike, findings, learn_alike, sharded
 from tests.networks import Mlp, vectors
 from tests.processes import join
+from zeta.base.distributed import fsdp_groups
 from zeta.check import check
 from zeta.errors import TargetError
-from zeta.resolve.slots import fsdp_groups
 
 
 class Blocks(nn.Module):

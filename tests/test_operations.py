@@ -19,7 +19,7 @@ from zeta.base.language.operations import OPERATIONS, Operation
 from zeta.compute import programs
 from zeta.initializers import Program
 from zeta.initializers.program import LEAST_FOR_MEMORY, MOST_STEPS
-from zeta.write.aliasing import overlaps
+from zeta.write.targets import overlaps
 
 DOCS = Path(__file__).parents[1] / "docs" / "programs.md"
 

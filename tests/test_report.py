@@ -18,7 +18,7 @@ from zeta import Entry, Report, Rule, Rules
 from zeta.compute import sums
 from zeta.initializers import Constant, Initializer, Normal, Ones, Sparse, TruncatedNormal, Uniform, Zeros
 from zeta.report.digests import Claim
-from zeta.report.report import Measured, measure
+from zeta.report.measuring import Measured, measure
 
 SIGMA = 0.02
 F64 = torch.float64

@@ -19,10 +19,10 @@ from tests.sharded import fake_mesh
 from zeta import Plan, PlanError, Rule, Rules, SpecError, TargetError
 from zeta.compute.programs import TILE
 from zeta.compute.stream.regions import Region
+from zeta.compute.values import values_of
 from zeta.initializers import Normal, Ones, Orthogonal, Program, Sparse
 from zeta.resolve.plans import Cost, Entry
 from zeta.rules import kind
-from zeta.write.apply import values_of
 from zeta.write.shards import held
 
 MESH = (128, 8)

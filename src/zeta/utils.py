@@ -60,10 +60,11 @@ from zeta.initializers import (
     xavier_uniform,
 )
 from zeta.recipes import torch_default
+from zeta.resolve.fitting import chosen
 from zeta.resolve.planning import plan
 from zeta.resolve.plans import Plan
 from zeta.rules import Kind, Match, Rule, Rules, kind, module
-from zeta.write.apply import check_parameters, chosen, prepare, seed_of, write
+from zeta.write.apply import check_parameters, prepare, seed_of, write
 from zeta.write.guards import note, on_values_or_recorded, recording_here
 
 __all__ = [

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zeta.base.distributed import is_sharded
 from zeta.base.forked import check_threads
 from zeta.base.modules import tensors_of
 from zeta.compute.stream import kernels
@@ -22,16 +23,17 @@ from zeta.errors import LayerTypeError, SpecError
 from zeta.report import ranks, verification
 from zeta.report.costs import with_costs
 from zeta.report.digests import Claim, claim_of
-from zeta.report.report import Accumulator, Measured, Measurements, Report, measure_all
+from zeta.report.measuring import Accumulator, Measured, Measurements, measure_all
+from zeta.report.report import Report
 from zeta.report.verification import Question, Verification
 from zeta.resolve import planning
 from zeta.resolve.casting import Casting, cast
+from zeta.resolve.fitting import Only, chosen
 from zeta.resolve.planning import How
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import plan_recorded
-from zeta.resolve.slots import is_sharded
 from zeta.resolve.submodels import NameMap, Naming, naming, part_of
-from zeta.write.apply import Only, Progress, chosen, prepare, seed_of, write
+from zeta.write.apply import Progress, prepare, seed_of, write
 from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import note, on_values, on_values_or_recorded, recording_here

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from zeta import verbs
 from zeta._version import __version__
 from zeta.base import dtypes
+from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.forked import check_threads
 from zeta.base.modules import copy_of, within_reach
 from zeta.base.surroundings import alone_with
@@ -46,7 +47,7 @@ from zeta.check.watch.ranks import Ranks, in_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
 from zeta.report.digests import Claim, laid_out
 from zeta.resolve.plans import Plan
-from zeta.resolve.slots import Slot, any_fsdp, any_sharded, type_name, unwrap, walk
+from zeta.resolve.slots import Slot, type_name, unwrap, walk
 from zeta.write.guards import check_no_recording
 
 Level = Literal["fast", "full"]

@@ -9,7 +9,8 @@ from torch import nn
 
 from zeta.base.modules import modules_of
 from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform, Zeros
-from zeta.rules import NORMS, Kind, Match, Rule, Rules, kind, module, ndim
+from zeta.rules import Kind, Match, Rule, Rules, kind, module, ndim
+from zeta.rules.match import NORMS
 
 _FAN_IN_LAYERS = (
     nn.Linear,

@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from zeta.base import dtypes
+from zeta.base.distributed import any_sharded
 from zeta.base.escaping import visible
 from zeta.compute import programs, sampling
 from zeta.compute.stream import kernels
 from zeta.errors import PlanError, SpecError, TargetError
 from zeta.initializers import Dirac, Identity, Initializer, Program, Sparse
 from zeta.resolve.plans import Cost, Entry, Plan
-from zeta.resolve.slots import any_sharded, walk
+from zeta.resolve.slots import walk
 from zeta.write.shards import Part, held, parts_of
 
 #: one placement for each mesh dimension, as ``DTensor.placements``

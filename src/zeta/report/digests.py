@@ -18,10 +18,11 @@ from torch import Tensor
 
 from zeta._version import __version__
 from zeta.base import dtypes
+from zeta.base.distributed import is_sharded
 from zeta.compute.stream.random import STREAM_VERSION
+from zeta.resolve.fitting import Only, selected
 from zeta.resolve.plans import Plan
-from zeta.resolve.slots import is_sharded
-from zeta.write.apply import Job, Only, selected
+from zeta.write.apply import Job
 
 #: ranks, nested as the mesh's dimensions are
 Mesh = tuple[Any, ...]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
+from zeta.compute.values import values_of
 from zeta.initializers import (
     FARTHEST_SIGMA,
     Constant,
@@ -35,7 +36,6 @@ from zeta.initializers import (
     matrix_shape,
 )
 from zeta.resolve.plans import Entry
-from zeta.write.apply import values_of
 
 #: numbers that agree to this part are equal: far above what the order of operations in fp64 or fp32 decides, and a std
 #: that differs by less is not seen in fewer than 5e11 values

@@ -23,13 +23,15 @@ from zeta.base.reading import LARGEST_DOCUMENT, Text, opened, parse, read_bytes,
 from zeta.compute.sampling import ELEMENTWISE, Request, fill_, tolerance
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
+from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
 from zeta.report.comparison import Comparison, Difference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
+from zeta.resolve.fitting import Only
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.submodels import Naming, part_of
-from zeta.write.apply import Job, Only, prepare, values_of
+from zeta.write.apply import Job, prepare
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 
 _BLOCK_BYTES: Final = 2**22

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,8 +14,8 @@ from zeta.base.garbage import uncollected
 from zeta.base.text import shape_text
 from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of
-from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
-from zeta.initializers.fitting import check_law
+from zeta.initializers import Initializer, Keep, Ones, Site, Zeros
+from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of, unwrap, walk
 from zeta.rules import Kind, Match, Rules
@@ -70,31 +70,6 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     return [
         sorted(group, key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name)) for group in by_tensor.values()
     ]
-
-
-def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entry], bool]) -> list[str]:
-    """What the model ties otherwise than the plan, as far as an entry is concerned; names it lacks are not told here.
-
-    A tie is lost, for one, by ``to_empty``, which makes a parameter of its own for each name.
-    """
-    problems: list[str] = []
-    owners: dict[int, Entry] = {}
-    for entry in plan:
-        slot = slots.get(entry.name)
-        if slot is None:
-            continue
-        problems += [
-            f"{tie}: planned as the same tensor as {entry.name}, found another; tie them again, or plan this model"
-            for tie in entry.ties
-            if concerns(entry) and tie in slots and slots[tie].tensor is not slot.tensor
-        ]
-        owner = owners.setdefault(id(slot.tensor), entry)
-        if owner is not entry and (concerns(owner) or concerns(entry)):
-            problems.append(
-                f"{entry.name}: planned on its own, found the same tensor as {owner.name}; untie them, or plan this "
-                "model"
-            )
-    return problems
 
 
 class _Resolver:
@@ -253,9 +228,3 @@ def _axes(group: list[Slot]) -> Axes:
     """The axes of one tensor; an embedding that is also an output head has those of the head."""
     each = [axes_of(slot.module, slot.local_name, torch.Size(slot.shape)).resolved(slot.shape) for slot in group]
     return next((axes for axes in each if not axes.lookup), each[0])
-
-
-def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
-    """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
-    if not isinstance(initializer, Keep | Program):  # a program says its own dtypes
-        check_law(initializer, dtype)

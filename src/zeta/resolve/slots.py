@@ -11,18 +11,19 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from zeta.base.modules import modules_of, named_modules_of, tensors_of
+from zeta.base.distributed import is_fsdp
 from zeta.base.parametrizations import hooked, originals, parametrized_shape, stored_names
 from zeta.base.usage import normalizes, uses
 from zeta.errors import TargetError
-from zeta.rules import NORMS, Kind
+from zeta.rules import Kind
+from zeta.rules.match import NORMS
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
@@ -55,29 +56,6 @@ class Slot:
         return None
 
 
-def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
-    """Whether the tensor is a ``DTensor``, whose shape is that of the whole."""
-    # importing it takes a second, and there is no DTensor before somebody has imported it
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
-def any_sharded(model: nn.Module) -> bool:
-    """Whether a parameter or buffer of the model is a ``DTensor``."""
-    return any(map(is_sharded, tensors_of(model)))
-
-
-def is_fsdp(module: nn.Module) -> TypeGuard[Any]:
-    """Whether ``fully_shard`` was applied to the module itself."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # as above
-    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
-
-
-def any_fsdp(model: nn.Module) -> bool:
-    """Whether ``fully_shard`` was applied to the model or to a part of it."""
-    return any(is_fsdp(module) for module in modules_of(model))
-
-
 def type_name(module: nn.Module) -> str:
     """The name of the module's class, as it was before a parametrization or ``fully_shard`` put one in front of it."""
     kinds = list(type(module).__mro__)
@@ -86,23 +64,6 @@ def type_name(module: nn.Module) -> str:
         kinds = [kind for kind in kinds if not issubclass(kind, fsdp)]
     made = parametrize.is_parametrized(module) and kinds[0].__module__ == parametrize.__name__
     return kinds[1 if made else 0].__name__
-
-
-def gathered(model: nn.Module) -> list[str]:
-    """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
-    return [
-        f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
-        "call its reshard() first"
-        for name, module in named_modules_of(model)
-        if is_fsdp(module) and any(not group.is_sharded for group in fsdp_groups(module))
-    ]
-
-
-def fsdp_groups(module: Any) -> list[Any]:
-    """The groups of parameters that FSDP2 gathers together, of one of its modules."""
-    state = module._get_fsdp_state()
-    groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one at most
-    return [group for group in ([state._fsdp_param_group] if groups is None else groups) if group is not None]
 
 
 def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:

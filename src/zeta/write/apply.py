@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from zeta.base import dtypes
+from zeta.base.distributed import any_sharded, gathered, is_sharded
 from zeta.base.forked import check_threads
 from zeta.base.garbage import uncollected
-from zeta.base.modules import modules_of, parameters_of
+from zeta.base.modules import modules_of
 from zeta.base.parametrizations import hooked, recompute
-from zeta.base.text import shape_text
-from zeta.compute import programs
-from zeta.compute.sampling import Request, fill_, pieces, tiles
+from zeta.compute.sampling import Request, fill_, pieces
 from zeta.compute.stream.random import check_seed, draw_seed, parameter_key
-from zeta.compute.stream.regions import Region
-from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaError, listed
+from zeta.compute.values import values_of
+from zeta.errors import SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
-from zeta.resolve.planning import check_dtype, tie_problems
+from zeta.resolve.fitting import Only, chosen
 from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.slots import Slot, any_sharded, gathered, hook_problem, is_sharded, walk
-from zeta.resolve.submodels import Naming, fitted
-from zeta.rules import Kind, glob_matcher
-from zeta.write.aliasing import has_address, overlaps, shared
+from zeta.resolve.slots import Slot, hook_problem, walk
+from zeta.resolve.submodels import Naming
+from zeta.rules import Kind
 from zeta.write.parametrized import Inversion, invert, tolerance
-from zeta.write.placeholders import stands_for
-from zeta.write.shards import Held, held, local, whole
+from zeta.write.shards import Held, held, whole
+from zeta.write.targets import check_memory, check_target, check_writable, shared
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
 
 #: called with a parameter's name, the bytes done so far and the bytes in all
 Progress = Callable[[str, int, int], None]
-Only = str | Collection[str] | Callable[[str], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,24 +92,6 @@ def prepare(
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
-
-
-def chosen(
-    model: nn.Module, plan: Plan, only: Only | None, naming: Naming | None
-) -> tuple[list[Entry], dict[str, Slot]]:
-    """The entries of the plan that ``only`` selects, and the model's tensors by the plan's names.
-
-    Raises as ``prepare`` does, where plan and model do not fit.
-    """
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    if not isinstance(plan, Plan):
-        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
-    names = {entry.name for entry in selected(plan, only)}
-    plan, slots = fitted(model, plan, naming)
-    entries = [entry for entry in plan if entry.name in names]
-    check_names(plan, entries, slots, whole=only is None)
-    return entries, slots
 
 
 def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
@@ -230,140 +208,6 @@ def _requests(job: Job, seed: int) -> Iterator[Request]:
                 axes=entry.axes,
                 zero_row=entry.padding_idx,
             )
-
-
-def values_of(
-    entry: Entry,
-    seed: int,
-    *,
-    region: Region | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-    """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values)."""
-    region = Region.whole(entry.shape) if region is None else region
-    if isinstance(entry.initializer, Program):
-        yield from programs.tiles(
-            entry.initializer,
-            name=entry.name,
-            seed=seed,
-            region=region,
-            dtype=entry.dtype if dtype is None else dtype,
-            device=torch.device(device),
-            zero_row=entry.padding_idx,
-        )
-        return
-    yield from tiles(
-        entry.initializer,
-        key=parameter_key(seed, entry.name),
-        region=region,
-        dtype=entry.dtype if dtype is None else dtype,
-        device=device,
-        axes=entry.axes,
-        zero_row=entry.padding_idx,
-    )
-
-
-def check_target(entry: Entry, slot: Slot) -> None:
-    """Raise ``TargetError`` or ``SpecError`` if this tensor cannot hold the entry's values."""
-    check_memory(slot)
-    if not entry.kept:
-        check_writable(slot)
-        check_dtype(entry.initializer, slot.tensor.dtype)
-
-
-def check_memory(slot: Slot) -> None:
-    """Raise ``TargetError`` if the tensor has no memory yet, or stands for memory elsewhere."""
-    tensor = slot.tensor
-    if nn.parameter.is_lazy(tensor):
-        raise TargetError("is lazy and has no shape yet; run one forward pass first")
-    if slot.kind is not Kind.BUFFER and (elsewhere := stands_for(slot)) is not None:
-        raise TargetError(elsewhere)
-    if tensor.is_meta:
-        raise TargetError(
-            "is on the meta device and has no memory; build the model on a real device, or call "
-            "to_empty(device=...) first"
-        )
-
-
-def check_writable(slot: Slot) -> None:
-    """Raise ``TargetError`` if the tensor's memory is not that of a floating-point weight or of parts of one."""
-    tensor = local(slot.tensor)
-    if slot.parametrization is not None and any(map(is_sharded, parameters_of(slot.parametrization))):
-        raise TargetError(
-            "is parametrized, and its stored tensors are sharded, which no right_inverse can work on; initialize "
-            "before sharding"
-        )
-    if tensor.layout is not torch.strided:
-        raise TargetError(
-            f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
-            "afterwards, or use Keep()"
-        )
-    if not tensor.is_meta and not has_address(tensor):
-        raise TargetError(
-            f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
-            "afterwards, or use Keep()"
-        )
-    if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
-        raise TargetError(
-            f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
-            "afterwards, or use Keep()"
-        )
-    if slot.parametrization is None and overlaps(tensor):
-        raise TargetError(
-            f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
-            ".clone()"
-        )
-
-
-def selected(plan: Plan, only: Only | None) -> list[Entry]:
-    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing."""
-    if only is None:
-        return list(plan)
-    if callable(only):
-        chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
-    else:
-        patterns = [only] if isinstance(only, str) else list(only)
-        names = {name for entry in plan for name in (entry.name, *entry.ties)}
-        hits = {
-            pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
-            for pattern in patterns
-        }
-        empty = [pattern for pattern, found in hits.items() if not found]
-        if empty:
-            raise PlanError(listed("only= names nothing in the plan:", empty))
-        hit = set().union(*hits.values())
-        chosen = [entry for entry in plan if not hit.isdisjoint((entry.name, *entry.ties))]
-    if not chosen:
-        raise PlanError("only= selects nothing of the plan")
-    return chosen
-
-
-def check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
-    """Raise ``PlanError`` if names or shapes of plan and model differ."""
-    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
-    missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
-    extra = [name for name in slots if name not in planned] if whole else []
-    shapes = [
-        f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slots[entry.name].shape)}"
-        for entry in selected
-        if entry.name in slots
-        and slots[entry.name].shape != entry.shape
-        and not nn.parameter.is_lazy(slots[entry.name].tensor)
-    ]
-    written = {entry.name for entry in selected if not entry.kept}
-    problems = [
-        listed(heading, names)
-        for heading, names in (
-            ("the plan names what the model does not have:", missing),
-            ("the model has what the plan does not name:", extra),
-            ("shapes differ:", shapes),
-            ("ties differ:", tie_problems(plan, slots, lambda entry: entry.name in written)),
-        )
-        if names
-    ]
-    if problems:
-        raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
 
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:

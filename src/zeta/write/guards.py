@@ -18,8 +18,8 @@ from zeta.resolve.plans import Entry
 from zeta.resolve.recording.tracing.interception import ACTIVE, Draws
 from zeta.resolve.recording.tracing.sources import source_here
 from zeta.resolve.slots import Slot
-from zeta.write.apply import check_writable
 from zeta.write.parametrized import restart_power_iteration
+from zeta.write.targets import check_writable
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, parameters_of, tensors_of
+from zeta.base.tensors import attributes, swap
 from zeta.errors import LayerTypeError, TargetError, listed
 from zeta.resolve.casting import Casting, casting_of
+from zeta.resolve.fitting import check_names
 from zeta.resolve.plans import Plan
-from zeta.resolve.recording.record import attributes, swap
-from zeta.resolve.slots import Slot, is_sharded
+from zeta.resolve.slots import Slot
 from zeta.resolve.submodels import Naming, fitted
-from zeta.write.apply import check_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from typing import Any, Final
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from zeta.resolve.slots import Slot, is_sharded
+from zeta.base.distributed import is_sharded
+from zeta.resolve.slots import Slot
 
 
 def stands_for(slot: Slot) -> str | None:

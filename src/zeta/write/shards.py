@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from zeta.base.distributed import is_sharded, local
 from zeta.compute.stream.regions import Region
 from zeta.errors import SpecError, TargetError
-from zeta.resolve.slots import is_sharded
 
 #: consecutive elements along one dimension: from the first on, to before the second
 Span = tuple[int, int]
@@ -107,14 +106,6 @@ def held(tensor: Tensor) -> Held:
 def whole(tensor: Tensor) -> Held:
     """All of a plain tensor."""
     return Held(local=tensor, parts=_all(tuple(tensor.shape)))
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The memory that is here: of a ``DTensor`` the local tensor, else the tensor itself."""
-    if not is_sharded(tensor):
-        return tensor
-    with torch.no_grad():
-        return tensor.to_local()  # type: ignore[no-any-return]
 
 
 def _check_order(tensor: Any) -> None:

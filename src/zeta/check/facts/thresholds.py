@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from zeta.errors import SpecError
-from zeta.report.report import STANDARD_ERRORS
+from zeta.report.measuring import STANDARD_ERRORS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from zeta.check.judge.base import found, percent
 from zeta.errors import FanError
 from zeta.fans import torch_axes
 from zeta.initializers import Keep, Program, TruncatedNormal
-from zeta.report.report import measure
+from zeta.report.measuring import measure
 from zeta.resolve.plans import Entry
 from zeta.write.parametrized import tolerance
 

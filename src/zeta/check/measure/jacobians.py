@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from zeta.base.distributed import is_sharded
 from zeta.check.facts.evidence import Chain
 from zeta.check.measure.effort import Course, seconds_of
 from zeta.check.watch.batches import Call, mapped
@@ -18,7 +19,7 @@ from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.moments import plain
 from zeta.resolve.planning import groups
-from zeta.resolve.slots import Slot, is_sharded, named_modules
+from zeta.resolve.slots import Slot, named_modules
 
 #: random vectors for the mean square, and rounds of the power iteration for the largest
 _PROBES: Final = 3

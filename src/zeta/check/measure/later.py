@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from zeta.base.distributed import any_fsdp
 from zeta.base.modules import modules_of, named_parameters_of
 from zeta.check.facts.evidence import Held, Later
 from zeta.check.measure.duplicates import rows_of
@@ -17,7 +18,6 @@ from zeta.check.watch.fsdp import reshard
 from zeta.check.watch.losses import LossFunction, objective
 from zeta.check.watch.probe import gradients_of
 from zeta.check.watch.ranks import Ranks
-from zeta.resolve.slots import any_fsdp
 from zeta.write import shards
 
 # a step moves each parameter by this in rms, as Adam's first steps do

@@ -14,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from zeta.base.distributed import any_sharded, is_fsdp, local
 from zeta.base.modules import modules_of
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
-from zeta.resolve.slots import any_sharded, is_fsdp, is_norm, type_name
-from zeta.write.shards import local
+from zeta.resolve.slots import is_norm, type_name
 
 _CHANNELS_FIRST: Final = (
     *(nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm),

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from zeta.base.distributed import fsdp_groups, is_fsdp
 from zeta.base.modules import modules_of
-from zeta.resolve.slots import fsdp_groups, is_fsdp
 
 # whether a group reduces gradients, and whether it keeps what it gathers
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")

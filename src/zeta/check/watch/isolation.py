@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from zeta.base import dtypes
+from zeta.base.distributed import local
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.modules import modules_of, tensors_of
+from zeta.base.tensors import attributes
 from zeta.check.watch.fsdp import undisturbed
-from zeta.resolve.recording.record import attributes
-from zeta.write.shards import local
 
 _SEED: Final = 0
 # what a module keeps in dictionaries of its own, which a forward may change in place

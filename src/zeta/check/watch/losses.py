@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zeta.base.distributed import is_sharded
 from zeta.check.watch.batches import TARGETS, Call, tensors_in
 from zeta.errors import SpecError
-from zeta.resolve.slots import is_sharded
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
 LossFunction = Callable[[Any, Any], Tensor]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zeta.base.distributed import any_fsdp
 from zeta.base.modules import parameters_of
 from zeta.check.facts.evidence import Use
 from zeta.check.facts.results import Layer, Loss
@@ -21,7 +22,7 @@ from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objecti
 from zeta.check.watch.moments import Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.resolve.planning import groups
-from zeta.resolve.slots import Slot, any_fsdp, named_modules
+from zeta.resolve.slots import Slot, named_modules
 
 # so many graph nodes of one input each are followed from the loss or the output back to the head
 _HEAD_STEPS = 12

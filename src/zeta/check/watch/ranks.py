@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from zeta.base.distributed import is_sharded
 from zeta.base.modules import tensors_of
 from zeta.errors import RankError, listed
 from zeta.report.digests import Claim
 from zeta.report.ranks import exchange, meeting
-from zeta.resolve.slots import is_sharded
 
 _GO: Final = "go"
 #: as long as torch waits in a collective call of CPUs

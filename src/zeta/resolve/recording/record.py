@@ -12,15 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from zeta.base.modules import modules_of, named_modules_of, tensors_of, within_reach
+from zeta.base.distributed import is_sharded
+from zeta.base.modules import modules_of, tensors_of, within_reach
 from zeta.base.parametrizations import hooked, originals
 from zeta.base.surroundings import alone_with, plain
+from zeta.base.tensors import attributes, swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.resolve import planning
+from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.recognition import Recognized, recognize
 from zeta.resolve.recording.tracing import UNTOUCHED, Node, Recorder, Source, concrete, recording
-from zeta.resolve.slots import Slot, is_sharded, walk
+from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind, Rules
 
 #: the largest tensor outside of parameters and buffers that is computed when the constructor has run
@@ -134,24 +137,6 @@ def _tensors_of(model: nn.Module) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors_of(model)}.values())
 
 
-def swap(tensor: Tensor, other: Tensor) -> None:
-    """Exchange what two tensors are, but not who they are: identity, class, attributes and hooks stay.
-
-    ``torch.utils.swap_tensors`` also exchanges class and attributes, and refuses a tensor that something refers to
-    weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again. A ``DTensor`` is a
-    shell around a local tensor and a specification, which go along.
-    """
-    torch._C._swap_tensor_impl(tensor, other)
-    if is_sharded(tensor):
-        for attribute in ("_local_tensor", "_spec"):
-            mine, theirs = getattr(tensor, attribute), getattr(other, attribute)
-            setattr(tensor, attribute, theirs)
-            setattr(other, attribute, mine)
-    for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-        if getattr(tensor, attribute, None):
-            setattr(tensor, attribute, getattr(tensor, attribute))
-
-
 # -- parametrized weights --------------------------------------------------------------------------------------------
 
 
@@ -259,7 +244,7 @@ def _entry(target: _Target, found: Recognized, problems: dict[str, str]) -> Entr
         persistent=slot.persistent,
     )
     try:
-        planning.check_dtype(entry.initializer, entry.dtype)
+        check_dtype(entry.initializer, entry.dtype)
     except ZetaError as error:
         problems[slot.name] = str(error)
     return entry
@@ -328,33 +313,3 @@ def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
         if found is tensor:
             return place
     return None
-
-
-#: what holds no tensor
-_PLAIN: Final = frozenset([bool, int, float, str, type(None)])
-
-
-def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is.
-
-    Not the weights that deprecated hooks compute before each forward pass.
-    """
-    for name, module in named_modules_of(model):
-        computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
-        for key, value in vars(module).items():
-            if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
-                found = _inside(f"{name}.{key}".lstrip("."), value, depth=3)
-                yield from ((place, tensor) for place, tensor in found if id(tensor) not in computed)
-
-
-def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield place, value
-    elif not isinstance(value, (list, tuple, set, dict)) or not depth:
-        return
-    elif not isinstance(value, dict):
-        for position, item in enumerate(value):
-            yield from _inside(f"{place}[{position}]", item, depth - 1)
-    else:
-        for key, item in value.items():
-            yield from _inside(f"{place}[{key!r}]", item, depth - 1)

@@ -17,7 +17,7 @@ from zeta.base.reading import LARGEST_DOCUMENT, Text, decode, json_text, read_by
 from zeta.base.text import shape_text
 from zeta.compute.stream.random import STREAM_VERSION, check_seed
 from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError
-from zeta.resolve.planning import check_dtype
+from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan, essences
 from zeta.write.checkpoint.layout import Layout, bytes_of, layout
 

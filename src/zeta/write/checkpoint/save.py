@@ -16,18 +16,20 @@ from torch import Tensor, nn
 
 from zeta.base import dtypes
 from zeta.base.modules import named_modules_of
+from zeta.base.tensors import has_address
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
+from zeta.compute.values import values_of
 from zeta.errors import LayerTypeError, TargetError, ZetaError, ZetaNotice, listed
-from zeta.resolve.planning import check_dtype, tie_problems
+from zeta.resolve.fitting import check_dtype, tie_problems
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind
-from zeta.write.aliasing import has_address
-from zeta.write.apply import Progress, check_target, values_of
+from zeta.write.apply import Progress
 from zeta.write.checkpoint import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, work
+from zeta.write.targets import check_target
 
 T = TypeVar("T")
 

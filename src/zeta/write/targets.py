@@ -1,17 +1,23 @@
-"""Which tensors have memory, and which of them share it."""
+"""Whether values can be written to a tensor: it has memory, of a weight's dtype, that no other parameter shares."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from zeta.base import dtypes
+from zeta.base.distributed import is_sharded, local
+from zeta.base.modules import parameters_of
+from zeta.base.tensors import has_address
+from zeta.errors import TargetError
+from zeta.resolve.fitting import check_dtype
+from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
-from zeta.write.shards import local
+from zeta.write.placeholders import stands_for
 
 
 def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
@@ -46,22 +52,6 @@ def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
         ]
         open_extents.append(extent)
     return problems
-
-
-_PLAIN: Final = (Tensor, nn.Parameter)
-
-
-def has_address(tensor: Tensor) -> bool:
-    """Whether there are bytes to write to: a subclass that wraps other tensors, or a fake tensor, has none."""
-    if tensor.numel() == 0:
-        return True
-    try:
-        if type(tensor) in _PLAIN and not tensor.is_meta:
-            return tensor.untyped_storage().data_ptr() != 0
-        storage = tensor.untyped_storage()
-        return storage.device.type != "meta" and storage.data_ptr() != 0
-    except RuntimeError:
-        return False
 
 
 def _meet(first: Tensor, second: Tensor) -> bool:
@@ -102,3 +92,55 @@ def overlaps(tensor: Tensor) -> bool:
             return True
         reach = stride * (size - 1) + reach
     return False
+
+
+def check_target(entry: Entry, slot: Slot) -> None:
+    """Raise ``TargetError`` or ``SpecError`` if this tensor cannot hold the entry's values."""
+    check_memory(slot)
+    if not entry.kept:
+        check_writable(slot)
+        check_dtype(entry.initializer, slot.tensor.dtype)
+
+
+def check_memory(slot: Slot) -> None:
+    """Raise ``TargetError`` if the tensor has no memory yet, or stands for memory elsewhere."""
+    tensor = slot.tensor
+    if nn.parameter.is_lazy(tensor):
+        raise TargetError("is lazy and has no shape yet; run one forward pass first")
+    if slot.kind is not Kind.BUFFER and (elsewhere := stands_for(slot)) is not None:
+        raise TargetError(elsewhere)
+    if tensor.is_meta:
+        raise TargetError(
+            "is on the meta device and has no memory; build the model on a real device, or call "
+            "to_empty(device=...) first"
+        )
+
+
+def check_writable(slot: Slot) -> None:
+    """Raise ``TargetError`` if the tensor's memory is not that of a floating-point weight or of parts of one."""
+    tensor = local(slot.tensor)
+    if slot.parametrization is not None and any(map(is_sharded, parameters_of(slot.parametrization))):
+        raise TargetError(
+            "is parametrized, and its stored tensors are sharded, which no right_inverse can work on; initialize "
+            "before sharding"
+        )
+    if tensor.layout is not torch.strided:
+        raise TargetError(
+            f"has layout {str(tensor.layout).removeprefix('torch.')}; initialize the dense model and make it sparse "
+            "afterwards, or use Keep()"
+        )
+    if not tensor.is_meta and not has_address(tensor):
+        raise TargetError(
+            f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
+            "afterwards, or use Keep()"
+        )
+    if slot.kind is not Kind.BUFFER and not dtypes.is_drawable(tensor.dtype):
+        raise TargetError(
+            f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
+            "afterwards, or use Keep()"
+        )
+    if slot.parametrization is None and overlaps(tensor):
+        raise TargetError(
+            f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
+            ".clone()"
+        )

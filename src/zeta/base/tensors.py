@@ -1,0 +1,77 @@
+"""Tensors as objects: swapping what they hold, finding them in plain attributes, asking whether they have memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from zeta.base.distributed import is_sharded
+from zeta.base.modules import named_modules_of
+from zeta.base.parametrizations import hooked
+
+
+def swap(tensor: Tensor, other: Tensor) -> None:
+    """Exchange what two tensors are, but not who they are: identity, class, attributes and hooks stay.
+
+    ``torch.utils.swap_tensors`` also exchanges class and attributes, and refuses a tensor that something refers to
+    weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again. A ``DTensor`` is a
+    shell around a local tensor and a specification, which go along.
+    """
+    torch._C._swap_tensor_impl(tensor, other)
+    if is_sharded(tensor):
+        for attribute in ("_local_tensor", "_spec"):
+            mine, theirs = getattr(tensor, attribute), getattr(other, attribute)
+            setattr(tensor, attribute, theirs)
+            setattr(other, attribute, mine)
+    for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        if getattr(tensor, attribute, None):
+            setattr(tensor, attribute, getattr(tensor, attribute))
+
+
+#: what holds no tensor
+_PLAIN: Final = frozenset([bool, int, float, str, type(None)])
+
+
+def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is.
+
+    Not the weights that deprecated hooks compute before each forward pass.
+    """
+    for name, module in named_modules_of(model):
+        computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
+        for key, value in vars(module).items():
+            if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
+                found = _inside(f"{name}.{key}".lstrip("."), value, depth=3)
+                yield from ((place, tensor) for place, tensor in found if id(tensor) not in computed)
+
+
+def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield place, value
+    elif not isinstance(value, (list, tuple, set, dict)) or not depth:
+        return
+    elif not isinstance(value, dict):
+        for position, item in enumerate(value):
+            yield from _inside(f"{place}[{position}]", item, depth - 1)
+    else:
+        for key, item in value.items():
+            yield from _inside(f"{place}[{key!r}]", item, depth - 1)
+
+
+_ORDINARY: Final = (Tensor, nn.Parameter)
+
+
+def has_address(tensor: Tensor) -> bool:
+    """Whether there are bytes to write to: a subclass that wraps other tensors, or a fake tensor, has none."""
+    if tensor.numel() == 0:
+        return True
+    try:
+        if type(tensor) in _ORDINARY and not tensor.is_meta:
+            return tensor.untyped_storage().data_ptr() != 0
+        storage = tensor.untyped_storage()
+        return storage.device.type != "meta" and storage.data_ptr() != 0
+    except RuntimeError:
+        return False

@@ -1,0 +1,47 @@
+"""The values of one entry of a plan, in bounded tiles: drawn by law or computed by its program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from zeta.compute import programs
+from zeta.compute.sampling import tiles
+from zeta.compute.stream.random import parameter_key
+from zeta.compute.stream.regions import Region
+from zeta.initializers import Program
+from zeta.resolve.plans import Entry
+
+
+def values_of(
+    entry: Entry,
+    seed: int,
+    *,
+    region: Region | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values)."""
+    region = Region.whole(entry.shape) if region is None else region
+    if isinstance(entry.initializer, Program):
+        yield from programs.tiles(
+            entry.initializer,
+            name=entry.name,
+            seed=seed,
+            region=region,
+            dtype=entry.dtype if dtype is None else dtype,
+            device=torch.device(device),
+            zero_row=entry.padding_idx,
+        )
+        return
+    yield from tiles(
+        entry.initializer,
+        key=parameter_key(seed, entry.name),
+        region=region,
+        dtype=entry.dtype if dtype is None else dtype,
+        device=device,
+        axes=entry.axes,
+        zero_row=entry.padding_idx,
+    )

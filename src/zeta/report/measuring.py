@@ -1,0 +1,295 @@
+"""Measure values, and compare their moments with those that were planned, in standard errors."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from zeta.base.garbage import uncollected
+from zeta.base.gaussian import Moments
+from zeta.compute.sampling import ELEMENTWISE, tolerance
+from zeta.compute.stream.regions import Region
+from zeta.compute.sums import Sums, sums_of_all
+from zeta.initializers import Dirac, Identity, Initializer, Program, Site
+from zeta.report.expected import Expected, expected
+from zeta.resolve.plans import Entry
+from zeta.write.apply import Job
+
+#: a mean or std farther than this many standard errors from the plan is flagged
+STANDARD_ERRORS: Final = 5.0
+# Whatever does not vary is computed in fp64, and deviates by less than this part of the mean square.
+_EXACT: Final = 1e-10
+# Outside, squares of squares leave fp64.
+_SQUARED: Final = (1e-75, 1e75)
+_PARTS: Final = ("", " of the imaginary part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One parameter, planned and measured.
+
+    ``mean_z`` and ``std_z`` are the deviations in standard errors, negative where less was found than planned:
+    ``(mean - planned) sqrt(n) / std``, and for the mean square, which follows a scaled chi-square law of
+    ``2n / (kurtosis - 1)`` degrees of freedom, its Wilson-Hilferty normal score. What is planned is first rounded to
+    the dtype. Complex values: ``mean`` is that of the real parts, ``mean_z`` the larger of both parts' scores, and
+    ``std`` is that of ``|x - mean|``. A program has no planned moments.
+    """
+
+    name: str
+    count: int
+    mean: float
+    std: float
+    low: float
+    high: float
+    planned_mean: float | None
+    planned_std: float | None
+    mean_z: float
+    std_z: float
+    findings: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is as planned."""
+        return not self.findings
+
+
+class _Forecast(NamedTuple):
+    """What is known of values before they are drawn; nobody knows the moments of a program."""
+
+    moments: Moments | None
+    expected: tuple[Expected, ...]
+    tolerance: float
+
+
+@functools.lru_cache(maxsize=4096)
+def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool) -> _Forecast:
+    parts = expected(initializer, site, dtype, partial=partial)
+    return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype))
+
+
+_ANYWHERE: Final = Site(shape=())
+
+
+def _site(entry: Entry) -> Site:
+    """Where a forecast is for: elements that are drawn one by one are the same in every tensor."""
+    return _ANYWHERE if isinstance(entry.initializer, ELEMENTWISE) else entry.site
+
+
+class Accumulator:
+    """Sums over an entry's values, fed tile by tile; a padding row is left out.
+
+    Args:
+        entry: what was planned.
+        dtype: of the values, where it is not the entry's.
+        error: by how much the values may miss what was drawn, in parts of the largest one.
+        partial: not all of the tensor is measured, so that properties of a whole matrix hold in the mean only.
+    """
+
+    def __init__(
+        self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0, *, partial: bool = False
+    ) -> None:
+        dtype = dtype or entry.dtype
+        self.entry = entry
+        self.error = error
+        self.scored = not (partial and isinstance(entry.initializer, Identity | Dirac))
+        partial = partial or entry.padding_idx is not None
+        if isinstance(entry.initializer, Program):
+            known = _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
+        else:
+            known = _forecast(entry.initializer, _site(entry), dtype, partial=partial)
+        self.planned, self.expected, self.tolerance = known.moments, known.expected, known.tolerance
+        self.sums = [Sums()] * len(self.expected)
+
+    def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
+        """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart."""
+        row, pieces = self.entry.padding_idx, [values]
+        if row is not None and index[0].start <= row < index[0].stop:
+            inside = row - index[0].start
+            pieces = [values[:inside], values[inside + 1 :]]
+        if values.is_complex():
+            pieces = [part for piece in pieces for part in (piece.real, piece.imag)]
+        return [(piece, self.expected[number % len(self.expected)].mean) for number, piece in enumerate(pieces)]
+
+    def take(self, sums: Sequence[Sums]) -> None:
+        """Add the sums of ``parts``."""
+        for number, one in enumerate(sums):
+            self.sums[number % len(self.sums)] += one
+
+    def result(self) -> Measured:
+        """The measurement, with everything that deviates from the plan."""
+        count = self.sums[0].count
+        n = max(count, 1)
+        shifts = [sums.sum / n for sums in self.sums]
+        variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
+        # which part of a diagonal is here does not depend on chance
+        scored = self.scored and count > 0 and self.planned is not None
+        scores = self._mean_scores() if scored else [0.0]
+        measured = Measured(
+            name=self.entry.name,
+            count=count,
+            mean=self.expected[0].mean + shifts[0],
+            std=math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else variance,
+            low=min(sums.low for sums in self.sums),
+            high=max(sums.high for sums in self.sums),
+            planned_mean=None if self.planned is None else self.planned.mean,
+            planned_std=None if self.planned is None else self.planned.std,
+            mean_z=max(scores, key=abs),
+            std_z=self._std_score() if scored else 0.0,
+            findings=(),
+        )
+        findings = tuple(self._findings(measured, scores)) if count else ()
+        return replace(measured, findings=findings) if findings else measured
+
+    def _allowed(self) -> float:
+        """How far any value may lie from what was drawn."""
+        return self.tolerance + self.error * max(max(abs(sums.low), abs(sums.high)) for sums in self.sums)
+
+    def _mean_scores(self) -> list[float]:
+        allowed = self._allowed()
+        scores = []
+        for sums, law in zip(self.sums, self.expected, strict=True):
+            deviation = _beyond(sums.sum, allowed * sums.count)
+            error = law.std * math.sqrt(sums.count)
+            score = _ratio(deviation, error)
+            if law.jump is not None:  # in units of the std, whose square may leave fp64
+                rare = _bennett(deviation / law.std, sums.count, law.jump / law.std)
+                score = _nearer(score, rare)
+            scores.append(score)
+        return scores
+
+    def _std_score(self) -> float:
+        """The score of the mean square about the expected mean, all parts together."""
+        total, largest = sum(sums.squares for sums in self.sums), max(law.std for law in self.expected)
+        if largest and not _SQUARED[0] < largest < _SQUARED[1]:
+            return 0.0
+        planned = sum(sums.count * law.std**2 for sums, law in zip(self.sums, self.expected, strict=True))
+        variance = sum(
+            sums.count * (law.kurtosis - 1) * law.std**4 for sums, law in zip(self.sums, self.expected, strict=True)
+        )
+        slack = self._allowed() * math.sqrt(len(self.sums) * self.sums[0].count)
+        root = math.sqrt(planned) + _beyond(math.sqrt(total) - math.sqrt(planned), slack) if total >= 0 else math.nan
+        deviation = root * root - planned
+        if not math.isfinite(deviation):
+            return math.inf
+        if abs(deviation) <= _EXACT * planned:
+            return 0.0
+        if variance == 0:
+            return _ratio(deviation, 0.0)
+        score = _wilson_hilferty(root * root / planned, 2 * planned * planned / variance)
+        jumps = [law.jump for law in self.expected if law.jump is not None]
+        if jumps:
+            # a square lies at most jump^2 above its mean, and at most std^2 below
+            most = max(jumps) ** 2 if deviation > 0 else largest**2
+            score = _nearer(score, _bennett(deviation, variance, most))
+        return score
+
+    def _findings(self, measured: Measured, scores: Sequence[float]) -> Iterator[str]:
+        if isinstance(self.entry.initializer, Program) and not self.entry.initializer.draws:
+            return  # a mask may well be infinite
+        if not all(math.isfinite(number) for sums in self.sums for number in (sums.sum, sums.low, sums.high)):
+            yield "has values that are not finite"
+            return
+        if self.planned is None:
+            return
+        for part, score, sums, law in zip(_PARTS, scores, self.sums, self.expected, strict=False):
+            if abs(score) > STANDARD_ERRORS:
+                planned = 0.0 if part else measured.planned_mean
+                mean = law.mean + sums.sum / sums.count
+                yield f"mean{part} {mean:.6g}, planned {planned:.6g}{_errors(score)}"
+        if abs(measured.std_z) > STANDARD_ERRORS:
+            yield f"std {measured.std:.6g}, planned {measured.planned_std:.6g}{_errors(measured.std_z)}"
+        allowed = self._allowed()
+        for part, sums, law in zip(_PARTS, self.sums, self.expected, strict=False):
+            if sums.low < law.low - allowed or sums.high > law.high + allowed:
+                yield (
+                    f"values{part} from {sums.low:.6g} to {sums.high:.6g} leave the planned "
+                    f"[{law.low:.6g}, {law.high:.6g}]"
+                )
+
+
+def _beyond(deviation: float, allowed: float) -> float:
+    """What of a deviation is more than allowed."""
+    return math.copysign(max(abs(deviation) - allowed, 0.0), deviation) if math.isfinite(deviation) else math.inf
+
+
+def _ratio(deviation: float, error: float) -> float:
+    if deviation == 0:
+        return 0.0
+    return deviation / error if error > 0 else math.copysign(math.inf, deviation)
+
+
+def _nearer(first: float, second: float) -> float:
+    return min(first, second, key=abs)
+
+
+def _wilson_hilferty(ratio: float, freedom: float) -> float:
+    """The normal score of a chi-square variable that is ``ratio`` times its mean (Wilson & Hilferty 1931)."""
+    return (math.cbrt(ratio) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+
+
+def _bennett(deviation: float, variance: float, most: float) -> float:
+    """The score ``z`` with ``exp(-z^2 / 2)`` Bennett's bound on the probability of so large a sum.
+
+    Of independent terms that exceed their means by at most ``most``. For rare events it is close to Poisson's law.
+    """
+    u = most * abs(deviation) / variance
+    return math.copysign(math.sqrt(max(2 * variance * ((1 + u) * math.log1p(u) - u), 0.0)) / most, deviation)
+
+
+def _errors(score: float) -> str:
+    return f": {score:.1f} standard errors" if math.isfinite(score) else ", which nothing may change"
+
+
+def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
+    """Measure all values of an entry as they lie in memory; ``error`` as for ``Accumulator``."""
+    accumulator = Accumulator(entry, values.dtype, error)
+    accumulator.take(sums_of_all(accumulator.parts(Region.whole(values.shape).slices, values)))
+    return accumulator.result()
+
+
+class Measurements(Sequence[Measured]):
+    """The results of accumulators, worked out when they are first looked at."""
+
+    def __init__(self, accumulators: Iterable[Accumulator]) -> None:
+        self._accumulators = tuple(accumulators)
+
+    @functools.cached_property
+    def _results(self) -> tuple[Measured, ...]:
+        return tuple(accumulator.result() for accumulator in self._accumulators)
+
+    def __len__(self) -> int:
+        return len(self._accumulators)
+
+    @overload
+    def __getitem__(self, index: int) -> Measured: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Measured, ...]: ...
+    def __getitem__(self, index: int | slice) -> Measured | tuple[Measured, ...]:
+        return self._results[index]
+
+    def __repr__(self) -> str:
+        return repr(self._results)
+
+
+@uncollected()
+def measure_all(jobs: Sequence[Job]) -> Measurements:
+    """Measure what was written, as it lies in memory here, all parameters together."""
+    accumulators = [
+        Accumulator(job.entry, job.held.local.dtype, job.error, partial=job.held.numel != job.entry.numel)
+        for job in jobs
+    ]
+    parts = [
+        [part for values, region in job.held.places() for part in accumulator.parts(region.slices, values)]
+        for accumulator, job in zip(accumulators, jobs, strict=True)
+    ]
+    sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
+    for accumulator, of_one in zip(accumulators, parts, strict=True):
+        accumulator.take(list(itertools.islice(sums, len(of_one))))
+    return Measurements(accumulators)

@@ -1,0 +1,192 @@
+"""Conditions on a parameter: name globs, regular expressions, module types, kinds, shapes, and their combinations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from torch import nn
+
+from zeta.base.reading import shown
+from zeta.errors import SpecError
+from zeta.rules.match import Kind, Match
+
+
+@dataclass(frozen=True)
+class Where:
+    """A condition on a :class:`Match`, with a label. Combine with ``&``, ``|`` and ``~``."""
+
+    label: str
+    test: Callable[[Match], bool] = field(repr=False, compare=False)
+
+    def __call__(self, match: Match) -> bool:
+        """Whether ``match`` satisfies the condition."""
+        return bool(self.test(match))
+
+    def __and__(self, other: Condition) -> Where:
+        right = where(other)
+        return Where(f"({self.label} & {right.label})", lambda match: self(match) and right(match))
+
+    def __or__(self, other: Condition) -> Where:
+        right = where(other)
+        return Where(f"({self.label} | {right.label})", lambda match: self(match) or right(match))
+
+    __rand__ = __and__
+    __ror__ = __or__
+
+    def __invert__(self) -> Where:
+        return Where(f"~{self.label}", lambda match: not self(match))
+
+
+Condition = Where | str | re.Pattern[str] | type[nn.Module] | Kind | Callable[[Match], bool]
+
+
+def where(condition: Condition) -> Where:
+    """Turn what a rule accepts into a :class:`Where`.
+
+    A string is a name glob, a compiled pattern a regular expression, a module class a module type, a :class:`Kind` a
+    kind, and any other callable a predicate on the :class:`Match`. Raises ``SpecError`` on anything else.
+    """
+    if isinstance(condition, Where):
+        return condition
+    if isinstance(condition, Kind):
+        return kind(condition)
+    if isinstance(condition, str):
+        return glob(condition)
+    if isinstance(condition, re.Pattern):
+        return regex(condition)
+    if isinstance(condition, type):
+        return module(condition)
+    if callable(condition):
+        return Where(getattr(condition, "__name__", repr(condition)), condition)
+    raise SpecError(
+        "a rule's condition is a name glob, a compiled regular expression, a module class, a Kind or a predicate, "
+        f"got {condition!r}"
+    )
+
+
+def glob(pattern: str) -> Where:
+    """Match the whole name: ``*`` any text, dots included, ``?`` one character, ``[0-9]`` one of a set.
+
+    ``{q,k,v}`` is one of several texts and ``{0..11}`` one of several numbers, as the plan's table prints them. A
+    leading ``*.`` also matches nothing, so that ``*.bias`` finds the bias of a model that is a single layer.
+
+    >>> bool(re.fullmatch(glob_to_regex("h.{0..11}.*.{q,k}_proj.weight"), "h.10.attn.k_proj.weight"))
+    True
+    """
+    matches = glob_matcher(pattern)
+    return Where(pattern, lambda match: matches(match.name))
+
+
+def regex(pattern: str | re.Pattern[str]) -> Where:
+    """Match the whole name by a regular expression (``re.fullmatch``)."""
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
+        raise SpecError(f"not a regular expression: {shown(pattern)} ({error})") from None
+    return Where(f"/{compiled.pattern}/", lambda match: compiled.fullmatch(match.name) is not None)
+
+
+def module(module_type: type[nn.Module] | str) -> Where:
+    """Match parameters owned by a module of this class or a subclass; a string is the class's name."""
+    if isinstance(module_type, str):
+        return Where(
+            f"module {module_type}", lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__}
+        )
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        raise SpecError(f"module() needs a subclass of torch.nn.Module or its name, got {shown(module_type)}")
+    return Where(f"module {module_type.__name__}", lambda match: isinstance(match.module, module_type))
+
+
+def kind(name: Kind | str) -> Where:
+    """Match parameters of a kind: weight, bias, norm_scale, embedding, parametrization, other, buffer."""
+    if name not in list(Kind):
+        raise SpecError(f"unknown kind {shown(name)}: expected one of {', '.join(Kind)}")
+    wanted = Kind(name)
+    return Where(f"kind {wanted.value}", lambda match: match.kind is wanted)
+
+
+def shape(*extents: int | None) -> Where:
+    """Match an exact shape; ``None`` stands for any extent. ``shape(None, 768)`` is a matrix with 768 columns."""
+    if any(extent is not None and (isinstance(extent, bool) or not isinstance(extent, int)) for extent in extents):
+        raise SpecError(f"shape() takes numbers and None, got {shown(extents)}")
+    label = ", ".join("*" if extent is None else str(extent) for extent in extents)
+
+    def test(match: Match) -> bool:
+        return len(match.shape) == len(extents) and all(
+            wanted is None or wanted == extent for wanted, extent in zip(extents, match.shape, strict=True)
+        )
+
+    return Where(f"shape ({label})", test)
+
+
+def ndim(number: int) -> Where:
+    """Match tensors with this number of dimensions."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
+    return Where(f"ndim {number}", lambda match: len(match.shape) == number)
+
+
+def glob_matcher(pattern: str) -> Callable[[str], bool]:
+    """Return the test of whether a name matches a glob (see ``glob``)."""
+    if not isinstance(pattern, str):
+        raise SpecError(f"a name glob is a text, got {shown(pattern)}")
+    if not pattern:
+        raise SpecError("a name glob cannot be empty; '*' matches every name")
+    compiled = re.compile(glob_to_regex(pattern), re.DOTALL)
+    return lambda name: compiled.fullmatch(name) is not None
+
+
+_RANGE: Final = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+
+
+#: numbers that the ranges of one pair of braces may have
+_MOST_NUMBERS: Final = 2**16
+
+
+def glob_to_regex(pattern: str) -> str:
+    """Translate a name glob (see ``glob``) into a regular expression; ``SpecError`` on unbalanced brackets."""
+    result, rest = "", pattern
+    if rest.startswith("*."):
+        result, rest = r"(?:.*\.)?", rest[2:]
+    while rest:
+        character, rest = rest[0], rest[1:]
+        if character == "*":
+            result += ".*"
+        elif character == "?":
+            result += "."
+        elif character in "[{":
+            inside, closed, rest = rest.partition("]" if character == "[" else "}")
+            if not closed or not inside:
+                raise SpecError(f"name glob {pattern!r}: {character!r} is not closed, or has nothing inside")
+            result += _set(inside, pattern) if character == "[" else _alternatives(inside, pattern)
+        else:
+            result += re.escape(character)
+    return result
+
+
+def _set(inside: str, pattern: str) -> str:
+    negated = inside.startswith("!")
+    escaped = re.sub(r"([\\^\[])", r"\\\1", inside[negated:])
+    result = f"[{'^' if negated else ''}{escaped}]"
+    try:
+        re.compile(result)
+    except re.error as error:
+        raise SpecError(f"name glob {pattern!r}: [{inside}] is not a set of characters ({error})") from None
+    return result
+
+
+def _alternatives(inside: str, pattern: str) -> str:
+    texts: list[str] = []
+    for part in inside.split(","):
+        span = _RANGE.fullmatch(part)
+        if span and int(span[1]) > int(span[2]):
+            raise SpecError(f"name glob {pattern!r}: no number is in {part}")
+        if span and int(span[2]) - int(span[1]) >= _MOST_NUMBERS - len(texts):
+            raise SpecError(
+                f"name glob {shown(pattern)}: more than {_MOST_NUMBERS:,} numbers are in {{{shown(inside)}}}"
+            )
+        texts += [str(n) for n in range(int(span[1]), int(span[2]) + 1)] if span else [part]
+    return f"(?:{'|'.join(re.escape(text) for text in texts)})"
