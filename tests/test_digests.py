@@ -19,6 +19,7 @@ from zeta import Plan, Rule, Rules
 from zeta.fans import Axes
 from zeta.initializers import Constant, Normal, Zeros
 from zeta.report.digests import Claim, Conflict, Digest, Laid, Shards, claim_of, conflicts, laid_out, ranks_text
+from zeta.resolve.fitting import fit
 from zeta.write.apply import prepare
 
 RULES = [Rule("*.weight", Normal(0.02)), Rule("*", Zeros())]
@@ -85,11 +86,11 @@ def test_a_digest_is_computed_when_it_is_looked_at() -> None:
 
 
 def test_only_is_a_part_of_what_was_asked() -> None:
-    plan = planned()
-    every, some = (claim_of(plan, 0, only, []).digest for only in (None, "*.bias"))
+    plan, model = planned(), nn.Sequential(nn.Linear(4, 3), nn.Embedding(5, 4, padding_idx=1))
+    every, some = (claim_of(fit(model, plan, only=only), 0, []).digest for only in (None, "*.bias"))
     assert (every.plan, dict(every.options)) == (some.plan, {})
     assert dict(some.options)["only"].startswith("1 tensors, ")
-    assert claim_of(plan, 0, lambda name: name.endswith("bias"), []).digest == some
+    assert claim_of(fit(model, plan, only=lambda name: name.endswith("bias")), 0, []).digest == some
 
 
 # -- what is held ------------------------------------------------------------------------------------------------------
@@ -100,7 +101,8 @@ def converted(*names: str) -> Digest:
     plan = zeta.plan(model, Rules([Rule("*", Normal())]))
     for name in names:
         model.get_submodule(name).bfloat16()
-    return claim_of(plan, 0, None, prepare(model, plan, 0)).digest
+    found = fit(model, plan)
+    return claim_of(found, 0, prepare(found, 0)).digest
 
 
 def test_which_plain_tensors_have_another_dtype_than_planned() -> None:

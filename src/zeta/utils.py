@@ -60,9 +60,7 @@ from zeta.initializers import (
     xavier_uniform,
 )
 from zeta.recipes import torch_default
-from zeta.resolve.fitting import chosen
-from zeta.resolve.planning import plan
-from zeta.resolve.plans import Plan
+from zeta.resolve.planning import planned
 from zeta.rules import Kind, Match, Rule, Rules, kind, module
 from zeta.write.apply import check_parameters, prepare, seed_of, write
 from zeta.write.guards import note, on_values_or_recorded, recording_here
@@ -332,15 +330,12 @@ def _slope(match: Match) -> Constant:
 @on_values_or_recorded
 def _write(layer: Module, rules: Rules, *, seed: int) -> Module:
     recorder = recording_here()
+    of_layer = planned(layer, rules, check=check_parameters if recorder is None else None)
+    wanted = replace(of_layer, entries=tuple(entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER))
     if recorder is None:
-        check_parameters(layer)
-    of_layer = plan(layer, rules)
-    entries = (e if e.kind is not Kind.BUFFER else replace(e, initializer=Keep()) for e in of_layer)
-    wanted = Plan(tuple(entries))
-    if recorder is None:
-        write(prepare(layer, wanted, seed), seed)
+        write(prepare(wanted, seed, checked=True), seed)
     else:
-        note(recorder, *chosen(layer, wanted, None, None))
+        note(recorder, wanted)
     return layer
 
 

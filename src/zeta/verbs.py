@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -16,7 +15,6 @@ from torch import nn
 
 from zeta.base.distributed import is_sharded
 from zeta.base.forked import check_threads
-from zeta.base.modules import tensors_of
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import LayerTypeError, SpecError
@@ -27,12 +25,12 @@ from zeta.report.measuring import Accumulator, Measured, Measurements, measure_a
 from zeta.report.report import Report
 from zeta.report.verification import Question, Verification
 from zeta.resolve import planning
-from zeta.resolve.casting import Casting, cast
-from zeta.resolve.fitting import Only, chosen
-from zeta.resolve.planning import How
+from zeta.resolve.casting import cast
+from zeta.resolve.fitting import Fit, Only, fit
+from zeta.resolve.planning import How, planned
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import plan_recorded
-from zeta.resolve.submodels import NameMap, Naming, naming, part_of
+from zeta.resolve.submodels import NameMap, naming
 from zeta.write.apply import Progress, prepare, seed_of, write
 from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.write.checkpoint.save import save_files
@@ -115,7 +113,7 @@ def apply_(
         RankError: with ``confirm``, processes that differ, or one that failed; named by rank. Nothing was changed.
     """
     with _meeting(confirm) as meet:
-        return _apply(model, plan, seed, only, progress, naming(prefix, name_map), meet)
+        return _apply(fit(model, plan, only=only, naming=naming(prefix, name_map)), seed, progress, meet)
 
 
 @on_values
@@ -167,9 +165,10 @@ def materialize_(
     (True, 'cpu')
     """
     with _meeting(confirm) as meet:
-        names = naming(prefix, name_map)
-        allocated = memory(model, plan, device=device, dtype=dtype, cast_buffers=cast_buffers, naming=names)
-        return _materialize(model, plan, seed, allocated, progress, names, meet)
+        fitting = fit(model, plan, naming=naming(prefix, name_map))
+        seed = _seed(model, seed)
+        with memory(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as allocated:
+            return _apply(allocated, seed, progress, meet)
 
 
 @on_values_or_recorded
@@ -194,12 +193,15 @@ def init_(
     (True, 0.0625, 0.0624)
     """
     with _meeting(confirm) as meet:
-        planned = plan(model, how)
-        held = tensors_of(model)
-        if only is None and held and all(tensor.is_meta for tensor in held):
-            allocated = memory(model, planned, device="cpu", dtype=None)
-            return _materialize(model, planned, seed, allocated, progress, None, meet)
-        return _apply(model, planned, seed, only, progress, None, meet)
+        if callable(how) and isinstance(model, nn.Module):
+            fitting = fit(model, plan_recorded(model, how), only=only)
+        else:
+            fitting = planned(model, how, only=only)
+        if only is None and fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
+            seed = _seed(model, seed)
+            with memory(fitting, device="cpu", dtype=None) as allocated:
+                return _apply(allocated, seed, progress, meet)
+        return _apply(fitting, seed, progress, meet)
 
 
 @on_values
@@ -324,7 +326,8 @@ def verify(
             raise SpecError(f"{_folder(target, own)} is a folder, which one process compares; leave reduce= out")
         if plan is None or seed is None:
             raise SpecError("verify needs the plan and the seed that the model was initialized with")
-        return verification.question(target, plan, check_seed(seed), only, naming(prefix, name_map))
+        check_seed(seed)
+        return verification.question(fit(target, plan, only=only, naming=naming(prefix, name_map)), seed)
 
     groups = ranks.groups_of(reduce, "reduce")
     return verification.reduced(asked, groups) if groups else asked().answer()
@@ -339,54 +342,28 @@ def _meeting(confirm: bool | ProcessGroup) -> contextlib.AbstractContextManager[
     return ranks.meeting(ranks.groups_of(confirm, "confirm"), "nothing was changed")
 
 
-def _apply(
-    model: nn.Module,
-    plan: Plan,
-    seed: int | None,
-    only: Only | None,
-    progress: Progress | None,
-    names: Naming | None,
-    meet: Meet,
-) -> Report:
+def _apply(fitting: Fit, seed: int | None, progress: Progress | None, meet: Meet) -> Report:
     if progress is not None and not callable(progress):
         raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
     begin = time.perf_counter()
     if (recorder := recording_here()) is not None:
-        entries, slots = chosen(model, plan, only, names)
-        note(recorder, entries, slots)
-        nbytes = sum(entry.nbytes for entry in entries if not entry.kept)
-        report = _report(0, claim_of(plan, 0, only, []), begin, (), part_of(plan, model, names), nbytes, set())
+        note(recorder, fitting)
+        nbytes = sum(entry.nbytes for entry in fitting.entries if not entry.kept)
+        report = _report(0, claim_of(fitting, 0, []), begin, (), fitting.plan, nbytes, set())
         return replace(report, backend="recording")
-    seed = seed_of(model) if seed is None else check_seed(seed)
-    jobs = prepare(model, plan, seed, only, names)
-    claim = claim_of(plan, seed, only, jobs)
+    seed = _seed(fitting.model, seed)
+    jobs = prepare(fitting, seed)
+    claim = claim_of(fitting, seed, jobs)
     confirmed = meet(claim)
     write(jobs, seed, progress)
-    report = _report(
-        seed,
-        claim,
-        begin,
-        measure_all(jobs),
-        part_of(plan, model, names),
-        sum(job.nbytes for job in jobs),
-        {job.held.local.device for job in jobs},
-    )
+    devices = {job.held.local.device for job in jobs}
+    nbytes = sum(job.nbytes for job in jobs)
+    report = _report(seed, claim, begin, measure_all(jobs), fitting.plan, nbytes, devices)
     return replace(report, partial=any(is_sharded(job.slot.tensor) for job in jobs), confirmed=confirmed)
 
 
-def _materialize(
-    model: nn.Module,
-    plan: Plan,
-    seed: int | None,
-    allocated: AbstractContextManager[Casting | None],
-    progress: Progress | None,
-    names: Naming | None,
-    meet: Meet,
-) -> Report:
-    seed = seed_of(model) if seed is None else check_seed(seed)
-    with allocated as casting:
-        wanted = plan if casting is None else casting.plan(plan)
-        return _apply(model, wanted, seed, None, progress, names, meet)
+def _seed(model: nn.Module, seed: int | None) -> int:
+    return seed_of(model) if seed is None else check_seed(seed)
 
 
 def _folder(target: Any, own: bool) -> Path:

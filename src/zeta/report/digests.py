@@ -20,7 +20,7 @@ from zeta._version import __version__
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded
 from zeta.compute.stream.random import STREAM_VERSION
-from zeta.resolve.fitting import Only, selected
+from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Plan
 from zeta.write.apply import Job
 
@@ -162,14 +162,14 @@ class Conflict:
         return [*found[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def claim_of(plan: Plan, seed: int, only: Only | None, jobs: Collection[Job]) -> Claim:
+def claim_of(fit: Fit, seed: int, jobs: Collection[Job]) -> Claim:
     """The claim of a process that writes or compares a plan's values, with what it was asked for."""
-    names = None if only is None else [entry.name for entry in selected(plan, only)]
+    names = fit.selection
     options = [] if names is None else [("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}")]
     if others := _dtypes(jobs):
         options.append(("dtypes", ", ".join(sorted(others))))
     held = laid_out((job.entry.name, job.slot.tensor) for job in jobs)
-    return Claim(seed=seed, plan=plan, held=held, options=tuple(options))
+    return Claim(seed=seed, plan=fit.asked, held=held, options=tuple(options))
 
 
 def _dtypes(jobs: Collection[Job]) -> list[str]:

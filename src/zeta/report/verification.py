@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zeta.base import dtypes
 from zeta.base.escaping import visible
@@ -28,9 +28,8 @@ from zeta.errors import CheckpointError, FormatError
 from zeta.report.comparison import Comparison, Difference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
-from zeta.resolve.fitting import Only
-from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.submodels import Naming, part_of
+from zeta.resolve.fitting import Fit
+from zeta.resolve.plans import Entry
 from zeta.write.apply import Job, prepare
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
 
@@ -164,11 +163,11 @@ def _is_small(job: Job) -> bool:
     )
 
 
-def question(model: nn.Module, plan: Plan, seed: int, only: Only | None, naming: Naming | None = None) -> Question:
-    """Check that plan and model fit, as ``prepare`` does and with its errors."""
-    jobs = prepare(model, plan, seed, only, naming)
-    kept = tuple(entry.name for entry in part_of(plan, model, naming) if entry.kept)
-    return Question(seed=seed, jobs=jobs, kept=kept, claim=claim_of(plan, seed, only, jobs))
+def question(fit: Fit, seed: int) -> Question:
+    """Check that the model can be compared, as ``prepare`` does and with its errors."""
+    jobs = prepare(fit, seed)
+    kept = tuple(entry.name for entry in fit.plan if entry.kept)
+    return Question(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
 
 
 def reduced(ask: Callable[[], Question], groups: Sequence[Any]) -> Verification:

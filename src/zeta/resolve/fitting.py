@@ -1,8 +1,9 @@
-"""Whether a plan and a model fit: names, shapes, dtypes, ties, and the part of the plan that was selected."""
+"""The fit of a plan and a model: which entry is for which tensor, found once and handed to every later stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,10 +12,153 @@ from zeta.base.text import shape_text
 from zeta.errors import LayerTypeError, PlanError, SpecError, listed
 from zeta.initializers import Initializer, Keep, Program
 from zeta.initializers.fitting import check_law
+from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.slots import Slot
-from zeta.resolve.submodels import Naming, fitted
+from zeta.resolve.slots import Slot, walk
+from zeta.resolve.submodels import Naming, check_used, renamed
 from zeta.rules.where import glob_matcher
+
+#: names a part of a plan: a glob, several names or globs, or a predicate on the name
+Only = str | Collection[str] | Callable[[str], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A plan and a model that fit: the names, shapes and ties of what was selected agree.
+
+    ``asked`` is the plan as it was given, and ``plan`` what it says of this model, which may be a part of the planned
+    one. ``slots`` are the model's tensors by the plan's names. ``entries`` are those of ``plan`` that were selected,
+    and ``selection`` the names of all that were selected in ``asked``, or ``None`` for everything.
+    """
+
+    model: nn.Module
+    asked: Plan
+    plan: Plan
+    slots: Mapping[str, Slot]
+    entries: Sequence[Entry]
+    selection: tuple[str, ...] | None = None
+
+    def cast(self, dtype: torch.dtype, *, buffers: bool) -> tuple[Fit, Casting]:
+        """The fit with the plan of the model after ``dtype=``, and what that casts."""
+        casting = casting_of(self.model, self.slots.values(), dtype, buffers=buffers)
+        plan = casting.plan(self.plan)
+        names = {entry.name for entry in self.entries}
+        entries = tuple(entry for entry in plan if entry.name in names)
+        asked = plan if self.asked is self.plan else casting.plan(self.asked)
+        return replace(self, asked=asked, plan=plan, entries=entries), casting
+
+
+def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Naming | None = None) -> Fit:
+    """Find what a plan says of a model. With ``naming`` the model is a part of the planned one.
+
+    Raises:
+        LayerTypeError: ``model`` is not a module.
+        SpecError: ``plan`` is not a plan.
+        PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
+    """
+    if not isinstance(model, nn.Module):
+        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    if not isinstance(plan, Plan):
+        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
+    selected = _selected(plan, only)
+    slots = {slot.name: slot for slot in walk(model)}
+    here = plan
+    if naming is not None:
+        here, slots = _part(plan, slots, naming)
+    names = {entry.name for entry in selected}
+    entries = here.entries if only is None else tuple(entry for entry in here if entry.name in names)
+    _check_names(here, entries, slots, whole=only is None)
+    selection = None if only is None else tuple(entry.name for entry in selected)
+    return Fit(model=model, asked=plan, plan=here, slots=slots, entries=entries, selection=selection)
+
+
+def fit_of_own(model: nn.Module, plan: Plan, slots: Sequence[Slot], only: Only | None = None) -> Fit:
+    """The fit of a model and the plan made of its ``slots``; ``PlanError`` if ``only`` selects nothing."""
+    entries = plan.entries if only is None else tuple(_selected(plan, only))
+    selection = None if only is None else tuple(entry.name for entry in entries)
+    by_name = {slot.name: slot for slot in slots}
+    return Fit(model=model, asked=plan, plan=plan, slots=by_name, entries=entries, selection=selection)
+
+
+def _part(plan: Plan, slots: dict[str, Slot], naming: Naming) -> tuple[Plan, dict[str, Slot]]:
+    """What the plan says of a part of the model, and the part's tensors by the plan's names.
+
+    A tensor that the part has under a tied name goes by the canonical one.
+
+    Raises ``PlanError`` if two of the part's tensors get the same name, ``name_map`` names what is not in the part, or
+    it has nothing of the plan.
+    """
+    check_used(naming, slots)
+    new = renamed(naming, slots)
+    slots = {new[name]: replace(slot, name=new[name]) for name, slot in slots.items()}
+    entries = [_present(entry, slots) for entry in plan]
+    present = tuple(entry for entry in entries if entry is not None)
+    if slots and not present:
+        raise PlanError(
+            f"the plan names nothing of this part of the model, whose first tensor is {next(iter(slots))!r} after "
+            f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}"
+        )
+    return Plan(present), slots
+
+
+def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
+    """The entry with those of its names that are there; its first tensor is moved to the canonical name."""
+    names = [name for name in (entry.name, *entry.ties) if name in slots]
+    if not names:
+        return None
+    first = slots.pop(names[0])
+    slots[entry.name] = replace(first, name=entry.name)
+    return replace(entry, ties=tuple(names[1:]))
+
+
+def _selected(plan: Plan, only: Only | None) -> list[Entry]:
+    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing."""
+    if only is None:
+        return list(plan)
+    if callable(only):
+        chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
+    else:
+        patterns = [only] if isinstance(only, str) else list(only)
+        names = {name for entry in plan for name in (entry.name, *entry.ties)}
+        hits = {
+            pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
+            for pattern in patterns
+        }
+        empty = [pattern for pattern, found in hits.items() if not found]
+        if empty:
+            raise PlanError(listed("only= names nothing in the plan:", empty))
+        hit = set().union(*hits.values())
+        chosen = [entry for entry in plan if not hit.isdisjoint((entry.name, *entry.ties))]
+    if not chosen:
+        raise PlanError("only= selects nothing of the plan")
+    return chosen
+
+
+def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool) -> None:
+    """Raise ``PlanError`` if names or shapes of plan and model differ."""
+    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
+    missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
+    extra = [name for name in slots if name not in planned] if whole else []
+    shapes = [
+        f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slots[entry.name].shape)}"
+        for entry in selected
+        if entry.name in slots
+        and slots[entry.name].shape != entry.shape
+        and not nn.parameter.is_lazy(slots[entry.name].tensor)
+    ]
+    written = {entry.name for entry in selected if not entry.kept}
+    problems = [
+        listed(heading, names)
+        for heading, names in (
+            ("the plan names what the model does not have:", missing),
+            ("the model has what the plan does not name:", extra),
+            ("shapes differ:", shapes),
+            ("ties differ:", tie_problems(plan, slots, lambda entry: entry.name in written)),
+        )
+        if names
+    ]
+    if problems:
+        raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
 
 
 def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entry], bool]) -> list[str]:
@@ -46,74 +190,3 @@ def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
     """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
     if not isinstance(initializer, Keep | Program):  # a program says its own dtypes
         check_law(initializer, dtype)
-
-
-Only = str | Collection[str] | Callable[[str], bool]
-
-
-def chosen(
-    model: nn.Module, plan: Plan, only: Only | None, naming: Naming | None
-) -> tuple[list[Entry], dict[str, Slot]]:
-    """The entries of the plan that ``only`` selects, and the model's tensors by the plan's names.
-
-    Raises as ``prepare`` does, where plan and model do not fit.
-    """
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    if not isinstance(plan, Plan):
-        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
-    names = {entry.name for entry in selected(plan, only)}
-    plan, slots = fitted(model, plan, naming)
-    entries = [entry for entry in plan if entry.name in names]
-    check_names(plan, entries, slots, whole=only is None)
-    return entries, slots
-
-
-def selected(plan: Plan, only: Only | None) -> list[Entry]:
-    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing."""
-    if only is None:
-        return list(plan)
-    if callable(only):
-        chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
-    else:
-        patterns = [only] if isinstance(only, str) else list(only)
-        names = {name for entry in plan for name in (entry.name, *entry.ties)}
-        hits = {
-            pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
-            for pattern in patterns
-        }
-        empty = [pattern for pattern, found in hits.items() if not found]
-        if empty:
-            raise PlanError(listed("only= names nothing in the plan:", empty))
-        hit = set().union(*hits.values())
-        chosen = [entry for entry in plan if not hit.isdisjoint((entry.name, *entry.ties))]
-    if not chosen:
-        raise PlanError("only= selects nothing of the plan")
-    return chosen
-
-
-def check_names(plan: Plan, selected: list[Entry], slots: dict[str, Slot], *, whole: bool) -> None:
-    """Raise ``PlanError`` if names or shapes of plan and model differ."""
-    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
-    missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
-    extra = [name for name in slots if name not in planned] if whole else []
-    shapes = [
-        f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slots[entry.name].shape)}"
-        for entry in selected
-        if entry.name in slots
-        and slots[entry.name].shape != entry.shape
-        and not nn.parameter.is_lazy(slots[entry.name].tensor)
-    ]
-    written = {entry.name for entry in selected if not entry.kept}
-    problems = [
-        listed(heading, names)
-        for heading, names in (
-            ("the plan names what the model does not have:", missing),
-            ("the model has what the plan does not name:", extra),
-            ("shapes differ:", shapes),
-            ("ties differ:", tie_problems(plan, slots, lambda entry: entry.name in written)),
-        )
-        if names
-    ]
-    if problems:
-        raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))

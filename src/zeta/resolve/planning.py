@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from zeta.base.text import shape_text
 from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of
 from zeta.initializers import Initializer, Keep, Ones, Site, Zeros
-from zeta.resolve.fitting import check_dtype
+from zeta.resolve.fitting import Fit, Only, check_dtype, fit_of_own
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of, unwrap, walk
 from zeta.rules import Kind, Match, Rules
@@ -27,7 +27,6 @@ _KEPT_RULE: Final = "kept: buffer"
 How = Rules | str
 
 
-@uncollected()
 def plan(model: nn.Module, how: How) -> Plan:
     """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
 
@@ -41,14 +40,26 @@ def plan(model: nn.Module, how: How) -> Plan:
         PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
             that do not fit their parameter. Everything wrong is listed at once.
     """
+    return planned(model, how).plan
+
+
+@uncollected()
+def planned(
+    model: nn.Module, how: How, *, only: Only | None = None, check: Callable[[Sequence[Slot]], None] | None = None
+) -> Fit:
+    """The fit of a model and the plan that is made for it; ``check`` looks at its tensors first."""
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    model = unwrap(model)
-    rules = recipes.rules_for(how, model) if isinstance(how, str) else how
+    inner = unwrap(model)
+    rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
         raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
-    everything = groups(walk(model))
-    return Plan(tuple(resolve(rules, everything, everything, getattr(model, "config", None))))
+    slots = list(walk(inner))
+    if check is not None:
+        check(slots)
+    everything = groups(slots)
+    made = Plan(tuple(resolve(rules, everything, everything, getattr(inner, "config", None))))
+    return fit_of_own(model, made, slots, only)
 
 
 def resolve(rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any) -> list[Entry]:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-
-from torch import nn
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from zeta.errors import PlanError, SpecError, listed
-from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.slots import Slot, walk
 
 #: from a name inside the part to the whole model's: a function, or names of parameters or modules and what they become
 NameMap = Callable[[str], str] | Mapping[str, str]
@@ -72,55 +68,22 @@ def naming(prefix: str | None, name_map: NameMap | None) -> Naming | None:
     return Naming(prefix="" if prefix is None else prefix, name_map=name_map)
 
 
-def _idle(naming: Naming, names: Collection[str]) -> list[str]:
-    """What the dictionary names and the part does not have."""
+def check_used(naming: Naming, names: Collection[str]) -> None:
+    """Raise ``PlanError`` if ``name_map`` names what the part does not have."""
     if not isinstance(naming.name_map, Mapping):
-        return []
+        return
     used = {key for name in names for key in naming.keys_of(name)}
-    return [key for key in naming.name_map if key not in used]
-
-
-def fitted(model: nn.Module, plan: Plan, naming: Naming | None) -> tuple[Plan, dict[str, Slot]]:
-    """Return what the plan says of a model, and the model's tensors by the plan's names.
-
-    For a part of the model: only what it has, and a tensor that it has under a tied name goes by the canonical one.
-
-    Raises ``PlanError`` if two of the part's tensors get the same name, ``name_map`` names what is not in the part, or
-    it has nothing of the plan.
-    """
-    slots = {slot.name: slot for slot in walk(model)}
-    if naming is None:
-        return plan, slots
-    if idle := _idle(naming, slots):
+    if idle := [key for key in naming.name_map if key not in used]:
         raise PlanError(listed("name_map names what this part of the model does not have:", idle))
-    renamed = {name: naming(name) for name in slots}
+
+
+def renamed(naming: Naming, names: Iterable[str]) -> dict[str, str]:
+    """The whole model's name of each of the part's names. Raises ``PlanError`` if two become the same."""
+    new = {name: naming(name) for name in names}
     origins: dict[str, list[str]] = {}
-    for name, new in renamed.items():
-        origins.setdefault(new, []).append(name)
-    twice = [f"{new}: {' and '.join(names)}" for new, names in origins.items() if len(names) > 1]
+    for name, of_whole in new.items():
+        origins.setdefault(of_whole, []).append(name)
+    twice = [f"{of_whole}: {' and '.join(several)}" for of_whole, several in origins.items() if len(several) > 1]
     if twice:
         raise PlanError(listed("prefix and name_map give these the same name:", twice))
-    slots = {renamed[name]: replace(slot, name=renamed[name]) for name, slot in slots.items()}
-    entries = [_present(entry, slots) for entry in plan]
-    present = tuple(entry for entry in entries if entry is not None)
-    if slots and not present:
-        raise PlanError(
-            f"the plan names nothing of this part of the model, whose first tensor is {next(iter(slots))!r} after "
-            f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}"
-        )
-    return Plan(present), slots
-
-
-def part_of(plan: Plan, model: nn.Module, naming: Naming | None) -> Plan:
-    """What the plan says of a model."""
-    return plan if naming is None else fitted(model, plan, naming)[0]
-
-
-def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
-    """The entry with those of its names that are there; its first tensor is moved to the canonical name."""
-    names = [name for name in (entry.name, *entry.ties) if name in slots]
-    if not names:
-        return None
-    first = slots.pop(names[0])
-    slots[entry.name] = replace(first, name=entry.name)
-    return replace(entry, ties=tuple(names[1:]))
+    return new

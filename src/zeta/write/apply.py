@@ -16,14 +16,13 @@ from zeta.base.garbage import uncollected
 from zeta.base.modules import modules_of
 from zeta.base.parametrizations import hooked, recompute
 from zeta.compute.sampling import Request, fill_, pieces
-from zeta.compute.stream.random import check_seed, draw_seed, parameter_key
+from zeta.compute.stream.random import draw_seed, parameter_key
 from zeta.compute.values import values_of
 from zeta.errors import SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Program
-from zeta.resolve.fitting import Only, chosen
-from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.slots import Slot, hook_problem, walk
-from zeta.resolve.submodels import Naming
+from zeta.resolve.fitting import Fit
+from zeta.resolve.plans import Entry
+from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
 from zeta.write.parametrized import Inversion, invert, tolerance
 from zeta.write.shards import Held, held, whole
@@ -60,35 +59,31 @@ class Job:
 
 
 @uncollected()
-def prepare(
-    model: nn.Module, plan: Plan, seed: int, only: Only | None = None, naming: Naming | None = None
-) -> list[Job]:
-    """Check the whole plan against the model, and return what is to be written. Nothing is written.
+def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
+    """Check the tensors of the selected entries, and return what is to be written. Nothing is written.
 
-    With ``naming`` the model is a part of the planned one.
+    ``checked``: ``check_parameters`` has looked at the tensors.
 
-    Raises:
-        LayerTypeError: ``model`` is not a module.
-        SpecError: ``plan`` is not a plan, or the seed not one.
-        PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
-        TargetError: parameters that cannot be written: lazy, on meta, integer, partial, overlapping, parametrized so
-            that the value is impossible. All of them are listed.
+    Raises ``TargetError`` for parameters that cannot be written: lazy, on meta, integer, partial, overlapping,
+    parametrized so that the value is impossible. All of them are listed.
     """
-    check_seed(seed)
-    entries, slots = chosen(model, plan, only, naming)
     jobs: list[Job] = []
-    problems: list[str] = gathered(model)
-    own = (entry for entry in entries if not entry.kept and slots[entry.name].parametrization is None)
-    given = {id(slots[entry.name].tensor) for entry in own}
-    for entry in entries:
-        slot = slots[entry.name]
+    problems: list[str] = gathered(fit.model)
+    given = {
+        id(slot.tensor)
+        for entry in fit.entries
+        if not entry.kept and (slot := fit.slots[entry.name]).parametrization is None
+    }
+    for entry in fit.entries:
+        slot = fit.slots[entry.name]
         try:
-            check_target(entry, slot)
+            if not checked:
+                check_target(entry, slot)
             if not entry.kept:
                 jobs.append(_job(entry, slot, seed, given))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
-    problems += shared({job.entry.name for job in jobs}, slots.values())
+    problems += shared({job.entry.name for job in jobs}, fit.slots.values())
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
@@ -109,10 +104,10 @@ def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
     return draw_seed(generator)
 
 
-def check_parameters(model: nn.Module) -> None:
+def check_parameters(slots: Iterable[Slot]) -> None:
     """Raise one ``TargetError`` that lists every parameter that has no memory or is not a floating-point weight."""
     problems: list[str] = []
-    for slot in walk(model):
+    for slot in slots:
         if slot.kind is not Kind.BUFFER:
             try:
                 check_memory(slot)

@@ -14,6 +14,7 @@ from zeta.base.parametrizations import originals
 from zeta.base.surroundings import plain
 from zeta.errors import RecordingError, TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
+from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.recording.tracing.interception import ACTIVE, Draws
 from zeta.resolve.recording.tracing.sources import source_here
@@ -64,23 +65,23 @@ def recording_here() -> Draws | None:
     return ACTIVE.recorder
 
 
-def note(recorder: Draws, entries: list[Entry], slots: dict[str, Slot]) -> None:
+def note(recorder: Draws, fit: Fit) -> None:
     """Let a recording know that tensors get what the entries say. Its plan's seed decides.
 
     Raises ``TargetError`` for parameters that cannot be written, all listed.
     """
-    written = [entry for entry in entries if not entry.kept]
+    written = [entry for entry in fit.entries if not entry.kept]
     problems: list[str] = []
     with torch._C.DisableTorchFunction():  # the recording itself says that nothing is on meta
         for entry in written:
             try:
-                _check(entry, slots[entry.name])
+                _check(entry, fit.slots[entry.name])
             except ZetaError as error:
                 problems.append(f"{entry.name}: {error}")
     if problems:
         raise TargetError(listed("these parameters cannot be written in a recording:", problems))
     for entry in written:
-        slot = slots[entry.name]
+        slot = fit.slots[entry.name]
         if slot.parametrization is None:
             _fill(recorder, entry, slot.tensor)
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,9 @@ from torch.nn.utils import parametrize
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, parameters_of, tensors_of
 from zeta.base.tensors import attributes, swap
-from zeta.errors import LayerTypeError, TargetError, listed
-from zeta.resolve.casting import Casting, casting_of
-from zeta.resolve.fitting import check_names
-from zeta.resolve.plans import Plan
-from zeta.resolve.slots import Slot
-from zeta.resolve.submodels import Naming, fitted
+from zeta.errors import TargetError, listed
+from zeta.resolve.casting import Casting
+from zeta.resolve.fitting import Fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,68 +28,58 @@ class _Twin:
 
 @contextlib.contextmanager
 def memory(
-    model: nn.Module,
-    plan: Plan,
-    *,
-    device: torch.device | str,
-    dtype: torch.dtype | None,
-    cast_buffers: bool = False,
-    naming: Naming | None = None,
-) -> Iterator[Casting | None]:
+    fit: Fit, *, device: torch.device | str, dtype: torch.dtype | None, cast_buffers: bool = False
+) -> Iterator[Fit]:
     """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
 
     Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. Yields what ``dtype`` does to the plan.
+    attributes and hooks remain. Yields the fit with what ``dtype`` makes of the plan.
 
-    Raises:
-        LayerTypeError: ``model`` is not a module.
-        PlanError: plan and model do not fit.
-        TargetError: tensors that would get memory but no value: kept by the plan, or unknown to it.
+    Raises ``TargetError`` for tensors that would get memory but no value: kept by the plan, or unknown to it.
     """
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
-    plan, slots = fitted(model, plan, naming)
-    casting = None if dtype is None else casting_of(model, slots.values(), dtype, buffers=cast_buffers)
-    check_names(plan, list(plan), slots, whole=True)
-    _check_values(model, plan, slots.values())
-    wanted = {} if casting is None else dict.fromkeys(_cast(plan, slots, casting), casting.dtype)
-    twins = _twins(model, torch.device(device), wanted)
+    wanted: dict[int, torch.dtype] = {}
+    found = fit
+    if dtype is not None:
+        found, casting = fit.cast(dtype, buffers=cast_buffers)
+        wanted = dict.fromkeys(_cast(fit, casting), casting.dtype)
+    _check_values(fit)
+    twins = _twins(fit.model, torch.device(device), wanted)
     swapped: list[_Twin] = []
     try:
         for twin in twins:
             swap(twin.tensor, twin.real)
             swapped.append(twin)
-        yield casting
+        yield found
     except BaseException:
         for twin in swapped:
             swap(twin.tensor, twin.real)
         raise
 
 
-def _cast(plan: Plan, slots: dict[str, Slot], casting: Casting) -> Iterator[int]:
+def _cast(fit: Fit, casting: Casting) -> Iterator[int]:
     """The ``id`` of each tensor that is cast."""
-    for entry in plan:
-        for slot in (slots[name] for name in (entry.name, *entry.ties) if name in slots):
+    for entry in fit.plan:
+        for slot in (fit.slots[name] for name in (entry.name, *entry.ties)):
             if casting.casts((entry.name, *entry.ties), entry.kind, slot.tensor.dtype):
                 yield id(slot.tensor)
                 if slot.parametrization is not None:
                     yield from (id(tensor) for tensor in parameters_of(slot.parametrization))
 
 
-def _check_values(model: nn.Module, plan: Plan, slots: Iterable[Slot]) -> None:
+def _check_values(fit: Fit) -> None:
     """Raise ``TargetError`` for tensors on meta that the plan gives no value."""
     known: set[int] = set()
     problems: list[str] = []
-    for slot in slots:
+    for slot in fit.slots.values():
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:
             known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
-        if slot.tensor.is_meta and plan[slot.name].kept:
+        if slot.tensor.is_meta and fit.plan[slot.name].kept:
             problems.append(f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule")
     problems += [
         f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
         "register_buffer makes it one"
-        for place, tensor in attributes(model)
+        for place, tensor in attributes(fit.model)
         if tensor.is_meta and tensor.untyped_storage()._cdata not in known
     ]
     if problems:
