@@ -15,7 +15,7 @@ from torch import nn
 import zeta
 from zeta import Rule, Rules
 from zeta.errors import FanError, SpecError
-from zeta.fans import _REGISTERED, Axes, Fans, axes_of, fans, register_fans, torch_axes
+from zeta.fans import _REGISTERED, Axes, Fans, _known, axes_of, fans, register_fans, torch_axes
 from zeta.initializers import Identity, Normal, Orthogonal, Site, Sparse, VarianceScaling, Zeros, matrix_shape
 
 
@@ -25,6 +25,7 @@ def registrations_end() -> Iterator[None]:
     yield
     _REGISTERED.clear()
     _REGISTERED.update(before)
+    _known.cache_clear()
 
 
 def on_meta(factory: Callable[[], nn.Module]) -> nn.Module:

@@ -24,10 +24,10 @@ def _restored() -> Iterator[None]:
 def test_off_inside_and_on_again_after_an_error() -> None:
     inside: list[bool] = []
 
+    @uncollected
     def fail() -> None:
-        with uncollected():
-            inside.append(gc.isenabled())
-            raise KeyError
+        inside.append(gc.isenabled())
+        raise KeyError
 
     with pytest.raises(KeyError):
         fail()
@@ -37,8 +37,7 @@ def test_off_inside_and_on_again_after_an_error() -> None:
 
 def test_what_was_off_stays_off() -> None:
     gc.disable()
-    with uncollected():
-        pass
+    uncollected(gc.isenabled)()
     assert not gc.isenabled()
 
 

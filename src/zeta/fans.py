@@ -195,6 +195,7 @@ def register_fans(module_type: type[nn.Module], axes: Mapping[str, Axes | AxesOf
         if not isinstance(value, Axes) and not callable(value):
             raise SpecError(f"register_fans: {name!r} must map to Axes or to a function, got {value!r}")
     _REGISTERED[module_type] = dict(axes)
+    _known.cache_clear()
 
 
 def fans(
@@ -260,16 +261,25 @@ def _shape_in(module: nn.Module, name: str) -> torch.Size:
     return weight.shape
 
 
+@functools.lru_cache(maxsize=4096)
+def _known(module_type: Any, name: str) -> Axes | AxesOf | None:
+    """What was said of a parameter of this name by its class or the nearest one that the class inherits from."""
+    for cls in module_type.__mro__:
+        for pattern, known in (*_REGISTERED.get(cls, {}).items(), *_BUILT_IN.get(cls, {}).items()):
+            if fnmatch.fnmatchcase(name, pattern):
+                return known
+    return None
+
+
 def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     """Return the roles of the dimensions of parameter ``name`` (of ``shape``) in ``module``.
 
     Raises ``FanError`` where nobody can know; the message says how to tell.
     """
     if module is not None:
-        for cls in type(module).__mro__:
-            for pattern, known in (*_REGISTERED.get(cls, {}).items(), *_BUILT_IN.get(cls, {}).items()):
-                if fnmatch.fnmatchcase(name, pattern):
-                    return known if isinstance(known, Axes) else known(module, name, shape)
+        known = _known(type(module), name)
+        if known is not None:
+            return known if isinstance(known, Axes) else known(module, name, shape)
         # transformers' Conv1D, known by its shape attributes, so that transformers need not be imported
         if (
             type(module).__name__ == "Conv1D"

@@ -30,7 +30,7 @@ parameters that cannot be written (lazy, on meta, quantized, integer, parametriz
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import nn
@@ -61,7 +61,7 @@ from zeta.initializers import (
 )
 from zeta.recipes import torch_default
 from zeta.resolve.planning import planned
-from zeta.rules import Kind, Match, Rule, Rules, kind, module
+from zeta.rules import Kind, Match, Rule, Rules, glob, kind, module
 from zeta.write.apply import check_parameters, prepare, seed_of, write
 from zeta.write.guards import note, on_values_or_recorded, recording_here
 
@@ -310,21 +310,19 @@ def _fill(
     generator: torch.Generator | None = None,
     seed: int | None = None,
 ) -> Module:
-    rules = [
-        Rule(kind("bias"), Keep() if bias is None else Constant(bias), optional=True),
-        Rule(kind("parametrization"), Keep(), optional=True),
-    ]
-    if weight.needs_axes:
-        rules += [
-            Rule(kind("norm_scale"), Ones(), optional=True),
-            Rule(module(nn.PReLU), _slope, optional=True),
-        ]
-    rules.append(Rule("*", weight, optional=True))
-    return _write(_module(layer), Rules(rules), seed=_seed(layer, generator, seed))
+    of_bias = Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
+    others = _SCALES if weight.needs_axes else ()
+    rules = Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
+    return _write(_module(layer), rules, seed=_seed(layer, generator, seed))
 
 
 def _slope(match: Match) -> Constant:
     return Constant(float(match.module.init))  # type: ignore[arg-type]
+
+
+_BIASES, _ALL = kind("bias"), glob("*")
+_PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
+_SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), _slope, optional=True))
 
 
 @on_values_or_recorded

@@ -36,6 +36,8 @@ def any_fsdp(model: nn.Module) -> bool:
 
 def gathered(model: nn.Module) -> list[str]:
     """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return []
     return [
         f"{name or type(module).__name__}: FSDP has gathered its parameters, and would drop what is written to them; "
         "call its reshard() first"

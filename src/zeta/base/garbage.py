@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Let no search run in the block, which makes no cycles.
+def uncollected(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let no search run in the function, which makes no cycles.
 
     A search that new objects set off goes over all objects of the process, of which torch alone has 300,000: it takes
     longer than to check and measure ten thousand parameters. One that is off already stays off.
     """
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+
+    @functools.wraps(function)
+    def quiet(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if not gc.isenabled():
+            return function(*args, **kwargs)
+        gc.disable()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            gc.enable()
+
+    return quiet

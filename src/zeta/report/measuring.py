@@ -278,7 +278,7 @@ class Measurements(Sequence[Measured]):
         return repr(self._results)
 
 
-@uncollected()
+@uncollected
 def measure_all(jobs: Sequence[Job]) -> Measurements:
     """Measure what was written, as it lies in memory here, all parameters together."""
     accumulators = [

@@ -43,7 +43,7 @@ def plan(model: nn.Module, how: How) -> Plan:
     return planned(model, how).plan
 
 
-@uncollected()
+@uncollected
 def planned(
     model: nn.Module, how: How, *, only: Only | None = None, check: Callable[[Sequence[Slot]], None] | None = None
 ) -> Fit:

@@ -200,7 +200,7 @@ class Plan:
         """The bytes of all entries, shared tensors once."""
         return sum(entry.nbytes for entry in self.entries)
 
-    @uncollected()
+    @uncollected
     def to_json(self) -> str:
         """Return the plan as JSON text; ``Plan.from_json`` reads it back exactly."""
         writer = _Writer()
@@ -208,7 +208,7 @@ class Plan:
         return json_text(document)
 
     @classmethod
-    @uncollected()
+    @uncollected
     def from_json(cls, text: str | bytes) -> Plan:
         """Build the plan that ``to_json`` described; ``PlanError`` if it is not one, or of a later format."""
         try:

@@ -58,7 +58,7 @@ class Job:
         return 0.0 if self.inversion is None else tolerance(self.held.local.dtype)
 
 
-@uncollected()
+@uncollected
 def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     """Check the tensors of the selected entries, and return what is to be written. Nothing is written.
 
@@ -137,8 +137,8 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
         outs = [request.out for request in batch]
-        with _writable(outs), uncollected():
-            fill_(batch)
+        with _writable(outs):
+            _fill(batch)
         if progress is not None:
             done += sum(out.nbytes for out in outs)
             progress(name, done, total)
@@ -203,6 +203,9 @@ def _requests(job: Job, seed: int) -> Iterator[Request]:
                 axes=entry.axes,
                 zero_row=entry.padding_idx,
             )
+
+
+_fill: Final = uncollected(fill_)
 
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
