@@ -176,6 +176,18 @@ def test_a_random_seed_is_recorded() -> None:
     assert same(load_file("out/model.safetensors"), state(seeds[1]))
 
 
+@pytest.mark.parametrize(("options", "buffer"), [((), torch.float32), (("--cast-buffers",), torch.bfloat16)])
+def test_buffers_keep_their_dtype_unless_asked(options: tuple[str, ...], buffer: torch.dtype) -> None:
+    given = CliRunner().invoke(app, ["init", "nets.py:Buffered", "--out", "out", "--dtype", "bfloat16", *options])
+    assert_done(given)
+    saved = load_file("out/model.safetensors")
+    assert {name: tensor.dtype for name, tensor in saved.items()} == {
+        "body.weight": torch.bfloat16,
+        "body.bias": torch.bfloat16,
+        "steps": buffer,
+    }
+
+
 def test_dtype_rounds_the_same_values() -> None:
     assert_done(init("--dtype", "bfloat16"))
     assert same(load_file("out/model.safetensors"), {name: value.bfloat16() for name, value in state().items()})
@@ -471,6 +483,7 @@ R = ("--rules", "rules.toml")
         (("nets.py:Tied", *R, "--kwargs", '{"size": 1}'), "TypeError: .*unexpected keyword argument 'size'"),
         (("nets.py:Tied", *R, "--device", "cuda"), "--device must be meta or cpu, got 'cuda'"),
         (("nets.py:Tied", *R, "--dtype", "float31"), "unknown dtype 'float31'; expected a torch dtype such as float32"),
+        (("nets.py:Tied", *R, "--cast-buffers"), "--cast-buffers extends --dtype to buffers; give --dtype too"),
         (("nets.py:Tied", *R, "--dtype", "int8"), "--dtype must be a floating-point dtype, got 'int8'"),
         (("nets.py:Tied", "--rules", "none.toml"), "no such rule file: none.toml"),
         (("nets.py:Tied", "--rules", "."), r"rule file \. cannot be read: is a folder, expected a regular file"),

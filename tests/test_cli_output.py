@@ -19,14 +19,14 @@ import zeta
 from zeta.command.cli import app
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
-MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--device", "--fallback"}
+MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers", "--device", "--fallback"}
 MODEL_OPTIONS |= {"--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
     "check": MODEL_OPTIONS - {"--device"}
     | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
     "plan": MODEL_OPTIONS,
-    "diff": {"--kwargs", "--dtype", "--fallback", "--json", "--debug", "--help"},
+    "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
     "verify": {"--json", "--debug", "--help"},
     "recipes": {"--json", "--help"},
     "doctor": {"--json", "--help"},

@@ -23,7 +23,7 @@ import zeta
 from zeta import Rule, Rules, errors
 from zeta.base.escaping import visible, visible_lines
 from zeta.base.text import table
-from zeta.command import cli
+from zeta.command import cli, printing
 from zeta.errors import ZetaError, ZetaNotice, listed
 from zeta.initializers import Normal, Uniform, Zeros
 
@@ -172,9 +172,9 @@ def test_a_check_in_all_its_forms(tmp_path: Path) -> None:
 def test_a_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, width=200, markup=False, emoji=False, highlight=False)
-    monkeypatch.setattr(cli, "_stderr", terminal)
+    monkeypatch.setattr(printing, "_STDERR", terminal)
     for name in NAMES:
-        with cli._progress_bar(quiet=False) as progress:
+        with printing.bytes_bar(quiet=False) as progress:
             assert progress is not None
             progress(name, 1, 2)
         assert visible(name) in stream.getvalue()

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from zeta.base.exchange import Exchanged, Shared
+from zeta.base.process.exchange import Exchanged, Shared
 
 
 def test_the_first_makes_and_the_last_undoes() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 import zeta
 from zeta import Rule, Rules
-from zeta.base.garbage import uncollected
+from zeta.base.process.garbage import uncollected
 from zeta.initializers import Normal
 
 

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 import zeta
 from zeta import PlanError, SpecError, ZetaError
-from zeta.base.language import evaluation, layouts
+from zeta.base.language import evaluation, layouts, state
 from zeta.base.language.operations import OPERATIONS, Operation
 from zeta.compute import programs
 from zeta.initializers import Program
-from zeta.initializers.program import LEAST_FOR_MEMORY, MOST_STEPS
+from zeta.initializers.checking import LEAST_FOR_MEMORY
+from zeta.initializers.program import MOST_STEPS
 from zeta.write.targets import overlaps
 
 DOCS = Path(__file__).parents[1] / "docs" / "programs.md"
@@ -337,13 +338,13 @@ def test_division_by_minus_one_does_not_stop_the_process(
     x, y = torch.tensor([LOWEST, -7, -5, 5]), torch.tensor([-1, -1, 2, 2])
     if number:
         x, y, expected = x[:2], -1, expected[:2]  # type: ignore[assignment]
-    with evaluation.fixed_state():
+    with state.fixed_state():
         assert evaluation.compute(name, [x, y], attributes, torch.int64).tolist() == expected
 
 
 def test_results_hold_their_values_and_no_mark_to_conjugate_them() -> None:
     a, b = torch.randn(2, 3, 3, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    with evaluation.fixed_state():
+    with state.fixed_state():
         found = evaluation.compute("_linalg_solve_ex", [a, b], (("left", False), ("part", 0)), torch.complex64)
     assert not found.is_conj()
     torch.testing.assert_close(found @ a, b)

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zeta
 from tests.networks import vectors
 from zeta import utils
-from zeta.base.surroundings import plain
+from zeta.base.process.surroundings import plain
 from zeta.initializers import Normal, Orthogonal, Zeros
 
 

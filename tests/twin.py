@@ -25,8 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import zeta
 from zeta import Plan
 from zeta.base.dtypes import bits
-from zeta.base.language.evaluation import compute, fixed_state
+from zeta.base.language.evaluation import compute
 from zeta.base.language.operations import is_elementwise
+from zeta.base.language.state import fixed_state
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region

@@ -5,33 +5,40 @@ index, and of nothing else: not of device, dtype (beyond rounding), memory forma
 torch's version.
 """
 
-from zeta import initializers, recipes, rules, utils
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
 from zeta._version import __version__
-from zeta.check import CheckReport, Thresholds, check
-from zeta.errors import (
-    CheckpointError,
-    FanError,
-    ForkError,
-    LayerTypeError,
-    PlanError,
-    RankError,
-    RecordingError,
-    SpecError,
-    TargetError,
-    ZetaError,
-    ZetaNotice,
-)
-from zeta.fans import Axes, Fans, fans, register_fans
-from zeta.gains import gain
-from zeta.initializers import Initializer, Keep
-from zeta.report.costs import ShardPlan, shard_plan
-from zeta.report.differences import Change, Difference, diff
-from zeta.report.report import Report
-from zeta.report.verification import Verification
-from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.recording.record import record
-from zeta.rules import Kind, Match, Rule, Rules
-from zeta.verbs import apply_, init_, materialize_, plan, save, verify
+
+if TYPE_CHECKING:
+    from zeta import initializers, recipes, rules, utils
+    from zeta.check import CheckReport, Thresholds, check
+    from zeta.errors import (
+        CheckpointError,
+        FanError,
+        ForkError,
+        LayerTypeError,
+        PlanError,
+        RankError,
+        RecordingError,
+        SpecError,
+        TargetError,
+        ZetaError,
+        ZetaNotice,
+    )
+    from zeta.fans import Axes, Fans, fans, register_fans
+    from zeta.gains import gain
+    from zeta.initializers import Initializer, Keep
+    from zeta.report.costs import ShardPlan, shard_plan
+    from zeta.report.differences import Change, Difference, diff
+    from zeta.report.report import Report
+    from zeta.report.verification import Verification
+    from zeta.resolve.plans import Entry, Plan
+    from zeta.resolve.recording.record import record
+    from zeta.rules import Kind, Match, Rule, Rules
+    from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 
 __all__ = [
     "Axes",
@@ -81,3 +88,49 @@ __all__ = [
     "utils",
     "verify",
 ]
+
+# Imported when first used: one layer needs a tenth of this package, and the command line's help needs nothing of it.
+_HOMES: Final = {
+    "zeta.check": ("CheckReport", "Thresholds", "check"),
+    "zeta.errors": (
+        "CheckpointError",
+        "FanError",
+        "ForkError",
+        "LayerTypeError",
+        "PlanError",
+        "RankError",
+        "RecordingError",
+        "SpecError",
+        "TargetError",
+        "ZetaError",
+        "ZetaNotice",
+    ),
+    "zeta.fans": ("Axes", "Fans", "fans", "register_fans"),
+    "zeta.gains": ("gain",),
+    "zeta.initializers": ("Initializer", "Keep", "initializers"),
+    "zeta.recipes": ("recipes",),
+    "zeta.report.costs": ("ShardPlan", "shard_plan"),
+    "zeta.report.differences": ("Change", "Difference", "diff"),
+    "zeta.report.report": ("Report",),
+    "zeta.report.verification": ("Verification",),
+    "zeta.resolve.plans": ("Entry", "Plan"),
+    "zeta.resolve.recording.record": ("record",),
+    "zeta.rules": ("Kind", "Match", "Rule", "Rules", "rules"),
+    "zeta.utils": ("utils",),
+    "zeta.verbs": ("apply_", "init_", "materialize_", "plan", "save", "verify"),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value = module if home == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

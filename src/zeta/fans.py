@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from zeta.base.callable import make_callable
 from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown
 from zeta.base.usage import uses
@@ -277,7 +278,8 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     Raises ``FanError`` where nobody can know; the message says how to tell.
     """
     if module is not None:
-        known = _known(type(module), name)
+        layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+        known = _known(layer, name)
         if known is not None:
             return known if isinstance(known, Axes) else known(module, name, shape)
         # transformers' Conv1D, known by its shape attributes, so that transformers need not be imported
@@ -384,3 +386,6 @@ _BUILT_IN: Final[dict[type[nn.Module], dict[str, Axes | AxesOf]]] = {
         for cell, gates in _GATES.items()
     },
 }  # fmt: skip
+
+
+make_callable(__name__, fans)

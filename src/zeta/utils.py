@@ -35,6 +35,7 @@ from typing import Final, TypeVar
 import torch
 from torch import nn
 
+from zeta import recipes
 from zeta.compute.stream.random import check_seed
 from zeta.errors import LayerTypeError, SpecError
 from zeta.gains import Activation
@@ -59,7 +60,6 @@ from zeta.initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from zeta.recipes import torch_default
 from zeta.resolve.planning import planned
 from zeta.rules import Kind, Match, Rule, Rules, glob, kind, module
 from zeta.write.apply import check_parameters, prepare, seed_of, write
@@ -296,7 +296,7 @@ def init_default_(layer: Module, *, generator: torch.Generator | None = None, se
 
     Raises ``PlanError`` for parameters of modules that are not torch's: only they know their default.
     """
-    return _write(layer, torch_default(_module(layer)), seed=_seed(layer, generator, seed))
+    return _write(layer, recipes.rules_for("torch", _module(layer)), seed=_seed(layer, generator, seed))
 
 
 # -- how it is done: a few rules, then the same plan and write as for a whole model ------------------------------------

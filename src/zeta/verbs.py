@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zeta.base.distributed import is_sharded
-from zeta.base.forked import check_threads
+from zeta.base.process.forked import check_threads
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import LayerTypeError, SpecError

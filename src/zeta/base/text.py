@@ -6,11 +6,6 @@ import io
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-
 from zeta.base.escaping import visible
 
 TABLE_WIDTH: Final = 180
@@ -109,6 +104,8 @@ def table(
     one of thousands of characters the middle is left out. A table for a terminal of ``width`` leaves out ``expendable``
     columns, the first of them first, until it fits.
     """
+    from rich.cells import cell_len  # when something is shown: its import takes longer than all of ours
+
     shown = ([visible(cell) for cell in row] for row in rows)
     headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
     columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
@@ -129,6 +126,11 @@ def _brief(name: str) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:
+    from rich import box
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+
     longest = max((cell_len(row[0]) for row in rows), default=0)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):

@@ -1,5 +1,6 @@
-"""The health check: can this network learn from where it starts?"""
+"""The health check, which tells whether a network can learn from where it starts."""
 
+from zeta.base.callable import make_callable
 from zeta.check.examine import check
 from zeta.check.facts.catalogue import GROUPS, RULES
 from zeta.check.facts.results import Finding, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
@@ -22,3 +23,5 @@ __all__ = [
     "Thresholds",
     "check",
 ]
+
+make_callable(__name__, check)

@@ -20,9 +20,9 @@ from zeta import verbs
 from zeta._version import __version__
 from zeta.base import dtypes
 from zeta.base.distributed import any_fsdp, any_sharded
-from zeta.base.forked import check_threads
 from zeta.base.modules import copy_of, within_reach
-from zeta.base.surroundings import alone_with
+from zeta.base.process.forked import check_threads
+from zeta.base.process.surroundings import alone_with
 from zeta.check import judge as judges
 from zeta.check.facts.evidence import Evidence, Held, Later
 from zeta.check.facts.results import Parameter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from zeta.check.show.report import CheckReport
 from zeta.check.show.serial import to_json
 from zeta.check.show.terminal import brief
 from zeta.command.loading import find_callable
+from zeta.command.requests import CheckRequest
 from zeta.command.samples import batch_for
 from zeta.errors import UsageError, ZetaError
 from zeta.resolve.plans import Plan
@@ -27,21 +27,8 @@ from zeta.write.checkpoint import check_output
 LARGEST: Final = 2**30
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the options of ``zeta check`` say."""
-
-    batch: str | None = None
-    loss: str | None = None
-    level: str = "fast"
-    suppress: tuple[str, ...] = ()
-    html: Path | None = None
-    json: Path | None = None
-    sarif: Path | None = None
-
-
 def run(
-    model: nn.Module, plan: Plan | None, seed: int, request: Request, progress: Progress | None = None
+    model: nn.Module, plan: Plan | None, seed: int, request: CheckRequest, progress: Progress | None = None
 ) -> CheckReport:
     """Check a model and write the files that were asked for.
 
@@ -92,7 +79,7 @@ def after_init(model: nn.Module, plan: Plan, seed: int, batch: str | None) -> Ch
     if batch is None and batch_for(model) is None:
         return "no batch can be made from the model's configuration; give --batch path/to/batch.py:fn"
     try:
-        return run(model, plan, seed, Request(batch=batch))
+        return run(model, plan, seed, CheckRequest(batch=batch))
     except ZetaError as error:
         if batch is not None:
             raise

@@ -10,44 +10,35 @@ import contextlib
 import io
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zeta import __version__, recipes, verbs
-from zeta.base.escaping import visible, visible_lines
-from zeta.base.reading import json_text
-from zeta.command import check as check_command
-from zeta.command import doctor, options
-from zeta.command.operands import Building, operands
+from zeta import __version__, recipes
+from zeta.command.printing import complain, say, say_json
+from zeta.command.requests import MAX_SHARD_SIZE, Asked, CheckRequest
 from zeta.errors import RecordingError, ZetaError, ZetaNotice
-from zeta.report.differences import diff
-from zeta.write import apply
-from zeta.write.checkpoint import MAX_SHARD_SIZE, bytes_of, check_folder, files_of, output_path
 
 app = typer.Typer(
     help="Weight initialization for PyTorch: decide, compute, check.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-_stdout = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-_stderr = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def _say(text: str) -> None:
-    """Print what is meant for people, on stdout."""
-    _stdout.print(visible_lines(text))
+def _tasks() -> ModuleType:
+    """What the commands do: imported when one runs, so that help needs no torch."""
+    from zeta.command import tasks
+
+    return tasks
 
 
-def _complain(text: str) -> None:
-    """Print what went wrong, or should be known, on stderr."""
-    _stderr.print(visible_lines(text))
+def _exit(ok: bool) -> None:
+    if not ok:
+        raise typer.Exit(1)
 
 
 ModelArgument = Annotated[
@@ -63,6 +54,9 @@ KwargsOption = Annotated[
 ]
 DtypeOption = Annotated[
     str | None, typer.Option("--dtype", help="dtype of the floating-point tensors, such as bfloat16")
+]
+CastBuffersOption = Annotated[
+    bool, typer.Option("--cast-buffers", help="--dtype for floating-point buffers too, which keep theirs otherwise")
 ]
 DeviceOption = Annotated[
     str | None,
@@ -103,12 +97,12 @@ def _errors(debug: bool) -> Iterator[None]:
     except ZetaError as error:
         if debug:
             raise
-        _complain("; ".join([f"zeta: {error}", *_notes(error)]))
+        complain("; ".join([f"zeta: {error}", *_notes(error)]))
         if isinstance(error, RecordingError):
-            _complain("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
+            complain("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        _complain("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
+        complain("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
         raise typer.Exit(2) from None
 
 
@@ -125,7 +119,7 @@ def _notices() -> Iterator[None]:
 
         def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, ZetaNotice):
-                _complain(f"zeta: note: {message}")
+                complain(f"zeta: note: {message}")
             else:
                 show(message, category, *place, **more)
 
@@ -142,6 +136,7 @@ def init_command(
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
+    cast_buffers: CastBuffersOption = False,
     device: DeviceOption = None,
     fallback: FallbackOption = None,
     drop_ties: Annotated[
@@ -162,38 +157,29 @@ def init_command(
     has written is kept where it is much, and the same command goes on from there. Ends with the fast health check,
     where a batch is given or can be made; what that finds does not change the exit code.
     """
+    asked = Asked(
+        model=model,
+        recipe=recipe,
+        rules=rules,
+        kwargs=kwargs,
+        dtype=dtype,
+        cast_buffers=cast_buffers,
+        device=device,
+        fallback=fallback,
+    )
     with _errors(debug):
-        number = options.seed_of(seed)
-        most = bytes_of(max_shard_size)
-        check_folder(output_path(out, "--out"), force=force)
-        built, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
-        if not as_json:
-            _say(decided.text(_width()))
-        with _progress_bar(quiet=as_json) as progress:
-            report = verbs.save(
-                built,
-                decided,
-                out,
-                number,
-                max_shard_size=most,
-                drop_ties=drop_ties,
-                force=force,
-                model_name=model,
-                progress=progress,
-            )
-        files = [str(out / name) for name in files_of(out)]
-        checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
-        if as_json:
-            document = {"plan": msgspec.Raw(decided.to_json().encode()), "report": report.as_dict(), "files": files}
-            _print_json({**document, "check": check_command.as_data(checked)})
-        else:
-            for flag in report.flags():
-                _say(flag)
-            _say(report.summary())
-            _say("\n".join(map(visible, files)))
-            _say(check_command.as_text(checked))
-    if not report.ok:
-        raise typer.Exit(1)
+        ok = _tasks().init(
+            asked,
+            out=out,
+            seed=seed,
+            drop_ties=drop_ties,
+            max_shard_size=max_shard_size,
+            force=force,
+            batch=batch,
+            health=health,
+            as_json=as_json,
+        )
+    _exit(ok)
 
 
 @app.command("check")
@@ -216,6 +202,7 @@ def check_model(
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
+    cast_buffers: CastBuffersOption = False,
     fallback: FallbackOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -223,18 +210,21 @@ def check_model(
 
     The values are those that zeta init would write with the same options.
     """
+    asked = Asked(
+        model=model,
+        recipe=recipe,
+        rules=rules,
+        kwargs=kwargs,
+        dtype=dtype,
+        cast_buffers=cast_buffers,
+        fallback=fallback,
+    )
+    request = CheckRequest(
+        batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
+    )
     with _errors(debug):
-        number = options.seed_of(seed)
-        built, decided = options.planned(model, recipe, rules, kwargs, dtype, None, fallback)
-        request = check_command.Request(
-            batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
-        )
-        with _time_bar() as progress:
-            report = check_command.run(built, decided, number, request, progress)
-        _say(str(report))
-        _say("\n".join(visible(str(path)) for path in (html, json_file, sarif) if path is not None))
-    if not report.ok:
-        raise typer.Exit(1)
+        ok = _tasks().check(asked, request, seed=seed)
+    _exit(ok)
 
 
 @app.command("plan")
@@ -244,6 +234,7 @@ def plan_command(
     rules: RulesOption = None,
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
+    cast_buffers: CastBuffersOption = False,
     device: DeviceOption = None,
     fallback: FallbackOption = None,
     as_json: JsonOption = False,
@@ -253,25 +244,26 @@ def plan_command(
 
     By a recipe or rules; without them, what the model's own constructor does.
     """
+    asked = Asked(
+        model=model,
+        recipe=recipe,
+        rules=rules,
+        kwargs=kwargs,
+        dtype=dtype,
+        cast_buffers=cast_buffers,
+        device=device,
+        fallback=fallback,
+    )
     with _errors(debug):
-        _, decided = options.planned(model, recipe, rules, kwargs, dtype, device, fallback)
-        if as_json:
-            _print_document(decided.to_json())
-        else:
-            _say(decided.text(_width()))
+        _tasks().plan(asked, as_json=as_json)
 
 
 @app.command("verify")
 def verify_command(folder: FolderArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Compute every value in DIR again and compare bit by bit."""
     with _errors(debug):
-        result = verbs.verify(folder)
-        if as_json:
-            _print_json(result.as_dict())
-        else:
-            _say(str(result))
-    if not result.ok:
-        raise typer.Exit(1)
+        ok = _tasks().verify(folder, as_json=as_json)
+    _exit(ok)
 
 
 @app.command("diff")
@@ -282,6 +274,7 @@ def diff_command(
     b: Annotated[str, typer.Argument(metavar="B", help="likewise; recipe:NAME and rules:FILE are for the model A")],
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
+    cast_buffers: CastBuffersOption = False,
     fallback: FallbackOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -291,17 +284,10 @@ def diff_command(
     zeta diff hf:config.json recipe:llama; zeta diff nets.py:Net out; zeta diff old.json new.json
     """
     with _errors(debug):
-        building = Building(
-            kwargs=options.arguments_of(kwargs), dtype=options.dtype_of(dtype), fallback=options.fallback_of(fallback)
+        ok = _tasks().diff(
+            a, b, kwargs=kwargs, dtype=dtype, cast_buffers=cast_buffers, fallback=fallback, as_json=as_json
         )
-        one, other = operands(a, b, building)
-        difference = diff(one.plan, other.plan, names=(one.label, other.label))
-        if as_json:
-            _print_json(difference.as_dict())
-        else:
-            _say(difference.text(_width()))
-    if not difference.same:
-        raise typer.Exit(1)
+    _exit(ok)
 
 
 @app.command("recipes")
@@ -309,31 +295,23 @@ def recipes_command(as_json: JsonOption = False) -> None:
     """List the recipes."""
     summaries = {name: recipes.summary(name) for name in recipes.names()}
     if as_json:
-        _print_json(summaries)
+        say_json(summaries)
     else:
         for name, summary in summaries.items():
-            _say(f"{name:8} {summary}")
+            say(f"{name:8} {summary}")
 
 
 @app.command("doctor")
 def doctor_command(as_json: JsonOption = False) -> None:
     """Print versions and backends, and compute the known answers of the stream."""
     with _errors(debug=False):
-        versions, backends, answers = doctor.versions(), doctor.backends(), doctor.known_answers()
-    if as_json:
-        _print_json({"versions": versions, "backends": backends, "known_answers": answers})
-    else:
-        for name, value in {**versions, **{f"backend {device}": used for device, used in backends.items()}}.items():
-            _say(f"{name:18} {value}")
-        for name, right in answers.items():
-            _say(f"{'ok   ' if right else 'WRONG'} {name}")
-    if not all(answers.values()):
-        raise typer.Exit(1)
+        ok = _tasks().doctor(as_json=as_json)
+    _exit(ok)
 
 
 def _version(value: bool) -> None:
     if value:
-        _say(f"zeta {__version__}")
+        say(f"zeta {__version__}")
         raise typer.Exit
 
 
@@ -344,47 +322,6 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-@contextlib.contextmanager
-def _progress_bar(quiet: bool) -> Iterator[apply.Progress | None]:
-    """A bar on stderr where that is a terminal, nothing otherwise."""
-    if quiet or not _stderr.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda name, done, total: bar.update(task, description=visible(name), completed=done, total=total)
-
-
-@contextlib.contextmanager
-def _time_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """Say on stderr how long something is estimated to take; where that is a terminal, with a bar."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]:.0f} s"))
-    with Progress(*columns, console=_stderr, transient=True, disable=not _stderr.is_terminal) as bar:
-        task = bar.add_task("", total=None, left=0.0)
-
-        def tell(what: str, done: float, total: float) -> None:
-            if not done and bar.tasks[0].total is None:
-                _stderr.print(f"zeta: note: {what}: about {total:.0f} s")
-            bar.update(task, description=visible(what), completed=done, total=total, left=total - done)
-
-        yield tell
-
-
-def _width() -> int | None:
-    """The width of the terminal, where the output goes to one."""
-    return _stdout.width if _stdout.is_terminal else None
-
-
-def _print_json(data: Any) -> None:
-    _print_document(json_text(data))
-
-
-def _print_document(text: str) -> None:
-    """Print JSON in ASCII, which has its own escapes for all that is not printable but one character."""
-    _stdout.print(text.replace("\x7f", "\\u007f"))
 
 
 def main() -> None:

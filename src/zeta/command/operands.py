@@ -43,6 +43,7 @@ class Building:
 
     kwargs: dict[str, Any]
     dtype: torch.dtype | None
+    cast_buffers: bool
     fallback: Fallback | None
 
 
@@ -84,7 +85,7 @@ def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]
     if ":" not in text:
         raise UsageError(f"cannot tell what {text!r} is: expected a folder of zeta init, a plan.json, or {FORMS}")
     model, recorded = record_model(text, building.kwargs, building.fallback)
-    return Operand(label=text, plan=cast(recorded, model, building.dtype)), model
+    return Operand(label=text, plan=cast(recorded, model, building.dtype, buffers=building.cast_buffers)), model
 
 
 def _read(path: Path) -> Plan:
@@ -113,4 +114,4 @@ def _applied(how: str, model: nn.Module | None, other: str, building: Building) 
         decided = plan(model, name if word == "recipe" else read_rules(Path(name), model))
     except PlanError as error:
         raise UsageError(f"{word} {name} does not fit {other}: {error}") from error
-    return Operand(label=f"{word} {name}", plan=cast(decided, model, building.dtype))
+    return Operand(label=f"{word} {name}", plan=cast(decided, model, building.dtype, buffers=building.cast_buffers))

@@ -13,6 +13,7 @@ from zeta import recipes
 from zeta.base import dtypes
 from zeta.base.reading import parse_json, shown
 from zeta.command.loading import load_model, record_model
+from zeta.command.requests import Asked
 from zeta.compute.stream.random import check_seed
 from zeta.errors import FormatError, UsageError
 from zeta.resolve.casting import cast
@@ -22,36 +23,31 @@ from zeta.resolve.recording.record import Fallback
 from zeta.rules.file import read_rules
 
 
-def planned(
-    spec: str,
-    recipe: str | None,
-    rules: Path | None,
-    kwargs: str,
-    dtype: str | None,
-    device: str | None,
-    fallback: str | None,
-) -> tuple[nn.Module, Plan]:
+def planned(asked: Asked) -> tuple[nn.Module, Plan]:
     """The model that the options name, and its plan: by a recipe or rules, or recorded. Raises ``UsageError``."""
+    recipe, rules, device = asked.recipe, asked.rules, asked.device
     if recipe is not None and rules is not None:
         raise UsageError("--recipe and --rules are two answers to one question; give one of them")
-    if recipe is not None and recipe not in recipes.RECIPES:
+    if recipe is not None and recipe not in recipes.names():
         raise UsageError(f"unknown recipe {recipe!r}: expected one of {', '.join(recipes.names())}")
-    arguments, target = arguments_of(kwargs), dtype_of(dtype)
+    arguments, dtype = arguments_of(asked.kwargs), dtype_of(asked.dtype)
+    if asked.cast_buffers and dtype is None:
+        raise UsageError("--cast-buffers extends --dtype to buffers; give --dtype too")
     if recipe is None and rules is None:
         if device is not None:
             raise UsageError(
                 "--device is where a model is built for --recipe or --rules; without them its constructor is recorded, "
                 "which allocates nothing anywhere. Leave --device out"
             )
-        built, decided = record_model(spec, arguments, fallback_of(fallback))
+        built, decided = record_model(asked.model, arguments, fallback_of(asked.fallback))
     else:
         if device not in (None, "meta", "cpu"):
             raise UsageError(f"--device must be meta or cpu, got {device!r}")
-        if fallback is not None:
+        if asked.fallback is not None:
             raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
-        built = load_model(spec, arguments, device or "meta")
+        built = load_model(asked.model, arguments, device or "meta")
         decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
-    return built, cast(decided, built, target)
+    return built, cast(decided, built, dtype, buffers=asked.cast_buffers)
 
 
 def arguments_of(kwargs: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from zeta.base.language.evaluation import full_precision, one_thread
+from zeta.base.language.state import full_precision, one_thread
 from zeta.compute.orthogonal import orthonormal
 from zeta.fans import Axes
 from zeta.initializers import Site, matrix_shape

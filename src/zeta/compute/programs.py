@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from zeta.base.language import layouts, operations
-from zeta.base.language.evaluation import compute, compute_elementwise, fixed_state
+from zeta.base.language.evaluation import compute, compute_elementwise
+from zeta.base.language.state import fixed_state
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region

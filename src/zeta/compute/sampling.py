@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
-from zeta.base.forked import check_threads
+from zeta.base.process.forked import check_threads
 from zeta.compute import matrices
 from zeta.compute.stream import kernels
 from zeta.compute.stream.kernels import Law, Task, native

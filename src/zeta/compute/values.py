@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from zeta.compute import programs
 from zeta.compute.sampling import tiles
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
@@ -26,6 +25,8 @@ def values_of(
     """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values)."""
     region = Region.whole(entry.shape) if region is None else region
     if isinstance(entry.initializer, Program):
+        from zeta.compute import programs  # with the language of programs, which few models need
+
         yield from programs.tiles(
             entry.initializer,
             name=entry.name,

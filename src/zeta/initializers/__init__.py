@@ -17,7 +17,7 @@ from zeta.initializers.elementwise import (
     Zeros,
 )
 from zeta.initializers.matrix import DeltaOrthogonal, Dirac, Identity, MatrixShape, Orthogonal, Sparse, matrix_shape
-from zeta.initializers.program import Data, Draw, Program, Ref, Step
+from zeta.initializers.program import Program
 from zeta.initializers.scaling import (
     Distribution,
     Mode,
@@ -38,6 +38,7 @@ from zeta.initializers.scaling import (
     xavier_truncated_normal,
     xavier_uniform,
 )
+from zeta.initializers.steps import Data, Draw, Ref, Step
 
 __all__ = [
     "FARTHEST_SIGMA",

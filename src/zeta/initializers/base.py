@@ -36,6 +36,8 @@ class Initializer:
     registry: ClassVar[dict[str, type[Initializer]]] = {}
     #: whether ``solve`` reads the fans, that is, whether the parameter's axes must be known
     needs_axes: ClassVar[bool] = False
+    #: whether it gives values by itself, element by element or as a matrix, and may be a draw of a program
+    is_law: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -145,6 +147,8 @@ def set_number(owner: Initializer, name: str, *, above: float | None = None, lea
 @dataclass(frozen=True, repr=False)
 class Keep(Initializer):
     """Leave the parameter as it is, on purpose."""
+
+    is_law = False
 
     def scaled(self, factor: float) -> Self:
         raise SpecError("Keep() draws nothing, so it cannot be scaled")

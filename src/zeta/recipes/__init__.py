@@ -6,29 +6,36 @@ it where it takes options: ``zeta.plan(model, zeta.recipes.resnet(model, zero_in
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
-
-from torch import nn
+import ast
+import importlib
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
 
 from zeta.errors import SpecError
-from zeta.recipes.gpt2 import gpt2
-from zeta.recipes.resnet import resnet
-from zeta.recipes.torch_default import torch_default
-from zeta.recipes.transformers import bert, llama, vit
-from zeta.rules import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from zeta.recipes.convolutional import resnet
+    from zeta.recipes.torch_layers import torch_default
+    from zeta.recipes.transformers import bert, gpt2, llama, vit
+    from zeta.rules import Rules
+
+    Recipe = Callable[[nn.Module], Rules]
+    RECIPES: dict[str, Recipe]
 
 __all__ = ["RECIPES", "bert", "gpt2", "llama", "names", "resnet", "rules_for", "summary", "torch_default", "vit"]
 
-Recipe = Callable[[nn.Module], Rules]
-
-RECIPES: Final[dict[str, Recipe]] = {
-    "bert": bert,
-    "gpt2": gpt2,
-    "llama": llama,
-    "resnet": resnet,
-    "torch": torch_default,
-    "vit": vit,
+#: by name of a recipe, the module that it is in and its function; imported when first used
+_HOMES: Final = {
+    "bert": ("transformers", "bert"),
+    "gpt2": ("transformers", "gpt2"),
+    "llama": ("transformers", "llama"),
+    "resnet": ("convolutional", "resnet"),
+    "torch": ("torch_layers", "torch_default"),
+    "vit": ("transformers", "vit"),
 }
 
 
@@ -38,12 +45,15 @@ def names() -> list[str]:
     >>> names()
     ['bert', 'gpt2', 'llama', 'resnet', 'torch', 'vit']
     """
-    return sorted(RECIPES)
+    return sorted(_HOMES)
 
 
 def summary(name: str) -> str:
-    """The first sentence of a recipe's description."""
-    return (_recipe(name).__doc__ or "").split("\n\n")[0].strip().replace("``", "")
+    """The first sentence of a recipe's description, read from the source: to import a recipe is to import torch."""
+    module, function = _home(name)
+    tree = ast.parse(resources.files(__name__).joinpath(f"{module}.py").read_text(encoding="utf-8"))
+    [found] = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    return (ast.get_docstring(found) or "").split("\n\n")[0].strip().replace("``", "")
 
 
 def rules_for(name: str, model: nn.Module) -> Rules:
@@ -51,7 +61,22 @@ def rules_for(name: str, model: nn.Module) -> Rules:
     return _recipe(name)(model)
 
 
-def _recipe(name: str) -> Recipe:
-    if name not in RECIPES:
+def _home(name: str) -> tuple[str, str]:
+    if name not in _HOMES:
         raise SpecError(f"unknown recipe {name!r}: expected one of {', '.join(names())}, or Rules([...])")
-    return RECIPES[name]
+    return _HOMES[name]
+
+
+def _recipe(name: str) -> Recipe:
+    module, function = _home(name)
+    found: Recipe = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RECIPES":
+        return {each: _recipe(each) for each in _HOMES}
+    for recipe, (_, function) in _HOMES.items():
+        if function == name:
+            return _recipe(recipe)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from torch import nn
 
+from zeta.base.modules import named_modules_of
 from zeta.initializers import Normal, Ones, Zeros
 from zeta.rules import Rule, Rules, Where, kind, ndim, regex
 
@@ -56,3 +58,18 @@ def vit(model: nn.Module) -> Rules:
     transformers (Dosovitskiy et al. 2020, arXiv:2010.11929).
     """
     return Rules([Rule("*.mask_token", Zeros(), optional=True)]) + alike(initializer_range(model))
+
+
+def gpt2(model: nn.Module) -> Rules:
+    """GPT-2: weights and embeddings N(0, 0.02^2), residual projections divided by sqrt(2 layers), biases 0, norms 1.
+
+    The std is the config's ``initializer_range`` where the model has one. Layers are counted as the modules that hold
+    a ``*.c_proj``, two residual branches in each. Source: section 2.3 of "Language Models are Unsupervised
+    Multitask Learners" and the released code.
+    """
+    # a block has an attention and an MLP, and each ends in its own c_proj
+    projections = [name for name, _ in named_modules_of(model) if name.endswith(".c_proj")]
+    layers = len({name.rsplit(".", 2)[0] for name in projections})
+    std = initializer_range(model)
+    scaled = Rule("*.c_proj.weight", Normal(std / math.sqrt(2 * max(layers, 1))))
+    return Rules([scaled]) + alike(std)

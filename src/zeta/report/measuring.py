@@ -12,8 +12,8 @@ from typing import Final, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from zeta.base.garbage import uncollected
 from zeta.base.gaussian import Moments
+from zeta.base.process.garbage import uncollected
 from zeta.compute.sampling import ELEMENTWISE, tolerance
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zeta import recipes
-from zeta.base.garbage import uncollected
+from zeta.base.process.garbage import uncollected
 from zeta.base.text import shape_text
 from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of

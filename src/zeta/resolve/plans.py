@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 from zeta.base import dtypes
-from zeta.base.garbage import uncollected
+from zeta.base.process.garbage import uncollected
 from zeta.base.reading import (
     LARGEST_SIZE,
     Shape,

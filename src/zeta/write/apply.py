@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from zeta.base.distributed import any_sharded, gathered, is_sharded
-from zeta.base.forked import check_threads
-from zeta.base.garbage import uncollected
 from zeta.base.modules import modules_of
 from zeta.base.parametrizations import hooked, recompute
+from zeta.base.process.forked import check_threads
+from zeta.base.process.garbage import uncollected
 from zeta.compute.sampling import Request, fill_, pieces
 from zeta.compute.stream.random import draw_seed, parameter_key
 from zeta.compute.values import values_of

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn.utils import parametrizations
 
 from zeta.base.parametrizations import originals
-from zeta.base.surroundings import plain
+from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.resolve.recording.tracing.interception import ACTIVE, Draws
-from zeta.resolve.recording.tracing.sources import source_here
+from zeta.resolve.recording.active import ACTIVE, Draws
+from zeta.resolve.recording.sources import source_here
 from zeta.resolve.slots import Slot
 from zeta.write.parametrized import restart_power_iteration
 from zeta.write.targets import check_writable

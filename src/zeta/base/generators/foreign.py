@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from zeta.base.exchange import Shared
+from zeta.base.process.exchange import Shared
 
 
 @dataclass(frozen=True, kw_only=True)

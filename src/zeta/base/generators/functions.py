@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import torch
 
-from zeta.base.exchange import Exchanged
 from zeta.base.generators.private import Private, here
+from zeta.base.process.exchange import Exchanged
 
 _CPU: Final = torch.device("cpu")
 _CUDA: Final = torch.device("cuda")

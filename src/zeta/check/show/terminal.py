@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
-from rich.cells import cell_len, chop_cells
-
 from zeta.base.escaping import visible
 from zeta.base.text import fold, number_text, range_text, table
 from zeta.check.facts.places import SEVERITIES, counts_text, findings_by_layer, where, worst
@@ -206,6 +204,8 @@ def _number(value: float) -> str:
 
 def _elided(name: str) -> str:
     """A name of at most 32 cells; a longer one loses its middle, as its ends tell most."""
+    from rich.cells import cell_len, chop_cells
+
     if cell_len(name) <= _NAME:
         return name
     half = _NAME // 2

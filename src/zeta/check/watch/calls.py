@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from zeta.base.exchange import Shared
 from zeta.base.modules import modules_of
+from zeta.base.process.exchange import Shared
 from zeta.check.watch import activations
 
 _OTHERS: Final = {

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
 from zeta.base.parametrizations import hooked, originals
-from zeta.base.surroundings import alone_with, plain
+from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.tensors import attributes, swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.resolve import planning

@@ -18,7 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from zeta.base.language.evaluation import outside_of_modes
+from zeta.base.language.state import outside_of_modes
 from zeta.compute.stream.kernels import native, reference
 from zeta.compute.stream.kernels.answers import wrong_answers, wrong_sums
 from zeta.compute.stream.kernels.tasks import WORDS, Law, Task

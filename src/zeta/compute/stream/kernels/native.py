@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from zeta.base.forked import was_forked
+from zeta.base.process.forked import was_forked
 from zeta.compute.stream.kernels.tasks import DIMS, Law, Task, boxes
 from zeta.compute.stream.random import Side, interval
 

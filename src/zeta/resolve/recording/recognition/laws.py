@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
-from zeta.base.language.evaluation import compute, fixed_state
+from zeta.base.language.evaluation import compute
+from zeta.base.language.state import fixed_state
 from zeta.errors import SpecError
 from zeta.fans import torch_axes
 from zeta.initializers import Constant, Identity, Initializer, Normal, TruncatedNormal, Uniform

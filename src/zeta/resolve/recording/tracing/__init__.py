@@ -1,8 +1,8 @@
 """Run a constructor without memory, and note what it does to each tensor."""
 
+from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import LARGEST_DATA, UNTOUCHED, Node, Random, concrete, reachable
 from zeta.resolve.recording.tracing.modes import recording
 from zeta.resolve.recording.tracing.recorder import Recorder
-from zeta.resolve.recording.tracing.sources import Source
 
 __all__ = ["LARGEST_DATA", "UNTOUCHED", "Node", "Random", "Recorder", "Source", "concrete", "reachable", "recording"]

@@ -17,13 +17,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from zeta.base.language.evaluation import compute, fixed_state
+from zeta.base.language.evaluation import compute
 from zeta.base.language.layouts import Box, box_of, shape_for
 from zeta.base.language.operations import Attributes, Operand
+from zeta.base.language.state import fixed_state
 from zeta.errors import RecordingError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
-from zeta.resolve.recording.tracing.sources import Source
+from zeta.resolve.recording.sources import Source
 
 #: the largest constant tensor that a plan may hold
 LARGEST_DATA: Final = 2**22

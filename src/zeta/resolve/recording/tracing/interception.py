@@ -7,46 +7,18 @@ exchanged while a recording runs in any thread; in other threads the exchanged c
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from zeta.base.exchange import Exchanged
+from zeta.base.process.exchange import Exchanged
 from zeta.errors import SpecError
 from zeta.fans import Axes, torch_axes
 from zeta.initializers import Dirac, Initializer, Normal, Orthogonal, Sparse, TruncatedNormal
-from zeta.resolve.recording.tracing.sources import Source
-
-
-class Draws(Protocol):
-    """What a recorder does with these functions."""
-
-    #: where the constructor started threads
-    threads: list[Source | None]
-
-    def draw_into(
-        self,
-        tensor: Tensor,
-        initializer: Initializer,
-        axes: Axes | None,
-        called: str,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Note that a tensor was filled with what ``initializer`` draws."""
-
-    def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
-        """Note that nobody knows what a tensor was filled with, and why."""
-
-
-class _Active(threading.local):
-    recorder: Draws | None = None
-
-
-ACTIVE: Final = _Active()
+from zeta.resolve.recording.active import ACTIVE
 
 
 def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:

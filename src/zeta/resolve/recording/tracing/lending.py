@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
-from zeta.base.language.evaluation import outside_of_modes
+from zeta.base.language.state import outside_of_modes
 from zeta.errors import RecordingError, ZetaNotice
+from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing.graph import Graph, Node, concrete
-from zeta.resolve.recording.tracing.sources import Source, source_here
 
 
 class Lent:

@@ -17,8 +17,8 @@ from torch._ops import OpOverload
 from zeta.base.language.layouts import Box, strides_of
 from zeta.base.language.operations import KINDS, OPERATIONS, Operation, is_inexact
 from zeta.errors import RecordingError
+from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import Node, cast, cut, expand, full, make, permute, reshape, viewed
-from zeta.resolve.recording.tracing.sources import Source
 
 #: arguments that say where a tensor is to be and how it lies there, and not what is in it
 PLACES: Final = (

@@ -19,11 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from zeta.base.generators import FUNCTIONS, Private, foreign_apart
-from zeta.base.surroundings import plain
+from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
-from zeta.resolve.recording.tracing.interception import ACTIVE, INTERCEPTION
+from zeta.resolve.recording.active import ACTIVE
+from zeta.resolve.recording.sources import is_pickled, source_here
+from zeta.resolve.recording.tracing.interception import INTERCEPTION
 from zeta.resolve.recording.tracing.recorder import Recorder
-from zeta.resolve.recording.tracing.sources import is_pickled, source_here
 from zeta.resolve.recording.tracing.threads import THREADS
 
 _CPU: Final = torch.device("cpu")

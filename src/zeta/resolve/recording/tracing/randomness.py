@@ -17,8 +17,8 @@ from zeta.base import dtypes
 from zeta.errors import RecordingError
 from zeta.fans import Axes
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
+from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import Node, Random, cast, full, reachable, reshape, value_of
-from zeta.resolve.recording.tracing.sources import Source
 
 NodeOf = Callable[[Any], Any]
 

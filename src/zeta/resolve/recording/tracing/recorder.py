@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from zeta.base.language.evaluation import outside_of_modes
+from zeta.base.language.state import outside_of_modes
 from zeta.errors import RecordingError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
+from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing import randomness
 from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
 from zeta.resolve.recording.tracing.lending import Lending
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
 from zeta.resolve.recording.tracing.schemas import arguments_of, functional, name_of, named, written_arguments
-from zeta.resolve.recording.tracing.sources import Source, source_here
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from zeta.base.exchange import Exchanged
-from zeta.resolve.recording.tracing.interception import ACTIVE
-from zeta.resolve.recording.tracing.sources import source_here
+from zeta.base.process.exchange import Exchanged
+from zeta.resolve.recording.active import ACTIVE
+from zeta.resolve.recording.sources import source_here
 
 
 def started(thread: threading.Thread) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 import torch
 
-from zeta.base.surroundings import plain
+from zeta.base.process.surroundings import plain
 from zeta.errors import ForkError
 
 # in seconds, how long the trial may take; it takes some milliseconds
