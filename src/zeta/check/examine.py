@@ -24,7 +24,7 @@ from zeta.base.modules import copy_of, within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
 from zeta.check import judge as judges
-from zeta.check.facts.evidence import Evidence, Held, Later
+from zeta.check.facts.evidence import Evidence, Held, Later, Pass
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge.suppression import Suppression
@@ -42,7 +42,7 @@ from zeta.check.watch.batches import Call, call_of
 from zeta.check.watch.fsdp import kept_gathered, reshard
 from zeta.check.watch.isolation import preserved
 from zeta.check.watch.losses import LossFunction
-from zeta.check.watch.probe import Probe, probe
+from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
 from zeta.report.digests import Claim, laid_out
@@ -129,31 +129,37 @@ def check(
     """
     begin = time.perf_counter()
     limits = thresholds or Thresholds()
-    skipped: list[tuple[str, str]] = []
     check_no_recording("check")
     check_threads()
     with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
         inner = _checked(model, level, plan)
         reshard(inner)
+        slots = _checked_slots(inner)
         _check_options(loss, initialize, optimizer, thresholds, seed, progress)
         sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
         if level == "fast" and (width is not None or depth is not None):
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
         suppression = Suppression(suppress)
         with within_reach("initialize=", TargetError):
-            inner = _with_values(inner, plan, initialize, 0 if seed is None else seed)
+            real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed)
+        if real is not inner:
+            inner, slots = real, list(walk(real))
         call = call_of(inner, batch)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
-        ranks.begin(_claim(inner, plan, seed, level, limits, given), meet)
+        ranks.begin(_claim(slots, plan, seed, level, limits, given), meet)
         with within_reach("initialize=", TargetError):
             raw = {} if initialize is None else unwritten(inner, initialize)
         ranks.wait()
         with within_reach("the model's forward pass", TargetError):
-            evidence = replace(_evidence(inner, call, loss, plan, limits, optimizer, skipped, ranks), unwritten=raw)
+            found = _evidence(inner, slots, call, loss, plan, limits, optimizer, ranks)
+            evidence = replace(found, unwritten=raw)
             if level == "full":
-                evidence = _in_full(evidence, inner, batch, loss, optimizer, sweeps, progress)
+                evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, progress)
         ranks.wait()
     findings = judges.judge(evidence)
+    skipped: list[tuple[str, str]] = []
+    if evidence.later is not None and evidence.later.skipped is not None:
+        skipped += [(rule, evidence.later.skipped) for rule in ("Z302", "Z506")]
     if initialize is None:
         skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
     if plan is None:
@@ -193,32 +199,37 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
         raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {plan!r}")
     if active_fake_mode() is not None:
         raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
-    inner = unwrap(model, gathering=True)
-    fake = [slot.name for slot in walk(inner) if isinstance(slot.tensor, FakeTensor)]
+    return unwrap(model, gathering=True)
+
+
+def _checked_slots(model: nn.Module) -> list[Slot]:
+    """The model's tensors; ``TargetError`` for those that cannot be looked at."""
+    slots = list(walk(model))
+    fake = [slot.name for slot in slots if isinstance(slot.tensor, FakeTensor)]
     if fake:
         raise TargetError(
             listed("these are FakeTensors and have no values; build the model outside of FakeTensorMode:", fake)
         )
-    lazy = [slot.name for slot in walk(inner) if nn.parameter.is_lazy(slot.tensor)]
+    lazy = [slot.name for slot in slots if nn.parameter.is_lazy(slot.tensor)]
     if lazy:
         raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
-    fixed = [slot.name for slot in walk(inner) if slot.tensor.is_inference()]
+    fixed = [slot.name for slot in slots if slot.tensor.is_inference()]
     if fixed:
         raise TargetError(
             listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
         )
-    return inner
+    return slots
 
 
 def _claim(
-    model: nn.Module, plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
+    slots: list[Slot], plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
 ) -> Claim:
     """What must be the same on all ranks, so that they do the same."""
     options = {"level": level, **{name: "none" if value is None else "given" for name, value in given.items()}}
     return Claim(
         seed=seed,
         plan=plan,
-        held=laid_out((slot.name, slot.tensor) for slot in walk(model)),
+        held=laid_out((slot.name, slot.tensor) for slot in slots),
         options=(*options.items(), ("thresholds", str(limits))),
     )
 
@@ -259,9 +270,11 @@ def _takes_two(function: Callable[..., Any]) -> bool:
     return True
 
 
-def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | None, seed: int) -> nn.Module:
+def _with_values(
+    model: nn.Module, slots: list[Slot], plan: Plan | None, initialize: Initialize | None, seed: int
+) -> nn.Module:
     """The model, or for one on meta a copy with memory and values."""
-    on_meta = [slot.name for slot in walk(model) if slot.tensor.is_meta]
+    on_meta = [slot.name for slot in slots if slot.tensor.is_meta]
     if not on_meta:
         return model
     if any_fsdp(model):
@@ -283,34 +296,23 @@ def _with_values(model: nn.Module, plan: Plan | None, initialize: Initialize | N
 
 def _evidence(
     model: nn.Module,
+    slots: list[Slot],
     call: Call,
     loss: LossFunction | None,
     plan: Plan | None,
     limits: Thresholds,
     optimizer: OptimizerLike | None,
-    skipped: list[tuple[str, str]],
     ranks: Ranks,
 ) -> Evidence:
-    slots = list(walk(model))
     with preserved(model):
         seen = probe(model, slots, call, loss, ranks)
     tensors = held(slots, seen, plan, _used(slots, seen))
     later = _later(model, call, loss, seen, tensors, limits, ranks)
     updates = {} if optimizer is None else first_step(tensors, optimizer)
     ranks.wait()
-    if later is not None and later.skipped is not None:
-        skipped += [(rule, later.skipped) for rule in ("Z302", "Z506")]
     return Evidence(
+        **vars(seen),
         held=tensors,
-        uses=seen.uses,
-        head=seen.head,
-        loss=seen.loss,
-        paired=seen.paired,
-        squashed=seen.squashed,
-        surrogate=seen.surrogate,
-        differentiable=seen.differentiable,
-        batch_signal=seen.batch_signal,
-        output_nonfinite=seen.output_nonfinite,
         thresholds=limits,
         later=later,
         updates=updates,
@@ -321,6 +323,7 @@ def _evidence(
 def _in_full(
     evidence: Evidence,
     model: nn.Module,
+    slots: list[Slot],
     batch: Any,
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
@@ -329,7 +332,7 @@ def _in_full(
 ) -> Evidence:
     weights = weights_of(evidence.held)
     with preserved(model), kept_gathered(model):
-        layers = watched(model, list(walk(model)), call_of(model, batch))
+        layers = watched(model, slots, call_of(model, batch))
         # ranks may have batches of different sizes, and must do the same
         most = math.inf if any_sharded(model) else MOST_SECONDS
         largest, norms = shared_out(
@@ -356,7 +359,7 @@ def _in_full(
     )
 
 
-def _used(slots: list[Slot], seen: Probe) -> frozenset[str]:
+def _used(slots: list[Slot], seen: Pass) -> frozenset[str]:
     """The names of the parameters whose module ran, or that a call took."""
     taken = {name for use in seen.uses for name in use.layer.parameters}
     return frozenset(taken | {slot.name for slot in slots if slot.name.rpartition(".")[0] in seen.used})
@@ -366,7 +369,7 @@ def _later(
     model: nn.Module,
     call: Call,
     loss: LossFunction | None,
-    seen: Probe,
+    seen: Pass,
     tensors: tuple[Held, ...],
     limits: Thresholds,
     ranks: Ranks,

@@ -132,19 +132,28 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
-    """Everything."""
+class Pass:
+    """What one forward and one backward pass showed."""
 
-    held: tuple[Held, ...]
     uses: tuple[Use, ...]
+    gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
+    used: frozenset[str]  #: the modules whose forward ran
+    detached: frozenset[str]  #: the parameters that went into a tensor that was detached from the graph
     head: frozenset[str]  #: the parameters that make the logits, or else the output
-    loss: Loss | None
+    loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
     squashed: bool  #: whether a loss that takes logits gets probabilities
     surrogate: bool  #: whether the loss is a mere projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_signal: float | None  #: how the input varies between samples, over its mean square
-    output_nonfinite: int  #: values of the output that are NaN or infinite, those that a mask makes left out
+    output_nonfinite: int  #: values of the output that are NaN or infinite, without those that a mask makes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence(Pass):
+    """Everything that the rules look at: the pass, the parameters, and what was measured beyond it."""
+
+    held: tuple[Held, ...]
     thresholds: Thresholds
     later: Later | None = None
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written

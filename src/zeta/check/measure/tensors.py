@@ -8,10 +8,9 @@ from torch.nn.utils import parametrize
 
 from zeta.base.modules import modules_of
 from zeta.base.parametrizations import originals
-from zeta.check.facts.evidence import Held
+from zeta.check.facts.evidence import Held, Pass
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
-from zeta.check.watch.probe import Probe
 from zeta.fans import Axes
 from zeta.resolve import planning
 from zeta.resolve.plans import Plan
@@ -21,12 +20,12 @@ from zeta.rules import Kind
 _EMPTY = Stats(count=0, mean=0.0, std=0.0, low=0.0, high=0.0, zeros=0.0, nonfinite=0)
 
 
-def held(slots: list[Slot], probe: Probe, plan: Plan | None, used: frozenset[str]) -> tuple[Held, ...]:
+def held(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozenset[str]) -> tuple[Held, ...]:
     """Look at every tensor of a model once, ties together.
 
     Args:
         slots: every name of every tensor.
-        probe: what the pass gave.
+        seen: what the pass gave.
         plan: what was planned, if anything.
         used: the names whose module ran.
     """
@@ -35,7 +34,7 @@ def held(slots: list[Slot], probe: Probe, plan: Plan | None, used: frozenset[str
     for group in planning.groups(slots):
         slot = group[0]
         values = _values(slot)
-        gradient = _gradient(slot, probe)
+        gradient = _gradient(slot, seen)
         parts = _parts(slot)
         found.append(
             Held(
@@ -47,7 +46,7 @@ def held(slots: list[Slot], probe: Probe, plan: Plan | None, used: frozenset[str
                 gradient_stats=None if gradient is None else stats_of(gradient),
                 trainable=any(isinstance(part, nn.Parameter) and part.requires_grad for part in parts),
                 used=any(other.name in used for other in group),
-                detached=any(other.name in probe.detached for other in group),
+                detached=any(other.name in seen.detached for other in group),
                 entry=entries.get(slot.name),
                 axes=_axes(group),
             )
@@ -72,9 +71,9 @@ def _parts(slot: Slot) -> list[Tensor]:
     return [slot.tensor] if slot.parametrization is None else originals(slot.parametrization)
 
 
-def _gradient(slot: Slot, probe: Probe) -> Tensor | None:
+def _gradient(slot: Slot, seen: Pass) -> Tensor | None:
     """That of the tensor, or of the last original of a parametrized weight, which has its directions."""
-    gradients = [probe.gradients[id(part)] for part in _parts(slot) if id(part) in probe.gradients]
+    gradients = [seen.gradients[id(part)] for part in _parts(slot) if id(part) in seen.gradients]
     return gradients[-1] if gradients else None
 
 

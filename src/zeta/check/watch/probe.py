@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import any_fsdp
 from zeta.base.modules import parameters_of
-from zeta.check.facts.evidence import Use
+from zeta.check.facts.evidence import Pass, Use
 from zeta.check.facts.results import Layer, Loss
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
@@ -30,25 +29,7 @@ _HEAD_STEPS = 12
 _VIEWS = 3
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Probe:
-    """What one pass gave."""
-
-    uses: tuple[Use, ...]
-    gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
-    loss: Loss
-    paired: bool
-    squashed: bool
-    surrogate: bool
-    differentiable: bool
-    used: frozenset[str]
-    head: frozenset[str]  #: the parameters that make the logits
-    detached: frozenset[str]  #: the parameters that went into a tensor that was cut from the graph
-    batch_signal: float | None
-    output_nonfinite: int
-
-
-def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Probe:
+def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
     """Run ``model`` on a batch forward and backward once, and return what was seen.
 
     To be called inside :func:`~zeta.check.watch.isolation.preserved`. Whatever the model raises is passed on.
@@ -76,7 +57,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         behind = _leaves(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
-    return Probe(
+    return Pass(
         uses=tuple(_uses(capture.records, head)),
         gradients=gradients,
         loss=loss_seen,
