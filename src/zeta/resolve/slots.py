@@ -86,10 +86,11 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
-    for name in _WRAPPED:
-        if module._modules.get(name) is not None:
-            return module._modules[name]
-    return module.module if isinstance(module, _PARALLEL) else None
+    """What a wrapper wraps. A wrapper holds nothing else: a module with more is walked like any other."""
+    if len(module._modules) != 1 or module._parameters or module._buffers:
+        return None
+    [(name, inner)] = module._modules.items()
+    return inner if name in _WRAPPED or (name == "module" and isinstance(module, _PARALLEL)) else None
 
 
 def _refuse_shards(module: nn.Module) -> None:

@@ -82,6 +82,13 @@ def _check_values(fit: Fit) -> None:
         for place, tensor in attributes(fit.model)
         if tensor.is_meta and tensor.untyped_storage()._cdata not in known
     ]
+    problems += [
+        f"a tensor {tuple(tensor.shape)} of {type(module).__name__}: is on meta, and the plan does not reach it"
+        for module in modules_of(fit.model)
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None and not nn.parameter.is_lazy(tensor)
+        if tensor.is_meta and tensor.untyped_storage()._cdata not in known
+    ]
     if problems:
         raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))
 

@@ -56,6 +56,8 @@ def _give(codes: Iterable[tuple[Any, CodeType]]) -> None:
 
 def _same_function(function: Any) -> Callable[..., Any]:
     """A separate function with the same code, which keeps it when the other's is exchanged."""
-    twin = type(function)(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    twin = type(function)(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
     twin.__kwdefaults__ = function.__kwdefaults__
     return twin  # type: ignore[no-any-return]

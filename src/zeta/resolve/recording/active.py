@@ -18,6 +18,8 @@ class Draws(Protocol):
 
     #: where the constructor started threads
     threads: list[Source | None]
+    #: the ``id`` of each module that the constructor made
+    built: set[int]
 
     def draw_into(
         self,

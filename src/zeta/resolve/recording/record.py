@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +13,18 @@ from torch.nn.utils import parametrizations, parametrize
 
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
-from zeta.base.parametrizations import hooked, originals
+from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.tensors import attributes, swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.resolve import planning
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.recording.leaving import leave_on_meta
 from zeta.resolve.recording.recognition import Recognized, recognize
-from zeta.resolve.recording.tracing import UNTOUCHED, Node, Recorder, Source, concrete, recording
+from zeta.resolve.recording.tracing import UNTOUCHED, Node, Recorder, Source, recording
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind, Rules
-
-#: the largest tensor outside of parameters and buffers that is computed when the constructor has run
-_LARGEST_STRAY: Final = 2**26
 
 Model = TypeVar("Model", bound=nn.Module)
 Fallback = Rules | Literal["real"]
@@ -68,7 +65,7 @@ def record(
         effective = _effective(model, recorder)
     with plain():
         plan = _plan(model, recorder, effective, fallback, partial=False)
-        _leave_on_meta(model, recorder)
+        leave_on_meta(model, recorder)
     return model, plan
 
 
@@ -78,7 +75,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
     Parameters that it does not write to are an error; buffers that it does not write to are kept.
     """
     recorder = _recorder(fallback)
-    with plain(), alone_with(model), _unsharded(model), _on_meta(model):
+    with plain(), alone_with(model), _restored(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # as a whole, before a part of it is met
@@ -94,6 +91,44 @@ def _recorder(fallback: Fallback | None) -> Recorder:
     if fallback is not None and fallback != "real" and not isinstance(fallback, Rules):
         raise SpecError(f'fallback must be Rules([...]) or "real", got {fallback!r}')
     return Recorder(freeze=fallback == "real")
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Restore afterwards which tensors, modules and attributes each module holds, and check plain tensors.
+
+    Raises ``RecordingError`` for real tensors outside of parameters and buffers to which the block writes: they get
+    their values back.
+    """
+    before = [(vars(module), _contents(vars(module))) for module in modules_of(model)]
+    tensors = [(place, t, t._version, t.detach().clone()) for place, t in attributes(model) if not t.is_meta]
+    try:
+        yield
+    finally:
+        for table, contents in before:
+            for value, inner in contents.values():
+                if inner is not None:
+                    value.clear()
+                    value.update(inner)
+            table.clear()
+            table.update({key: value for key, (value, _) in contents.items()})
+    written = [(place, tensor, values) for place, tensor, version, values in tensors if tensor._version != version]
+    if written:
+        with torch.no_grad():
+            for _, tensor, values in written:
+                tensor.copy_(values)
+        raise RecordingError(
+            listed(
+                "the function writes to these, which are neither parameters nor buffers, so that no plan could give "
+                "them values; register_buffer makes them buffers:",
+                (f"{place} {tuple(tensor.shape)}" for place, tensor, _ in written),
+            )
+        )
+
+
+def _contents(table: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
+    """What a module's dictionary holds, and what its own tables hold."""
+    return {key: (value, dict(value) if isinstance(value, dict) else None) for key, value in table.items()}
 
 
 @contextlib.contextmanager
@@ -143,12 +178,16 @@ def _tensors_of(model: nn.Module) -> list[Tensor]:
 def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
     """The node of each parametrized weight, by its parametrization: what the parametrization makes of the originals.
 
+    And those of what the parametrization stores, by tensor, as the constructor left them.
     Under spectral_norm it is the tensor underneath, to which values are written.
     """
     nodes: dict[int, Node] = {}
     for module in modules_of(model):
         if not isinstance(module, parametrize.ParametrizationList):
             continue
+        for tensor in tensors_of(module):  # before the call below, which may write to them
+            if tensor.is_meta:
+                nodes[id(tensor)] = recorder.graph.read(tensor)
         if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
             nodes[id(module)] = recorder.graph.read(module.original)
             continue
@@ -212,6 +251,8 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
     if nn.parameter.is_lazy(slot.tensor):
         reason = "is lazy and has no shape yet; run one forward pass first, or give its size"
         return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
+    if id(slot.tensor) in effective:
+        return effective[id(slot.tensor)]
     return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
 
 
@@ -256,60 +297,3 @@ def _provenance(source: Source | None, module: str) -> str:
         return f"data ({module})"
     called = () if source.called is None else (source.called,)
     return f"{source.place} ({', '.join((*called, module))})"
-
-
-# -- the model afterwards --------------------------------------------------------------------------------------------
-
-
-def _leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
-    """Parameters and buffers to meta; other tensors that are still alive for real, or an error that names them."""
-    owned = set()
-    for tensor in _tensors_of(model):
-        if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
-            twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-            swap(tensor, twin.requires_grad_(tensor.requires_grad))
-        if tensor.is_meta:
-            owned.add(tensor.untyped_storage()._cdata)
-    for module in modules_of(model):
-        for name in hooked(module):  # computed again when there are values
-            setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
-    if not _strays(model, recorder, owned):
-        return
-    gc.collect()  # what only a cycle holds is not the model's
-    problems: list[str] = []
-    for tensor, source in _strays(model, recorder, owned):
-        try:
-            node = recorder.graph.read(tensor)
-            if tensor.nbytes > _LARGEST_STRAY:
-                raise RecordingError(f"has {tensor.nbytes:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
-            real = concrete(node, "it").clone()
-            real.requires_grad_(tensor.requires_grad)
-            memory = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-            swap(tensor, memory.copy_(real))
-        except RecordingError as error:
-            problems.append(
-                f"{_place_of(model, tensor) or 'a tensor'} {tuple(tensor.shape)}, made at {source}: {error}"
-            )
-    if problems:
-        raise RecordingError(
-            listed(
-                "these tensors are neither parameters nor buffers, so nothing could give them their values "
-                "(register_buffer does):",
-                problems,
-            )
-        )
-
-
-def _strays(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[tuple[Tensor, Source | None]]:
-    """The living tensors that are not, and do not look into, a parameter or buffer; views in attributes, too."""
-    alive = [(tensor, source) for reference, source in recorder.made if (tensor := reference()) is not None]
-    known = {id(tensor) for tensor, _ in alive}
-    alive += [(tensor, None) for _, tensor in attributes(model) if id(tensor) not in known]
-    return [(t, source) for t, source in alive if t.is_meta and t.untyped_storage()._cdata not in owned]
-
-
-def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
-    for place, found in attributes(model):
-        if found is tensor:
-            return place
-    return None

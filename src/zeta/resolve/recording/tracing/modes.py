@@ -23,6 +23,7 @@ from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.active import ACTIVE
 from zeta.resolve.recording.sources import is_pickled, source_here
+from zeta.resolve.recording.tracing.building import BUILDING
 from zeta.resolve.recording.tracing.interception import INTERCEPTION
 from zeta.resolve.recording.tracing.recorder import Recorder
 from zeta.resolve.recording.tracing.threads import THREADS
@@ -251,6 +252,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             INTERCEPTION,
             FUNCTIONS,
             THREADS,
+            BUILDING,
             foreign_apart() as drawn,
             Functions(recorder, operations),
             operations,

@@ -49,6 +49,14 @@ class Recorder:
         self.lent = Lending(self.graph, self.data)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
+        #: the ``id`` of each module that the constructor made
+        self.built: set[int] = set()
+        #: views, which share their memory with another tensor
+        self.views: list[tuple[weakref.ref[Tensor], Source | None]] = []
+
+    def forget_lent(self) -> None:
+        """Hold no more tensors whose memory was shared with others: the recording has ended."""
+        self.lent = Lending(self.graph, self.data)
 
     # -- making and changing ------------------------------------------------------------------------------------------
 
@@ -197,6 +205,8 @@ class Recorder:
         if any(t.layout is not torch.strided for t in outputs):
             raise RecordingError(f"{source_here()}: {name} makes a sparse tensor, which programs lack; make it dense")
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
+            inputs = {id(tensor) for tensor in _tensors(args)}
+            self.views += [(weakref.ref(t), source_here()) for t in outputs if id(t) not in inputs]
             return result  # a view, or data
         source, device = source_here(), _device(args, kwargs, self)
         given = named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})

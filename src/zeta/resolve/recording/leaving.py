@@ -1,0 +1,164 @@
+"""The model after its recording: parameters and buffers on meta, every other tensor with its values, or an error.
+
+Everything is checked before anything is changed: what was there before the recording stays as it is.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from zeta.base.modules import named_modules_of, tensors_of
+from zeta.base.parametrizations import hooked
+from zeta.base.tensors import attributes, swap
+from zeta.errors import RecordingError, listed
+from zeta.resolve.recording.sources import Source
+from zeta.resolve.recording.tracing import Recorder, concrete
+from zeta.resolve.recording.tracing.building import IN_OTHER_THREADS
+
+#: bytes of the largest memory outside of parameters and buffers that is computed when the constructor has run
+_LARGEST_STRAY: Final = 2**26
+
+#: a tensor, and the line that made it
+Living = tuple[Tensor, Source | None]
+
+
+def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
+    """Put the model's parameters and buffers on meta, and give values to other tensors that are still alive.
+
+    A real tensor from before the recording, which the constructor registered, is replaced by another object.
+
+    Raises ``RecordingError``, and changes nothing, for modules that the constructor did not make, tensors whose values
+    are random or too large, and views of parameters where nothing finds them.
+    """
+    if problems := _given(model, recorder):
+        raise RecordingError(
+            listed(
+                "these were there before the recording began, which would take their memory; build their module inside "
+                "the constructor, or copy it there (copy.deepcopy):",
+                problems,
+            )
+        )
+    for _, module in named_modules_of(model):
+        for name in hooked(module):  # computed again when there are values
+            setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
+    recorder.forget_lent()
+    owned = {_memory(tensor) for tensor in tensors_of(model) if tensor.is_meta}
+    strays, lost = _strays(model, recorder, owned), _lost(model, recorder, owned)
+    if strays or lost:
+        gc.collect()  # what only a cycle holds is not the model's
+        strays, lost = _strays(model, recorder, owned), _lost(model, recorder, owned)
+    values = _values(model, recorder, strays)
+    if lost:
+        raise RecordingError(
+            listed(
+                "these views of parameters or buffers are kept where nothing finds them to give them memory (a "
+                "closure, a cache, a class attribute); keep them as attributes of a module, or make them in forward:",
+                (f"a view {tuple(tensor.shape)}, made at {source}" for tensor, source in lost),
+            )
+        )
+    for tensor, real in values:
+        swap(tensor, real)
+    _replace_real(model)
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _given(model: nn.Module, recorder: Recorder) -> list[str]:
+    """The names of real tensors in modules that are not the constructor's."""
+    return [
+        f"{name}.{local} {tuple(tensor.shape)}".lstrip(".")
+        for name, module in named_modules_of(model)
+        if id(module) not in recorder.built and not (recorder.threads and module in IN_OTHER_THREADS)
+        for local, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta
+    ]
+
+
+def _replace_real(model: nn.Module) -> None:
+    """Another tensor, on meta, for each real parameter and buffer: the real one may be somebody else's too."""
+    twins: dict[int, Tensor] = {}
+    for _, module in named_modules_of(model):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables:
+            for local, tensor in table.items():
+                if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta:
+                    if id(tensor) not in twins:
+                        twins[id(tensor)] = _twin(tensor)
+                    table[local] = twins[id(tensor)]
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+    else:
+        twin.requires_grad_(tensor.requires_grad)
+    vars(twin).update(vars(tensor))
+    return twin
+
+
+def _living(references: list[tuple[Any, Source | None]]) -> Iterator[Living]:
+    return ((tensor, source) for reference, source in references if (tensor := reference()) is not None)
+
+
+def _strays(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[Living]:
+    """The living tensors, views among them, that do not share memory with a parameter or buffer."""
+    alive = {id(tensor): (tensor, source) for tensor, source in _living([*recorder.made, *recorder.views])}
+    for _, tensor in attributes(model):
+        alive.setdefault(id(tensor), (tensor, None))
+    return [(t, source) for t, source in alive.values() if t.is_meta and _memory(t) not in owned]
+
+
+def _lost(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[Living]:
+    """The living views of parameters and buffers that are no attribute of a module: ``materialize_`` misses them."""
+    alive = {id(tensor): (tensor, source) for tensor, source in _living(recorder.views) if tensor.is_meta}
+    if not alive:
+        return []
+    known = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
+    found = {id(each) for tensor in known for each in (tensor, tensor._base)}  # torch keeps the base of each view alive
+    return [(t, source) for key, (t, source) in alive.items() if key not in found and _memory(t) in owned]
+
+
+def _values(model: nn.Module, recorder: Recorder, strays: list[Living]) -> list[tuple[Tensor, Tensor]]:
+    """Each stray tensor and a real one of its values; those that share a memory do so again."""
+    problems: list[str] = []
+    values: list[tuple[Tensor, Tensor]] = []
+    memories: dict[int, torch.UntypedStorage] = {}
+    for tensor, source in strays:
+        storage, size = tensor.untyped_storage(), tensor.untyped_storage().nbytes()
+        try:
+            if size > _LARGEST_STRAY:
+                raise RecordingError(f"has {size:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
+            found = concrete(recorder.graph.read(tensor), "it")
+        except RecordingError as error:
+            place = _place_of(model, tensor) or "a tensor"
+            problems.append(f"{place} {tuple(tensor.shape)}, made at {source}: {error}")
+            continue
+        if storage._cdata not in memories or tensor.is_conj() or tensor.is_neg():
+            memories[storage._cdata] = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
+        real = torch.empty(0, dtype=tensor.dtype, device="cpu")
+        real.set_(memories[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
+        values.append((tensor, real.copy_(found).requires_grad_(tensor.requires_grad)))
+    if problems:
+        raise RecordingError(
+            listed(
+                "these tensors are neither parameters nor buffers, so nothing could give them their values "
+                "(register_buffer does):",
+                problems,
+            )
+        )
+    return values
+
+
+def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
+    for place, found in attributes(model):
+        if found is tensor:
+            return place
+    return None
