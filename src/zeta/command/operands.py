@@ -43,8 +43,8 @@ class Building:
 
     kwargs: dict[str, Any]
     dtype: torch.dtype | None
-    cast_buffers: bool
     fallback: Fallback | None
+    cast_buffers: bool = False
 
 
 def operands(a: str, b: str, building: Building) -> tuple[Operand, Operand]:

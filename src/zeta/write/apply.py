@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from zeta.base.distributed import any_sharded, gathered, is_sharded
-from zeta.base.modules import modules_of
+from zeta.base.modules import modules_of, tensors_of
 from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
 from zeta.base.process.garbage import uncollected
@@ -70,7 +70,7 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     jobs: list[Job] = []
     problems: list[str] = gathered(fit.model)
     given = {
-        id(slot.tensor)
+        id(slot.tensor): entry
         for entry in fit.entries
         if not entry.kept and (slot := fit.slots[entry.name]).parametrization is None
     }
@@ -152,18 +152,29 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     torch.autograd.graph.increment_version([tensor for tensor in changed if not tensor.is_inference()])
 
 
-def _job(entry: Entry, slot: Slot, seed: int, given: set[int]) -> Job:
-    """What is to be written, where ``given`` are the tensors that entries of the plan have as their own."""
+def _job(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry]) -> Job:
+    """What is to be written, where ``given`` are the entries of plain tensors, by the tensor's ``id``."""
     if slot.parametrization is None:
         return Job(entry=entry, slot=slot, held=held(slot.tensor))
-    value = torch.empty(entry.shape, dtype=slot.tensor.dtype, device=slot.tensor.device)
+    value = _whole(entry, seed, slot.tensor)
+    # the plan may also give values to what a parametrization stores itself, such as a scale or singular vectors
+    planned = {
+        id(tensor): _whole(given[id(tensor)], seed, tensor)
+        for tensor in tensors_of(slot.parametrization)
+        if id(tensor) in given
+    }
+    key = parameter_key(seed, entry.name)
+    with _writable([slot.tensor]):
+        inversion = invert(slot.parametrization, value, name=entry.name, seed=key, planned=planned)
+    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=inversion)
+
+
+def _whole(entry: Entry, seed: int, like: Tensor) -> Tensor:
+    """All values of an entry, in the dtype and on the device of a tensor."""
+    value = torch.empty(entry.shape, dtype=like.dtype, device=like.device)
     for index, tile in values_of(entry, seed, dtype=value.dtype, device=value.device):
         value[index].copy_(tile)
-    with _writable([slot.tensor]):
-        inversion = invert(slot.parametrization, value, name=entry.name, seed=parameter_key(seed, entry.name))
-    # a recorded plan says itself what a parametrization keeps beside the weight, such as singular vectors
-    changes = tuple((tensor, new) for tensor, new in inversion.changes if id(tensor) not in given)
-    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=replace(inversion, changes=changes))
+    return value
 
 
 def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
 from zeta.base.generators import apart
+from zeta.base.modules import tensors_of
 from zeta.base.parametrizations import originals
 from zeta.errors import TargetError, ZetaNotice
 
@@ -36,21 +39,44 @@ def tolerance(dtype: torch.dtype) -> float:
     return _TOLERANCE_EPS * float(torch.finfo(dtype).eps)
 
 
-def invert(plist: parametrize.ParametrizationList, value: Tensor, *, name: str, seed: int) -> Inversion:
+def invert(
+    plist: parametrize.ParametrizationList,
+    value: Tensor,
+    *,
+    name: str,
+    seed: int,
+    planned: Mapping[int, Tensor] = MappingProxyType({}),
+) -> Inversion:
     """Find the original tensors (and buffers) for which the parametrized weight is ``value``.
 
     Works on a copy on the CPU: nothing of ``plist`` changes, and the result is the same for every device. A
     parametrization that draws random numbers in ``right_inverse``
     (``orthogonal`` completes a basis) draws them from ``seed``; torch's generators are left as they were.
 
+    ``planned`` has the values that other entries give to what ``plist`` stores itself, by ``id`` of the tensor: the
+    weight is ``value`` with these, and they are no part of the result.
+
     Raises:
-        TargetError: the parametrization has no ``right_inverse``, or the weight cannot be ``value``.
+        TargetError: the parametrization has no ``right_inverse``, the weight cannot be ``value``, or another entry has
+            one of the original tensors.
     """
+    if any(id(tensor) in planned for tensor in originals(plist)):
+        raise TargetError(
+            f"{name} is parametrized, and a tensor that it is computed from is another parameter too, to which the "
+            "plan gives values; untie them"
+        )
     trial, value = copy.deepcopy(plist).cpu(), value.cpu()
+    own = [
+        (copied, planned[id(tensor)].cpu())
+        for tensor, copied in zip(tensors_of(plist), tensors_of(trial), strict=True)
+        if id(tensor) in planned
+    ]
     with torch.no_grad(), apart(seed):
+        _set(own)
         stored = _stored_for(trial, value, name)
         for tensor, new in zip(originals(trial), stored, strict=True):
             tensor.data = new.to(tensor).clone()
+        _set(own)  # a right inverse may write to them
         rescaled = any(isinstance(part, _SPECTRAL_NORM) for part in trial)
         if rescaled and not value.any():
             raise TargetError(
@@ -70,10 +96,15 @@ def invert(plist: parametrize.ParametrizationList, value: Tensor, *, name: str, 
         )
     changes = [*zip(originals(plist), (t.data for t in originals(trial)), strict=True)]
     buffers = zip(plist.buffers(), trial.buffers(), strict=True)
-    changes += [(old, new) for old, new in buffers if not torch.equal(old.cpu(), new)]
+    changes += [(old, new) for old, new in buffers if id(old) not in planned and not torch.equal(old.cpu(), new)]
     factored = any(isinstance(part, _ORTHOGONAL) for part in plist)
     error = tolerance(value.dtype) if factored else 0.0
     return Inversion(changes=tuple(changes), effective=effective.detach(), error=error)
+
+
+def _set(values: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in values:
+        tensor.copy_(value)
 
 
 _SPECTRAL_NORM = parametrizations._SpectralNorm
