@@ -448,3 +448,35 @@ def test_layers_are_the_first_parts_that_count_several(names: list[list[str]]) -
         several = [(number, count) for number, count in numbers if count > 1]
         expected[".".join(parts)] = next(iter(several or numbers), None)
     assert layers_of(map(".".join, names)) == expected
+
+
+class Inside(nn.Module):
+    """Not a wrapper: it has more than what a wrapper of torch's calls like this."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        setattr(self, name, nn.Linear(2, 2))
+        self.gate = nn.Parameter(torch.full((2,), 7.0))
+
+
+class Headed(nn.DataParallel):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(2, 2))
+        self.head = nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize("name", ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"])
+def test_a_module_with_more_than_a_wrapped_one_is_walked(name: str) -> None:
+    assert set(slots(Inside(name))) == {"gate", f"{name}.weight", f"{name}.bias"}
+
+
+def test_a_parallel_module_with_more_than_the_inner_one_is_walked() -> None:
+    assert set(slots(Headed())) == {"module.weight", "module.bias", "head.weight", "head.bias"}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors_are_refused() -> None:
+    model = nn.Module()
+    model.w = nn.Parameter(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+    with pytest.raises(TargetError, match="w: is a nested tensor"):
+        list(walk(model))

@@ -18,7 +18,9 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 import zeta
 from tests.layers import FAMILY, Look, raw, state
 from tests.twin import twin
+from zeta import Rule, Rules
 from zeta.errors import TargetError, ZetaNotice
+from zeta.initializers import Constant, Ones
 from zeta.utils import (
     init_constant_,
     init_default_,
@@ -487,3 +489,81 @@ def test_deprecated_hooks_are_recorded(norm: Callable[..., nn.Module]) -> None:
             expected = hook.compute_weight(one.conv) if norm is nn.utils.weight_norm else one.conv.weight_orig
             assert torch.equal(before, expected)
         assert torch.equal(model(x), live(x))
+
+
+# -- parametrizations that store tensors themselves -------------------------------------------------------------------
+
+
+class Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.by
+
+    def right_inverse(self, y: Tensor) -> Tensor:
+        return y - self.by
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+    def right_inverse(self, y: Tensor) -> Tensor:
+        return y
+
+
+class Adapted(nn.Module):
+    """As LoRA is put on a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.full((2, 3), 0.5))
+        self.up = nn.Parameter(torch.ones(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up @ self.down
+
+    def right_inverse(self, y: Tensor) -> Tensor:
+        return y - self.up @ self.down
+
+
+@pytest.mark.parametrize("part", [Shifted, Adapted])
+def test_what_a_parametrization_stores_has_its_planned_values_when_the_weight_is_inverted(part: Any) -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(3, 4, bias=False)
+        nn.init.ones_(layer.weight)
+        return registered(layer, part())
+
+    model, recorded = zeta.record(build)
+    report = zeta.materialize_(model, recorded, 1)
+    assert report.ok
+    assert torch.equal(model.weight, build().weight)
+    assert zeta.verify(model, recorded, 1).ok
+    live = build()
+    zeta.init_(live, Rules([Rule("parametrizations.*", Constant(2.0)), Rule("weight", Ones())]))
+    assert torch.equal(live.weight, torch.ones(4, 3))
+
+
+def test_a_count_of_calls_is_recorded_as_the_constructor_leaves_it() -> None:
+    def build() -> nn.Module:
+        return registered(nn.Linear(3, 4), Counting())
+
+    model, recorded = zeta.record(build)
+    zeta.materialize_(model, recorded)
+    assert model.parametrizations.weight[0].calls == build().parametrizations.weight[0].calls
+
+
+def test_a_stored_tensor_that_is_also_another_parameter_is_refused() -> None:
+    first, second = weight_norm(nn.Linear(3, 3, bias=False)), nn.Linear(3, 3, bias=False)
+    second.weight = first.parametrizations.weight.original1
+    before = second.weight.detach().clone()
+    with pytest.raises(TargetError, match=r"0\.weight is parametrized, .* another parameter too.* untie them"):
+        zeta.init_(nn.ModuleList([first, second]), Rules([Rule("*", Ones())]))
+    assert torch.equal(second.weight, before)

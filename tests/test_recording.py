@@ -631,3 +631,128 @@ def test_copies_of_both_depths_are_recorded() -> None:
     zeta.materialize_(model, plan, seed=0)
     assert torch.equal(model.one.weight, model.deep.weight)
     assert torch.equal(model.one.weight * 2, model.flat)
+
+
+# -- what was there before the recording -------------------------------------------------------------------------------
+
+
+def _given_module(cached: list[Any]) -> tuple[Callable[[], nn.Module], nn.Module]:
+    backbone = nn.Linear(4, 3)
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+            self.head = nn.Linear(3, 2)
+            self.cached = cached
+
+    return Holder, backbone
+
+
+@pytest.mark.parametrize("fallback", [None, "real", Rules([Rule("*", Zeros(), optional=True)])], ids=str)
+@pytest.mark.parametrize("cached", [[], [1]])
+def test_a_module_that_the_constructor_was_given_keeps_its_values(cached: list[Any], fallback: Any) -> None:
+    factory, backbone = _given_module(cached)
+    weight, values = backbone.weight, backbone.weight.detach().clone()
+    with pytest.raises(RecordingError, match=r"were there before(.|\n)*- backbone\.weight \(3, 4\)"):
+        zeta.record(factory, fallback=fallback)
+    assert backbone.weight is weight
+    assert torch.equal(backbone.weight, values)
+
+
+def test_a_copy_of_a_given_module_is_data() -> None:
+    backbone = nn.Linear(4, 3)
+    model, plan = zeta.record(lambda: nn.Sequential(copy.deepcopy(backbone), nn.Linear(3, 2)))
+    zeta.materialize_(model, plan, 1)
+    assert torch.equal(model[0].weight, backbone.weight)
+
+
+def test_a_constant_from_outside_stays_real() -> None:
+    constant = torch.arange(5.0)
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("a", constant)
+            self.register_buffer("b", constant)
+
+    for _ in range(2):
+        model, plan = zeta.record(Holder)
+        assert torch.equal(constant, torch.arange(5.0))
+        zeta.materialize_(model, plan)
+        assert model.a is model.b is not constant
+        assert torch.equal(model.a, constant)
+
+
+def test_views_in_a_cache_have_their_values() -> None:
+    made: list[Tensor] = []
+
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.arange(6.0)
+            made[:] = [table[1:4], table[2:]]
+            self.register_buffer("table", made[0] * 2)
+
+    zeta.record(Holder)
+    assert made[0].tolist() == [1, 2, 3]
+    made[1][0] = 9
+    assert made[0].tolist() == [1, 9, 3], "they share their memory"
+
+
+def test_a_view_of_a_parameter_in_a_closure_is_refused() -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+            turned = self.layer.weight.t()
+            self.apply_turned = lambda x: x @ turned
+
+    with pytest.raises(RecordingError, match=r"a view \(4, 2\), made at test_recording\.py:\d+ in .*Holder\.__init__"):
+        zeta.record(Holder)
+
+
+class Replacing(nn.Module):
+    """Replaces tensors where it initializes, as much code does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("rates", torch.arange(3.0))
+        self.plain = torch.zeros(3)
+        self.scale = 2.0
+
+    def init_weights(self) -> None:
+        self.layer.weight = nn.Parameter(torch.randn(2, 2) * 0.02)
+        nn.init.ones_(self.layer.bias)
+        self.rates = 1 / (10000 ** (torch.arange(3.0) / 3))
+        self.scale = 3.0
+
+
+def test_a_function_that_replaces_tensors_changes_nothing_of_the_model() -> None:
+    model = Replacing()
+    weight, rates, values = model.layer.weight, model.rates, copy.deepcopy(model.state_dict())
+    attributes = set(vars(model))
+    plan = zeta.plan(model, Replacing.init_weights)
+    assert model.layer.weight is weight
+    assert model.rates is rates
+    assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
+    assert (model.scale, set(vars(model))) == (2.0, attributes)
+    assert plan["layer.weight"].initializer == Normal(0.02)
+    zeta.init_(model, Replacing.init_weights)
+    expected = Replacing()
+    expected.init_weights()
+    assert torch.equal(model.rates, expected.rates)
+
+
+def test_a_function_must_not_write_to_plain_tensors() -> None:
+    model = Replacing()
+
+    def initialize(model: Any) -> None:
+        model.init_weights()
+        model.plain.fill_(9)
+
+    with pytest.raises(RecordingError, match=r"neither parameters nor buffers(.|\n)*- plain \(3,\)"):
+        zeta.plan(model, initialize)
+    assert model.plain.tolist() == [0, 0, 0]
+    assert model.rates.tolist() == [0, 1, 2]

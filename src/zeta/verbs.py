@@ -15,6 +15,7 @@ from torch import nn
 
 from zeta.base.distributed import is_sharded
 from zeta.base.process.forked import check_threads
+from zeta.base.reading import LONGEST_TEXT, shown
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import LayerTypeError, SpecError
@@ -28,7 +29,7 @@ from zeta.resolve import planning
 from zeta.resolve.casting import cast
 from zeta.resolve.fitting import Fit, Only, fit
 from zeta.resolve.planning import How, planned
-from zeta.resolve.plans import Plan
+from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.record import plan_recorded
 from zeta.resolve.submodels import NameMap, naming
 from zeta.write.apply import Progress, prepare, seed_of, write
@@ -264,6 +265,8 @@ def save(
     """
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
+    if model_name is not None and not (isinstance(model_name, str) and len(model_name) <= LONGEST_TEXT):
+        raise SpecError(f"model_name must be a text of at most {LONGEST_TEXT:,} characters, got {shown(model_name)}")
     plan = cast(plan, model, dtype, buffers=cast_buffers)
     folder = output_path(path)
     request = Manifest(
@@ -275,9 +278,14 @@ def save(
     )
     begin = time.perf_counter()
     saved = [entry for entry in request.plan if entry.persistent]
-    accumulators = {entry.name: Accumulator(entry) for entry in saved if not entry.kept}
-    found = save_files(model, request, folder, force=force, watchers=accumulators, progress=progress)
-    measured = Measurements(accumulators.values())
+    accumulators: list[Accumulator] = []
+
+    def watch(entry: Entry) -> Accumulator:
+        accumulators.append(Accumulator(entry))
+        return accumulators[-1]
+
+    found = save_files(model, request, folder, force=force, watch=watch, progress=progress)
+    measured = Measurements(accumulators)
     claim = Claim(seed=request.seed, plan=request.plan)
     nbytes = sum(entry.nbytes for entry in saved)
     report = _report(request.seed, claim, begin, measured, request.plan, nbytes, set())

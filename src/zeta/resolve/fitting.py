@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from zeta.base.reading import shown
 from zeta.base.text import shape_text
 from zeta.errors import LayerTypeError, PlanError, SpecError, listed
 from zeta.initializers import Initializer, Keep, Program
@@ -112,13 +113,17 @@ def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
 
 
 def _selected(plan: Plan, only: Only | None) -> list[Entry]:
-    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing."""
+    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing, ``SpecError`` if it is no name."""
     if only is None:
         return list(plan)
     if callable(only):
         chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
     else:
-        patterns = [only] if isinstance(only, str) else list(only)
+        patterns = [only] if isinstance(only, str) else list(only) if isinstance(only, Collection) else [only]
+        if not all(isinstance(pattern, str) for pattern in patterns):
+            raise SpecError(
+                f"only must be a name or glob, a collection of them, or a function of the name, got {shown(only)}"
+            )
         names = {name for entry in plan for name in (entry.name, *entry.ties)}
         hits = {
             pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))

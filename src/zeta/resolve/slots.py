@@ -198,6 +198,9 @@ def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
             f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
         )
+    for local, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and tensor.is_nested:
+            raise TargetError(f"{prefix}{local}: is a nested tensor, which has no one shape; keep its parts apart")
     # FlatParameter makes plain Parameters and marks them
     for parameter in module._parameters.values():
         if getattr(parameter, "_is_flat_param", False):

@@ -85,13 +85,18 @@ def _replace_real(model: nn.Module) -> None:
     """Another tensor, on meta, for each real parameter and buffer: the real one may be somebody else's too."""
     twins: dict[int, Tensor] = {}
     for _, module in named_modules_of(model):
-        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for table in tables:
-            for local, tensor in table.items():
-                if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta:
-                    if id(tensor) not in twins:
-                        twins[id(tensor)] = _twin(tensor)
-                    table[local] = twins[id(tensor)]
+        for table in ("_parameters", "_buffers"):
+            real = {
+                local: tensor
+                for local, tensor in vars(module)[table].items()
+                if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta
+            }
+            for tensor in real.values():
+                if id(tensor) not in twins:
+                    twins[id(tensor)] = _twin(tensor)
+            if real:  # another dictionary: a shallow copy of a module shares it with that module
+                replaced = {local: twins[id(tensor)] for local, tensor in real.items()}
+                vars(module)[table] = {**vars(module)[table], **replaced}
 
 
 def _twin(tensor: Tensor) -> Tensor:

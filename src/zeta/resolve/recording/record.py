@@ -185,9 +185,9 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
     for module in modules_of(model):
         if not isinstance(module, parametrize.ParametrizationList):
             continue
-        for tensor in tensors_of(module):  # before the call below, which may write to them
-            if tensor.is_meta:
-                nodes[id(tensor)] = recorder.graph.read(tensor)
+        with torch._C.DisableTorchFunction():  # the recording itself says that nothing is on meta
+            stored = [tensor for tensor in tensors_of(module) if tensor.is_meta]
+        nodes |= {id(tensor): recorder.graph.read(tensor) for tensor in stored}  # the call below may write to them
         if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
             nodes[id(module)] = recorder.graph.read(module.original)
             continue

@@ -53,13 +53,13 @@ def save_files(
     folder: Path,
     *,
     force: bool,
-    watchers: Mapping[str, Watcher],
+    watch: Callable[[Entry], Watcher],
     progress: Progress | None,
 ) -> int:
     """Write a checkpoint into ``folder``, complete or not at all; return how many bytes an interrupted run had written.
 
     Every value is computed, those of an interrupted run's files as well: what is in them is kept where it is the same.
-    ``watchers`` has one for each name of an entry that is drawn and saved.
+    ``watch`` makes a watcher for each entry that is drawn and saved, when all has been checked.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
@@ -67,6 +67,7 @@ def save_files(
     slots = _check(model, request.plan)
     _say_what_is_left(model)
     check_folder(folder, force=force)
+    watchers = {entry.name: watch(entry) for entry in request.plan if entry.persistent and not entry.kept}
     kept: dict[str, str] = {}
     with work(folder, request, force=force) as unfinished:
         unfinished.reserve(sum(shard.size for shard in files.shards))
