@@ -560,3 +560,11 @@ def test_names_of_thousands_of_parameters_cost_little_more_than_all_of_them() ->
     names = [entry.name for entry in plan]
     pairs = [(seconds(None), seconds([*names, "29*"])) for _ in range(3)]
     assert min(some / everything for everything, some in pairs) < 4  # 100 where each name is looked for in each
+
+
+def test_only_that_is_no_name_is_refused() -> None:
+    model = nn.Linear(2, 2)
+    plan = zeta.plan(model, Rules([Rule("*", Normal(1.0))]))
+    for only in (5, [1, "bias"]):
+        with pytest.raises(SpecError, match="only must be a name or glob, a collection of them, or a function"):
+            zeta.apply_(model, plan, only=only)  # type: ignore[arg-type]

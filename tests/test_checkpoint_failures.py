@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import os
 import shutil
@@ -22,7 +23,7 @@ from tests.test_checkpoint import RULES, UNIFORM, Net, contents, save
 from zeta import Rule, Rules
 from zeta.compute import sampling
 from zeta.errors import CheckpointError, LayerTypeError, SpecError, TargetError
-from zeta.initializers import Keep, Zeros
+from zeta.initializers import Initializer, Keep, Normal, Orthogonal, TruncatedNormal, Uniform, Zeros
 
 FILES = {"model.safetensors", "zeta.json"}
 
@@ -294,6 +295,19 @@ def test_what_is_no_folder(tmp_path: Path) -> None:
 def test_a_model_name_that_the_manifest_cannot_hold(tmp_path: Path) -> None:
     out: Any = tmp_path / "out"
     refused(out, lambda: save(nn.Linear(2, 2), out, UNIFORM, model_name=out), SpecError, "must be a text or None")
+    long = "x" * (2**20 + 1)
+    refused(out, lambda: save(nn.Linear(2, 2), out, UNIFORM, model_name=long), SpecError, "of at most 1,048,576")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.quint8, torch.float8_e8m0fnu], ids=str)
+@pytest.mark.parametrize("law", [Normal(1.0), Uniform(0.0, 1.0), TruncatedNormal(1.0), Orthogonal()], ids=str)
+def test_a_law_in_a_dtype_that_cannot_hold_it_is_refused(tmp_path: Path, dtype: torch.dtype, law: Initializer) -> None:
+    model = nn.Linear(4, 2, bias=False)
+    [entry] = zeta.plan(model, Rules([Rule("*", Normal(1.0))]))
+    plan = zeta.Plan((dataclasses.replace(entry, dtype=dtype, initializer=law),))
+    with pytest.raises(zeta.ZetaError):
+        zeta.save(model, plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_dtypes_that_safetensors_lacks_are_listed(tmp_path: Path) -> None:

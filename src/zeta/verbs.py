@@ -15,7 +15,6 @@ from torch import nn
 
 from zeta.base.distributed import is_sharded
 from zeta.base.process.forked import check_threads
-from zeta.base.reading import LONGEST_TEXT, shown
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import LayerTypeError, SpecError
@@ -265,8 +264,6 @@ def save(
     """
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
-    if model_name is not None and not (isinstance(model_name, str) and len(model_name) <= LONGEST_TEXT):
-        raise SpecError(f"model_name must be a text of at most {LONGEST_TEXT:,} characters, got {shown(model_name)}")
     plan = cast(plan, model, dtype, buffers=cast_buffers)
     folder = output_path(path)
     request = Manifest(

@@ -13,7 +13,7 @@ import torch
 
 from zeta._version import __version__
 from zeta.base import dtypes
-from zeta.base.reading import LARGEST_DOCUMENT, Text, decode, json_text, read_bytes, shallow, shown
+from zeta.base.reading import LARGEST_DOCUMENT, LONGEST_TEXT, Text, decode, json_text, read_bytes, shallow, shown
 from zeta.base.text import shape_text
 from zeta.compute.stream.random import STREAM_VERSION, check_seed
 from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError
@@ -37,8 +37,11 @@ class Manifest:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | None):
-            raise SpecError(f"the model's name must be a text or None, got {self.model!r}")
+        if not isinstance(self.model, str | None) or len(self.model or "") > LONGEST_TEXT:
+            raise SpecError(
+                f"the model's name must be a text or None, of at most {LONGEST_TEXT:,} characters, got "
+                f"{shown(self.model)}"
+            )
 
     @property
     def layout(self) -> Layout:
