@@ -84,7 +84,7 @@ def fill_(requests: Sequence[Request]) -> None:
         elif isinstance(request.initializer, ELEMENTWISE):
             tasks += _tasks(request)
         elif request.region.numel:
-            request.out.copy_(_sample(request.initializer, Target.of(request)))
+            request.out.copy_(_cut(_whole(request.initializer, request), request))
     _fill_constants(constants)
     kernels.fill(tasks)
     for request in requests:
@@ -275,92 +275,71 @@ def _moved(initializer: TruncatedNormal, by: float) -> TruncatedNormal:
 # -- whole matrices --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where a matrix initializer's values are wanted."""
-
-    key: int
-    region: Region
-    dtype: torch.dtype
-    device: torch.device
-    axes: Axes | None = None
-    draw: int = 0
-
-    @classmethod
-    def of(cls, request: Request) -> Target:
-        """The place of a request."""
-        out = request.out
-        return cls(
-            key=request.key,
-            region=request.region,
-            dtype=out.dtype,
-            device=out.device,
-            axes=request.axes,
-            draw=request.draw,
-        )
-
-    def words(self, draw: int) -> Tensor:
-        """The 32-bit words of the region's elements: int64, in its shape."""
-        out = torch.empty(self.region.sizes, dtype=torch.uint32, device=self.device)
-        kernels.fill([Task(law=kernels.WORDS, key=self.key, draw=self.draw + draw, region=self.region, out=out)])
-        return out.to(torch.int64)
-
-
 @functools.singledispatch
-def _sample(initializer: Initializer, target: Target) -> Tensor:
+def _whole(initializer: Initializer, request: Request) -> Tensor:
+    """The whole parameter that a request is for a part of, in the precision that its Gaussian is drawn in."""
     raise TypeError(f"{initializer!r} cannot be sampled: solve it for a parameter first")
 
 
-def _whole(target: Target) -> tuple[Target, Axes]:
-    """The same parameter, whole, in the precision that its Gaussian is drawn in."""
-    assert target.axes is not None
-    check_threads()  # torch's operations work on it
-    if target.dtype in dtypes.COMPLEX:
-        dtype = torch.complex128 if target.dtype is torch.complex128 else torch.complex64
-    else:
-        dtype = torch.float64 if target.dtype is torch.float64 else torch.float32
-    device = target.device if target.device.type in ("cpu", "cuda") else torch.device("cpu")
-    whole = replace(target, region=Region.whole(target.region.shape), dtype=dtype, device=device)
-    return whole, target.axes
+@_whole.register
+def _orthogonal(initializer: Orthogonal, request: Request) -> Tensor:
+    return matrices.orthogonal(_gaussian(request), initializer.gain, _axes(request))
 
 
-def _gaussian(whole: Target) -> Tensor:
-    """Standard normal values of the whole parameter."""
-    return sample(Normal(), key=whole.key, region=whole.region, dtype=whole.dtype, device=whole.device, draw=whole.draw)
+@_whole.register
+def _delta_orthogonal(initializer: DeltaOrthogonal, request: Request) -> Tensor:
+    return matrices.delta_orthogonal(_gaussian(request), initializer.gain, _axes(request))
 
 
-def _cut(weight: Tensor, target: Target) -> Tensor:
-    """The target's region of a whole weight, rounded through fp32 and moved to its device."""
-    single = torch.complex64 if weight.is_complex() else torch.float32
-    region = weight[target.region.slices]
-    if target.dtype not in (torch.float64, torch.complex128):
-        region = region.to(single)
-    return region.to(dtype=target.dtype).contiguous().to(target.device)
+@_whole.register(Identity)
+@_whole.register(Dirac)
+def _diagonal(initializer: Identity | Dirac, request: Request) -> Tensor:
+    return matrices.diagonal(request.region.shape, initializer.gain, _axes(request))
 
 
-@_sample.register
-def _orthogonal(initializer: Orthogonal, target: Target) -> Tensor:
-    whole, axes = _whole(target)
-    return _cut(matrices.orthogonal(_gaussian(whole), initializer.gain, axes), target)
-
-
-@_sample.register
-def _delta_orthogonal(initializer: DeltaOrthogonal, target: Target) -> Tensor:
-    whole, axes = _whole(target)
-    return _cut(matrices.delta_orthogonal(_gaussian(whole), initializer.gain, axes), target)
-
-
-@_sample.register(Identity)
-@_sample.register(Dirac)
-def _diagonal(initializer: Identity | Dirac, target: Target) -> Tensor:
-    whole, axes = _whole(target)
-    return _cut(matrices.diagonal(whole.region.shape, initializer.gain, axes), target)
-
-
-@_sample.register
-def _sparse(initializer: Sparse, target: Target) -> Tensor:
-    whole, axes = _whole(target)
-    rows = matrix_shape(Site(shape=whole.region.shape, axes=axes)).rows
+@_whole.register
+def _sparse(initializer: Sparse, request: Request) -> Tensor:
+    axes = _axes(request)
+    rows = matrix_shape(Site(shape=request.region.shape, axes=axes)).rows
     # the product in fp64 and then rounded: the bits of the stream's version
-    values = _gaussian(whole).to(torch.promote_types(whole.dtype, torch.float64)) * initializer.std
-    return _cut(matrices.sparse_columns(values, whole.words(MASK_DRAW), initializer.zeros(rows), axes), target)
+    values = _gaussian(request)
+    values = values.to(torch.promote_types(values.dtype, torch.float64)) * initializer.std
+    return matrices.sparse_columns(values, _words(request, MASK_DRAW), initializer.zeros(rows), axes)
+
+
+def _axes(request: Request) -> Axes:
+    assert request.axes is not None
+    check_threads()  # torch's operations work on the whole
+    return request.axes
+
+
+def _device(request: Request) -> torch.device:
+    """Where the whole is computed: where it is wanted, as far as there is linear algebra."""
+    return request.out.device if request.out.device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def _gaussian(request: Request) -> Tensor:
+    """Standard normal values of the whole parameter."""
+    double = request.out.dtype in (torch.float64, torch.complex128)
+    if request.out.dtype in dtypes.COMPLEX:
+        dtype = torch.complex128 if double else torch.complex64
+    else:
+        dtype = torch.float64 if double else torch.float32
+    region = Region.whole(request.region.shape)
+    return sample(Normal(), key=request.key, region=region, dtype=dtype, device=_device(request), draw=request.draw)
+
+
+def _words(request: Request, draw: int) -> Tensor:
+    """The 32-bit words of all elements of the whole parameter, as int64."""
+    region = Region.whole(request.region.shape)
+    out = torch.empty(region.sizes, dtype=torch.uint32, device=_device(request))
+    kernels.fill([Task(law=kernels.WORDS, key=request.key, draw=request.draw + draw, region=region, out=out)])
+    return out.to(torch.int64)
+
+
+def _cut(weight: Tensor, request: Request) -> Tensor:
+    """The request's region of a whole weight, rounded through fp32."""
+    region = weight[request.region.slices]
+    if request.out.dtype not in (torch.float64, torch.complex128):
+        region = region.to(torch.complex64 if weight.is_complex() else torch.float32)
+    return region.to(dtype=request.out.dtype)
