@@ -156,7 +156,7 @@ def scaling(figures: Figures) -> str:
         (
             f"- Two threads are {span(numbers(run, '*, scaling', 'on 2 threads'))} times as fast as one.",
             f"- bf16 takes {span(halves)} times the time of fp32.",
-            f"- A column shard of a weight is computed at {columns(figures)} of the speed of a run of as many.",
+            f"- A column shard of a weight is computed at {columns(figures)} of the speed of contiguous values.",
             f"- The peak of resident memory rises {memory:.1f} MiB above a model of 1 GiB.",
         )
     )
@@ -242,9 +242,10 @@ def summary(figures: Figures) -> str:
     """One sentence for the README."""
     run = figures["cpu"]
     uniform, normal, cut, gpt = (times(number(run, what, "torch")) for what in [*list(ROWS)[:3], "GPT-2, "])
+    threads, size = run["machine"]["threads"], first_number(run, "GPT-2, ")
     return (
-        f"Compared with `torch.nn.init` on 2 CPU cores: uniform values {uniform} the speed, normal {normal}, truncated "
-        f"normal {cut},\na GPT-2 of {first_number(run, 'GPT-2, ')} billion parameters {gpt}."
+        f"Speed compared with `torch.nn.init`, on {threads} CPU threads: uniform values {uniform}, normal {normal}, "
+        f"truncated normal {cut},\na GPT-2 of {size} billion parameters {gpt}."
     )
 
 
