@@ -7,6 +7,7 @@ PYTEST_ARGS ?= -n auto --dist loadgroup
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
+LIGHT := $(VENV)/.light
 PYTEST = $(BIN)/python -m pytest $(PYTEST_ARGS)
 PIP := $(BIN)/python -m pip
 CMAKE := $(BIN)/cmake
@@ -14,28 +15,41 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm fuzz sanitize lint format typecheck libraries bench bench-save wheel demo clean
+.PHONY: help venv chromium test test-slow test-arm fuzz sanitize lint format typecheck libraries bench bench-save figures pages wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## create .venv with everything for development
 
-# The marker .installing becomes the stamp only when every step has passed. Found at the start, it tells of
-# an interrupted run that may have left half a package behind, and then the environment is built anew.
-# torch goes first and alone: which build of it suits this computer is settled before anything depends on it.
-$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+# One environment with two stamps: .light has what zeta needs to run, for the demo; .complete has the tools as well.
+# The marker .installing becomes the stamp only when every step has passed. If it exists at the start, an earlier run
+# was interrupted and may have left half a package, and the environment is built anew.
+# torch is installed first and alone: which build of it suits this computer is settled before anything depends on it.
+define environment
 	@if [ -e $(VENV)/.installing ] || ! $(BIN)/python -c '' 2>/dev/null; then \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	        echo "zeta needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=..." >&2; exit 1; }; \
 	    $(PYTHON) -m venv --clear $(VENV) || { \
 	        echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	fi
-	@rm -f $(STAMP) && touch $(VENV)/.installing
+	@rm -f $(STAMP) $(LIGHT) && touch $(VENV)/.installing
 	$(PIP) install --quiet -c constraints.txt --upgrade pip
 	$(PIP) install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
-	ZETA_REQUIRE_KERNELS=1 $(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt --group dev -e .
+endef
+
+INSTALL := ZETA_REQUIRE_KERNELS=1 $(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt
+PARTS := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+
+$(STAMP): $(PARTS)
+	$(environment)
+	$(INSTALL) --group dev -e .
 	@mv $(VENV)/.installing $(STAMP)
+
+$(LIGHT): $(PARTS)
+	$(environment)
+	$(INSTALL) -e .
+	@mv $(VENV)/.installing $(LIGHT)
 
 # The tests that look at HTML skip themselves where this can do nothing.
 chromium: ## install Debian's Chromium for the tests of HTML, where there is none, as root, with apt
@@ -99,8 +113,16 @@ bench: $(STAMP) ## measure against torch, NumPy and JAX on this machine; writes 
 	$(PIP) install --quiet -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks.cpu
 
-bench-save: $(STAMP) ## write a checkpoint of 13.5 GB beside dd on the same disk; writes build/bench/checkpoint.json
+bench-save: $(STAMP) ## write a checkpoint of 13.5 GB compared with dd on the same disk; writes build/bench/checkpoint.json
 	$(BIN)/python -m benchmarks.checkpoint
+
+figures: $(STAMP) ## take the figures of the last benchmarks into docs/performance.json, and write the pages that show them
+	$(BIN)/python -m benchmarks.figures $(wildcard build/bench/cpu.json build/bench/checkpoint.json) \
+	    $(if $(MACHINE),--machine "$(MACHINE)")
+
+pages: figures ## write all that is generated in docs/: figures, sections of check.md, the picture of a report
+	$(BIN)/python docs/catalogue.py
+	$(BIN)/python docs/images/make.py
 
 # auditwheel finds patchelf on PATH
 wheel: $(STAMP) ## build the wheel for this Linux, give it its manylinux tag, check it in a fresh environment; writes dist/
@@ -121,11 +143,20 @@ format: $(STAMP) ## mend style and formatting in place
 typecheck: $(STAMP) ## check types
 	$(BIN)/mypy
 
-demo: $(STAMP) ## initialize a GPT-2 of 124M parameters, write it, verify every value
-	$(BIN)/zeta init examples/gpt.py:gpt2 --recipe gpt2 --seed 0 --out $(DEMO) --force
+GPT2 := examples/gpt.py:gpt2 --recipe gpt2 --seed 0
+
+# It needs no tools, and so uses .light, unless the environment is complete. Without NumPy, torch warns, and goes on.
+demo: export PYTHONWARNINGS := ignore:Failed to initialize NumPy
+demo: $(or $(wildcard $(STAMP)),$(LIGHT)) ## initialize a GPT-2 of 124M parameters, write it, verify every value, check that it can learn
+	$(BIN)/zeta init $(GPT2) --out $(DEMO) --force --no-check
 	$(BIN)/zeta verify $(DEMO)
+	@echo
 	@echo "The files are in $(CURDIR)/$(DEMO):"
 	@ls -l $(DEMO)
+	@echo "124,439,808 parameters of 4 bytes are 498 MB. The file has 652 MB: lm_head.weight is tied to wte.weight, and its"
+	@echo "154 MB are stored under both names, as load_state_dict(strict=True) expects. --drop-ties stores them once."
+	@echo
+	$(BIN)/zeta check $(GPT2) --batch docs/demo.py:tokens
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

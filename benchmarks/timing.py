@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -32,6 +33,7 @@ def processor() -> str:
 def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     return {
+        "date": datetime.date.today().isoformat(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -1,0 +1,328 @@
+"""Write the figures of the documentation, each from one place.
+
+``make figures`` takes the JSON of ``make bench`` and ``make bench-save``, where there is any, into
+``docs/performance.json``, and writes every page of ``PAGES`` again. What is between ``<!-- figures: NAME -->`` and
+``<!-- end -->`` there is the result of the function ``NAME`` below, from that file and ``docs/architectures.md``.
+
+``python -m benchmarks.figures build/bench/cpu.json --machine "2 cores of an AMD EPYC (Zen 5)"`` says on what machine
+the figures were taken, in more words than the processor gives. A run of ``benchmarks.cpu`` that measured only some
+parts is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+ROOT: Final = Path(__file__).parents[1]
+DATA: Final = Path("docs/performance.json")
+ARCHITECTURES: Final = Path("docs/architectures.md")
+PAGES: Final = ("README.md", "docs/performance.md", "docs/sharding.md", "docs/recording.md")
+
+Run = Mapping[str, Any]
+Figures = Mapping[str, Any]
+
+#: what the rows of the table are called, in its order; and the names of their rows in the JSON, to the first number
+ROWS: Final = {
+    "uniform, fp32": "uniform",
+    "normal, fp32": "normal",
+    "truncated normal, 2 sigma, fp32": "truncated normal, ±2 sigma",
+    "orthogonal, 2048 x 2048": "orthogonal, 2048 x 2048",
+    "GPT-2, ": "GPT-2 of {} billion parameters, planned, written and measured",
+    "10,000 parameters, ": "a model of 10,000 parameters of a few elements, written and measured",
+}
+
+
+class MissingFigureError(LookupError):
+    """A run has no such figure."""
+
+
+# -- a run -----------------------------------------------------------------------------------------------------------
+
+
+def rows(run: Run, what: str) -> list[Mapping[str, Any]]:
+    """The rows of a run whose description begins or, with a leading ``*``, ends like this."""
+    if what.startswith("*"):
+        return [row for row in run["rows"] if row["what"].endswith(what[1:])]
+    return [row for row in run["rows"] if row["what"].startswith(what)]
+
+
+def numbers(run: Run, what: str, name: str, part: str = "ratios") -> list[float]:
+    """All numbers of that name in these rows."""
+    found = [row[part][name] for row in rows(run, what) if name in row.get(part, {})]
+    if not found:
+        raise MissingFigureError(f"no {part} {name!r} in the rows {what!r}: was this part of the benchmark run?")
+    return found
+
+
+def number(run: Run, what: str, name: str, part: str = "ratios") -> float:
+    """The number of that name."""
+    return numbers(run, what, name, part)[0]
+
+
+def first_number(run: Run, what: str) -> str:
+    """The first number in the description of the row that begins like this."""
+    found = next((re.search(r"[\d.]+", row["what"][len(what) :]) for row in rows(run, what)), None)
+    if found is None:
+        raise MissingFigureError(f"no row {what!r}")
+    return found[0]
+
+
+# -- numbers as texts ------------------------------------------------------------------------------------------------
+
+
+def times(ratio: float) -> str:
+    """A ratio of speeds.
+
+    >>> times(157.2), times(9.44), times(0.1)
+    ('157x', '9.4x', '0.10x')
+    """
+    return f"{plain(ratio)}x"
+
+
+def plain(ratio: float) -> str:
+    """A ratio without a sign: two figures, or all before the point."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
+
+
+def span(values: Iterable[float]) -> str:
+    """The least and the most of some numbers near 1."""
+    texts = sorted(f"{value:.2f}" for value in values)
+    low, high = texts[0], texts[-1]
+    return low if low == high else f"{low} to {high}"
+
+
+def against_torch(run: Run, what: str) -> str:
+    """The speed compared with torch's; a row may give the inverse."""
+    if what.startswith("10,000"):
+        return times(1 / number(run, what, "zeta.apply_"))
+    return times(number(run, what, "torch"))
+
+
+def called(run: Run, what: str) -> str:
+    """What a row is called on the page."""
+    return ROWS[what].format(first_number(run, what) if "{}" in ROWS[what] else "")
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# -- what the pages say ----------------------------------------------------------------------------------------------
+
+
+def machine(figures: Figures) -> str:
+    """What the figures were taken on, and when."""
+    about = figures["cpu"]["machine"]
+    return f"Taken on {about['date']}, on {about['name']}, with torch {about['torch']} and {about['threads']} threads:"
+
+
+def main_table(figures: Figures) -> str:
+    """Laws, a matrix and models, compared with torch and others."""
+    run = figures["cpu"]
+
+    def others(what: str) -> str:
+        if what.startswith("10,000"):
+            return f"{number(run, what, 'zeta.apply_', 'seconds') * 1e3 / 1e4:.2f} ms for each parameter"
+        said = [
+            f"{times(number(run, what, name))} {title}"
+            for name, title in (("numpy", "NumPy's Philox"), ("jax", "JAX"))
+            if any(name in row["ratios"] for row in rows(run, what))
+        ]
+        return ", ".join(said)
+
+    def filling(what: str) -> str:
+        return f"{number(run, what, 'fill_'):.2f}" if "fp32" in what else ""
+
+    body = [(called(run, what), against_torch(run, what), others(what), filling(what)) for what in ROWS]
+    return table(
+        ("what", "speed compared with `torch.nn.init`", "compared with others", "part of the speed of `fill_`"), body
+    )
+
+
+def scaling(figures: Figures) -> str:
+    """Threads, dtypes, shards and memory."""
+    run = figures["cpu"]
+    halves = [1 / ratio for ratio in numbers(run, "*, fp32 time over that of", "bfloat16")]
+    memory = number(run, "resident memory above", "MiB", "amounts")
+    return "\n".join(
+        (
+            f"- Two threads are {span(numbers(run, '*, scaling', 'on 2 threads'))} times as fast as one.",
+            f"- bf16 takes {span(halves)} times the time of fp32.",
+            f"- A column shard of a weight is computed at {columns(figures)} of the speed of contiguous values.",
+            f"- The peak of resident memory rises {memory:.1f} MiB above a model of 1 GiB.",
+        )
+    )
+
+
+def columns(figures: Figures) -> str:
+    """The speed of a column shard compared with that of a run."""
+    return f"{number(figures['cpu'], 'normal, one of 8 column shards', 'run'):.2f}"
+
+
+def ranks(figures: Figures) -> str:
+    """One of 8 ranks: its part alone, or the whole and then a slice."""
+    run, what = figures["cpu"], "rows of one of 8 ranks"
+    slicing, by_torch = number(run, what, "by_slicing"), number(run, what, "by_torch")
+    memory = number(run, what, "memory, by_slicing")
+    return (
+        f"{plain(slicing)} times faster than the same kernels, {plain(by_torch)} times faster than "
+        f"`torch.nn.init.normal_`, {memory:.0f} times less memory"
+    )
+
+
+def check(figures: Figures) -> str:
+    """What the fast health check costs."""
+    run, what = figures["cpu"], "fast check of "
+    return (
+        f"The fast level of `zeta.check` takes {number(run, what, 'forward and backward'):.1f} times as long as a\n"
+        f"forward and backward pass, for a GPT-2 of {first_number(run, what)} million parameters and 4 x 256 tokens."
+    )
+
+
+def checkpoint(figures: Figures) -> str:
+    """How fast a large model is written, and in how much memory."""
+    run, what = figures["checkpoint"], "Llama of "
+    about, peak = run["machine"], "resident memory of that process"
+    size = re.search(r"[\d.]+ GB in bf16", rows(run, what)[0]["what"])
+    assert size is not None
+    user, system = (number(run, "processor time", name, "amounts") for name in ("s user", "s system"))
+    ways = {"zeta.save": "`zeta.save`", "dd": "`dd` of as many zeros", "values alone": "drawing and measuring alone"}
+    speeds = table(
+        ("what", "GB/s"), [(text, f"{number(run, what, f'GB/s {way}', 'amounts'):.2f}") for way, text in ways.items()]
+    )
+    return "\n".join(
+        (
+            f"A Llama of {first_number(run, what)} billion parameters, {size[0]}, on {about['name']}, {about['date']}:",
+            "",
+            speeds,
+            "",
+            f"The process reaches {number(run, peak, 'MiB at the peak', 'amounts'):.0f} MiB of resident memory, "
+            f"{number(run, peak, 'MiB before', 'amounts'):.0f} of them before it saves.",
+            f"Of {user + system:.0f} s of processor time the operating system's kernel takes {system:.0f}.",
+        )
+    )
+
+
+def others(figures: Figures) -> str:
+    """The same rows on other machines."""
+    runs = figures["others"]
+
+    def cell(run: Run, what: str) -> str:
+        try:
+            return against_torch(run, what)
+        except MissingFigureError:
+            return ""
+
+    head = ("what", *(f"{run['machine']['name']}, {run['machine']['date']}" for run in runs))
+    body = [(called(figures["cpu"], what), *(cell(run, what) for run in runs)) for what in ROWS]
+    saved = "a checkpoint of 13.5 GB, GB/s (compared with `dd`)"
+    body.append((saved, *(_saved(run) for run in runs)))
+    return table(head, body)
+
+
+def _saved(run: Run) -> str:
+    try:
+        speed, compared = (
+            number(run, "Llama of ", name, part) for name, part in (("GB/s zeta.save", "amounts"), ("dd", "ratios"))
+        )
+    except MissingFigureError:
+        return ""
+    return f"{speed:.2f} ({times(compared)})"
+
+
+def summary(figures: Figures) -> str:
+    """One sentence for the README."""
+    run = figures["cpu"]
+    uniform, normal, cut, gpt = (times(number(run, what, "torch")) for what in [*list(ROWS)[:3], "GPT-2, "])
+    threads, size = run["machine"]["threads"], first_number(run, "GPT-2, ")
+    return (
+        f"Speed compared with `torch.nn.init`, on {threads} CPU threads: uniform values {uniform}, normal {normal}, "
+        f"truncated normal {cut},\na GPT-2 of {size} billion parameters {gpt}."
+    )
+
+
+def architectures(figures: Figures) -> str:
+    """How many architectures of transformers are recorded, as the head of docs/architectures.md says."""
+    page = figures["architectures"]
+
+    def found(pattern: str) -> re.Match[str]:
+        match = re.search(pattern, page)
+        if match is None:
+            raise MissingFigureError(f"{ARCHITECTURES} does not say {pattern!r}")
+        return match
+
+    (version,) = found(r"transformers ([\d.]+\d)").groups()
+    (buildable,) = found(r"of which (\d+) can be built").groups()
+    (complete,) = found(r"- (\d+) \([\d.]+%\) record completely").groups()
+    compared, most, equal = found(r"values of (\d+) \(those of up to ([\d,]+) elements\).*?: (\d+) are equal").groups()
+    return (
+        f"transformers {version} has {buildable} architectures that can be built from a default configuration.\n"
+        f"{complete} of them record completely. The values of {compared}, those of up to {most} values, were computed\n"
+        f"and compared with a real construction on the same draws: {equal} are equal."
+    )
+
+
+PARTS: Final[Mapping[str, Callable[[Figures], str]]] = {
+    part.__name__.replace("_", " "): part
+    for part in (machine, main_table, scaling, columns, ranks, check, checkpoint, others, summary, architectures)
+}
+
+# -- the pages -------------------------------------------------------------------------------------------------------
+
+_MARKED: Final = re.compile(r"(<!-- figures: ([a-z ]+) -->)(\n?).*?(<!-- end -->)", re.DOTALL)
+
+
+def read(root: Path = ROOT) -> dict[str, Any]:
+    """The figures: ``docs/performance.json``, and the text of ``docs/architectures.md``."""
+    data: dict[str, Any] = json.loads((root / DATA).read_text(encoding="utf-8"))
+    return {**data, "architectures": (root / ARCHITECTURES).read_text(encoding="utf-8").split("\n|")[0]}
+
+
+def written(page: str, figures: Figures) -> str:
+    """A page with the figures between its markers. A marker at the end of a line has its text on lines of its own."""
+
+    def text(match: re.Match[str]) -> str:
+        begin, name, line, end = match.groups()
+        return f"{begin}{line}{PARTS[name](figures)}{line}{end}"
+
+    return _MARKED.sub(text, page)
+
+
+def take(run: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """A run of a benchmark as ``docs/performance.json`` keeps it."""
+    about = run["machine"]
+    kept = {key: about[key] for key in ("date", "threads", "torch", "backend")}
+    return {
+        "machine": {"name": name or f"{about['cores']} cores of {about['processor']}", **kept},
+        "rows": [{key: value for key, value in row.items() if value and key != "targets"} for row in run["rows"]],
+    }
+
+
+def main(
+    runs: Annotated[list[Path] | None, typer.Argument(help="cpu.json or checkpoint.json of a benchmark")] = None,
+    name: Annotated[str | None, typer.Option("--machine", help="what the figures were taken on, in words")] = None,
+) -> None:
+    """Take the runs, then write the pages."""
+    figures = read()
+    for path in runs or ():
+        figures[path.stem] = take(json.loads(path.read_text(encoding="utf-8")), name)
+    pages = {ROOT / page: written((ROOT / page).read_text(encoding="utf-8"), figures) for page in PAGES}
+    if runs:
+        kept = {key: value for key, value in figures.items() if key != "architectures"}
+        pages[ROOT / DATA] = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+    for path, text in pages.items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            typer.echo(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
