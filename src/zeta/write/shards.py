@@ -39,10 +39,10 @@ class Held:
     local: Tensor
     parts: tuple[Part, ...]
 
-    @functools.cached_property
+    @property
     def numel(self) -> int:
         """The number of elements that are here."""
-        return sum(part.region.numel for part in self.parts)
+        return sum([part.region.numel for part in self.parts])
 
     def places(self) -> Iterator[tuple[Tensor, Region]]:
         """Each part's memory, and the region of the whole that it holds."""

@@ -29,16 +29,16 @@ def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
     for slot in slots:
         if slot.kind is not Kind.BUFFER or slot.name in written:
             parameters.setdefault(id(slot.tensor), slot)  # the first of tied names is the canonical one
-    memories = [(local(slot.tensor), slot.name) for slot in parameters.values() if _has_memory(slot.tensor)]
     devices: dict[torch.device, int] = {}
-    extents = sorted(
-        (
-            (devices.setdefault(tensor.device, len(devices)), tensor.data_ptr(), _bytes(tensor), tensor, name)
-            for tensor, name in memories
-            if tensor.numel() and has_address(tensor)
-        ),
-        key=operator.itemgetter(0, 1),
-    )
+    extents: list[tuple[int, int, int, Tensor, str]] = []
+    for slot in parameters.values():
+        if nn.parameter.is_lazy(slot.tensor) or slot.tensor.is_meta or slot.tensor.layout is not torch.strided:
+            continue
+        tensor = local(slot.tensor)
+        if tensor.numel() and has_address(tensor):
+            device = devices.setdefault(tensor.device, len(devices))
+            extents.append((device, tensor.data_ptr(), _bytes(tensor), tensor, slot.name))
+    extents.sort(key=operator.itemgetter(0, 1))
     problems: list[str] = []
     open_extents: list[tuple[int, int, int, Tensor, str]] = []
     for extent in extents:
@@ -75,11 +75,6 @@ def _reach(tensor: Tensor) -> int:
     if tensor.is_contiguous():
         return tensor.numel()
     return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    """Whether the tensor is strided and in memory."""
-    return not (nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided)
 
 
 def overlaps(tensor: Tensor) -> bool:
