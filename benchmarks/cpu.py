@@ -9,6 +9,7 @@ import importlib.util
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from zeta import Rule, Rules
 from zeta.compute.sampling import Request, fill_
 from zeta.compute.stream.regions import Region
 from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform, Zeros
+from zeta.utils import init_kaiming_normal_, init_zero_
 
 MEBI: Final = 2**20
 ELEMENTS: Final = 32 * MEBI
@@ -252,7 +254,73 @@ def tiny(figures: Figures) -> None:
     )
     ratios = {name: seconds[name] / seconds["torch"] for name in ("zeta.init_", "zeta.apply_")}
     ratios["kernels"] = 2 * seconds["kernels"] / seconds["torch"]  # half as many parameters
-    figures.add("10,000 parameters, time over torch's", seconds, ratios, {"zeta.apply_": -1.5})
+    figures.add("10,000 parameters, time over torch's", seconds, ratios, {"zeta.apply_": -3.0, "zeta.init_": -5.0})
+
+
+def calls(figures: Figures) -> None:
+    """One small layer, many times: what a call costs beside its values."""
+    layer = nn.Linear(10, 5)
+
+    def repeated(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(500):
+                call()
+
+        return run
+
+    def zeros() -> None:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+    def kaiming() -> None:
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+    for name, ours, theirs in (
+        ("init_zero_", lambda: init_zero_(layer), zeros),
+        ("init_kaiming_normal_", lambda: init_kaiming_normal_(layer), kaiming),
+    ):
+        with threads(1):
+            seconds = medians({"zeta": repeated(ours), "torch": repeated(theirs)}, ROUNDS)
+        figures.add(
+            f"{name} of one Linear(10, 5), time over torch's",
+            seconds,
+            {"torch": seconds["zeta"] / seconds["torch"]},
+            {"torch": -9.0},
+            amounts={"us zeta": seconds["zeta"] / 500 * 1e6},
+        )
+
+
+_IMPORT: Final = """
+import time, torch, torch.nn.utils.parametrizations
+begin = time.perf_counter()
+{statement}
+print(time.perf_counter() - begin)
+"""
+
+
+def imports(figures: Figures) -> None:
+    """What an import of zeta adds to that of torch, and what the command line's help takes, in milliseconds."""
+
+    def imported(statement: str) -> float:
+        program = _IMPORT.format(statement=statement)
+        done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+        return float(done.stdout) * 1e3
+
+    def helped() -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "zeta", "--help"], check=True, capture_output=True)
+        return (time.perf_counter() - begin) * 1e3
+
+    for name, measure, goal in (
+        ("import zeta, after torch", lambda: imported("import zeta"), 60.0),
+        ("from zeta.utils import init_zero_, after torch", lambda: imported("from zeta.utils import init_zero_"), 30.0),
+        ("zeta --help", helped, 400.0),
+    ):
+        taken = statistics.median(measure() for _ in range(ROUNDS))
+        figures.add(
+            f"{name}, after torch's import" if "import" in name else name, {}, {}, {"ms": -goal}, amounts={"ms": taken}
+        )
 
 
 _PEAK: Final = """
@@ -302,7 +370,7 @@ def health(figures: Figures) -> None:
 
 PARTS: Final = {
     part.__name__: part
-    for part in (laws, dtypes, scaling, regions, ranks, orthogonal, peers, model, tiny, memory, health)
+    for part in (laws, dtypes, scaling, regions, ranks, orthogonal, peers, model, tiny, calls, imports, memory, health)
 }
 
 
