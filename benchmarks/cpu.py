@@ -318,9 +318,7 @@ def imports(figures: Figures) -> None:
         ("zeta --help", helped, 400.0),
     ):
         taken = statistics.median(measure() for _ in range(ROUNDS))
-        figures.add(
-            f"{name}, after torch's import" if "import" in name else name, {}, {}, {"ms": -goal}, amounts={"ms": taken}
-        )
+        figures.add(name, {}, {}, {"ms": -goal}, amounts={"ms": taken})
 
 
 _PEAK: Final = """
