@@ -23,7 +23,7 @@ from zeta.report.costs import with_costs
 from zeta.report.digests import Claim, claim_of
 from zeta.report.measuring import Accumulator, Measured, Measurements, measure_all
 from zeta.report.report import Report
-from zeta.report.verification import Question, Verification
+from zeta.report.verification import Pending, Verification
 from zeta.resolve import planning
 from zeta.resolve.casting import cast
 from zeta.resolve.fitting import Fit, Only, fit
@@ -321,16 +321,16 @@ def verify(
     if not isinstance(target, nn.Module) and reduce is False:
         return verification.verify_folder(_folder(target, own))
 
-    def asked() -> Question:
+    def asked() -> Pending:
         if not isinstance(target, nn.Module):
             raise SpecError(f"{_folder(target, own)} is a folder, which one process compares; leave reduce= out")
         if plan is None or seed is None:
             raise SpecError("verify needs the plan and the seed that the model was initialized with")
         check_seed(seed)
-        return verification.question(fit(target, plan, only=only, naming=naming(prefix, name_map)), seed)
+        return verification.pending(fit(target, plan, only=only, naming=naming(prefix, name_map)), seed)
 
     groups = ranks.groups_of(reduce, "reduce")
-    return verification.reduced(asked, groups) if groups else asked().answer()
+    return verification.reduced(asked, groups) if groups else asked().compare()
 
 
 # -- what the verbs share ----------------------------------------------------------------------------------------------

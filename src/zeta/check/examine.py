@@ -45,7 +45,7 @@ from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import Probe, probe
 from zeta.check.watch.ranks import Ranks, in_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.report.digests import Claim, laid_out
+from zeta.report.digests import Claim, layouts_of
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot, type_name, unwrap, walk
 from zeta.write.guards import check_no_recording
@@ -218,7 +218,7 @@ def _claim(
     return Claim(
         seed=seed,
         plan=plan,
-        held=laid_out((slot.name, slot.tensor) for slot in walk(model)),
+        held=layouts_of((slot.name, slot.tensor) for slot in walk(model)),
         options=(*options.items(), ("thresholds", str(limits))),
     )
 
