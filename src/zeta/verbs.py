@@ -35,7 +35,7 @@ from zeta.write.apply import Progress, prepare, seed_of, write
 from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import note, on_values, on_values_or_recorded, recording_here
-from zeta.write.materialize import memory
+from zeta.write.materialize import allocated
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -167,8 +167,8 @@ def materialize_(
     with _meeting(confirm) as meet:
         fitting = fit(model, plan, naming=naming(prefix, name_map))
         seed = _seed(model, seed)
-        with memory(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as allocated:
-            return _apply(allocated, seed, progress, meet)
+        with allocated(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as fitted:
+            return _apply(fitted, seed, progress, meet)
 
 
 @on_values_or_recorded
@@ -199,8 +199,8 @@ def init_(
             fitting = planned(model, how, only=only)
         if only is None and fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
             seed = _seed(model, seed)
-            with memory(fitting, device="cpu", dtype=None) as allocated:
-                return _apply(allocated, seed, progress, meet)
+            with allocated(fitting, device="cpu", dtype=None) as fitted:
+                return _apply(fitted, seed, progress, meet)
         return _apply(fitting, seed, progress, meet)
 
 

@@ -31,7 +31,7 @@ from zeta.report.ranks import disagreements, failures, together
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.write.apply import Job, prepare
-from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
+from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, bytes_view
 
 #: bytes that are read and hashed at a time
 _BLOCK_BYTES: Final = 2**22
@@ -276,7 +276,7 @@ def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
     expected = block.drawn(manifest.seed)
     found = torch.empty_like(expected)
     file.seek(block.start)
-    _read(file, memory(found))
+    _read(file, bytes_view(found))
     if torch.equal(dtypes.bits(found), dtypes.bits(expected)):
         return _Found()
     differences: list[TensorDifference] = []
@@ -301,7 +301,7 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
         found = torch.empty_like(values)
         for comparison, offset in zip(comparisons, item.offsets, strict=True):
             file.seek(offset + position)
-            _read(file, memory(found))
+            _read(file, bytes_view(found))
             comparison.add(index, found, values)
         position += values.nbytes
     return _Found(

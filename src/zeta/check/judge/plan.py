@@ -19,7 +19,7 @@ from zeta.fans import torch_axes
 from zeta.initializers import Keep, Program, TruncatedNormal
 from zeta.report.measuring import measure
 from zeta.resolve.plans import Entry
-from zeta.write.parametrized import tolerance
+from zeta.write.parametrized import inversion_error
 
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # what variance times fan is under a scheme: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
@@ -50,7 +50,7 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
 def _moments(one: Held, entry: Entry, limits: Thresholds) -> Iterator[Finding]:
     if not one.stats.count or one.stats.nonfinite or one.slot.shape != entry.shape or one.slot.tensor.is_complex():
         return
-    error = tolerance(one.values.dtype) if one.slot.parametrization is not None else 0.0
+    error = inversion_error(one.values.dtype) if one.slot.parametrization is not None else 0.0
     measured = measure(entry, one.values, error)
     for rule, what, score, value, planned in (
         ("Z201", "std", measured.std_z, measured.std, entry.std),
