@@ -143,9 +143,8 @@ class Work:
 
     def publish(self) -> None:
         """Replace the folder's checkpoint by what was written: all of it, or nothing."""
-        if set(filter(is_own, self._folder.names())) != set(
-            self._earlier
-        ):  # another process has written there meanwhile
+        present = set(filter(is_own, self._folder.names()))
+        if present != set(self._earlier):  # another process has written there in the meantime
             self._earlier = _replaceable(self._folder, force=self._force)
         publish(self._folder, self._partial, self._names, self._earlier)
 
