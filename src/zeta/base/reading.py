@@ -48,7 +48,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_SIZE)]
 Shape = Annotated[tuple[Size, ...], msgspec.Meta(max_length=MOST_DIMENSIONS)]
 Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_ITEMS)]
 
-_KINDS: Final = {
+_FILE_TYPES: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -74,7 +74,7 @@ def opened(path: Path) -> BinaryIO:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            kind = _FILE_TYPES.get(stat.S_IFMT(mode), "no file")
             raise OSError(errno.EINVAL, f"is {kind}, expected a regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:

@@ -10,7 +10,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from zeta.base.language.operations import KINDS, OPERATIONS, Attributes, Operand, Operation, Type, is_inexact, is_number
+from zeta.base.language.operations import (
+    ATTRIBUTE_KINDS,
+    OPERATIONS,
+    Attributes,
+    Operand,
+    Operation,
+    Type,
+    is_inexact,
+    is_number,
+)
 from zeta.base.language.state import fixed_state, one_thread
 from zeta.errors import SpecError
 
@@ -91,7 +100,7 @@ def _check_attributes(operation: Operation, attributes: Attributes) -> None:
     if len(given) < len(attributes) or given.keys() - known.keys() or known.keys() - given.keys() - operation.optional:
         raise SpecError(f"{operation.name} takes the attributes {sorted(known) or 'none'}, got {sorted(given)}")
     for key, value in attributes:
-        if not KINDS[known[key]](value):
+        if not ATTRIBUTE_KINDS[known[key]](value):
             raise SpecError(f"{operation.name}: {key} must be of the kind {known[key]!r}, got {value!r}")
 
 

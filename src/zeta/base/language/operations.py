@@ -81,7 +81,7 @@ def is_number(value: Any) -> bool:
 
 
 #: for each kind of attribute, the test of a value
-KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+ATTRIBUTE_KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "int": _is_int,
     "number": is_number,
     "bool": lambda value: isinstance(value, bool),

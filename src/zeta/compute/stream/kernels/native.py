@@ -24,7 +24,7 @@ LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
 _ABI: Final = 3
-_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
+_DRAW_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
 
 #: dtypes of real values that the kernels read and write
@@ -178,7 +178,7 @@ def _run(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 @functools.lru_cache(maxsize=4096)
 def _packed(law: Law) -> bytes:
     within = law.within or interval()
-    head = (_KINDS[law.kind], _DTYPES[law.dtype], law.scale, law.shift, law.low, law.high)
+    head = (_DRAW_KINDS[law.kind], _DTYPES[law.dtype], law.scale, law.shift, law.low, law.high)
     return _LAW.pack(*head, within.split, *_side(within.negative), *_side(within.positive))
 
 
