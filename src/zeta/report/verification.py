@@ -90,7 +90,7 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pending:
+class PreparedVerification:
     """A model that fits the plan and is ready to be compared with it."""
 
     seed: int
@@ -167,19 +167,19 @@ def _is_small(job: Job) -> bool:
     )
 
 
-def pending(fit: Fit, seed: int) -> Pending:
+def prepare_verification(fit: Fit, seed: int) -> PreparedVerification:
     """Check that the model can be compared. Raises the errors of ``prepare``."""
     jobs = prepare(fit, seed)
     kept = tuple(entry.name for entry in fit.plan if entry.kept)
-    return Pending(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
+    return PreparedVerification(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
 
 
-def reduced(prepared: Callable[[], Pending], groups: Sequence[Any]) -> Verification:
+def reduced(prepared: Callable[[], PreparedVerification], groups: Sequence[Any]) -> Verification:
     """Verify on every process of the groups and combine the results, which are then equal in all. A collective call.
 
     The processes first compare their claims. If these differ, or a process fails, that is the result.
     """
-    made: list[Pending] = []
+    made: list[PreparedVerification] = []
 
     def claim() -> Claim:
         made.append(prepared())
