@@ -79,7 +79,7 @@ def _result_type(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SpecError(f"{name} cannot be computed of these operands: {reason}") from None
     if not isinstance(result, Tensor):
-        raise SpecError(f"{name} has several results; its attribute part says which is meant")
+        raise SpecError(f"{name} has several results; the attribute part must select one")
     inexact = any(is_inexact(operand[1]) for operand in operands if isinstance(operand, tuple))
     if not (operation.creates or operation.casts) and is_inexact(result.dtype) and not inexact:
         raise SpecError(f"{name} of whole numbers would be of torch's default dtype; cast them first")

@@ -181,6 +181,6 @@ def kind_of(found: os.stat_result | None) -> str:
     if found is None:
         return "missing"
     if stat.S_ISREG(found.st_mode):
-        return "a file of somebody else" if found.st_nlink == 1 else f"a file with {found.st_nlink} names"
+        return "an existing file" if found.st_nlink == 1 else f"a file with {found.st_nlink} names"
     kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(found.st_mode), "a device")

@@ -303,7 +303,7 @@ def concrete(root: Node, purpose: str) -> Tensor:
         if node.op == "random":
             raise RecordingError(f"{purpose} depends on random values ({node.content.initializer}, {node.source})")
         if node.op == "uninitialized":
-            raise RecordingError(f"{purpose} depends on memory that nobody has written to ({node.source})")
+            raise RecordingError(f"{purpose} depends on uninitialized memory ({node.source})")
         if node.op == "unknown":
             raise RecordingError(f"{purpose} depends on a tensor that {node.content}")
     values: dict[int, Tensor] = {}
