@@ -192,9 +192,7 @@ def test_a_file_that_is_named_like_one_set_aside(out: Path) -> None:
     (out / ".zeta-earlier.model.safetensors").write_text("precious")
     (out / ".zeta-earlier.notes").write_text("precious")
     before = contents(out)
-    with pytest.raises(
-        CheckpointError, match=r"\.zeta-earlier\.model\.safetensors is an existing file, expected n"
-    ):
+    with pytest.raises(CheckpointError, match=r"\.zeta-earlier\.model\.safetensors is an existing file, expected n"):
         layer(out, seed=1, force=True)
     assert contents(out) == before
     (out / ".zeta-earlier.model.safetensors").unlink()

@@ -25,7 +25,7 @@ from zeta.base.callable import make_callable
 from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown
 from zeta.base.usage import uses
-from zeta.base.usage.views import Use
+from zeta.base.usage.views import ParameterUse
 from zeta.errors import FanError, SpecError
 
 
@@ -309,7 +309,7 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     )
 
 
-def _divides(use: Use, dim: int, n: int, shape: torch.Size) -> bool:
+def _divides(use: ParameterUse, dim: int, n: int, shape: torch.Size) -> bool:
     return dim in (*use.fan_in, *use.fan_out) and shape[dim] % n == 0
 
 

@@ -12,9 +12,9 @@ TABLE_WIDTH: Final = 180
 _LONGEST_NAME: Final = 300
 
 T = TypeVar("T")
-Part = str | frozenset[int]
+NamePart = str | frozenset[int]
 #: the parts of a name, and the positions of the items that have it
-Group = tuple[tuple[Part, ...], tuple[int, ...]]
+Group = tuple[tuple[NamePart, ...], tuple[int, ...]]
 
 
 def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
@@ -65,7 +65,7 @@ def _merged(members: list[Group], position: int) -> Group:
     return parts, tuple(number for _, numbers in members for number in numbers)
 
 
-def _put(whole: tuple[Part, ...], places: Sequence[int], parts: Sequence[Part]) -> tuple[Part, ...]:
+def _put(whole: tuple[NamePart, ...], places: Sequence[int], parts: Sequence[NamePart]) -> tuple[NamePart, ...]:
     """``whole`` with ``parts`` at ``places``."""
     changed = list(whole)
     for place, part in zip(places, parts, strict=True):
@@ -73,11 +73,11 @@ def _put(whole: tuple[Part, ...], places: Sequence[int], parts: Sequence[Part]) 
     return tuple(changed)
 
 
-def _parts(name: str) -> tuple[Part, ...]:
+def _parts(name: str) -> tuple[NamePart, ...]:
     return tuple(frozenset((int(p),)) if p.isdecimal() and p == str(int(p)) else p for p in name.split("."))
 
 
-def _part_text(part: Part) -> str:
+def _part_text(part: NamePart) -> str:
     if isinstance(part, str):
         return part
     spans: list[list[int]] = []

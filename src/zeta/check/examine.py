@@ -29,7 +29,7 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import all_findings
 from zeta.check.judge.suppression import Suppression
 from zeta.check.measure.duplicates import still_zeros, units_of_all
-from zeta.check.measure.effort import MOST_SECONDS, Course, Progress, shared_out
+from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
 from zeta.check.measure.jacobians import jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.spectra import spectral, weights_of
@@ -70,7 +70,7 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
-    progress: Progress | None = None,
+    progress: CheckProgress | None = None,
 ) -> CheckReport:
     """Check whether a network can learn from its initial values. The model does not change, bit by bit.
 
@@ -229,7 +229,7 @@ def _check_options(
     optimizer: OptimizerLike | None,
     thresholds: Thresholds | None,
     seed: int | None,
-    progress: Progress | None,
+    progress: CheckProgress | None,
 ) -> None:
     if loss is not None and not (callable(loss) and _takes_two(loss)):
         raise SpecError(f"loss must be a function of two arguments, the model's output and the batch, got {loss!r}")
@@ -325,7 +325,7 @@ def _in_full(
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
-    progress: Progress | None,
+    progress: CheckProgress | None,
 ) -> Evidence:
     weights = weights_of(evidence.tensors)
     with preserved(model), kept_gathered(model):

@@ -12,7 +12,7 @@ from torch import nn
 from zeta.base.generators import apart
 from zeta.base.text import bytes_text
 from zeta.check.examine import Level, check
-from zeta.check.measure.effort import Progress
+from zeta.check.measure.effort import CheckProgress
 from zeta.check.show.report import CheckReport
 from zeta.check.show.serial import to_json
 from zeta.check.show.terminal import brief
@@ -28,7 +28,7 @@ LARGEST: Final = 2**30
 
 
 def run(
-    model: nn.Module, plan: Plan | None, seed: int, request: CheckOptions, progress: Progress | None = None
+    model: nn.Module, plan: Plan | None, seed: int, request: CheckOptions, progress: CheckProgress | None = None
 ) -> CheckReport:
     """Check a model and write the files that were asked for.
 

@@ -45,9 +45,9 @@ TOLERANCE: Final = 1e-6
 def same_distribution(one: Entry, other: Entry) -> bool:
     """Whether the values of two entries have the same distribution, or are equal if nothing is random.
 
-    Scales must agree within ``TOLERANCE`` relative to the scale; locations within ``TOLERANCE`` relative to the scale,
-    plus the rounding of the dtype. Programs with random numbers are compared step by step. Padding rows and dtypes are
-    not compared.
+    Scales and locations must agree within ``TOLERANCE``, relative to the scale; locations may also differ by the
+    rounding of the dtype. Programs with random numbers are compared step by step. Padding rows and dtypes are not
+    compared.
     """
     first, second = one.initializer, other.initializer
     if one.kept or other.kept:

@@ -113,14 +113,14 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
-        written: dict[str, Any] = msgspec.json.decode(encode(_Writer().row(self)))
+        written: dict[str, Any] = msgspec.json.decode(encode(_RowWriter().row(self)))
         return written
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
         """Build the entry that ``to_json`` described; ``PlanError`` if it is not one."""
         try:
-            return _Reader().entry(parse(encode(data), _Row))
+            return _RowReader().entry(parse(encode(data), _Row))
         except (ZetaError, TypeError, ValueError, RecursionError) as error:
             raise PlanError(f"not an entry of a plan, {shown(data)}: {error}") from error
 
@@ -203,7 +203,7 @@ class Plan:
     @uncollected
     def to_json(self) -> str:
         """Return the plan as JSON text; ``Plan.from_json`` reads it back exactly."""
-        writer = _Writer()
+        writer = _RowWriter()
         document = {"format": FORMAT, "entries": [writer.row(entry) for entry in self.entries]}
         return json_text(document)
 
@@ -216,7 +216,7 @@ class Plan:
             head = decode(content, _Head)
             if head.format not in (1, FORMAT):
                 raise PlanError(f"it has format {head.format}; this zeta reads formats 1 and {FORMAT}")
-            reader = _Reader()
+            reader = _RowReader()
             return cls(tuple([reader.entry(row) for row in decode(content, _Document).entries]))
         except ZetaError as error:
             raise PlanError(f"not a plan in JSON: {error}") from error
@@ -305,7 +305,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     format: int = 1
 
 
-class _Writer:
+class _RowWriter:
     """Turns entries into rows. Parts that many entries share are encoded once; the cache key distinguishes -0.0."""
 
     def __init__(self) -> None:
@@ -344,14 +344,14 @@ class _Writer:
 
 def essences(plan: Plan) -> dict[str, bytes]:
     """Everything that decides the bytes of each entry, as text: NaN in a number would not equal itself."""
-    writer = _Writer()
+    writer = _RowWriter()
     rows = {entry.name: writer.row(entry) for entry in plan}
     for row in rows.values():
         row.rule, row.kind = "", Kind.OTHER
     return {name: encode(row) for name, row in rows.items()}
 
 
-class _Reader:
+class _RowReader:
     """Turns rows into entries. Parts that many rows share are checked once."""
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ from zeta.base.usage.views import (
     AS_IT_IS,
     NOTHING,
     Counter,
+    ParameterUse,
     Product,
-    Use,
     Uses,
     Value,
     View,
@@ -195,7 +195,7 @@ class Expressions:
         def real(dims: Sequence[int]) -> tuple[int, ...]:
             return tuple(sorted(dim for dim in (view.dims[place] for place in dims) if dim is not None))
 
-        use = Use(fan_in=real(summed), fan_out=real(kept), blocks=view.blocks, lookup=real(lookup))
+        use = ParameterUse(fan_in=real(summed), fan_out=real(kept), blocks=view.blocks, lookup=real(lookup))
         self.run.found.products.append(use)
         return frozenset([Product(use=use)]) if last else NOTHING
 

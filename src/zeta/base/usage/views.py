@@ -54,7 +54,7 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
+class ParameterUse:
     """One product with the parameter: the dimensions that it sums over, and those that it keeps."""
 
     fan_in: tuple[int, ...]
@@ -67,7 +67,7 @@ class Use:
 class Product:
     """The result of a product whose last dimension is the parameter's kept dimension."""
 
-    use: Use
+    use: ParameterUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Uses:
     """All uses of one parameter in ``forward``. ``lost``: some could not be followed."""
 
     def __init__(self) -> None:
-        self.products: list[Use] = []
+        self.products: list[ParameterUse] = []
         self.lost = False
         self.scales = self.adds = False
         self.scales_in_norm = self.adds_in_norm = False

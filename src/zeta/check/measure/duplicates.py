@@ -61,11 +61,11 @@ def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tens
     return chosen[order], mine[order]
 
 
-def units_of_all(held: tuple[TensorFacts, ...], tolerance: float) -> dict[str, Units]:
+def units_of_all(tensors: tuple[TensorFacts, ...], tolerance: float) -> dict[str, Units]:
     """The units of every trainable weight that has a gradient, by name."""
-    by_name = {one.name: one for one in held}
+    by_name = {one.name: one for one in tensors}
     found: dict[str, Units] = {}
-    for one in held:
+    for one in tensors:
         if not one.is_weight or not one.trainable or one.gradient is None or one.stats.nonfinite:
             continue
         local = one.slot.local_name

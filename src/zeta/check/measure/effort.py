@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 #: called with a description of the next item, the estimated seconds done, and the estimated seconds in all
-Progress = Callable[[str, float, float], None]
+CheckProgress = Callable[[str, float, float], None]
 
 #: limit of the estimated seconds of the full level; with the two passes of the fast level, a minute on the core below
 MOST_SECONDS: Final = 40.0
@@ -77,7 +77,7 @@ def shared_out(kinds: Sequence[Sequence[float]], most: float) -> list[Choice]:
 class Course:
     """Reports the progress of the full level."""
 
-    def __init__(self, progress: Progress | None, total: float) -> None:
+    def __init__(self, progress: CheckProgress | None, total: float) -> None:
         self._progress = progress
         self._total = total
         self._done = 0.0

@@ -17,15 +17,13 @@ from zeta.check.measure.effort import Course, seconds_of
 from zeta.check.watch.batches import Call, mapped
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
-from zeta.check.watch.moments import plain
+from zeta.check.watch.moments import TINY, plain
 from zeta.resolve.planning import groups
 from zeta.resolve.slots import Slot, named_modules
 
 #: random vectors for the mean square, and rounds of the power iteration for the largest singular value
 _PROBES: Final = 3
 _ROUNDS: Final = 8
-# avoids a division by zero for Jacobians of zeros
-_TINY: Final = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +150,7 @@ def _largest(x: Tensor, y: Tensor) -> float:
     v = _normal(x)
     value = 0.0
     for _ in range(_ROUNDS):
-        v = v / v.norm().clamp_min(_TINY)
+        v = v / v.norm().clamp_min(TINY)
         if transposed.requires_grad:
             (forward,) = torch.autograd.grad(transposed, u, v, retain_graph=True)
         else:

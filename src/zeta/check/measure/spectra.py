@@ -12,13 +12,12 @@ import torch
 from zeta.check.facts.evidence import TensorFacts
 from zeta.check.measure.duplicates import rows_of
 from zeta.check.measure.effort import Course, seconds_of
+from zeta.check.watch.moments import TINY
 
 #: the smaller side of a matrix up to which its spectral norm is computed exactly, from its eigenvalues
 _EXACT: Final = 512
 #: rounds of the power iteration for larger ones
 _ROUNDS: Final = 40
-# avoids a division by zero for matrices of zeros
-_TINY: Final = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,10 +37,10 @@ class Weight:
         return seconds_of(calls=2 * _ROUNDS, multiplications=count, touched=count / 4)
 
 
-def weights_of(held: Sequence[TensorFacts]) -> list[Weight]:
+def weights_of(tensors: Sequence[TensorFacts]) -> list[Weight]:
     """The weights whose spectral norm is checked."""
     found: list[Weight] = []
-    for one in held:
+    for one in tensors:
         rows = rows_of(one, one.values)
         if rows is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
             found.append(Weight(name=one.name, rows=rows, rms=one.stats.rms))
@@ -66,5 +65,5 @@ def _largest(matrix: torch.Tensor) -> float:
     v[::2] = -0.5
     for _ in range(_ROUNDS):
         v = matrix.T @ (matrix @ v)
-        v = v / v.norm().clamp_min(_TINY)
+        v = v / v.norm().clamp_min(TINY)
     return float((matrix @ v).norm())

@@ -18,14 +18,14 @@ from zeta.errors import SpecError
 OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 
 
-def first_step(held: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> dict[str, Update]:
+def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> dict[str, Update]:
     """The rms of each parameter's first step over the rms of its values (if these are not zero), and its group.
 
     A given optimizer does not change: a new one of the same class, with the same options, takes the step.
 
     Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one, or has no parameter of the model.
     """
-    moving = [one for one in held if one.trainable and not one.buffer and one.gradient is not None]
+    moving = [one for one in tensors if one.trainable and not one.buffer and one.gradient is not None]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
     copies = {id(one.slot.tensor): one.values.clone().requires_grad_(True) for one in moving}
     for one in moving:

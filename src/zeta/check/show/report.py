@@ -10,7 +10,7 @@ from zeta.check.facts.results import Results
 from zeta.check.show.html import page
 from zeta.check.show.sarif import to_sarif
 from zeta.check.show.serial import to_json
-from zeta.check.show.tensorboard import Writer, log_to
+from zeta.check.show.tensorboard import SummaryWriterLike, log_to
 from zeta.check.show.terminal import text
 from zeta.write.checkpoint import write_text
 
@@ -42,7 +42,7 @@ class CheckReport(Results):
         """
         return _written(json.dumps(to_sarif(self, artifact), indent=1, allow_nan=False) + "\n", path)
 
-    def log_to(self, writer: Writer, step: int = 0) -> None:
+    def log_to(self, writer: SummaryWriterLike, step: int = 0) -> None:
         """Log everything to TensorBoard through torch's ``SummaryWriter``."""
         log_to(self, writer, step)
 

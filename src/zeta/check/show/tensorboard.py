@@ -11,7 +11,7 @@ from zeta.check.facts.results import Results, Stats
 from zeta.check.show.terminal import text
 
 
-class Writer(Protocol):
+class SummaryWriterLike(Protocol):
     """The methods of ``torch.utils.tensorboard.SummaryWriter`` that are used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
@@ -35,7 +35,7 @@ class Writer(Protocol):
         """Log a histogram by its buckets: the upper edge of each, and the number of values in it."""
 
 
-def log_to(results: Results, writer: Writer, step: int = 0) -> None:
+def log_to(results: Results, writer: SummaryWriterLike, step: int = 0) -> None:
     """Log the findings as text, the measurements of each layer and parameter as scalars, and their histograms.
 
     The tags start with ``zeta``, then the quantity, then the layer or parameter: ``zeta output rms/blocks.0.fc1``.
@@ -84,7 +84,7 @@ def _stats(results: Results) -> Iterator[tuple[str, Stats]]:
         yield f"zeta values/{parameter.name}", parameter.values
 
 
-def _add_histogram(writer: Writer, tag: str, stats: Stats, step: int) -> None:
+def _add_histogram(writer: SummaryWriterLike, tag: str, stats: Stats, step: int) -> None:
     histogram = stats.histogram
     if histogram is None or not sum(histogram.counts):
         return

@@ -18,6 +18,8 @@ _HISTOGRAM_SAMPLE: Final = 2**13
 _BINS: Final = 24
 # variance over mean square below which "mean square - mean^2" has lost too many digits in fp64
 _CANCELLED: Final = 1e-6
+#: a lower limit for norms and mean squares that are divided by: avoids a division by zero, and changes no other result
+TINY: Final = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,7 +19,7 @@ from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
-from zeta.check.watch.moments import Measures, Pending, pending, plain, resolved
+from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.resolve.planning import groups
 from zeta.resolve.slots import Slot, named_modules
@@ -28,8 +28,6 @@ from zeta.resolve.slots import Slot, named_modules
 _HEAD_STEPS = 12
 # views or casts of a parameter that are skipped
 _VIEWS = 3
-# avoids a division by zero for inputs of zeros
-_TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,7 +182,7 @@ def _batch_signal(call: Call) -> float | None:
             continue
         rows = x.float().reshape(-1, x.shape[-1]) if x.ndim > 1 else x.float()[:, None]
         if rows.shape[0] > 1:
-            shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(_TINY)))
+            shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(TINY)))
     return max(shares, default=None)
 
 

@@ -76,10 +76,10 @@ _MASK: Final = 0xFFFFFFFF
 #: set in the number of a draw for the words that give fp64 values their lower bits
 LOW_WORD: Final = 1 << 63
 
-Block = tuple[Tensor, Tensor, Tensor, Tensor]
+PhiloxBlock = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> Block:
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> PhiloxBlock:
     """Philox4x32-10: from four counter words (32-bit numbers in int64 tensors) and two key words to four words.
 
     >>> zero = torch.zeros(1, dtype=torch.int64)

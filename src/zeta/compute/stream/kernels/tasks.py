@@ -69,10 +69,10 @@ class Task:
         assert self.out.dtype is self.law.dtype, (self.out.dtype, self.law)
 
 
-Box = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
+StridedBox = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
-def boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[Box]:
+def boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[StridedBox]:
     """Cut an array with several sets of strides into boxes of ``DIMS`` dimensions: (offsets, sizes, strides).
 
     Adjacent dimensions that are contiguous in every set are joined first, so that one box is almost always enough.
