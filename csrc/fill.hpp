@@ -1,6 +1,6 @@
-// Jobs: whole blocks of a row go straight to memory, what is left is gathered counter by counter.
+// Fill jobs: whole aligned blocks of a row are written directly to memory; the other elements are collected in batches.
 
-// What all blocks of a job share.
+// Constants of a job, computed once for all its blocks.
 struct Prepared {
     const zeta_job* job;
     Philox philox, philox_low;
@@ -56,7 +56,7 @@ constexpr bool is_double = false;
 template <>
 constexpr bool is_double<double> = true;
 
-// Pieces of runs that do not fill an aligned block share one, counter by counter.
+// Collects counters of runs that do not fill an aligned block, and computes a full block of them at once.
 template <class Out>
 class Batch {
   public:
@@ -104,10 +104,10 @@ class Batch {
     const Prepared& prepared_;
     int used_ = 0, segments_used_ = 0;
     uint64_t counters_[COUNTERS];
-    Segment segments_[COUNTERS];  // each takes a counter at least
+    Segment segments_[COUNTERS];  // each segment has at least one counter
 };
 
-// A block by way of the first cache, and past the others.
+// Compute a block in the first-level cache, and write it with streaming stores.
 template <class Out>
 NOINLINE void stream_block(const Prepared& prepared, const uint32_t* words, const uint32_t* low, Out* out) {
     alignas(64) Out values[BLOCK];
@@ -116,7 +116,7 @@ NOINLINE void stream_block(const Prepared& prepared, const uint32_t* words, cons
     for (int i = 0; i < BLOCK; i += LINE / (int)sizeof(Out)) stream_line(out + i, values + i);
 }
 
-// Aligned blocks go straight to memory, the rest through the batch.
+// Write aligned blocks directly to memory, and the rest through the batch.
 template <class Out>
 void fill_run(const Prepared& prepared, Batch<Out>& batch, uint64_t index, int64_t count, Out* out, int64_t stride,
               bool streams) {
@@ -158,9 +158,9 @@ void fill_rows(const zeta_job& job, const Piece& piece) {
 }
 
 #ifdef ZETA_ROUND_BFLOAT16
-// Whether no result is a subnormal number. Draws are 0 or at least 2^-24 (uniform) or q (normal). With a shift, a result
-// is 0, or at least half the shift, or what is left where the product cancels it: a multiple of the product's last bit,
-// 2^-49 times the shift or more.
+// Whether no result can be a subnormal number. Draws are 0, or at least 2^-24 (uniform) or q (normal). With a shift, a
+// result is 0, or at least half the shift, or the rest after cancellation: a multiple of the product's last bit, which is
+// at least 2^-49 times the shift.
 bool never_subnormal(const zeta_job& job) {
     auto normal = [](double x) { return x == 0 || __builtin_fabs(x) >= 0x1p-126; };
     auto far = [](const zeta_side& side) { return side.count == 0 || side.q_offset >= 0x1p-60; };

@@ -1,4 +1,4 @@
-// Values of fp32, bf16 and fp16 from words: one word each, in fp32 arithmetic.
+// fp32, bf16 and fp16 values: each from one word, in fp32 arithmetic.
 
 constexpr float CENTRAL_LIMIT = 25.0f / 64.0f, SQRT_2PI = 2.5066282749176025f, LN2 = 0.6931471824645996f;
 constexpr float CENTRAL[] = {2.6249349117279053f, 5.772726058959961f, 15.626585006713867f, 50.38398742675781f,
@@ -44,7 +44,7 @@ struct Side32 {
     float scale, q_offset, p_offset;
 };
 
-// Where a word lies: the distance of its probability from 1/2, or the tail beyond it, and the sign of its quantile.
+// The two sides of an interval: for a word, the distance of its probability from 1/2, its tail, and its sign.
 struct Sides {
     Side32 negative, positive;
     uint32_t split;
@@ -73,7 +73,7 @@ struct Sides {
     }
 };
 
-// The same where both sides are equal, with 2^31 words each.
+// The same for an interval with two equal sides of 2^31 words each.
 struct Symmetric {
     Side32 side;
 
@@ -100,14 +100,14 @@ struct Affine32 {
     }
 };
 
-// Whether a draw in [0, 1) can leave the bounds: if so the least or the greatest does, as rounding keeps the order.
+// Whether a draw in [0, 1) can leave the bounds: rounding keeps the order, so that only the extremes need to be checked.
 inline bool leaves_bounds(const Affine32& affine) {
     const Affine32 free = {affine.scale, affine.shift, affine.low, affine.high, false};
     float least = free(all32(0.0f))[0], most = free(all32(1.0f - 0x1p-24f))[0];
     return !(affine.low <= least && least <= affine.high && affine.low <= most && most <= affine.high);
 }
 
-// Two vectors at a time, as that is what fills one of 16-bit numbers.
+// Store two vectors at a time, because these fill one vector of 16-bit numbers.
 inline void store_as(float* out, f32v first, f32v second) {
     store(out, first);
     store(out + LANES, second);
@@ -120,7 +120,7 @@ inline void store_as(BFloat16* out, f32v first, f32v second) {
     store(out, upper_halves(round_upper((u32v)first), round_upper((u32v)second)));
 }
 #ifdef ZETA_ROUND_BFLOAT16
-struct NoSubnormal {  // a BFloat16 that is none
+struct NoSubnormal {  // a BFloat16 that is not subnormal
     uint16_t bits;
 };
 inline void store_as(NoSubnormal* out, f32v first, f32v second) { store(out, round_bfloat16(first, second)); }
@@ -142,7 +142,8 @@ NOINLINE void uniform_block(const uint32_t* words, const Affine32& affine, Out* 
     }
 }
 
-// The quantile near the centre for all, and in the tails, which few words reach, for those words moved together.
+// Computes the central formula for all words, and the tail formula only for the few words in the tails, which are
+// first compressed into full vectors.
 template <class Out, class Where>
 NOINLINE void normal_block(const uint32_t* words, const Where& where, const Affine32& affine, Out* out) {
     float central[BLOCK];
@@ -159,7 +160,7 @@ NOINLINE void normal_block(const uint32_t* words, const Where& where, const Affi
         masks[i] = at_least(q, all32(CENTRAL_LIMIT));
         count += compress(w, masks[i], far_words + count);
     }
-    for (int i = count; i < count + LANES; i++) far_words[i] = 0;  // what fills the last vector
+    for (int i = count; i < count + LANES; i++) far_words[i] = 0;  // pads the last vector
 #pragma GCC unroll 2
     for (int i = 0; i < count; i += LANES) {
         i32v sign;

@@ -1,4 +1,4 @@
-// Values of fp64 from words: 53 bits of two each; quantiles by Wichura's AS 241.
+// fp64 values: each from 53 bits of two words; quantiles by Wichura's AS 241.
 
 constexpr double AS241_CENTRAL[2][8] = {
     {3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3, 1.3731693765509461125e4,

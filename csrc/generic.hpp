@@ -1,10 +1,10 @@
-// What an instruction set without a better way does lane by lane.
+// Operations of four lanes without special instructions, for instruction sets that have no faster way.
 
 inline u64v zip_low(u64v a, u64v b) { return __builtin_shufflevector(a, b, 0, 2); }
 inline u64v zip_high(u64v a, u64v b) { return __builtin_shufflevector(a, b, 1, 3); }
 
 inline u64v xor3(u64v a, u64v b, u64v c) { return a ^ b ^ c; }
-// Exchange the halves of each 64-bit lane of x, and change the lower one by two other words.
+// Swap the halves of each 64-bit lane of x, and XOR the lower one with a and b.
 inline u64v swap_xor_low(u64v x, u64v a, u64v b) { return x << 32 | (((x >> 32) ^ a ^ b) & 0xffffffff); }
 inline f64v sqrt64(f64v x) {
     f64v result;
@@ -23,7 +23,7 @@ inline f64v clamp64(f64v x, f64v low, f64v high) {
 using Mask = i32v;
 inline Mask at_least(f32v x, f32v limit) { return x >= limit; }
 
-// Write the chosen lanes to `out`, one after the other, and as many again as there is room in a vector.
+// Write the chosen lanes to `out` without gaps; up to LANES elements of `out` are overwritten.
 inline int compress(u32v x, Mask chosen, uint32_t* out) {
     int count = 0;
     for (int lane = 0; lane < LANES; lane++) {
@@ -32,7 +32,7 @@ inline int compress(u32v x, Mask chosen, uint32_t* out) {
     }
     return count;
 }
-// The inverse: chosen lanes take the next values of `in`, the others stay.
+// The inverse: chosen lanes get the next values of `in`, the others stay.
 inline f32v expand(f32v x, Mask chosen, const float* in, int* taken) {
     int count = 0;
     for (int lane = 0; lane < LANES; lane++) {
@@ -47,7 +47,7 @@ inline u16v upper_halves(u32v first, u32v second) {
     return __builtin_shufflevector((u16v)first, (u16v)second, 1, 3, 5, 7, 9, 11, 13, 15);
 }
 
-// Without instructions that pass the caches.
+// There are no streaming stores: these are ordinary ones.
 constexpr int LINE = 16;
 inline void stream_line(void* out, const void* in) { __builtin_memcpy(out, in, LINE); }
 inline void streamed() {}

@@ -1,12 +1,12 @@
 #include <immintrin.h>
 
-#include "kernels.hpp"
+#include "dispatch.hpp"
 
 namespace zeta::avx2 {
 namespace {
 #include "simd_avx2.hpp"
 
-#include "kernel.hpp"
+#include "block.hpp"
 }  // namespace
 }  // namespace zeta::avx2
 

@@ -1,12 +1,12 @@
 #include <immintrin.h>
 
-#include "kernels.hpp"
+#include "dispatch.hpp"
 
 namespace zeta::avx512 {
 namespace {
 #include "simd_avx512.hpp"
 
-#include "kernel.hpp"
+#include "block.hpp"
 }  // namespace
 }  // namespace zeta::avx512
 

@@ -1,12 +1,12 @@
 #include <arm_neon.h>
 
-#include "kernels.hpp"
+#include "dispatch.hpp"
 
 namespace zeta::neon {
 namespace {
 #include "simd_neon.hpp"
 
-#include "kernel.hpp"
+#include "block.hpp"
 }  // namespace
 }  // namespace zeta::neon
 

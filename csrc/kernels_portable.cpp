@@ -1,10 +1,10 @@
-#include "kernels.hpp"
+#include "dispatch.hpp"
 
 namespace zeta::portable {
 namespace {
 #include "simd_portable.hpp"
 
-#include "kernel.hpp"
+#include "block.hpp"
 }  // namespace
 }  // namespace zeta::portable
 

@@ -1,4 +1,4 @@
-// Sums of what lies in memory.
+// Sums and extremes of values in memory.
 
 inline float value_of(const float* in) { return load<float>(in); }
 inline double value_of(const double* in) { return load<double>(in); }
@@ -40,7 +40,7 @@ struct Sums {
     }
 };
 
-// Four independent sums, so that one addition need not wait for the last.
+// Four independent sums, so that an addition need not wait for the previous one.
 template <class In>
 void measure_run(const In* in, int64_t count, int64_t stride, double centre, zeta_moments& moments) {
     constexpr int STREAMS = 4;

@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon et al. 2011): counters and a key to words.
+// Philox4x32-10 (Salmon et al. 2011): from counters and a key to words.
 
 constexpr uint32_t MULTIPLIERS[2] = {0xd2511f53, 0xcd9e8d57}, WEYL[2] = {0x9e3779b9, 0xbb67ae85};
 constexpr int ROUNDS = 10;
@@ -22,7 +22,7 @@ inline Philox philox_of(uint64_t key, uint64_t draw) {
 }
 
 struct State {
-    u64v c0, c1, c2, c3;  // 32-bit words in 64-bit lanes; what lies above them is ignored
+    u64v c0, c1, c2, c3;  // 32-bit words in 64-bit lanes; the upper halves are ignored
 };
 
 inline void philox_round(State& state, const uint64_t* key) {
@@ -34,7 +34,7 @@ inline void philox_round(State& state, const uint64_t* key) {
     state.c3 = product0;
 }
 
-// The first `DONE` rounds are behind each state; store the words of each counter side by side, c0 c1 c2 c3.
+// Do the rounds after the first `DONE`, and store the words of each counter together: c0 c1 c2 c3.
 template <int DONE>
 inline void philox_rest(State* state, const Philox& philox, uint32_t* words) {
     constexpr int LAST = ROUNDS - 1;
@@ -68,8 +68,8 @@ void philox_at(const uint64_t* counters, const Philox& philox, uint32_t* words) 
     }
 }
 
-// The words of COUNTERS counters in a row, from a multiple of COUNTERS on. All but the lowest word are the same, and
-// so is half of the state after one round, a quarter after two: these parts are computed once, not lane by lane.
+// The words of COUNTERS consecutive counters, from a multiple of COUNTERS on. All counters have the same upper words, so
+// that half of the state is equal after one round, and a quarter after two: these parts are computed only once.
 NOINLINE void philox_run(uint64_t counter, const Philox& philox, uint32_t* words) {
     const auto& key = philox.key;
     uint64_t low = counter & 0xffffffff, constant = philox.draw[0] * MULTIPLIERS[1];

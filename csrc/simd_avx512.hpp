@@ -13,14 +13,14 @@ inline u64v multiply_wide(u64v a, u64v b) { return (u64v)_mm512_mul_epu32((__m51
 inline u64v xor3(u64v a, u64v b, u64v c) {
     return (u64v)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
 }
-// Exchange the halves of each 64-bit lane of x, and change the lower one by two other words.
+// Swap the halves of each 64-bit lane of x, and XOR the lower one with a and b.
 inline u64v swap_xor_low(u64v x, u64v a, u64v b) {
     return (u64v)_mm512_mask_ternarylogic_epi32(_mm512_rol_epi64((__m512i)x, 32), 0x5555, (__m512i)a, (__m512i)b, 0x96);
 }
 inline f32v fma32(f32v a, f32v b, f32v c) { return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
 inline f32v sqrt32(f32v x) { return (f32v)_mm512_sqrt_ps((__m512)x); }
 inline f64v sqrt64(f64v x) { return (f64v)_mm512_sqrt_pd((__m512d)x); }
-// On a tie these instructions return their second operand: x, as everywhere.
+// If both operands are equal, these instructions return the second one: x, as in the other implementations.
 inline f32v clamp32(f32v x, f32v low, f32v high) {
     return (f32v)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
 }
@@ -30,12 +30,12 @@ inline f64v clamp64(f64v x, f64v low, f64v high) {
 
 inline Mask at_least(f32v x, f32v limit) { return _mm512_cmp_ps_mask((__m512)x, (__m512)limit, _CMP_GE_OQ); }
 
-// Write the chosen lanes to `out`, one after the other, and as many again as there is room in a vector.
+// Write the chosen lanes to `out` without gaps; all LANES elements of `out` are overwritten.
 inline int compress(u32v x, Mask chosen, uint32_t* out) {
     _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(chosen, (__m512i)x));
     return __builtin_popcount(chosen);
 }
-// The inverse: chosen lanes take the next values of `in`, the others stay.
+// The inverse: chosen lanes get the next values of `in`, the others stay.
 inline f32v expand(f32v x, Mask chosen, const float* in, int* taken) {
     *taken = __builtin_popcount(chosen);
     return (f32v)_mm512_mask_expand_ps((__m512)x, chosen, _mm512_loadu_ps(in));
@@ -46,7 +46,7 @@ inline u16v upper_halves(u32v first, u32v second) {
                                    33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63);
 }
 #ifdef __AVX512BF16__
-// One instruction rounds two vectors, but takes subnormal numbers for zeros.
+// One instruction rounds two vectors, but it treats subnormal numbers as zeros.
 #define ZETA_ROUND_BFLOAT16
 inline u16v round_bfloat16(f32v first, f32v second) {
     return (u16v)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
@@ -57,7 +57,7 @@ inline void store_float16(uint16_t* out, f32v x) {
     _mm256_storeu_si256((__m256i*)out, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-// Past the caches.
+// Streaming stores, which bypass the caches.
 constexpr int LINE = 64;
 inline void stream_line(void* out, const void* in) { _mm512_stream_si512((__m512i*)out, _mm512_load_si512(in)); }
-inline void streamed() { _mm_sfence(); }  // before another thread is told
+inline void streamed() { _mm_sfence(); }  // makes the stores visible before another thread is notified

@@ -1,4 +1,4 @@
-// Four lanes in plain C++: for processors without a file of their own, and the yardstick of those that have one.
+// Four lanes in plain C++, for all other processors; the tests compare the other implementations with it.
 constexpr int LANES = 4;
 constexpr int SETS = 2;
 #include "vectors.hpp"

@@ -1,4 +1,4 @@
-// Vector types of LANES 32-bit or LANES / 2 64-bit lanes, in the notation that GCC and Clang share.
+// Vector types of LANES 32-bit or LANES / 2 64-bit lanes, with the vector extensions that GCC and Clang share.
 
 typedef uint32_t u32v __attribute__((vector_size(4 * LANES)));
 typedef int32_t i32v __attribute__((vector_size(4 * LANES)));

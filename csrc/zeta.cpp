@@ -1,4 +1,4 @@
-// The C interface: choose an instruction set, cut jobs into units, share the units among threads.
+// The C interface: choose an instruction set, cut jobs into units of work, distribute the units over threads.
 #include "zeta.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-#include "kernels.hpp"
+#include "dispatch.hpp"
 
 namespace {
 
@@ -44,8 +44,9 @@ const std::vector<Isa>& isas() {
     return usable;
 }
 
-// Stores that pass the caches need not read what they overwrite. On Zen 5 one core fills the memory's bandwidth, and they
-// make a uniform fill on two cores 1.4 times as fast; Zen 4 gained nothing. Other processors were not measured.
+// Streaming stores bypass the caches, so that the processor need not read the memory that it overwrites. On Zen 5 one
+// core uses the whole memory bandwidth, and they make a uniform fill on two cores 1.4 times as fast; Zen 4 gained
+// nothing. Other processors were not measured.
 bool streams_well() {
 #if defined(__x86_64__)
     unsigned eax, ebx, ecx, edx;
@@ -57,7 +58,7 @@ bool streams_well() {
 #endif
 }
 
-// Subnormal numbers count, and rounding is to nearest, whatever the calling thread has set.
+// Keeps subnormal numbers and rounds to nearest, whatever the calling thread has set; restores its setting.
 class FloatingPointDefaults {
   public:
 #if defined(__x86_64__)
@@ -78,9 +79,9 @@ class FloatingPointDefaults {
 #endif
 };
 
-constexpr int64_t UNIT = 1 << 16;            // elements: what a thread takes at a time stays in its cache
-constexpr int64_t WORTH_A_THREAD = 1 << 17;  // starting one takes as long as some 10,000 elements
-constexpr int64_t BEYOND_CACHES = 1 << 25;   // bytes: of less, the last cache keeps a good part for who reads it next
+constexpr int64_t UNIT = 1 << 16;            // elements of a unit of work, which stay in a core's cache
+constexpr int64_t WORTH_A_THREAD = 1 << 17;  // elements per thread; starting one takes as long as some 10,000 elements
+constexpr int64_t BEYOND_CACHES = 1 << 25;   // bytes; a large part of smaller results stays in the last-level cache
 
 using zeta::INNER;
 
@@ -110,20 +111,20 @@ std::vector<Unit> units_of(const Owner* owners, int64_t count, bool streams = fa
     return units;
 }
 
-// Call `loop` on up to `threads` threads of our own.
+// Call `loop` on the calling thread and up to `threads - 1` new ones.
 template <class Loop>
 void on_own_threads(int64_t threads, const Loop& loop) {
     std::vector<std::thread> helpers;
     try {
         while ((int64_t)helpers.size() + 1 < threads) helpers.emplace_back(loop);
     } catch (const std::system_error&) {
-        // no more threads to be had: those that there are do it
+        // no more threads can be started: the existing ones do all the work
     }
     loop();
     for (std::thread& helper : helpers) helper.join();
 }
 
-// Call work(number of the unit) for each unit, on as many threads as are worth it.
+// Call work(number of the unit) for each unit, on as many threads as are worthwhile.
 template <class Work>
 void share(int64_t units, int64_t elements, int32_t threads, zeta_team team, const Work& work) {
     std::atomic<int64_t> next{0};
@@ -165,7 +166,7 @@ bool valid(const zeta_view& view) {
     return view.dtype >= ZETA_FLOAT32 && view.dtype <= ZETA_FLOAT64 && valid_sizes(view.size, view.data);
 }
 
-// The elements of all jobs or views, or -1 if one is invalid.
+// The number of elements of all jobs or views, or -1 if one is invalid.
 template <class Owner>
 int64_t elements_of(const Owner* owners, int64_t count) {
     int64_t elements = 0;

@@ -1,6 +1,6 @@
-/* The C interface of the native core. No torch, no Python: plain memory in, plain memory out.
+/* The C interface of the compiled kernels. It depends on neither torch nor Python: plain memory in, plain memory out.
  *
- * Every value follows docs/stream.md. The operations carry the names of the reference in src/zeta/compute/stream/random.py. */
+ * docs/stream.md defines every value. The functions have the names of the reference, src/zeta/compute/stream/random.py. */
 #ifndef ZETA_H
 #define ZETA_H
 
@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-/* Raised whenever a struct below or the meaning of a field changes; the loader refuses another one. */
+/* Incremented whenever a struct below or the meaning of a field changes; the loader refuses any other version. */
 #define ZETA_ABI 3
 
 enum zeta_kind { ZETA_WORDS = 0, ZETA_UNIFORM = 1, ZETA_NORMAL = 2 };
@@ -50,13 +50,13 @@ typedef struct {
     zeta_side negative, positive;
 } zeta_job;
 
-/* Values in memory, to be measured. Dimensions as in a job. */
+/* Values in memory that are measured. Dimensions as in a job. */
 typedef struct {
     const void* data;
     int64_t size[ZETA_DIMS];
     int64_t stride[ZETA_DIMS];
     int32_t dtype;
-    double centre;            /* sums are about this number */
+    double centre;            /* subtracted from each value before it is summed */
 } zeta_view;
 
 typedef struct {
@@ -70,19 +70,20 @@ ZETA_API int64_t zeta_view_size(void);
 /* The instruction sets compiled in and usable on this processor, best first, separated by commas. */
 ZETA_API const char* zeta_isas(void);
 
-/* Calls work(data) on up to `threads` threads at once, and returns when all calls have. An OpenMP runtime's GOMP_parallel
- * is one: its threads are awake where torch has just used them, and do not wait beside ours for a processor. */
+/* Calls work(data) on up to `threads` threads at once, and returns when all calls have returned. GOMP_parallel of an
+ * OpenMP runtime has this type. With torch's runtime, the kernels run on torch's own threads, which are still awake after
+ * an operation; separate threads would compete with them for the processors. */
 typedef void (*zeta_team)(void (*work)(void* data), void* data, unsigned threads, unsigned flags);
 
-/* From how many bytes on a fill should pass the caches, on this processor. */
+/* The number of bytes from which on a fill should use streaming stores (which bypass the caches) on this processor. */
 ZETA_API int64_t zeta_stream_from(void);
 
-/* Fill all jobs with up to `threads` threads, the team's, or own ones where it is null; past the caches, where all jobs
- * together write `stream_from` bytes or more. Returns 0, or 1 for an unknown instruction set, 2 for a bad job. */
+/* Fill all jobs with up to `threads` threads: the team's, or new ones if it is null. Uses streaming stores if all jobs
+ * together write `stream_from` bytes or more. Returns 0, or 1 for an unknown instruction set, 2 for an invalid job. */
 ZETA_API int32_t zeta_fill(const char* isa, const zeta_job* jobs, int64_t count, int64_t stream_from, int32_t threads,
                            zeta_team team);
 
-/* Measure all views, with the same answers for any number of threads. Returns as zeta_fill. */
+/* Measure all views; the results have the same bits for any number of threads. Returns as zeta_fill. */
 ZETA_API int32_t zeta_measure(const char* isa, const zeta_view* views, zeta_moments* moments, int64_t count,
                               int32_t threads, zeta_team team);
 

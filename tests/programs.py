@@ -93,14 +93,14 @@ class Remote:
             written = self._call(jobs, memory, measures=False)
             memory.copy_(torch.frombuffer(bytearray(written), dtype=torch.uint8) if written else memory)
 
-    def measure(self, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[native.Moments]:
+    def measure(self, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[native.RawSums]:
         """As ``Library.measure``, of tensors that are one view each."""
-        found: list[native.Moments] = []
+        found: list[native.RawSums] = []
         for tensor, centre in zip(tensors, centres, strict=True):
             memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
             views = [_moved(view, memory) for view in native._views(tensor, centre)]
             assert len(views) == 1
-            found += native._MOMENTS.iter_unpack(self._call(views, memory, measures=True))
+            found += native._SUMS.iter_unpack(self._call(views, memory, measures=True))
         return found
 
     def _call(self, items: Iterable[bytes], memory: Tensor, *, measures: bool) -> bytes:

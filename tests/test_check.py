@@ -606,7 +606,7 @@ def test_a_loss_over_no_labels_is_not_a_number() -> None:
     assert "Z601" in {f.rule.id for f in report.findings if f.severity is Severity.FAIL}
 
 
-def test_loss_of_a_head_without_opinion() -> None:
+def test_loss_of_a_head_at_chance_level() -> None:
     model = Mlp(8, 16, 7)
     nn.init.zeros_(model[2].weight)
     nn.init.constant_(model[2].bias, 100.0)  # of all classes alike

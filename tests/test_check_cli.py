@@ -124,7 +124,7 @@ def test_init_with_a_batch_and_without_a_check() -> None:
 def test_init_builds_no_large_model_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "LARGEST", 100)
     result = zeta("init", "nets.py:Net", "--out", "out")
-    assert "not checked: the model has 1.7 kB, which are not built in memory unasked; give --batch" in result.stdout
+    assert "not checked: the model has 1.7 kB, more than is built in memory by default; give --batch" in result.stdout
 
 
 class Configured(nn.Module):

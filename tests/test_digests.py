@@ -18,7 +18,17 @@ from tests.sharded import Awkward, fake_mesh
 from zeta import Plan, Rule, Rules
 from zeta.fans import Axes
 from zeta.initializers import Constant, Normal, Zeros
-from zeta.report.digests import Claim, Conflict, Digest, Laid, Shards, claim_of, conflicts, laid_out, ranks_text
+from zeta.report.digests import (
+    Claim,
+    Conflict,
+    Digest,
+    ShardedLayout,
+    Shards,
+    claim_of,
+    conflicts,
+    layouts_of,
+    ranks_text,
+)
 from zeta.resolve.fitting import fit
 from zeta.write.apply import prepare
 
@@ -123,7 +133,7 @@ def test_what_is_held_says_which_mesh_and_how() -> None:
         with fake_mesh((2, 2), (rank // 2, rank % 2)) as mesh:
             tensors = [("a", sharded(mesh, Shard(0), Replicate())), ("b", sharded(mesh, Replicate(), Shard(1)))]
             tensors = tensors if rank else tensors[::-1]  # in which order a model has them does not matter
-            seen.append(Claim(seed=0, plan=None, held=laid_out([*tensors, ("c", torch.zeros(3))])).digest)
+            seen.append(Claim(seed=0, plan=None, held=layouts_of([*tensors, ("c", torch.zeros(3))])).digest)
             [held] = seen[-1].held
             assert (held.mesh, held.tensors) == (((0, 1), (2, 3)), 2)
     assert len(set(seen)) == 1
@@ -138,7 +148,7 @@ def test_what_is_held_says_which_mesh_and_how() -> None:
             for shape in ((8, 6), (8, 4)):
                 for dtype in (torch.float32, torch.float16):
                     claim = Claim(
-                        seed=0, plan=None, held=laid_out([("a", sharded(mesh, *tensor, shape=shape).to(dtype))])
+                        seed=0, plan=None, held=layouts_of([("a", sharded(mesh, *tensor, shape=shape).to(dtype))])
                     )
                     layouts.add(claim.digest.held[0].layout)
     assert len(layouts) == 16
@@ -229,8 +239,8 @@ def test_the_first_tensors_that_differ_are_named() -> None:
 
 
 def test_tensors_of_other_meshes_are_none_of_a_conflicts_business() -> None:
-    def laid(name: str, mesh: Any, dim: int = 0) -> Laid:
-        return Laid(name, (8, 6), torch.float32, mesh, (Shard(dim),))
+    def laid(name: str, mesh: Any, dim: int = 0) -> ShardedLayout:
+        return ShardedLayout(name, (8, 6), torch.float32, mesh, (Shard(dim),))
 
     claims = {
         0: Claim(seed=0, plan=None, held=(laid("a", (0, 1)), laid("b", (0, 2)))),

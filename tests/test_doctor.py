@@ -115,7 +115,7 @@ def test_a_backend_that_computes_something_else_is_noticed(monkeypatch: pytest.M
 def test_a_missing_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/x.so")
-    caches = kernels._load, kernels._choice, kernels._say
+    caches = kernels._load, kernels._choice, kernels._warn
     for cache in caches:
         cache.cache_clear()
     try:

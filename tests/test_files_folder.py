@@ -192,9 +192,7 @@ def test_a_file_that_is_named_like_one_set_aside(out: Path) -> None:
     (out / ".zeta-earlier.model.safetensors").write_text("precious")
     (out / ".zeta-earlier.notes").write_text("precious")
     before = contents(out)
-    with pytest.raises(
-        CheckpointError, match=r"\.zeta-earlier\.model\.safetensors is a file of somebody else, expected n"
-    ):
+    with pytest.raises(CheckpointError, match=r"\.zeta-earlier\.model\.safetensors is an existing file, expected n"):
         layer(out, seed=1, force=True)
     assert contents(out) == before
     (out / ".zeta-earlier.model.safetensors").unlink()
@@ -213,7 +211,7 @@ def test_what_appears_at_the_last_moment_is_not_replaced(name: str, out: Path, m
         original(source, target, **places)
 
     monkeypatch.setattr(os, "link", link)
-    with pytest.raises(CheckpointError, match=rf"{name} is a file of somebody else, expected nothing"):
+    with pytest.raises(CheckpointError, match=rf"{name} is an existing file, expected nothing"):
         layer(out)
     assert contents(out) == {name: b"precious"}
 

@@ -41,7 +41,7 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """Decide again which backend is used, before and after."""
-    caches = kernels._choice, kernels.proved, kernels._load, kernels._say
+    caches = kernels._choice, kernels.proved, kernels._load, kernels._warn
     for cache in caches:
         cache.cache_clear()
     yield

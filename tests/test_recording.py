@@ -397,7 +397,7 @@ class Wrong(nn.Module):
 
 
 def test_what_no_law_can_be_is_said_of_the_parameter_alone() -> None:
-    with pytest.raises(RecordingError, match=r"bad: was filled by trunc_normal_, which is no law here: .*got -1\.0"):
+    with pytest.raises(RecordingError, match=r"bad: was filled by trunc_normal_ with invalid arguments: .*got -1\.0"):
         zeta.record(Wrong)
     _, plan = zeta.record(Wrong, fallback=Rules([Rule("bad", Zeros())]))
     laws = [plan[name].initializer for name in ("bad", "good", "free")]

@@ -80,8 +80,8 @@ def test_a_lost_sign_is_found() -> None:
     def careless(leaf: laws.Leaf, factor: float, shift: float) -> laws.Leaf | None:
         return law(leaf, abs(factor), shift)
 
-    law = laws._law
-    with mock.patch.object(laws, "_law", careless):
+    law = laws._scaled_and_shifted
+    with mock.patch.object(laws, "_scaled_and_shifted", careless):
         assert any(text.startswith("negative") for text in twin(Alone).different)
 
 
@@ -96,7 +96,9 @@ def test_a_norm_over_one_channel_is_the_weight_itself() -> None:
 
 def test_a_lost_coupling_is_found() -> None:
     def careless(results: dict[str, Simple]) -> dict[str, Simple]:
-        return {name: assembly._without_formula(x) if assembly._law(x) else x for name, x in results.items()}
+        return {
+            name: assembly._without_formula(x) if assembly._law_and_padding(x) else x for name, x in results.items()
+        }
 
     with mock.patch.object(assembly, "_settled", careless):
         assert any(text.startswith("turned") for text in twin(Coupled).different)

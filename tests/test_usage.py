@@ -208,7 +208,7 @@ def unreadable() -> type[Weighted]:
 )
 def test_what_cannot_be_told_is_asked_for(layer: type[Weighted]) -> None:
     module = layer()
-    with pytest.raises(FanError, match=rf"{layer.__name__}.w of shape \(4, 6, 10\): nobody said .* Pass axes="):
+    with pytest.raises(FanError, match=rf"{layer.__name__}.w of shape \(4, 6, 10\): it is not known .* Pass axes="):
         axes_of(module, "w", module.w.shape)
 
 
@@ -432,7 +432,7 @@ UNSURE = [
 @pytest.mark.parametrize("layer", UNSURE, ids=lambda layer: layer.__name__)
 def test_what_is_not_certain_is_asked_for(layer: type[Weighted]) -> None:
     module = layer()
-    with pytest.raises(FanError, match="nobody said which dimensions are in and out"):
+    with pytest.raises(FanError, match="it is not known which dimensions are in and out"):
         axes_of(module, "w", module.w.shape)
 
 
@@ -444,7 +444,7 @@ def test_code_of_any_size_is_no_error(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("long_code", None)
     module = importlib.import_module("long_code").Long()
-    with pytest.raises(FanError, match="nobody said"):
+    with pytest.raises(FanError, match="it is not known"):
         axes_of(module, "w", torch.Size(SHAPE))
 
 

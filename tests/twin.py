@@ -167,7 +167,7 @@ def assigned(found: Recorded, seed: int) -> list[Tensor]:
         if entry is None:
             continue
         if not isinstance(entry.initializer, Program):
-            root, law = found.roots[name], assembly._law(result)
+            root, law = found.roots[name], assembly._law_and_padding(result)
             leaf = law[0] if law is not None else None
             if leaf is not None and leaf.drawn is not None:
                 give(values, found, root, number_of, leaf, name, 0, seed)

@@ -1,10 +1,10 @@
-"""The one authority on ``fan_in`` and ``fan_out``.
+"""The only place that computes ``fan_in`` and ``fan_out``.
 
-``fan_in`` is the number of products that are summed into one output, ``fan_out`` the number of outputs that one
-input reaches. Both follow from the *roles* of a weight's dimensions, which only the module knows, never from the
-shape alone: that is what :class:`Axes` says. Of torch's layers they are known; of others the products in ``forward``
-say them, where its source leaves no doubt (``base/usage``). Where several maps are packed into one weight (grouped
-convolutions, attention's q/k/v, recurrent gates, experts), the fans are those of one of them.
+``fan_in`` is the number of products that are summed into one output; ``fan_out`` is the number of outputs that one
+input contributes to. Both follow from the *roles* of a weight's dimensions, which depend on the module and not on the
+shape alone; :class:`Axes` describes them. The roles are known for torch's layers. For other modules they are derived
+from the products in the source of ``forward``, if that is unambiguous (``base/usage``). If several maps are packed into
+one weight (grouped convolutions, attention's q/k/v, recurrent gates, experts), the fans are those of one map.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from zeta.base.callable import make_callable
 from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown
 from zeta.base.usage import uses
-from zeta.base.usage.views import Use
+from zeta.base.usage.views import ParameterUse
 from zeta.errors import FanError, SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fans:
-    """``fan_in`` and ``fan_out`` of one map: whole numbers, except effective ones of strides that divide no kernel."""
+    """``fan_in`` and ``fan_out`` of one map: integers, except effective fans if a stride does not divide the kernel."""
 
     fan_in: int | float
     fan_out: int | float
@@ -42,10 +42,11 @@ class Axes:
     """The role of each dimension of a weight; every dimension has exactly one role.
 
     ``fan_in`` and ``fan_out`` list the dimensions whose extents multiply into each fan; a dimension in both is a
-    kernel (receptive field). ``batch`` dimensions number independent maps. ``lookup`` dimensions select a row instead
-    of being summed over (an embedding): they count in no fan. ``blocks`` are ``(dimension, n)`` pairs: along it, ``n``
-    maps are packed one after the other, each drawn on its own. ``stride_in`` and ``stride_out`` are pairs too: of that
-    kernel dimension only every ``n``-th position meets one output, or one input; only effective fans count them.
+    kernel (receptive field). ``batch`` dimensions index independent maps. ``lookup`` dimensions select a row instead
+    of being summed over (an embedding): they are in no fan. ``blocks`` are ``(dimension, n)`` pairs: along the
+    dimension, ``n`` independent maps are packed one after the other. ``stride_in`` and ``stride_out`` are pairs too:
+    only every ``n``-th position of that kernel dimension contributes to one output, or gets one input; only effective
+    fans use them.
 
     Dimensions may be negative. Raises ``SpecError`` when built with overlapping or repeated roles.
 
@@ -138,7 +139,7 @@ def _resolved(given: Axes, shape: tuple[int, ...]) -> Axes:
     return axes
 
 
-#: what is given as (dimension, number) pairs
+#: the fields that are (dimension, number) pairs
 _PAIRS: Final = ("blocks", "stride_in", "stride_out")
 
 
@@ -175,7 +176,7 @@ _REGISTERED: dict[type[nn.Module], dict[str, Axes | AxesOf]] = {}
 
 
 def register_fans(module_type: type[nn.Module], axes: Mapping[str, Axes | AxesOf]) -> None:
-    """Say what the dimensions of one's own module's weights mean, for this process.
+    """Register the roles of the dimensions of a module class's weights, for this process.
 
     Args:
         module_type: the class; subclasses inherit it, and a later registration for the same class replaces it.
@@ -212,13 +213,13 @@ def fans(
     Args:
         target: the module that owns the parameter; or a 2-D tensor or shape, taken as ``(out, in)``.
         name: the parameter's local name in that module.
-        axes: the roles of the dimensions, where the module does not tell.
-        torch_compatible: give the numbers of ``torch.nn.init``, which looks at the shape alone.
-        effective: count the products that are really summed, on average over the outputs, where a module has a stride:
-            in a transposed convolution only one in ``stride`` positions of its kernel meets an input, along each
+        axes: the roles of the dimensions, if they are not known for the module.
+        torch_compatible: return the numbers of ``torch.nn.init``, which uses the shape alone.
+        effective: for a module with a stride, count the products that are actually summed, on average over the outputs.
+            In a transposed convolution only one in ``stride`` positions of the kernel meets an input, along each
             dimension, so that ``fan_in`` is ``in_channels / groups * prod(kernel / stride)``; in a convolution the same
-            holds for ``fan_out``. The field's definition, the default, counts the whole kernel: with ``stride=2``, two
-            dimensions and variance ``1/fan_in`` a quarter of the variance arrives.
+            holds for ``fan_out``. The usual definition, the default, counts the whole kernel: with ``stride=2`` in two
+            dimensions and variance ``1/fan_in``, the output has a quarter of the input's variance.
 
     Raises:
         FanError: the parameter is missing or has no fans (a bias, a norm's scale), or its roles are unknown.
@@ -250,7 +251,7 @@ def _size(shape: Sequence[int]) -> torch.Size:
 
 def _shape_in(module: nn.Module, name: str) -> torch.Size:
     if parametrize.is_parametrized(module, name):
-        # read from the list, because module.weight would move what a parametrization remembers of its calls
+        # not module.weight: computing it may change the state of the parametrization
         plist = module.get_submodule(f"parametrizations.{name}")
         assert isinstance(plist, parametrize.ParametrizationList)
         return torch.Size(parametrized_shape(plist))
@@ -264,7 +265,7 @@ def _shape_in(module: nn.Module, name: str) -> torch.Size:
 
 @functools.lru_cache(maxsize=4096)
 def _known(module_type: Any, name: str) -> Axes | AxesOf | None:
-    """What was said of a parameter of this name by its class or the nearest one that the class inherits from."""
+    """The axes registered or built in for a parameter name, for the class or its nearest base class."""
     for cls in module_type.__mro__:
         for pattern, known in (*_REGISTERED.get(cls, {}).items(), *_BUILT_IN.get(cls, {}).items()):
             if fnmatch.fnmatchcase(name, pattern):
@@ -275,7 +276,7 @@ def _known(module_type: Any, name: str) -> Axes | AxesOf | None:
 def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     """Return the roles of the dimensions of parameter ``name`` (of ``shape``) in ``module``.
 
-    Raises ``FanError`` where nobody can know; the message says how to tell.
+    Raises ``FanError`` if they are unknown; the message says how to give them.
     """
     if module is not None:
         layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
@@ -300,15 +301,15 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     if len(shape) < 2:
         raise FanError(
             f"{owner} of shape {tuple(shape)} has no fans: a bias or a scale is not a map. "
-            "Give it an initializer that does not depend on them (Zeros(), Ones(), Normal(...))"
+            "Give it an initializer that does not depend on fans (Zeros(), Ones(), Normal(...))"
         )
     raise FanError(
-        f"{owner} of shape {tuple(shape)}: nobody said which dimensions are in and out. "
+        f"{owner} of shape {tuple(shape)}: it is not known which dimensions are in and out. "
         "Pass axes=Axes(fan_in=..., fan_out=..., batch=...) to the rule, or register_fans(...) for the module"
     )
 
 
-def _divides(use: Use, dim: int, n: int, shape: torch.Size) -> bool:
+def _divides(use: ParameterUse, dim: int, n: int, shape: torch.Size) -> bool:
     return dim in (*use.fan_in, *use.fan_out) and shape[dim] % n == 0
 
 
@@ -335,7 +336,7 @@ def _blocks(dim: int, n: Any) -> tuple[tuple[int, int], ...]:
 
 
 def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
-    """Transformers' experts, whose class says how they are stored: ``(E, in, out)`` or ``(E, out, in)``."""
+    """Transformers' experts, whose class has attributes for the layout: ``(E, in, out)`` or ``(E, out, in)``."""
     transposed, gated, whole = (
         getattr(module, each, None) for each in ("is_transposed", "has_gate", "is_concatenated")
     )
@@ -347,7 +348,7 @@ def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
 
 
 def _in_forward(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
-    """What the products in ``forward`` say, where all of them say the same."""
+    """The axes derived from the products in ``forward``, if all products agree."""
     layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
     found = uses(layer, name, len(shape))
     products = found.products
@@ -372,7 +373,7 @@ _BUILT_IN: Final[dict[type[nn.Module], dict[str, Axes | AxesOf]]] = {
     },
     # y_k = x1^T W_k x2: one output sums in1 * in2 products, and each product reaches every output.
     nn.Bilinear: {"weight": Axes(fan_in=(1, 2), fan_out=(0,))},
-    # A lookup sums nothing: whatever the number of rows, one row is the output (fan_in 1, fan_out embedding_dim).
+    # A lookup sums nothing: the output is one row, whatever the number of rows (fan_in 1, fan_out embedding_dim).
     **{layer: {"weight": Axes(fan_in=(), fan_out=(1,), lookup=(0,))} for layer in (nn.Embedding, nn.EmbeddingBag)},
     nn.MultiheadAttention: {
         "in_proj_weight": Axes(fan_in=(1,), fan_out=(0,), blocks=((0, 3),)),

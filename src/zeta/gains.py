@@ -1,10 +1,10 @@
-"""Gains: by how much a weight's std must be raised so that an activation keeps the second moment.
+"""Gains: the factor for a weight's std that keeps the second moment through an activation.
 
 For unit Gaussian pre-activations ``z``, a layer followed by ``f`` keeps ``E[f(z)^2] = 1`` with
 
     gain(f) = 1 / sqrt(E[f(z)^2]),    z ~ N(0, 1)
 
-(He et al. 2015, eq. 7-10, for ReLU). torch's table holds for the names torch knows; anything else is integrated.
+(He et al. 2015, eq. 7-10, for ReLU). Names that torch knows have torch's values; any other gain is integrated.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from zeta.errors import SpecError
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
-# torch.nn.init.calculate_gain, where the value is a convention and not the integral: sigmoid keeps 1, tanh 5/3
-# and selu 3/4 for reasons of its own (https://pytorch.org/docs/stable/nn.init.html).
+# The values of torch.nn.init.calculate_gain, some of which are conventions and not the integral: 1 for sigmoid, 5/3 for
+# tanh, 3/4 for selu (https://pytorch.org/docs/stable/nn.init.html).
 _CONVENTIONS: Final[dict[str, float]] = {
     **dict.fromkeys(
         (
@@ -61,13 +61,13 @@ _INTEGRATED: Final[dict[str, Activation]] = {
 
 NONLINEARITIES: Final[tuple[str, ...]] = (*sorted(_CONVENTIONS), "leaky_relu", *sorted(_INTEGRATED))
 
-# The Gaussian weight beyond 12 sigma is below 1e-31. The trapezoid rule converges geometrically on a smooth
-# integrand of this kind, and at second order where f has a kink; a grid point lies on 0, where the usual kinks are.
+# The Gaussian density beyond 12 sigma is below 1e-31. The trapezoid rule converges geometrically for such smooth
+# integrands, and at second order if f has a kink; one grid point is 0, where the usual kinks are.
 _REACH: Final = 12.0
 _POINTS: Final = 240_001
-# The integral is rounded to this many significant digits, so that a libm that differs in the last bit cannot
-# change a weight's bits.
+# The integral is rounded to this many significant digits, so that a libm with other last bits cannot change a weight.
 _DIGITS: Final = 9
+# The square of a slope must be finite in fp64.
 _LARGEST_SLOPE: Final = 1e150
 
 
@@ -110,12 +110,11 @@ def gain(nonlinearity: str | Activation, param: float | None = None) -> float:
 
 
 def _module(module: nn.Module) -> Activation:
-    """The function that a module is when it is evaluated: nothing drawn, parameters in fp64 on the CPU."""
+    """A module as a function: a copy in evaluation mode, with parameters in fp64 on the CPU."""
     return copy.deepcopy(module).to("cpu", torch.float64).eval()
 
 
 def _number(value: float) -> float:
-    # up to here its square is a number
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_SLOPE:
         raise SpecError(
             f"gain: the slope of 'leaky_relu' must be a finite number of at most {_LARGEST_SLOPE:g}, got {shown(value)}"
@@ -134,7 +133,7 @@ def _integral(function: Activation) -> float:
         density = torch.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
         try:
             values, again, part = function(z), function(z), function(z[: _POINTS // 2])
-        except Exception as error:  # somebody else's code
+        except Exception as error:  # foreign code
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SpecError(
                 f"nonlinearity {function!r} fails on a tensor of fp64 values ({reason}); it must be an elementwise "

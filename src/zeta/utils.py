@@ -12,19 +12,18 @@ without parameters is left alone, so ``model.apply(init_zero_)`` works. An embed
 Parametrized layers get the *effective* weight; the buffers that belong to it, as spectral norm's vectors, follow.
 
 Schemes that look at a weight as a map from inputs to outputs (Xavier, Kaiming, LeCun, orthogonal, identity, Dirac,
-sparse) have nothing to say about a norm's scale, which they set to 1, and about a ``PReLU``'s slope, which they set to
-torch's 0.25.
+sparse) do not apply to a norm's scale, which they set to 1, and to a ``PReLU``'s slope, which they set to torch's 0.25.
 
 The random ones take ``generator=`` or ``seed=``; with neither, torch's global generator decides, so
 ``torch.manual_seed`` works. Two layers with the same names and the same ``seed`` get the same values: to seed a whole
 model, call the function once on the model.
 
-In a constructor that :func:`zeta.record` runs they are recorded like any other write, and the plan's seed decides:
-``generator=`` and ``seed=`` change nothing there.
+In a constructor that :func:`zeta.record` runs they are recorded like any other write. The seed is then the one that the
+plan is applied with; ``generator=`` and ``seed=`` have no effect.
 
-Raised by all of them, before anything is written: ``LayerTypeError`` for what is not a module, ``TargetError`` for
+All of them raise, before anything is written: ``LayerTypeError`` if the argument is not a module, ``TargetError`` for
 parameters that cannot be written (lazy, on meta, quantized, integer, parametrized so that the value is impossible),
-``PlanError`` for parameters that the scheme does not fit, ``SpecError`` for values that make no sense.
+``PlanError`` for parameters that the scheme does not fit, ``SpecError`` for arguments that are not allowed.
 """
 
 from __future__ import annotations
@@ -90,10 +89,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def exists(value: object, name: str | None = None) -> bool:
-    """Tell whether a value, or an object's attribute, is there and not ``None``.
+    """Return whether a value, or an object's attribute, exists and is not ``None``.
 
-    ``exists(value)`` is ``value is not None``; ``exists(obj, name)`` is true where ``obj`` has the attribute and it is
-    not ``None``.
+    ``exists(value)`` is ``value is not None``; ``exists(obj, name)`` is true if ``obj`` has the attribute and it is not
+    ``None``.
 
     >>> (
     ...     exists(0),
@@ -269,12 +268,12 @@ def init_orthogonal_(
 
 
 def init_identity_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
-    """Make each weight ``gain`` times the identity matrix; each gate or projection of a packed weight on its own."""
+    """Make each weight ``gain`` times the identity matrix; in a packed weight, each gate or projection separately."""
     return _fill(layer, Identity(gain), bias=bias, seed=0)
 
 
 def init_dirac_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
-    """Make each convolution pass its input channels on, times ``gain``; each group on its own."""
+    """Make each convolution pass its input channels through, times ``gain``; each group separately."""
     return _fill(layer, Dirac(gain), bias=bias, seed=0)
 
 
@@ -292,14 +291,14 @@ def init_sparse_(
 
 
 def init_default_(layer: Module, *, generator: torch.Generator | None = None, seed: int | None = None) -> Module:
-    """Give torch's own layers what their ``reset_parameters`` gives, weights and biases, drawn from zeta's stream.
+    """Initialize torch's layers with the distributions of their ``reset_parameters``, drawn from zeta's stream.
 
-    Raises ``PlanError`` for parameters of modules that are not torch's: only they know their default.
+    Raises ``PlanError`` for parameters of other modules, whose defaults are unknown.
     """
     return _write(layer, recipes.rules_for("torch", _module(layer)), seed=_seed(layer, generator, seed))
 
 
-# -- how it is done: a few rules, then the same plan and write as for a whole model ------------------------------------
+# -- implementation: a few rules, then the same plan and write as for a whole model ------------------------------------
 
 
 def _fill(

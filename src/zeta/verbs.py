@@ -1,4 +1,4 @@
-"""The public verbs: each one runs its stages and hands back what was done."""
+"""The public verbs: each one runs its stages and returns a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zeta.report.costs import with_costs
 from zeta.report.digests import Claim, claim_of
 from zeta.report.measuring import Accumulator, Measured, Measurements, measure_all
 from zeta.report.report import Report
-from zeta.report.verification import Question, Verification
+from zeta.report.verification import PreparedVerification, Verification
 from zeta.resolve import planning
 from zeta.resolve.casting import cast
 from zeta.resolve.fitting import Fit, Only, fit
@@ -35,7 +35,7 @@ from zeta.write.apply import Progress, prepare, seed_of, write
 from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import note, on_values, on_values_or_recorded, recording_here
-from zeta.write.materialize import memory
+from zeta.write.materialize import allocated
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -43,21 +43,21 @@ if TYPE_CHECKING:
 
 @on_values_or_recorded
 def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
-    """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
+    """Decide the initializer of every parameter and buffer of ``model``. Reads and writes no values; meta is fine.
 
     Args:
         model: any module; wrappers and parametrizations do not change the names.
         how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function that initializes
-            the model: what it does to the parameters is recorded, as by :func:`~zeta.record`. Buffers that it
-            does not write to are kept.
+            the model: its operations on the parameters are recorded, as by :func:`~zeta.record`. Buffers that it does
+            not write are kept.
 
-    Of a sharded model the plan is that of the whole; it also shows what this process holds and computes of it.
+    For a sharded model, the plan is of the whole tensors; it also shows what this process holds and computes of them.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
-        PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
-            that do not fit their parameter. Everything wrong is listed at once.
-        RecordingError: the function does what cannot be recorded, or leaves a parameter without a value.
+        PlanError: parameters that no rule matches, rules that never win, ties that different rules match, initializers
+            that do not fit their parameter. All problems are listed.
+        RecordingError: the function does something that cannot be recorded, or leaves a parameter without a value.
     """
     if callable(how) and isinstance(model, nn.Module):
         return with_costs(plan_recorded(model, how), model)
@@ -86,31 +86,32 @@ def apply_(
         model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad`` and
             ``.grad``.
         plan: a plan of this model or of one with the same names and shapes.
-        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's global generator, and the report has it. Not for a
-            model of several processes, which have to have the same.
+        seed: from 0 to 2^64 - 1. ``None`` draws one from torch's global generator; ``report.seed`` has it. ``None`` is
+            refused for sharded and data-parallel models, whose processes might draw different seeds.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
         progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
             with the name of the last parameter in it.
-        prefix: the model is a part of the planned one, as a pipeline stage is, and has the whole model's names after
-            this; ``""`` for a part that keeps them.
-        name_map: the model is a part under names of its own: a function from its names to the whole model's, or a
-            dictionary of names of modules or parameters, all of which the part must have.
+        prefix: for a model that is a part of the planned one, such as a pipeline stage: the prefix that makes its names
+            the whole model's; ``""`` if it has the whole model's names already.
+        name_map: for a part with other names: a function from its names to the whole model's, or a dictionary of names
+            of modules or parameters, all of which the part must have.
+        confirm: before anything is written, compare with the other processes whether all write the same model: ``True``
+            for the default process group, or a process group that this process is in. Each of its processes must make
+            this call. One small collective call compares ``report.digest``: seed, plan, ``only``, the versions of zeta
+            and its stream, and whether the shards belong together.
 
-        confirm: ask the other processes, before anything is written, whether they write the same model: ``True`` for
-            all of the default process group, or a process group that this process is in. Each of its processes must
-            make this call. One small collective call compares ``report.digest``: seed, plan, ``only``, the versions of
-            zeta and its stream, and whether the shards fit together.
+    In a constructor that ``record`` runs, the writes are recorded like any others. The seed is then the one that the
+    recorded plan is applied with, and the report has no figures.
 
-    In a constructor that ``record`` runs the writes are recorded like any others. The plan's seed decides, and the
-    report has no figures.
-
-    Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes what it holds,
-    without communication.
+    Sharded models (``DTensor``: FSDP2, tensor, sequence and expert parallelism): each process computes its local
+    shards, without communication.
 
     Raises:
         PlanError: plan and model do not fit, or ``only`` selects nothing.
-        TargetError: parameters that cannot be written, all listed. Either way nothing was changed.
-        RankError: with ``confirm``, processes that differ, or one that failed; named by rank. Nothing was changed.
+        TargetError: parameters that cannot be written, all listed.
+        RankError: with ``confirm``, processes that differ, or one that failed; named by rank.
+
+    If any of these is raised, nothing was changed.
     """
     with _meeting(confirm) as meet:
         return _apply(fit(model, plan, only=only, naming=naming(prefix, name_map)), seed, progress, meet)
@@ -130,29 +131,29 @@ def materialize_(
     name_map: NameMap | None = None,
     confirm: bool | ProcessGroup = False,
 ) -> Report:
-    """Give a model on meta memory, each parameter and buffer once, and write a plan's values into it.
+    """Allocate memory for a model on meta, once for each parameter and buffer, and write a plan's values into it.
 
-    Every tensor stays the object that it is: ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. If anything fails, the model is on meta as before. Beside the model, memory is needed
-    for tiles only, and for the whole of one parameter where its initializer looks at it as a whole. Programs are
-    computed on the CPU and copied; one that looks at its whole tensor needs a few times that there.
+    The tensors stay the same Python objects: ties, views of the same memory, ``requires_grad``, strides, class,
+    attributes and hooks remain. If anything fails, the model is on meta as before. The temporary memory is that of a
+    few tiles, or of one whole parameter if its initializer needs whole matrices. Programs are computed on the CPU and
+    copied; a program that is not computed in tiles needs a few times the memory of its tensor there.
 
     Args:
-        model: a model on meta, of :func:`~zeta.record` or built under ``torch.device("meta")``. What has
-            memory already keeps it, and is written like the rest.
+        model: a model on meta, from :func:`~zeta.record` or built under ``torch.device("meta")``. Tensors that have
+            memory already keep it, and are written like the rest.
         plan: a plan of this model.
         seed: as for ``apply_``.
-        device: where the memory is to be.
-        dtype: that of all floating-point parameters, but for those that a transformers model keeps in fp32. Buffers
-            keep theirs, but for running statistics beside a scale and those of a parametrization, which go with them.
-            Of a part of a model, only what its own modules say stays in fp32.
-        cast_buffers: whether ``dtype`` is for all floating-point buffers too.
+        device: the device of the memory.
+        dtype: the dtype of all floating-point parameters, except those that a transformers model keeps in fp32. Buffers
+            keep their dtype, except running statistics of norms with a scale, and buffers of parametrizations, which
+            get the dtype of their parameters. For a part of a model, only its own modules decide what stays in fp32.
+        cast_buffers: whether ``dtype`` also applies to all floating-point buffers.
         progress: as for ``apply_``.
         prefix: as for ``apply_``.
         name_map: as for ``apply_``.
         confirm: as for ``apply_``.
 
-    A model that was sharded while on meta gets memory for what each process holds.
+    For a model that was sharded while on meta, each process allocates its local shards.
 
     Raises:
         PlanError: plan and model do not fit.
@@ -167,8 +168,8 @@ def materialize_(
     with _meeting(confirm) as meet:
         fitting = fit(model, plan, naming=naming(prefix, name_map))
         seed = _seed(model, seed)
-        with memory(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as allocated:
-            return _apply(allocated, seed, progress, meet)
+        with allocated(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as fitted:
+            return _apply(fitted, seed, progress, meet)
 
 
 @on_values_or_recorded
@@ -181,9 +182,9 @@ def init_(
     progress: Progress | None = None,
     confirm: bool | ProcessGroup = False,
 ) -> Report:
-    """Plan and apply in one: ``apply_(model, plan(model, how), seed)``; a model on meta is materialized on the CPU.
+    """Plan and apply in one call: ``apply_(model, plan(model, how), seed)``; a meta model is materialized on the CPU.
 
-    ``confirm`` as for ``apply_``; a process that cannot plan is named too.
+    ``confirm`` as for ``apply_``; its error also names a process that cannot plan.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
@@ -199,8 +200,8 @@ def init_(
             fitting = planned(model, how, only=only)
         if only is None and fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
             seed = _seed(model, seed)
-            with memory(fitting, device="cpu", dtype=None) as allocated:
-                return _apply(allocated, seed, progress, meet)
+            with allocated(fitting, device="cpu", dtype=None) as fitted:
+                return _apply(fitted, seed, progress, meet)
         return _apply(fitting, seed, progress, meet)
 
 
@@ -221,38 +222,39 @@ def save(
 ) -> Report:
     """Write a plan's values to safetensors files in the folder ``path``, without initializing or allocating the model.
 
-    ``path/model.safetensors``, or where that would be larger than ``max_shard_size`` files such as
-    ``model-00001-of-00003.safetensors`` with ``model.safetensors.index.json``, as transformers' ``save_pretrained``
-    names and fills them. ``path/zeta.json`` records the seed, the stream's version and the plan, so that
-    ``verify(path)`` can prove every value later. All of them appear complete, or none. Memory is needed for a tile of
-    2 MiB, or where torch computes it of 16 MiB, for each of torch's threads and one or two more; and for one parameter
-    where its initializer looks at it as a whole.
+    The files are ``path/model.safetensors``; or, if that would be larger than ``max_shard_size``, several files such as
+    ``model-00001-of-00003.safetensors`` with ``model.safetensors.index.json``, named and filled as by transformers'
+    ``save_pretrained``. ``path/zeta.json`` has the seed, the stream's version and the plan, so that ``verify(path)``
+    can check every value later. Either all files appear, complete, or none. The temporary memory is a tile of 2 MiB
+    (16 MiB if torch computes it) for each of torch's threads and one or two more; and one whole parameter if its
+    initializer needs whole matrices.
 
-    If it fails or is interrupted, the folder is as it was, but for ``path/.zeta-partial``. There the files stay as far
-    as they are written, if these are several or have 64 MiB, and the same call goes on from there: it computes every
-    value, keeps what the files hold of them, bit by bit, and writes the rest.
+    If the call fails or is interrupted, the folder does not change, except that unfinished files may stay in
+    ``path/.zeta-partial``: if there are several, or one of at least 64 MiB. The same call resumes from them: it
+    computes every value again, compares it with the files, and writes only what differs or is missing.
 
     Args:
         model: the model, usually on meta. Kept parameters and buffers are copied from it and need real memory.
-        plan: a plan of this model. Buffers that are not persistent are left out.
-        path: the folder; made if missing.
+        plan: a plan of this model. Non-persistent buffers are not saved.
+        path: the folder; created if missing.
         seed: as for ``apply_``.
         dtype: as for ``materialize_``; by default the plan's.
         cast_buffers: as for ``materialize_``.
         max_shard_size: the most bytes of tensors in one file, as a number or a text such as ``"5GB"``. A tensor is
-            never divided; one that is larger has a file of its own.
-        drop_ties: store a shared tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
-            names. ``load_state_dict(strict=True)`` wants every name.
-        force: replace the files that the manifest of an earlier run names, and no others, and forget an interrupted run
-            that asked for something else.
+            never divided; a larger one gets a separate file.
+        drop_ties: store a tied tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
+            names. ``load_state_dict(strict=True)`` needs every name.
+        force: replace the files that the manifest of an earlier run names, and no others; and discard the unfinished
+            files of an interrupted run with another request.
         model_name: a note for the manifest.
         progress: as for ``apply_``.
 
     Raises:
-        TargetError: a parameter that cannot be saved: parametrized, tied otherwise than planned, or kept while on meta.
-        SpecError: a path, seed, dtype or size that makes no sense.
-        CheckpointError: files exist, no permission, no room, a name or dtype that the format has not, another run that
-            is writing there, or an interrupted one that asked for something else.
+        TargetError: a parameter that cannot be saved: parametrized, with other ties than the plan's, or kept while on
+            meta.
+        SpecError: a path, seed, dtype or size that is not allowed.
+        CheckpointError: files exist, no permission, no space, a name or dtype that the format does not support, another
+            run is writing there, or an interrupted run had another request.
 
     >>> import tempfile
     >>> from zeta import record
@@ -303,18 +305,18 @@ def verify(
     """Compute every value again and compare bit by bit.
 
     Args:
-        target: a folder that ``save`` wrote, which needs nothing else; or a model, with the plan and seed it was given.
+        target: a folder that ``save`` wrote, without further arguments; or a model, with its plan and seed.
         plan: for a model, its plan.
         seed: for a model, its seed.
         only: for a model, restrict to some parameters, as in ``apply_``.
         prefix: for a part of a model, as in ``apply_``.
         name_map: for a part of a model, as in ``apply_``.
-        reduce: for a model of several processes: tell in each what all have found: ``True`` for all of the default
-            process group, or a process group that this process is in. Each of its processes must make this call, which
-            communicates (``all_gather_object``). First they compare what they were asked, as ``confirm`` of ``apply_``
-            does; ranks that differ, and what one of them could not do, are problems of the result.
+        reduce: for a model of several processes: combine the results of all, so that each process returns the same:
+            ``True`` for the default process group, or a process group that this process is in. Each of its processes
+            must make this call, which communicates (``all_gather_object``). First they compare their requests, as with
+            ``confirm`` of ``apply_``; differences, and errors of a rank, are problems of the result.
 
-    Of a sharded model each process compares what it holds.
+    For a sharded model, each process compares its local shards.
 
     Raises:
         CheckpointError: the folder has no manifest, or a damaged one, or one of another stream version.
@@ -326,19 +328,19 @@ def verify(
     if not isinstance(target, nn.Module) and reduce is False:
         return verification.verify_folder(_folder(target, own))
 
-    def asked() -> Question:
+    def asked() -> PreparedVerification:
         if not isinstance(target, nn.Module):
             raise SpecError(f"{_folder(target, own)} is a folder, which one process compares; leave reduce= out")
         if plan is None or seed is None:
             raise SpecError("verify needs the plan and the seed that the model was initialized with")
         check_seed(seed)
-        return verification.question(fit(target, plan, only=only, naming=naming(prefix, name_map)), seed)
+        return verification.prepare_verification(fit(target, plan, only=only, naming=naming(prefix, name_map)), seed)
 
     groups = ranks.groups_of(reduce, "reduce")
-    return verification.reduced(asked, groups) if groups else asked().answer()
+    return verification.reduced(asked, groups) if groups else asked().compare()
 
 
-# -- what the verbs share ----------------------------------------------------------------------------------------------
+# -- shared by the verbs -----------------------------------------------------------------------------------------------
 
 Meet = Callable[[Claim], bool]
 

@@ -1,1 +1,1 @@
-"""What every stage may use: dtypes, texts, readers of files, modules and the state of the process. Imports no stage."""
+"""Helpers for every stage: dtypes, texts, readers of files, modules, the state of the process. Imports no stage."""

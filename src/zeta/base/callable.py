@@ -1,4 +1,7 @@
-"""A module that can be called: ``zeta.fans(layer)`` is a function's result, and ``zeta.fans.Axes`` is a class in it."""
+"""A callable module: ``zeta.fans`` is both a function, ``zeta.fans(layer)``, and a module, ``zeta.fans.Axes``.
+
+The public function and the module with its classes have the same name. That is needed as long as both are public.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from typing import Any
 
 
 def make_callable(name: str, function: Callable[..., Any]) -> None:
-    """Let a call of the module ``name`` call ``function``, which has the module's own name.
+    """Make the module ``name`` callable: a call of it calls ``function``, which has the same name.
 
-    Python sets an imported module as an attribute of its package, over the function if both have one name. With this,
-    it does not matter which of them the attribute is.
+    When Python imports a module, it sets the module as an attribute of its package, and would overwrite the function of
+    the same name. If the module is callable, both meanings of the attribute work.
     """
     module: Any = sys.modules[name]
     module.__class__ = type("CallableModule", (ModuleType,), {"__call__": staticmethod(function)})

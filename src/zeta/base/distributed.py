@@ -12,8 +12,8 @@ from zeta.base.modules import modules_of, named_modules_of, tensors_of
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
-    """Whether the tensor is a ``DTensor``, whose shape is that of the whole."""
-    # importing it takes a second, and there is no DTensor before somebody has imported it
+    """Whether the tensor is a ``DTensor``; its ``shape`` is that of the whole tensor."""
+    # not imported here: that takes a second, and no DTensor exists before its module is imported
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
@@ -35,7 +35,7 @@ def any_fsdp(model: nn.Module) -> bool:
 
 
 def gathered(model: nn.Module) -> list[str]:
-    """Which modules have parameters that FSDP2 holds as a whole for a while; what is written to these is lost."""
+    """The modules whose parameters FSDP2 has temporarily gathered; values written to these would be lost."""
     if "torch.distributed.fsdp" not in sys.modules:
         return []
     return [
@@ -47,14 +47,14 @@ def gathered(model: nn.Module) -> list[str]:
 
 
 def fsdp_groups(module: Any) -> list[Any]:
-    """The groups of parameters that FSDP2 gathers together, of one of its modules."""
+    """The groups of parameters of an FSDP2 module that are gathered together."""
     state = module._get_fsdp_state()
     groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one at most
     return [group for group in ([state._fsdp_param_group] if groups is None else groups) if group is not None]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The memory that is here: of a ``DTensor`` the local tensor, else the tensor itself."""
+    """The local shard of a ``DTensor``, or a plain tensor itself."""
     if not is_sharded(tensor):
         return tensor
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the floating-point dtypes can hold: which are supported, their largest value, and bounds rounded inwards."""
+"""The supported floating-point dtypes, their largest values, their rounding, and bounds rounded inwards."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPLEX: Final[dict[torch.dtype, torch.dtype]] = {
     torch.complex64: torch.float32,
     torch.complex32: torch.float16,
 }
-# looked up here and not in torch, which imports modules of its own for some names
+# a table instead of getattr(torch, name), which imports modules for some names
 _NAMED: Final = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -61,7 +61,7 @@ def largest(dtype: torch.dtype) -> float:
 
 
 def relative_rounding(dtype: torch.dtype) -> float:
-    """By what fraction rounding to ``dtype`` can move a normal number."""
+    """The largest relative change of a normal number by rounding to ``dtype``."""
     # measured, as torch.finfo is wrong for float8_e5m2fnuz
     one = torch.ones(1, dtype=real_part(dtype), device="cpu")
     above = (one.view(_BITS[one.itemsize]) + 1).view(one.dtype)
@@ -69,7 +69,7 @@ def relative_rounding(dtype: torch.dtype) -> float:
 
 
 def rounded(value: float, dtype: torch.dtype) -> float:
-    """``value`` in ``dtype``, by way of fp32 unless that is wider; as it is in a dtype that nothing is drawn in.
+    """``value`` rounded to ``dtype``, through fp32 unless that is wider; unchanged if ``dtype`` is not drawable.
 
     >>> rounded(0.1, torch.float8_e4m3fn), rounded(1e-9, torch.float16)
     (0.1015625, 0.0)
@@ -81,7 +81,7 @@ def rounded(value: float, dtype: torch.dtype) -> float:
 
 
 def bits(values: Tensor) -> Tensor:
-    """The bits of each real element as an integer; those of a complex one's parts in a last dimension.
+    """The bits of each element as an integer; a complex element gives two, in an additional last dimension.
 
     >>> bits(torch.tensor([1.0, -0.0], dtype=torch.float16)).tolist()
     [15360, -32768]
@@ -93,7 +93,7 @@ def bits(values: Tensor) -> Tensor:
 
 
 def numbers(low: float, high: float, dtype: torch.dtype, *, most: int) -> Tensor | None:
-    """All numbers of ``dtype`` from ``low`` to ``high``, both among them, in fp64; ``None`` if more than ``most``.
+    """All numbers of ``dtype`` from ``low`` to ``high`` (inclusive), in fp64; ``None`` if more than ``most``.
 
     >>> numbers(0.0, 0.01, torch.float8_e4m3fn, most=9)
     tensor([0.0000, 0.0020, 0.0039, 0.0059, 0.0078, 0.0098], dtype=torch.float64)
@@ -107,7 +107,7 @@ def numbers(low: float, high: float, dtype: torch.dtype, *, most: int) -> Tensor
 
 
 def _rank(value: float, dtype: torch.dtype) -> int:
-    """Where a number stands among those of its dtype: zero at 0, the smallest positive one at 1."""
+    """The position of a number among those of its dtype: zero has 0, the smallest positive number 1."""
     bits = torch.tensor(abs(value), dtype=torch.float64, device="cpu").to(dtype).reshape(1).view(_BITS[dtype.itemsize])
     return int(bits) if value > 0 else -int(bits)
 
@@ -115,7 +115,7 @@ def _rank(value: float, dtype: torch.dtype) -> int:
 def inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     """The smallest number of ``dtype`` that is at least ``low``, and the largest that is at most ``high``.
 
-    Either is infinite where ``dtype`` does not reach it. A zero has no sign.
+    A bound beyond the range of ``dtype`` becomes infinite. Zeros are positive.
 
     Raises ``SpecError`` if no number of ``dtype`` lies between.
     """
@@ -128,7 +128,7 @@ def inward(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def below(value: float, dtype: torch.dtype) -> float:
-    """The largest number of ``dtype`` that is less than ``value``, which lies in its range.
+    """The largest number of ``dtype`` that is less than ``value``; ``value`` must lie in the range of ``dtype``.
 
     >>> below(1.0, torch.bfloat16)
     0.99609375
@@ -143,7 +143,7 @@ def below(value: float, dtype: torch.dtype) -> float:
 
 
 def _at_least(value: float, dtype: torch.dtype) -> float:
-    """The smallest number of ``dtype`` that is at least ``value``, which lies in its range."""
+    """The smallest number of ``dtype`` that is at least ``value``; ``value`` must lie in the range of ``dtype``."""
     tensor = torch.tensor(value, dtype=torch.float64, device="cpu").to(dtype).reshape(1)
     nearest = float(tensor.double())
     if nearest >= value:

@@ -1,7 +1,8 @@
-"""Text that reaches a terminal or a log: what would steer it, or is not seen, is written as an escape sequence.
+"""Text for a terminal or a log: control characters and invisible characters are written as escape sequences.
 
-Names of parameters, files and whatever a file says may hold anything: sequences that colour, clear or rename a
-terminal, line breaks that fake a line of output, marks that turn the order of letters. Data keeps them as they are.
+Names of parameters and files, and texts read from a file, may contain anything: sequences that colour or clear a
+terminal, line breaks that imitate a line of output, marks that reverse the direction of text. JSON and other data keep
+these characters.
 """
 
 from __future__ import annotations
@@ -19,5 +20,5 @@ def visible(text: str) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """As ``visible``, for text whose line breaks are meant."""
+    """As ``visible``, but keeps line breaks."""
     return text if text.isprintable() else "\n".join(map(visible, text.split("\n")))

@@ -1,7 +1,7 @@
 """The normal distribution in exact decimal arithmetic, and the moments of a truncated one.
 
-Only constants are computed here, a handful per initializer. They decide bits of the stream, so they are taken
-from :mod:`decimal`, which rounds the same way everywhere, and not from a platform's ``erf``.
+Only constants are computed here, a handful per initializer. They decide bits of the stream, so they are computed with
+:mod:`decimal`, which rounds the same way everywhere, and not with a platform's ``erf``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final
 #: 50 digits, rounded half to even, whatever context the caller has set
 DECIMALS: Final = Context(prec=50)
 _PI: Final = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628621")
-# From here on the continued fraction converges faster than the series loses digits.
+# Below this, the series converges; above, it loses digits, and the continued fraction converges fast.
 _SERIES_LIMIT: Final = Decimal(3)
 # An interval is narrow if the density's logarithm changes by less than this from its middle to its ends.
 _NARROW: Final = Decimal("1e-4")
-# Powers of that to which the density is expanded: the first one left out is below fp64's rounding many times over.
+# The order of the expansion of a narrow interval's density: the next term is far below fp64's rounding.
 _NARROW_TERMS: Final = 8
 
 
@@ -54,7 +54,7 @@ def upper_tail(z: float | Decimal) -> Decimal:
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """What the elements of a tensor should look like: mean, std and kurtosis ``E[(x - mean)^4] / std^4``.
+    """Expected moments of a tensor's elements: mean, std and kurtosis ``E[(x - mean)^4] / std^4``.
 
     A kurtosis of 1 means that the mean square does not vary at all (constants, orthogonal matrices).
     """
@@ -70,8 +70,8 @@ def truncated_moments(mean: float, std: float, low: float, high: float) -> Momen
 
     With ``a = (low - mean)/std``, ``b = (high - mean)/std``, the raw moments of the standardised variable obey
     ``m_k = (k - 1) m_{k-2} + (a^{k-1} phi(a) - b^{k-1} phi(b)) / (Q(a) - Q(b))`` (Johnson, Kotz & Balakrishnan 1994,
-    ch. 13.10). In decimal arithmetic, as the terms cancel far in a tail and where the bounds are close; where they are
-    so close that nothing would be left, from the density's expansion about the middle.
+    ch. 13.10). Computed in decimal arithmetic, because the terms cancel far in a tail and if the bounds are close. If
+    the bounds are so close that no digits would be left, the density is expanded about the middle instead.
     """
     with localcontext(DECIMALS):
         half = (Decimal(high) - Decimal(low)) / 2

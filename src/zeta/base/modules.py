@@ -1,7 +1,7 @@
-"""Every module and tensor that a model holds, in torch's order, however deep they are nested.
+"""Every module and tensor of a model, in torch's order, at any depth.
 
-``nn.Module.modules()`` and what is built on it call themselves once for each level, which Python ends a thousand levels
-down. These find the same in a loop.
+``nn.Module.modules()`` and the methods built on it are recursive, and fail at Python's limit of a thousand levels.
+These functions return the same, with a loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def named_modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Each module once, by the first name that leads to it: ``model.named_modules()``.
+    """Each module once, with its first name: ``model.named_modules()``.
 
     >>> [name for name, _ in named_modules_of(nn.Sequential(nn.Sequential(nn.Identity()), nn.Identity()))]
     ['', '0', '0.0', '1']
@@ -43,7 +43,7 @@ def modules_of(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def named_parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Each parameter once, by the first name that leads to it: ``model.named_parameters()``."""
+    """Each parameter once, with its first name: ``model.named_parameters()``."""
     return _named(model, "_parameters")
 
 
@@ -72,7 +72,7 @@ def _named(model: nn.Module, table: str) -> Iterator[tuple[str, Any]]:
 
 
 def copy_of(model: Model) -> Model:
-    """``copy.deepcopy(model)``: inner modules first, so that none is copied by way of all that hold it."""
+    """``copy.deepcopy(model)`` with inner modules copied first, so that the recursion stays shallow."""
     memo: dict[int, Any] = {}
     for module in _inner_first(model):
         copy.deepcopy(module, memo)
@@ -80,7 +80,7 @@ def copy_of(model: Model) -> Model:
 
 
 def _inner_first(model: nn.Module) -> Iterator[nn.Module]:
-    """Each module once, after all that it holds."""
+    """Each module once, after its submodules."""
     known: set[int] = set()
     pending: list[tuple[nn.Module, bool]] = [(model, False)]
     while pending:
@@ -95,7 +95,7 @@ def _inner_first(model: nn.Module) -> Iterator[nn.Module]:
 
 @contextlib.contextmanager
 def within_reach(what: str, refused: type[ZetaError]) -> Iterator[None]:
-    """Raise ``refused`` where the block, which runs a model's own code, comes to Python's recursion limit."""
+    """Raise ``refused`` if the block, which runs a model's code, reaches Python's recursion limit."""
     try:
         yield
     except RecursionError as error:

@@ -1,4 +1,4 @@
-"""What stands behind a weight that is computed: torch's parametrizations, and the deprecated hooks before them."""
+"""Weights that are computed from other tensors: torch's parametrizations, and the deprecated hooks before them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
-    """The shape of a parametrized weight, found on meta tensors: no value is touched, no buffer moved."""
+    """The shape of a parametrized weight, computed on meta tensors: no value is read, no buffer changes."""
     state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
-    # plain ones: of a DTensor, some operations communicate even on meta
+    # plain tensors: some operations of DTensor communicate even on meta
     on_meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
     try:
         with torch.no_grad():
             weight = torch.func.functional_call(plist, on_meta, ())
-    except Exception:  # a parametrization that does not run on meta almost always keeps the shape
+    except Exception:  # a parametrization that cannot run on meta; almost all of them keep the shape
         return tuple(originals(plist)[-1].shape)
     return tuple(weight.shape)
 
@@ -32,8 +32,8 @@ def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:
 def hooked(module: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
     """The deprecated hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, by the name of the weight.
 
-    The weight is then a plain attribute, which the hook computes before each forward pass from what the module stores
-    (``weight_g`` and ``weight_v``; ``weight_orig``).
+    With such a hook, the weight is a plain attribute. The hook computes it before each forward pass from the module's
+    parameters (``weight_g`` and ``weight_v``; ``weight_orig``).
     """
     hooks = module._forward_pre_hooks
     return {hook.name: hook for hook in hooks.values() if isinstance(hook, WeightNorm | SpectralNorm)} if hooks else {}
@@ -45,7 +45,7 @@ def stored_names(hook: WeightNorm | SpectralNorm) -> tuple[str, ...]:
 
 
 def recompute(module: nn.Module) -> None:
-    """Set the weights of deprecated hooks to what their constructor would set them to, for the present parameters."""
+    """Set the weights of deprecated hooks to the values that registering the hook now would give them."""
     for name, hook in hooked(module).items():
         if isinstance(hook, WeightNorm):
             setattr(module, name, hook.compute_weight(module))

@@ -1,9 +1,8 @@
-"""The one reader of everything that comes from a file or a text: limits first, then data of a known form.
+"""The only reader of untrusted files and texts: limits are checked first, then the data is validated.
 
-Whoever wrote a file is not trusted. A file is opened without waiting and must be a regular one; its size, the depth of
-its nesting, the lengths of its texts and the counts of its items have limits (``docs/security.md`` lists them); what
-comes out has the types that were asked for. Nothing else gets out of here than ``OSError``, where a file cannot be
-read, and :class:`~zeta.errors.FormatError`, where it is not what it should be.
+A file must be a regular one and is opened without waiting. Its size, the depth of its nesting, the lengths of its texts
+and the number of its items have limits (``docs/security.md`` lists them). The result has the requested types. The only
+exceptions are ``OSError``, if a file cannot be read, and :class:`~zeta.errors.FormatError`, if its content is invalid.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ T = TypeVar("T")
 
 #: bytes of a plan, a manifest, an index
 LARGEST_DOCUMENT: Final = 2**30
-#: bytes of what people write: a configuration, arguments
+#: bytes of a document that people write: a configuration, arguments
 LARGEST_SETTINGS: Final = 2**22
 #: bytes of rules
 LARGEST_RULES: Final = 2**18
 #: dots in a line of TOML: Python's parser takes a time that grows with the square of the parts of a dotted key
 MOST_DOTS: Final = 200
-#: brackets inside brackets
+#: levels of nested brackets
 DEEPEST: Final = 100
 #: characters of a name, or of any other text that a field holds
 LONGEST_TEXT: Final = 2**20
@@ -49,7 +48,7 @@ Size = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_SIZE)]
 Shape = Annotated[tuple[Size, ...], msgspec.Meta(max_length=MOST_DIMENSIONS)]
 Texts = Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_ITEMS)]
 
-_KINDS: Final = {
+_FILE_TYPES: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe (FIFO)",
     stat.S_IFSOCK: "a socket",
@@ -62,9 +61,9 @@ _KINDS: Final = {
 
 
 def opened(path: Path) -> BinaryIO:
-    """Open a regular file for reading, through links too. ``OSError`` for anything else, without waiting for it."""
+    """Open a regular file for reading; links are followed. ``OSError`` for anything else, without waiting."""
     try:
-        # O_NONBLOCK: a pipe that nobody writes to would make open wait
+        # O_NONBLOCK: without it, opening a pipe waits for a process that writes to it
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except ValueError as error:  # a NUL, or half of a surrogate pair
         raise OSError(errno.EINVAL, f"no file can have this name ({error})", str(path)) from None
@@ -75,7 +74,7 @@ def opened(path: Path) -> BinaryIO:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "no file")
+            kind = _FILE_TYPES.get(stat.S_IFMT(mode), "no file")
             raise OSError(errno.EINVAL, f"is {kind}, expected a regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -93,12 +92,12 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file; of a name that no file can have, there is none."""
+    """Whether ``path`` is a regular file; false for a name that no file can have."""
     return _looks(path, stat.S_ISREG)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; of a name that no folder can have, there is none."""
+    """Whether ``path`` is a folder; false for a name that no folder can have."""
     return _looks(path, stat.S_ISDIR)
 
 
@@ -113,17 +112,17 @@ def _looks(path: Path, test: Callable[[int], bool]) -> bool:
 
 
 def parse(text: str | bytes, kind: type[T]) -> T:
-    """JSON text as a value of the type ``kind``, which says what every field must be; ``FormatError`` if it is not."""
+    """JSON text as a value of type ``kind``, which defines the type of every field; ``FormatError`` if it differs."""
     return decode(shallow(text), kind)
 
 
 def decode(content: bytes, kind: type[T]) -> T:
-    """As ``parse``, of what ``shallow`` gave, or of a part of that."""
+    """As ``parse``, for the result of ``shallow`` or a part of it."""
     return _guarded(lambda: msgspec.json.decode(content, type=kind))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON text of people or other programs, ``NaN`` and ``Infinity`` included, as plain values within the limits."""
+    """JSON text of people or other programs as plain values within the limits; ``NaN`` and ``Infinity`` are allowed."""
     return _within_limits(_guarded(lambda: json.loads(shallow(text).decode())))
 
 
@@ -136,7 +135,7 @@ def parse_toml(text: bytes) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """A value as JSON without a space; ``FormatError`` for text that is not valid Unicode."""
+    """A value as compact JSON; ``FormatError`` for text that is not valid Unicode."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError as error:
@@ -146,7 +145,7 @@ def encode(value: Any) -> bytes:
 def json_text(value: Any) -> str:
     """A value as JSON, indented by one; ``FormatError`` for text that is not valid Unicode.
 
-    In ASCII, so that no terminal finds a control character in it. Parts that are JSON already are ``msgspec.Raw``.
+    The text is ASCII, so that it contains no control character. Parts that are JSON already are ``msgspec.Raw``.
     """
     text = msgspec.json.format(encode(value), indent=1).decode()
     return text if text.isascii() else _OTHERS.sub(lambda found: json.dumps(found[0])[1:-1], text)
@@ -169,10 +168,10 @@ def _guarded(read: Callable[[], T]) -> T:
 
 
 def shallow(text: str | bytes) -> bytes:
-    """The text as bytes, if no bracket is open inside ``DEEPEST`` others.
+    """The text as bytes; ``FormatError`` if its brackets are nested more than ``DEEPEST`` levels deep.
 
-    Found before the text is parsed, as a parser goes one level deeper on the stack with every bracket. Without texts
-    and without pairs of brackets that hold nothing, taken away ``DEEPEST`` times, nothing is left.
+    This is checked before parsing, because parsers recurse once for every open bracket. The check removes everything
+    but brackets outside of texts, then removes empty pairs of brackets ``DEEPEST`` times; nothing may be left.
     """
     if not isinstance(text, str | bytes):
         raise FormatError(f"expected JSON as text, got {shown(text)}")
@@ -181,7 +180,7 @@ def shallow(text: str | bytes) -> bytes:
     except UnicodeEncodeError as error:
         raise FormatError(f"is not valid Unicode: {error.reason}") from None
     skeleton = content.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in content else content
-    # two quotes side by side begin and end a text, or end one and begin the next: what lies inside stays inside
+    # two adjacent quotes are an empty text, or the end of one text and the begin of the next: removing both is safe
     skeleton = skeleton.translate(None, _NO_BRACKETS).replace(b'""', b"")
     brackets = b"".join(skeleton.split(b'"')[::2])
     for _ in range(DEEPEST):
@@ -200,7 +199,7 @@ _NO_BRACKETS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def _within_limits(data: T) -> T:
-    """Check plain values, without recursion: depth, lengths of texts, sizes of numbers, counts."""
+    """Check depth, lengths of texts, sizes of numbers and the number of values, without recursion."""
     level, count = [data], 0
     for _ in range(DEEPEST + 1):
         below: list[Any] = []
@@ -234,7 +233,7 @@ def _check_text(text: str) -> None:
 
 
 def _check_number(number: int) -> None:
-    # from here on a float cannot hold it
+    # a float cannot hold larger numbers
     if abs(number) >= 2**1023:
         raise FormatError(f"has a whole number of {number.bit_length():,} bits; at most 1,023 are read")
 
@@ -246,10 +245,10 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 200
 
 
 def shown(value: object) -> str:
-    """``value`` for an error, as ``repr`` without its length, depth, and characters that a terminal obeys."""
+    """``value`` for an error message: its ``repr``, shortened, less deep, and without control characters."""
     try:
         return _SHORT.repr(value)
-    except Exception:  # a repr that fails, whoever wrote it: the error to be shown is another
+    except Exception:  # a failing __repr__ must not hide the error that is being reported
         return f"a {type(value).__name__}"
 
 

@@ -1,4 +1,4 @@
-"""Tensors as objects: swapping what they hold, finding them in plain attributes, asking whether they have memory."""
+"""Tensors as Python objects: swap their memory, find them in plain attributes, check whether they have memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from zeta.base.parametrizations import hooked
 
 
 def swap(tensor: Tensor, other: Tensor) -> None:
-    """Exchange what two tensors are, but not who they are: identity, class, attributes and hooks stay.
+    """Swap storage and metadata of two tensors. The Python objects stay: identity, class, attributes and hooks.
 
-    ``torch.utils.swap_tensors`` also exchanges class and attributes, and refuses a tensor that something refers to
-    weakly, as recurrent layers do. Hooks live partly with what is exchanged, so they are set again. A ``DTensor`` is a
-    shell around a local tensor and a specification, which go along.
+    ``torch.utils.swap_tensors`` also swaps class and attributes, and it refuses a tensor that has weak references, as
+    recurrent layers keep. Part of the hooks is stored with the metadata, so hooks are set again. A ``DTensor`` is a
+    wrapper around a local tensor and a specification, which are swapped too. Needed until torch has a public function
+    that swaps the content only.
     """
     torch._C._swap_tensor_impl(tensor, other)
     if is_sharded(tensor):
@@ -31,14 +32,14 @@ def swap(tensor: Tensor, other: Tensor) -> None:
             setattr(tensor, attribute, getattr(tensor, attribute))
 
 
-#: what holds no tensor
+#: types of attributes that cannot contain a tensor
 _PLAIN: Final = frozenset([bool, int, float, str, type(None)])
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a module's plain attributes, in lists, tuples and dictionaries too, and where it is.
+    """Every tensor in a module's plain attributes, and in lists, tuples and dictionaries there, with its place.
 
-    Not the weights that deprecated hooks compute before each forward pass.
+    Without the weights that deprecated hooks compute before each forward pass.
     """
     for name, module in named_modules_of(model):
         computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
@@ -65,7 +66,7 @@ _ORDINARY: Final = (Tensor, nn.Parameter)
 
 
 def has_address(tensor: Tensor) -> bool:
-    """Whether there are bytes to write to: a subclass that wraps other tensors, or a fake tensor, has none."""
+    """Whether the tensor has an address in memory. A subclass that wraps other tensors, or a fake tensor, has none."""
     if tensor.numel() == 0:
         return True
     try:

@@ -1,4 +1,4 @@
-"""Text for people: tables with repeated layers folded, numbers, sizes."""
+"""Text for people: tables, in which equal rows of repeated layers are one row; numbers and sizes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ TABLE_WIDTH: Final = 180
 _LONGEST_NAME: Final = 300
 
 T = TypeVar("T")
-Part = str | frozenset[int]
-#: the parts of a name, and the places of the items that go by it
-Group = tuple[tuple[Part, ...], tuple[int, ...]]
+NamePart = str | frozenset[int]
+#: the parts of a name, and the positions of the items that have it
+Group = tuple[tuple[NamePart, ...], tuple[int, ...]]
 
 
 def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
-    """Fold items whose names differ only in whole numbers and whose second member is equal.
+    """Join items whose names differ only in whole numbers and whose second member is equal.
 
-    Takes (name, what must agree, item); returns (folded name, items), in the order of first appearance.
+    Takes (name, what must be equal, item); returns (joined name, items), in the order of first appearance.
 
     >>> fold([("h.0.w", "a", 0), ("h.1.w", "a", 1), ("h.2.w", "b", 2)])
     [('h.{0..1}.w', [0, 1]), ('h.2.w', [2])]
@@ -30,7 +30,7 @@ def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
     for number, (parts, agreeing, _) in enumerate(listed):
         words = tuple(part if isinstance(part, str) else None for part in parts)
         alike.setdefault((words, agreeing), []).append(number)
-    # only these can become one, and only where their numbers differ
+    # only items in the same group can be joined
     groups = [group for numbers in alike.values() for group in _folded([(listed[n][0], (n,)) for n in numbers])]
     return [
         (".".join(map(_part_text, parts)), [listed[number][2] for number in numbers])
@@ -39,7 +39,7 @@ def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
 
 
 def _folded(groups: list[Group]) -> list[Group]:
-    """Groups of the same words, as far as they become one: those that differ at one place only, place after place."""
+    """Join groups with the same words: place by place, those that differ at this place only."""
     if len(groups) == 1:
         return groups
     whole = groups[0][0]
@@ -65,19 +65,19 @@ def _merged(members: list[Group], position: int) -> Group:
     return parts, tuple(number for _, numbers in members for number in numbers)
 
 
-def _put(whole: tuple[Part, ...], places: Sequence[int], parts: Sequence[Part]) -> tuple[Part, ...]:
-    """``whole`` with other ``parts`` at some places."""
+def _put(whole: tuple[NamePart, ...], places: Sequence[int], parts: Sequence[NamePart]) -> tuple[NamePart, ...]:
+    """``whole`` with ``parts`` at ``places``."""
     changed = list(whole)
     for place, part in zip(places, parts, strict=True):
         changed[place] = part
     return tuple(changed)
 
 
-def _parts(name: str) -> tuple[Part, ...]:
+def _parts(name: str) -> tuple[NamePart, ...]:
     return tuple(frozenset((int(p),)) if p.isdecimal() and p == str(int(p)) else p for p in name.split("."))
 
 
-def _part_text(part: Part) -> str:
+def _part_text(part: NamePart) -> str:
     if isinstance(part, str):
         return part
     spans: list[list[int]] = []
@@ -100,11 +100,11 @@ def table(
 ) -> str:
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
-    No colours and a fixed width, which only a very long name exceeds, so that a log and a terminal show the same; of
-    one of thousands of characters the middle is left out. A table for a terminal of ``width`` leaves out ``expendable``
-    columns, the first of them first, until it fits.
+    It has no colours and a fixed width, so that a log and a terminal show the same. Only a very long name exceeds the
+    width; of a name with hundreds of characters, the middle is left out. With ``width``, ``expendable`` columns are
+    left out, in their order, until the table fits.
     """
-    from rich.cells import cell_len  # when something is shown: its import takes longer than all of ours
+    from rich.cells import cell_len  # imported when something is shown: the import takes longer than all of zeta's
 
     shown = ([visible(cell) for cell in row] for row in rows)
     headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
@@ -118,7 +118,7 @@ def table(
 
 
 def _brief(name: str) -> str:
-    """A name that fits a line: of one that has thousands of characters the ends, and how many are between them."""
+    """The name; if it is too long, its two ends, and the number of characters between them."""
     if len(name) <= _LONGEST_NAME:
         return name
     end = _LONGEST_NAME // 3
@@ -157,7 +157,7 @@ def number_text(value: float | None) -> str:
 
 
 def range_text(values: Iterable[float]) -> str:
-    """The smallest and largest of some numbers, or the one that they are; nothing for none."""
+    """The smallest and largest of some numbers as a range, or one number if both look equal; empty for no numbers."""
     ordered = sorted(values)
     if not ordered:
         return ""

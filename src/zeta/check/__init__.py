@@ -1,4 +1,4 @@
-"""The health check, which tells whether a network can learn from where it starts."""
+"""The health check: whether a network can learn from its initial values."""
 
 from zeta.base.callable import make_callable
 from zeta.check.examine import check

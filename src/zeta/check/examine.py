@@ -1,4 +1,4 @@
-"""The verb: look at a model, judge what was seen, and leave everything as it was."""
+"""The verb ``check``: run a model, apply the rules to the observations, and restore everything."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.modules import copy_of, within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
-from zeta.check import judge as judges
-from zeta.check.facts.evidence import Evidence, Held, Later, Pass
+from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
+from zeta.check.judge import all_findings
 from zeta.check.judge.suppression import Suppression
 from zeta.check.measure.duplicates import still_zeros, units_of_all
-from zeta.check.measure.effort import MOST_SECONDS, Course, Progress, shared_out
+from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
 from zeta.check.measure.jacobians import jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
-from zeta.check.measure.tensors import held
+from zeta.check.measure.tensors import tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
 from zeta.check.measure.updates import OptimizerLike, first_step
 from zeta.check.show.report import CheckReport
@@ -45,7 +45,7 @@ from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
 from zeta.errors import LayerTypeError, SpecError, TargetError, listed
-from zeta.report.digests import Claim, laid_out
+from zeta.report.digests import Claim, layouts_of
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot, type_name, unwrap, walk
 from zeta.write.guards import check_no_recording
@@ -70,26 +70,26 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
-    progress: Progress | None = None,
+    progress: CheckProgress | None = None,
 ) -> CheckReport:
-    """Tell whether a network can learn from where it starts. Nothing of the model is changed, bit by bit.
+    """Check whether a network can learn from its initial values. The model does not change, bit by bit.
 
-    One forward and one backward pass are watched, without dropout and otherwise in the mode that the model is in, and
-    what is seen is judged by the rules of docs/check.md.
+    One forward and one backward pass are observed, without dropout and otherwise in the model's present mode, and the
+    rules of docs/check.md are applied to the observations.
 
     Args:
-        model: any module. One on meta needs ``plan`` or ``initialize``: a copy of it is given memory and values. Of a
-            compiled model, the original is looked at; of one under FSDP2, the global values.
+        model: any module. For one on meta, give ``plan`` or ``initialize``: a copy gets memory and values. For a
+            compiled model, the original is checked; for one under FSDP2, the global values.
         batch: a tensor, a tuple of arguments, or a mapping of named ones, with or without a target; it is copied to the
             model's device. Samples should differ.
         loss: a function from the model's output and the batch to a scalar, or a loss of ``torch.nn``, which gets the
-            output (or its ``logits``) and the batch's target. Without one: the output's own ``loss``; cross entropy or
-            squared error, if the batch has a target that fits; next-token cross entropy, if the input is tokens that
+            output (or its ``logits``) and the batch's target. The default is the output's own ``loss``; cross entropy
+            or squared error, if the batch has a target that fits; next-token cross entropy, if the input is tokens that
             fit the logits; else a fixed projection of the outputs.
-        level: ``"fast"``, or ``"full"`` for Jacobians and spectral norms too.
-        plan: what the parameters should have been drawn from: their moments, bounds and fans are compared.
+        level: ``"fast"``, or ``"full"``, which also measures Jacobians and spectral norms.
+        plan: the plan of the model: moments, bounds and fans are compared with it.
         initialize: a function that initializes the model, such as ``lambda m: m.init_weights()``. It is run over memory
-            filled with NaN, to find what it never writes; the model's own values come back afterwards.
+            filled with NaN, to find values that it never writes; the model's values are restored afterwards.
         optimizer: an optimizer of the model, or a function from a list of parameters to one: its first step is taken on
             a copy.
         width: full level: a function from a width to a model that takes the same batch. Activations must not grow with
@@ -98,25 +98,25 @@ def check(
         depth: full level: a function from a depth to a model that takes the same batch. The gradient norm must not grow
             exponentially with the depth.
         depths: the depths to build.
-        suppress: ids of rules or groups not to report, with or without a name: ``"Z301"``, ``"Z3"``,
+        suppress: ids of rules or groups that are not reported, with or without a name glob: ``"Z301"``, ``"Z3"``,
             ``"Z402:blocks.*"``.
         thresholds: other limits.
-        seed: the plan's, for a model on meta, and for the report.
+        seed: the seed of the plan, for a model on meta, and for the report.
         progress: full level: called as ``progress(what, seconds_done, seconds_total)`` before each Jacobian and
-            spectral norm, first with nothing done. The seconds are estimated from sizes, for one slow core. Where they
-            would be more than 40, only some of the spectral norms and of the Jacobians' largest singular values are
-            computed, at equal distances; ``report.sampled`` says which. Models of ``width`` and ``depth`` come on top.
+            spectral norm. The seconds are estimated from sizes, for one slow core. If they would be more than 40, only
+            some of the spectral norms and of the Jacobians' largest singular values are computed, equally spaced;
+            ``report.sampled`` says which. Models of ``width`` and ``depth`` are not in the estimate.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
-        SpecError: an argument that makes no sense, or a batch that the model cannot take.
+        SpecError: an argument that is not allowed, or a batch that the model cannot take.
         TargetError: a model without memory, with lazy parameters, or nested deeper than Python's recursion limit lets
             it run.
         ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
-        RankError: of a sharded model, ranks that were asked for different things, or one that raised. It names them.
+        RankError: for a sharded model, ranks with different arguments, or one that raised; named by rank.
 
-    Several threads may check at once; those that check the same model wait for each other. Whatever the model itself
-    raises is passed on.
+    Several threads may check at once; those that check the same model wait for each other. Exceptions of the model
+    itself propagate.
 
     >>> layers = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4))
     >>> report = check(layers, torch.randn(32, 8))
@@ -156,7 +156,7 @@ def check(
             if level == "full":
                 evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, progress)
         ranks.wait()
-    findings = judges.judge(evidence)
+    findings = all_findings(evidence)
     skipped: list[tuple[str, str]] = []
     if evidence.later is not None and evidence.later.skipped is not None:
         skipped += [(rule, evidence.later.skipped) for rule in ("Z302", "Z506")]
@@ -173,20 +173,20 @@ def check(
         findings=reported,
         suppressed=suppressed,
         layers=tuple(use.layer for use in evidence.uses),
-        parameters=tuple(_parameter(one, evidence) for one in evidence.held),
+        parameters=tuple(_parameter(one, evidence) for one in evidence.tensors),
         loss=evidence.loss,
         points=evidence.points,
         sampled=evidence.sampled,
         skipped=tuple(sorted(skipped)),
         seconds=time.perf_counter() - begin,
         versions=(("zeta", __version__), ("torch", str(torch.__version__))),
-        device=str(next((one.slot.tensor.device for one in evidence.held), torch.device("cpu"))),
+        device=str(next((one.slot.tensor.device for one in evidence.tensors), torch.device("cpu"))),
         seed=seed,
     )
 
 
 def _gradients() -> contextlib.AbstractContextManager[Any]:
-    """Outside of inference mode, whose tensors get no gradients."""
+    """A context outside of inference mode, in which tensors get no gradients."""
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
@@ -224,12 +224,12 @@ def _checked_slots(model: nn.Module) -> list[Slot]:
 def _claim(
     slots: list[Slot], plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
 ) -> Claim:
-    """What must be the same on all ranks, so that they do the same."""
+    """The claim with everything that must be equal on all ranks."""
     options = {"level": level, **{name: "none" if value is None else "given" for name, value in given.items()}}
     return Claim(
         seed=seed,
         plan=plan,
-        held=laid_out((slot.name, slot.tensor) for slot in slots),
+        held=layouts_of((slot.name, slot.tensor) for slot in slots),
         options=(*options.items(), ("thresholds", str(limits))),
     )
 
@@ -240,7 +240,7 @@ def _check_options(
     optimizer: OptimizerLike | None,
     thresholds: Thresholds | None,
     seed: int | None,
-    progress: Progress | None,
+    progress: CheckProgress | None,
 ) -> None:
     if loss is not None and not (callable(loss) and _takes_two(loss)):
         raise SpecError(f"loss must be a function of two arguments, the model's output and the batch, got {loss!r}")
@@ -261,7 +261,7 @@ def _check_options(
 def _takes_two(function: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-    except (TypeError, ValueError):  # a builtin, which does not say
+    except (TypeError, ValueError):  # builtins may have no signature
         return True
     try:
         signature.bind(None, None)
@@ -273,13 +273,13 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 def _with_values(
     model: nn.Module, slots: list[Slot], plan: Plan | None, initialize: Initialize | None, seed: int
 ) -> nn.Module:
-    """The model, or for one on meta a copy with memory and values."""
+    """The model; for one on meta, a copy with memory and values."""
     on_meta = [slot.name for slot in slots if slot.tensor.is_meta]
     if not on_meta:
         return model
     if any_fsdp(model):
         raise TargetError(
-            listed("FSDP2 lets nobody copy a model, and these are on meta; materialize the model first:", on_meta)
+            listed("FSDP2 models cannot be copied, and these are on meta; materialize the model first:", on_meta)
         )
     if plan is not None:
         twin: nn.Module = copy_of(model)
@@ -306,13 +306,13 @@ def _evidence(
 ) -> Evidence:
     with preserved(model):
         seen = probe(model, slots, call, loss, ranks)
-    tensors = held(slots, seen, plan, _used(slots, seen))
+    tensors = tensor_facts(slots, seen, plan, _used(slots, seen))
     later = _later(model, call, loss, seen, tensors, limits, ranks)
     updates = {} if optimizer is None else first_step(tensors, optimizer)
     ranks.wait()
     return Evidence(
         **vars(seen),
-        held=tensors,
+        tensors=tensors,
         thresholds=limits,
         later=later,
         updates=updates,
@@ -328,12 +328,12 @@ def _in_full(
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
-    progress: Progress | None,
+    progress: CheckProgress | None,
 ) -> Evidence:
-    weights = weights_of(evidence.held)
+    weights = weights_of(evidence.tensors)
     with preserved(model), kept_gathered(model):
         layers = watched(model, slots, call_of(model, batch))
-        # ranks may have batches of different sizes, and must do the same
+        # ranks may have batches of different sizes, but must make the same choice: so there is no limit
         most = math.inf if any_sharded(model) else MOST_SECONDS
         largest, norms = shared_out(
             (layers.largest, [weight.seconds for weight in weights]), most - sum(layers.squares)
@@ -360,7 +360,7 @@ def _in_full(
 
 
 def _used(slots: list[Slot], seen: Pass) -> frozenset[str]:
-    """The names of the parameters whose module ran, or that a call took."""
+    """The names of the parameters whose module ran, or that a call used."""
     taken = {name for use in seen.uses for name in use.layer.parameters}
     return frozenset(taken | {slot.name for slot in slots if slot.name.rpartition(".")[0] in seen.used})
 
@@ -370,25 +370,25 @@ def _later(
     call: Call,
     loss: LossFunction | None,
     seen: Pass,
-    tensors: tuple[Held, ...],
+    tensors: tuple[TensorFacts, ...],
     limits: Thresholds,
     ranks: Ranks,
 ) -> Later | None:
-    """Only where a weight's gradient, or that of zero units, is exactly zero."""
+    """Take further steps, only if the gradient of a weight, or of some zero units, is exactly zero."""
     learned = [one for one in tensors if one.is_weight and one.trainable]
     zero = {id(one.slot.tensor): one.name for one in learned if one.still}
     chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
     parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
     ranks.wait()
-    if not ranks.agree(bool(zero or parts)):
+    if not ranks.any_rank(bool(zero or parts)):
         return None
-    if ranks.agree(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
+    if ranks.any_rank(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
         return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
     with preserved(model):
         return later(model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)
 
 
-def _parameter(one: Held, evidence: Evidence) -> Parameter:
+def _parameter(one: TensorFacts, evidence: Evidence) -> Parameter:
     units, update = evidence.units.get(one.name), evidence.updates.get(one.name)
     return Parameter(
         name=one.name,

@@ -1,1 +1,1 @@
-"""The command line, and what it alone needs."""
+"""The command line, and the modules that only it uses."""

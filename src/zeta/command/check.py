@@ -1,4 +1,4 @@
-"""What the command line does with a check: find model, batch and loss, run, write the files."""
+"""Run a check for the command line: find batch and loss, check, write the files."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from torch import nn
 from zeta.base.generators import apart
 from zeta.base.text import bytes_text
 from zeta.check.examine import Level, check
-from zeta.check.measure.effort import Progress
+from zeta.check.measure.effort import CheckProgress
 from zeta.check.show.report import CheckReport
 from zeta.check.show.serial import to_json
 from zeta.check.show.terminal import brief
 from zeta.command.loading import find_callable
-from zeta.command.requests import CheckRequest
+from zeta.command.requests import CheckOptions
 from zeta.command.samples import batch_for
 from zeta.errors import UsageError, ZetaError
 from zeta.resolve.plans import Plan
 from zeta.write.checkpoint import check_output
 
-#: a model whose parameters take more is not built for the check that ends ``zeta init``, unless a batch is given
+#: bytes of the largest model that ``zeta init`` builds in memory for its final check, unless a batch is given
 LARGEST: Final = 2**30
 
 
 def run(
-    model: nn.Module, plan: Plan | None, seed: int, request: CheckRequest, progress: Progress | None = None
+    model: nn.Module, plan: Plan | None, seed: int, request: CheckOptions, progress: CheckProgress | None = None
 ) -> CheckReport:
     """Check a model and write the files that were asked for.
 
-    Raises ``UsageError`` where there is no batch, and where batch, loss or model fail.
+    Raises ``UsageError`` if there is no batch, or if the batch, the loss or the model raises.
     """
     for name, path in (("html", request.html), ("json", request.json), ("sarif", request.sarif)):
         if path is not None:
@@ -73,13 +73,13 @@ def run(
 
 
 def after_init(model: nn.Module, plan: Plan, seed: int, batch: str | None) -> CheckReport | str:
-    """The fast check of what ``zeta init`` wrote, on a copy in memory; or why there is none."""
+    """The fast check of the values that ``zeta init`` wrote, on a copy in memory; or the reason why there is none."""
     if batch is None and plan.nbytes > LARGEST:
-        return f"the model has {bytes_text(plan.nbytes)}, which are not built in memory unasked; give --batch"
+        return f"the model has {bytes_text(plan.nbytes)}, more than is built in memory by default; give --batch"
     if batch is None and batch_for(model) is None:
         return "no batch can be made from the model's configuration; give --batch path/to/batch.py:fn"
     try:
-        return run(model, plan, seed, CheckRequest(batch=batch))
+        return run(model, plan, seed, CheckOptions(batch=batch))
     except ZetaError as error:
         if batch is not None:
             raise
@@ -87,12 +87,12 @@ def after_init(model: nn.Module, plan: Plan, seed: int, batch: str | None) -> Ch
 
 
 def as_text(checked: CheckReport | str) -> str:
-    """What ``after_init`` gave, for people."""
+    """The result of ``after_init``, for people."""
     return f"not checked: {checked}" if isinstance(checked, str) else f"health check: {brief(checked)}"
 
 
 def as_data(checked: CheckReport | str) -> dict[str, Any]:
-    """What ``after_init`` gave, for JSON."""
+    """The result of ``after_init``, for JSON."""
     return {"skipped": checked} if isinstance(checked, str) else to_json(checked)
 
 
@@ -108,7 +108,7 @@ def _batch(model: nn.Module, spec: str | None) -> Any:
 
 
 def _takes_one(function: Callable[..., Any]) -> bool:
-    """Whether the function must have an argument: the model."""
+    """Whether the function requires an argument, which is the model."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:

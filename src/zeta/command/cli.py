@@ -1,7 +1,7 @@
-"""The command line: parse, call, print.
+"""The command line: parse the arguments, call a task, print the result.
 
-Exit codes: 0 done, 1 the values are not as planned, do not verify or cannot learn, or two plans differ, 2 wrong use or
-not possible.
+Exit codes: 0 success; 1 the values are not as planned, do not verify or cannot learn, or two plans differ; 2 wrong
+usage, or the task is not possible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import typer
 
 from zeta import __version__, recipes
 from zeta.command.printing import complain, say, say_json
-from zeta.command.requests import MAX_SHARD_SIZE, Asked, CheckRequest
+from zeta.command.requests import MAX_SHARD_SIZE, CheckOptions, ModelOptions
 from zeta.errors import RecordingError, ZetaError, ZetaNotice
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 def _tasks() -> ModuleType:
-    """What the commands do: imported when one runs, so that help needs no torch."""
+    """The tasks of the commands, imported when one runs, so that the help does not import torch."""
     from zeta.command import tasks
 
     return tasks
@@ -90,7 +90,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="the folder 
 
 @contextlib.contextmanager
 def _errors(debug: bool) -> Iterator[None]:
-    """Print what went wrong as a paragraph on stderr and exit with 2; notices as paragraphs too."""
+    """Print an error as a paragraph on stderr and exit with 2; print notices as paragraphs too."""
     try:
         with _notices():
             yield
@@ -107,13 +107,13 @@ def _errors(debug: bool) -> Iterator[None]:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """What was added to an error on its way, such as what it left behind."""
+    """The notes of an exception, such as which unfinished files were left."""
     return getattr(error, "__notes__", [])
 
 
 @contextlib.contextmanager
 def _notices() -> Iterator[None]:
-    """Print zeta's own warnings as paragraphs on stderr, without the line of code that they come from."""
+    """Print zeta's notices as paragraphs on stderr, without the line of code that they come from."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -153,11 +153,11 @@ def init_command(
 ) -> None:
     """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
 
-    By a recipe or rules; without them, as the model's own constructor does, which is recorded. What an interrupted run
-    has written is kept where it is much, and the same command goes on from there. Ends with the fast health check,
-    where a batch is given or can be made; what that finds does not change the exit code.
+    The values come from a recipe or rules; without them, the model's own constructor is recorded. The files of an
+    interrupted run are kept if they are large, and the same command resumes from them. Ends with the fast health check,
+    if a batch is given or can be made; its findings do not change the exit code.
     """
-    asked = Asked(
+    asked = ModelOptions(
         model=model,
         recipe=recipe,
         rules=rules,
@@ -206,11 +206,11 @@ def check_model(
     fallback: FallbackOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Tell whether MODEL can learn from where it starts. Exits with 1 if anything failed.
+    """Check whether MODEL can learn from its initial values. Exits with 1 if anything failed.
 
     The values are those that zeta init would write with the same options.
     """
-    asked = Asked(
+    asked = ModelOptions(
         model=model,
         recipe=recipe,
         rules=rules,
@@ -219,7 +219,7 @@ def check_model(
         cast_buffers=cast_buffers,
         fallback=fallback,
     )
-    request = CheckRequest(
+    request = CheckOptions(
         batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
     )
     with _errors(debug):
@@ -240,11 +240,11 @@ def plan_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what every parameter of MODEL would get, and write nothing.
+    """Show the initializer of every parameter of MODEL, and write nothing.
 
-    By a recipe or rules; without them, what the model's own constructor does.
+    The plan comes from a recipe or rules; without them, the model's own constructor is recorded.
     """
-    asked = Asked(
+    asked = ModelOptions(
         model=model,
         recipe=recipe,
         rules=rules,
@@ -279,7 +279,7 @@ def diff_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what two plans do differently, by parameter. Exits with 1 if anything.
+    """Show the differences between two plans, by parameter. Exits with 1 if there are any.
 
     zeta diff hf:config.json recipe:llama; zeta diff nets.py:Net out; zeta diff old.json new.json
     """
@@ -328,5 +328,5 @@ def main() -> None:
     """Entry point of the ``zeta`` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without a sign for ± still gets the numbers
+            stream.reconfigure(errors="replace")  # a terminal whose encoding lacks ± still shows the numbers
     app()

@@ -1,4 +1,4 @@
-"""What is installed, which backend computes, and whether it gives the known answers."""
+"""Report what is installed, which backends are used, and whether they give the known answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
         "zeta": __version__,
         "stream": str(STREAM_VERSION),
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # a class of its own, derived from str
+        "torch": str(torch.__version__),  # it is a subclass of str
         "triton": _triton(),
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
     }
@@ -35,7 +35,7 @@ def _triton() -> str:
 
 
 def backends() -> dict[str, str]:
-    """For each type of device that is here, the backend that computes its values, and why no better one does."""
+    """For each available type of device, its backend, and why faster ones cannot be used."""
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {device: _backend(device) for device in devices}
 
@@ -52,7 +52,7 @@ def _words(counter: tuple[int, ...], key: tuple[int, int]) -> str:
 
 _PI_COUNTER: Final = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 
-#: what must come out, and how it is computed
+#: the expected text of each known answer, and the function that computes it
 KNOWN_ANSWERS: Final[dict[str, tuple[str, Callable[[], str]]]] = {
     "Philox, counter 0, key 0 (Random123)": (
         "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
@@ -78,7 +78,7 @@ KNOWN_ANSWERS: Final[dict[str, tuple[str, Callable[[], str]]]] = {
 
 
 def known_answers() -> dict[str, bool]:
-    """Whether each known answer comes out."""
+    """Whether each known answer is reproduced."""
     answers = {name: compute() == expected for name, (expected, compute) in KNOWN_ANSWERS.items()}
     return answers | {f"values of the {name} backend": _is_right(name) for name in kernels.candidates()}
 

@@ -1,4 +1,4 @@
-"""Build or record what the command line names: a callable in a file or a package, or a transformers configuration."""
+"""Build or record the model that the command line names: a callable in a file or package, or a transformers config."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/
 def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
     """Build the model on ``device`` (``"meta"`` allocates nothing).
 
-    Raises ``UsageError`` for everything that can go wrong: no such file, module or callable, an error inside it, a
-    result that is not a module.
+    Raises ``UsageError`` if there is no such file, module or callable, if it raises, or if its result is not a module.
     """
     factory = find_factory(spec)
     with torch.device(device):
@@ -37,16 +36,16 @@ def load_model(spec: str, kwargs: dict[str, Any], device: str) -> nn.Module:
 def record_model(
     spec: str, kwargs: dict[str, Any], fallback: recording.Fallback | None = None
 ) -> tuple[nn.Module, Plan]:
-    """Record what the model's own constructor does; the model, on meta, and its plan.
+    """Record the model's own constructor; return the model, on meta, and its plan.
 
-    Raises ``UsageError`` as ``load_model`` does, and ``RecordingError`` where the constructor cannot be recorded.
+    Raises ``UsageError`` as ``load_model`` does, and ``RecordingError`` if the constructor cannot be recorded.
     """
     factory = find_factory(spec)
     return recording.record(lambda: _built(spec, factory, kwargs, "while it is recorded"), fallback=fallback)
 
 
 def find_factory(spec: str) -> Callable[..., Any]:
-    """The callable that builds the model, not called yet; ``UsageError`` if ``spec`` names none."""
+    """The callable that builds the model, not called yet; ``UsageError`` if there is none."""
     source, colon, name = spec.partition(":") if spec.startswith("hf:") else spec.rpartition(":")
     if not colon or not name or not source:
         raise UsageError(f"cannot tell what model {spec!r} is: expected {FORMS}")
@@ -89,7 +88,7 @@ def _callable(source: str, name: str) -> Callable[..., Any]:
 def _module_from_file(path: Path) -> ModuleType:
     if not is_file(path):
         raise UsageError(f"no such file: {path}")
-    # dataclasses and pickling look the module up, each file's its own
+    # dataclasses and pickle look up the module by its name, which must be different for each file
     name = path.stem if path.stem not in sys.modules else f"{path.stem} ({path.resolve()})"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -142,7 +141,7 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
         with _offline():
             config = transformers.AutoConfig.for_model(**merged)
             if architecture is not None:
-                # not the class itself: what from_config calls follows the configuration's dtype
+                # not architecture(config): _from_config applies the configuration's dtype
                 return architecture._from_config(config)
             auto = (
                 transformers.AutoModelForCausalLM
@@ -154,7 +153,7 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
     return build
 
 
-#: ways to compute attention or experts that transformers and torch have themselves; others are code from a hub
+#: implementations of attention and experts inside transformers and torch; others are code from a hub
 _OWN_WAYS: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", None)
 _WAYS: Final = {
     f"{prefix}{what}_implementation{suffix}"
@@ -162,7 +161,7 @@ _WAYS: Final = {
     for what in ("attn", "experts")
     for suffix in ("", "_internal")
 }
-#: what names code or weights that lie elsewhere
+#: keys of a configuration that name code or weights from elsewhere
 _ELSEWHERE: Final = (
     "auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "use_kernels", "kernel_config",
     "allow_all_kernels", "adapter_kwargs", "adapters", "peft_config", "use_pretrained_backbone",
@@ -170,9 +169,9 @@ _ELSEWHERE: Final = (
 
 
 def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration without what names code, kernels or weights from elsewhere; a notice says what is left out.
+    """The configuration without keys that name code, kernels or weights from elsewhere; a notice lists them.
 
-    None of it changes which parameters a model has, or what its constructor writes to them.
+    None of these keys changes the parameters of a model, or the values that its constructor gives them.
     """
     left_out: list[str] = []
 
@@ -202,8 +201,11 @@ def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """No hub is asked for anything meanwhile, whatever a configuration names."""
-    from huggingface_hub import constants  # what transformers asks
+    """Temporarily switch off all requests to a hub.
+
+    The environment variable for this is read at import, which may be long past; so the constant is changed.
+    """
+    from huggingface_hub import constants  # transformers reads it there
 
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
@@ -214,7 +216,7 @@ def _offline() -> Iterator[None]:
 
 
 def _architecture(transformers: ModuleType, path: Path, named: Any) -> Any:
-    """The first of the named models that transformers has, or ``None`` if none is named."""
+    """The first of the named classes that transformers has; ``None`` if none is named."""
     if not named:
         return None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):

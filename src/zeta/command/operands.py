@@ -1,4 +1,4 @@
-"""What ``zeta diff`` is given: each operand, in words, as a plan."""
+"""The operands of ``zeta diff``: turn each text of the command line into a plan."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _HOW: Final = ("recipe", "rules")
 
 
 class _Around(msgspec.Struct):
-    """A document that may have a plan inside."""
+    """A JSON document that may contain a plan."""
 
     plan: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operand:
-    """One side of a comparison: what to call it, and its plan."""
+    """One side of a comparison: its label, and its plan."""
 
     label: str
     plan: Plan
@@ -50,11 +50,11 @@ class Building:
 def operands(a: str, b: str, building: Building) -> tuple[Operand, Operand]:
     """Resolve both operands.
 
-    Each is a model, which is recorded; a plan in JSON or a folder of ``zeta init``; or ``recipe:NAME`` or
-    ``rules:FILE``, applied to the model that the other one is.
+    Each is a model, which is recorded; a plan in JSON; a folder of ``zeta init``; or ``recipe:NAME`` or ``rules:FILE``,
+    applied to the model of the other operand.
 
     Raises:
-        UsageError: what is named is not there or not one of these, or a recipe has no model or does not fit it.
+        UsageError: an operand does not exist or is none of these; or a recipe has no model, or does not fit it.
         RecordingError: a model's constructor cannot be recorded.
     """
     if _is_how(a) and _is_how(b):
@@ -74,7 +74,7 @@ def _is_how(text: str) -> bool:
 
 
 def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]:
-    """The operand, and the model if it is one."""
+    """The operand, and its model if it is one."""
     path = Path(text)
     if is_folder(path):
         if not is_file(path / MANIFEST):
@@ -89,7 +89,7 @@ def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]
 
 
 def _read(path: Path) -> Plan:
-    """The plan in a file: alone, or within a manifest or the output of ``zeta init --json``."""
+    """The plan in a file: the whole file, or inside a manifest or the output of ``zeta init --json``."""
     try:
         content = read_bytes(path, LARGEST_DOCUMENT)
         around = parse(content, _Around).plan
@@ -103,7 +103,7 @@ def _read(path: Path) -> Plan:
 
 
 def _applied(how: str, model: nn.Module | None, other: str, building: Building) -> Operand:
-    """A recipe or rule file, applied to the model that the other operand is."""
+    """A recipe or rule file, applied to the model of the other operand."""
     if model is None:
         raise UsageError(
             f"{how} is applied to a model, and {other} is a plan. Give the model, or write what {how} plans to a file: "

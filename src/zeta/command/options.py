@@ -1,4 +1,4 @@
-"""What the options of the command line mean: the texts that were given, as values."""
+"""Parse the options of the command line: from texts to values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zeta import recipes
 from zeta.base import dtypes
 from zeta.base.reading import parse_json, shown
 from zeta.command.loading import load_model, record_model
-from zeta.command.requests import Asked
+from zeta.command.requests import ModelOptions
 from zeta.compute.stream.random import check_seed
 from zeta.errors import FormatError, UsageError
 from zeta.resolve.casting import cast
@@ -23,11 +23,11 @@ from zeta.resolve.recording.record import Fallback
 from zeta.rules.file import read_rules
 
 
-def planned(asked: Asked) -> tuple[nn.Module, Plan]:
-    """The model that the options name, and its plan: by a recipe or rules, or recorded. Raises ``UsageError``."""
+def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
+    """The model that the options name, and its plan: from a recipe or rules, or recorded. Raises ``UsageError``."""
     recipe, rules, device = asked.recipe, asked.rules, asked.device
     if recipe is not None and rules is not None:
-        raise UsageError("--recipe and --rules are two answers to one question; give one of them")
+        raise UsageError("--recipe and --rules exclude each other; give one of them")
     if recipe is not None and recipe not in recipes.names():
         raise UsageError(f"unknown recipe {recipe!r}: expected one of {', '.join(recipes.names())}")
     arguments, dtype = arguments_of(asked.kwargs), dtype_of(asked.dtype)
@@ -62,7 +62,7 @@ def arguments_of(kwargs: str) -> dict[str, Any]:
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """The dtype that ``--dtype`` names, ``None`` where it is not given."""
+    """The dtype that ``--dtype`` names; ``None`` if it is not given."""
     dtype = None if name is None else dtypes.dtype_named(name)
     if dtype is not None and dtype not in dtypes.REAL:
         raise UsageError(f"--dtype must be a floating-point dtype, got {name!r}")
@@ -70,16 +70,16 @@ def dtype_of(name: str | None) -> torch.dtype | None:
 
 
 def fallback_of(text: str | None) -> Fallback | None:
-    """What ``--fallback`` says: a file of rules, or ``real``."""
+    """The value of ``--fallback``: rules from a file, or ``"real"``."""
     if text == "real":
         return "real"
     return None if text is None else read_rules(Path(text), None)
 
 
-def seed_of(text: str) -> int:
-    """The seed that ``--seed`` names, or a random one."""
+def parsed_seed(text: str) -> int:
+    """The seed that ``--seed`` gives; a random one for ``random``."""
     if text == "random":
-        return secrets.randbits(64)  # torch's generator starts from the same state in every process
+        return secrets.randbits(64)  # not torch's generator, which has the same state at the start of every process
     try:
         return check_seed(int(text, 0))
     except ValueError:

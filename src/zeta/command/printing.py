@@ -1,4 +1,4 @@
-"""What the command line prints: texts for people and JSON on stdout, complaints and bars on stderr."""
+"""Output of the command line: texts for people and JSON on stdout, errors and progress bars on stderr."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _STDERR: Final = Console(stderr=True, soft_wrap=True, highlight=False, markup=Fa
 
 
 def say(text: str) -> None:
-    """Print what is meant for people, on stdout."""
+    """Print text for people, on stdout."""
     _STDOUT.print(visible_lines(text))
 
 
 def complain(text: str) -> None:
-    """Print what went wrong, or should be known, on stderr."""
+    """Print an error or a notice on stderr."""
     _STDERR.print(visible_lines(text))
 
 
 def width() -> int | None:
-    """The width of the terminal, where the output goes to one."""
+    """The width of the terminal; ``None`` if the output does not go to a terminal."""
     return _STDOUT.width if _STDOUT.is_terminal else None
 
 
@@ -36,13 +36,13 @@ def say_json(data: Any) -> None:
 
 
 def say_document(text: str) -> None:
-    """Print JSON in ASCII, which has its own escapes for all that is not printable but one character."""
+    """Print JSON text in ASCII. JSON escapes every unprintable character except DEL, which is escaped here."""
     _STDOUT.print(text.replace("\x7f", "\\u007f"))
 
 
 @contextlib.contextmanager
 def bytes_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A bar of bytes on stderr where that is a terminal, nothing otherwise."""
+    """A progress bar of bytes on stderr, if that is a terminal."""
     if quiet or not _STDERR.is_terminal:
         yield None
         return
@@ -56,7 +56,7 @@ def bytes_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
 
 @contextlib.contextmanager
 def time_bar() -> Iterator[Callable[[str, float, float], None]]:
-    """Say on stderr how long something is estimated to take; where that is a terminal, with a bar."""
+    """Print the estimated time of something on stderr; with a progress bar, if that is a terminal."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]:.0f} s"))

@@ -1,4 +1,4 @@
-"""What the options of the commands say, as they were given."""
+"""The options of the commands as plain texts, before they are parsed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-#: the default of --max-shard-size: that of zeta.save, whose import brings torch
+#: the default of --max-shard-size; equal to that of zeta.save, whose module would import torch
 MAX_SHARD_SIZE: Final = "50GB"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A model and how it is initialized: by a recipe, by rules, or recorded."""
+class ModelOptions:
+    """A model, and how it is initialized: by a recipe, by rules, or recorded."""
 
     model: str
     recipe: str | None = None
@@ -25,8 +25,8 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckRequest:
-    """What to check with, and the files to write."""
+class CheckOptions:
+    """The options of a check, and the files to write."""
 
     batch: str | None = None
     loss: str | None = None

@@ -1,4 +1,4 @@
-"""A batch of random values for a model of transformers, made from its configuration alone."""
+"""Make a batch of random values for a transformers model, from its configuration alone."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+#: samples, tokens per sample, and pixels per side of an image
 _COUNT: Final = 4
 _LENGTH: Final = 32
 _IMAGE: Final = 64
+#: the first tokens of a vocabulary, which are mostly padding, begin and end, are not used
+_SPECIAL_TOKENS: Final = 4
 _SEED: Final = 0
-# these predict each token, or each masked one; the others at most one class for each sample
+# classes of models that predict each token, or each masked one; the others predict at most one class per sample
 _PER_TOKEN: Final = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration", "ForTokenClassification")
 
 
 def batch_for(model: nn.Module) -> dict[str, Tensor] | None:
-    """Random tokens or pixels of the sizes that ``model.config`` gives, with random labels; ``None`` where it does not.
+    """Random tokens or pixels of the sizes in ``model.config``, with random labels; ``None`` if it has no such sizes.
 
     Only for models whose main input is ``input_ids`` or ``pixel_values``.
     """
@@ -40,12 +43,11 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
     text = config.get_text_config()
     limit = getattr(text, "max_position_embeddings", None) or _LENGTH
     shape = (_COUNT, min(_LENGTH, int(limit) // 2 or 1))
-    # the first few tokens are mostly padding, beginning and end
-    first = min(4, text.vocab_size - 1)
+    first = min(_SPECIAL_TOKENS, text.vocab_size - 1)
     batch = {"input_ids": torch.randint(first, text.vocab_size, shape, generator=generator, device="cpu")}
     name = type(model).__name__
     if name.endswith(("ForCausalLM", "LMHeadModel")):
-        # decoders of two-part models and XLM take labels as they stand; without any, the loss is that of next tokens
+        # decoders of encoder-decoder models and XLM do not shift labels; without labels, next-token loss is used
         if name.endswith("ForCausalLM") and getattr(config, "decoder_start_token_id", None) is None:
             batch["labels"] = batch["input_ids"]
     elif "labels" in accepted and name.endswith(_PER_TOKEN):
@@ -59,7 +61,7 @@ def _tokens(model: nn.Module, config: Any, accepted: Any, generator: torch.Gener
 
 
 def _pixels(model: nn.Module, config: Any, accepted: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    size = getattr(config, "image_size", _IMAGE)  # what is convolutional to the end takes any
+    size = getattr(config, "image_size", _IMAGE)  # fully convolutional models take any size
     height, width = (size, size) if isinstance(size, int) else size
     batch = {"pixel_values": torch.randn(_COUNT, config.num_channels, height, width, generator=generator, device="cpu")}
     if "labels" in accepted and type(model).__name__.endswith("ForImageClassification"):

@@ -1,6 +1,6 @@
-"""What the commands do, with the values of their options: imported when one runs, since this brings torch.
+"""The tasks of the commands, with the values of their options; imported when one runs, because this imports torch.
 
-Each returns whether all is as it should be.
+Each task returns whether its result is positive, which decides the exit code.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from zeta.command import doctor as diagnosis
 from zeta.command import options
 from zeta.command.operands import Building, operands
 from zeta.command.printing import bytes_bar, say, say_document, say_json, time_bar, width
-from zeta.command.requests import Asked, CheckRequest
+from zeta.command.requests import CheckOptions, ModelOptions
 from zeta.report import differences
 from zeta.write.checkpoint import bytes_of, check_folder, files_of, output_path
 
 
 def init(
-    asked: Asked,
+    asked: ModelOptions,
     *,
     out: Path,
     seed: str,
@@ -34,7 +34,7 @@ def init(
     as_json: bool,
 ) -> bool:
     """Write a checkpoint, and end with the fast health check."""
-    number = options.seed_of(seed)
+    number = options.parsed_seed(seed)
     most = bytes_of(max_shard_size)
     check_folder(output_path(out, "--out"), force=force)
     built, decided = options.planned(asked)
@@ -66,9 +66,9 @@ def init(
     return report.ok
 
 
-def check(asked: Asked, request: CheckRequest, *, seed: str) -> bool:
+def check(asked: ModelOptions, request: CheckOptions, *, seed: str) -> bool:
     """Check a model with the values that ``init`` would write."""
-    number = options.seed_of(seed)
+    number = options.parsed_seed(seed)
     built, decided = options.planned(asked)
     with time_bar() as progress:
         report = check_command.run(built, decided, number, request, progress)
@@ -78,7 +78,7 @@ def check(asked: Asked, request: CheckRequest, *, seed: str) -> bool:
     return report.ok
 
 
-def plan(asked: Asked, *, as_json: bool) -> bool:
+def plan(asked: ModelOptions, *, as_json: bool) -> bool:
     """Show the plan."""
     _, decided = options.planned(asked)
     if as_json:

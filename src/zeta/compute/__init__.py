@@ -1,4 +1,4 @@
-"""Third stage: from an entry of a plan to values.
+"""Third stage: compute the values of an entry of a plan.
 
-In: a law or a program, a key and a region. Out: the values of that region.
+In: an initializer (a distribution or a program), a key and a region. Out: the values of that region.
 """

@@ -1,4 +1,4 @@
-"""The matrices inside a weight, and initializers that look at a whole matrix at once."""
+"""The matrices inside a weight, and initializers that need a whole matrix at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zeta.compute.orthogonal import orthonormal
 from zeta.fans import Axes
 from zeta.initializers import Site, matrix_shape
 
-#: from here on, a gain takes elements of a large matrix below the smallest normal number of fp32
+#: with a smaller gain, elements of a large matrix may be subnormal fp32 numbers
 _TINY: Final = 2.0**-90
 
 
@@ -66,7 +66,7 @@ def orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
 
 
 def _arithmetic(gain: float) -> AbstractContextManager[None]:
-    """In full precision; where values are hardly normal numbers, on one thread: torch's others may flush the rest."""
+    """Full precision. With a tiny gain, one thread: torch's other threads may flush subnormal numbers to zero."""
     return one_thread() if abs(gain) < _TINY else full_precision()
 
 

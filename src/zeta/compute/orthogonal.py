@@ -1,4 +1,4 @@
-"""Haar-distributed orthogonal matrices from their Householder vectors: nothing is factorized, all work is products."""
+"""Haar-distributed orthogonal matrices as products of Householder reflections, without a QR factorization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-#: reflections applied at once: enough for fast matrix products, few enough that their coupling costs little
+#: reflections applied together: enough for fast matrix products, few enough that combining them costs little
 BLOCK: Final = 128
 
 
@@ -16,8 +16,8 @@ def orthonormal(gaussian: Tensor, gain: float = 1.0) -> Tensor:
 
     ``Q = H_1 ... H_k D`` in the tall orientation: the reflection ``H_j`` takes ``x_j``, the elements of column j at
     and below the diagonal, to the first axis, and the phases ``D`` make ``Q_1 = x_1 / |x_1|``, as in a factorization
-    whose R has a positive diagonal (Stewart 1980; Mezzadri 2007). The elements above the diagonal play no part. A
-    matrix with more columns is the transpose of a tall one. ``k`` columns are the first ``k`` of more.
+    whose R has a positive diagonal (Stewart 1980; Mezzadri 2007). Elements above the diagonal are not used. A matrix
+    with more columns than rows is the transpose of a tall one. The first ``k`` columns do not depend on the others.
 
     Args:
         gaussian: standard normal values ``(count, rows, columns)``, fp32, fp64 or complex. Zeros count as positive.
@@ -37,7 +37,7 @@ def orthonormal(gaussian: Tensor, gain: float = 1.0) -> Tensor:
     vectors, halves, phases = _reflections(tall)
     q.diagonal(dim1=-2, dim2=-1).copy_(gain * phases)
     for start in reversed(range(0, min(rows, columns), BLOCK)):
-        # the columns before are still those of D, and these reflections leave them alone
+        # the columns before ``start`` are still those of D, and these reflections do not change them
         block, part = slice(start, start + BLOCK), q[:, start:, start:]
         v = vectors[:, start:, block]
         part.baddbmm_(v, _coupling(v, halves[:, block]) @ (v.mH @ part), alpha=-1)
@@ -76,9 +76,9 @@ def _coupling(v: Tensor, halves: Tensor) -> Tensor:
 
 
 def _working_dtype(gaussian: Tensor) -> torch.dtype:
-    """The Gaussian's own dtype, or twice its width where torch may round the factors of a single-precision product.
+    """The Gaussian's dtype; or fp64 (complex128) if torch may compute fp32 matrix products in TF32, bf16 or autocast.
 
-    TF32 or bf16 products, and autocast, would spoil orthogonality; fp64 is subject to neither.
+    Such products would not be orthogonal to fp32 accuracy. fp64 products are always exact to fp64.
     """
     backend = torch.backends.cuda if gaussian.is_cuda else torch.backends.mkldnn
     exact = backend.matmul.fp32_precision in ("none", "ieee")

@@ -1,7 +1,7 @@
 """Run a program: its values, whole or tile by tile, drawn and computed on the CPU.
 
-A program whose steps all treat elements alone, or move boxes of them about, computes any region alone. Others look
-at the whole tensor, which is computed once and cut.
+A program is regional if each of its steps is elementwise or moves boxes of elements: then any region is computed
+without the rest. Any other program computes the whole tensor once, and regions are cut out of it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from zeta.compute.stream.regions import Region
 from zeta.errors import PlanError
 from zeta.initializers import Data, Draw, Program, Ref, Step
 
-#: elements of one tile; a step's temporaries are a few times that
+#: elements of one tile; the temporaries of a step are a few times as large
 TILE: Final = 2**18
-# a region alone is computed by recursion
+#: steps of a regional program: regions are computed by recursion, which must stay shallow
 _LONGEST: Final = 128
-#: parts of all steps that a region of the result may need
+#: regions of all steps that one region of the result may need
 _MOST_VIEWS: Final = 2 * _LONGEST
 _MOVING: Final = ("slice", "permute", "reshape", "update", "cat")
-#: what need not copy a tensor that nothing else uses
+#: operations that may overwrite their first operand if nothing else uses it
 _IN_PLACE: Final[Mapping[str, Callable[..., Tensor]]] = {
     "update": layouts.update_,
     "strided_update": layouts.strided_update_,
@@ -67,9 +67,10 @@ def value(program: Program, *, name: str, seed: int) -> Tensor:
 
 
 def is_regional(program: Program) -> bool:
-    """Whether every region is computed without the rest.
+    """Whether any region can be computed without the rest.
 
-    What is not random is computed as a whole, as in a constructor: the last bits of torch's functions may depend on it.
+    A program without random draws is always computed as a whole, as in a constructor: the last bits of torch's
+    functions may depend on an element's position.
     """
     if not program.draws or len(program.steps) > _LONGEST:
         return False
@@ -77,11 +78,11 @@ def is_regional(program: Program) -> bool:
 
 
 def _needs_few_regions(program: Program) -> bool:
-    """Whether one region of the result needs few regions of the steps.
+    """Whether one region of the result needs at most ``_MOST_VIEWS`` regions of the steps.
 
-    Each use of a step may want another part of it, so that their number can double with every step.
+    Each use of a step may need another region of it, so that their number can double with every step.
     """
-    # how each step is looked at: what lies between it and the result
+    # for each step, the different chains of moves between it and the result
     views: list[set[Any]] = [set() for _ in program.steps]
     views[-1].add(())
     count = 0
@@ -122,9 +123,9 @@ def _kept(shape: tuple[int, ...]) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One program for one parameter.
+    """The execution of one program for one parameter.
 
-    ``found`` are regions of steps that several others use: without it, each use would double the work.
+    ``found`` caches regions of steps that several other steps use: without it, each use would compute them again.
     """
 
     program: Program
@@ -141,7 +142,7 @@ class _Run:
     # -- the whole ----------------------------------------------------------------------------------------------------
 
     def whole(self) -> Tensor:
-        """Run the steps in order; a result is dropped after its last use."""
+        """Run the steps in order; each result is freed after its last use."""
         steps = self.program.steps
         uses = Counter(ref for step in steps for ref in step.refs)
         left = uses.copy()
@@ -165,7 +166,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _named(self, position: int) -> Iterator[None]:
-        """Say which step it was that torch cannot compute for these values."""
+        """Raise ``PlanError`` that names the step, if torch cannot compute it for these values."""
         try:
             yield
         except (RuntimeError, IndexError, ValueError) as error:
@@ -177,12 +178,14 @@ class _Run:
 
     @staticmethod
     def _check(step: Step, value: Tensor, shape: tuple[int, ...]) -> None:
-        """Raise ``ValueError`` where torch computes another type than it foretells."""
+        """Raise ``ValueError`` if torch's result differs from the shape and dtype that the step states."""
         if tuple(value.shape) != shape or value.dtype is not step.dtype:
-            raise ValueError(f"its result is {value.dtype} of shape {tuple(value.shape)}, and not as it states")
+            raise ValueError(
+                f"its result is {value.dtype} of shape {tuple(value.shape)}, but it states {step.dtype} of {shape}"
+            )
 
     def _is_owned(self, ref: Ref) -> bool:
-        """Whether a step's result has its memory for itself, without gaps."""
+        """Whether a step's result has contiguous memory that no other tensor shares."""
         return self.program.steps[ref.step].op in ("draw", "data", "full", "cat", *_IN_PLACE)
 
     def _leaf(self, step: Step) -> Tensor:
@@ -205,7 +208,7 @@ class _Run:
     # -- one region ---------------------------------------------------------------------------------------------------
 
     def part(self, region: Region) -> Tensor:
-        """The values of one region of the result, which nobody writes to."""
+        """The values of one region of the result; the caller must not write to them."""
         with fixed_state():
             return self.region(len(self.program.steps) - 1, region)
 
@@ -250,7 +253,7 @@ class _Run:
         return self.region(ref.step, Region(shape=shape, offsets=tuple(offsets), sizes=tuple(sizes)))
 
     def _broadcast(self, ref: Ref, region: Region) -> Tensor:
-        """What an operand contributes to a region of a result that it is broadcast to."""
+        """The region of an operand that is broadcast to ``region`` of the result."""
         shape = self.program.steps[ref.step].shape
         skipped = len(region.shape) - len(shape)
         spans = [
@@ -260,7 +263,7 @@ class _Run:
         return self._inner(ref, [a for a, _ in spans], [b for _, b in spans])
 
     def _reshaped(self, ref: Ref, region: Region) -> Tensor:
-        """Only dimensions of extent 1 come and go."""
+        """A region of a reshape that only adds or removes dimensions of extent 1."""
         spans = iter([(o, n) for o, n, e in zip(region.offsets, region.sizes, region.shape, strict=True) if e != 1])
         empty = region.numel == 0
         shape = self.program.steps[ref.step].shape
@@ -280,7 +283,7 @@ class _Run:
         return self._inner(ref, offsets, sizes)[tuple(slice(None, None, s) for s in steps)]
 
     def _ends(self, step: Step, dim: int) -> list[tuple[int, ...]]:
-        """Where each part that is put together begins."""
+        """The start of each part of a concatenation along ``dim``."""
         starts, at = [], 0
         for ref in step.operands:
             starts.append(tuple(at if d == dim % len(step.shape) else 0 for d in range(len(step.shape))))
@@ -288,7 +291,7 @@ class _Run:
         return starts
 
     def _updated(self, step: Step, starts: list[tuple[int, ...]], region: Region) -> Tensor:
-        """Values, each from its start on, over the first operand where that is not one of them."""
+        """The values, each placed at its start, over the first operand if that is not one of the values."""
         refs = step.operands[-len(starts) :]
         below = step.operands[0] if len(refs) < len(step.operands) else None
         result: Tensor | None = None
@@ -308,7 +311,7 @@ class _Run:
         return self._under(below, step, region) if result is None else result
 
     def _under(self, below: Ref | None, step: Step, region: Region) -> Tensor:
-        """What parts are put over: an operand, or memory that they cover."""
+        """The values that the parts overwrite: an operand, or uninitialized memory that they cover completely."""
         if below is None:
             return torch.empty(region.sizes, dtype=step.dtype, device="cpu")
         return self.region(below.step, region)

@@ -19,7 +19,7 @@ _TILE: Final = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """How many elements, their sum and sum of squares about some centre, and their extremes.
+    """The number of elements, their sum and sum of squares about a centre, and their minimum and maximum.
 
     >>> Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0) + Sums()
     Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0)
@@ -48,9 +48,9 @@ def sums_of(values: Tensor, centre: float) -> Sums:
 
     Args:
         values: real numbers of any dtype, strides and device.
-        centre: what the sums are about; close to the mean, so that the squares keep their digits.
+        centre: subtracted from every value; should be close to the mean, so that the squares keep their digits.
 
-    A value that is not finite shows in ``sum``, which then is not finite either.
+    If a value is not finite, ``sum`` is not finite either.
 
     >>> sums_of(torch.tensor([[1.0, 2.0], [4.0, 5.0]]), 3.0)
     Sums(count=4, sum=0.0, squares=10.0, low=1.0, high=5.0)
@@ -59,7 +59,7 @@ def sums_of(values: Tensor, centre: float) -> Sums:
 
 
 def sums_of_all(parts: Sequence[tuple[Tensor, float]]) -> list[Sums]:
-    """Return ``sums_of`` each (values, centre); those that the CPU's kernels can read, all in one call."""
+    """Return ``sums_of`` each (values, centre). The CPU kernels compute all that they can read in one call."""
     sums: list[Sums | None] = [None] * len(parts)
     together: list[int] = []
     kernel = kernels.backend().measure
@@ -82,6 +82,6 @@ def _by_torch(values: Tensor, centre: float) -> Sums:
         wide = values[index].double()
         low, high = wide.aminmax()
         wide = wide - centre
-        numbers = torch.stack([wide.sum(), wide.square().sum(), low, high]).tolist()  # one wait for the device
+        numbers = torch.stack([wide.sum(), wide.square().sum(), low, high]).tolist()  # one synchronization
         total += Sums(count=tile.numel, sum=numbers[0], squares=numbers[1], low=numbers[2], high=numbers[3])
     return total

@@ -1,4 +1,4 @@
-"""The values of one entry of a plan, in bounded tiles: drawn by law or computed by its program."""
+"""The values of one entry of a plan, in bounded tiles: drawn from a distribution or computed by a program."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def values_of(
     """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values)."""
     region = Region.whole(entry.shape) if region is None else region
     if isinstance(entry.initializer, Program):
-        from zeta.compute import programs  # with the language of programs, which few models need
+        from zeta.compute import programs  # here, because it imports the language of programs, which few models need
 
         yield from programs.tiles(
             entry.initializer,

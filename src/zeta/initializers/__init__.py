@@ -1,8 +1,8 @@
-"""Initializers: frozen descriptions of the values that are wanted, without any tensor.
+"""Initializers: frozen descriptions of the values of a parameter, without any tensor.
 
-Each one is validated when built, prints as it was written, compares by value, can be scaled
-(``Normal(0.02) * 0.5``) and goes through JSON by its name. ``solve`` fills in what depends on the parameter's shape;
-``moments`` and ``bounds`` say what the drawn values will look like. How values are drawn is in ``compute/sampling``.
+Each one is validated when built, prints as the expression that builds it, compares by value, can be scaled
+(``Normal(0.02) * 0.5``) and has a form in JSON. ``solve`` fills in the numbers that depend on the parameter's shape;
+``moments`` and ``bounds`` describe the drawn values. ``compute/sampling`` draws them.
 """
 
 from zeta.initializers.base import Initializer, Keep, Site

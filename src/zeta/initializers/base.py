@@ -1,4 +1,4 @@
-"""What every initializer is: the base class, and the site that one is solved for."""
+"""The base class of all initializers, and the site: the properties of a parameter that an initializer may use."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zeta.fans import Axes, Fans
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What an initializer may know of the parameter it is solved for."""
+    """The properties of a parameter that an initializer may use."""
 
     shape: tuple[int, ...]
     axes: Axes | None = None
 
     def fans(self, *, effective: bool = False) -> Fans:
-        """The fans along ``axes``; ``SpecError`` where there are none."""
+        """The fans along ``axes``; ``SpecError`` if there are no axes."""
         if self.axes is None:
             raise SpecError("no axes are known for this parameter, so it has no fans")
         return self.axes.fans(self.shape, effective=effective)
@@ -31,12 +31,12 @@ class Site:
 class Initializer:
     """Base of all initializers. Subclasses are frozen dataclasses, found by their name in JSON."""
 
-    # no abc.ABC: isinstance takes several times as long there, and is asked a dozen times for each parameter
+    # not abc.ABC: isinstance is several times slower with it, and is called a dozen times for each parameter
 
     registry: ClassVar[dict[str, type[Initializer]]] = {}
-    #: whether ``solve`` reads the fans, that is, whether the parameter's axes must be known
+    #: whether the parameter's axes must be known, to solve or to draw
     needs_axes: ClassVar[bool] = False
-    #: whether it gives values by itself, element by element or as a matrix, and may be a draw of a program
+    #: whether it is a distribution or a constant, of elements or matrices, and may be a draw of a program
     is_law: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -49,15 +49,15 @@ class Initializer:
         raise NotImplementedError
 
     def solve(self, site: Site) -> Initializer:
-        """Return the initializer with every number known; raises ``SpecError`` if it does not fit the site."""
+        """Return the initializer with all its numbers; raises ``SpecError`` if it does not fit the site."""
         return self
 
     def moments(self, site: Site) -> Moments | None:
-        """Return the expected moments of the elements at ``site``, ``None`` where nothing is drawn."""
+        """Return the expected moments of the elements at ``site``; ``None`` for ``Keep`` and programs."""
         raise NotImplementedError
 
     def bounds(self) -> tuple[float, float]:
-        """Return an interval that no value leaves."""
+        """Return an interval that contains all values."""
         return (-math.inf, math.inf)
 
     def __mul__(self, factor: float) -> Initializer:
@@ -146,7 +146,7 @@ def set_number(owner: Initializer, name: str, *, above: float | None = None, lea
 
 @dataclass(frozen=True, repr=False)
 class Keep(Initializer):
-    """Leave the parameter as it is, on purpose."""
+    """Keep the parameter's present values, on purpose."""
 
     is_law = False
 

@@ -1,4 +1,4 @@
-"""What a program must be before it runs: every step of the type that it states, and the whole within its cost."""
+"""Validate a program before it runs: every step must have the type that it states, and the cost has a limit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from zeta.initializers.fitting import check_law
 from zeta.initializers.matrix import matrix_shape
 from zeta.initializers.steps import MOST_DIMS, Data, Draw, Ref, Step
 
-# What a program may cost, so that no file makes a computer work or allocate without end: so much for every element
-# of the tensor that it is for, and as for so many elements where the tensor is smaller.
+# The limits of a program's cost, so that no file can make a computer compute or allocate without end: bytes and steps
+# of arithmetic for each element of its result. Smaller results count as having the numbers of elements below.
 MOST_BYTES: Final = 2**10
 MOST_WORK: Final = 2**14
 LEAST_FOR_WORK: Final = 2**16
@@ -29,7 +29,7 @@ _DTYPES: Final = (
 
 
 def check_step(step: Step, before: list[Step]) -> None:
-    """Raise ``ZetaError`` unless a step's result follows from those before it and has the type that it states."""
+    """Raise ``ZetaError`` unless a step uses only earlier steps and its result has the type that it states."""
     if len(step.shape) > MOST_DIMS or not all(_is_extent(n) for n in step.shape) or step.nbytes >= 2**63:
         raise SpecError(f"{step.shape!r} is no shape")
     if step.dtype not in _DTYPES:
@@ -74,27 +74,27 @@ def check_cost(steps: tuple[Step, ...]) -> None:
     ending = Counter[int]()
     held = 0
     for position, step in enumerate(steps):
-        beside = 0  # bytes of parts that nobody asked for
+        unused = 0  # bytes of results of the operation that are not the selected part
         if step.leaf is None:
             types = [steps[item.step].type if isinstance(item, Ref) else item for item in step.operands]
             work += operations.work(step.op, types, step.type)
             if any(key == "part" for key, _ in step.attributes):
-                beside = evaluation.nbytes_of_parts(step.op, tuple(types), step.attributes, step.dtype) - step.nbytes
+                unused = evaluation.nbytes_of_parts(step.op, tuple(types), step.attributes, step.dtype) - step.nbytes
         else:
             work += _work_of(step)
         ending[last_use.get(position, position)] += step.nbytes
         held += step.nbytes
-        if work > MOST_WORK * for_work or held + beside > MOST_BYTES * for_memory:
+        if work > MOST_WORK * for_work or held + unused > MOST_BYTES * for_memory:
             raise SpecError(
                 f"Program: up to step {position} ({step.op}) it takes {work:,} steps of arithmetic and "
-                f"{held + beside:,} bytes; a tensor of {steps[-1].numel:,} elements may take {MOST_WORK * for_work:,} "
+                f"{held + unused:,} bytes; a tensor of {steps[-1].numel:,} elements may take {MOST_WORK * for_work:,} "
                 f"and {MOST_BYTES * for_memory:,}"
             )
         held -= ending.pop(position, 0)
 
 
 def _work_of(step: Step) -> int:
-    """About how many steps of arithmetic a draw takes; orthogonal matrices are products, sparse ones are sorted."""
+    """The approximate steps of arithmetic of a draw; orthogonal matrices need products, sparse ones sorting."""
     if not isinstance(step.leaf, Draw) or not step.leaf.initializer.needs_axes:
         return step.numel
     sizes = matrix_shape(Site(shape=step.shape, axes=step.leaf.axes))

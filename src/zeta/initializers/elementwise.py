@@ -1,4 +1,4 @@
-"""Initializers that draw every element on its own."""
+"""Initializers whose elements are independent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from zeta.initializers.base import Initializer, Site, set_number
 
 # The largest |z| that 32 random bits can give: the p = 2^-33 quantile of the normal distribution is 6.338.
 LARGEST_SIGMA: Final = 6.34
-# Truncation intervals that begin farther out than this are refused: fp32 tail probabilities end there.
+# Truncation intervals that begin farther from the mean than this, in std, are refused: fp32 cannot represent the tail.
 FARTHEST_SIGMA: Final = 8.0
-#: truncated laws narrower than this are refused: their probability has no digits left
+#: narrower truncation intervals, in std, are refused: the difference of the probabilities has no digits left
 _NARROWEST_SIGMA: Final = 1e-24
 
 
@@ -69,7 +69,7 @@ class Ones(Constant):
 class Uniform(Initializer):
     """Uniform on ``[low, high]``: ``low + (high - low) u`` with ``u`` in ``[0, 1)``.
 
-    Mean ``(low + high)/2``, std ``(high - low)/sqrt(12)``. Values never leave the bounds, whatever the dtype.
+    Mean ``(low + high)/2``, std ``(high - low)/sqrt(12)``. Values are within the bounds in every dtype.
     """
 
     low: float = 0.0
@@ -123,7 +123,7 @@ class TruncatedNormal(Initializer):
     """Normal with parent ``std`` and ``mean``, conditioned on an interval by a change of interval, not by rejection.
 
     The interval is ``mean +- cutoff * std`` (``cutoff`` in sigmas, default 2), or the absolute ``[low, high]``, either
-    of which may be left out. ``torch.nn.init.trunc_normal_`` takes absolute bounds: its default ±2 never bites at std
+    of which may be left out. ``torch.nn.init.trunc_normal_`` takes absolute bounds: its default ±2 cuts nothing at std
     0.02.
 
     ``std`` is the parent's std. The drawn values have a smaller one (0.8796 std at 2 sigma), unless
@@ -149,8 +149,7 @@ class TruncatedNormal(Initializer):
         if self.cutoff is not None and absolute:
             raise SpecError(
                 f"TruncatedNormal: cutoff={shown(self.cutoff)} is in sigmas, low={shown(self.low)} and "
-                f"high={shown(self.high)} "
-                "are absolute: give one kind"
+                f"high={shown(self.high)} are absolute: give one kind"
             )
         if not absolute:
             if self.cutoff is None:
@@ -206,7 +205,7 @@ class TruncatedNormal(Initializer):
         return self._corrected_within_bounds()
 
     def _corrected_within_bounds(self) -> TruncatedNormal:
-        """Bisect for the parent std; the truncated std grows with it, towards the uniform distribution's."""
+        """Find the parent std by bisection: the truncated std grows with it, up to the uniform distribution's."""
         low, high = self.bounds()
         limit = (high - low) / math.sqrt(12)
         if self.std >= limit * (1 - 1e-6):

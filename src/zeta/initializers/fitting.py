@@ -1,4 +1,4 @@
-"""Whether a dtype can hold what a solved law draws."""
+"""Whether a dtype can represent the values of a solved law."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zeta.initializers.matrix import Sparse
 
 @functools.lru_cache(maxsize=4096)
 def check_law(initializer: Initializer, dtype: torch.dtype) -> None:
-    """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved law."""
+    """Raise ``SpecError`` if ``dtype`` cannot represent the values of a solved law."""
     name = dtypes.name_of(dtype)
     if not dtypes.is_drawable(dtype):
         if isinstance(initializer, Constant) and not dtype.is_floating_point and initializer.value.is_integer():
@@ -45,7 +45,7 @@ def check_law(initializer: Initializer, dtype: torch.dtype) -> None:
 
 def _reach(initializer: Initializer) -> float:
     """The largest magnitude that a solved initializer can give."""
-    # fp64's reach of 8.2 sigma does not matter: its range is never short
+    # fp64 draws reach 8.2 sigma, but its range is always large enough
     reach = max(abs(bound) for bound in initializer.bounds())
     if isinstance(initializer, Normal):
         reach = abs(initializer.mean) + LARGEST_SIGMA * initializer.std

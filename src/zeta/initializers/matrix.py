@@ -1,4 +1,4 @@
-"""Initializers that fill the matrices inside a weight as a whole: outputs x inputs of each packed map."""
+"""Initializers of whole matrices: outputs x inputs of each map that is packed into a weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zeta.initializers.base import Initializer, Site, set_number
 
 
 class _Matrix(Initializer):
-    """Base of what fills the matrices (fan_out x fan_in) inside a weight; see ``matrix_shape``."""
+    """Base of initializers of the matrices (fan_out x fan_in) inside a weight; see ``matrix_shape``."""
 
     gain: float
     needs_axes: ClassVar[bool] = True
@@ -26,7 +26,7 @@ class _Matrix(Initializer):
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixShape:
-    """The matrices packed into a weight: how many, and their extents. The kernel is not part of ``columns``."""
+    """The matrices packed into a weight: their number and extents. The kernel is not part of ``columns``."""
 
     count: int
     rows: int
@@ -59,15 +59,16 @@ def _sparse_moments(gain: float, ones: int, total: int) -> Moments:
 
 @dataclass(frozen=True, repr=False)
 class Orthogonal(_Matrix):
-    """Each matrix (outputs x inputs times kernel) is ``gain`` times a Haar-distributed (semi-)orthogonal one.
+    """Each matrix, outputs x (inputs * kernel), is ``gain`` times a Haar-distributed (semi-)orthogonal matrix.
 
     ``W W^T = gain^2 I`` or ``W^T W = gain^2 I``, whichever is possible; the mean square is ``gain^2 / max(rows,
-    columns)`` exactly. Packed maps are drawn one by one. Complex weights are unitary (Saxe et al. 2014; Stewart 1980).
+    columns)`` exactly. Packed maps are drawn separately. Complex weights are unitary (Saxe et al. 2014; Stewart 1980).
 
-    Made of Householder reflections of the parameter's own Gaussian values, on the parameter's device, in fp32 or, for
-    fp64, in fp64; bf16 and fp16 are the fp32 matrix rounded. ``|W W^T / gain^2 - I|`` is at most 2e-6 in fp32 and 1e-13
-    in fp64. The last bits depend on the linear algebra library and its threads: results agree to ``2e-6 * gain`` in
-    fp32 and ``1e-13 * gain`` in fp64. More outputs keep the rows of a matrix that stays wide.
+    Computed from Gaussian values of the parameter's stream by Householder reflections, on the parameter's device, in
+    fp32 or, for fp64, in fp64; bf16 and fp16 are the rounded fp32 matrix. ``|W W^T / gain^2 - I|`` is at most 2e-6 in
+    fp32 and 1e-13 in fp64. The last bits depend on the linear algebra library and its threads: results agree to
+    ``2e-6 * gain`` in fp32 and ``1e-13 * gain`` in fp64. Additional outputs do not change the existing rows, as long as
+    there are at least as many columns as rows.
     """
 
     gain: float = 1.0
@@ -130,9 +131,9 @@ class Identity(_Matrix):
 
 @dataclass(frozen=True, repr=False)
 class Dirac(_Matrix):
-    """A convolution that passes its input channels on: ``gain`` at the kernel's centre on the channels' diagonal.
+    """A convolution that passes its input channels through: ``gain`` at the kernel's centre, on the channels' diagonal.
 
-    Grouped convolutions pass each group on (Zagoruyko & Komodakis 2017).
+    Grouped convolutions do so for each group (Zagoruyko & Komodakis 2017).
     """
 
     gain: float = 1.0
@@ -155,7 +156,7 @@ class Dirac(_Matrix):
 class Sparse(Initializer):
     """``N(0, std^2)``, with ``ceil(sparsity * outputs)`` elements of every column set to zero (Martens 2010).
 
-    A column holds what one input sends to all outputs, as in ``torch.nn.init.sparse_``.
+    A column has the weights from one input to all outputs, as in ``torch.nn.init.sparse_``.
     """
 
     sparsity: float
@@ -169,7 +170,7 @@ class Sparse(Initializer):
         set_number(self, "std", least=0.0)
 
     def zeros(self, rows: int) -> int:
-        """Return how many of a column's ``rows`` elements are zero."""
+        """Return the number of zeros in a column of ``rows`` elements."""
         return math.ceil(self.sparsity * rows)
 
     def scaled(self, factor: float) -> Sparse:

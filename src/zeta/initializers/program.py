@@ -1,4 +1,4 @@
-"""An initializer that is a small program of the closed language, its random leaves drawn from the stream."""
+"""An initializer that is a small program of the closed language; its random leaves are drawn from the stream."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from zeta.initializers.steps import LONGEST_SHOWN, Data, Draw, Ref, Step, step_f
 
 #: steps of a program
 MOST_STEPS: Final = 2**16
-#: draw numbers that one leaf may use: its own, those of a complex part or a mask
+#: draw numbers reserved for each leaf: for the values, an imaginary part, a mask
 DRAWS_PER_LEAF: Final = 256
 
 
 @dataclass(frozen=True, repr=False)
 class Program(Initializer):
-    """Operations of the closed language in order, on logical tensors; the last step is the value.
+    """A list of operations of the closed language on logical tensors; the result of the last step is the value.
 
-    Each random leaf is an initializer with a draw number, drawn from the stream. Every step is checked when the program
-    is built: operation, operands, attributes, the shape and dtype of its result, and what the whole may cost: 2^16
-    steps, and for each element of the result 2^14 steps of arithmetic (for at least 2^16 elements) and 2^10 bytes at a
-    time (for at least 2^18).
+    Each random leaf is an initializer with a draw number, drawn from the stream. The program is checked when it is
+    built: each step's operation, operands, attributes, and the shape and dtype of its result; and the cost. A program
+    has at most 2^16 steps. For each element of the result it may take 2^14 steps of arithmetic (results with fewer than
+    2^16 elements count as 2^16) and 2^10 bytes at a time (fewer than 2^18 count as 2^18).
 
-    Programs run on the CPU, whatever the parameter's device. Where something is random and every step treats elements
-    alone or moves boxes of them, tiles of 2^18 elements are computed one by one; else the whole tensor at once, with
-    temporaries of its size.
+    Programs run on the CPU, whatever the parameter's device. If a program is random and every step is elementwise or
+    moves boxes of elements, it is computed in tiles of 2^18 elements; otherwise the whole tensor is computed at once,
+    with temporaries of its size.
     """
 
     is_law = False
@@ -37,7 +37,7 @@ class Program(Initializer):
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        # here, with the language of programs, which few models need
+        # imported here, because it imports the language of programs, which few models need
         from zeta.initializers.checking import check_cost, check_step
 
         if not isinstance(self.steps, list | tuple) or not 1 <= len(self.steps) <= MOST_STEPS:
@@ -103,7 +103,7 @@ class Program(Initializer):
         return texts[-1]
 
 
-#: operations that a summary leaves out
+#: operations that the summary of a program omits
 _UNNAMED: Final = ("slice", "strided", "data", "reshape")
 
 

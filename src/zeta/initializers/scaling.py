@@ -1,4 +1,4 @@
-"""Variance scaling by the fans, and the classical schemes, each one line over it."""
+"""Variance scaling by the fans, and the classical schemes, each of which is one line over it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class VarianceScaling(Initializer):
     """Zero mean and variance ``scale / n``, with ``n`` one of the fans or their arithmetic or geometric mean.
 
     ``normal``: ``N(0, scale/n)``. ``truncated_normal``: cut at 2 sigma, the parent's std raised so that the variance is
-    exact. ``uniform``: on ``±sqrt(3 scale / n)``. Every classical scheme is one of these. ``effective`` takes the fans
-    of :func:`zeta.fans.fans` with ``effective=True``, which count a stride.
+    exact. ``uniform``: on ``±sqrt(3 scale / n)``. Every classical scheme is one of these. With ``effective``, the fans
+    are those of :func:`zeta.fans.fans` with ``effective=True``, which take strides into account.
     """
 
     scale: float = 1.0
@@ -56,7 +56,7 @@ class VarianceScaling(Initializer):
             "fan_avg": (fans.fan_in + fans.fan_out) / 2,
             "fan_geo_avg": math.sqrt(fans.fan_in * fans.fan_out),
         }[self.mode]
-        return self.scale / (n or 1.0)  # an empty weight has no fan and no element either
+        return self.scale / (n or 1.0)  # a fan of 0 means that the weight has no elements
 
     def solve(self, site: Site) -> Initializer:
         variance = self.variance(site.fans(effective=self.effective))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: dimensions of a tensor in a program
 MOST_DIMS: Final = 64
-#: characters of a step that a text shows
+#: characters of a step that are shown
 LONGEST_SHOWN: Final = 72
 
 
@@ -58,7 +58,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Draw:
-    """A random leaf: draw number ``number`` of the parameter ``of``, by default of the one that the program is for."""
+    """A random leaf: draw ``number`` of the parameter ``of``; by default of the program's own parameter."""
 
     initializer: Initializer
     number: int
@@ -68,7 +68,7 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One operation of the language (docs/programs.md), or a leaf: ``draw`` or ``data``, which say what they are.
+    """One operation of the language (docs/programs.md), or a leaf: ``draw`` or ``data``, with its content in ``leaf``.
 
     Operands are results of earlier steps (:class:`Ref`), numbers, or ``None``; attributes are sorted by name.
     """
@@ -132,7 +132,7 @@ def _to_json(value: Any) -> Any:
 
 
 def step_from_json(data: Any) -> Step:
-    """Read a step. Raises ``SpecError`` for anything that ``to_json`` does not write; the program checks the rest."""
+    """Read a step. ``SpecError`` for a form that ``step_to_json`` does not write; the program checks the rest."""
     operands: tuple[Operand, ...] = ()
     attributes: dict[str, Any] = {}
     match data:

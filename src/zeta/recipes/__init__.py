@@ -1,4 +1,4 @@
-"""Published initializations by name, built from the public parts of zeta only.
+"""Published initializations by name, built with zeta's public functions only.
 
 A recipe is a function from a model to :class:`~zeta.rules.Rules`. Use it by name, ``zeta.plan(model, "gpt2")``, or call
 it where it takes options: ``zeta.plan(model, zeta.recipes.resnet(model, zero_init_residual=True))``.
@@ -49,7 +49,7 @@ def names() -> list[str]:
 
 
 def summary(name: str) -> str:
-    """The first sentence of a recipe's description, read from the source: to import a recipe is to import torch."""
+    """The first sentence of a recipe's docstring, read from the source, because importing a recipe imports torch."""
     module, function = _home(name)
     tree = ast.parse(resources.files(__name__).joinpath(f"{module}.py").read_text(encoding="utf-8"))
     [found] = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)

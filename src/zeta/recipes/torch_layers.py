@@ -33,7 +33,7 @@ def torch_default(model: nn.Module) -> Rules:
     def transformer_matrix(match: Match) -> bool:
         return match.module in inside and len(match.shape) >= 2
 
-    # MultiheadAttention sets the bias of its output projection; alone, that layer is a Linear like any other
+    # MultiheadAttention sets the bias of its output projection, which is otherwise an ordinary Linear
     projections = frozenset(child.out_proj for child in modules_of(model) if isinstance(child, nn.MultiheadAttention))
 
     def output_projection_bias(match: Match) -> bool:
@@ -41,7 +41,7 @@ def torch_default(model: nn.Module) -> Rules:
 
     return Rules(
         [
-            # Transformer._reset_parameters overrides its layers' own
+            # Transformer._reset_parameters overrides what its layers have set
             *([Rule(transformer_matrix, _xavier_uniform)] if transformers else []),
             Rule(attention & kind("weight"), _xavier_uniform, optional=True),
             Rule(attention & ndim(3), _xavier_normal, optional=True),
@@ -63,20 +63,20 @@ def _norm_bias(match: Match) -> bool:
 
 
 def _symmetric(match: Match, bound: float) -> Initializer:
-    """Uniform between plus and minus ``bound``, in either part of a complex value, as torch draws."""
+    """Uniform on ``±bound``; for complex values in each part, as torch draws."""
     reach = bound * math.sqrt(2) if match.dtype.is_complex else bound
     return Uniform(-reach, reach)
 
 
 def _by_fan_in(match: Match) -> Initializer:
-    # from the module's numbers and not from module.weight, which a parametrization would have to compute
+    # from the module's attributes; module.weight may be parametrized, and would have to be computed
     module: Any = match.module
     if isinstance(module, nn.Linear):
         fan_in = module.in_features
     else:
         channels = module.out_channels if module.transposed else module.in_channels
         fan_in = channels // module.groups * math.prod(module.kernel_size)
-    # without any input the bias is 0, and the weight is empty
+    # without inputs, the bias is 0, and the weight is empty
     return _symmetric(match, 1 / math.sqrt(fan_in)) if fan_in else Zeros()
 
 

@@ -1,4 +1,4 @@
-"""Transformers whose weights all start alike: BERT, Llama, ViT, and what follows them."""
+"""Transformers whose weights all have the same std: BERT, Llama, ViT, GPT-2, and models derived from them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from zeta.base.modules import named_modules_of
 from zeta.initializers import Normal, Ones, Zeros
 from zeta.rules import Rule, Rules, Where, kind, ndim, regex
 
-# also of a norm that is a bare vector of its model
+# also scales that are vectors of the model itself, without a norm module
 _NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
 
 
 def initializer_range(model: nn.Module) -> float:
-    """The std that the model's ``config`` asks for, 0.02 where it says nothing."""
+    """The std in the model's ``config``; 0.02 if it has none."""
     return float(getattr(getattr(model, "config", None), "initializer_range", None) or 0.02)
 
 
 def alike(std: float) -> Rules:
-    """Every weight and embedding of one std, norms 1, biases 0."""
+    """Every weight and embedding with the same std, norms 1, biases 0."""
     return Rules(
         [
-            # one rule for both, as an output head may share the token embedding
+            # one rule for both, because an output head may be tied to the token embedding
             Rule(kind("weight") | kind("embedding"), Normal(std)),
             Rule(_NORM_SCALE, Ones()),
             Rule(kind("bias"), Zeros(), optional=True),
@@ -35,9 +35,9 @@ def alike(std: float) -> Rules:
 def llama(model: nn.Module) -> Rules:
     """Llama: weights and embeddings N(0, 0.02^2), norms 1, biases 0, the padding row 0; experts like any weight.
 
-    The std is the config's ``initializer_range`` where the model has one. Rules go by kind, so that Llama's descendants
-    (Mistral, Mixtral, Qwen) fit, whatever they call their projections. Source: ``LlamaPreTrainedModel`` in
-    transformers; the papers do not say (Touvron et al. 2023, arXiv:2302.13971).
+    The std is the config's ``initializer_range`` if the model has one. The rules match kinds and not names, so that
+    they also fit models derived from Llama (Mistral, Mixtral, Qwen). Source: ``LlamaPreTrainedModel`` in transformers;
+    the papers do not state it (Touvron et al. 2023, arXiv:2302.13971).
     """
     return alike(initializer_range(model))
 

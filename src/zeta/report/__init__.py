@@ -1,4 +1,4 @@
-"""Fifth stage: what was done and what it looks like.
+"""Fifth stage: describe what was written, and compare it with the plan.
 
 In: a plan, and what was written. Out: reports, verifications, differences, digests, costs.
 """

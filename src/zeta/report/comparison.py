@@ -13,8 +13,8 @@ from zeta.base.escaping import visible
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One tensor that is not what the plan gives: how many elements, and the first of them."""
+class TensorDifference:
+    """One tensor that differs from the plan's values: the number of differing elements, and the first of them."""
 
     name: str
     count: int
@@ -33,8 +33,7 @@ class Difference:
 class Comparison:
     """Compares an entry's values with the expected ones, tile by tile, bit by bit.
 
-    Where there is a ``tolerance``, values may differ by it, and by the rounding to their dtype; ``close`` then says
-    that some did.
+    With a ``tolerance``, values may differ by it plus the rounding to their dtype; ``close`` then says whether any did.
     """
 
     def __init__(self, name: str, tolerance: float = 0.0) -> None:
@@ -50,7 +49,7 @@ class Comparison:
         if torch.equal(one, two):
             return
         differs = one != two
-        if differs.ndim > found.ndim:  # complex: either part
+        if differs.ndim > found.ndim:  # complex: the real or the imaginary part
             differs = differs.any(-1)
         if self.tolerance and bool(differs.any()):
             wide = torch.complex128 if found.is_complex() else torch.float64
@@ -68,8 +67,8 @@ class Comparison:
             self.first = (place, str(found[where].item()), str(expected[where].item()))
         self.count += count
 
-    def result(self) -> Iterable[Difference]:
-        """The difference, if there is one."""
+    def result(self) -> Iterable[TensorDifference]:
+        """Yield the difference, if there is one."""
         if self.first is not None:
             place, found, expected = self.first
-            yield Difference(name=self.name, count=self.count, first=place, found=found, expected=expected)
+            yield TensorDifference(name=self.name, count=self.count, first=place, found=found, expected=expected)

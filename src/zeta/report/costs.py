@@ -1,4 +1,4 @@
-"""What one rank holds of a plan, what it computes for that, and how much memory it needs beside."""
+"""What one rank holds of a plan, what it computes for that, and how much temporary memory it needs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,18 @@ from zeta.write.shards import Part, held, parts_of
 
 #: one placement for each mesh dimension, as ``DTensor.placements``
 Placements = Sequence[Any]
-#: the same for all tensors, or by name: a function, or a dictionary of globs, of which the first that matches counts
+#: the same for all tensors, or one for each: a function of the entry, or a dictionary of name globs (first match wins)
 Placing = Placements | Mapping[str, Placements] | Callable[[Entry], Placements]
 
-# Peaks measured on 4096 x 4096 matrices, in elements of the whole. The Gaussian, its copy, its reflections and the
-# result; fp64; a Gaussian in fp64 and sorted words with their order.
-_ORTHOGONAL_COPIES: Final = 4
-_DIAGONAL_BYTES: Final = 8
-_SPARSE_BYTES: Final = 32
+# Peak temporary memory per element of the whole tensor, measured on 4096 x 4096 matrices.
+_ORTHOGONAL_COPIES: Final = 4  # the Gaussian, its copy, its reflections and the result
+_DIAGONAL_BYTES: Final = 8  # fp64
+_SPARSE_BYTES: Final = 32  # a Gaussian in fp64, and sorted words with their order
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a rank holds of one entry, and at which cost."""
+    """What a rank holds of one entry, and its cost."""
 
     entry: Entry
     parts: tuple[Part, ...]
@@ -70,7 +69,7 @@ class ShardPlan:
 
     @property
     def cost(self) -> Cost:
-        """Of all entries, written one after the other."""
+        """The cost of all entries, written one after the other."""
         return functools.reduce(Cost.__add__, (share.cost for share in self.shares), Cost())
 
     def __str__(self) -> str:
@@ -81,13 +80,13 @@ class ShardPlan:
 
 
 def shard_plan(plan: Plan, mesh_shape: Sequence[int], placements: Placing, rank: int) -> ShardPlan:
-    """Return what one rank of a mesh would hold of a plan. No cluster is needed, and nothing is allocated.
+    """Return what one rank of a mesh would hold of a plan. Needs no cluster and allocates nothing.
 
     Args:
-        plan: any plan, of a model on meta for one.
+        plan: any plan; a model on meta is enough to make one.
         mesh_shape: ranks along each mesh dimension, as of ``init_device_mesh``.
-        placements: torch's, one for each mesh dimension; or which, by parameter: a function of the entry, or a
-            dictionary of name globs, of which the first that matches counts.
+        placements: torch's, one for each mesh dimension; or for each parameter its own: a function of the entry, or a
+            dictionary of name globs, of which the first that matches is used.
         rank: in row-major order of the mesh.
 
     Raises:
@@ -138,7 +137,7 @@ def _placements(placing: Placing, entry: Entry) -> Placements:
 
 
 def with_costs(plan: Plan, model: nn.Module) -> Plan:
-    """The plan with what this process holds and computes of it, if the model is sharded."""
+    """The plan with the costs of this process's shards, if the model is sharded."""
     if not any_sharded(model):
         return plan
     tensors = {slot.name: slot.tensor for slot in walk(model)}
@@ -155,7 +154,7 @@ def with_costs(plan: Plan, model: nn.Module) -> Plan:
 
 
 def cost_of(entry: Entry, parts: Sequence[Part]) -> Cost:
-    """What it costs a rank to hold these parts of an entry."""
+    """The cost for a rank that holds these parts of an entry."""
     here = sum(part.region.numel for part in parts) * entry.dtype.itemsize
     if entry.kept or not here:
         return Cost(held=here)
@@ -170,7 +169,7 @@ def cost_of(entry: Entry, parts: Sequence[Part]) -> Cost:
 
 
 def _is_whole(initializer: Initializer) -> bool:
-    """Whether any part of it takes the whole tensor to compute."""
+    """Whether the whole tensor must be computed to get any region of it."""
     if isinstance(initializer, Program):
         return not programs.is_regional(initializer)
     return not isinstance(initializer, sampling.ELEMENTWISE)
@@ -189,7 +188,7 @@ def _temporary(entry: Entry) -> int:
 
 
 def _peak(program: Program) -> int:
-    """The most bytes that the results of a program's steps have together, each from its step to its last use."""
+    """The peak memory of a program's results, in bytes; each result lives from its step to its last use."""
     sizes = [math.prod(step.shape) * step.dtype.itemsize for step in program.steps]
     last = {ref: number for number, step in enumerate(program.steps) for ref in step.refs}
     freed: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""What two plans do differently, parameter by parameter."""
+"""The differences between two plans, parameter by parameter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zeta.rules import Kind
 
 
 class Aspect(StrEnum):
-    """In what a parameter or buffer differs."""
+    """The property in which a parameter or buffer differs."""
 
     MISSING = "only in one"
     ROLE = "role"  # a parameter, a buffer, a buffer that is not saved
@@ -47,10 +47,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What two plans do differently. ``same`` is true if nothing is; ``print(difference)`` shows a table.
+    """The differences between two plans. ``same`` is true if there are none; ``print(difference)`` shows a table.
 
-    Iterating gives each :class:`Change`, and ``len`` their number, so that a difference is true if there is one.
-    ``unsaid`` are the buffers that one of the plans keeps, which it thus says nothing of.
+    Iterating gives each :class:`Change`, and ``len`` their number, so that a ``Difference`` is true if there is a
+    change. ``unsaid`` names the buffers that only one of the plans gives values to; these are not compared.
     """
 
     a: str
@@ -93,9 +93,9 @@ class Difference:
         return self.text()
 
     def text(self, width: int | None = None) -> str:
-        """What ``print`` shows: the summary, and a line for each change, repeated layers folded.
+        """What ``print`` shows: the summary, and a line for each change; equal changes of repeated layers are one line.
 
-        With ``width``, columns are left out until the table fits a terminal of so many columns.
+        With ``width``, columns are left out until the table fits a terminal of that width.
         """
         lines = [self.summary()]
         if self.changes:
@@ -144,7 +144,7 @@ class Difference:
 
 
 def diff(a: Plan, b: Plan, *, names: tuple[str, str] = ("A", "B")) -> Difference:
-    """Tell what two plans do differently, by parameter: distributions by their numbers, not by how they are spelled.
+    """Compare two plans, parameter by parameter. Distributions are compared by their numbers, not by their names.
 
     Two distributions are the same if their family is, and their numbers agree to 6 digits and within the rounding of
     the dtype: a ``kaiming_normal()`` equals the ``Normal`` that it solves to, and not the ``TruncatedNormal`` of its
@@ -196,7 +196,7 @@ def diff(a: Plan, b: Plan, *, names: tuple[str, str] = ("A", "B")) -> Difference
 
 
 def _is_unsaid(one: Entry, other: Entry) -> bool:
-    """Whether one of two entries leaves a buffer as it is, and the other does not."""
+    """Whether exactly one of two entries keeps a buffer's values."""
     return one.kind is other.kind is Kind.BUFFER and one.kept != other.kept
 
 
@@ -207,7 +207,7 @@ def _aspects(one: Entry | None, other: Entry | None, *, shared: set[str]) -> tup
         Aspect.ROLE: _role(one) != _role(other),
         Aspect.SHAPE: one.shape != other.shape,
         Aspect.DTYPE: one.dtype != other.dtype,
-        # names that one plan does not know are missing, which is said of them
+        # names that are in one plan only are reported as MISSING
         Aspect.TIES: _names(one) & shared != _names(other) & shared,
         Aspect.DISTRIBUTION: not _is_unsaid(one, other) and _draws_differently(one, other),
         Aspect.PADDING: one.padding_idx != other.padding_idx,
@@ -217,7 +217,7 @@ def _aspects(one: Entry | None, other: Entry | None, *, shared: set[str]) -> tup
 
 def _draws_differently(one: Entry, other: Entry) -> bool:
     if one.shape != other.shape and any(isinstance(entry.initializer, Program) for entry in (one, other)):
-        return False  # a program is made for one shape, which is told
+        return False  # a program is made for one shape: only the shapes are reported
     return not same_distribution(one, other)
 
 
@@ -229,9 +229,9 @@ def _names(entry: Entry) -> set[str]:
 
 
 def _cells(change: Change, aspect: Aspect) -> tuple[str, str]:
-    """What to say of either side."""
+    """The texts for both sides; with all digits if they are equal in four digits."""
     one, other = (_cell(change.name, entry, aspect, exact=False) for entry in (change.a, change.b))
-    if one == other:  # in four digits
+    if one == other:
         one, other = (_cell(change.name, entry, aspect, exact=True) for entry in (change.a, change.b))
     return one, other
 
@@ -258,15 +258,15 @@ def _cell(name: str, entry: Entry | None, aspect: Aspect, *, exact: bool) -> str
 
 
 def _rules(entries: Iterable[Entry | None]) -> str:
-    """What decided some entries: the first rule, and whether there are others."""
+    """The rule that decided the entries; the first one, if there are several."""
     rules = list(dict.fromkeys(entry.rule_text for entry in entries if entry is not None))
     return f"{rules[0]} and others" if len(rules) > 1 else "".join(rules)
 
 
 def _law_text(entry: Entry) -> str:
-    """The initializer, and the std of its values where it does not say that itself."""
-    says = isinstance(entry.initializer, Constant | Normal | Keep | Program)
-    return str(entry.initializer) if says else f"{entry.initializer}: std {number_text(entry.std)}"
+    """The initializer, followed by the std of its values unless the initializer's text shows it already."""
+    shows_std = isinstance(entry.initializer, Constant | Normal | Keep | Program)
+    return str(entry.initializer) if shows_std else f"{entry.initializer}: std {number_text(entry.std)}"
 
 
 def _role(entry: Entry) -> str:

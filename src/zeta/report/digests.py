@@ -1,7 +1,7 @@
-"""What the processes that work on one model have to agree on, as a digest of some hundred bytes, and where they differ.
+"""What the processes of one model have to agree on, as a digest of a few hundred bytes, and how digests are compared.
 
-What was asked for must be the same in all of them. What each one holds differs: it must fit together, and does where
-all ranks of a mesh hold the same tensors, of the same shape and dtype, cut by the same placements.
+The request (seed, plan, options) must be equal in all processes. The shards that each process holds are different, but
+must belong together: all ranks of a mesh have the same tensors, with the same shapes, dtypes and placements.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from zeta.write.apply import Job
 
 #: ranks, nested as the mesh's dimensions are
 Mesh = tuple[Any, ...]
-#: so many characters of a hash are shown
+#: the number of characters of a hash that are shown
 _SHOWN: Final = 12
-#: so many tensors that differ are named, and so many ranks are asked for theirs
+#: the number of differing tensors that are named, and of ranks that send their details
 _NAMED: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """What a process holds on one mesh: how many tensors, and a hash of their names, shapes, dtypes and placements."""
+    """A process's sharded tensors on one mesh: their number, and a hash of their names, shapes, dtypes, placements."""
 
     mesh: Mesh
     tensors: int
@@ -47,7 +47,7 @@ class Shards:
 
 @dataclass(frozen=True, kw_only=True)
 class Digest:
-    """What one process was asked for, and what it holds of sharded tensors.
+    """What one process was asked for, and which sharded tensors it has.
 
     ``seed``, ``plan`` (a hash, see :attr:`zeta.Plan.digest`), ``stream``, ``zeta`` and ``options`` must be equal in all
     processes; ``held`` must have the same hash on all ranks of each mesh.
@@ -72,8 +72,8 @@ class Digest:
         }
 
 
-class Laid(NamedTuple):
-    """How one sharded tensor lies on its mesh."""
+class ShardedLayout(NamedTuple):
+    """How one tensor is sharded over its mesh."""
 
     name: str
     shape: tuple[int, ...]
@@ -83,15 +83,15 @@ class Laid(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Everything but the mesh."""
+        """Shape, dtype and placements, without the mesh."""
         return f"{self.shape} {dtypes.name_of(self.dtype)} {self.placements}"
 
 
-def laid_out(tensors: Iterable[tuple[str, Tensor]]) -> tuple[Laid, ...]:
-    """How those of the tensors lie that are sharded."""
+def layouts_of(tensors: Iterable[tuple[str, Tensor]]) -> tuple[ShardedLayout, ...]:
+    """The layout of each tensor that is sharded."""
     ranks_of = functools.cache(_ranks)
     return tuple(
-        Laid(name, tuple(tensor.shape), tensor.dtype, ranks_of(tensor.device_mesh), tuple(tensor.placements))
+        ShardedLayout(name, tuple(tensor.shape), tensor.dtype, ranks_of(tensor.device_mesh), tuple(tensor.placements))
         for name, tensor in tensors
         if is_sharded(tensor)
     )
@@ -99,24 +99,24 @@ def laid_out(tensors: Iterable[tuple[str, Tensor]]) -> tuple[Laid, ...]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Claim:
-    """What a digest is made of, which is worked out when it is first looked at.
+    """What a digest is computed from. The digest itself is computed on first access.
 
     Args:
-        seed: ``None`` where there is none.
-        plan: that of the whole model, also where this process has a part of it.
-        held: how the sharded tensors lie that are here.
-        options: what else must be the same, by name.
+        seed: ``None`` if there is none.
+        plan: that of the whole model, even if this process has only a part of it.
+        held: the layouts of the sharded tensors that this process has.
+        options: what else must be equal in all processes, by name.
     """
 
     seed: int | None
     plan: Plan | None
-    held: tuple[Laid, ...] = ()
+    held: tuple[ShardedLayout, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
 
     @functools.cached_property
     def digest(self) -> Digest:
         """The digest."""
-        meshes: dict[Mesh, list[Laid]] = {}
+        meshes: dict[Mesh, list[ShardedLayout]] = {}
         for laid in self.held:
             meshes.setdefault(laid.mesh, []).append(laid)
         return Digest(
@@ -130,7 +130,7 @@ class Claim:
         )
 
     def details(self, conflict: Conflict) -> dict[str, str]:
-        """By name of a tensor a text that differs between ranks where the conflict is."""
+        """For each tensor's name, a text that differs between ranks if the conflict is about this tensor."""
         if conflict.mesh is None:
             return {
                 entry.name: f"{entry.initializer} {_hash([entry.identity()])[:_SHOWN]}" for entry in self.plan or ()
@@ -140,7 +140,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """One part in which ranks differ: what it is, a rank for each value, and the mesh if it is about shards."""
+    """One part of the digests that differs: a message, the part, one rank for each value, and the mesh for shards."""
 
     text: str
     part: str
@@ -154,7 +154,7 @@ class Conflict:
             name
             for one in details.values()
             for name, text in one.items()
-            if where is None or text.endswith(where)  # the tensors of other meshes are none of this one's business
+            if where is None or text.endswith(where)  # tensors of other meshes are not part of this conflict
         )
         values = {name: {rank: one.get(name, "nothing") for rank, one in details.items()} for name in names}
         found = [f"{self.part} of {name}: {_shown(each)}" for name, each in values.items() if len({*each.values()}) > 1]
@@ -168,12 +168,12 @@ def claim_of(fit: Fit, seed: int, jobs: Collection[Job]) -> Claim:
     options = [] if names is None else [("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}")]
     if others := _dtypes(jobs):
         options.append(("dtypes", ", ".join(sorted(others))))
-    held = laid_out((job.entry.name, job.slot.tensor) for job in jobs)
+    held = layouts_of((job.entry.name, job.slot.tensor) for job in jobs)
     return Claim(seed=seed, plan=fit.asked, held=held, options=tuple(options))
 
 
 def _dtypes(jobs: Collection[Job]) -> list[str]:
-    """How plain tensors differ from the plan in dtype: all that the plan has of one, or a hash of the names of some."""
+    """The dtypes of plain tensors that differ from the plan's: for all tensors of a dtype, or a hash of their names."""
     planned: dict[torch.dtype, dict[torch.dtype, list[str]]] = {}
     for job in jobs:
         if not is_sharded(job.slot.tensor):
@@ -206,9 +206,9 @@ def _hash(lines: Iterable[str]) -> str:
 
 
 def conflicts(digests: Mapping[int, Mapping[str, Any]]) -> list[Conflict]:
-    """What the ranks do not agree on, by their digests as dictionaries; nothing, if they make one and the same model.
+    """The parts in which the digests of the ranks, given as dictionaries, differ; empty if all ranks agree.
 
-    Of different versions of zeta, whose digests need not have the same form, nothing more is said.
+    If the versions of zeta differ, nothing else is compared: their digests may have different forms.
     """
     compared: list[tuple[str, Mesh | None, dict[int, Hashable]]]
     compared = [("zeta version", None, {rank: one["zeta"] for rank, one in digests.items()})]
@@ -242,7 +242,7 @@ def _conflict(part: str, mesh: Mesh | None, values: Mapping[int, Hashable]) -> C
 
 
 def _classes(values: Mapping[int, Hashable]) -> list[tuple[Hashable, list[int]]]:
-    """Each value with its ranks, that of the most ranks first."""
+    """Each value with its ranks, the most frequent value first."""
     classes: dict[Hashable, list[int]] = {}
     for rank, value in sorted(values.items()):
         classes.setdefault(value, []).append(rank)
@@ -255,7 +255,7 @@ def _shown(values: Mapping[int, Hashable]) -> str:
 
 
 def ranks_text(ranks: Sequence[int]) -> str:
-    """Ranks in a few words.
+    """Ranks as text, with consecutive ones as a range.
 
     >>> ranks_text([3]), ranks_text([0, 1, 2, 5])
     ('rank 3', 'ranks 0-2, 5')

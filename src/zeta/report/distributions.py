@@ -1,4 +1,4 @@
-"""Whether two entries draw from the same distribution, however each is spelled.
+"""Whether two entries draw from the same distribution, even if they are written differently.
 
 ``Normal(0.02)`` is a ``VarianceScaling`` that solves to it, and ``TruncatedNormal(0.02, low=-2, high=2)``, whose bounds
 lie 100 sigma away; it is not ``TruncatedNormal(0.02)``.
@@ -37,16 +37,17 @@ from zeta.initializers import (
 )
 from zeta.resolve.plans import Entry
 
-#: numbers that agree to this part are equal: far above what the order of operations in fp64 or fp32 decides, and a std
-#: that differs by less is not seen in fewer than 5e11 values
+#: Relative difference up to which numbers count as equal. It is far above rounding errors in fp64 or fp32. To detect a
+#: smaller difference between two stds would take more than 5e11 values.
 TOLERANCE: Final = 1e-6
 
 
 def same_distribution(one: Entry, other: Entry) -> bool:
-    """Whether the values of two entries have the same distribution, or are the same where nothing varies.
+    """Whether the values of two entries have the same distribution, or are equal if nothing is random.
 
-    Scales agree within ``TOLERANCE``; locations within that part of the scale, and within the rounding of the dtype.
-    Programs with random numbers are compared step by step. A padding row and the dtype are not looked at.
+    Scales and locations must agree within ``TOLERANCE``, relative to the scale; locations may also differ by the
+    rounding of the dtype. Programs with random numbers are compared step by step. Padding rows and dtypes are not
+    compared.
     """
     first, second = one.initializer, other.initializer
     if one.kept or other.kept:
@@ -56,7 +57,7 @@ def same_distribution(one: Entry, other: Entry) -> bool:
     programs = isinstance(first, Program), isinstance(second, Program)
     if not any(programs):
         rounding = max(_rounding(one.dtype), _rounding(other.dtype))
-        return _law(first, one.site).is_close(_law(second, other.site), rounding)
+        return _canonical(first, one.site).is_close(_canonical(second, other.site), rounding)
     if all(programs) and _alike(first, second):
         return True
     return one.shape == other.shape and _is_fixed(first) and _is_fixed(second) and _same_values(one, other)
@@ -66,15 +67,15 @@ def same_distribution(one: Entry, other: Entry) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Law:
-    """A distribution: its family, a scale, and numbers that move with the values."""
+class _Canonical:
+    """A distribution in canonical form: its family, a scale, and locations (numbers that shift with the values)."""
 
     family: tuple[Hashable, ...]
     scale: float = 0.0
     locations: tuple[float, ...] = ()
 
-    def is_close(self, other: _Law, rounding: float) -> bool:
-        """Whether two laws are one, for values that are rounded by a part of ``rounding``."""
+    def is_close(self, other: _Canonical, rounding: float) -> bool:
+        """Whether two distributions are equal, for values with a relative rounding of ``rounding``."""
         if self.family != other.family or not math.isclose(self.scale, other.scale, rel_tol=TOLERANCE):
             return False
         return all(
@@ -83,42 +84,42 @@ class _Law:
         )
 
 
-def _law(initializer: Initializer, site: Site) -> _Law:
+def _canonical(initializer: Initializer, site: Site) -> _Canonical:
     match initializer.solve(site):
         case Constant(value=value) | Normal(std=0.0, mean=value):
-            return _Law(family=("constant",), locations=(value,))
+            return _Canonical(family=("constant",), locations=(value,))
         case Normal(std=std, mean=mean):
-            return _Law(family=("normal", -math.inf, math.inf), scale=std, locations=(mean,))
+            return _Canonical(family=("normal", -math.inf, math.inf), scale=std, locations=(mean,))
         case TruncatedNormal() as truncated:
             return _truncated(truncated)
         case Uniform(low=low, high=high):
-            return _Law(family=("uniform",), scale=high - low, locations=(low, high))
+            return _Canonical(family=("uniform",), scale=high - low, locations=(low, high))
         case Orthogonal(gain=gain):
-            rows, columns, *rest = _maps(site)  # a transpose is as orthogonal
-            return _Law(family=("orthogonal", frozenset((rows, columns)), *rest), scale=abs(gain))
+            rows, columns, *rest = _roles(site)  # the transpose has the same distribution
+            return _Canonical(family=("orthogonal", frozenset((rows, columns)), *rest), scale=abs(gain))
         case DeltaOrthogonal(gain=gain):
-            return _Law(family=("delta orthogonal", *_maps(site)), scale=abs(gain))
+            return _Canonical(family=("delta orthogonal", *_roles(site)), scale=abs(gain))
         case Identity(gain=gain) | Dirac(gain=gain):
-            return _Law(family=("identity", *_maps(site)), locations=(gain,))
+            return _Canonical(family=("identity", *_roles(site)), locations=(gain,))
         case Sparse(std=std) as sparse:
             zeros = sparse.zeros(matrix_shape(site).rows)
-            return _Law(family=("sparse", zeros, *_maps(site)), scale=std)
-    return _Law(family=(initializer,))
+            return _Canonical(family=("sparse", zeros, *_roles(site)), scale=std)
+    return _Canonical(family=(initializer,))
 
 
-def _truncated(law: TruncatedNormal) -> _Law:
-    """Bounds that cut off less than 1e-15 are none."""
+def _truncated(law: TruncatedNormal) -> _Canonical:
+    """A truncated normal; a bound beyond ``FARTHEST_SIGMA`` cuts off less than 1e-15 and counts as infinite."""
     bounds = [
         bound if abs(sigma) < FARTHEST_SIGMA else math.copysign(math.inf, sigma)
         for bound, sigma in zip(law.bounds(), law.sigmas(), strict=True)
     ]
     finite = tuple(bound for bound in bounds if math.isfinite(bound))
     infinite = (bound if math.isinf(bound) else None for bound in bounds)
-    return _Law(family=("normal", *infinite), scale=law.std, locations=(law.mean, *finite))
+    return _Canonical(family=("normal", *infinite), scale=law.std, locations=(law.mean, *finite))
 
 
-def _maps(site: Site) -> tuple[Hashable, ...]:
-    """Which dimensions are the rows, columns and kernel of the matrices in a weight, and which number them."""
+def _roles(site: Site) -> tuple[Hashable, ...]:
+    """The dimensions that are rows, columns, kernel and batch of the matrices in a weight, and its blocks."""
     if site.axes is None:
         return (None, None)
     axes = site.axes.resolved(site.shape)
@@ -137,14 +138,14 @@ def _rounding(dtype: torch.dtype) -> float:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    """Whether two programs, or parts of them, are the same but for the last digits of their numbers."""
+    """Whether two programs, or parts of them, are equal; floats are compared within ``TOLERANCE``."""
     match one, other:
         case Program(), Program():
             return _alike(one.steps, other.steps)
         case Step(), Step() if (one.op, one.shape, one.dtype) != (other.op, other.shape, other.dtype):
             return False
         case Step(leaf=Draw() as first), Step(leaf=Draw() as second):
-            laws = [_law(draw.initializer, Site(shape=one.shape, axes=draw.axes)) for draw in (first, second)]
+            laws = [_canonical(draw.initializer, Site(shape=one.shape, axes=draw.axes)) for draw in (first, second)]
             return (first.number, first.of) == (second.number, second.of) and laws[0].is_close(laws[1], 0.0)
         case Step(), Step():
             return one.leaf == other.leaf and _alike((one.operands, one.attributes), (other.operands, other.attributes))
@@ -156,14 +157,14 @@ def _alike(one: Any, other: Any) -> bool:
 
 
 def _is_fixed(initializer: Initializer) -> bool:
-    """Whether nothing of an initializer is random."""
+    """Whether an initializer is deterministic."""
     if isinstance(initializer, Program):
         return not initializer.draws
     return isinstance(initializer, Constant | Identity | Dirac)
 
 
 def _same_values(one: Entry, other: Entry) -> bool:
-    """Whether two entries of which nothing varies give the same values, within ``TOLERANCE`` and the rounding."""
+    """Whether two deterministic entries give the same values, within ``TOLERANCE`` and the rounding."""
     a, b = (_values(entry) for entry in (one, other))
     if a.is_complex() != b.is_complex():
         return False

@@ -1,8 +1,8 @@
-"""What rounding to a dtype leaves of a distribution: the moments and bounds that its values will have.
+"""The moments and bounds of a distribution after rounding to a dtype.
 
-Where only few numbers of the dtype lie in a distribution's reach (always with 8 or 16 bits; in fp32 and fp64 far from
-zero or next to it), each of them has the probability of its cell: of what lies nearer to it than to any other.
-Elsewhere the numbers are so close that the moments are those of the distribution itself.
+If the dtype has only few numbers in the distribution's range (always with 8 or 16 bits; in fp32 and fp64 far from zero
+or next to it), each number gets the probability of its cell: of all values that round to it. Otherwise the numbers are
+so dense that the moments are those of the distribution before rounding.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ from zeta.initializers import (
     matrix_shape,
 )
 
-# With more numbers than this in a reach of 26 std, their spacing is at most a few 10^-4 std: it changes the variance by
-# less than 10^-8, which 10^15 elements would not show.
+# With more numbers than this in a range of 26 std, their spacing is at most a few 10^-4 std. Rounding then changes the
+# variance by less than 10^-8 relative, which even 10^15 elements would not show.
 _MOST_NUMBERS: Final = 2**17
-# No normal value lies farther out: the probability is below that of any one word of 64 bits.
+# No normal value lies farther from the mean, in std: the probability is below that of a single 64-bit word.
 _REACH: Final = 13.0
+# The probability of a single 64-bit word. What is rarer is never drawn.
 _RAREST: Final = 2.0**-64
-# A number that comes up more often than this is a lump: see Expected.jump.
+# A number with more probability than this makes sums of few elements far from normal: see Expected.jump.
 _LUMP: Final = 1 / 16
-# Orthogonal matrices are computed to this accuracy.
+# The relative accuracy to which orthogonal matrices are computed.
 _FACTORIZATION: Final = 1e-12
 
 Cdf = Callable[[Tensor], Tensor]
@@ -50,12 +51,12 @@ Cdf = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the real or the imaginary parts of a parameter's elements look like, once rounded.
+    """Moments and bounds of the real, or of the imaginary, parts of a parameter's elements, after rounding.
 
     ``kurtosis`` is ``1 + V / std^4`` with ``V / n`` the variance of the mean square of ``n`` elements; for independent
-    elements that is their kurtosis. ``low`` and ``high`` are bounds that no value leaves. ``jump`` is how far a value
-    may lie from the mean, given where a single number has much of the probability: sums are then those of a few events,
-    and not close to normal.
+    elements that is their kurtosis. No value lies outside of ``low`` and ``high``. ``jump`` is given if a single number
+    has a large probability: the largest distance of a value from the mean. The sum then depends on a few rare events,
+    and is not close to normal.
     """
 
     mean: float
@@ -67,8 +68,8 @@ class Expected:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Law:
-    """``location + scale z``, ``z`` with this distribution function; a share ``zeros`` of the elements is 0 instead.
+class _Unrounded:
+    """``location + scale z``, ``z`` with distribution function ``cdf``; a fraction ``zeros`` of the elements is 0.
 
     ``exact``: the mean square is the same in every draw, before rounding.
     """
@@ -87,13 +88,13 @@ class _Law:
 def expected(
     initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool = False
 ) -> tuple[Expected, ...]:
-    """Return what to expect of the real parts and, for a complex dtype, of the imaginary ones.
+    """Return the expected moments of the real parts and, for a complex dtype, of the imaginary parts.
 
     Args:
         initializer: what the values are drawn from.
         site: the shape and axes of the parameter.
         dtype: the dtype of the values.
-        partial: a row is left out, so that properties of whole matrices hold in the mean only.
+        partial: only some rows are measured, so that properties of whole matrices hold on average only.
 
     >>> expected(Constant(0.1), Site(shape=(2,)), torch.bfloat16)[0].mean
     0.10009765625
@@ -103,27 +104,27 @@ def expected(
     initializer = initializer.solve(site)
     if isinstance(initializer, Constant | Identity | Dirac):
         return _fixed(initializer, site, dtype, partial=partial)
-    law = _law(initializer, site, complex_=dtype.is_complex)
-    # the stream draws single elements in fp32, with location and scale as fp32 has them; matrices are scaled in fp64
+    law = _unrounded(initializer, site, complex_=dtype.is_complex)
+    # the stream draws elements in fp32, with location and scale rounded to fp32; matrices are scaled in fp64
     narrow = isinstance(initializer, Uniform | Normal | TruncatedNormal)
     narrow = narrow and dtypes.real_part(dtype) is not torch.float64
     if not dtype.is_complex:
         return (_rounded(_narrowed(law) if narrow else law, dtype, partial=partial),)
     centre, half = law.location + law.scale * law.unit.mean, law.scale * math.sqrt(0.5)
-    # which bounds the parts have depends on the distribution; their extremes tell little beside mean and std
+    # the bounds of the parts depend on the distribution; checking them would add little to mean and std
     law = replace(law, scale=half, bounds=(-math.inf, math.inf))
     laws = [replace(law, location=middle - half * law.unit.mean) for middle in (centre, 0.0)]
     return tuple(_rounded(_narrowed(part) if narrow else part, dtype, partial=partial) for part in laws)
 
 
-def _narrowed(law: _Law) -> _Law:
+def _narrowed(law: _Unrounded) -> _Unrounded:
     return replace(law, location=fp32(law.location), scale=fp32(law.scale))
 
 
 def _fixed(
     initializer: Constant | Identity | Dirac, site: Site, dtype: torch.dtype, *, partial: bool
 ) -> tuple[Expected, ...]:
-    """Values without any chance: the moments of the rounded ones."""
+    """The moments of deterministic values after rounding."""
     if isinstance(initializer, Constant):
         value = dtypes.rounded(initializer.value, dtype)
         real = Expected(mean=value, std=0.0, low=value, high=value)
@@ -131,20 +132,20 @@ def _fixed(
         whole = replace(initializer, gain=dtypes.rounded(initializer.gain, dtype))
         moments, (low, high) = whole.moments(site), whole.bounds()
         share = moments.mean / whole.gain if whole.gain else 0.0
-        # without one row, the share of the diagonal changes by less than it would vary if drawn
+        # leaving out a row changes the fraction of the diagonal by less than its spread if it were drawn at random
         kurtosis = 1 / (share * (1 - share)) - 3 if partial and 0 < share < 1 else 1.0
         real = Expected(mean=moments.mean, std=moments.std, kurtosis=max(kurtosis, 1.0), low=low, high=high)
     return (real, Expected(mean=0.0, std=0.0, low=0.0, high=0.0)) if dtype.is_complex else (real,)
 
 
-def _law(initializer: Initializer, site: Site, *, complex_: bool) -> _Law:
+def _unrounded(initializer: Initializer, site: Site, *, complex_: bool) -> _Unrounded:
     if isinstance(initializer, Uniform):
         low, high = initializer.bounds()
         unit = Moments(mean=0.5, std=math.sqrt(1 / 12), kurtosis=1.8)
-        return _Law(location=low, scale=high - low, unit=unit, cdf=_uniform, ends=(0.0, 1.0), bounds=(low, high))
+        return _Unrounded(location=low, scale=high - low, unit=unit, cdf=_uniform, ends=(0.0, 1.0), bounds=(low, high))
     if isinstance(initializer, TruncatedNormal):
         a, b = initializer.sigmas()
-        return _Law(
+        return _Unrounded(
             location=initializer.mean,
             scale=initializer.std,
             unit=truncated_moments(0.0, 1.0, a, b),
@@ -158,9 +159,9 @@ def _law(initializer: Initializer, site: Site, *, complex_: bool) -> _Law:
         delta = isinstance(initializer, DeltaOrthogonal)
         side = max(shape.rows, shape.columns * (1 if delta else taps), 1) * (2 if complex_ else 1)
         reach = abs(initializer.gain) * (1 + _FACTORIZATION)
-        return _Law(
+        return _Unrounded(
             location=0.0,
-            # a complex element's parts are two coordinates of a vector of twice the size, as long as the complex one
+            # a complex element is two coordinates of a real vector of twice the size and the same length
             scale=abs(initializer.gain) * (math.sqrt(2) if complex_ else 1),
             unit=Moments(mean=0.0, std=1 / math.sqrt(side), kurtosis=3 * side / (side + 2)),
             cdf=functools.partial(_coordinate, size=side),
@@ -173,7 +174,7 @@ def _law(initializer: Initializer, site: Site, *, complex_: bool) -> _Law:
     if isinstance(initializer, Sparse):
         rows = matrix_shape(site).rows
         zeros = initializer.zeros(rows) / rows if rows else 1.0
-        return _Law(
+        return _Unrounded(
             location=0.0,
             scale=initializer.std,
             unit=normal,
@@ -182,7 +183,7 @@ def _law(initializer: Initializer, site: Site, *, complex_: bool) -> _Law:
             zeros=zeros,
         )
     assert isinstance(initializer, Normal), initializer
-    return _Law(
+    return _Unrounded(
         location=initializer.mean,
         scale=initializer.std,
         unit=normal,
@@ -199,7 +200,7 @@ def _uniform(z: Tensor) -> Tensor:
 
 
 def _truncated(z: Tensor, a: float, b: float) -> Tensor:
-    """The normal distribution within ``[a, b]``, by way of the tail that loses no digits."""
+    """The normal distribution within ``[a, b]``, computed in the tail where no digits cancel."""
     ends = torch.tensor([a, b], dtype=torch.float64, device="cpu")
     sign = -1.0 if a > 0 else 1.0
     first, last = torch.special.ndtr(sign * ends)
@@ -225,8 +226,8 @@ def _coordinate(z: Tensor, size: int) -> Tensor:
 # -- rounding ----------------------------------------------------------------------------------------------------------
 
 
-def _rounded(law: _Law, dtype: torch.dtype, *, partial: bool) -> Expected:
-    """The law after rounding: over the dtype's numbers where these are few, else its own moments."""
+def _rounded(law: _Unrounded, dtype: torch.dtype, *, partial: bool) -> Expected:
+    """The moments after rounding: summed over the dtype's numbers if these are few, else those before rounding."""
     dtype = dtypes.real_part(dtype)
     low, high = _bounds(law, dtype)
     if law.scale == 0 or law.zeros == 1:
@@ -243,7 +244,7 @@ def _rounded(law: _Law, dtype: torch.dtype, *, partial: bool) -> Expected:
     share = 1 - law.zeros
     kurtosis = law.unit.kurtosis / share
     if law.exact and not partial:
-        # rounding w moves w^2 by at most 2 w^2 times eps / 2, and evenly within that
+        # rounding w changes w^2 by at most 2 w^2 eps / 2, uniformly distributed within that
         kurtosis = 1 + dtypes.relative_rounding(dtype) ** 2 * 4 / 3 * kurtosis
     return Expected(
         mean=law.location + law.scale * law.unit.mean,
@@ -254,16 +255,16 @@ def _rounded(law: _Law, dtype: torch.dtype, *, partial: bool) -> Expected:
     )
 
 
-def _bounds(law: _Law, dtype: torch.dtype) -> tuple[float, float]:
-    """What no rounded value leaves: drawn ones are held within the bounds, those of matrices only rounded."""
+def _bounds(law: _Unrounded, dtype: torch.dtype) -> tuple[float, float]:
+    """The bounds of rounded values: drawn elements are clamped to the law's bounds, those of matrices only rounded."""
     low, high = law.bounds
     if law.exact and math.isfinite(high):
         return dtypes.rounded(low, dtype), dtypes.rounded(high, dtype)
     return dtypes.inward(low, high, dtype)
 
 
-def _on(numbers: Tensor, law: _Law, *, partial: bool) -> Expected:
-    """The moments on these numbers, each with the probability of its cell; the outermost ones get what lies beyond."""
+def _on(numbers: Tensor, law: _Unrounded, *, partial: bool) -> Expected:
+    """The moments over ``numbers``, each with its cell's probability; the first and last one get the tails."""
     inner = (numbers[1:] + numbers[:-1]) / 2
     cdf = law.cdf((inner - law.location) / law.scale)
     chance = torch.cat([cdf.new_zeros(1), cdf, cdf.new_ones(1)]).diff()
@@ -276,14 +277,14 @@ def _on(numbers: Tensor, law: _Law, *, partial: bool) -> Expected:
     if law.zeros:
         numbers = torch.cat([numbers, numbers.new_zeros(1)])
         chance = torch.cat([chance * share, chance.new_full((1,), law.zeros)])
-        edges = torch.cat([edges, edges[-1:]])  # a zero is not rounded: a cell without width
+        edges = torch.cat([edges, edges[-1:]])  # a zero is exact: its cell has no width
 
     possible = chance > 0
     distance = numbers - law.location
     unit = float(distance[possible].abs().max())
     if unit == 0:
         return Expected(mean=law.location, std=0.0)
-    distance = distance / unit  # so that no fourth power underflows
+    distance = distance / unit  # scaled to at most 1, so that fourth powers do not underflow
     shift = float((chance * distance).sum())
     about = distance - shift
     square = about * about
@@ -292,7 +293,7 @@ def _on(numbers: Tensor, law: _Law, *, partial: bool) -> Expected:
     if not variance > 0:
         return Expected(mean=mean, std=0.0)
     if law.exact and not partial:
-        # (w + d)^2 - w^2 with w spread evenly over the cell
+        # the variance of (w + d)^2 - w^2, with w uniform over the cell
         width = edges.diff() / unit
         spread = float((chance * (distance**2 * width**2 / 3 + width**4 / 80)).sum())
         kurtosis = 1 + spread / variance**2

@@ -1,7 +1,7 @@
-"""Processes that meet: each sends the others what it was asked for, or why it failed, so that nobody waits for it.
+"""Exchange between processes: each rank sends what it was asked for, or why it failed, so that no rank waits forever.
 
-All calls here communicate, in small collective calls on the groups that they are given; nothing else of *write* and
-*report* does.
+Every function here that takes ``groups`` makes small collective calls on these process groups. No other module of
+*write* and *report* communicates.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from zeta.errors import RankError, SpecError, listed
 from zeta.report.digests import Claim, Conflict, conflicts
 
 Result = TypeVar("Result")
-#: ``True`` for the default process group, or a group of ``torch.distributed``
+#: ``True`` for the default process group, ``False`` for none, or a group of ``torch.distributed``
 Asked = Any
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What a rank could not do, as the others learn it."""
+    """The error of a rank, as sent to the other ranks."""
 
     text: str
 
 
 def groups_of(asked: Asked, argument: str) -> list[Any]:
-    """The process group that was asked for; none for ``False``.
+    """The process group that was asked for, in a list; an empty list for ``False``.
 
     Raises ``SpecError`` if there is none, this process is not in it, or ``asked`` is something else.
     """
@@ -47,9 +47,9 @@ def groups_of(asked: Asked, argument: str) -> list[Any]:
 
 
 def exchange(mine: Any, groups: Sequence[Any]) -> dict[int, Any]:
-    """What each rank of the groups has, by its number among all processes.
+    """All-gather ``mine`` over the groups: the value of each rank, by its global rank.
 
-    Several groups are the rows and columns of a mesh: after one after the other, everybody has what all have.
+    Several groups are the rows and columns of a mesh: gathered over one after the other, every rank has all values.
     """
     found = {torch.distributed.get_rank(): mine}
     for group in groups:
@@ -60,7 +60,10 @@ def exchange(mine: Any, groups: Sequence[Any]) -> dict[int, Any]:
 
 
 def together(work: Callable[[], Result], groups: Sequence[Any]) -> dict[int, Result | Failure]:
-    """What ``work`` gives on each rank; where it raises, the others have a ``Failure``, and the exception goes on."""
+    """Call ``work`` on each rank and gather the results, by rank.
+
+    Where it raises, the other ranks get a ``Failure``, and the exception propagates on the rank that raised it.
+    """
     try:
         mine = work()
     except Exception as error:
@@ -71,26 +74,26 @@ def together(work: Callable[[], Result], groups: Sequence[Any]) -> dict[int, Res
 
 
 def report_failure(error: Exception, groups: Sequence[Any]) -> None:
-    """Meet the others in their call of ``together``, with an exception for a result."""
+    """Take part in the other ranks' call of ``together``, with an exception in place of a result."""
     exchange((None, f"{type(error).__name__}: {error}"), groups)
 
 
 def failures(found: dict[int, Any]) -> list[str]:
-    """What failed, by rank."""
+    """The text of each ``Failure``, with its rank."""
     return [f"rank {rank}: {one.text}" for rank, one in found.items() if isinstance(one, Failure)]
 
 
 def disagreements(claim: Callable[[], Claim], groups: Sequence[Any]) -> tuple[list[str], list[str]]:
-    """What failed on other ranks, and in what the ranks do not agree, each with the ranks.
+    """The errors of other ranks, and the differences between the claims of the ranks, each with the ranks concerned.
 
-    One small collective call where nothing is wrong. Where plans or shards differ, some ranks tell theirs in a second
-    one, and the first tensors that differ are named.
+    One small collective call if all agree. If plans or shards differ, some ranks broadcast the details of theirs in
+    further calls, and the result names the first tensors that differ.
     """
     claimed: list[Claim] = []
 
     def digest() -> dict[str, Any]:
         claimed.append(claim())
-        return claimed[0].digest.as_dict()  # and not the object, which another version of zeta may not know
+        return claimed[0].digest.as_dict()  # not the object: another version of zeta may not be able to unpickle it
 
     found = together(digest, groups)
     if failed := failures(found):
@@ -99,33 +102,34 @@ def disagreements(claim: Callable[[], Claim], groups: Sequence[Any]) -> tuple[li
     for conflict in conflicts({rank: one for rank, one in found.items() if isinstance(one, dict)}):
         problems.append(conflict.text)
         if conflict.part in ("plan", "held") and len(groups) == 1:
-            problems += _witnessed(conflict, claimed[0], groups[0])
+            problems += _differing_tensors(conflict, claimed[0], groups[0])
     return [], problems
 
 
-def _witnessed(conflict: Conflict, claim: Claim, group: Any) -> list[str]:
-    """The first tensors about which a few of the ranks that differ say different things."""
+def _differing_tensors(conflict: Conflict, claim: Claim, group: Any) -> list[str]:
+    """The first tensors that differ between the conflict's witnesses, which broadcast their details."""
     distributed = torch.distributed
-    told: dict[int, dict[str, str]] = {}
+    details: dict[int, dict[str, str]] = {}
     for rank in conflict.witnesses:
         here: list[Any] = [claim.details(conflict) if rank == distributed.get_rank() else None]
         distributed.broadcast_object_list(here, src=rank, group=group)
-        told[rank] = here[0]
-    return conflict.differing(told)
+        details[rank] = here[0]
+    return conflict.differing(details)
 
 
 @contextlib.contextmanager
 def meeting(groups: Sequence[Any], otherwise: str) -> Iterator[Callable[[Claim], bool]]:
-    """Let the block meet the other ranks once, by calling what it gets with its claim; ``False`` if there are none.
+    """Yield a function that the block calls once with its claim, to compare it with the claims of the other ranks.
 
-    If the block raises before, the others learn it where they wait, and raise ``RankError`` too.
+    The function returns ``False`` if there are no groups. If the block raises before it calls the function, the other
+    ranks, which wait in theirs, raise ``RankError``.
 
     Args:
-        groups: what to meet.
-        otherwise: what is so if the ranks do not agree, for the message.
+        groups: the process groups to compare with.
+        otherwise: the state in which a disagreement leaves things, for the message.
 
     Raises:
-        RankError: ranks differ, or one failed.
+        RankError: claims differ, or a rank failed.
     """
     met = not groups
 

@@ -1,4 +1,4 @@
-"""What was written, held against what was planned: the report that the verbs return."""
+"""The report that the verbs return: what was written, compared with what was planned."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from zeta.report.measuring import Measured
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written. ``ok`` is true if nothing deviates; ``print(report)`` shows a table.
+    """What was written. ``ok`` is true if nothing deviates from the plan; ``print(report)`` shows a table.
 
-    ``partial``: tensors are sharded, and every figure is of the part that this process holds. Nothing was communicated.
-    ``backend_problems`` says why better backends than ``backend`` could not be used.
-    ``resumed`` is how many bytes an interrupted ``save`` had written, and were found to be right.
-    ``digest`` is what all processes that share a model must agree on; ``confirmed`` says that they were asked, and do.
+    ``partial``: tensors are sharded, and every figure describes the local shards of this process only, without
+    communication. ``backend_problems`` says why backends faster than ``backend`` could not be used. ``resumed`` is the
+    number of bytes of an interrupted ``save`` that were found to be correct and were not written again. ``digest`` is
+    what all processes that share a model must agree on; ``confirmed`` is true if they compared it and it is equal.
     """
 
     seed: int
@@ -49,7 +49,7 @@ class Report:
 
     @property
     def digest(self) -> Digest:
-        """What was asked for, and what this process holds of sharded tensors; computed when it is first looked at."""
+        """What was asked for, and which shards this process holds; computed on first access."""
         return self.claim.digest
 
     @property

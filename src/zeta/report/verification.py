@@ -1,7 +1,7 @@
-"""Compute every value again and compare, bit by bit: a model in memory, or a checkpoint on disk.
+"""Compute every value again and compare bit by bit: a model in memory, or a checkpoint on disk.
 
-Orthogonal matrices come out of products in floating point, whose last bits belong to a linear algebra library: they are
-compared within the tolerance that their initializer states.
+The last bits of orthogonal matrices depend on the linear algebra library that computes them. They are compared within
+the tolerance that their initializer states.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
-from zeta.report.comparison import Comparison, Difference
+from zeta.report.comparison import Comparison, TensorDifference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.write.apply import Job, prepare
-from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, memory
+from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, bytes_view
 
+#: bytes that are read and hashed at a time
 _BLOCK_BYTES: Final = 2**22
+#: problems and differences that are printed
 _MOST_SHOWN: Final = 20
-#: so many jobs at a time, those of at most so many elements at once
+#: Small tensors (at most _SMALL elements) among this many jobs are drawn in one call, which saves a call per tensor.
 _TOGETHER: Final = 1024
 _SMALL: Final = 2**13
 
@@ -44,13 +46,14 @@ _SMALL: Final = 2**13
 class Verification:
     """The result of computing every value again and comparing bit by bit.
 
-    ``close`` names orthogonal tensors that another linear algebra library computed: equal within its tolerance only.
+    ``close`` names orthogonal tensors that are equal only within their tolerance, because another linear algebra
+    library computed them.
     """
 
     seed: int
     compared: int
     kept: tuple[str, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[TensorDifference, ...]
     problems: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
 
@@ -87,17 +90,17 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A model that was found to fit the plan, and is not compared yet."""
+class PreparedVerification:
+    """A model that fits the plan and is ready to be compared with it."""
 
     seed: int
     jobs: Sequence[Job]
     kept: tuple[str, ...]
     claim: Claim
 
-    def answer(self) -> Verification:
+    def compare(self) -> Verification:
         """Compare the model's parameters and buffers with what the plan gives."""
-        differences: list[Difference] = []
+        differences: list[TensorDifference] = []
         close: list[str] = []
         for job, drawn in _with_small_ones(self.jobs, self.seed):
             if job.inversion is not None:
@@ -122,15 +125,15 @@ class Question:
         return self.result(compared=len(self.jobs), differences=tuple(differences), close=tuple(close))
 
     def result(self, **found: Any) -> Verification:
-        """A result for this model."""
+        """A ``Verification`` for this model."""
         return Verification(seed=self.seed, kept=self.kept, **found)
 
 
 def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tensor | None]]:
-    """Every job, and the values of those that are small: these are drawn many at once."""
+    """Yield every job; with the expected values if it is small, as small ones are drawn many at once."""
     for begin in range(0, len(jobs), _TOGETHER):
         some = jobs[begin : begin + _TOGETHER]
-        outs = [_room(job) if _is_small(job) else None for job in some]
+        outs = [_empty(job) if _is_small(job) else None for job in some]
         fill_(
             [
                 Request(
@@ -147,13 +150,14 @@ def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tens
         yield from zip(some, outs, strict=True)
 
 
-def _room(job: Job) -> Tensor:
+def _empty(job: Job) -> Tensor:
+    """Memory for the expected values of the job's only part."""
     local = job.held.local
     return torch.empty(job.held.parts[0].region.sizes, dtype=local.dtype, device=local.device)
 
 
 def _is_small(job: Job) -> bool:
-    """Whether it is drawn element by element, and all that is here lies in one piece of few elements."""
+    """Whether it is drawn element by element, and the local shard is one part of few elements."""
     return (
         job.inversion is None
         and 0 < job.held.numel <= _SMALL
@@ -163,30 +167,30 @@ def _is_small(job: Job) -> bool:
     )
 
 
-def question(fit: Fit, seed: int) -> Question:
-    """Check that the model can be compared, as ``prepare`` does and with its errors."""
+def prepare_verification(fit: Fit, seed: int) -> PreparedVerification:
+    """Check that the model can be compared. Raises the errors of ``prepare``."""
     jobs = prepare(fit, seed)
     kept = tuple(entry.name for entry in fit.plan if entry.kept)
-    return Question(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
+    return PreparedVerification(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
 
 
-def reduced(ask: Callable[[], Question], groups: Sequence[Any]) -> Verification:
-    """What all processes of the groups find, the same in each. Every one of them must call it.
+def reduced(prepared: Callable[[], PreparedVerification], groups: Sequence[Any]) -> Verification:
+    """Verify on every process of the groups and combine the results, which are then equal in all. A collective call.
 
-    First they compare what they were asked; where that differs, or one of them fails, that is the result.
+    The processes first compare their claims. If these differ, or a process fails, that is the result.
     """
-    asked: list[Question] = []
+    made: list[PreparedVerification] = []
 
     def claim() -> Claim:
-        asked.append(ask())
-        return asked[0].claim
+        made.append(prepared())
+        return made[0].claim
 
     failed, problems = disagreements(claim, groups)
-    [mine] = asked
+    [mine] = made
     if failed or problems:
         differing = (f"the processes do not agree: {problem}" for problem in problems)
         return mine.result(compared=0, differences=(), problems=(*failed, *differing))
-    found = together(mine.answer, groups)
+    found = together(mine.compare, groups)
     finished = {rank: one for rank, one in found.items() if isinstance(one, Verification)}
     return mine.result(
         compared=max(one.compared for one in finished.values()),
@@ -208,12 +212,12 @@ class _Found:
     """What was found in a part of a folder."""
 
     problems: tuple[str, ...] = ()
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[TensorDifference, ...] = ()
     close: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, parts: Sequence[_Found]) -> _Found:
-        """All of several parts."""
+        """Join the findings of several parts."""
         return cls(
             problems=tuple(problem for part in parts for problem in part.problems),
             differences=tuple(difference for part in parts for difference in part.differences),
@@ -222,14 +226,14 @@ class _Found:
 
 
 def verify_folder(folder: Path) -> Verification:
-    """Compare a checkpoint with what its own manifest says: index, headers, every value, and nothing beside them."""
+    """Compare a checkpoint with its own manifest: index, headers, every value, and that there are no other files."""
     manifest = Manifest.read(folder / MANIFEST)
     files = manifest.layout
     if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
         raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
     try:
         found = _Found.of([_verify_file(folder, shard, files, manifest) for shard in files.shards])
-        problems = [*found.problems, *_index_problems(folder, files), *_strangers(folder, files)]
+        problems = [*found.problems, *_index_problems(folder, files), *_unknown_files(folder, files)]
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -272,10 +276,10 @@ def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
     expected = block.drawn(manifest.seed)
     found = torch.empty_like(expected)
     file.seek(block.start)
-    _read(file, memory(found))
+    _read(file, bytes_view(found))
     if torch.equal(dtypes.bits(found), dtypes.bits(expected)):
         return _Found()
-    differences: list[Difference] = []
+    differences: list[TensorDifference] = []
     for (name, entry, one), (_, _, other) in zip(block.named(found), block.named(expected), strict=True):
         comparison = Comparison(name)
         comparison.add(Region.whole(entry.shape).slices, one, other)
@@ -297,7 +301,7 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
         found = torch.empty_like(values)
         for comparison, offset in zip(comparisons, item.offsets, strict=True):
             file.seek(offset + position)
-            _read(file, memory(found))
+            _read(file, bytes_view(found))
             comparison.add(index, found, values)
         position += values.nbytes
     return _Found(
@@ -306,8 +310,8 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
     )
 
 
-def _other_bytes(name: str, entry: Entry) -> Difference:
-    return Difference(
+def _other_bytes(name: str, entry: Entry) -> TensorDifference:
+    return TensorDifference(
         name=name,
         count=entry.numel,
         first=(0,) * len(entry.shape),
@@ -328,20 +332,20 @@ def _digest(file: BinaryIO, offset: int, size: int) -> str:
 
 
 def _read(file: BinaryIO, into: memoryview) -> None:
-    """Read as many bytes as ``into`` takes."""
+    """Fill ``into`` from the file; ``OSError`` if the file ends before."""
     if file.readinto(into) < len(into):  # type: ignore[attr-defined]
         raise OSError("it became shorter while it was read")
 
 
 class _Index(msgspec.Struct):
-    """What ``model.safetensors.index.json`` says."""
+    """The content of ``model.safetensors.index.json``."""
 
     metadata: dict[Text, Any]
     weight_map: dict[Text, Text]
 
 
 def _index_problems(folder: Path, files: Layout) -> list[str]:
-    """What the index says otherwise than the plan."""
+    """The differences between the index and what the plan gives."""
     if files.index is None:
         return []
     try:
@@ -356,7 +360,7 @@ def _index_problems(folder: Path, files: Layout) -> list[str]:
         found, expected = parse(text, _Index), parse(files.index, _Index)
     except FormatError as error:
         return [f"{INDEX}: cannot be read: {error}"]
-    lies = [
+    wrong = [
         f"{INDEX}: {key} {name} is {shown(said.get(name))}, expected {right.get(name)!r}"
         for key, said, right in (
             ("metadata", found.metadata, expected.metadata),
@@ -365,11 +369,11 @@ def _index_problems(folder: Path, files: Layout) -> list[str]:
         for name in {**right, **said}
         if said.get(name) != right.get(name)
     ]
-    return lies or [f"{INDEX}: is not the text that the plan gives"]
+    return wrong or [f"{INDEX}: is not the text that the plan gives"]
 
 
-def _strangers(folder: Path, files: Layout) -> list[str]:
-    """Files that a reader of the folder may take for a part of the checkpoint."""
+def _unknown_files(folder: Path, files: Layout) -> list[str]:
+    """Files that do not belong to the checkpoint, but that a loader may read as parts of it."""
     endings = (TENSORS.removeprefix("model"), INDEX.removeprefix("model"))
     names = sorted(path.name for path in folder.iterdir() if path.name.endswith(endings))
     return [f"{name}: does not belong to this checkpoint" for name in names if name not in files.names]

@@ -1,4 +1,4 @@
-"""Second stage: from rules and a model to a plan.
+"""Second stage: make a plan from rules and a model.
 
-In: what is wanted, and a model. Out: a plan, each entry with every number solved.
+In: rules, a recipe or a function, and a model. Out: a plan, in which every entry has all its numbers.
 """

@@ -1,4 +1,4 @@
-"""Which tensors ``dtype=`` is for: parameters, and the buffers that torch computes with them."""
+"""Which tensors ``dtype=`` casts: parameters, and the buffers that must have the dtype of parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, is_norm_statistic, walk
 from zeta.rules import Kind
 
-#: transformers' names for the parameters that a model keeps in fp32, and under which dtypes
+#: transformers' attributes that name the parameters to keep in fp32, and the dtypes for which each one applies
 _KEPT: Final = {
     "_keep_in_fp32_modules": (torch.float16,),
     "_keep_in_fp32_modules_strict": (torch.float16, torch.bfloat16),
@@ -27,10 +27,10 @@ _KEPT: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Casting:
-    """Floating-point parameters become ``dtype``; buffers too with ``buffers``, but not what ``kept`` finds by name.
+    """Floating-point parameters are cast to ``dtype``, with ``buffers`` also all buffers; names in ``kept`` are not.
 
-    ``following`` are buffers that must have the dtype of their module's parameters: torch's running statistics beside
-    a scale, and what a parametrization keeps.
+    ``following`` names buffers that are cast with their module's parameters: torch's running statistics of a norm with
+    a scale, and buffers of a parametrization.
     """
 
     dtype: torch.dtype
@@ -39,13 +39,13 @@ class Casting:
     following: frozenset[str] = frozenset()
 
     def casts(self, names: Iterable[str], kind: Kind, dtype: torch.dtype) -> bool:
-        """Whether it changes a tensor of these names, of such a kind and dtype."""
+        """Whether a tensor with these names, this kind and this dtype is cast."""
         names = list(names)
         meant = kind is not Kind.BUFFER or self.buffers or not self.following.isdisjoint(names)
         return meant and dtype in dtypes.REAL and not (self.kept is not None and any(map(self.kept.search, names)))
 
     def plan(self, plan: Plan) -> Plan:
-        """The plan of the model that is cast so."""
+        """The plan after the cast."""
         return Plan(tuple(replace(one, dtype=self.dtype) if self._is_meant(one) else one for one in plan.entries))
 
     def _is_meant(self, entry: Entry) -> bool:
@@ -53,7 +53,7 @@ class Casting:
 
 
 def casting_of(model: nn.Module, slots: Iterable[Slot], dtype: torch.dtype, *, buffers: bool = False) -> Casting:
-    """What ``dtype=`` does to a model; ``SpecError`` where it is none of floating-point numbers.
+    """The casting that ``dtype=`` means for a model; ``SpecError`` if it is not a floating-point dtype.
 
     Transformers' models say which of their parameters stay in fp32: ``_keep_in_fp32_modules`` for fp16,
     ``_keep_in_fp32_modules_strict`` for bf16 too. Names are matched as in its ``from_pretrained``.
@@ -86,7 +86,7 @@ def _kept(model: nn.Module, attributes: list[str]) -> re.Pattern[str] | None:
 
 
 def cast(plan: Plan, model: nn.Module, dtype: torch.dtype | None, *, buffers: bool = False) -> Plan:
-    """The plan of the model after ``dtype=``; the plan itself where that is ``None``."""
+    """The plan after the cast to ``dtype``; the plan itself if that is ``None``."""
     return plan if dtype is None else casting_of(model, walk(model), dtype, buffers=buffers).plan(plan)
 
 

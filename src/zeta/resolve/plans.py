@@ -1,4 +1,4 @@
-"""The plan: one frozen entry per parameter and buffer, readable, and exact through JSON."""
+"""The plan: one frozen entry per parameter and buffer; it prints as a table and is exact in JSON."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from zeta.fans import Axes, Fans
 from zeta.initializers import Initializer, Keep, Program, Site
 from zeta.rules import Kind
 
-#: in the JSON's ``format``; a change that old readers cannot read is a new number
+#: the value of ``format`` in JSON; raised by every change that old readers cannot read
 FORMAT: Final = 2
-#: ``file.py:12 in Model.__init__ (normal_, Linear)``, as a recording names what determined a value
+#: the rule of a recorded value, as in ``file.py:12 in Model.__init__ (normal_, Linear)``
 _PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
 
 
@@ -47,7 +47,7 @@ def _text(part: Initializer | Axes | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What one parameter or buffer gets.
+    """The initialization of one parameter or buffer.
 
     ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and ``std``
     are those expected of the drawn values, ``None`` for ``Keep()``. ``fans`` are shown where the parameter has them.
@@ -88,7 +88,7 @@ class Entry:
 
     @property
     def rule_text(self) -> str:
-        """The rule for a table: of a line of code, without the function that it is in."""
+        """The rule for a table; for a line of code, without the name of its function."""
         return _PLACE.sub(r"\1 \2", self.rule)
 
     @property
@@ -107,34 +107,34 @@ class Entry:
         return isinstance(self.initializer, Keep)
 
     def identity(self, text: Callable[[Initializer | Axes | None], str] = _text) -> str:
-        """Everything that decides values, and what gets them; not by which rule. ``text`` may remember what it gave."""
+        """A text of everything that decides the values and their tensor, without the rule. ``text`` may be cached."""
         tensor = (self.name, self.ties, self.shape, self.kind.value, self.persistent, self.padding_idx)
         return f"{tensor!a} {dtypes.name_of(self.dtype)} {text(self.initializer)} {text(self.axes)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
-        written: dict[str, Any] = msgspec.json.decode(encode(_Writer().row(self)))
+        written: dict[str, Any] = msgspec.json.decode(encode(_RowWriter().row(self)))
         return written
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Entry:
         """Build the entry that ``to_json`` described; ``PlanError`` if it is not one."""
         try:
-            return _Reader().entry(parse(encode(data), _Row))
+            return _RowReader().entry(parse(encode(data), _Row))
         except (ZetaError, TypeError, ValueError, RecursionError) as error:
             raise PlanError(f"not an entry of a plan, {shown(data)}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one process holds, computes for that, and needs beside, in bytes."""
+    """Bytes that one process holds, computes for that, and needs as temporary memory."""
 
     held: int = 0
     computed: int = 0
     temporary: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        """Both, one after the other."""
+        """The cost of both, one after the other."""
         return Cost(
             held=self.held + other.held,
             computed=self.computed + other.computed,
@@ -146,7 +146,7 @@ class Cost:
 class Plan:
     """One entry per parameter and buffer, in the model's order. ``print(plan)`` shows it as a table.
 
-    The plan of a sharded model also has what each entry costs this process; it is the same plan all the same.
+    The plan of a sharded model also has this process's cost of each entry, which equality ignores.
     """
 
     entries: tuple[Entry, ...]
@@ -176,9 +176,9 @@ class Plan:
     def digest(self) -> str:
         """A hash of all entries, in hexadecimal: equal for plans that give the same values to the same tensors.
 
-        The names of rules are left out. Computed when it is first asked for.
+        It does not depend on the names of rules. Computed on first access.
         """
-        texts: dict[int, str] = {}  # by identity: equal ones may differ in the sign of a zero
+        texts: dict[int, str] = {}  # by identity: equal initializers may differ in the sign of a zero
 
         def text(part: Initializer | Axes | None) -> str:
             if id(part) not in texts:
@@ -203,7 +203,7 @@ class Plan:
     @uncollected
     def to_json(self) -> str:
         """Return the plan as JSON text; ``Plan.from_json`` reads it back exactly."""
-        writer = _Writer()
+        writer = _RowWriter()
         document = {"format": FORMAT, "entries": [writer.row(entry) for entry in self.entries]}
         return json_text(document)
 
@@ -216,7 +216,7 @@ class Plan:
             head = decode(content, _Head)
             if head.format not in (1, FORMAT):
                 raise PlanError(f"it has format {head.format}; this zeta reads formats 1 and {FORMAT}")
-            reader = _Reader()
+            reader = _RowReader()
             return cls(tuple([reader.entry(row) for row in decode(content, _Document).entries]))
         except ZetaError as error:
             raise PlanError(f"not a plan in JSON: {error}") from error
@@ -230,9 +230,9 @@ class Plan:
         return self.text()
 
     def text(self, width: int | None = None) -> str:
-        """What ``print`` shows: a line for each parameter, repeated layers folded.
+        """What ``print`` shows: a line for each parameter; equal lines of repeated layers are one.
 
-        With ``width``, columns are left out until the table fits a terminal of so many columns.
+        With ``width``, columns are left out until the table fits a terminal of that width.
         """
         named = (
             (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry) for entry in self
@@ -246,14 +246,14 @@ class Plan:
         programs = sum(isinstance(entry.initializer, Program) for entry in self)
         total += f"; {programs} by programs, on the CPU" if programs else ""
         if self.costs is not None:
-            headings += ["held", "computed", "beside"]
-            held, computed, beside = map(bytes_text, astuple(self._cost(self.entries)))
-            total += f"\nthis rank: {held} held, {computed} computed, at most {beside} beside at a time"
+            headings += ["held", "computed", "temporary"]
+            held, computed, temporary = map(bytes_text, astuple(self._cost(self.entries)))
+            total += f"\nthis rank: {held} held, {computed} computed, peak temporary memory {temporary}"
         right = headings[headings.index("bytes") :]
         return f"{table(headings, rows, right=right, width=width, expendable=expendable)}\n{total}"
 
     def _row(self, name: str, entries: Sequence[Entry]) -> tuple[str, ...]:
-        """One line for entries that differ in a number of their names only."""
+        """One line for entries that are equal except for numbers in their names."""
         first = entries[0]
         costs = () if self.costs is None else astuple(self._cost(entries))
         return (
@@ -279,7 +279,7 @@ class Plan:
 
 
 class _Row(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """An entry in JSON: the one table of its fields, for both ways. Those with a default follow from the others."""
+    """An entry in JSON, for reading and writing. Fields with a default follow from the others."""
 
     name: Text
     ties: Texts
@@ -297,7 +297,7 @@ class _Row(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
 
 
 class _Head(msgspec.Struct):
-    format: int = 1  # what was written before there were numbers
+    format: int = 1  # the first format had no number
 
 
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -305,8 +305,8 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True):
     format: int = 1
 
 
-class _Writer:
-    """Entries as rows. What many of them share is worked out once, by its text, in which 0.0 and -0.0 differ."""
+class _RowWriter:
+    """Turns entries into rows. Parts that many entries share are encoded once; the cache key distinguishes -0.0."""
 
     def __init__(self) -> None:
         self._axes: dict[Axes | None, msgspec.Raw] = {None: msgspec.Raw(b"null")}
@@ -314,7 +314,7 @@ class _Writer:
         self._dtypes: dict[torch.dtype, str] = {}
 
     def row(self, entry: Entry) -> _Row:
-        """The entry in JSON; ``PlanError`` where it has no mean and std."""
+        """The entry as a row; ``PlanError`` if its mean or std is not finite."""
         shape, axes, dtype = entry.shape, entry.axes, entry.dtype
         text = encode(entry.initializer.to_json())
         law = self._laws.get((text, shape, axes))
@@ -343,22 +343,22 @@ class _Writer:
 
 
 def essences(plan: Plan) -> dict[str, bytes]:
-    """What decides the bytes of each entry; as text, because a number that is not one equals nothing."""
-    writer = _Writer()
+    """Everything that decides the bytes of each entry, as text: NaN in a number would not equal itself."""
+    writer = _RowWriter()
     rows = {entry.name: writer.row(entry) for entry in plan}
     for row in rows.values():
         row.rule, row.kind = "", Kind.OTHER
     return {name: encode(row) for name, row in rows.items()}
 
 
-class _Reader:
-    """Rows as entries. What many of them share is checked once."""
+class _RowReader:
+    """Turns rows into entries. Parts that many rows share are checked once."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], tuple[Initializer, Axes | None, torch.dtype]] = {}
 
     def entry(self, row: _Row) -> Entry:
-        """The row as an entry whose values can be drawn; ``PlanError`` naming it if there is none."""
+        """The row as an entry whose values can be drawn; ``PlanError`` with its name if they cannot."""
         key = (bytes(row.initializer), bytes(row.axes), row.shape, row.dtype)
         known = self._known.get(key)
         padding = row.padding_idx
@@ -387,7 +387,7 @@ class _Reader:
 def _checked(
     initializer: bytes, axes: bytes, shape: tuple[int, ...], dtype: str
 ) -> tuple[Initializer, Axes | None, torch.dtype]:
-    """The initializer with every number known, the axes and the dtype; ``ZetaError`` if they do not fit the shape."""
+    """The solved initializer, the axes and the dtype; ``ZetaError`` if they do not fit the shape."""
     found = dtypes.dtype_named(dtype)
     if math.prod(max(size, 1) for size in shape) * found.itemsize > LARGEST_SIZE:
         raise PlanError(f"shape {shape} in {dtype} takes more than 2^63 bytes, which no tensor has")

@@ -1,4 +1,4 @@
-"""A module that is a part of the planned model, as a pipeline stage, under the whole model's names or its own."""
+"""A module that is a part of the planned model, such as a pipeline stage, with the whole model's or other names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from zeta.errors import PlanError, SpecError, listed
 
-#: from a name inside the part to the whole model's: a function, or names of parameters or modules and what they become
+#: from a name in the part to that in the whole model: a function, or a dictionary of names of parameters or modules
 NameMap = Callable[[str], str] | Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """How the names of a part become those of the whole model: ``name_map`` first, then ``prefix`` before it.
+    """How names of a part become names of the whole model: apply ``name_map``, then prepend ``prefix``.
 
     >>> Naming(prefix="model", name_map={"layers.0": "layers.6"})("layers.0.weight")
     'model.layers.6.weight'
@@ -34,7 +34,7 @@ class Naming:
                     raise SpecError(f"name_map must go from name to name, got {pair[0]!r}: {pair[1]!r}")
 
     def __call__(self, name: str) -> str:
-        """The whole model's name."""
+        """The name in the whole model."""
         if isinstance(self.name_map, Mapping):
             key = next(self.keys_of(name), None)
             name = name if key is None else self.name_map[key] + name[len(key) :]
@@ -46,7 +46,7 @@ class Naming:
         return f"{self.prefix}{'' if not self.prefix or self.prefix.endswith('.') else '.'}{name}"
 
     def keys_of(self, name: str) -> Iterator[str]:
-        """The names in the dictionary that ``name`` is or lies in, the longest first."""
+        """The keys of the dictionary that are ``name`` or a module around it, the longest first."""
         for length in self._lengths:
             if name[length : length + 1] in ("", ".") and (key := name[:length]) in self._keys:
                 yield key
@@ -57,19 +57,19 @@ class Naming:
 
     @functools.cached_property
     def _lengths(self) -> tuple[int, ...]:
-        """Of the keys, which are few: names may have thousands of parts."""
+        """The lengths of the keys. Trying these few is faster than trying all prefixes of a long name."""
         return tuple(sorted({len(key) for key in self._keys}, reverse=True))
 
 
 def naming(prefix: str | None, name_map: NameMap | None) -> Naming | None:
-    """The naming that these arguments ask for; ``None`` if the model is the whole one."""
+    """The naming for these arguments; ``None`` if both are ``None``: the model is the whole one."""
     if prefix is None and name_map is None:
         return None
     return Naming(prefix="" if prefix is None else prefix, name_map=name_map)
 
 
 def check_used(naming: Naming, names: Collection[str]) -> None:
-    """Raise ``PlanError`` if ``name_map`` names what the part does not have."""
+    """Raise ``PlanError`` if ``name_map`` has a name that the part does not have."""
     if not isinstance(naming.name_map, Mapping):
         return
     used = {key for name in names for key in naming.keys_of(name)}
@@ -78,7 +78,7 @@ def check_used(naming: Naming, names: Collection[str]) -> None:
 
 
 def renamed(naming: Naming, names: Iterable[str]) -> dict[str, str]:
-    """The whole model's name of each of the part's names. Raises ``PlanError`` if two become the same."""
+    """The name in the whole model for each of the part's names. ``PlanError`` if two become equal."""
     new = {name: naming(name) for name in names}
     origins: dict[str, list[str]] = {}
     for name, of_whole in new.items():

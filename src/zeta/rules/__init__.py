@@ -1,4 +1,4 @@
-"""Rules: which parameter gets which initializer. Data only; nothing here looks at a tensor's values.
+"""Rules: which parameter gets which initializer. They are data only; no rule reads a tensor's values.
 
     Rules([
         Rule("*.c_proj.weight", lambda m: Normal(0.02) * (2 * m.depth) ** -0.5),

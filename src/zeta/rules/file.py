@@ -1,4 +1,4 @@
-"""Rules from a file: TOML or JSON for plain rules, Python for anything else.
+"""Read rules from a file: TOML or JSON for simple rules, Python for anything else.
 
     [[rules]]
     name = "*.c_proj.weight"                        # conditions: name, regex, module, kind, shape, ndim; all must hold
@@ -47,7 +47,7 @@ _CLASSICAL: Final = tuple(
 def read_rules(path: Path, model: nn.Module | None) -> Rules:
     """Read the rules in ``path``; ``UsageError`` says what is wrong with the file, and where.
 
-    A Python file's function of the model needs one.
+    If a Python file defines a function of the model, ``model`` must be given.
     """
     if path.suffix == ".py":
         if not is_file(path):
@@ -78,7 +78,7 @@ def _from_python(path: Path, model: nn.Module | None) -> Rules:
     assert spec is not None
     assert spec.loader is not None
     namespace = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = namespace  # dataclasses look the module up
+    sys.modules[spec.name] = namespace  # dataclasses look up their module there
     try:
         spec.loader.exec_module(namespace)
         rules = getattr(namespace, "rules", None)

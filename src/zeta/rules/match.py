@@ -1,4 +1,4 @@
-"""What a rule sees of a parameter: its name, shape, dtype, kind, module, layer and fans."""
+"""The description of a parameter that rules get: its name, shape, dtype, kind, module, layer and fans."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from zeta.fans import Axes, Fans, torch_axes
 
 
 class Kind(StrEnum):
-    """What a parameter or buffer is for."""
+    """The purpose of a parameter or buffer."""
 
     WEIGHT = "weight"
     BIAS = "bias"
     NORM_SCALE = "norm_scale"
     EMBEDDING = "embedding"
-    PARAMETRIZATION = "parametrization"  # a parameter of a parametrization's own
+    PARAMETRIZATION = "parametrization"  # a parameter that belongs to a parametrization
     OTHER = "other"
     BUFFER = "buffer"
 
@@ -31,10 +31,11 @@ NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.R
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """One parameter, as a rule's condition and its initializer see it.
+    """One parameter, as passed to a rule's condition and to its function.
 
-    ``layer`` is the first whole number in the name that has several values (``h.3.mlp`` gives 3), and ``depth`` how
-    many it has; both are ``None`` where the name has no number. ``config`` is the model's ``config`` attribute, if any.
+    ``layer`` is the first number in the name that takes several values in the model (``h.3.mlp`` gives 3), and
+    ``depth`` the number of these values; both are ``None`` if the name has no such number. ``config`` is the model's
+    ``config`` attribute, if any.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Match:
 
     @property
     def fans(self) -> Fans:
-        """The fans; raises ``FanError`` where the parameter has none."""
+        """The fans; raises ``FanError`` if the parameter has none."""
         return self.axes_of().fans(self.shape)
 
     @property

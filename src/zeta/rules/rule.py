@@ -1,4 +1,4 @@
-"""One rule, and rules in their order: the first that matches a parameter wins."""
+"""One rule, and an ordered list of rules: the first one that matches a parameter wins."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ InitializerOf = Callable[[Match], Initializer]
 
 @dataclass(frozen=True)
 class Rule:
-    """``where`` a parameter matches, it gets ``initializer``.
+    """A parameter that satisfies ``where`` gets ``initializer``.
 
     Args:
         where: see :func:`where`.
-        initializer: an :class:`Initializer`, ``Keep()`` to leave the parameter alone on purpose, or a function of the
+        initializer: an :class:`Initializer`, ``Keep()`` to keep the parameter's values on purpose, or a function of the
             :class:`Match` that returns one.
-        axes: the roles of the dimensions, where the module does not tell or is wrong.
+        axes: the roles of the dimensions, if they cannot be derived from the module, or are derived wrongly.
         optional: the rule may match nothing. Any other rule that never wins is an error.
-        buffers: the rule is about buffers and not about parameters.
+        buffers: the rule applies to buffers and not to parameters.
     """
 
     where: Condition
@@ -53,7 +53,7 @@ class Rule:
         return self.where.label
 
     def matches(self, match: Match) -> bool:
-        """Whether this rule is about ``match``; ``SpecError`` if its predicate fails."""
+        """Whether this rule applies to ``match``; ``SpecError`` if its predicate raises."""
         assert isinstance(self.where, Where)
         if (match.kind is Kind.BUFFER) is not self.buffers:
             return False
@@ -67,7 +67,7 @@ class Rule:
             ) from error
 
     def initializer_for(self, match: Match) -> Initializer:
-        """The initializer for ``match``; ``SpecError`` if the rule's function fails or returns something else."""
+        """The initializer for ``match``; ``SpecError`` if the rule's function raises or returns something else."""
         if isinstance(self.initializer, Initializer):
             return self.initializer
         try:

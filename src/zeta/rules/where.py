@@ -142,7 +142,7 @@ def glob_matcher(pattern: str) -> Callable[[str], bool]:
 _RANGE: Final = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
-#: numbers that the ranges of one pair of braces may have
+#: the most numbers that the ranges in one pair of braces may have
 _MOST_NUMBERS: Final = 2**16
 
 

@@ -24,7 +24,7 @@ from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
-from zeta.write.parametrized import Inversion, invert, tolerance
+from zeta.write.parametrized import Inversion, inversion_error, invert
 from zeta.write.shards import Held, held, whole
 from zeta.write.targets import check_memory, check_target, check_writable, shared
 
@@ -55,7 +55,7 @@ class Job:
     @property
     def error(self) -> float:
         """By how much values may miss what was drawn, in parts of the largest: a parametrization computes them."""
-        return 0.0 if self.inversion is None else tolerance(self.held.local.dtype)
+        return 0.0 if self.inversion is None else inversion_error(self.held.local.dtype)
 
 
 @uncollected

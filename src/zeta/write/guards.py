@@ -1,4 +1,4 @@
-"""What holds for verbs: nobody's mode changes what they do, and inside a recording they are recorded, or refused."""
+"""Decorators of the verbs: they run outside of torch's modes; inside a recording they are recorded, or refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_no_recording(name: str) -> None:
 
 
 def on_values(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A verb that no surrounding mode changes, and that a recording refuses."""
+    """A verb that runs outside of all modes, and raises ``RecordingError`` inside a recording."""
 
     @functools.wraps(verb)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -48,7 +48,7 @@ def on_values(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def on_values_or_recorded(verb: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """A verb that no surrounding mode changes but a recording, which it is to ask for."""
+    """A verb that runs outside of all modes. Inside a recording it keeps them and must handle the recording itself."""
 
     @functools.wraps(verb)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -61,18 +61,18 @@ def on_values_or_recorded(verb: Callable[Arguments, Result]) -> Callable[Argumen
 
 
 def recording_here() -> Draws | None:
-    """The recording that is under way in this thread."""
+    """The recording in progress in this thread, if any."""
     return ACTIVE.recorder
 
 
 def note(recorder: Draws, fit: Fit) -> None:
-    """Let a recording know that tensors get what the entries say. Its plan's seed decides.
+    """Record that tensors get the values of the fit's entries. The seed is that of the recorded plan, when applied.
 
-    Raises ``TargetError`` for parameters that cannot be written, all listed.
+    Raises ``TargetError`` that lists all parameters that cannot be written.
     """
     written = [entry for entry in fit.entries if not entry.kept]
     problems: list[str] = []
-    with torch._C.DisableTorchFunction():  # the recording itself says that nothing is on meta
+    with torch._C.DisableTorchFunction():  # the recording's mode would answer is_meta with False
         for entry in written:
             try:
                 _check(entry, fit.slots[entry.name])

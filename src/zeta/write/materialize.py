@@ -1,4 +1,4 @@
-"""Give a model on meta memory, once, and take it back if anything fails."""
+"""Allocate memory for a model on meta, and take it back if anything fails."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from zeta.resolve.fitting import Fit
 
 @dataclass(frozen=True, kw_only=True)
 class _Twin:
-    """A tensor on meta, and one with memory that it is to become."""
+    """A tensor on meta, and a real tensor to swap it with."""
 
     tensor: Tensor
     real: Tensor
 
 
 @contextlib.contextmanager
-def memory(
+def allocated(
     fit: Fit, *, device: torch.device | str, dtype: torch.dtype | None, cast_buffers: bool = False
 ) -> Iterator[Fit]:
-    """Give every parameter and buffer on meta memory on ``device``; if the block fails, the model is as it was.
+    """Allocate memory on ``device`` for every parameter and buffer on meta; if the block fails, restore the model.
 
-    Every tensor stays the object that it is: names, ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. Yields the fit with what ``dtype`` makes of the plan.
+    The tensors stay the same Python objects: names, ties, views of the same memory, ``requires_grad``, strides, class,
+    attributes and hooks remain. Yields the fit of the plan after the cast to ``dtype``.
 
-    Raises ``TargetError`` for tensors that would get memory but no value: kept by the plan, or unknown to it.
+    Raises ``TargetError`` for tensors that would get memory but no value: the plan keeps them, or does not have them.
     """
     wanted: dict[int, torch.dtype] = {}
     found = fit
@@ -57,7 +57,7 @@ def memory(
 
 
 def _cast(fit: Fit, casting: Casting) -> Iterator[int]:
-    """The ``id`` of each tensor that is cast."""
+    """The ``id`` of each tensor whose dtype changes."""
     for entry in fit.plan:
         for slot in (fit.slots[name] for name in (entry.name, *entry.ties)):
             if casting.casts((entry.name, *entry.ties), entry.kind, slot.tensor.dtype):
@@ -67,7 +67,7 @@ def _cast(fit: Fit, casting: Casting) -> Iterator[int]:
 
 
 def _check_values(fit: Fit) -> None:
-    """Raise ``TargetError`` for tensors on meta that the plan gives no value."""
+    """Raise ``TargetError`` for tensors on meta to which the plan gives no value."""
     known: set[int] = set()
     problems: list[str] = []
     for slot in fit.slots.values():
@@ -94,7 +94,7 @@ def _check_values(fit: Fit) -> None:
 
 
 def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype]) -> list[_Twin]:
-    """Allocate each memory once, and make every tensor's twin in it, in the dtype that is wanted of it."""
+    """Allocate each storage once, and make every tensor's twin in it, with the dtype in ``wanted``."""
     everything = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
     tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
     originals = _originals(model)
@@ -106,10 +106,10 @@ def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype
         else:
             memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
     for sharing in memories.values():
-        dtype = next((wanted[id(t)] for t in sharing if id(t) in wanted), None)  # views of a parameter go with it
+        dtype = next((wanted[id(t)] for t in sharing if id(t) in wanted), None)  # views of a parameter are cast with it
         kinds = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
         size = max(_extent(t) * kinds[id(t)].itemsize for t in sharing)
-        # zeros and not empty: what a parametrization keeps beside the weight is read before it is written
+        # zeros, not empty: a parametrization reads its other tensors (singular vectors) before they are written
         allocate = torch.zeros if any(id(t) in originals for t in sharing) else torch.empty
         storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
         for t in sharing:
@@ -120,7 +120,7 @@ def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype
 
 
 def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> _Twin:
-    """Memory for what this rank holds of the tensor."""
+    """Memory for the local shard of the tensor."""
     with torch.no_grad():
         real = torch.empty_like(tensor, dtype=dtype, device=device)
     return _Twin(tensor=tensor, real=real.requires_grad_(tensor.requires_grad))
@@ -137,7 +137,7 @@ def _originals(model: nn.Module) -> set[int]:
 
 
 def _extent(tensor: Tensor) -> int:
-    """The number of elements of memory from its beginning to the tensor's last."""
+    """The number of elements from the beginning of the storage to the tensor's last element."""
     if not tensor.numel():
         return int(tensor.storage_offset())
     reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))

@@ -1,4 +1,4 @@
-"""Give a parametrized weight its value through ``right_inverse``, checked on a copy before anything is written."""
+"""Set a parametrized weight through ``right_inverse``, checked on a copy before anything is written."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from zeta.base.modules import tensors_of
 from zeta.base.parametrizations import originals
 from zeta.errors import TargetError, ZetaNotice
 
-# How far the weight may come out from what was asked, in units of the dtype's rounding: norms and products of a row.
+# The allowed error of a parametrized weight, in units of the dtype's eps: it is computed by norms and products of rows.
 _TOLERANCE_EPS = 64
+# A weight of zeros is checked as if its largest value were this: below every useful weight, so that only zero passes.
+_SMALLEST_SCALE = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
     """What to store so that the weight becomes ``effective``: pairs of (stored tensor, new value).
 
-    ``error`` is how far stored values may differ between two calls, relative to 1: LAPACK's last bits depend on where
-    in memory its operands lie.
+    ``error`` is the allowed difference of stored values between two calls: the last bits of LAPACK's results depend on
+    the alignment of its operands in memory.
     """
 
     changes: tuple[tuple[Tensor, Tensor], ...]
@@ -34,8 +36,8 @@ class Inversion:
     error: float = 0.0
 
 
-def tolerance(dtype: torch.dtype) -> float:
-    """How far a parametrized weight may come out from its value, in parts of the largest element."""
+def inversion_error(dtype: torch.dtype) -> float:
+    """The allowed error of a parametrized weight, relative to its largest value."""
     return _TOLERANCE_EPS * float(torch.finfo(dtype).eps)
 
 
@@ -49,9 +51,9 @@ def invert(
 ) -> Inversion:
     """Find the original tensors (and buffers) for which the parametrized weight is ``value``.
 
-    Works on a copy on the CPU: nothing of ``plist`` changes, and the result is the same for every device. A
-    parametrization that draws random numbers in ``right_inverse``
-    (``orthogonal`` completes a basis) draws them from ``seed``; torch's generators are left as they were.
+    Works on a copy on the CPU: ``plist`` does not change, and the result is the same for every device. A
+    parametrization that draws random numbers in ``right_inverse`` (``orthogonal`` completes a basis) draws them from
+    ``seed``; torch's generators do not move.
 
     ``planned`` has the values that other entries give to what ``plist`` stores itself, by ``id`` of the tensor: the
     weight is ``value`` with these, and they are no part of the result.
@@ -89,8 +91,7 @@ def invert(
     if rescaled:
         warnings.warn(
             f"{name} is under spectral_norm: the values went to the tensor underneath, and the weight is that "
-            "tensor divided by "
-            "its largest singular value",
+            "tensor divided by its largest singular value",
             ZetaNotice,
             stacklevel=2,
         )
@@ -98,7 +99,7 @@ def invert(
     buffers = zip(plist.buffers(), trial.buffers(), strict=True)
     changes += [(old, new) for old, new in buffers if id(old) not in planned and not torch.equal(old.cpu(), new)]
     factored = any(isinstance(part, _ORTHOGONAL) for part in plist)
-    error = tolerance(value.dtype) if factored else 0.0
+    error = inversion_error(value.dtype) if factored else 0.0
     return Inversion(changes=tuple(changes), effective=effective.detach(), error=error)
 
 
@@ -113,7 +114,7 @@ _ORTHOGONAL = parametrizations._Orthogonal
 
 
 def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str) -> tuple[Tensor, ...]:
-    """Run every ``right_inverse``, last parametrization first."""
+    """Apply every ``right_inverse``, the last parametrization first."""
     stored: tuple[Tensor, ...] = (value,)
     for position, part in reversed(list(enumerate(plist))):
         kind = type(part).__name__.lstrip("_")
@@ -125,7 +126,7 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
                 "a value yourself"
             )
         if isinstance(part, _ORTHOGONAL) and not _is_orthogonal(stored[0]):
-            # its right inverse would store any matrix, zero too, and no training step could mend that
+            # its right_inverse stores any matrix without a check, even zero, and training could not correct it
             raise TargetError(
                 f"{name} is parametrized by {kind}, and cannot be what was asked: the value is not an orthogonal "
                 "matrix. Ask for Orthogonal() with gain 1, or remove the parametrization"
@@ -139,7 +140,7 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
             else:
                 result = inverse(*stored)
                 stored = tuple(result) if isinstance(result, tuple | list) else (result,)
-        except Exception as error:  # somebody else's code, or two parametrizations that do not go together
+        except Exception as error:  # foreign code, or two parametrizations that cannot be combined
             raise TargetError(
                 f"{name} is parametrized by {kind}, whose right_inverse refuses the value: {error}"
             ) from error
@@ -147,10 +148,10 @@ def _stored_for(plist: parametrize.ParametrizationList, value: Tensor, name: str
 
 
 def restart_power_iteration(part: parametrizations._SpectralNorm, weight: Tensor) -> None:
-    """Give spectral norm the singular vectors that it would have if it were put on ``weight`` now.
+    """Give spectral norm the singular vectors that it would have if it were registered on ``weight`` now.
 
-    With those of the old weight, an evaluated layer would be divided by a number that has nothing to do with the new
-    one, and would need many training steps to find it.
+    With the singular vectors of the old weight, a layer in evaluation mode would be divided by a wrong number, which
+    only many training steps would correct.
     """
     fresh = _SPECTRAL_NORM(weight, dim=part.dim, eps=part.eps)
     for old, new in zip(part.buffers(), fresh.buffers(), strict=True):
@@ -168,7 +169,7 @@ def _is_orthogonal(value: Tensor) -> bool:
 def _magnitude_and_direction(weight: Tensor, direction: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
     """Weight norm's ``(g, v)`` with ``g v / ||v|| = weight``; where the weight is zero, ``v`` keeps its direction.
 
-    The plain right inverse sets ``v`` to zero there, and the weight becomes 0/0.
+    torch's ``right_inverse`` sets ``v`` to zero there, so that the weight becomes 0/0.
     """
     magnitude = torch.norm_except_dim(weight, 2, dim)
     if direction is None:
@@ -190,7 +191,7 @@ def _check(effective: Tensor, value: Tensor, name: str, plist: parametrize.Param
     allowed = (
         _TOLERANCE_EPS
         * torch.finfo(value.dtype).eps
-        * max(float(value.to(wide).abs().max()) if value.numel() else 0.0, 1e-30)
+        * max(float(value.to(wide).abs().max()) if value.numel() else 0.0, _SMALLEST_SCALE)
     )
     if not deviation <= allowed:
         raise TargetError(

@@ -1,7 +1,7 @@
-"""Parameters that stand for memory which another runtime holds: they look empty, or like a part, and are not.
+"""Parameters whose memory another runtime manages: ``parameter.numel()`` is not the layer's number of elements.
 
-DeepSpeed's ZeRO-3 leaves parameters without elements, FSDP1 what one rank has of them. To write what is here would be
-to write nothing, or to the wrong places.
+DeepSpeed's ZeRO-3 leaves a parameter without elements, FSDP1 with one rank's flat piece. To write to such a parameter
+would write nothing, or to the wrong elements. They are refused by name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from zeta.base.distributed import is_sharded
 from zeta.resolve.slots import Slot
 
 
-def stands_for(slot: Slot) -> str | None:
-    """What holds the memory that a parameter stands for, and the way out; ``None`` for an ordinary one."""
+def runtime_problem(slot: Slot) -> str | None:
+    """Which runtime manages the parameter's memory, and what to do; ``None`` for an ordinary parameter."""
     tensor = slot.tensor
     if hasattr(tensor, "ds_id"):
         return (
@@ -35,7 +35,7 @@ def stands_for(slot: Slot) -> str | None:
 
 
 def _extent(module: Any, name: str) -> int | None:
-    """How many elements a parameter of torch's own layers has by the layer's own numbers; ``None`` if nobody says."""
+    """The number of elements by the attributes of one of torch's layers; ``None`` for any other layer or parameter."""
     for kind, extents in _EXTENTS.items():
         if type(module) is kind and name in extents:
             return math.prod(extents[name](module))

@@ -1,8 +1,8 @@
-"""Which elements of the whole tensor lie here, and where: plain tensors and any ``DTensor``, without communication.
+"""Which elements of the whole tensor the local shard holds, and where: plain tensors and ``DTensor``.
 
-A placement cuts a dimension as ``torch.chunk`` does, one mesh dimension after the other, the first one first. FSDP of a
-tensor-parallel weight is the exception: it cuts what tensor parallelism has left, although its mesh dimension stands
-before, and torch writes this as ``_StridedShard``.
+Nothing here communicates. A placement cuts a dimension as ``torch.chunk`` does, one mesh dimension after the other, in
+order. FSDP of a tensor-parallel weight is the exception: FSDP's mesh dimension comes first, but it cuts the pieces that
+tensor parallelism has made. torch writes this as ``_StridedShard``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from zeta.base.distributed import is_sharded, local
 from zeta.compute.stream.regions import Region
 from zeta.errors import SpecError, TargetError
 
-#: consecutive elements along one dimension: from the first on, to before the second
+#: consecutive elements along one dimension: (start, stop), ``stop`` excluded
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A box of the whole tensor, and the index at which it lies in the local one."""
+    """A box of the whole tensor, and its index in the local tensor."""
 
     region: Region
     index: tuple[slice, ...]
@@ -34,18 +34,18 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Held:
-    """What is here of one tensor: its local memory, and the parts of the whole that fill it."""
+    """The local shard of a tensor: its memory, and the parts of the whole tensor that fill it."""
 
     local: Tensor
     parts: tuple[Part, ...]
 
     @property
     def numel(self) -> int:
-        """The number of elements that are here."""
+        """The number of elements of the local shard."""
         return sum([part.region.numel for part in self.parts])
 
     def places(self) -> Iterator[tuple[Tensor, Region]]:
-        """Each part's memory, and the region of the whole that it holds."""
+        """Each part's memory, and its region of the whole tensor."""
         for part in self.parts:
             yield self.local if part.region.numel == self.local.numel() else self.local[part.index], part.region
 
@@ -55,7 +55,7 @@ def parts_of(
 ) -> tuple[Part, ...]:
     """Return what the rank at ``coordinate`` of a mesh holds of a tensor of ``shape``.
 
-    One part almost always; none where the rank holds nothing; several where it has separate stretches of a dimension.
+    Almost always one part; none if the rank holds nothing; several if its elements along a dimension have gaps.
 
     Args:
         shape: of the whole tensor.
@@ -64,8 +64,8 @@ def parts_of(
         coordinate: which rank.
 
     Raises:
-        SpecError: numbers of dimensions that differ, a coordinate outside the mesh, or what is no placement.
-        TargetError: a placement that says nothing about elements, as ``Partial``.
+        SpecError: numbers of dimensions that differ, a coordinate outside the mesh, or not a placement.
+        TargetError: a placement that assigns no elements to ranks, such as ``Partial``.
 
     >>> from torch.distributed.tensor import Replicate, Shard
     >>> [part] = parts_of((5, 6), (2, 3), (Replicate(), Shard(0)), (1, 2))
@@ -85,7 +85,7 @@ def parts_of(
 
 
 def held(tensor: Tensor) -> Held:
-    """Return what is here of a tensor. Raises ``TargetError`` if its placements do not say so."""
+    """Return the local shard of a tensor; all of a plain one. ``TargetError`` if its placements do not determine it."""
     if not is_sharded(tensor):
         return whole(tensor.detach())
     mesh, placements, memory = tensor.device_mesh, tensor.placements, local(tensor)
@@ -104,12 +104,12 @@ def held(tensor: Tensor) -> Held:
 
 
 def whole(tensor: Tensor) -> Held:
-    """All of a plain tensor."""
+    """A plain tensor, as a shard that holds all of it."""
     return Held(local=tensor, parts=_all(tuple(tensor.shape)))
 
 
 def _check_order(tensor: Any) -> None:
-    """Raise ``TargetError`` where mesh dimensions cut in another order than they stand, which placements do not say."""
+    """Raise ``TargetError`` if mesh dimensions cut in another order than theirs, which placements do not show."""
     orders = [tuple(entry.mesh_dims) for entry in getattr(tensor._spec, "shard_order", None) or ()]
     if any(order != tuple(sorted(order)) for order in orders):
         raise TargetError(
@@ -124,7 +124,7 @@ def _fits(part: Part, shape: Sequence[int]) -> bool:
 
 # -- arithmetic ------------------------------------------------------------------------------------------------------
 
-#: a mesh dimension cuts this dimension of the tensor, each of so many pieces alone; ``None``: it replicates
+#: how a mesh dimension cuts: (dimension of the tensor, number of pieces that are cut separately); ``None``: replicates
 _Cut = tuple[int, int] | None
 
 
@@ -169,13 +169,13 @@ def _parts(
 def _spans(
     dim: int, extent: int, mesh_shape: tuple[int, ...], cuts: tuple[_Cut, ...], coordinate: tuple[int, ...]
 ) -> list[Span]:
-    """What is here of one dimension of the tensor: spans in the order in which they lie."""
+    """The spans that the rank holds of one dimension, in the order in which they lie in the local tensor."""
     of_dim = [(mesh_dim, cut[1]) for mesh_dim, cut in enumerate(cuts) if cut is not None and cut[0] == dim]
     order: list[tuple[int, int]] = []
     for position, (mesh_dim, pieces) in reversed(list(enumerate(of_dim))):
         later = math.prod(mesh_shape[other] for other, _ in of_dim[position + 1 :])
         if pieces > 1 and pieces == later:
-            order.append((mesh_dim, 1))  # as FSDP does it: cut what the later mesh dimensions have left
+            order.append((mesh_dim, 1))  # FSDP after tensor parallelism: cuts the pieces of the later mesh dimensions
         else:
             order.insert(0, (mesh_dim, pieces))
     spans: list[Span] = [(0, extent)]
@@ -186,7 +186,7 @@ def _spans(
 
 
 def _chunk(spans: list[Span], count: int, number: int) -> list[Span]:
-    """The chunk of this number, of ``count`` as ``torch.chunk`` makes them."""
+    """Chunk ``number`` of the ``count`` chunks that ``torch.chunk`` makes."""
     step = -(-sum(stop - start for start, stop in spans) // count)
     begin, end = step * number, step * (number + 1)
     chosen: list[Span] = []
@@ -199,7 +199,7 @@ def _chunk(spans: list[Span], count: int, number: int) -> list[Span]:
 
 
 def _placed(spans: list[Span]) -> list[tuple[Span, slice]]:
-    """Each span with the place at which it lies; neighbours as one."""
+    """Each span with its place in the local tensor; adjacent spans are joined."""
     joined: list[Span] = []
     for start, stop in spans:
         if joined and joined[-1][1] == start:

@@ -17,7 +17,7 @@ from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
-from zeta.write.placeholders import stands_for
+from zeta.write.placeholders import runtime_problem
 
 
 def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
@@ -102,7 +102,7 @@ def check_memory(slot: Slot) -> None:
     tensor = slot.tensor
     if nn.parameter.is_lazy(tensor):
         raise TargetError("is lazy and has no shape yet; run one forward pass first")
-    if slot.kind is not Kind.BUFFER and (elsewhere := stands_for(slot)) is not None:
+    if slot.kind is not Kind.BUFFER and (elsewhere := runtime_problem(slot)) is not None:
         raise TargetError(elsewhere)
     if tensor.is_meta:
         raise TargetError(

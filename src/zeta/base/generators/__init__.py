@@ -1,6 +1,6 @@
-"""Random numbers apart: what one thread draws in a block, without a trace in the generators that all threads share.
+"""Private random numbers: in a block, one thread draws from separate generators, and the shared ones do not move.
 
-In goes a seed; inside the block, torch's, Python's and NumPy's random numbers come from generators of the block.
+In: a seed. Inside the block, this thread's random numbers of torch, Python and NumPy come from private generators.
 """
 
 from zeta.base.generators.foreign import foreign_apart

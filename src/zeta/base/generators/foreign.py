@@ -1,9 +1,10 @@
-"""Python's ``random`` and ``numpy.random``, for one thread, on generators of its own.
+"""Python's ``random`` and ``numpy.random`` on private generators, for one thread.
 
-Their functions are methods of a hidden object that belongs to all threads. While a block runs, the modules hold
-functions in their place that look at the calling thread. Functions that somebody took out of the modules before, as in
-``from random import choice``, still draw from the hidden object; what they did to it is undone at the end of the block
-if this thread is the only one.
+The functions of these modules are methods of a hidden generator that all threads share. While a block runs, they are
+replaced in the modules by functions that choose the generator by the calling thread. Functions imported by name before,
+as in ``from random import choice``, still draw from the hidden generator; its state is restored at the end of the block
+if there is only one thread. The modules offer no other way to redirect their functions; this is needed as long as
+constructors may draw from them.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from zeta.base.process.exchange import Shared
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """One module of random numbers that somebody may have imported: how to find and copy what it draws from."""
+class _RandomModule:
+    """A module of random numbers that may have been imported: how to find and copy its hidden generator."""
 
     module: str
-    hidden: str  #: the path of the object that all threads draw from
-    made: str  #: that of its class
+    hidden: str  #: the path of the generator that all threads share
+    made: str  #: the path of its class
     get: str
     set: str
     title: str
 
     def found(self) -> Any:
-        """The hidden object, if the module is there."""
+        """The hidden generator, if the module has been imported."""
         return _at(self.hidden) if self.module in sys.modules else None
 
     def copy(self, state: Any) -> Any:
-        """A separate object in a state."""
+        """A separate generator in this state."""
         twin = _at(self.made)()
         self.restore(twin, state)
         return twin
@@ -45,12 +46,12 @@ class _Kind:
         return getattr(generator, self.get)()
 
     def restore(self, generator: Any, state: Any) -> None:
-        """Give a generator a state."""
+        """Set the state of a generator."""
         getattr(generator, self.set)(state)
 
 
-_KINDS: Final = (
-    _Kind(
+_RANDOM_MODULES: Final = (
+    _RandomModule(
         module="random",
         hidden="random._inst",
         made="random.Random",
@@ -58,7 +59,7 @@ _KINDS: Final = (
         set="setstate",
         title="Python's random",
     ),
-    _Kind(
+    _RandomModule(
         module="numpy.random",
         hidden="numpy.random.mtrand._rand",
         made="numpy.random.RandomState",
@@ -71,7 +72,7 @@ _KINDS: Final = (
 
 class _Here(threading.local):
     def __init__(self) -> None:
-        #: by module, what this thread draws from
+        #: by module, the generator that this thread draws from
         self.generators: dict[str, Any] = {}
 
 
@@ -82,10 +83,10 @@ _HERE: Final = _Here()
 def foreign_apart() -> Iterator[Callable[[], list[str]]]:
     """Let this thread draw from copies of Python's and NumPy's generators in the block.
 
-    Yields what says, then or later, from which of them the block has drawn.
+    Yields a function that returns, after the block, the names of the modules that the block has drawn from.
     """
-    states = {kind: kind.state(hidden) for kind in _KINDS if (hidden := kind.found()) is not None}
-    copies = {kind.module: kind.copy(state) for kind, state in states.items()}
+    states = {each: each.state(hidden) for each in _RANDOM_MODULES if (hidden := each.found()) is not None}
+    copies = {each.module: each.copy(state) for each, state in states.items()}
     drawn: list[str] = []
     outer, _HERE.generators = _HERE.generators, copies
     try:
@@ -94,17 +95,17 @@ def foreign_apart() -> Iterator[Callable[[], list[str]]]:
     finally:
         _HERE.generators = outer
         alone = threading.active_count() == 1
-        for kind, state in states.items():
+        for each, state in states.items():
             before = _comparable(state)
-            moved = alone and _comparable(kind.state(kind.found())) != before
+            moved = alone and _comparable(each.state(each.found())) != before
             if moved:
-                kind.restore(kind.found(), state)
-            if moved or _comparable(kind.state(copies[kind.module])) != before:
-                drawn.append(kind.title)
+                each.restore(each.found(), state)
+            if moved or _comparable(each.state(copies[each.module])) != before:
+                drawn.append(each.title)
 
 
 def _comparable(state: Any) -> Any:
-    """A state that ``==`` compares: NumPy's has an array in it."""
+    """The state in a form that ``==`` can compare: NumPy's contains an array."""
     return tuple(item.tobytes() if hasattr(item, "tobytes") else item for item in state)
 
 
@@ -119,16 +120,16 @@ _replaced: list[tuple[Any, str, Any]] = []
 
 
 def _replace() -> None:
-    for kind in _KINDS:
-        hidden = kind.found()
+    for each in _RANDOM_MODULES:
+        hidden = each.found()
         if hidden is None:
             continue
-        module = sys.modules[kind.module]
+        module = sys.modules[each.module]
         for name, function in list(vars(module).items()):
-            # numpy's seed is a function that calls the hidden object's
+            # numpy.random.seed is a plain function that calls the hidden generator's method
             if getattr(function, "__self__", None) is hidden or (name == "seed" and callable(function)):
                 _replaced.append((module, name, function))
-                setattr(module, name, _looking(kind.module, name, function))
+                setattr(module, name, _redirected(each.module, name, function))
 
 
 def _restore() -> None:
@@ -137,8 +138,8 @@ def _restore() -> None:
         setattr(module, name, function)
 
 
-def _looking(module: str, name: str, function: Any) -> Callable[..., Any]:
-    """A function that draws from what the calling thread draws from."""
+def _redirected(module: str, name: str, function: Any) -> Callable[..., Any]:
+    """The function, drawing from the calling thread's generator."""
 
     @functools.wraps(function)
     def draw(*args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,8 @@
-"""The functions that read and set the state of torch's generators, for one thread, on generators of its own.
+"""torch's functions that read, set and seed its generators, redirected to private generators for one thread.
 
-Checkpointed layers call them, and constructors that seed. Somebody may hold them under any name, so their code is
-exchanged; in other threads the exchanged code does what the original does.
+Checkpointed layers call them, and constructors that seed. They may have been imported under any name, so the code of
+the functions themselves is replaced (``__code__``); in other threads the new code does what the original does. Needed
+until these functions can be intercepted by a mode, as operations can.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _CUDA: Final = torch.device("cuda")
 
 @contextlib.contextmanager
 def apart(seed: int | None) -> Iterator[None]:
-    """Let this thread draw from generators of its own in the block; torch's do not move, and nobody else notices.
+    """Let this thread draw from private generators in the block; torch's do not move, other threads see no change.
 
     Args:
-        seed: what they start from; ``None``: from the present state of torch's.
+        seed: the seed of the private generators; ``None``: they start from the present state of torch's.
     """
     with FUNCTIONS, Private(seed):
         yield
 
 
 def answered(name: str, *args: Any) -> Any:
-    """What torch's function ``name`` does here: to the private generators in a block, else to torch's."""
+    """Do what torch's function ``name`` does, to this thread's private generators if there are any, else to torch's."""
     private = here()
     return FUNCTIONS.originals[name](*args) if private is None else _ANSWERS[name](private, *args)
 
@@ -72,7 +73,7 @@ _ANSWERS: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
-# The names below are looked up where torch's functions are defined, so zeta is imported inside.
+# This code runs with the globals of torch's modules, so it must import zeta's names itself.
 def _code_of_get_rng_state():  # type: ignore[no-untyped-def]
     from zeta.base.generators.functions import answered
 
@@ -165,5 +166,5 @@ def _function(name: str) -> Any:
     return getattr(torch.cuda.random if name.startswith("cuda.") else torch.random, name.removeprefix("cuda."))
 
 
-#: held while this thread, or another, draws apart
+#: entered while any thread draws from private generators
 FUNCTIONS: Final = Exchanged({name: _function(name) for name in _CODES}, _CODES)

@@ -1,7 +1,7 @@
-"""torch's random operations, for one thread, on generators of its own.
+"""torch's random operations on private generators, for one thread.
 
-torch's default generators belong to all threads: to save and restore their state rewinds them for threads that draw
-meanwhile. A dispatch mode belongs to one thread, and to those in which autograd continues its work.
+All threads share torch's default generators: to save and restore their state would rewind them for threads that draw
+at the same time. A dispatch mode is active in one thread only, and in autograd's threads that continue its work.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _CPU: Final = torch.device("cpu")
 
 
 class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A mode in which every random operation draws from generators of the mode.
+    """A mode in which every random operation draws from the mode's private generators.
 
     Args:
-        seed: what they start from; ``None``: from the present state of torch's.
+        seed: the seed of the private generators; ``None``: they start from the present state of torch's.
 
     An operation that is given a generator draws from that one. CUDA's attention and recurrent layers with dropout take
-    no generator: for the moment of the call, torch's own is given the private state, behind a lock. So do methods of
-    ``torch.default_generator`` itself: they change it.
+    no generator: during the call, torch's generator temporarily gets the private state, behind a lock. Methods of
+    ``torch.default_generator`` itself are not redirected: they change it.
     """
 
     supports_higher_order_operators = True
@@ -36,14 +36,14 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, seed: int | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
-        self._seeds: dict[str, int] = {}  #: of a type of device that was seeded again
+        self._seeds: dict[str, int] = {}  #: by type of device, the seed of those that were seeded again
         self._generators: dict[torch.device, torch.Generator] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to skip the compiler, torch imports it, which takes seconds
+        return False  # True would make torch import its compiler, which takes seconds
 
-    # torch's own methods keep a flag for the whole process, which two threads leave set when they exit in another order
+    # torch's methods keep a flag for the whole process, which stays set if two threads exit in another order
     def __enter__(self) -> Private:
         _push_mode(self)
         return self
@@ -62,7 +62,7 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if named.get("generator") is not None or device.type == "meta":
             return func(*args, **kwargs)
         if "generator" in named and "generator" not in kwargs:
-            args = args[: list(named).index("generator")]  # where the schema has it, last
+            args = args[: list(named).index("generator")]  # the last argument of these schemas
         taking = _with_generator(func)
         if taking is not None:
             return taking(*args, **{**kwargs, "generator": self.generator(device)})
@@ -74,7 +74,7 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return func(*args, **kwargs)
 
     def _dropout(self, x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
-        """``native_dropout`` as torch computes it: the result, and the mask for the backward pass."""
+        """``native_dropout`` as torch defines it: the result, and the mask for the backward pass."""
         if train is False or not x.numel():
             return x.clone(), torch.ones_like(x, dtype=torch.bool)
         mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p, generator=self.generator(x.device))
@@ -95,7 +95,7 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
     def seed_again(self, seed: int, kind: str | None = None) -> None:
-        """Let all generators, or those of one type of device, start from another seed."""
+        """Seed all generators, or those of one type of device, again."""
         if kind is None:
             self._seed = seed
             self._seeds.clear()
@@ -133,7 +133,7 @@ def _arguments(func: OpOverload) -> dict[str, str]:
 
 
 def _draws(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether an operation that may drop values out does so."""
+    """Whether an operation with dropout has a probability above 0; true for all other operations."""
     for position, name in enumerate(_arguments(func)):
         if name in ("dropout_p", "dropout", "p"):
             given = args[position] if position < len(args) else kwargs.get(name, 0.0)
@@ -148,7 +148,7 @@ def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
 
 
 def _shared(device: torch.device) -> torch.Generator:
-    """Torch's own generator for a device."""
+    """Torch's default generator for a device."""
     if device.type == "cpu":
         return torch.default_generator
     return torch.get_device_module(device).default_generators[device.index]  # type: ignore[no-any-return]
@@ -159,7 +159,7 @@ _LENDING: Final = threading.Lock()
 
 @contextlib.contextmanager
 def _lent(private: torch.Generator) -> Iterator[None]:
-    """Let torch's own generator have a private one's state. Another thread that draws meanwhile draws from it too."""
+    """Temporarily set torch's default generator to a private state. Other threads that draw meanwhile use it too."""
     shared = _shared(private.device)
     with _LENDING:
         state = shared.get_state()

@@ -1,6 +1,7 @@
-"""Operations whose code trusts its arguments: what torch does not check for them, because its own functions have.
+"""Argument checks for low-level operations whose code does not check its arguments.
 
-They would read and write beyond a tensor's memory, or stop the process.
+torch's public functions check them before. Without checks, such an operation may read and write beyond a tensor's
+memory, or crash the process. Needed as long as programs, which may come from a file, call these operations directly.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _INT32: Final = 2**31
 
 
 def careful(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function called ``name``, which raises ``ValueError`` for arguments that it does not check itself."""
+    """``function`` with the missing checks of operation ``name``, which raise ``ValueError``."""
     if name in ("floor_divide", "remainder", "fmod", "div"):
         return _divided(function)
     check = _CHECKS.get(name)
@@ -31,7 +32,7 @@ def careful(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _divided(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Division of whole numbers that does not stop the process: the processor has no -2^63 / -1."""
+    """Integer division that does not crash the process: processors trap on -2^63 / -1."""
 
     def divided(*, self: Any, other: Any, **attributes: Any) -> Any:
         tensors = [value for value in (self, other) if isinstance(value, Tensor)]

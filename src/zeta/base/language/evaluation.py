@@ -1,4 +1,4 @@
-"""The type and the values of one operation of the language, whatever surrounds the call."""
+"""The type and the values of one operation of the language, independent of the caller's state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from zeta.base.language.operations import KINDS, OPERATIONS, Attributes, Operand, Operation, Type, is_inexact, is_number
+from zeta.base.language.operations import (
+    ATTRIBUTE_KINDS,
+    OPERATIONS,
+    Attributes,
+    Operand,
+    Operation,
+    Type,
+    is_inexact,
+    is_number,
+)
 from zeta.base.language.state import fixed_state, one_thread
 from zeta.errors import SpecError
 
@@ -24,21 +33,21 @@ _CPU: Final = torch.device("cpu")
 def result_type(name: str, operands: Sequence[Operand | Type], attributes: Attributes, dtype: torch.dtype) -> Type:
     """The type of an operation's result, from its operands: types of tensors, numbers, or ``None``.
 
-    ``dtype`` is the one that is stated, which decides where the operation creates or casts. Nothing is allocated.
+    ``dtype`` is the stated dtype; operations that create or cast need it. Nothing is allocated.
 
     Raises ``SpecError`` where names, kinds, shapes or dtypes do not fit the signature.
     """
-    # 1, 1.0 and True are equal, and give different types
+    # part of the cache key: 1, 1.0 and True are equal, but give different types
     kinds = (_kind(tuple(operands)), _kind(tuple(value for _, value in attributes)))
     try:
         return _result_type(name, tuple(operands), attributes, dtype, kinds)
-    except TypeError as error:  # what is not hashable is nothing that a step may have
+    except TypeError as error:  # not hashable, so not allowed in a step
         raise SpecError(f"{name}: {error}") from None
 
 
 @functools.lru_cache(maxsize=2**12)
 def nbytes_of_parts(name: str, operands: tuple[Operand | Type, ...], attributes: Attributes, dtype: torch.dtype) -> int:
-    """The bytes of all tensors that an operation makes, of which its ``part`` is one. It has a type."""
+    """The bytes of all tensors that an operation returns; the attribute ``part`` selects one of them."""
     operation = OPERATIONS[name]
     with fixed_state():
         twins = [_empty(operand) if isinstance(operand, tuple) else operand for operand in operands]
@@ -63,14 +72,14 @@ def _result_type(
         with fixed_state():
             twins = [_empty(operand) if isinstance(operand, tuple) else operand for operand in operands]
             result = _call(operation, twins, dict(attributes), dtype, _META)
-            if operation.elementwise:  # for which dtypes the CPU has code, meta does not know
+            if operation.elementwise:  # the meta device does not know which dtypes the CPU supports
                 ones = [_one(twin) if isinstance(twin, Tensor) else twin for twin in twins]
                 _call(operation, ones, dict(attributes), dtype, _CPU)
-    except Exception as error:  # whatever torch raises: it has many classes for arguments that do not fit
+    except Exception as error:  # torch raises many classes of errors for invalid arguments
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SpecError(f"{name} cannot be computed of these operands: {reason}") from None
     if not isinstance(result, Tensor):
-        raise SpecError(f"{name} has several results; its attribute part says which is meant")
+        raise SpecError(f"{name} has several results; the attribute part must select one")
     inexact = any(is_inexact(operand[1]) for operand in operands if isinstance(operand, tuple))
     if not (operation.creates or operation.casts) and is_inexact(result.dtype) and not inexact:
         raise SpecError(f"{name} of whole numbers would be of torch's default dtype; cast them first")
@@ -91,7 +100,7 @@ def _check_attributes(operation: Operation, attributes: Attributes) -> None:
     if len(given) < len(attributes) or given.keys() - known.keys() or known.keys() - given.keys() - operation.optional:
         raise SpecError(f"{operation.name} takes the attributes {sorted(known) or 'none'}, got {sorted(given)}")
     for key, value in attributes:
-        if not KINDS[known[key]](value):
+        if not ATTRIBUTE_KINDS[known[key]](value):
             raise SpecError(f"{operation.name}: {key} must be of the kind {known[key]!r}, got {value!r}")
 
 
@@ -152,11 +161,11 @@ def _plain(tensor: Tensor) -> Tensor:
 def compute_elementwise(
     name: str, operands: Sequence[Operand], attributes: Attributes, dtype: torch.dtype, shape: Sequence[int]
 ) -> Tensor:
-    """Compute an elementwise operation for a result of ``shape``; no element's bits depend on which others are there.
+    """Compute an elementwise operation for a result of ``shape``; an element's bits do not depend on other elements.
 
-    torch has one code for whole vectors and another for the elements left over at the end of each thread's share, or
-    where memory is not contiguous; functions such as ``sigmoid`` differ between them in the last bits. So everything is
-    laid out flat, in whole vectors, and computed in stretches that torch does not share out.
+    torch uses vector code for whole vectors, and scalar code for the rest at the end of each thread's range or if
+    memory is not contiguous. Functions such as ``sigmoid`` differ between the two in the last bits. So the operands are
+    flattened, padded to whole vectors, and computed in pieces so small that torch uses one thread.
     """
     count = math.prod(shape)
     if count == 0 or not shape:
@@ -167,7 +176,7 @@ def compute_elementwise(
     for start in range(0, filled, _STRETCH):
 
         def part(value: Operand, start: int = start) -> Operand:
-            if not isinstance(value, Tensor) or value.ndim == 0:  # a number decides no dtype, and must stay one
+            if not isinstance(value, Tensor) or value.ndim == 0:  # 0-d tensors do not decide the dtype: keep them 0-d
                 return value
             flat = value.expand(shape).reshape(-1)[start : start + _STRETCH]
             missing = min(filled - start, _STRETCH) - flat.numel()
@@ -178,7 +187,7 @@ def compute_elementwise(
     return flat[:count].view(*shape)
 
 
-#: elements that torch leaves to one thread
+#: elements of a tensor that torch computes on one thread
 _STRETCH: Final = 2**15
-#: elements: a multiple of what any loop over vectors takes at a time
+#: a multiple of the elements that any of torch's vector loops processes at a time
 _VECTORS: Final = 256

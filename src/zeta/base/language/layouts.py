@@ -1,4 +1,4 @@
-"""Operations that move elements of logical tensors, and strided views of row-major values told as boxes of them."""
+"""Operations that move elements of logical tensors; and strided views of row-major values, expressed as boxes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-# -- operations: each returns a tensor that may share its operand's memory, and changes none --------------------------
+# -- operations: the result may share memory with an operand; no operand changes (but in those that end in _) ----------
 
 
 def reshape(x: Tensor, *, shape: tuple[int, ...]) -> Tensor:
@@ -73,7 +73,7 @@ def strided(x: Tensor, *, shape: tuple[int, ...], strides: tuple[int, ...], offs
 
 
 def strided_update(x: Tensor, value: Tensor, *, strides: tuple[int, ...], offset: int) -> Tensor:
-    """``x`` with ``value`` in the elements of those numbers."""
+    """``x`` with ``value`` in the elements that ``strided`` with the same arguments would return."""
     return strided_update_(x.clone(memory_format=torch.contiguous_format), value, strides=strides, offset=offset)
 
 
@@ -85,7 +85,7 @@ def strided_update_(x: Tensor, value: Tensor, *, strides: tuple[int, ...], offse
 
 
 def bits(x: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """The bytes of the row-major values, little-endian, taken as another dtype; the last dimension counts them."""
+    """The bytes of the row-major values (little-endian), reinterpreted as another dtype along the last dimension."""
     _check(x.ndim > 0 and dtype is not torch.bool, "only tensors with dimensions can be taken as another dtype")
     return x.contiguous().view(dtype)
 
@@ -108,9 +108,9 @@ def _box(x: Tensor, starts: Sequence[int], sizes: Sequence[int], steps: Sequence
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A strided view that is a box of the base: ``base[slices]`` with its dimensions in ``order``, ones dropped.
+    """A strided view that is a box of the base: ``base[slices]``, permuted, without some dimensions of extent 1.
 
-    ``order[i]`` is the base's dimension that the view's dimension ``i`` runs along, ``None`` for an extent of 1.
+    ``order[i]`` is the base's dimension of the view's dimension ``i``; ``None`` if that has extent 1.
     """
 
     starts: tuple[int, ...]
@@ -132,13 +132,13 @@ class Box:
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """The base's dimensions in the order of the view, those of extent 1 that it does not have last."""
+        """The base's dimensions in the order of the view; those that the view does not have come last."""
         along = [dim for dim in self.order if dim is not None]
         return (*along, *(dim for dim in range(len(self.sizes)) if dim not in along))
 
 
 def box_of(base: Sequence[int], shape: Sequence[int], strides: Sequence[int], offset: int) -> Box | None:
-    """Tell a strided view of row-major values as a box, or ``None`` if it is none.
+    """Express a strided view of row-major values as a box; ``None`` if it is not one.
 
     >>> box_of((10, 4), (4,), (1,), 12).starts, box_of((10, 4), (10, 2), (4, 2), 0).steps
     ((3, 0), (1, 2))
@@ -170,7 +170,7 @@ def box_of(base: Sequence[int], shape: Sequence[int], strides: Sequence[int], of
 
 
 def shape_for(numel: int, shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...] | None:
-    """The shape of ``numel`` row-major values in which a strided view may be a box: its strides are that shape's.
+    """A shape for ``numel`` row-major values whose strides include the view's, so that the view may be a box in it.
 
     >>> shape_for(64, (2, 2, 4, 4), (32, 4, 8, 1))  # windows of 4 x 4 in 8 x 8
     (2, 4, 2, 4)

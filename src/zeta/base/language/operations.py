@@ -1,10 +1,10 @@
-"""The closed language of programs: each operation's signature, the type of its result, its values and its work.
+"""The closed language of programs: for each operation its signature, its computation and its cost.
 
-Tensors are logical here: a shape, a dtype, and values in row-major order; no strides, no storage, no device. An
-operation is one row of :data:`OPERATIONS`. What has no row cannot be a step, whoever wrote the plan; and no row reads
-or writes anything but its operands. A type is found by running the operation on tensors without memory.
+Tensors are logical: a shape, a dtype, and values in row-major order; no strides, storage or device. Each operation is
+one row of :data:`OPERATIONS`, and a step of a program must be one of them. No operation reads or writes anything but
+its operands. The type of a result is found by running the operation on meta tensors.
 
-Rows named as a function of ``torch.ops.aten`` have its meaning; the others are defined in ``layouts`` and below.
+Rows with the name of a function of ``torch.ops.aten`` have its meaning; ``layouts`` and this module define the others.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ class Operation:
     """One row: its operands and attributes by name, and how it computes.
 
     Attributes in ``optional`` may be left out. ``compute`` takes the operands, then the attributes by name; with
-    ``creates`` also ``dtype`` and ``device``; with ``casts`` also ``dtype``. ``numbers`` may be operands, beside a
-    tensor. Where torch returns several tensors, the
-    attribute ``part`` says which of them is meant. ``dense`` operands are handed over in row-major order, as
-    the sums and the sorting of torch depend on strides.
+    ``creates`` also ``dtype`` and ``device``; with ``casts`` also ``dtype``. With ``numbers``, some operands may be
+    numbers, but at least one is a tensor. If torch returns several tensors, the attribute ``part`` selects one. With
+    ``dense``, operands are made contiguous first, because torch's sums and sorting depend on strides.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Operation:
 
 
 def _elements(operands: Sequence[Type], result: Type) -> int:
-    """Extents of 0 count as 1: LAPACK goes through a batch of empty matrices too."""
+    """The number of elements. Extents of 0 count as 1, because LAPACK also loops over a batch of empty matrices."""
     return sum(math.prod(max(extent, 1) for extent in shape) for shape, _ in (*operands, result))
 
 
@@ -64,7 +63,7 @@ def _sorting(operands: Sequence[Type], result: Type) -> int:
 
 
 def _product(operands: Sequence[Type], result: Type) -> int:
-    """Of a matrix product: one step for each element of the result and of the dimension that is summed over."""
+    """The cost of a matrix product: one step for each element of the result and of the summed dimension."""
     widest = max((max(shape, default=1) for shape, _ in operands), default=1)
     return _elements(operands, result) * widest
 
@@ -81,8 +80,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, bool | float | complex) or _is_int(value)
 
 
-#: whether an attribute's value is of its kind
-KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
+#: for each kind of attribute, the test of a value
+ATTRIBUTE_KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "int": _is_int,
     "number": is_number,
     "bool": lambda value: isinstance(value, bool),
@@ -97,7 +96,7 @@ KINDS: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 
 # -- the rows --------------------------------------------------------------------------------------------------------
-# names: operands; attribute:kind, with a question mark where it may be left out
+# names: operands; attribute:kind, with a question mark if the attribute is optional
 
 
 _ELEMENTWISE: Final = """
@@ -177,7 +176,7 @@ _softmax: self; dim:int half_to_float:bool
 _weight_norm_interface: v g; dim:int? part:int
 """
 
-#: the dtype of the result, which torch would else choose, is handed over
+#: operations that get the dtype of the result as an argument; otherwise torch would choose it
 _CASTING: Final = """
 cumprod: self; dim:int
 cumsum: self; dim:int
@@ -219,7 +218,7 @@ _linalg_solve_ex: A B; left:bool? part:int
 _linalg_svd: A; full_matrices:bool? compute_uv:bool? part:int
 """
 
-#: of which an operand may be a number
+#: operations in which an operand may be a number
 _WHOLE_WITH_NUMBERS: Final = """
 index_fill: self index value; dim:int
 """
@@ -255,7 +254,7 @@ def _cat(*parts: Tensor, dim: int) -> Tensor:
 
 
 def _geqrf(self: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of QR as LAPACK has them; torch has no type for them."""
+    """LAPACK's compact factors of QR; torch has no meta implementation."""
     if self.is_meta:
         return torch.empty_like(self), self.new_empty((*self.shape[:-2], min(self.shape[-2:])))
     return torch.geqrf(self)
@@ -267,12 +266,12 @@ def _scatter(self: Tensor, index: Tensor, src: Any, dim: int) -> Tensor:
 
 
 def _index(x: Tensor, *indices: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """The elements at ``indices``, each at one of the places ``dims`` of torch's list, broadcast as in NumPy."""
+    """The elements at ``indices``; ``dims`` are their positions in torch's list of indices; broadcast as in NumPy."""
     return torch.ops.aten.index(x, _at(x, indices, dims))  # type: ignore[no-any-return]
 
 
 def _index_put(x: Tensor, values: Tensor, *indices: Tensor, dims: tuple[int, ...], accumulate: bool) -> Tensor:
-    """``x`` with ``values`` at (or added to) those places."""
+    """``x`` with ``values`` written at, or added to, these elements."""
     return torch.ops.aten.index_put(x, _at(x, indices, dims), values, accumulate)  # type: ignore[no-any-return]
 
 
@@ -356,5 +355,5 @@ def is_inexact(dtype: torch.dtype) -> bool:
 
 
 def work(name: str, operands: Sequence[Operand | Type], result: Type) -> int:
-    """About how many steps of arithmetic an operation takes."""
+    """The approximate number of arithmetic steps of an operation."""
     return OPERATIONS[name].work([operand for operand in operands if isinstance(operand, tuple)], result)

@@ -1,4 +1,4 @@
-"""The fixed state in which programs and matrices are computed, whatever surrounds the call."""
+"""The fixed state in which programs and matrices are computed, independent of the caller's settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import torch
 
-#: in a list, so that the compiler does not multiply
+#: in a list, so that Python's compiler does not compute the product in advance
 _HALF: Final = [0.5]
 
 
 class _Alone:
-    """Held while torch has one thread, as its number is the whole process's; free in a child forked meanwhile."""
+    """A lock for process-wide settings of torch, such as its number of threads; unlocked in a forked child."""
 
     def __init__(self) -> None:
         self.renew()
@@ -32,14 +32,14 @@ _ALONE: Final = _Alone()
 
 @contextlib.contextmanager
 def fixed_state() -> Iterator[None]:
-    """No mode, no gradients, no autocast, no flushing: values depend on nothing that surrounds the call."""
+    """No modes, no gradients, no autocast, no flushing of subnormals: values do not depend on the caller's state."""
     with outside_of_modes(), torch.no_grad(), torch.autocast("cpu", enabled=False), subnormals():
         yield
 
 
 @contextlib.contextmanager
 def subnormals() -> Iterator[None]:
-    """Numbers below the smallest normal one are kept, whatever ``torch.set_flush_denormal`` says in this thread."""
+    """Keep subnormal numbers, even if ``torch.set_flush_denormal`` is on in this thread."""
     flushed = sys.float_info.min * _HALF[0] == 0.0
     if flushed:
         torch.set_flush_denormal(False)
@@ -52,9 +52,9 @@ def subnormals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """The results of sums, of functions such as ``pow`` and of LAPACK depend on how torch shares out the work.
+    """Compute on one thread, because results of sums, of functions such as ``pow`` and of LAPACK depend on the number.
 
-    Products are in full precision, whatever ``torch.set_float32_matmul_precision`` allows.
+    Products are in full precision, as in ``full_precision``.
     """
     with _ALONE.lock, full_precision():
         before = torch.get_num_threads()
@@ -67,7 +67,7 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Matrix products of fp32 in fp32, on all threads meanwhile, and with subnormal numbers."""
+    """Compute matrix products of fp32 in fp32, with subnormals; the setting holds for all threads in the meantime."""
     with _ALONE.lock, subnormals():
         backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
         before = [backend.fp32_precision for backend in backends]

@@ -1,1 +1,1 @@
-"""The state of the process: modes and threads around a call, exchanged code, forks, the search for garbage."""
+"""The state of the process: modes and threads around a call, replaced code, forks, garbage collection."""

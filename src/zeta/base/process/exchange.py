@@ -1,6 +1,6 @@
-"""Changes to what all threads share, held while at least one block needs them, in any thread.
+"""Changes to functions that all threads share, kept while at least one block in any thread needs them.
 
-The new code checks the calling thread. In other threads it does what torch's own code does.
+The new code checks the calling thread. In threads without such a block it does what the original code does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 
 class Shared:
-    """A change that the first block to be entered makes, and the last to be left undoes."""
+    """A change that the first block makes when it is entered, and the last block undoes when it is left."""
 
     def __init__(self, make: Callable[[], None], undo: Callable[[], None]) -> None:
         self._make = make
@@ -34,15 +34,15 @@ class Shared:
 
 
 class Exchanged(Shared):
-    """Functions with other code, whatever name somebody holds them under.
+    """Functions whose ``__code__`` is replaced, so that the change holds under every name they were imported with.
 
     Args:
-        functions: the functions, each by a name.
-        codes: the code that they get, by the same names.
+        functions: the functions, by name.
+        codes: their new code, by the same names.
     """
 
     def __init__(self, functions: Mapping[str, Any], codes: Mapping[str, CodeType]) -> None:
-        #: by name, functions that do what the exchanged ones did
+        #: by name, separate functions with the original code
         self.originals: Final = {name: _same_function(function) for name, function in functions.items()}
         other = [(functions[name], code) for name, code in codes.items()]
         own = [(function, function.__code__) for function in functions.values()]
@@ -55,7 +55,7 @@ def _give(codes: Iterable[tuple[Any, CodeType]]) -> None:
 
 
 def _same_function(function: Any) -> Callable[..., Any]:
-    """A separate function with the same code, which keeps it when the other's is exchanged."""
+    """A separate function with the same code, which keeps it when the original's is replaced."""
     twin = type(function)(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )

@@ -1,7 +1,8 @@
-"""A process that was forked has none of its parent's threads; torch's operations may wait for them forever.
+"""A forked process has none of its parent's threads; torch's operations may wait for them forever.
 
-OpenMP keeps its threads for the thread that used them. The child's only thread inherits the record of them and waits,
-unless torch may use one thread only. The child's later threads have no such record.
+OpenMP keeps a pool of threads for each thread that used it. The child's only thread inherits the record of the pool,
+but not its threads, and waits for them, unless torch may use one thread only. Threads that the child starts later have
+no such record.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ import torch
 from zeta.base.process.surroundings import plain
 from zeta.errors import ForkError
 
-# in seconds, how long the trial may take; it takes some milliseconds
+# seconds that the trial may take; it takes some milliseconds
 _PATIENCE: Final = 3.0
-# elements that torch shares out among threads
+# elements of a tensor that torch computes on several threads
 _LARGE: Final = 2**18
 
 
 class _Child:
-    """What is known of the thread that came through a fork."""
+    """The thread that this process was forked with."""
 
     def __init__(self) -> None:
         self.thread: int | None = None  #: the thread's ``ident``; ``None`` in a process that was not forked
-        self.works: bool | None = None  #: whether torch's threads work in it; ``None`` while nobody knows
+        self.works: bool | None = None  #: whether torch's threads work in it; ``None`` before the first trial
 
     def forked(self) -> None:
-        """Note that the calling thread came through a fork."""
+        """Record that the process was forked, with the calling thread as its only one."""
         self.thread, self.works = threading.get_ident(), None
 
 
@@ -41,12 +42,12 @@ _CHILD: Final = _Child()
 
 
 def was_forked() -> bool:
-    """Whether this process came out of a fork, as far as zeta can know: not of ``os.fork`` before its import."""
+    """Whether this process was forked; an ``os.fork`` before the import of zeta is not noticed."""
     return _CHILD.thread is not None
 
 
 def check_threads() -> None:
-    """Raise ``ForkError`` if torch would wait forever for threads that the calling thread does not have."""
+    """Raise ``ForkError`` if torch would wait forever for threads that do not exist in this process."""
     if _CHILD.thread != threading.get_ident() or torch.get_num_threads() == 1:
         return
     if _CHILD.works is None:
@@ -60,7 +61,7 @@ def check_threads() -> None:
 
 
 def _try() -> bool:
-    """Whether an operation on torch's threads ends, tried in a process that may be lost."""
+    """Whether an operation on torch's threads ends; tried in a child process, which is killed if it does not."""
     reading, writing = os.pipe()
     trial = os.fork()
     if not trial:
@@ -78,11 +79,11 @@ def _try() -> bool:
         os.close(reading)
         with contextlib.suppress(ProcessLookupError):
             os.kill(trial, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):  # where nobody waits for children
+        with contextlib.suppress(ChildProcessError):  # if SIGCHLD is ignored, the system has reaped it
             os.waitpid(trial, 0)
 
 
-if hasattr(os, "register_at_fork"):  # nowhere else can a process fork
+if hasattr(os, "register_at_fork"):  # exists on all systems that can fork
     os.register_at_fork(after_in_child=_CHILD.forked)
     if type(multiprocessing.current_process()).__name__ == "ForkProcess":  # forked before zeta was imported
         _CHILD.forked()

@@ -1,4 +1,4 @@
-"""Python's search for cyclic garbage, put off while objects that live on are made by the ten thousand."""
+"""Python's cyclic garbage collection, switched off while tens of thousands of long-lived objects are made."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def uncollected(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let no search run in the function, which makes no cycles.
+    """Run the function, which makes no reference cycles, without garbage collection.
 
-    A search that new objects set off goes over all objects of the process, of which torch alone has 300,000: it takes
-    longer than to check and measure ten thousand parameters. One that is off already stays off.
+    A collection triggered by new objects visits all objects of the process, of which torch alone has 300,000. It takes
+    longer than checking and measuring ten thousand parameters. If collection is off already, it stays off.
     """
 
     @functools.wraps(function)

@@ -1,4 +1,4 @@
-"""What surrounds a call: torch's modes and default device, and what other threads do to the model meanwhile."""
+"""The surroundings of a call: torch's modes and default device, and other threads that use the same model."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from zeta.errors import TargetError
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Run the block as if nobody had entered a mode: a default device, ``FakeTensorMode``, inference, autocast.
+    """Run the block outside of all modes: default device, ``FakeTensorMode``, inference, autocast.
 
-    Raises ``TargetError`` inside a transform of ``torch.func``, where tensors have no memory of their own.
+    Raises ``TargetError`` inside a transform of ``torch.func``, where tensors are wrappers without memory.
     """
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise TargetError(
-            "zeta was called inside a transform of torch.func (vmap, grad, jvp, functionalize), where tensors are not "
-            "what they seem; call it outside of the transformed function. Nothing was changed"
+            "zeta was called inside a transform of torch.func (vmap, grad, jvp, functionalize), where tensors are "
+            "wrappers without memory; call it outside of the transformed function. Nothing was changed"
         )
     modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
     cast = [kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)]
@@ -53,7 +53,7 @@ def _autocast_devices() -> tuple[str, ...]:
 
 
 _FREE: Final = threading.Condition()
-#: the thread that looks at a module, by the module's ``id``
+#: the thread that is in a block with a module, by the module's ``id``
 _TAKEN: Final[dict[int, int]] = {}
 
 
@@ -61,10 +61,11 @@ _TAKEN: Final[dict[int, int]] = {}
 def alone_with(model: nn.Module) -> Iterator[None]:
     """Wait until no other thread is in such a block with one of the model's modules.
 
-    Such a block changes the model temporarily and restores it. A second thread would save and restore the changed one.
+    The block changes the model temporarily and restores it. A second thread would save and restore the changed model.
     """
     mine = threading.get_ident()
-    wanted = [id(module) for module in modules_of(model)] if isinstance(model, nn.Module) else []  # else refused later
+    # an argument that is not a module is refused later
+    wanted = [id(module) for module in modules_of(model)] if isinstance(model, nn.Module) else []
     with _FREE:
         _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
         taken = [module for module in wanted if module not in _TAKEN]

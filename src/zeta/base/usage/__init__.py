@@ -1,8 +1,8 @@
-"""What a module's ``forward`` does with a parameter, read from its source: which dimensions it sums over.
+"""How a module's ``forward`` uses a parameter, read from its source: which dimensions it sums over.
 
-A small abstract run: the statements of ``forward``, and of the methods and functions that it hands the parameter to,
-are followed once, with views of the parameter (transposed, indexed, sliced, cast) as the only values. Nothing is
-executed, so that no input is needed. What cannot be followed counts as unknown, and unknown is an answer.
+This is a small abstract interpretation. It follows the statements of ``forward``, and of the methods and functions that
+get the parameter, with views of the parameter (transposed, indexed, sliced, cast) as the only values. Nothing is
+executed, so no input is needed. A use that cannot be followed is reported as ``lost``, and the fans are then unknown.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zeta.base.usage.views import Uses
 
-# The parts are imported when somebody asks: torch's own layers need none of them.
+# The submodules are imported at the first call: torch's own layers do not need them.
 
 
 def uses(layer: Any, name: str, ndim: int) -> Uses:
-    """What ``forward`` of the class ``layer`` does with its parameter ``name`` of ``ndim`` dimensions."""
+    """How ``forward`` of the class ``layer`` uses its parameter ``name`` of ``ndim`` dimensions."""
     from zeta.base.usage import forward
 
     return forward.uses(layer, name, ndim)
 
 
 def normalizes(layer: Any) -> bool:
-    """Whether ``forward`` of the class ``layer``, or a method of its own that it calls, divides by a norm or a std."""
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, divides by a norm or a std."""
     from zeta.base.usage import forward
 
     return forward.normalizes(layer)

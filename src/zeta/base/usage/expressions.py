@@ -1,4 +1,4 @@
-"""Expressions in the abstract run: what becomes of views of the parameter, and the products with it."""
+"""Expressions in the abstract interpretation: views of the parameter, and products with it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from zeta.base.usage.views import (
     AS_IT_IS,
     NOTHING,
     Counter,
+    ParameterUse,
     Product,
-    Use,
     Uses,
     Value,
     View,
@@ -27,20 +27,20 @@ from zeta.base.usage.views import (
     views,
 )
 
-#: attributes of a module by which code may reach any of its parameters
+#: attributes of a module that give access to all of its parameters
 _DOORS: Final = frozenset(
     ["__dict__", "_parameters", "parameters", "named_parameters", "get_parameter", "state_dict", "named_children"]
 )
-#: what may be asked of a tensor
+#: attributes and methods of a tensor that read no values
 _FACTS: Final = frozenset(["shape", "dtype", "device", "ndim", "size", "dim", "numel", "is_meta", "requires_grad"])
-#: what scales and biases of norms are called, in functions that nobody knows
+#: usual names of scales and biases of norms, for functions that are not torch's
 _SCALES: Final = frozenset(["weight", "scale", "gamma"])
 _BIASES: Final = frozenset(["bias", "shift", "beta"])
 _COUNTER: Final[Value] = frozenset([Counter()])
 
 
 class Follower(Protocol):
-    """What follows calls, and gathers what is found."""
+    """Follows calls, and collects the uses that are found."""
 
     layer: Any
     name: str
@@ -50,11 +50,11 @@ class Follower(Protocol):
     work: int
 
     def call(self, called: Any, given: list[Value], named: dict[str, Value], itself: bool = False) -> Value:
-        """Follow a call of a Python function; ``itself`` says that its first argument is the module."""
+        """Follow a call of a Python function; ``itself``: its first argument is the module."""
 
 
 class Expressions:
-    """What the expressions of one function mean, by its local variables."""
+    """The values of the expressions of one function, given the values of its local variables."""
 
     def __init__(
         self, run: Follower, function: FunctionType, tree: ast.FunctionDef, module: str | None, values: dict[str, Value]
@@ -68,7 +68,7 @@ class Expressions:
         match node:
             case ast.Name(id=name):
                 if name == self.module:
-                    self.run.found.lost = True  # the module itself goes somewhere
+                    self.run.found.lost = True  # the module itself is passed on
                 return self.values.get(name, NOTHING)
             case ast.Attribute(value=ast.Name(id=name), attr=attr) if name == self.module:
                 return self._of_module(node, attr)
@@ -128,7 +128,7 @@ class Expressions:
         return self._parameter(node) if attr == self.run.name else NOTHING
 
     def _parameter(self, named: ast.expr) -> Value:
-        """The whole parameter, where the code names it."""
+        """The whole parameter, at a place where the code names it."""
         self.run.seen.add(id(named))
         return frozenset([View(dims=tuple(range(self.run.ndim)))])
 
@@ -142,14 +142,14 @@ class Expressions:
         return self._each(found, lambda view: None) if attr not in _FACTS else NOTHING
 
     def _each(self, found: Value, make: Callable[[View], View | None]) -> Value:
-        """The views of ``found``, each changed; one that cannot be followed is lost."""
+        """The views of ``found`` after ``make``; one that cannot be followed is lost."""
         changed = [make(view) for view in views(found)]
         if None in changed:
             self.run.found.lost = True
         return frozenset(view for view in changed if view is not None)
 
     def _first(self, found: Value) -> Value:
-        """One of those that a loop or an assignment takes apart."""
+        """An element of a value that a loop or an unpacking assignment takes apart."""
         products = frozenset(each for each in found if isinstance(each, Product))
         return products | self._each(found, lambda view: index(view, [ast.Constant(value=0)], [True]))
 
@@ -163,7 +163,7 @@ class Expressions:
             if number and isinstance(op, ast.Add):
                 return frozenset(replace(view, shifted=True) for view in views(found))
             if number and isinstance(op, ast.Mult | ast.Div) and found is left:
-                return found  # a scaled weight is a weight
+                return found  # scaling does not change the dimensions
             if isinstance(op, ast.Mult):
                 self.run.found.scales |= not any(view.shifted for view in views(found))
             self.run.found.adds |= isinstance(op, ast.Add)
@@ -184,9 +184,9 @@ class Expressions:
     def _used(
         self, view: View, summed: Sequence[int], kept: Sequence[int], lookup: Sequence[int] = (), last: bool = True
     ) -> Value:
-        """Note a product that sums over dimensions ``summed`` of a view and leaves ``kept``, counted from the end.
+        """Record a product that sums over dimensions ``summed`` of a view and keeps ``kept``, both negative numbers.
 
-        ``last`` says that the one that is left is the last of the result.
+        ``last``: the kept dimension is the last one of the result.
         """
         if view.several or view.shifted or any(-dim > len(view.dims) for dim in (*summed, *kept, *lookup)):
             self.run.found.lost = True
@@ -195,12 +195,12 @@ class Expressions:
         def real(dims: Sequence[int]) -> tuple[int, ...]:
             return tuple(sorted(dim for dim in (view.dims[place] for place in dims) if dim is not None))
 
-        use = Use(fan_in=real(summed), fan_out=real(kept), blocks=view.blocks, lookup=real(lookup))
+        use = ParameterUse(fan_in=real(summed), fan_out=real(kept), blocks=view.blocks, lookup=real(lookup))
         self.run.found.products.append(use)
         return frozenset([Product(use=use)]) if last else NOTHING
 
     def _chunk(self, found: Value, numbers: list[Any], node: ast.Call) -> Value:
-        """``chunk(n, dim)`` of the weight or of a product with it: ``n`` maps are packed along that dimension."""
+        """``chunk(n, dim)`` of the weight, or of a product with it: ``n`` maps are packed along this dimension."""
         named = {keyword.arg: constant(keyword.value) for keyword in node.keywords}
         n = numbers[0] if numbers else named.get("chunks")
         dim = numbers[1] if len(numbers) > 1 else named.get("dim", 0)
@@ -245,7 +245,7 @@ class Expressions:
         return NOTHING
 
     def _method_of_module(self, name: str, given: list[Value], named: dict[str, Value]) -> Value:
-        """``self.name(...)``: a method is followed, a submodule must not be given the parameter."""
+        """``self.name(...)``: a method is followed; the parameter is lost if a submodule gets it."""
         raw = inspect.getattr_static(self.run.layer, name, None)
         if name in _DOORS:
             self.run.found.lost = True
@@ -256,13 +256,13 @@ class Expressions:
         return NOTHING
 
     def _method(self, func: ast.Attribute, given: list[Value], everything: Value, node: ast.Call) -> Value:
-        """``value.name(...)``, of the parameter or of something else."""
+        """``value.name(...)``; ``value`` may be a view of the parameter or another object."""
         receiver, name = self._value(func.value), func.attr
         numbers = [constant(argument) for argument in node.args]
         if name in ("matmul", "mm", "bmm") and len(given) == 1 and not node.keywords:
             return self._product(receiver, given[0])
         if views(everything):
-            if name in ("add", "mul", "add_", "mul_") and not views(receiver):  # of something else by the parameter
+            if name in ("add", "mul", "add_", "mul_") and not views(receiver):  # another tensor by the parameter
                 op = ast.Add() if name.startswith("add") else ast.Mult()
                 return self._binary(op, receiver, given[0] if given else NOTHING, func, func)
             return self._lost()
@@ -280,7 +280,7 @@ class Expressions:
     def _function(
         self, target: Any, words: list[str], given: list[Value], named: dict[str, Value], node: ast.Call
     ) -> Value:
-        """A function that is given the parameter, or a product with it."""
+        """A call of a function with the parameter, or with a product, as an argument."""
 
         def argument(place: int, *keys: str) -> Value:
             return given[place] if len(given) > place else union(named[key] for key in keys if key in named)
@@ -319,7 +319,7 @@ class Expressions:
         return NOTHING
 
     def _normalized(self, places: tuple[int, int] | None, given: list[Value], named: dict[str, Value]) -> Value:
-        """A norm's function. Of torch's the places are known; elsewhere the parameter's name says which it is."""
+        """A call of a norm. The positions are known for torch's; else the parameter's name decides its role."""
         found = self.run.found
         found.lost = True
         if places is not None:
@@ -336,7 +336,7 @@ class Expressions:
     # -- assignments --------------------------------------------------------------------------------------------------
 
     def _unknown(self, node: ast.AST) -> Value:
-        """What the run does not follow must not touch the parameter."""
+        """A statement or expression that is not followed: the parameter is lost if it occurs there."""
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and views(self.values.get(part.id, NOTHING)):
                 self.run.found.lost = True
@@ -361,7 +361,7 @@ class Expressions:
                 self.run.found.lost = True
 
     def _assign_each(self, target: ast.expr, over: ast.expr) -> None:
-        """Each of what a loop runs over: a view without its first dimension, or a counter."""
+        """Assign the loop variable: a view without its first dimension, or a counter."""
         name = over.func.id if isinstance(over, ast.Call) and isinstance(over.func, ast.Name) else ""
         parts = over.args if isinstance(over, ast.Call) and name not in self._local else []
         inner = target.elts if isinstance(target, ast.Tuple) else []
@@ -380,6 +380,6 @@ class Expressions:
 def _hashable(value: Any) -> bool:
     try:
         hash(value)
-    except Exception:  # whatever somebody's __hash__ raises
+    except Exception:  # a foreign __hash__ may raise anything
         return False
     return True

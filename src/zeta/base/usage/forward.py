@@ -1,4 +1,4 @@
-"""What ``forward`` of a class does with its parameters, and whether it divides by a norm."""
+"""How ``forward`` of a class uses its parameters, and whether it divides by a norm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATISTICS: Final = frozenset(
 
 @functools.lru_cache(maxsize=4096)
 def uses(layer: Any, name: str, ndim: int) -> Uses:
-    """What ``forward`` of the class ``layer`` does with its parameter ``name`` of ``ndim`` dimensions."""
+    """How ``forward`` of the class ``layer`` uses its parameter ``name`` of ``ndim`` dimensions."""
     run = Run(layer, name, ndim, nn.Module)
     if inspect.getattr_static(layer, "forward") is inspect.getattr_static(
         nn.Module, "forward"
@@ -29,14 +29,14 @@ def uses(layer: Any, name: str, ndim: int) -> Uses:
         return run.found
     try:
         run.forward()
-    except Exception:  # of code that was written for a computer and not for this run; RecursionError among them
+    except Exception:  # unusual code can make the interpretation fail in any way, RecursionError included
         run.found.lost = True
     return run.found
 
 
 @functools.lru_cache(maxsize=4096)
 def normalizes(layer: Any) -> bool:
-    """Whether ``forward`` of the class ``layer``, or a method of its own that it calls, divides by a norm or a std."""
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, divides by a norm or a std."""
     methods, seen = ["forward"], set[str]()
     while methods:
         name = methods.pop()

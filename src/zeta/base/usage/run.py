@@ -1,4 +1,4 @@
-"""The abstract run of a module's ``forward``. Whatever it does not know for certain counts as lost."""
+"""The abstract interpretation of a module's ``forward``. Anything that is not certain counts as lost."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from zeta.base.usage.expressions import Expressions
 from zeta.base.usage.source import function_of, mentions, tree_of
 from zeta.base.usage.views import NOTHING, Uses, Value, union, views
 
-#: functions that call each other are followed this deep, and so many statements and expressions are looked at
+#: the depth to which calls are followed, and the number of statements and expressions that are visited
 _DEEPEST: Final = 6
 _MOST_WORK: Final = 20_000
 
 
 class Run:
-    """The run for one parameter of one class; ``found`` is what it finds."""
+    """The interpretation for one parameter of one class; ``found`` is the result."""
 
     def __init__(self, layer: Any, name: str, ndim: int, base: type) -> None:
         self.layer, self.name, self.ndim = layer, name, ndim
@@ -27,14 +27,14 @@ class Run:
         self._base = base
 
     def forward(self) -> None:
-        """Follow ``forward``. A use of the parameter in a method that this does not reach counts as lost."""
+        """Follow ``forward``. A use of the parameter in a method that is not reached counts as lost."""
         self.call(inspect.getattr_static(self.layer, "forward"), [], {}, itself=True)
         for mention in mentions(self.layer, self._base, self.name):
             if mention is None or id(mention[1]) not in self.seen:
                 self.found.lost = True
 
     def call(self, called: Any, given: list[Value], named: dict[str, Value], itself: bool = False) -> Value:
-        """Follow a call of a Python function; ``itself`` says that its first argument is the module."""
+        """Follow a call of a Python function; ``itself``: its first argument is the module."""
         function = function_of(called)
         tree = None if function is None else tree_of(function)
         if function is None or tree is None or self._depth >= _DEEPEST:
@@ -54,7 +54,7 @@ class Run:
 
 
 class _Statements(Expressions):
-    """Statements, in the order in which they are run."""
+    """The interpretation of statements, in order."""
 
     returned: Value = NOTHING
 
@@ -85,7 +85,7 @@ class _Statements(Expressions):
                 self._value(test)
                 self._either([body, orelse])
             case ast.For(target=target, iter=over, body=body, orelse=orelse):
-                for _ in range(2):  # the second round begins with what the first one left
+                for _ in range(2):  # the second iteration starts with the values that the first one left
                     self._assign_each(target, over)
                     self._either([body, []])
                 self._either([orelse, []])
@@ -112,7 +112,7 @@ class _Statements(Expressions):
                 self._unknown(node)
 
     def _either(self, bodies: Sequence[Sequence[ast.stmt]]) -> None:
-        """Follow one of several bodies; afterwards each name may mean what it means after any of them."""
+        """Follow alternative bodies; afterwards each name may have its value after any of them."""
         before, after = self.values, list[dict[str, Value]]()
         for body in bodies:
             self.values = dict(before)

@@ -1,4 +1,4 @@
-"""The source of functions, as trees, and what the names in it mean."""
+"""The source of functions as syntax trees, and the objects that names in it refer to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def names_a_norm(words: Sequence[str]) -> bool:
-    """``rms_norm``, ``LayerNormFunction.apply``; not ``Normal``."""
+    """Whether a dotted name contains "norm" as a word: ``rms_norm``, ``LayerNormFunction.apply``; not ``Normal``."""
     return any(part.lower().endswith("norm") for word in words for part in _WORD.findall(word))
 
 
 def dotted(node: ast.expr) -> list[str]:
-    """``["torch", "nn", "functional", "linear"]``; empty where the front is no name."""
+    """The parts of a dotted name, as ``["torch", "nn", "functional", "linear"]``; empty for other expressions."""
     words: list[str] = []
     while isinstance(node, ast.Attribute):
         words.append(node.attr)
@@ -29,7 +29,7 @@ def dotted(node: ast.expr) -> list[str]:
 
 
 def function_of(value: Any) -> FunctionType | None:
-    """The Python function below decorators that name what they wrap."""
+    """The Python function inside decorators that set ``__wrapped__``."""
     value = value.__func__ if isinstance(value, staticmethod | classmethod) else value
     try:
         value = inspect.unwrap(value) if isinstance(value, FunctionType) else None
@@ -40,7 +40,7 @@ def function_of(value: Any) -> FunctionType | None:
 
 @functools.lru_cache(maxsize=1024)
 def tree_of(function: FunctionType) -> ast.FunctionDef | None:
-    """The definition of a function, ``None`` where there is no source."""
+    """The syntax tree of a function; ``None`` if there is no source."""
     try:
         body = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError, IndexError):
@@ -49,7 +49,7 @@ def tree_of(function: FunctionType) -> ast.FunctionDef | None:
 
 
 def meaning(function: Any, words: Sequence[str], local: frozenset[str]) -> Any:
-    """What a dotted name means in a function: in what it closes over, or in its module; ``None`` of local ones."""
+    """The object that a dotted name refers to in a function's closure or globals; ``None`` for local names."""
     if not words or words[0] in local:
         return None
     closed = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
@@ -63,7 +63,7 @@ def meaning(function: Any, words: Sequence[str], local: frozenset[str]) -> Any:
 
 
 def mentions(layer: Any, base: type, name: str) -> Iterator[tuple[FunctionType, ast.AST] | None]:
-    """Where methods of a class, but for those that make it, name its attribute; ``None`` for what has no source."""
+    """Where methods of a class, except those in ``_MAKING``, use its attribute ``name``; ``None`` if no source."""
     known: set[str] = set()
     for cls in layer.__mro__:
         if cls is base:
@@ -84,7 +84,7 @@ def mentions(layer: Any, base: type, name: str) -> Iterator[tuple[FunctionType, 
                         yield function, node
 
 
-#: methods that run before there is anything to sum over, or that only show the module
+#: methods that initialize or print the module, and compute nothing with its parameters
 _MAKING: Final = frozenset(
     ["__init__", "reset_parameters", "_reset_parameters", "init_weights", "_init_weights", "extra_repr", "__repr__"]
 )

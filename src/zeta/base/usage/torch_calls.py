@@ -1,4 +1,4 @@
-"""Torch's functions that the abstract run knows, by what they are and not by what they are called."""
+"""torch's functions that the abstract interpretation knows, by identity and not by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zeta.base.usage.views import constant
 
 Argument = tuple[Any, ...]
 
-#: products of two matrices: place and keywords of the left and the right one
+#: matrix products: position and keyword of the left and of the right factor
 PRODUCTS: Final[dict[Any, tuple[Argument, Argument]]] = {
     torch.matmul: ((0, "input"), (1, "other")),
     torch.mm: ((0, "input"), (1, "mat2")),
@@ -24,12 +24,12 @@ PRODUCTS: Final[dict[Any, tuple[Argument, Argument]]] = {
     },
     **{getattr(F, name): ((0, "mat_a"), (1, "mat_b")) for name in ("grouped_mm",) if hasattr(F, name)},
 }  # fmt: skip
-#: functions with a weight in second place: the dimensions that are summed over, left, and looked up
+#: functions whose second argument is a weight: its dimensions that are summed over, kept, and looked up
 LINEAR: Final[dict[Any, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]] = {
     F.linear: ((-1,), (-2,), ()),
     F.embedding: ((), (-1,), (-2,)),
 }
-#: norms: where scale and bias are
+#: norms: the positions of scale and bias
 NORMS: Final[dict[Any, tuple[int, int]]] = {
     F.layer_norm: (2, 3),
     torch.layer_norm: (2, 3),
@@ -44,14 +44,14 @@ NORMS: Final[dict[Any, tuple[int, int]]] = {
     torch.instance_norm: (1, 2),
 }
 CHUNKS: Final = frozenset([torch.chunk, torch.tensor_split])
-#: what only asks
+#: functions that only read facts of a tensor
 HARMLESS: Final = frozenset(["len", "id", "print"])
 
 Roles = tuple[list[int], list[int]]
 
 
 def einsum_roles(function: Any, node: ast.Call) -> list[tuple[int, Roles]] | None:
-    """For each operand of ``torch.einsum``: how many dimensions it has, which are summed over and which are its own."""
+    """For each operand of ``torch.einsum``: its number of dimensions, those summed over, and those only it has."""
     equation = constant(node.args[0]) if node.args else None
     if function is not torch.einsum or not isinstance(equation, str) or equation.count("->") != 1 or node.keywords:
         return None
@@ -66,6 +66,6 @@ def einsum_roles(function: Any, node: ast.Call) -> list[tuple[int, Roles]] | Non
         summed = [place - len(letters) for place, letter in enumerate(letters) if letter not in right]
         own = [place - len(letters) for place, x in enumerate(letters) if x in right and x not in others]
         if "..." in term or len(set(letters)) != len(letters):
-            summed, own = [-len(letters) - 1], []  # of a weight nobody writes so: not to be followed
+            summed, own = [-len(letters) - 1], []  # an impossible dimension: such an operand is not followed
         roles.append((len(letters), (summed, own)))
     return roles

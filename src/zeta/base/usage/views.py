@@ -1,4 +1,4 @@
-"""The values of the abstract run: views of one parameter, products with it, and loop counters."""
+"""The values of the abstract interpretation: views of one parameter, products with it, and loop counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-#: methods and attributes that keep the dimensions
+#: methods and attributes of a tensor that return one with the same dimensions
 AS_IT_IS: Final = frozenset(
     (
         *("bfloat16", "clone", "contiguous", "cpu", "cuda", "data", "detach", "double", "float", "full_tensor"),
@@ -20,9 +20,10 @@ AS_IT_IS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A part of the parameter: which of its dimensions it has, in order; ``None`` is one that was put in.
+    """A view of the parameter: its dimensions, in order, as numbers of the parameter's; ``None`` for a new dimension.
 
-    ``shifted`` is one plus it. ``several`` are what ``chunk`` or ``unbind`` gives: a tuple of such views.
+    ``shifted``: a number was added, as in ``1 + weight``. ``several``: a tuple of such views, from ``chunk`` or
+    ``unbind``.
     """
 
     dims: tuple[int | None, ...]
@@ -31,7 +32,7 @@ class View:
     several: bool = False
 
     def at(self, dim: Any) -> int | None:
-        """The place of dimension ``dim``, which may be counted from the end."""
+        """The position of dimension ``dim``, which may be negative; ``None`` if there is no such dimension."""
         if type(dim) is not int or not -len(self.dims) <= dim < len(self.dims):
             return None
         return dim % len(self.dims)
@@ -53,8 +54,8 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
-    """One product with the parameter: the dimensions that it sums over, and those that it leaves."""
+class ParameterUse:
+    """One product with the parameter: the dimensions that it sums over, and those that it keeps."""
 
     fan_in: tuple[int, ...]
     fan_out: tuple[int, ...]
@@ -64,14 +65,14 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """What came out of a product with the parameter, with its last dimension in its place."""
+    """The result of a product whose last dimension is the parameter's kept dimension."""
 
-    use: Use
+    use: ParameterUse
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counter:
-    """A whole number that counts the rounds of a loop."""
+    """The integer variable of a loop."""
 
 
 Value = frozenset[View | Product | Counter]
@@ -79,27 +80,27 @@ NOTHING: Final[Value] = frozenset()
 
 
 class Uses:
-    """All that ``forward`` does with one parameter. ``lost`` says that some of it could not be followed."""
+    """All uses of one parameter in ``forward``. ``lost``: some could not be followed."""
 
     def __init__(self) -> None:
-        self.products: list[Use] = []
+        self.products: list[ParameterUse] = []
         self.lost = False
         self.scales = self.adds = False
         self.scales_in_norm = self.adds_in_norm = False
 
 
 def views(value: Value) -> list[View]:
-    """Those of the values that are views."""
+    """The values that are views."""
     return [each for each in value if isinstance(each, View)]
 
 
 def union(values: Iterable[Value]) -> Value:
-    """All of them together."""
+    """The union of several sets of values."""
     return functools.reduce(operator.or_, values, NOTHING)
 
 
 def constant(node: ast.expr | None) -> Any:
-    """The number or text that is written there, or ``None``."""
+    """The value of a literal, or ``None``."""
     try:
         return None if node is None else ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):
@@ -107,7 +108,7 @@ def constant(node: ast.expr | None) -> Any:
 
 
 def index(view: View, parts: Sequence[ast.expr], whole: Sequence[bool]) -> View | None:
-    """``view[parts]``; ``None`` where it cannot be told what is left. ``whole`` says which are whole numbers."""
+    """``view[parts]``; ``None`` if the result is not certain. ``whole`` says which parts are integers."""
     if view.several:
         return replace(view, several=False) if list(whole) == [True] else None
     taken = sum(not (isinstance(part, ast.Constant) and part.value in (None, ...)) for part in parts)
@@ -133,7 +134,7 @@ def index(view: View, parts: Sequence[ast.expr], whole: Sequence[bool]) -> View 
 
 
 def change(view: View, name: str, numbers: list[Any]) -> View | None:
-    """What a method of a tensor makes of a view, where only its dimensions matter."""
+    """The view that a tensor's method ``name`` returns; ``None`` if it is not certain."""
     if view.several:
         return None
     if name in AS_IT_IS:

@@ -1,1 +1,1 @@
-"""What a check works with: results, evidence, thresholds and the catalogue of rules."""
+"""The data of a check: results, evidence, thresholds and the catalogue of rules."""

@@ -1,4 +1,4 @@
-"""What a check has seen, as the rules look at it."""
+"""The evidence: all measurements of a check, as input for its rules."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from zeta.rules import Kind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Held:
-    """One parameter or buffer: its global values, and the gradient that reached it."""
+class TensorFacts:
+    """The facts about one parameter or buffer: its global values, its gradient, its plan."""
 
     slot: Slot
     ties: tuple[str, ...]
@@ -27,7 +27,7 @@ class Held:
     gradient_stats: Stats | None
     trainable: bool
     used: bool  #: whether the forward pass of its module ran
-    detached: bool  #: whether it went into a tensor that was detached
+    detached: bool  #: whether a tensor that was computed from it was detached
     entry: Entry | None
     axes: Axes | None
 
@@ -43,7 +43,7 @@ class Held:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it is a map of some kind, and not a bias, a scale or a table of one row."""
+        """Whether it has two dimensions or more and is no buffer: not a bias or a scale."""
         return not self.buffer and self.values.ndim >= 2 and min(self.values.shape) > 0
 
     @property
@@ -53,13 +53,13 @@ class Held:
 
     @property
     def still(self) -> bool:
-        """Whether a gradient arrived that is exactly zero."""
+        """Whether it got a gradient that is exactly zero."""
         return self.gradient_stats is not None and self.gradient_stats.zeros == 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Use:
-    """One use of a module or one call: what is reported of it, and what only the rules need."""
+    """One use of a module, or one functional call: the reported ``layer``, and facts that only the rules need."""
 
     layer: Layer
     module: str
@@ -68,11 +68,11 @@ class Use:
     activation: str | None
     samples: int
     attached: bool
-    signal: float  #: the part of the variance that differs between samples
+    signal: float  #: the variance between samples, averaged over units
     input_signal: float | None
     input_square: float | None
     masked: int  #: minus infinities in its output
-    head: bool  #: whether the loss or the output is made of it by operations on single elements at most
+    head: bool  #: whether it makes the logits, or else the output
 
     @property
     def block(self) -> bool:
@@ -89,30 +89,31 @@ class Use:
 class Units:
     """The units of one weight.
 
-    ``same``: units with the weights and the gradient of another one, which is not zero. ``idle``: with its weights, and
-    no gradient at all. ``apart``: with its weights, and another gradient. One unit of each kind is not counted.
+    Each unit that has the same weights as another one is counted once: in ``same`` if the gradients are equal and not
+    zero, in ``idle`` if both gradients are zero, in ``apart`` if the gradients differ. The first unit of each group of
+    equal ones is not counted.
     """
 
     count: int
     same: int
     idle: int
     apart: int
-    example: tuple[int, int] | None  #: two units that are the same
+    example: tuple[int, int] | None  #: two units with the same weights and gradient
 
     @property
     def distinct(self) -> int:
-        """How many differ by weight or by gradient."""
+        """The number of units that differ by weight or by gradient."""
         return self.count - self.same - self.idle
 
 
 @dataclass(frozen=True, kw_only=True)
 class Later:
-    """What became of parameters whose gradient was zero, after a few steps of gradient descent on a copy."""
+    """The parameters whose gradient was zero, after a few steps of gradient descent on a copy."""
 
     steps: int
-    still: frozenset[str]  #: their gradient stayed zero, and so did they
-    parts: Mapping[str, int] = field(default_factory=dict)  #: so many units of a weight were zero and stayed so
-    skipped: str | None = None  #: why nothing is known
+    still: frozenset[str]  #: those whose gradient stayed zero
+    parts: Mapping[str, int] = field(default_factory=dict)  #: by weight, the number of its units that stayed zero
+    skipped: str | None = None  #: why no steps were taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +121,12 @@ class Update:
     """The first step of an optimizer."""
 
     size: float  #: its rms over that of the values
-    group: str | None  #: which of the optimizer's groups took it, where it has several
+    group: str | None  #: the optimizer's parameter group, if it has several
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """Layers each of which takes what the one before put out, and the mean square singular value of each Jacobian."""
+    """Consecutive layers (each takes the output of the one before), and each Jacobian's mean square singular value."""
 
     layers: tuple[str, ...]
     squares: tuple[float, ...]
@@ -133,7 +134,7 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pass:
-    """What one forward and one backward pass showed."""
+    """The observations of one forward and one backward pass."""
 
     uses: tuple[Use, ...]
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
@@ -142,18 +143,18 @@ class Pass:
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
-    squashed: bool  #: whether a loss that takes logits gets probabilities
-    surrogate: bool  #: whether the loss is a mere projection of the outputs
+    squashed: bool  #: whether a loss that expects logits gets probabilities
+    surrogate: bool  #: whether the loss is a fixed projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
-    batch_signal: float | None  #: how the input varies between samples, over its mean square
-    output_nonfinite: int  #: values of the output that are NaN or infinite, without those that a mask makes
+    batch_signal: float | None  #: variance of the input between samples over its mean square
+    output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence(Pass):
-    """Everything that the rules look at: the pass, the parameters, and what was measured beyond it."""
+    """All measurements of a check: those of the pass, of the tensors, and of what the full level adds."""
 
-    held: tuple[Held, ...]
+    tensors: tuple[TensorFacts, ...]
     thresholds: Thresholds
     later: Later | None = None
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written
@@ -162,4 +163,4 @@ class Evidence(Pass):
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
     units: Mapping[str, Units] = field(default_factory=dict)
-    sampled: tuple[str, ...] = ()  #: what the full level looked at in part
+    sampled: tuple[str, ...] = ()  #: what the full level measured in part

@@ -1,4 +1,4 @@
-"""Which findings belong to which layer: by its name, or by one of its parameters."""
+"""Assign findings to layers, by the layer's name or by one of its parameters; and count them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from zeta.check.facts.results import Finding, Layer, Results, Severity
 
-#: the worst first
+#: worst first
 SEVERITIES: Final = (Severity.FAIL, Severity.WARN, Severity.NOTE)
 
 
@@ -17,7 +17,7 @@ def where(finding: Finding) -> str:
 
 
 def findings_by_layer(results: Results) -> dict[str, list[Finding]]:
-    """Every layer's name, in order, with its findings: those that name it, or else a parameter that it owns."""
+    """The name of each layer, in order, with its findings: those about the layer, and those about its parameters."""
     found: dict[str, list[Finding]] = {layer.name: [] for layer in results.layers}
     owners = _owners(results.layers)
     for finding in results.findings:
@@ -30,12 +30,12 @@ def findings_by_layer(results: Results) -> dict[str, list[Finding]]:
 
 
 def worst(findings: Iterable[Finding]) -> Severity | None:
-    """The worst severity of some findings; None without any."""
+    """The worst severity of some findings; ``None`` if there are none."""
     return min((finding.severity for finding in findings), key=SEVERITIES.index, default=None)
 
 
 def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
-    """How many there are of each severity, the worst first."""
+    """The number of findings of each severity, worst first."""
     number = dict.fromkeys(SEVERITIES, 0)
     for finding in findings:
         number[finding.severity] += 1

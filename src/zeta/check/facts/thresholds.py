@@ -1,4 +1,4 @@
-"""Where a measurement becomes a finding. Each number says where it comes from."""
+"""The limits above which a measurement becomes a finding, each with its source."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from zeta.report.measuring import STANDARD_ERRORS
 class Thresholds:
     """The limits of all rules; ``Thresholds(dead_fail=0.99)`` changes one.
 
-    Where a quantity has two limits, the first is that of a warning and the second that of a failure.
+    If a quantity has two limits, ``_warn`` gives a warning and ``_fail`` a failure.
     """
 
-    #: Z103: the largest finite number of the dtype over this: a sum of a few such values overflows
+    #: Z103: values may reach the largest number of the dtype over this; a sum of a few larger ones would overflow
     overflow_margin: float = 4.0
     #: Z104: subnormal weights. 0.2% of N(0, 0.02) is subnormal in fp16, 2.4% of N(0, 0.002), which GPT-2 XL has
     subnormal_warn: float = 0.1
     subnormal_fail: float = 0.5
 
-    #: Z201, Z202: standard errors, as in the report of what was written; chance exceeds it once in 1.7 million
+    #: Z201, Z202: standard errors, as in ``Report``; a correct draw exceeds 5 once in 1.7 million
     standard_errors: float = STANDARD_ERRORS
     #: Z203: bounds farther out (in sigma) cut less than one of a million values
     useless_sigmas: float = 5.0
-    #: Z204: the drawn std over the one that was asked for; a cut at 3 sigma (0.987) passes, one at 2 sigma (0.880) not
+    #: Z204: the drawn std over the requested one; a cut at 3 sigma (0.987) passes, one at 2 sigma (0.880) does not
     lowered_std: float = 0.95
-    #: Z205: by how much a std may miss that of a scheme and still be recognized, beside its sampling error
+    #: Z205: the relative difference, in addition to the sampling error, up to which a std is recognized as a scheme's
     scheme_tolerance: float = 0.01
-    #: Z205: wrong fans matter where the variance is off by this factor
+    #: Z205: wrong fans are reported if the variance is wrong by this factor
     fan_factor: float = 2.0
-    #: Z206: a share of the elements at the extreme values, and how often that is its neighbours' share
+    #: Z206: the fraction of elements at an extreme value, and its ratio to the fraction at neighbouring values
     mass_share: float = 0.002
     mass_excess: float = 8.0
-    #: Z206: robust sigmas; a normal value comes so far out once in 1e23
+    #: Z206: robust sigmas; a normal value is so far from the median once in 1e23
     outlier_sigmas: float = 10.0
 
-    #: Z301: two gradients are the same if they differ by less, in parts of their norm: the noise of reordered sums
+    #: Z301: two gradients count as equal if they differ by less, relative to their norm: the noise of reordered sums
     same_gradient: float = 1e-4
-    #: Z302, Z506: steps of gradient descent after which a zero gradient is taken to stay zero. DiT needs two: its
+    #: Z302, Z506: steps of gradient descent after which a zero gradient is assumed to stay zero. DiT needs two: its
     #: read-out moves first, its modulation afterwards (Peebles & Xie 2023)
     patience: int = 3
 
     #: Z402: depth over depth scale. Trainable up to about 6 (Schoenholz et al. 2017, fig. 5)
     depth_scales_warn: float = 6.0
-    #: e^-16 of the variance: rms 3e-4 of what came in, below what bf16 can add to 1
+    #: e^-16 of the variance, or 3e-4 of the input's rms: less than bf16 can add to 1
     depth_scales_fail: float = 16.0
-    #: a run of fewer weighted layers has no depth to speak of
+    #: runs of fewer weighted layers are too short to fit a slope
     shortest_run: int = 5
     #: Z403: rms of the residual stream after the last block over that after the first. Constant branches give
     #: sqrt(depth), which is 5 at 25 blocks; He-initialized ones 3^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
     stream_growth_warn: float = 5.0
     stream_growth_fail: float = 100.0
-    #: Z404: units that are off for every sample. Half of them where all samples look alike, as deep in a ReLU network
+    #: Z404: fraction of units that are off for every sample. It is 1/2 if all samples are alike, deep in a ReLU network
     dead_warn: float = 0.7
     dead_fail: float = 0.95
     fewest_samples: int = 16
-    #: of few units many may be off by chance: each with probability 1/2, more seldom than this
+    #: few units may be off by chance, each with probability 1/2: reported if the probability is below this
     dead_chance: float = 1e-3
     #: Z405: outputs at an activation's bounds (Glorot & Bengio 2010, fig. 2)
     saturated_warn: float = 0.5
@@ -68,16 +68,16 @@ class Thresholds:
     constant: float = 1e-10
     varied: float = 1e-4
 
-    #: Z504: gradient norm at the first over that at the last layer, either way. e^(6/2) = 20 is still trainable
-    #: (Schoenholz et al. 2017); Adam hides a constant factor of some thousands, fp16 ends at 6e-8
+    #: Z504: ratio of the gradient norms at the first and last layer, in either direction. e^(6/2) = 20 is still
+    #: trainable (Schoenholz et al. 2017); Adam compensates a constant factor of some thousands; fp16 ends at 6e-8
     gradient_ratio_warn: float = 1e4
     gradient_ratio_fail: float = 1e7
 
-    #: Z601: nats above ln(classes). Logits of variance s^2 cost s^2 / 2; unit variance costs 0.5
+    #: Z601: nats above ln(classes). Logits of variance s^2 add s^2 / 2; unit variance adds 0.5
     loss_excess_warn: float = 1.0
-    #: and in parts of ln(classes): twice as bad as no opinion
+    #: and relative to ln(classes): at 1, the loss is twice the chance level
     loss_excess_fail: float = 1.0
-    #: Z602: nats by which the loss may miss what unrelated labels would give: below it, labels leak into the input
+    #: Z602: nats between the loss and its expectation for random labels; far below it, labels leak into the input
     loss_deficit: float = 0.25
     #: Z603: mean entropy of attention over ln(keys): collapse (Zhai et al. 2023)
     entropy_warn: float = 0.5
@@ -93,7 +93,7 @@ class Thresholds:
     #: Z801: ln of the mean square singular value of the Jacobians' product (Pennington et al. 2017)
     jacobian_warn: float = 6.0
     jacobian_fail: float = 16.0
-    #: Z802: spectral norm over std * (sqrt(rows) + sqrt(columns)); beyond is an outlier or a mean (Vershynin 2012)
+    #: Z802: spectral norm over std * (sqrt(rows) + sqrt(columns)) (Vershynin 2012); more: outliers or a nonzero mean
     spectral_warn: float = 1.5
     spectral_fail: float = 8.0
     #: Z803: slope of ln rms over ln width; muP has 0, standard parametrization 1/2 after a step (Yang et al. 2022)

@@ -1,4 +1,4 @@
-"""The rules, group by group: each looks at the evidence and yields what it finds."""
+"""The rules, one module for each group: each reads the evidence and yields findings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
 from zeta.check.judge import backward, forward, full, head, memory, plan, symmetry, update
 
-Judge = Callable[[Evidence], Iterator[Finding]]
-
-JUDGES: Final[tuple[Judge, ...]] = (
-    memory.judge,
-    plan.judge,
-    symmetry.judge,
-    forward.judge,
-    backward.judge,
-    head.judge,
-    update.judge,
-    full.judge,
+_GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
+    memory.findings,
+    plan.findings,
+    symmetry.findings,
+    forward.findings,
+    backward.findings,
+    head.findings,
+    update.findings,
+    full.findings,
 )
 
 
-def judge(evidence: Evidence) -> list[Finding]:
-    """Everything that any rule finds."""
-    return [finding for one in JUDGES for finding in one(evidence)]
+def all_findings(evidence: Evidence) -> list[Finding]:
+    """The findings of all rules."""
+    return [finding for group in _GROUPS for finding in group(evidence)]

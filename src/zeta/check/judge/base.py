@@ -1,9 +1,16 @@
-"""How a rule says what it found."""
+"""Helpers of the rules: make findings, grade values, sample tensors."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from torch import Tensor
+
 from zeta.check.facts.catalogue import RULES
 from zeta.check.facts.results import Finding, Severity
+
+#: the number of elements of a tensor that rules look at: fractions of 1e-3 are measured to a few percent of themselves
+SAMPLE: Final = 2**16
 
 
 def found(
@@ -17,7 +24,7 @@ def found(
     value: float | None = None,
     limit: float | None = None,
 ) -> Finding:
-    """A finding of the rule with this id; severity and advice are the rule's own unless given."""
+    """A finding of the rule with this id; severity and advice are the rule's unless given."""
     known = RULES[rule]
     return Finding(
         rule=known,
@@ -32,17 +39,22 @@ def found(
 
 
 def graded(value: float, warn: float, fail: float) -> tuple[Severity, float] | None:
-    """The severity of a value that is bad when large, and the limit that it passed."""
+    """The severity of a value for which large is bad, and the limit that it passed; ``None`` below both limits."""
     if value > fail:
         return Severity.FAIL, fail
     return (Severity.WARN, warn) if value > warn else None
 
 
 def percent(fraction: float) -> str:
-    """``0.5`` as ``50%``; what is not quite all or nothing does not look like it.
+    """``0.5`` as ``50%``; only exactly 0 and 1 are shown as ``0%`` and ``100%``.
 
     >>> percent(0.5), percent(0.9999), percent(0.0001), percent(1.0)
     ('50%', '99.99%', '0.01%', '100%')
     """
     digits = 0 if fraction in (0.0, 1.0) or 0.005 <= fraction < 0.995 else 2
     return f"{100 * fraction:.{digits}f}%"
+
+
+def sample_of(flat: Tensor) -> Tensor:
+    """At most about ``SAMPLE`` elements of a one-dimensional tensor, at equal distances."""
+    return flat[:: max(1, flat.numel() // SAMPLE)]

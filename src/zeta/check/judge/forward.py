@@ -1,4 +1,4 @@
-"""Z4: what becomes of the signal on its way through."""
+"""Z4: the signal in the forward pass."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge.base import found, graded, percent
 from zeta.check.watch.activations import KNOWN
 
-# of more units, 70% are never off by chance
+# with more units, 70% of them are never off by chance
 _MANY: Final = 256
 
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
+def findings(evidence: Evidence) -> Iterator[Finding]:
     """Not finite, beyond the depth scale, residual growth, dead, saturated, input ignored."""
     yield from _not_finite(evidence)
     yield from _depth(evidence)
@@ -29,7 +29,7 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
-    """The first layer only: whatever follows inherits it. Without weights, minus infinities may be a mask."""
+    """Only the first layer: later ones get its values. Minus infinities of calls without weights may be masks."""
     for use in evidence.uses:
         count = use.layer.output.nonfinite - (0 if use.layer.parameters else use.masked)
         if count and not use.block:
@@ -49,9 +49,9 @@ def _not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 
 def runs(uses: Sequence[Use]) -> Iterator[list[Use]]:
-    """Weighted layers one after the other, with no normalization or attention between them; zero outputs left out.
+    """Sequences of weighted layers without normalization or attention between them; zero outputs are skipped.
 
-    Of calls with the same parameters in a row, as of experts side by side, the first.
+    Of consecutive calls with the same parameters, such as parallel experts, only the first is used.
     """
     run: list[Use] = []
     for use in uses:
@@ -76,7 +76,7 @@ def slope(values: Sequence[float]) -> float:
     >>> slope([0.0, 1.0, 2.0, 3.0, 31.0])
     1.0
     """
-    step = max(1, len(values) // 100)  # of many, some are enough
+    step = max(1, len(values) // 100)  # a sample of the pairs, if there are many
     pairs = ((i, j) for i in range(len(values)) for j in range(i + 1, len(values), step))
     return statistics.median((values[j] - values[i]) / (j - i) for i, j in pairs)
 
@@ -88,7 +88,7 @@ def _depth(evidence: Evidence) -> Iterator[Finding]:
             continue
         logs = [math.log(use.signal) for use in run]
         per_layer = slope(logs)
-        # what the slope says of the whole run, unless its ends say that it is less
+        # the change over the whole run by the slope, but at most the change between its ends
         total = math.copysign(min(abs(per_layer) * (len(run) - 1), abs(logs[-1] - logs[0])), per_layer)
         grade = graded(abs(total), limits.depth_scales_warn, limits.depth_scales_fail)
         if grade is None or total * (logs[-1] - logs[0]) < 0:
@@ -111,7 +111,7 @@ def _depth(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _varies(use: Use, evidence: Evidence) -> bool:
-    """Whether samples differ at all where a run begins."""
+    """Whether samples differ at the beginning of a run."""
     return use.samples > 1 and use.square > 0 and use.signal / use.square > evidence.thresholds.varied
 
 
@@ -144,7 +144,7 @@ def _growth(evidence: Evidence) -> Iterator[Finding]:
 
 
 def streams(uses: Sequence[Use]) -> Iterator[list[Use]]:
-    """Blocks of one numbered sequence whose outputs have the same number of elements, at least three."""
+    """Sequences of at least three numbered blocks whose outputs have the same number of elements."""
     sequences: dict[tuple[str, str, int], list[Use]] = {}
     for use in uses:
         if use.block:
@@ -154,13 +154,13 @@ def streams(uses: Sequence[Use]) -> Iterator[list[Use]]:
 
 
 def _last_weight(block: Use, uses: Sequence[Use]) -> str | None:
-    """The weight of the last weighted layer inside a block: what it adds to the stream."""
+    """The weight of the last weighted layer inside a block, which makes the block's output."""
     inside = [use for use in uses if use.weighted and use.module.startswith(f"{block.module}.")]
     return weight_of(inside[-1]) if inside else None
 
 
 def weight_of(use: Use) -> str | None:
-    """The parameter to name: the weight, where there are several."""
+    """The parameter to report: the weight, if there are several parameters."""
     names = use.layer.parameters
     return next((name for name in names if "weight" in name.rpartition(".")[2]), names[0] if names else None)
 
@@ -169,7 +169,7 @@ def weight_of(use: Use) -> str | None:
 
 
 def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
-    """Whether so many of the units may be off because all samples look alike, each with probability 1/2 at most."""
+    """Whether the units may be off by chance: if all samples are alike, each unit is off with probability 1/2."""
     units = round(use.layer.output.count / use.samples)
     if units > _MANY:
         return False
@@ -199,16 +199,16 @@ def _activation(use: Use, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _ignored(evidence: Evidence) -> Iterator[Finding]:
-    """The first layer that makes something constant out of something that varies, and is not zero or a zero weight."""
+    """The first layer whose output is constant, but not zero, although its input varies and its weight is not zero."""
     limits = evidence.thresholds
     if evidence.batch_signal is None or evidence.batch_signal < limits.varied:
         return
-    zero = {one.name for one in evidence.held if one.zero and one.is_weight}
+    zero = {one.name for one in evidence.tensors if one.zero and one.is_weight}
     for use in evidence.uses:
         if use.input_square is None or use.input_signal is None or use.square == 0 or use.block:
             continue
         if not use.attached and not use.layer.parameters:
-            continue  # a table of positions, say, which takes of its input the shape
+            continue  # for example a table of positions, which uses only the shape of its input
         if use.samples < 2 or use.layer.output.nonfinite or (use.layer.parameters and zero & set(use.layer.parameters)):
             continue
         varied = use.input_square > 0 and use.input_signal / use.input_square > limits.varied

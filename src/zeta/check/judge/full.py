@@ -1,4 +1,4 @@
-"""Z8: what only the full level looks at."""
+"""Z8: the rules of the full level."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding, Point
 from zeta.check.judge.base import found, graded
 
-# Jacobians that follow each other; fewer have no depth
+# chains of fewer Jacobians are too short to judge
 _SHORTEST: Final = 3
+# exp of more overflows fp64
+_LARGEST_EXPONENT: Final = 700.0
 
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
+def findings(evidence: Evidence) -> Iterator[Finding]:
     """Jacobians, spectral norms, growth over width and depth."""
     yield from _jacobians(evidence)
     yield from _spectral(evidence)
@@ -35,7 +37,7 @@ def _jacobians(evidence: Evidence) -> Iterator[Finding]:
             last = list(squares)[-1]
             message = (
                 f"the mean square singular values of the {len(squares)} Jacobians from {chain.layers[0]} to "
-                f"{last} multiply to {math.exp(max(min(total, 700.0), -700.0)):.3g}"
+                f"{last} multiply to {math.exp(max(min(total, _LARGEST_EXPONENT), -_LARGEST_EXPONENT)):.3g}"
             )
             yield found("Z801", message, layer=last, severity=grade[0], value=abs(total), limit=grade[1])
 
@@ -53,7 +55,7 @@ def _spectral(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _widths(evidence: Evidence) -> Iterator[Finding]:
-    """At each layer, the steepest of all steps."""
+    """For each layer, the largest slope of all steps."""
     series: dict[str, dict[int, list[Point]]] = {}
     for point in evidence.points:
         if point.factory == "width" and point.value > 0 and math.isfinite(point.value):

@@ -1,4 +1,4 @@
-"""Z6: the loss before anything was learned, and attention."""
+"""Z6: the initial loss, and attention."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge.base import found, graded
 
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
+def findings(evidence: Evidence) -> Iterator[Finding]:
     """Initial loss, attention entropy, largest score."""
     parameter, layer = _head(evidence)
     yield from _loss(evidence, parameter, layer)
     if evidence.squashed:
-        message = "cross entropy gets probabilities, and takes them for logits: between 0 and 1, they hardly differ"
+        message = "cross entropy gets probabilities instead of logits: between 0 and 1, they hardly differ"
         yield found("Z605", message, parameter=parameter, layer=layer)
     for use in evidence.uses:
         if use.layer.entropy is not None and use.layer.largest_logit is not None:
@@ -33,13 +33,13 @@ def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Itera
     if loss.expected is None:
         return
     neutral = math.log(loss.classes)
-    # labels far from chance are another matter: only what the spread of the logits costs counts here
+    # only what the spread of the logits adds counts here; labels far from chance level are reported by Z602
     excess = min(loss.value, loss.expected) - neutral
     grade = graded(excess, limits.loss_excess_warn, max(limits.loss_excess_warn, limits.loss_excess_fail * neutral))
     if grade is not None:
         message = (
-            f"the initial loss is {loss.value:.4g}; without opinion it is ln({loss.classes}) = {neutral:.4g}, and the "
-            f"spread of the logits makes it {loss.expected:.4g}"
+            f"the initial loss is {loss.value:.4g}; chance level is ln({loss.classes}) = {neutral:.4g}, and the spread "
+            f"of the logits raises it to {loss.expected:.4g}"
         )
         yield found(
             "Z601",
@@ -51,17 +51,17 @@ def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Itera
             limit=neutral + grade[1],
         )
     if evidence.paired:
-        return  # the partner is in the input, and found by likeness before anything is learned
+        return  # contrastive losses: similar pairs of inputs give a loss below chance level without any learning
     missed = loss.value - loss.expected
     spread = math.sqrt(max(2 * (loss.expected - neutral), 0.0))
     if abs(missed) > limits.loss_deficit + spread:
         side = "below" if missed < 0 else "above"
-        message = f"the initial loss is {loss.value:.4g}, {abs(missed):.3g} {side} what unrelated labels would give"
+        message = f"the initial loss is {loss.value:.4g}, {abs(missed):.3g} {side} its expected value for random labels"
         yield found("Z602", message, parameter=parameter, layer=layer, value=loss.value, limit=loss.expected)
 
 
 def _head(evidence: Evidence) -> tuple[str | None, str | None]:
-    """Weight and layer that make the logits."""
+    """The weight and the layer that make the logits."""
     head = next((use for use in evidence.uses if use.head), None)
     own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
     weights = sorted(name for name in own if "bias" not in name)
@@ -71,7 +71,7 @@ def _head(evidence: Evidence) -> tuple[str | None, str | None]:
 def _attention(use: Use, entropy: float, largest: float, limits: Thresholds) -> Iterator[Finding]:
     if entropy < limits.entropy_warn:
         failed = entropy < limits.entropy_fail
-        message = f"the mean entropy of this attention is {entropy:.2g} of that of uniform attention"
+        message = f"the mean entropy of this attention is {entropy:.2g} times that of uniform attention"
         yield found(
             "Z603",
             message,

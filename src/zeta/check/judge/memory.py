@@ -1,23 +1,20 @@
-"""Z1: what is in memory at all."""
+"""Z1: the values in memory: never written, not finite, out of range."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import torch
 
 from zeta.base import dtypes
-from zeta.check.facts.evidence import Evidence, Held
+from zeta.check.facts.evidence import Evidence, TensorFacts
 from zeta.check.facts.results import Finding
-from zeta.check.judge.base import found, graded, percent
-
-_SAMPLE: Final = 2**16
+from zeta.check.judge.base import found, graded, percent, sample_of
 
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
+def findings(evidence: Evidence) -> Iterator[Finding]:
     """Never written, not finite, near overflow, subnormal."""
-    for one in evidence.held:
+    for one in evidence.tensors:
         share = evidence.unwritten.get(one.name, 0.0)
         if share > 0:
             part = "all" if share == 1.0 else percent(share)
@@ -26,10 +23,10 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
             yield from _values(one, evidence)
 
 
-def _values(one: Held, evidence: Evidence) -> Iterator[Finding]:
+def _values(one: TensorFacts, evidence: Evidence) -> Iterator[Finding]:
     if not one.values.is_floating_point() or not one.stats.count:
         return
-    # a mask among the buffers may well be infinite
+    # buffers may be masks, with infinite values
     bad = int(torch.isnan(one.values).sum()) if one.buffer and one.stats.nonfinite else one.stats.nonfinite
     if bad:
         yield found(
@@ -52,8 +49,7 @@ def _values(one: Held, evidence: Evidence) -> Iterator[Finding]:
         yield found("Z104", message, parameter=one.name, severity=grade[0], value=share, limit=grade[1])
 
 
-def _subnormal(one: Held) -> float:
+def _subnormal(one: TensorFacts) -> float:
     dtype = dtypes.real_part(one.slot.tensor.dtype)
-    flat = one.values.flatten()
-    sample = flat[:: max(1, flat.numel() // _SAMPLE)].double().abs()
+    sample = sample_of(one.values.flatten()).double().abs()
     return float(((sample > 0) & (sample < torch.finfo(dtype).smallest_normal)).double().mean())

@@ -1,4 +1,4 @@
-"""Z2: what was planned, and whether it makes sense."""
+"""Z2: whether values follow the plan, and whether the plan is sensible."""
 
 from __future__ import annotations
 
@@ -10,33 +10,48 @@ from typing import Final
 import torch
 from torch import nn
 
-from zeta.check.facts.evidence import Evidence, Held
+from zeta.check.facts.evidence import Evidence, TensorFacts
 from zeta.check.facts.results import Finding, Severity
 from zeta.check.facts.thresholds import Thresholds
-from zeta.check.judge.base import found, percent
+from zeta.check.judge.base import found, percent, sample_of
 from zeta.errors import FanError
 from zeta.fans import torch_axes
 from zeta.initializers import Keep, Program, TruncatedNormal
 from zeta.report.measuring import measure
 from zeta.resolve.plans import Entry
-from zeta.write.parametrized import tolerance
+from zeta.write.parametrized import inversion_error
 
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# what variance times fan is under a scheme: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
+# variance times fan of known schemes: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
 _SCHEMES: Final = {1 / 3: "torch's default", 1.0: "LeCun", 2.0: "He", 25 / 9: "tanh's"}
-# stds that are written as they stand, whatever the fans: a scheme that comes as close to one explains nothing
+# stds that are usually written as constants; a std close to one of them is not evidence for a scheme
 _USUAL: Final = (0.01, 0.02, 0.05, 0.1)
-# the plan was recorded from code: its rule is a line of a file
+# the rule of a recorded entry is a line of a file
 _RECORDED: Final = re.compile(r":\d+ \(")
-_SAMPLE: Final = 2**16
-# too few values, or too few different ones, to have a distribution
+# fewer values, or fewer different values, are too few to judge their distribution
 _FEWEST: Final = 1000
 _FEWEST_DISTINCT: Final = 32
+# the relative difference up to which a parent's std is taken for a scheme's exact value
+_EXACT: Final = 1e-6
+# a measured std is compared within this many standard errors of a std, 1 / sqrt(2 n)
+_SAMPLING_ERRORS: Final = 4
+# a std is not compared with schemes if its uncertainty is larger than this: the schemes would not be distinguishable
+_MOST_SLACK: Final = 0.1
+# a weight with a larger mean, relative to its std, is not centred, so that its std is not that of a scheme
+_MOST_MEAN: Final = 0.1
+# tensors with a larger fraction of zeros have mass at zero on purpose
+_MOST_ZEROS: Final = 0.1
+# the std of a normal distribution over its median absolute deviation: 1 / Phi^-1(3/4)
+_STD_OVER_MAD: Final = 1.4826
+# more elements than this at the two extreme values are not single outliers
+_OUTLIERS: Final = 2
+# different values next to an extreme one whose counts are compared with its count
+_NEIGHBOURS: Final = 8
 
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
+def findings(evidence: Evidence) -> Iterator[Finding]:
     """Moments, truncation, fans, rounding."""
-    for one in evidence.held:
+    for one in evidence.tensors:
         if one.entry is not None and not isinstance(one.entry.initializer, Keep | Program):
             yield from _moments(one, one.entry, evidence.thresholds)
             if isinstance(one.entry.initializer, TruncatedNormal):
@@ -47,10 +62,10 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
             yield from _mass(one, evidence.thresholds)
 
 
-def _moments(one: Held, entry: Entry, limits: Thresholds) -> Iterator[Finding]:
+def _moments(one: TensorFacts, entry: Entry, limits: Thresholds) -> Iterator[Finding]:
     if not one.stats.count or one.stats.nonfinite or one.slot.shape != entry.shape or one.slot.tensor.is_complex():
         return
-    error = tolerance(one.values.dtype) if one.slot.parametrization is not None else 0.0
+    error = inversion_error(one.values.dtype) if one.slot.parametrization is not None else 0.0
     measured = measure(entry, one.values, error)
     for rule, what, score, value, planned in (
         ("Z201", "std", measured.std_z, measured.std, entry.std),
@@ -62,7 +77,7 @@ def _moments(one: Held, entry: Entry, limits: Thresholds) -> Iterator[Finding]:
             yield found(rule, message, parameter=one.name, value=abs(score), limit=limits.standard_errors)
 
 
-def _truncation(one: Held, entry: Entry, law: TruncatedNormal, limits: Thresholds) -> Iterator[Finding]:
+def _truncation(one: TensorFacts, entry: Entry, law: TruncatedNormal, limits: Thresholds) -> Iterator[Finding]:
     low, high = law.sigmas()
     nearest = min(-low, high)
     if nearest > limits.useless_sigmas:
@@ -77,8 +92,8 @@ def _truncation(one: Held, entry: Entry, law: TruncatedNormal, limits: Threshold
         yield found("Z204", message, parameter=one.name, value=ratio, limit=limits.lowered_std)
 
 
-def _is_asked_for(std: float, one: Held) -> bool:
-    """Whether a parent's std is a number that somebody wrote or a scheme gives, and not one that makes up for a cut."""
+def _is_asked_for(std: float, one: TensorFacts) -> bool:
+    """Whether a parent's std is a round number or a scheme's, and not one that was raised to compensate for the cut."""
     if float(f"{std:.3g}") == std:
         return True
     if one.axes is None:
@@ -86,16 +101,16 @@ def _is_asked_for(std: float, one: Held) -> bool:
     fans = one.axes.fans(one.slot.shape)
     mean = (fans.fan_in + fans.fan_out) / 2
     return any(
-        math.isclose(std * std * n, scheme, rel_tol=1e-6)
+        math.isclose(std * std * n, scheme, rel_tol=_EXACT)
         for n in (fans.fan_in, fans.fan_out, mean)
         for scheme in _SCHEMES
     )
 
 
-def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
-    """Variance times fan is a scheme's constant along torch's axes, and none along the real ones."""
+def _fan(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
+    """Variance times fan is a scheme's constant for the fans that torch computes, but not for the real fans."""
     if one.axes is None or one.axes.lookup or (one.entry is not None and not _RECORDED.search(one.entry.rule)):
-        return  # what zeta's own rules plan is by zeta's fans
+        return  # zeta's rules use zeta's fans, which are the real ones
     try:
         blind = torch_axes(len(one.slot.shape)).fans(one.slot.shape)
     except FanError:
@@ -103,12 +118,12 @@ def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
     real = one.axes.fans(one.slot.shape)
     planned = one.entry.std if one.entry is not None else None
     std = planned or one.stats.std
-    slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
-    if not std or abs(one.stats.mean) > 0.1 * std or slack > 0.1:
+    slack = _slack(one, limits)
+    if not std or abs(one.stats.mean) > _MOST_MEAN * std or slack > _MOST_SLACK:
         return
     if any(abs(std / usual - 1) <= slack for usual in _USUAL):
         return
-    # a weight that is stored the other way round: its fan_out is what torch takes for fan_in, and is hardly ever meant
+    # a weight stored as (in, out): torch takes its fan_out for fan_in, and scaling by fan_out is rarely intended
     fans = (real.fan_in,) if blind.fan_in == real.fan_out else (real.fan_in, real.fan_out)
     known = [c for c in _SCHEMES for fan in fans if _matches(std, fan, c, slack)]
     for side, wrong, right in (("in", blind.fan_in, real.fan_in), ("out", blind.fan_out, real.fan_out)):
@@ -120,22 +135,22 @@ def _fan(one: Held, limits: Thresholds) -> Iterator[Finding]:
         severity = Severity.NOTE if usual else Severity.WARN if side == "out" else Severity.FAIL
         message = (
             f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_{side} of {wrong}; that of this "
-            f"{type(one.slot.module).__name__} is {right}, and the variance is off by {off:.3g}"
+            f"{type(one.slot.module).__name__} is {right}, and the variance is wrong by a factor of {off:.3g}"
         )
         yield found("Z205", message, parameter=one.name, severity=severity, value=off, limit=limits.fan_factor)
         return
 
 
-def _stride(one: Held, limits: Thresholds) -> Iterator[Finding]:
-    """Variance times fan_in is a scheme's constant, where a stride lets only a part of the kernel meet an input."""
+def _stride(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
+    """Variance times fan_in is a scheme's constant, although the stride lets only a part of the kernel meet inputs."""
     if one.axes is None or not one.axes.stride_in:
         return
     whole, met = (one.axes.fans(one.slot.shape, effective=effective).fan_in for effective in (False, True))
     planned = one.entry.std if one.entry is not None else None
     std = planned or one.stats.std
-    slack = limits.scheme_tolerance + (0.0 if planned else 4 / math.sqrt(2 * one.stats.count))
+    slack = _slack(one, limits)
     scheme = next((c for c in _SCHEMES if _matches(std, whole, c, slack)), None)
-    if not std or slack > 0.1 or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
+    if not std or slack > _MOST_SLACK or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
         return
     message = (
         f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_in of {whole}, of which {met:g} meet an input behind stride "
@@ -144,21 +159,27 @@ def _stride(one: Held, limits: Thresholds) -> Iterator[Finding]:
     yield found("Z207", message, parameter=one.name, value=whole / met)
 
 
+def _slack(one: TensorFacts, limits: Thresholds) -> float:
+    """The relative difference up to which a std is taken for a scheme's; a measured one also has a sampling error."""
+    planned = one.entry.std if one.entry is not None else None
+    return limits.scheme_tolerance + (0.0 if planned else _SAMPLING_ERRORS / math.sqrt(2 * one.stats.count))
+
+
 def _matches(std: float, fan: float, constant: float, slack: float) -> bool:
     return abs(std / math.sqrt(constant / max(fan, 1)) - 1) <= slack
 
 
-def _mass(one: Held, limits: Thresholds) -> Iterator[Finding]:
+def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     flat = one.values.flatten()
-    if flat.numel() < _FEWEST or one.stats.zeros > 0.1:
+    if flat.numel() < _FEWEST or one.stats.zeros > _MOST_ZEROS:
         return
-    sample = flat[:: max(1, flat.numel() // _SAMPLE)].float()
+    sample = sample_of(flat).float()
     centre = sample.median()
-    sigma = 1.4826 * float((sample - centre).abs().median())
+    sigma = _STD_OVER_MAD * float((sample - centre).abs().median())
     reach = max(one.stats.high - float(centre), float(centre) - one.stats.low)
     if sigma > 0 and reach > limits.outlier_sigmas * sigma:
         count = int(((flat == one.stats.high) | (flat == one.stats.low)).sum())
-        if count > 2:
+        if count > _OUTLIERS:
             message = (
                 f"{count:,} values lie exactly at {one.stats.low:.4g} or {one.stats.high:.4g}, {reach / sigma:.3g} "
                 f"sigma of the rest ({sigma:.3g}) away"
@@ -168,13 +189,13 @@ def _mass(one: Held, limits: Thresholds) -> Iterator[Finding]:
     values, counts = torch.unique(sample, return_counts=True)
     if len(values) < _FEWEST_DISTINCT:
         return
-    for at, beside in ((-1, slice(-9, -1)), (0, slice(1, 9))):
+    for at, neighbours in ((-1, slice(-1 - _NEIGHBOURS, -1)), (0, slice(1, 1 + _NEIGHBOURS))):
         share = float(counts[at]) / len(sample)
-        excess = float(counts[at]) / float(counts[beside].double().mean())
+        excess = float(counts[at]) / float(counts[neighbours].double().mean())
         if share > limits.mass_share and excess > limits.mass_excess:
             message = (
                 f"{percent(share)} of its values are exactly {float(values[at]):.4g}, {excess:.3g} times as many as "
-                "at the values beside it"
+                "at the neighbouring values"
             )
             yield found(
                 "Z206", message, parameter=one.name, severity=Severity.WARN, value=excess, limit=limits.mass_excess

@@ -1,4 +1,4 @@
-"""Findings that somebody has looked at and does not want to see again: kept, but not reported."""
+"""Suppressed findings: the user has accepted them; they are kept, but not reported."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from zeta.rules.where import glob_matcher
 
 
 class Suppression:
-    """``"Z301"`` a rule, ``"Z3"`` a group, ``"Z402:blocks.*"`` a rule where parameter or layer matches the glob.
+    """Patterns: ``"Z301"`` a rule, ``"Z3"`` a group, ``"Z402:blocks.*"`` a rule with a glob for parameter or layer.
 
-    Raises ``SpecError`` for an id that no rule and no group has.
+    Raises ``SpecError`` for an unknown id.
 
     >>> Suppression(["Z999"])
     Traceback (most recent call last):
@@ -30,7 +30,7 @@ class Suppression:
         self._patterns = [_parsed(pattern) for pattern in patterns]
 
     def split(self, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-        """Return (reported, suppressed), each worst first, then in the order of rules; otherwise as they came."""
+        """Return (reported, suppressed), each sorted worst first, then by rule; otherwise the order is kept."""
         ordered = sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule.id))
         reported = tuple(finding for finding in ordered if not self._hides(finding))
         return reported, tuple(finding for finding in ordered if self._hides(finding))

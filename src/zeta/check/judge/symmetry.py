@@ -1,21 +1,27 @@
-"""Z3: units, layers and factors that nothing tells apart."""
+"""Z3: units and layers that stay equal, and zeros that stay zero."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
-from zeta.check.facts.evidence import Evidence, Held, Units
+from zeta.check.facts.evidence import Evidence, TensorFacts, Units
 from zeta.check.facts.results import Finding
 from zeta.check.judge.backward import so_far
 from zeta.check.judge.base import found
 from zeta.check.measure.duplicates import hashes
 
+# clones: weights with a larger fraction of zeros are not compared, as masks may be equal by chance
+_MOST_ZEROS: Final = 0.5
+# clones: rows whose hashes are compared; equal hashes of so many rows are no coincidence
+_ROWS: Final = 64
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
-    """Duplicated units, zeros that stay, clones."""
+
+def findings(evidence: Evidence) -> Iterator[Finding]:
+    """Duplicated units, zeros that stay zero, cloned layers."""
     seen = {name for use in evidence.uses for name in use.layer.parameters}
     later = evidence.later
-    for one in evidence.held:
+    for one in evidence.tensors:
         if not one.is_weight or not one.trainable or one.gradient_stats is None or one.stats.nonfinite:
             continue
         if one.zero and one.still and one.name in seen:
@@ -27,21 +33,19 @@ def judge(evidence: Evidence) -> Iterator[Finding]:
             message = f"{later.parts[one.name]} of its {count} units and their gradients are exactly zero, and "
             yield found("Z302", message + so_far(later, "are"), parameter=one.name)
             continue
-        # zero units that this batch does not tell apart while it does others, as experts that no token chose
+        # zero units of which only some get different gradients in this batch, such as experts that no token selected
         partly = one.zero and units is not None and units.apart > 0
         if units is not None and units.same and not partly and one.name not in evidence.head:
             yield _duplicated(one, units)
         elif one.zero:
             yield found("Z303", f"all zero; its gradient has rms {one.gradient_stats.rms:.3g}", parameter=one.name)
         elif units is not None and units.apart and not (later and one.name in later.still):
-            message = (
-                f"{units.apart + 1} of {units.count} units have the weights of another, and a gradient of their own"
-            )
+            message = f"{units.apart + 1} of {units.count} units have the weights of another, and a different gradient"
             yield found("Z304", message, parameter=one.name)
     yield from _clones(evidence)
 
 
-def _zero_and_still(one: Held, evidence: Evidence) -> Iterator[Finding]:
+def _zero_and_still(one: TensorFacts, evidence: Evidence) -> Iterator[Finding]:
     later = evidence.later
     if later is None or later.skipped is not None:
         return
@@ -53,7 +57,7 @@ def _zero_and_still(one: Held, evidence: Evidence) -> Iterator[Finding]:
         yield found("Z303", message, parameter=one.name)
 
 
-def _duplicated(one: Held, units: Units) -> Finding:
+def _duplicated(one: TensorFacts, units: Units) -> Finding:
     assert units.example is not None
     message = (
         f"only {units.distinct} of {units.count} units differ; units {units.example[0]} and {units.example[1]} have "
@@ -63,17 +67,19 @@ def _duplicated(one: Held, units: Units) -> Finding:
 
 
 def _clones(evidence: Evidence) -> Iterator[Finding]:
-    """Weights of the same random values. Tables that are the same in each layer by formula have rows that repeat."""
-    groups: dict[object, list[Held]] = {}
-    for one in evidence.held:
-        if not one.is_weight or not one.trainable or one.stats.std == 0 or one.stats.zeros > 0.5 or one.stats.nonfinite:
+    """Weights with identical random values. Tables computed by a formula are excluded by their repeated rows."""
+    groups: dict[object, list[TensorFacts]] = {}
+    for one in evidence.tensors:
+        if not one.is_weight or not one.trainable or one.stats.std == 0 or one.stats.nonfinite:
+            continue
+        if one.stats.zeros > _MOST_ZEROS:
             continue
         if min(one.values.shape) < 2 or not one.values.is_floating_point():
             continue
         keys = hashes(one.values.reshape(one.values.shape[0], -1))
         if len(set(keys.tolist())) <= len(keys) // 2:
             continue
-        groups.setdefault((one.slot.shape, one.slot.tensor.dtype, tuple(keys[:64].tolist())), []).append(one)
+        groups.setdefault((one.slot.shape, one.slot.tensor.dtype, tuple(keys[:_ROWS].tolist())), []).append(one)
     for first, *others in groups.values():
         if others:
             names = ", ".join(one.name for one in others[:3]) + (", ..." if len(others) > 3 else "")

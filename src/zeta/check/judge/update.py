@@ -9,10 +9,10 @@ from zeta.check.facts.results import Finding, Severity
 from zeta.check.judge.base import found, graded
 
 
-def judge(evidence: Evidence) -> Iterator[Finding]:
-    """Steps that are large or small beside the weights."""
+def findings(evidence: Evidence) -> Iterator[Finding]:
+    """Steps that are too large or too small compared with the weights."""
     limits = evidence.thresholds
-    for one in evidence.held:
+    for one in evidence.tensors:
         update = evidence.updates.get(one.name)
         if update is None or not one.is_weight:
             continue

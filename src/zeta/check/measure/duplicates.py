@@ -1,4 +1,4 @@
-"""Rows of a matrix that are equal, found by exact integer hashes and told apart by their gradients."""
+"""Find equal rows of a matrix by exact integer hashes, and compare their gradients."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
-from zeta.check.facts.evidence import Held, Units
+from zeta.check.facts.evidence import TensorFacts, Units
 
 _TILE: Final = 2**22
-# constants of SplitMix64 (Steele et al. 2014), as signed numbers
+# the constants of SplitMix64 (Steele et al. 2014), as signed integers
 _STEP: Final = -7046029254386353131
 _MIX: Final = -4658895280553007687
 
 
-def units_of(one: Held, bias: Held | None, tolerance: float) -> Units | None:
-    """Compare the units of a weight; ``None`` where it is not known along which dimensions they lie.
+def units_of(one: TensorFacts, bias: TensorFacts | None, tolerance: float) -> Units | None:
+    """Compare the units of a weight; ``None`` if the dimensions of its units are unknown.
 
     Args:
         one: the weight, with a gradient of its shape.
-        bias: one number for each unit, compared too.
-        tolerance: gradients that differ by less, in parts of their norm, are the same.
+        bias: one number for each unit; compared too.
+        tolerance: gradients that differ by less, relative to their norm, count as equal.
     """
     rows = rows_of(one, one.values)
     if rows is None or one.gradient is None or one.gradient.shape != one.values.shape or rows.shape[0] < 2:
@@ -53,7 +53,7 @@ def units_of(one: Held, bias: Held | None, tolerance: float) -> Units | None:
 
 
 def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-    """Units of one group next to each other, and in it those of like gradients: sorted along one direction."""
+    """Sort units by group, and in a group by a projection of their gradients, so that similar ones are adjacent."""
     mine = gradients[chosen].float()
     direction = torch.arange(1, mine.shape[1] + 1, device=mine.device, dtype=torch.float64).square().cos().float()
     order = torch.argsort(mine @ direction, stable=True)
@@ -61,11 +61,11 @@ def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tens
     return chosen[order], mine[order]
 
 
-def units_of_all(held: tuple[Held, ...], tolerance: float) -> dict[str, Units]:
-    """The units of every trainable weight that got a gradient, by name."""
-    by_name = {one.name: one for one in held}
+def units_of_all(tensors: tuple[TensorFacts, ...], tolerance: float) -> dict[str, Units]:
+    """The units of every trainable weight that has a gradient, by name."""
+    by_name = {one.name: one for one in tensors}
     found: dict[str, Units] = {}
-    for one in held:
+    for one in tensors:
         if not one.is_weight or not one.trainable or one.gradient is None or one.stats.nonfinite:
             continue
         local = one.slot.local_name
@@ -76,10 +76,10 @@ def units_of_all(held: tuple[Held, ...], tolerance: float) -> dict[str, Units]:
     return found
 
 
-def still_zeros(one: Held) -> Tensor | None:
-    """Which units of a weight are zero and get no gradient while others do; ``None`` where there are no two such.
+def still_zeros(one: TensorFacts) -> Tensor | None:
+    """Which units of a weight are zero and have a zero gradient, while others do not; ``None`` if fewer than two.
 
-    Not of experts and tables, whose units wait for a sample that chooses them.
+    Experts and embeddings are excluded: their units get a gradient only from samples that select them.
     """
     if one.axes is None or one.axes.batch or one.axes.lookup or one.gradient is None or one.stats.zeros == 0:
         return None
@@ -92,8 +92,8 @@ def still_zeros(one: Held) -> Tensor | None:
     return still if 1 < int(still.sum()) < len(still) else None
 
 
-def rows_of(one: Held, values: Tensor) -> Tensor | None:
-    """A row for each unit: for each output of a map, for each feature of an embedding."""
+def rows_of(one: TensorFacts, values: Tensor) -> Tensor | None:
+    """The values with one row per unit: per output of a map, per feature of an embedding."""
     axes = one.axes
     if axes is None or values.ndim < 2:
         return None
@@ -107,7 +107,7 @@ def rows_of(one: Held, values: Tensor) -> Tensor | None:
 
 
 def hashes(rows: Tensor) -> Tensor:
-    """A 64-bit number for each row, the same for the same values whatever the order of summation.
+    """A 64-bit hash for each row; equal rows have equal hashes, whatever the order of summation.
 
     >>> bool((hashes(torch.tensor([[0.0, 1.0], [-0.0, 1.0]])).diff() == 0).all())
     True

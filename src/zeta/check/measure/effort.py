@@ -1,6 +1,6 @@
-"""How long the full level takes: said beforehand, and kept below a bound by leaving out some of many alike.
+"""Estimate how long the full level takes, and limit it by measuring only a sample of the items.
 
-What is left out follows from sizes alone, never from a clock, so that a check repeats itself on any machine.
+The sample depends on sizes only, never on a clock, so that a check gives the same results on any machine.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-#: called with what is looked at next, and the estimated seconds that are done, and in all
-Progress = Callable[[str, float, float], None]
+#: called with a description of the next item, the estimated seconds done, and the estimated seconds in all
+CheckProgress = Callable[[str, float, float], None]
 
-#: estimated seconds of the full level; with the two passes of the fast level, a minute on the slow core below
+#: limit of the estimated seconds of the full level; with the two passes of the fast level, a minute on the core below
 MOST_SECONDS: Final = 40.0
-# One slow core, about a third of what one of an EPYC 9005 does: seconds for a call whatever its size, multiplications a
-# second, numbers read or written a second.
+# One slow core, about a third as fast as one of an EPYC 9005: seconds per call, multiplications per second, numbers
+# read or written per second.
 _CALL: Final = 3e-4
 _MULTIPLIED: Final = 1e10
 _TOUCHED: Final = 5e8
 
 
 def seconds_of(*, calls: int, multiplications: float, touched: float) -> float:
-    """The estimate for so many calls, each with so many multiplications and numbers read or written.
+    """The estimated seconds of ``calls`` calls; multiplications and touched numbers are per call.
 
     >>> round(seconds_of(calls=10, multiplications=1e9, touched=5e7), 3)
     2.003
@@ -33,7 +33,7 @@ def seconds_of(*, calls: int, multiplications: float, touched: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which of some items are looked at, what that takes, and what all would take, in estimated seconds."""
+    """The positions of the items that are measured; the estimated seconds for these, and for all (``whole``)."""
 
     positions: tuple[int, ...]
     count: int
@@ -41,7 +41,7 @@ class Choice:
     whole: float
 
     def remark(self, what: str) -> str | None:
-        """What to say of it; ``None`` if all are looked at."""
+        """A remark for the report; ``None`` if all items are measured."""
         if len(self.positions) == self.count:
             return None
         where = ", at equal distances from the first to the last" if self.positions else ""
@@ -52,7 +52,7 @@ class Choice:
 
 
 def choice(costs: Sequence[float], most: float) -> Choice:
-    """As many items at equal distances as cost at most ``most``, by the estimated seconds of each.
+    """The largest number of equally spaced items whose costs are at most ``most`` in all.
 
     >>> choice([1.0] * 9, 3.0).positions
     (0, 4, 8)
@@ -68,7 +68,7 @@ def choice(costs: Sequence[float], most: float) -> Choice:
 
 
 def shared_out(kinds: Sequence[Sequence[float]], most: float) -> list[Choice]:
-    """A choice from each kind of items, each kind with the part of ``most`` that it has of all costs."""
+    """A choice for each kind of items; ``most`` is divided among the kinds in proportion to their costs."""
     whole = sum(map(sum, kinds))
     part = min(max(most, 0.0) / whole, 1.0) if whole > 0 else 1.0
     return [choice(costs, math.inf if part == 1.0 else part * sum(costs)) for costs in kinds]
@@ -77,17 +77,17 @@ def shared_out(kinds: Sequence[Sequence[float]], most: float) -> list[Choice]:
 class Course:
     """Reports the progress of the full level."""
 
-    def __init__(self, progress: Progress | None, total: float) -> None:
+    def __init__(self, progress: CheckProgress | None, total: float) -> None:
         self._progress = progress
         self._total = total
         self._done = 0.0
-        self._tell("full level")
+        self._report("full level")
 
     def take(self, what: str, seconds: float) -> None:
-        """Begin with what is estimated to take so many seconds, all before being done."""
-        self._tell(what)
+        """Report the beginning of an item that is estimated to take ``seconds``."""
+        self._report(what)
         self._done = min(self._done + seconds, self._total)
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         if self._progress is not None:
             self._progress(what, self._done, self._total)

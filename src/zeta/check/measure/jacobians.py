@@ -1,4 +1,4 @@
-"""Singular values of the layers' Jacobians, by products with vectors only."""
+"""Singular values of the layers' Jacobians, computed from products with vectors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from zeta.check.measure.effort import Course, seconds_of
 from zeta.check.watch.batches import Call, mapped
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
-from zeta.check.watch.moments import plain
+from zeta.check.watch.moments import TINY, plain
 from zeta.resolve.planning import groups
 from zeta.resolve.slots import Slot, named_modules
 
-#: random vectors for the mean square, and rounds of the power iteration for the largest
+#: random vectors for the mean square, and rounds of the power iteration for the largest singular value
 _PROBES: Final = 3
 _ROUNDS: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jacobians:
-    """By layer: mean square and largest singular value. Layers that follow each other, as chains."""
+    """For each layer, mean square and largest singular value; and chains of consecutive layers."""
 
     singular: dict[str, tuple[float, float]]
     chains: tuple[Chain, ...]
@@ -36,7 +36,7 @@ class Jacobians:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched:
-    """What one more pass gave: every record, those that have a Jacobian, and of each of these the estimated seconds."""
+    """The records of one more forward pass, and for each record the estimated seconds of its Jacobian."""
 
     records: tuple[Record, ...]
     squares: tuple[float, ...]  #: for the mean square
@@ -44,10 +44,10 @@ class Watched:
 
 
 def watched(model: nn.Module, slots: Sequence[Slot], call: Call) -> Watched:
-    """Run the model once more, and keep what went into each layer and came out of it."""
+    """Run the model once more, and keep the input and output of each layer."""
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
     capture = Capture(named_modules(model), {id(group[0].tensor): group[0].name for group in groups(slots)}, keep=True)
-    # the fused kernels of attention have no second derivative
+    # fused attention kernels have no second derivative
     with plainly(model), sdpa_kernel(SDPBackend.MATH), capture.watching():
         model(*args, **kwargs)
     costs = _costs(capture.records, {slot.name: slot.shape for slot in slots})
@@ -59,7 +59,7 @@ def watched(model: nn.Module, slots: Sequence[Slot], call: Call) -> Watched:
 
 
 def jacobians(seen: Watched, largest: Collection[int], course: Course) -> Jacobians:
-    """The Jacobian of each layer's output by its input, on the whole batch.
+    """Singular values of the Jacobian of each layer's output with respect to its input, for the whole batch.
 
     The mean square is over ``min(inputs, outputs)`` singular values: ``E |J' u|^2 / min(n, m)`` for ``u ~ N(0, 1)``.
     The largest comes from a power iteration with ``J`` and its transpose, at the positions in ``largest`` only.
@@ -81,7 +81,7 @@ def jacobians(seen: Watched, largest: Collection[int], course: Course) -> Jacobi
 
 
 def _costs(records: Sequence[Record], shapes: Mapping[str, Sequence[int]]) -> list[float]:
-    """Estimated seconds of one product with the Jacobian of each; of a block, with all that is in it."""
+    """Estimated seconds of one product with each record's Jacobian; for a block, including its inner layers."""
     costs: list[float] = []
     for position, record in enumerate(records):
         cost = _cost(record, shapes) if _has_jacobian(record) else 0.0
@@ -96,7 +96,7 @@ def _costs(records: Sequence[Record], shapes: Mapping[str, Sequence[int]]) -> li
 def _cost(record: Record, shapes: Mapping[str, Sequence[int]]) -> float:
     assert record.tensors is not None
     x, y = (tensor.numel() for tensor in record.tensors)
-    # each output is a sum over what one row of the weight has, or for attention over the keys
+    # each output is a sum over one row of the weight; in attention, over the keys
     rows = [math.prod(shapes[name][1:]) for name in record.parameters if len(shapes[name]) > 1]
     if record.attention is not None:
         rows = [2 * record.tensors[0].shape[-2]]
@@ -111,7 +111,7 @@ def _has_jacobian(record: Record) -> bool:
 
 
 def _differentiable(item: Any) -> Any:
-    """A tensor that is not a leaf, so that a model may change it in place."""
+    """A copy that requires gradients and is not a leaf, so that a model may change it in place."""
     return item.requires_grad_(True) * 1 if isinstance(item, Tensor) and item.is_floating_point() else item
 
 
@@ -122,15 +122,15 @@ def _singular(record: Record, *, largest: bool) -> tuple[float, float | None] | 
         probes = (_transposed(x, y, _normal(y, seed)) for seed in range(_PROBES))
         squares = [plain(probe.double().square().sum()) / min(x.numel(), y.numel()) for probe in probes]
         return float(torch.stack(squares).mean()), _largest(x, y) if largest else None
-    except RuntimeError:  # no path from input to output, changed in place, or no second derivative
+    except RuntimeError:  # the output does not depend on the input, was changed in place, or has no second derivative
         return None
 
 
 def _normal(like: Tensor, seed: int = 0) -> Tensor:
-    """Random values, of a ``DTensor`` by the seed: the same on each rank."""
+    """Random normal values; for a ``DTensor``, drawn with the seed, so that they are the same on each rank."""
     if not is_sharded(like):
         return torch.randn_like(like)
-    from torch.distributed.tensor import Replicate, distribute_tensor  # takes a second, and is there with a DTensor
+    from torch.distributed.tensor import Replicate, distribute_tensor  # imported already if there is a DTensor
 
     generator = torch.Generator(device=like.device).manual_seed(seed)
     drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
@@ -144,13 +144,13 @@ def _transposed(x: Tensor, y: Tensor, u: Tensor) -> Tensor:
 
 
 def _largest(x: Tensor, y: Tensor) -> float:
-    """Power iteration on ``J' J``; ``J v`` is the derivative of ``u -> (J' u) . v``."""
+    """Power iteration on ``J' J``; ``J v`` is computed as the derivative of ``u -> (J' u) . v``."""
     u = torch.zeros_like(y, requires_grad=True)
     (transposed,) = torch.autograd.grad(y, x, u, create_graph=True)
     v = _normal(x)
     value = 0.0
     for _ in range(_ROUNDS):
-        v = v / v.norm().clamp_min(1e-30)
+        v = v / v.norm().clamp_min(TINY)
         if transposed.requires_grad:
             (forward,) = torch.autograd.grad(transposed, u, v, retain_graph=True)
         else:
@@ -169,7 +169,7 @@ def _blocks(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _sequences(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that take what the one before put out, the same tensor; pooling, a mean by nature, ends them."""
+    """Sequences of records in which each takes the output tensor of the one before; pooling ends a sequence."""
     found: list[list[Record]] = []
     follows = False
     for record in records:

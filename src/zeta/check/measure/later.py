@@ -1,4 +1,4 @@
-"""A few steps of gradient descent: does what is zero now stay zero?"""
+"""Take a few steps of gradient descent: which gradients that are zero at first stay zero?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import any_fsdp
 from zeta.base.modules import modules_of, named_parameters_of
-from zeta.check.facts.evidence import Held, Later
+from zeta.check.facts.evidence import Later, TensorFacts
 from zeta.check.measure.duplicates import rows_of
 from zeta.check.watch.batches import Call
 from zeta.check.watch.calls import Quiet, plainly
@@ -20,7 +20,7 @@ from zeta.check.watch.probe import gradients_of
 from zeta.check.watch.ranks import Ranks
 from zeta.write import shards
 
-# a step moves each parameter by this in rms, as Adam's first steps do
+# each step changes each parameter by this rms, as Adam's first steps do
 _STEP: Final = 1e-2
 
 
@@ -30,23 +30,23 @@ def later(
     loss: LossFunction | None,
     gradients: Mapping[int, Tensor],
     zero: Mapping[int, str],
-    parts: Mapping[int, tuple[Held, Tensor]],
+    parts: Mapping[int, tuple[TensorFacts, Tensor]],
     patience: int,
     ranks: Ranks,
 ) -> Later:
-    """Take up to ``patience`` steps and see which of the parameters in ``zero`` never get a gradient.
+    """Take up to ``patience`` steps, and return the parameters in ``zero`` that never get a gradient.
 
-    To be called inside :func:`~zeta.check.watch.isolation.preserved`: FSDP2's parameters take the steps themselves.
+    Must be called inside :func:`~zeta.check.watch.isolation.preserved`, because FSDP2's parameters change in place.
 
     Args:
-        model: run with copies in the place of its parameters, where it lets itself.
+        model: run with copies instead of its parameters, except under FSDP2.
         call: the batch.
         loss: as given to ``check``.
         gradients: those of the first pass, by the ``id`` of the parameter.
-        zero: name by ``id`` of the parameters in question, whose first gradient was exactly zero.
-        parts: by ``id`` weights of which some units are in question, and which.
-        patience: how many steps at most.
-        ranks: those that take the same steps.
+        zero: the names of the parameters whose first gradient was exactly zero, by ``id``.
+        parts: by ``id``, weights with units whose values and gradients were zero, and which units.
+        patience: the most steps.
+        ranks: the ranks, which take the same steps.
     """
     named = dict(named_parameters_of(model))
     in_place = any_fsdp(model)
@@ -56,11 +56,11 @@ def later(
     known = {name: gradients.get(id(parameter)) for name, parameter in named.items()}
     waiting, units = dict(zero), dict(parts)
     steps = 0
-    while steps < patience and ranks.agree(bool(waiting or units)):
+    while steps < patience and ranks.any_rank(bool(waiting or units)):
         moved = False
         for name, gradient in known.items():
             moved |= gradient is not None and _move(current[name], gradient)
-        if not ranks.agree(moved):
+        if not ranks.any_rank(moved):
             break
         steps += 1
         known = _gradients(model, call, loss, named, None if in_place else current, ranks)
@@ -71,14 +71,14 @@ def later(
     return Later(steps=steps, still=frozenset(waiting.values()), parts=left)
 
 
-def _reached(one: Held, chosen: Tensor, gradient: Tensor | None) -> bool:
-    """Whether any of the chosen units got a gradient."""
+def _reached(one: TensorFacts, chosen: Tensor, gradient: Tensor | None) -> bool:
+    """Whether any of the chosen units has a gradient that is not zero."""
     rows = None if gradient is None else rows_of(one, gradient)
     return rows is not None and bool(rows[chosen].any())
 
 
 def _move(values: Tensor, gradient: Tensor) -> bool:
-    """Take one step; ``gradient`` is the global one, and ``values`` may be a shard."""
+    """Take one step in place, and return whether anything moved; ``gradient`` is global, ``values`` may be a shard."""
     size = float(gradient.float().square().mean().sqrt())
     if not 0 < size < float("inf"):
         return False
@@ -95,8 +95,8 @@ def _gradients(
     current: Mapping[str, Tensor] | None,
     ranks: Ranks,
 ) -> dict[str, Tensor | None]:
-    """The global gradients of the parameters, or of copies of ``current`` in their place."""
-    reshard(model)  # what is still gathered would be used as it was before the step
+    """The global gradients of the parameters, or of copies of ``current`` that replace them."""
+    reshard(model)  # parameters that are still gathered have the values from before the step
     with plainly(model), Quiet():
         if current is None:
             leaves = named
@@ -106,7 +106,7 @@ def _gradients(
             with _instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
                 output = model(*call.args, **call.kwargs)
         value = objective(output, call, loss).value
-    ranks.wait()  # nobody goes back through the graph if the loss of one raised
+    ranks.wait()  # no rank starts the backward pass if the loss of one raised
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     found = gradients_of(model, value, list(learned.values())) if value.requires_grad else {}
     return {name: found.get(id(leaf)) for name, leaf in learned.items()}
@@ -114,9 +114,9 @@ def _gradients(
 
 @contextlib.contextmanager
 def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
-    """Temporarily replace the modules' parameters by ``others``, found by the parameter's ``id``; under each tied name.
+    """Temporarily replace the modules' parameters, under each tied name, by ``others``, which has them by ``id``.
 
-    As ``torch.func.functional_call``, which ends where modules are nested deeper than Python calls itself.
+    ``torch.func.functional_call`` does the same, but is recursive and fails for deeply nested modules.
     """
     places: list[tuple[dict[str, Any], str, Tensor]] = [
         (module._parameters, local, parameter)

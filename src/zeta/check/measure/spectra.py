@@ -1,4 +1,4 @@
-"""Spectral norms of weights, beside those of Gaussian matrices."""
+"""Spectral norms of weights, and those of Gaussian matrices for comparison."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from typing import Final
 
 import torch
 
-from zeta.check.facts.evidence import Held
+from zeta.check.facts.evidence import TensorFacts
 from zeta.check.measure.duplicates import rows_of
 from zeta.check.measure.effort import Course, seconds_of
+from zeta.check.watch.moments import TINY
 
+#: the smaller side of a matrix up to which its spectral norm is computed exactly, from its eigenvalues
 _EXACT: Final = 512
+#: rounds of the power iteration for larger ones
 _ROUNDS: Final = 40
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weight:
-    """A weight as a matrix, a row for each unit, and the estimated seconds of its spectral norm."""
+    """A weight as a matrix with one row per unit."""
 
     name: str
     rows: torch.Tensor
@@ -27,17 +30,17 @@ class Weight:
 
     @property
     def seconds(self) -> float:
-        """By the estimate of :mod:`zeta.check.measure.effort`."""
+        """The estimated seconds to compute its spectral norm, see :mod:`zeta.check.measure.effort`."""
         count, small = self.rows.numel(), min(self.rows.shape)
         if small <= _EXACT:
             return seconds_of(calls=1, multiplications=count * small + 3.0 * small**3, touched=count)
         return seconds_of(calls=2 * _ROUNDS, multiplications=count, touched=count / 4)
 
 
-def weights_of(held: Sequence[Held]) -> list[Weight]:
-    """The weights that have a spectral norm to be judged."""
+def weights_of(tensors: Sequence[TensorFacts]) -> list[Weight]:
+    """The weights whose spectral norm is checked."""
     found: list[Weight] = []
-    for one in held:
+    for one in tensors:
         rows = rows_of(one, one.values)
         if rows is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
             found.append(Weight(name=one.name, rows=rows, rms=one.stats.rms))
@@ -45,7 +48,7 @@ def weights_of(held: Sequence[Held]) -> list[Weight]:
 
 
 def spectral(weights: Sequence[Weight], course: Course) -> dict[str, tuple[float, float]]:
-    """By weight: its largest singular value, and ``rms * (sqrt(rows) + sqrt(columns))``, what random ones have."""
+    """For each weight, its largest singular value, and that of random ones: ``rms * (sqrt(rows) + sqrt(columns))``."""
     found: dict[str, tuple[float, float]] = {}
     for weight in weights:
         course.take(f"spectral norm of {weight.name}", weight.seconds)
@@ -62,5 +65,5 @@ def _largest(matrix: torch.Tensor) -> float:
     v[::2] = -0.5
     for _ in range(_ROUNDS):
         v = matrix.T @ (matrix @ v)
-        v = v / v.norm().clamp_min(1e-30)
+        v = v / v.norm().clamp_min(TINY)
     return float((matrix @ v).norm())

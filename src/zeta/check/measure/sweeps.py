@@ -1,4 +1,4 @@
-"""Models of several widths or depths, and how activations and gradients grow with them."""
+"""Measure how activations and gradients grow with the width or depth of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zeta.resolve.slots import unwrap, walk
 Factory = Callable[[int], nn.Module]
 Optimizing = Callable[[Iterable[Tensor]], Optimizer]
 
-#: what the gradient norm of a depth is called among the layers
+#: the name of the gradient norm in ``Point.layer``
 GRADIENT_NORM: Final = "gradient norm"
 _STEPS: Final = 3
 _RATE: Final = 1e-3
@@ -32,7 +32,7 @@ _RATE: Final = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeps:
-    """Which models to build: functions from a size to a model, and the sizes."""
+    """The models to build: functions from a size to a model, and the sizes."""
 
     width: Factory | None
     widths: Sequence[int]
@@ -65,11 +65,11 @@ def _widths(
     loss: LossFunction | None,
     optimizer: Optimizing,
 ) -> list[Point]:
-    """Rms of every layer's output, before and after a few steps, at every width (Yang et al. 2022)."""
+    """The rms of every layer's output, before and after a few steps, at every width (Yang et al. 2022)."""
     points: list[Point] = []
     for size in sizes:
         model = _built("width", factory, size)
-        with preserved(model):  # which somebody may hold, as one that a factory keeps
+        with preserved(model):  # the factory may return a model that it keeps
             points += _steps(model, size, batch, loss, optimizer)
     return points
 

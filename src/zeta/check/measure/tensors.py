@@ -1,4 +1,4 @@
-"""Every parameter and buffer of a model, with its global values, its gradient and what was planned for it."""
+"""Collect the facts about every parameter and buffer: global values, gradient and plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from zeta.base.modules import modules_of
 from zeta.base.parametrizations import originals
-from zeta.check.facts.evidence import Held, Pass
+from zeta.check.facts.evidence import Pass, TensorFacts
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
 from zeta.fans import Axes
@@ -20,24 +20,24 @@ from zeta.rules import Kind
 _EMPTY = Stats(count=0, mean=0.0, std=0.0, low=0.0, high=0.0, zeros=0.0, nonfinite=0)
 
 
-def held(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozenset[str]) -> tuple[Held, ...]:
-    """Look at every tensor of a model once, ties together.
+def tensor_facts(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozenset[str]) -> tuple[TensorFacts, ...]:
+    """The facts about each tensor of a model; tied names are one tensor.
 
     Args:
         slots: every name of every tensor.
-        seen: what the pass gave.
-        plan: what was planned, if anything.
+        seen: the observations of the pass.
+        plan: the plan, if there is one.
         used: the names whose module ran.
     """
     entries = {name: entry for entry in plan or () for name in (entry.name, *entry.ties)}
-    found: list[Held] = []
+    found: list[TensorFacts] = []
     for group in planning.groups(slots):
         slot = group[0]
         values = _values(slot)
         gradient = _gradient(slot, seen)
         parts = _parts(slot)
         found.append(
-            Held(
+            TensorFacts(
                 slot=slot,
                 ties=tuple(other.name for other in group[1:]),
                 values=values,
@@ -55,7 +55,7 @@ def held(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozenset[str])
 
 
 def _values(slot: Slot) -> Tensor:
-    """The global values; those of a parametrized weight are what its parametrization makes of the originals."""
+    """The global values; for a parametrized weight, those that its parametrization computes."""
     if slot.parametrization is None:
         return plain(slot.tensor)
     with torch.no_grad(), parametrize.cached():
@@ -72,7 +72,7 @@ def _parts(slot: Slot) -> list[Tensor]:
 
 
 def _gradient(slot: Slot, seen: Pass) -> Tensor | None:
-    """That of the tensor, or of the last original of a parametrized weight, which has its directions."""
+    """The gradient of the tensor; for a parametrized weight, that of the last original, which has its directions."""
     gradients = [seen.gradients[id(part)] for part in _parts(slot) if id(part) in seen.gradients]
     return gradients[-1] if gradients else None
 

@@ -1,4 +1,4 @@
-"""Which values an initialization never writes, found by running it over memory that is known."""
+"""Find values that an initialization never writes, by running it over memory with known content."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from zeta.resolve.slots import Slot, walk
 
 Initialize = Callable[[Any], object]
 
-# Whole numbers have no NaN. What an initialization leaves behind differs between two runs over different numbers.
+# Values for floating-point, integer and boolean tensors. Integers have no NaN, so two runs with different numbers are
+# compared: values that are not written differ between the runs.
 _FILLS: Final = ((math.nan, 91, False), (math.nan, 23, True))
 
 
 def unwritten(model: nn.Module, initialize: Initialize) -> dict[str, float]:
-    """The fraction of each parameter and buffer that depends on what memory held before ``initialize(model)``.
+    """The fraction of each parameter and buffer that depends on its values before ``initialize(model)``.
 
     Floating-point memory is filled with NaN, other memory with two different numbers in two runs. A value that is
-    computed from what was there counts as not written. Everything is given back as it was.
+    computed from the previous one counts as not written. The model is restored afterwards.
     """
     found: dict[str, float] = {}
     if any(not _floating(tensor) for tensor in tensors_of(model)):
@@ -41,7 +42,7 @@ def unwritten(model: nn.Module, initialize: Initialize) -> dict[str, float]:
 
 
 def _run(model: nn.Module, initialize: Initialize, fill: tuple[float, int, bool]) -> dict[str, tuple[Tensor, Slot]]:
-    """What is in memory after one run over filled memory."""
+    """The values after one run over filled memory."""
     with preserved(model):
         with torch.no_grad():
             for tensor in tensors_of(model):
@@ -65,7 +66,7 @@ def _floating(tensor: Tensor) -> bool:
 
 
 def with_memory(model: nn.Module) -> nn.Module:
-    """A copy of a model on meta with memory on the CPU, ties kept; what it holds is not decided."""
+    """A copy of a model on meta with memory on the CPU and the same ties; its values are not initialized."""
     twin = copy_of(model)
     tied: dict[int, Tensor] = {}
     for module in modules_of(twin):

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from zeta.check.facts.evidence import Held, Update
+from zeta.check.facts.evidence import TensorFacts, Update
 from zeta.errors import SpecError
 
-#: an optimizer of the model's parameters, or a function that makes one of a list of parameters
+#: an optimizer of the model's parameters, or a function from a list of parameters to one
 OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 
 
-def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, Update]:
-    """The rms of each parameter's first step over the rms of its values, where these are not zero, and its group.
+def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> dict[str, Update]:
+    """The rms of each parameter's first step over the rms of its values (if these are not zero), and its group.
 
-    An optimizer is not touched: one of its class takes the step, with the options of its groups, from a fresh state.
+    A given optimizer does not change: a new one of the same class, with the same options, takes the step.
 
-    Raises ``SpecError`` if ``optimizer`` is neither an optimizer nor makes one, or has none of the model's parameters.
+    Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one, or has no parameter of the model.
     """
-    moving = [one for one in held if one.trainable and not one.buffer and one.gradient is not None]
+    moving = [one for one in tensors if one.trainable and not one.buffer and one.gradient is not None]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
     copies = {id(one.slot.tensor): one.values.clone().requires_grad_(True) for one in moving}
     for one in moving:
@@ -45,7 +45,7 @@ def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, Up
             f"{type(twin).__name__} asks for the loss during its step, which a copy cannot give; leave it out"
         )
     twin.step()
-    given = optimizer if isinstance(optimizer, Optimizer) else twin  # a twin lacks the groups without gradients
+    given = optimizer if isinstance(optimizer, Optimizer) else twin  # twin omits groups without gradients
     groups = _groups(given)
     updates: dict[str, Update] = {}
     for one in moving:
@@ -58,7 +58,7 @@ def first_step(held: tuple[Held, ...], optimizer: OptimizerLike) -> dict[str, Up
 
 
 def _groups(optimizer: Optimizer) -> dict[int, str]:
-    """By the ``id`` of a parameter what its group is called; nothing where there is one group only."""
+    """The description of each parameter's group, by ``id``; empty if there is one group only."""
     if len(optimizer.param_groups) < 2:
         return {}
     return {

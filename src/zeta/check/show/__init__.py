@@ -1,1 +1,1 @@
-"""Results as text, JSON, HTML, SARIF and TensorBoard scalars."""
+"""The output formats of a check: text, JSON, HTML, SARIF and TensorBoard."""

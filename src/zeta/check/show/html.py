@@ -1,6 +1,6 @@
-"""Results as one HTML file that needs nothing else: charts by plotly, which is inside, filters, links, histograms.
+"""Results as one self-contained HTML file with plotly's charts, filters, links and histograms.
 
-``page/`` beside this file holds its template, style and scripts.
+The folder ``page/`` has its template, style and scripts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SCRIPTS: Final = ("model.js", "charts.js", "tables.js", "main.js")
 
 
 def page(results: Results) -> str:
-    """The results as the text of one HTML file, about 2 MB of which are plotly.js, compressed.
+    """The results as the text of one HTML file. About 2 MB of it are plotly.js, compressed.
 
-    It loads nothing, and runs no script but its own: a policy inside names their hashes. Names and messages are
-    untrusted; they travel compressed, as JSON, and are only ever shown as text.
+    The page loads nothing, and runs only its own scripts: a content security policy has their hashes. Names and
+    messages are untrusted: they are embedded as compressed JSON, and shown as text only.
 
     Raises:
         UsageError: if plotly is not installed.
@@ -51,20 +51,20 @@ def page(results: Results) -> str:
 
 @functools.cache
 def _plotly() -> tuple[str, str]:
-    """plotly.js, compressed and in base64, and its hash."""
+    """plotly.js, compressed and in base64, and the hash of its source."""
     try:
         from plotly.offline import get_plotlyjs
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "plotly":
             raise UsageError(f"plotly cannot be imported: {error}") from error
         raise UsageError("the HTML of a check needs plotly; install it with pip install 'zeta-init[html]'") from None
-    # newlines as a browser normalizes them before it compares hashes
+    # browsers normalize newlines before they compute the hash
     source = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
     return _packed(source), _source(source)
 
 
 def _packed(text: str) -> str:
-    """Compressed and in base64, which no text can break out of."""
+    """The text compressed and in base64, which contains no characters with a meaning in HTML."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
 
 
@@ -76,7 +76,7 @@ def _script() -> str:
 
 
 def _source(script: str) -> str:
-    """What a content security policy calls a script by."""
+    """The name of a script in a content security policy: its hash."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
 
 

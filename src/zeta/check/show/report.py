@@ -1,4 +1,4 @@
-"""The report of a check: what was found, and the ways out of it."""
+"""The report of a check: the results, with methods for each output format."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from zeta.check.facts.results import Results
 from zeta.check.show.html import page
 from zeta.check.show.sarif import to_sarif
 from zeta.check.show.serial import to_json
-from zeta.check.show.tensorboard import Writer, log_to
+from zeta.check.show.tensorboard import SummaryWriterLike, log_to
 from zeta.check.show.terminal import text
 from zeta.write.checkpoint import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport(Results):
-    """What a check measured and found. ``ok`` is true if nothing failed; ``print(report)`` shows it."""
+    """The measurements and findings of a check. ``ok`` is true if nothing failed; ``print(report)`` shows them."""
 
     def __str__(self) -> str:
         return text(self)
@@ -27,7 +27,7 @@ class CheckReport(Results):
         return _written(json.dumps(to_json(self), indent=1, allow_nan=False) + "\n", path)
 
     def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """Return one HTML page that needs nothing else, and write it to ``path`` if given.
+        """Return one self-contained HTML page, and write it to ``path`` if given.
 
         Raises:
             UsageError: if plotly is not installed (``pip install 'zeta-init[html]'``), or ``path`` is a link or folder.
@@ -37,11 +37,12 @@ class CheckReport(Results):
     def to_sarif(self, path: str | PathLike[str] | None = None, *, artifact: str | None = None) -> str:
         """Return the findings as SARIF 2.1.0 text for code-review tools, and write it to ``path`` if given.
 
-        ``artifact`` is a file of the repository, ``src/model.py``, to attach them to; some tools show none without.
+        ``artifact`` is a file of the repository, such as ``src/model.py``, to attach the findings to; some tools show
+        no findings without one.
         """
         return _written(json.dumps(to_sarif(self, artifact), indent=1, allow_nan=False) + "\n", path)
 
-    def log_to(self, writer: Writer, step: int = 0) -> None:
+    def log_to(self, writer: SummaryWriterLike, step: int = 0) -> None:
         """Log everything to TensorBoard through torch's ``SummaryWriter``."""
         log_to(self, writer, step)
 

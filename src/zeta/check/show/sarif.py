@@ -16,10 +16,10 @@ from zeta.check.facts.results import Finding, Results, Rule, Severity
 from zeta.check.show.serial import number_to_json
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-#: what a fingerprint is called; another way to compute it is a new version
+#: the name of the fingerprint; another computation gets a new version
 FINGERPRINT: Final = "zetaFinding/v1"
 
-#: where each rule has a section. Not a ``helpUri``, which must be absolute: the project has no address of its own yet
+#: the page with a section for each rule. Not a ``helpUri``, which must be absolute: the project has no address yet
 PAGE: Final = "docs/check.md of zeta"
 
 _LEVELS: Final = {Severity.FAIL: "error", Severity.WARN: "warning", Severity.NOTE: "note"}
@@ -28,12 +28,13 @@ _LEVELS: Final = {Severity.FAIL: "error", Severity.WARN: "warning", Severity.NOT
 def to_sarif(results: Results, artifact: str | None = None) -> dict[str, Any]:
     """Return a SARIF log for ``json.dumps(..., allow_nan=False)``: one run, one result for each finding.
 
-    Its places are logical: the names of parameters and layers. Suppressed findings are there as suppressed results. A
-    result's fingerprint depends on its rule and place only, so that a tool knows it again in the next run.
+    The locations are logical: names of parameters and layers. Suppressed findings are suppressed results. A result's
+    fingerprint depends only on its rule and place, so that tools recognize it in the next run.
 
     Args:
         results: what to write.
-        artifact: a file of the repository, ``src/model.py``, to attach the findings to; some tools show none without.
+        artifact: a file of the repository, such as ``src/model.py``, to attach the findings to; some tools show no
+            findings without one.
     """
     rules = {finding.rule.id: finding.rule for finding in (*results.findings, *results.suppressed)}
     indices = {name: index for index, name in enumerate(sorted(rules))}
@@ -84,7 +85,7 @@ def _results(findings: Iterable[Finding], indices: dict[str, int], artifact: str
     seen: Counter[tuple[str, ...]] = Counter()
     for finding in findings:
         place = (finding.rule.id, finding.parameter or "", finding.layer or "")
-        number = seen[place]  # of findings of one rule at one place
+        number = seen[place]  # several findings of one rule at one place are numbered
         seen[place] += 1
         measured = {"value": finding.value, "limit": finding.limit}
         yield {
@@ -121,5 +122,5 @@ def _sentence(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which no part of a name reads as a link, which SARIF writes ``[text](target)``."""
+    """The text with brackets escaped if it contains a link in SARIF's syntax, ``[text](target)``."""
     return text.replace("[", "\\[").replace("]", "\\]") if "](" in text else text

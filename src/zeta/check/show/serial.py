@@ -1,4 +1,4 @@
-"""Results as JSON and back, exactly. ``schema.json`` beside this file says what the document looks like."""
+"""Results as JSON and back, exactly. ``schema.json`` describes the document."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from zeta.base.reading import shown
 from zeta.check.facts.results import Results, Rule
 from zeta.errors import CheckDocumentError
 
-#: in the document's ``format``; a change that old readers cannot read is a new number
+#: the value of ``format``; raised by every change that old readers cannot read
 FORMAT: Final = "zeta-check/1"
 
 # JSON has no numbers for these
 _NONFINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# what the document has beside the fields of Results: derived, or taken out of the findings
+# keys of the document that are not fields of Results: derived, or collected from the findings
 _ADDED: Final = ("format", "ok", "rules")
 
 
 def to_json(results: Results) -> dict[str, Any]:
     """Return a dictionary for ``json.dumps(..., allow_nan=False)``, as ``schema()`` describes it.
 
-    Rules stand once in ``rules``, by id; numbers that JSON lacks are ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``.
+    Each rule is stored once, in ``rules``, by id. JSON lacks some numbers: they are ``"NaN"``, ``"Infinity"`` and
+    ``"-Infinity"``.
 
     >>> from zeta.check.facts.results import Results
     >>> results = Results(
@@ -110,7 +111,7 @@ def _written(value: Any) -> Any:
 
 
 def _read(kind: Any, value: Any, rules: Mapping[str, Rule]) -> Any:
-    """``value`` as ``kind``, a type that some field in ``results`` is annotated with."""
+    """Convert a JSON value to ``kind``, the annotation of a field in ``results``."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):  # always with None
         return None if value is None else _read(arguments[0], value, rules)

@@ -1,4 +1,4 @@
-"""Results into TensorBoard, through the ``SummaryWriter`` that torch has."""
+"""Write results to TensorBoard, with torch's ``SummaryWriter``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zeta.check.facts.results import Results, Stats
 from zeta.check.show.terminal import text
 
 
-class Writer(Protocol):
-    """What is used of ``torch.utils.tensorboard.SummaryWriter``."""
+class SummaryWriterLike(Protocol):
+    """The methods of ``torch.utils.tensorboard.SummaryWriter`` that are used."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Take in one number."""
+        """Log a number."""
 
     def add_text(self, tag: str, text_string: str, global_step: int | None = None) -> None:
-        """Take in a text, as Markdown."""
+        """Log a text in Markdown."""
 
     def add_histogram_raw(
         self,
@@ -32,11 +32,11 @@ class Writer(Protocol):
         bucket_counts: list[int],
         global_step: int | None = None,
     ) -> None:
-        """Take in a histogram by its buckets: the upper edge of each and how many values are in it."""
+        """Log a histogram by its buckets: the upper edge of each, and the number of values in it."""
 
 
-def log_to(results: Results, writer: Writer, step: int = 0) -> None:
-    """Write the findings as text, what was measured of each layer and parameter as scalars, and their histograms.
+def log_to(results: Results, writer: SummaryWriterLike, step: int = 0) -> None:
+    """Log the findings as text, the measurements of each layer and parameter as scalars, and their histograms.
 
     The tags start with ``zeta``, then the quantity, then the layer or parameter: ``zeta output rms/blocks.0.fc1``.
     """
@@ -84,7 +84,7 @@ def _stats(results: Results) -> Iterator[tuple[str, Stats]]:
         yield f"zeta values/{parameter.name}", parameter.values
 
 
-def _add_histogram(writer: Writer, tag: str, stats: Stats, step: int) -> None:
+def _add_histogram(writer: SummaryWriterLike, tag: str, stats: Stats, step: int) -> None:
     histogram = stats.histogram
     if histogram is None or not sum(histogram.counts):
         return
@@ -98,7 +98,7 @@ def _add_histogram(writer: Writer, tag: str, stats: Stats, step: int) -> None:
         num=counted,
         sum=stats.mean * counted,
         sum_squares=(stats.mean * stats.mean + stats.std * stats.std) * counted,
-        # an empty bucket first, as a bucket begins where the one before it ends
+        # an empty bucket first, because each bucket begins where the one before it ends
         bucket_limits=[histogram.low + i * width for i in range(bins + 1)],
         bucket_counts=[0, *histogram.counts],
         global_step=step,

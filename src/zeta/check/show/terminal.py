@@ -1,6 +1,6 @@
-"""Results as text: the verdict, the findings, worst first, and the layers with small bars, in 80 columns.
+"""Results as text in 80 columns: the verdict, the findings (worst first), and the layers with small bars.
 
-Like other tables of zeta it has no colours, so that a log and a terminal show the same.
+Like zeta's other tables it has no colours, so that a log and a terminal show the same.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from zeta.check.facts.places import SEVERITIES, counts_text, findings_by_layer, 
 from zeta.check.facts.results import Finding, Layer, Results, Severity
 
 WIDTH: Final = 80
-#: so many findings of one severity, folded, are shown
+#: the most findings of one severity that are shown, after equal ones were joined
 MOST_FINDINGS: Final = 20
-#: so many rows show layers; where there are more, these are the worst, and some evenly spaced
+#: the most layers that are shown; if there are more, the worst ones and some evenly spaced ones
 MOST_LAYERS: Final = 32
 
 _BAR: Final = 6
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
-_DECADES: Final = 2.0  # a scale spans at least so many, or small differences would look large
+_DECADES: Final = 2.0  # a scale spans at least this many decades, or small differences would look large
 _NAME: Final = 30
 _LONGEST_FOLD: Final = 200
 _MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "note"}
@@ -53,7 +53,7 @@ def _verdict(results: Results) -> str:
     ]
     lines.append(", ".join(facts))
     if results.loss is not None:
-        expected = "" if results.loss.expected is None else f", {number_text(results.loss.expected)} without opinion"
+        expected = "" if results.loss.expected is None else f", {number_text(results.loss.expected)} expected by chance"
         classes = "" if results.loss.classes is None else f" among {results.loss.classes:,} classes"
         lines.append(f"loss {number_text(results.loss.value)}{expected}{classes}")
     return "\n".join(line for whole in lines for line in _wrapped(whole))
@@ -71,7 +71,7 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
-    """Findings of one rule at places whose names differ only in numbers, under one name."""
+    """Join findings of one rule at places whose names differ only in numbers."""
     named: list[tuple[str, Hashable, Finding]] = [
         (where(found), (found.rule.id, found.advice), found) for found in findings
     ]
@@ -79,7 +79,7 @@ def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
         if len(members) > 1 and len(name) > _LONGEST_FOLD:
             name = where(members[0])
         elif len(members) > 1:
-            name = name.replace(",", ", ")  # where lines may break
+            name = name.replace(",", ", ")  # lines may break at the spaces
         yield visible(name), members
 
 
@@ -98,7 +98,7 @@ def _block(severity: Severity, name: str, members: Sequence[Finding]) -> str:
 
 
 def _wrapped(line: str, first: str = "", later: str = "  ") -> list[str]:
-    """Lines of at most 80 characters, but for a name that is longer, which stays whole to be copied."""
+    """Lines of at most 80 characters; a longer name is not broken, so that it can be copied."""
     return textwrap.wrap(
         line, WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False, break_on_hyphens=False
     )
@@ -130,7 +130,7 @@ def _layers(results: Results) -> str:
 
 
 def _runs(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> Iterator[list[Layer]]:
-    """Layers to show one by one, and between them the runs of those that are not."""
+    """The layers in order: each chosen one separately, and the others between them as runs."""
     alone = _chosen(layers, found)
     run: list[Layer] = []
     for number, layer in enumerate(layers):
@@ -146,14 +146,14 @@ def _runs(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> Iterator[
 
 
 def _chosen(layers: Sequence[Layer], found: dict[str, list[Finding]]) -> set[int]:
-    """All of a few layers; of many the first and the last, the worst of each rule, and some evenly spaced."""
+    """The layers to show: all if there are few; else the first and last, the worst, and some evenly spaced ones."""
     if len(layers) <= MOST_LAYERS:
         return set(range(len(layers)))
     half = MOST_LAYERS // 2
     last = len(layers) - 1
     spaced = {round(i * last / (half // 2 - 1)) for i in range(half // 2)}
     seen: Counter[str] = Counter()
-    urgent: dict[int, tuple[int, int]] = {}  # severity, then how many layers before have the same rule
+    urgent: dict[int, tuple[int, int]] = {}  # severity, then the number of earlier layers with the same rule
     for number, layer in enumerate(layers):
         for finding in found[layer.name]:
             if finding.severity is not Severity.NOTE:
@@ -174,7 +174,7 @@ class _Scale:
         self.low = middle - self.reach / 2
 
     def cell(self, values: Sequence[float]) -> str:
-        """One value and its bar, or the range of several."""
+        """One value with its bar, or the range of several values."""
         if not values:
             return f"{'none':>7}"
         low, high = _number(min(values)), _number(max(values))
@@ -187,7 +187,7 @@ class _Scale:
         )
 
     def _bar(self, value: float) -> str:
-        """At least an eighth long; full where the value is infinite; none where it is 0."""
+        """The bar of a value: empty for 0, full for infinity, else at least an eighth of a character."""
         if value == 0:
             return ""
         part = 1.0 if value == math.inf else (math.log10(value) - self.low) / self.reach
@@ -203,7 +203,7 @@ def _number(value: float) -> str:
 
 
 def _elided(name: str) -> str:
-    """A name of at most 32 cells; a longer one loses its middle, as its ends tell most."""
+    """A name of at most ``_NAME`` cells; the middle of a longer one is left out."""
     from rich.cells import cell_len, chop_cells
 
     if cell_len(name) <= _NAME:

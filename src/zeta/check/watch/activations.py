@@ -1,4 +1,4 @@
-"""What is known of activation functions: where they are off, and where they are at their bounds."""
+"""Facts about activation functions: where they are off, and what their bounds are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """When a unit is off and an output saturated.
+    """When a unit is off, and when an output is saturated.
 
-    ``off_below``: no gradient to speak of passes where the input is at most that. ``bounds``: an output closer to them
-    than ``margin`` is saturated.
+    ``off_below``: almost no gradient passes if the input is at most this. ``bounds``: an output within ``margin`` of
+    one of them is saturated.
     """
 
     off_below: float | None = None
@@ -45,7 +45,7 @@ _ALIASES: Final = {"swish": "silu", "hardswish": "hardswish"}
 
 
 def named(name: str) -> str | None:
-    """The known activation that a function or module name means: ``relu_``, ``ReLU``, ``NewGELUActivation``.
+    """The known activation of a function's or module's name: ``relu_``, ``ReLU``, ``NewGELUActivation``.
 
     >>> named("relu_"), named("ReLU6"), named("NewGELUActivation"), named("Linear")
     ('relu', 'relu6', 'gelu', None)
@@ -58,7 +58,7 @@ def named(name: str) -> str | None:
 
 
 def dead_fraction(activation: Activation, given: Tensor, unit: int) -> Tensor | None:
-    """The fraction of units whose input lies where the function is off, for every sample."""
+    """The fraction of units that are off for every sample."""
     if activation.off_below is None or given.ndim < 2 or not given.numel():
         return None
     over = [dim for dim in range(given.ndim) if dim != unit % given.ndim]
@@ -66,7 +66,7 @@ def dead_fraction(activation: Activation, given: Tensor, unit: int) -> Tensor | 
 
 
 def saturated_fraction(activation: Activation, given: Tensor | None, output: Tensor) -> Tensor | None:
-    """The fraction of outputs at the function's bounds, without those of masks: minus infinity."""
+    """The fraction of outputs at the function's bounds; masked inputs (minus infinity) are not counted."""
     if not activation.bounds or not output.numel():
         return None
     at = torch.zeros(output.shape, dtype=torch.bool, device=output.device)

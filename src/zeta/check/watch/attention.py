@@ -1,4 +1,4 @@
-"""How spread out attention is, from a few of its queries."""
+"""The entropy of attention, computed for a sample of its queries."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+#: queries and sequences that are measured
 _QUERIES: Final = 32
 _BATCH: Final = 4
+#: heads per sequence that are measured, if scores are given for all sequences and heads in one dimension
+_HEADS: Final = 8
+#: scores below this count as masked: a mask adds the most negative number of a dtype, or something like -10000
+_MASKED: Final = -9e3
 
 
 def of_call(
@@ -23,7 +28,7 @@ def of_call(
     enable_gqa: bool = False,
     **_: Any,
 ) -> tuple[Tensor, Tensor] | None:
-    """Of ``scaled_dot_product_attention``: the mean entropy over ln(keys seen), and the largest absolute score."""
+    """For ``scaled_dot_product_attention``: mean entropy over ln(keys that are not masked), largest absolute score."""
     query, key = query.detach(), key.detach()
     rows, columns = query.shape[-2], key.shape[-2]
     chosen = torch.arange(0, rows, max(1, rows // _QUERIES), device=query.device)
@@ -47,17 +52,16 @@ def of_call(
 
 
 def of_scores(scores: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Of the scores before the softmax, masked ones far below the others."""
+    """The same, from the scores before the softmax; masked ones are very negative."""
     if scores.shape[-1] < 2 or scores.ndim < 2:
         return None
     x = scores.detach()
     if x.shape[-2] > _QUERIES:
         x = x[..., :: x.shape[-2] // _QUERIES, :]
     if x.ndim > 2:
-        x = x[: _BATCH * 8]
+        x = x[: _BATCH * _HEADS]
     x = x.float()
-    # a mask adds the most negative number or something like -10000
-    seen = x > -9e3
+    seen = x > _MASKED
     count = seen.sum(-1)
     weights = torch.softmax(x, -1)
     entropy = -torch.xlogy(weights, weights).sum(-1)

@@ -1,4 +1,4 @@
-"""A batch, brought to the model's device, and the way it is handed to the model."""
+"""Move a batch to the model's device, and decide how it is passed to the model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from zeta.base.modules import tensors_of
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap
 
-#: what a target may be called in a batch that is a mapping
+#: the keys of a target in a batch that is a mapping
 TARGETS: Final = ("labels", "label", "targets", "target", "y")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """The arguments of one forward pass; ``target`` is what of the batch the model does not take itself."""
+    """The arguments of one forward pass; ``target`` is the part of the batch that the model does not take."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -30,13 +30,13 @@ class Call:
 
 
 def call_of(model: nn.Module, batch: Any) -> Call:
-    """Decide how ``model`` takes ``batch``.
+    """Decide how ``batch`` is passed to ``model``.
 
-    A mapping becomes named arguments, a tuple or list positional ones, anything else the only argument. Where
-    ``forward`` takes one positional argument fewer than the tuple has, the last is the target; where it does not know a
-    mapping's ``labels`` (``label``, ``targets``, ``target``, ``y``), that is.
+    A mapping becomes named arguments, a tuple or list positional ones, anything else the only argument. The target is
+    the last element of a tuple if ``forward`` takes one argument less; or a mapping's ``labels`` (``label``,
+    ``targets``, ``target``, ``y``) if ``forward`` has no such argument.
 
-    Raises ``SpecError`` if ``forward`` can take it in none of these ways, or all of its tensors are empty.
+    Raises ``SpecError`` if ``forward`` accepts none of these forms, or if all tensors are empty.
     """
     tensors = tensors_in(batch)
     if tensors and not any(tensor.numel() for _, tensor in tensors):
@@ -77,9 +77,9 @@ def _ways(batch: Any) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
 
 
 def move(value: Any, device: torch.device) -> Any:
-    """Copy every tensor in ``value`` to ``device``, in tuples, lists, mappings and dataclasses too.
+    """Copy every tensor in ``value`` to ``device``, also inside tuples, lists, mappings and dataclasses.
 
-    Of anything else that has a method ``to``, as batches of graphs have, a shallow copy is asked to go there.
+    Other objects with a method ``to``, such as batches of graphs, are copied shallowly and moved with it.
     """
 
     def moved(item: Any) -> Any:
@@ -91,7 +91,7 @@ def move(value: Any, device: torch.device) -> Any:
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """``value`` with every tensor in it, and whatever else is no container, replaced by what ``change`` makes of it."""
+    """``value`` with ``change`` applied to every tensor and every other object that is not a container."""
     if isinstance(value, Mapping):
         return {key: mapped(item, change) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -100,14 +100,14 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
         return type(value)(mapped(item, change) for item in value)
     if is_dataclass(value) and not isinstance(value, type):
         twin = copy.copy(value)
-        for field in fields(value):  # past frozen, and fields that the constructor does not take
+        for field in fields(value):  # object.__setattr__, for frozen classes and fields that __init__ does not take
             object.__setattr__(twin, field.name, mapped(getattr(value, field.name), change))
         return twin
     return change(value)
 
 
 def tensors_in(value: Any) -> list[tuple[str, Tensor]]:
-    """Every tensor in an output or a batch with its place: in tuples, lists, mappings and dataclasses."""
+    """Every tensor in an output or a batch with its place, also inside tuples, lists, mappings and dataclasses."""
     if isinstance(value, Tensor):
         return [("", value)]
     items: list[tuple[str, Any]] = []
@@ -125,7 +125,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def describe(batch: Any) -> str:
-    """What a batch is, in a few words."""
+    """A short description of a batch, for errors."""
     found = tensors_in(batch)
     shapes = ", ".join(f"{place or 'tensor'} {tuple(tensor.shape)}" for place, tensor in found[:6])
     return f"{type(batch).__name__}: {shapes or 'no tensor'}"

@@ -1,4 +1,8 @@
-"""Which of torch's functions matter to a check, by their names."""
+"""The functions of torch that a check observes, by name; and running a model so that they can be observed.
+
+Three things hide functions from a mode: compiled layers, reentrant checkpoints, and composite functions. Each is
+replaced temporarily, which is needed until torch has a switch for one thread.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +38,7 @@ _SHAPELESS: Final = ("glu",)
 
 
 def kind_of_call(name: str) -> str | None:
-    """What a function of this name is, if it matters: an activation, attention, a weighted sum, a loss."""
+    """The kind of a function, by its name: an activation, attention, a weighted sum, a loss; ``None`` for others."""
     if name in _OTHERS:
         return _OTHERS[name]
     key = name.rstrip("_")
@@ -42,7 +46,7 @@ def kind_of_call(name: str) -> str | None:
 
 
 def is_detach(name: str, func: Any) -> bool:
-    """Whether a call cuts its tensor from the graph: ``detach``, ``detach_`` and the attribute ``data``."""
+    """Whether a call detaches its tensor from the graph: ``detach``, ``detach_`` and the attribute ``data``."""
     if name == "__get__":
         return getattr(func.__self__, "__name__", "") == "data"
     return name in ("detach", "detach_")
@@ -51,7 +55,7 @@ def is_detach(name: str, func: Any) -> bool:
 def silenced(
     name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The call without its dropout: the noise is not the network's own."""
+    """The call without dropout, whose noise would hide the properties of the weights."""
     if name in ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"):
         return _first, args, kwargs
     if name == "scaled_dot_product_attention":
@@ -68,9 +72,10 @@ def _first(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
 
 @contextlib.contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
-    """Run layers as they are written: not compiled, and not checkpointed by reentrant backward passes.
+    """Run layers without compilation and without reentrant checkpoints.
 
-    Those run under ``no_grad`` at first, where nothing is to be seen, and know no ``torch.autograd.grad``.
+    A reentrant checkpoint runs the layer under ``no_grad`` first, so that there is no graph to observe, and it does not
+    support ``torch.autograd.grad``.
     """
     with _uncompiled(model), _CHECKPOINTED:
         outer, _HERE.plainly = _HERE.plainly, True
@@ -82,7 +87,7 @@ def plainly(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Let compiled layers call what they were compiled from. The compiler's own settings are those of all threads."""
+    """Let compiled layers call the original code. The compiler's own switch would affect all threads."""
     plain: list[tuple[dict[str, Any], str, Any]] = []
     for module in modules_of(model):
         held = vars(module)
@@ -115,25 +120,25 @@ def _applied(cls: Any, function: Callable[..., Any], preserve_rng_state: bool, *
     return super(_REENTRANT, cls).apply(function, preserve_rng_state, *args)
 
 
-#: held while this thread, or another, runs layers plainly
+#: entered while any thread runs layers plainly; replaces the inherited ``apply`` of torch's reentrant checkpoint
 _CHECKPOINTED: Final = Shared(
-    lambda: setattr(_REENTRANT, "apply", _applied),  # before the inherited one
+    lambda: setattr(_REENTRANT, "apply", _applied),
     lambda: delattr(_REENTRANT, "apply"),
 )
 
 
 class Composite:
-    """Functions of torch that consist of others which matter.
+    """Functions of torch that call others which a check observes.
 
-    A mode sees ``F.multi_head_attention_forward`` as one call and nothing of what happens in it, because the function
-    hands itself over to the mode. A twin whose ``has_torch_function`` always says no runs in the mode instead.
+    A mode sees ``F.multi_head_attention_forward`` as one call and none of the calls in it, because the function passes
+    itself to the mode. So a copy of it runs instead, with a ``has_torch_function`` that always returns false.
     """
 
     def __init__(self) -> None:
         self._twins = {function: _twin(function) for function in (F.multi_head_attention_forward,)}
 
     def inside(self, func: Any) -> Callable[..., Any] | None:
-        """The twin of a composite function."""
+        """The copy of a composite function, ``None`` for other functions."""
         try:
             return self._twins.get(func)
         except TypeError:  # not hashable
@@ -148,7 +153,7 @@ def _twin(function: Any) -> Callable[..., Any]:
 
 
 class Quiet(TorchFunctionMode):
-    """Without dropout."""
+    """A mode without dropout."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

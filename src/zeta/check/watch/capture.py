@@ -1,4 +1,4 @@
-"""Watch one forward pass: every use of a module and every functional call that matters, as it happens."""
+"""Observe one forward pass: every use of a module, and every functional call that a check needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WEIGHTED: Final = ("linear", "conv", "bilinear", "addmm")
 
 
 class Record:
-    """What was seen of one use of a module or one call; filled as it becomes known."""
+    """The observations of one use of a module or one call; filled during the passes."""
 
     def __init__(self, name: str, kind: str, module: str, *, parameters: tuple[str, ...] = ()) -> None:
         self.name = name
@@ -49,13 +49,13 @@ class Record:
         self.dead: Tensor | None = None
         self.saturated: Tensor | None = None
         self.attention: tuple[Tensor, Tensor] | None = None
-        self.attached = False  #: whether its output depends on something that is learned
+        self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
-        self.source: Tensor | None = None  #: what its input is an alias of, else the input itself
+        self.source: Tensor | None = None  #: the tensor that its input is an alias of, or the input itself
 
     def watch(self, output: Tensor, unit: int | None) -> None:
-        """Take the output's statistics now, and its gradient's when that comes by."""
+        """Take the output's statistics now, and those of its gradient in the backward pass."""
         self.output = pending(output, unit)
         self.samples = output.numel() // max(1, output.shape[unit]) if unit is not None else output.numel()
         self.attached = output.requires_grad
@@ -79,12 +79,12 @@ class _Frame:
 
 
 class Capture:
-    """Hooks on the modules of a model and a mode for functional calls, while :meth:`watching`.
+    """Observes a model's modules by hooks, and functional calls by a mode, while :meth:`watching`.
 
     Args:
         modules: canonical name and module, each module once.
         parameters: canonical name of a parameter by its ``id``.
-        keep: let the records hold input and output, for Jacobians, and no statistics.
+        keep: store input and output in the records, for Jacobians, and compute no statistics.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
@@ -93,7 +93,7 @@ class Capture:
         self.parameters = dict(parameters)
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
-        self.detached: list[Any] = []  #: the graph behind tensors that were detached
+        self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
         self.cross_entropy: list[tuple[Tensor, Tensor, int]] = []  #: logits, targets, the index to ignore
         self.binary: list[Tensor] = []  #: logits of binary cross entropies
         self.tags = Tags()
@@ -102,7 +102,7 @@ class Capture:
         self._arriving: Tensor | None = None
         self._stack: list[_Frame] = []
         self._names: Counter[str] = Counter()
-        #: canonical name by module and local name, where FSDP2 puts other tensors while it has gathered them
+        #: canonical name by module and local name, because FSDP2 replaces the parameters while they are gathered
         self._places: dict[tuple[int, str], str] = {}
         if any_sharded(modules[""]):
             held = _stored(modules_of(modules[""]))
@@ -110,7 +110,7 @@ class Capture:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Record what happens in the block."""
+        """Record the block."""
         handles: list[RemovableHandle] = []
         try:
             handles.extend(
@@ -146,7 +146,7 @@ class Capture:
         return enter
 
     def _handed_on(self, source: Tensor, given: Tensor) -> None:
-        """FSDP2 hands its modules an alias of what arrives, to learn when the backward pass leaves them."""
+        """FSDP2 passes an alias of the input to its modules, to notice when the backward pass leaves them."""
         alike = source.shape == given.shape and local(source).data_ptr() == local(given).data_ptr()
         if alike and source is not given:
             self._sources[given] = self._sources.get(source, source)
@@ -174,12 +174,12 @@ class Capture:
             return
         own = self._own(module)
         if not leaf and not block and set(own) <= {name for call in frame.calls for name in call.parameters}:
-            return  # the calls in it are all there is, as in nn.MultiheadAttention
+            return  # its calls are recorded separately, as in nn.MultiheadAttention
         if isinstance(module, nn.Identity | nn.Dropout | nn.modules.dropout._DropoutNd | nn.Flatten):
             return
-        # the one that a parametrization does not make the weight of
+        # the call that is the module's purpose, and not one of its parametrization
         inner = _only([call for call in frame.calls if call.weighted]) or _only(frame.calls) if leaf else None
-        if inner is not None and inner in self.records:  # the call is what the module is for
+        if inner is not None and inner in self.records:  # the record of the module replaces it
             self.records.remove(inner)
             self._names[inner.name.partition("#")[0]] -= 1
         kind = type_name(module)
@@ -210,7 +210,7 @@ class Capture:
         owners = [module]
         if parametrize.is_parametrized(module):
             owners += modules_of(module.get_submodule("parametrizations"))
-        # by its place: FSDP2 may hold yet others after a forward pass
+        # by place first: after a forward pass, FSDP2 may have other parameter objects
         names = (self._places.get(place) or self.parameters.get(id(p)) for place, p in _stored(owners))
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
@@ -226,7 +226,7 @@ class Capture:
 
     def _finish(self, record: Record, result: Tensor, unit: int | None, given: Tensor | None) -> None:
         source = None if given is None else self._sources.get(given, given)
-        if self.keep:  # and no statistics, which every product with a Jacobian would take again
+        if self.keep:  # no statistics: their hooks would run again in every product with a Jacobian
             record.source, record.tensors = source, None if given is None else (given, result)
             if result.numel():
                 self.records.append(record)
@@ -239,7 +239,7 @@ class Capture:
             self.records.append(record)
 
     def _seen(self, tensor: Tensor) -> Pending | None:
-        """The statistics of an input, mostly those of the output that it was before."""
+        """The statistics of an input; usually known, as it was an output before."""
         known: Pending | None
         version, known = self._statistics.get(tensor, (-1, None))
         if version == tensor._version:
@@ -255,7 +255,7 @@ class Capture:
     # -- calls -------------------------------------------------------------------------------------------------------
 
     def before_call(self, kind: str | None, args: tuple[Any, ...]) -> Tensor | None:
-        """The dead units of an activation's input, which the call may overwrite."""
+        """The fraction of dead units of an activation's input, before the call, which may overwrite it."""
         known = activations.KNOWN.get(kind or "")
         if known is None or not args or not isinstance(args[0], Tensor):
             return None
@@ -265,7 +265,7 @@ class Capture:
     def after_call(
         self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, dead: Tensor | None
     ) -> None:
-        """Note a call that matters."""
+        """Record a call."""
         output = _first_float(result)
         if output is None or not self._stack:
             return  # outside of the model: the loss
@@ -288,7 +288,7 @@ class Capture:
             record.weighted = True
             held = [item for item in (*args, *kwargs.values()) if isinstance(item, nn.Parameter)]
             if self._places and any(id(p) not in self.parameters for p in held):
-                self._name_gathered(self.modules[""])  # by a method other than forward
+                self._name_gathered(self.modules[""])  # gathered by a method other than forward
             record.parameters = tuple(self.parameters[id(p)] for p in held if id(p) in self.parameters)
             if not record.parameters and not frame.leaf:
                 return
@@ -296,7 +296,7 @@ class Capture:
         frame.calls.append(record)
         plain_function = frame.leaf and not frame.module._parameters and record.attention is None
         if plain_function or (frame.leaf and type(frame.module).__module__.startswith("torch.nn.")):
-            return  # part of what the module does, which is recorded as a whole
+            return  # a part of a module that is recorded as a whole
         record.name = self._numbered(record.name)
         self._finish(record, output, self.tags.unit_of(output), given)
 
@@ -308,7 +308,7 @@ def _stored(modules: Iterable[nn.Module]) -> Iterator[tuple[tuple[int, str], Ten
 
 
 def _saturated(known: activations.Activation, given: Tensor | None, output: Tensor) -> Tensor | None:
-    if not known.bounds:  # and nothing to gather for
+    if not known.bounds:  # so no shards are gathered for nothing
         return None
     return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
 
@@ -324,7 +324,7 @@ def _first_float(value: Any) -> Tensor | None:
 
 
 class _Calls(TorchFunctionMode):
-    """Every call of torch's functions and methods passes here."""
+    """A mode that receives every call of torch's functions and methods."""
 
     def __init__(self, capture: Capture) -> None:
         super().__init__()

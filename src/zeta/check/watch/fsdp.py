@@ -1,4 +1,7 @@
-"""FSDP2 while a model is looked at: gathered where that is needed, and afterwards as if nothing had run."""
+"""FSDP2 during a check: parameters are gathered where needed, and its state is restored afterwards.
+
+FSDP2 has no public functions to save and restore its state, so private attributes are read and set here, until it has.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from torch import Tensor, nn
 from zeta.base.distributed import fsdp_groups, is_fsdp
 from zeta.base.modules import modules_of
 
-# whether a group reduces gradients, and whether it keeps what it gathers
+# options of a group: whether it reduces gradients, and whether it keeps its parameters gathered
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")
 _KEEPING: Final = ("post_forward_mesh_info", "reshard_after_backward", *_REDUCING)
-# what a group has reduced over some ranks and not over all, and, from torch 2.15 on, where each parameter lies in it
+# gradients that a group has reduced over some ranks only, and, from torch 2.15 on, the place of each parameter in them
 _PARTIAL: Final[dict[str, Callable[[], Any]]] = {
     "_partial_reduce_output": lambda: None,
     "_partial_reduce_output_layout": dict,
@@ -22,7 +25,7 @@ _PARTIAL: Final[dict[str, Callable[[], Any]]] = {
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of what FSDP2 keeps gathered: the root, say, after a forward pass that no backward pass followed."""
+    """Reshard parameters that FSDP2 keeps gathered, for example the root's after a forward pass without a backward."""
     for module in modules_of(model):
         if is_fsdp(module):
             module.reshard()
@@ -30,9 +33,9 @@ def reshard(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Let FSDP2 reduce the block's gradients at once, and give back its options, and gradients that it had not reduced.
+    """Let FSDP2 reduce gradients at once in the block; restore its options and unreduced gradients afterwards.
 
-    Afterwards everything is sharded and idle, also where a pass broke off in the middle.
+    Afterwards everything is sharded and idle, even if a pass raised in the middle.
     """
     states, groups = _states(model), _groups(model)
     before = _options(groups, _REDUCING) + _options(_contexts(states), ("is_last_backward",))
@@ -63,14 +66,14 @@ def _give_back(options: list[tuple[Any, dict[str, Any]]]) -> None:
 
 
 def _present(owner: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Those of the attributes that this release of torch has."""
+    """The attributes that exist in this release of torch."""
     return {name: vars(owner)[name] for name in names if name in vars(owner)}
 
 
 def _unreduced(group: Any) -> list[tuple[Tensor | None, Tensor | None]]:
-    """The gradients of earlier passes that the group did not reduce, in its parameters' dtype or in another.
+    """The gradients of earlier passes that the group has not reduced: in the parameters' dtype, or in another one.
 
-    From torch 2.15 on the parameter itself has both, and ``unsharded_accumulated_grad`` is a view of it.
+    From torch 2.15 on, the parameter itself has both, and ``unsharded_accumulated_grad`` is a view of it.
     """
     held = (
         (getattr(one, "_unsharded_param", None), vars(one).get("unsharded_accumulated_grad"))
@@ -89,13 +92,13 @@ def _hold(group: Any, partial: dict[str, Any], gradients: list[tuple[Tensor | No
 
 
 def _settle(states: list[Any], groups: list[Any]) -> None:
-    """End what a pass that raised has left open."""
+    """Reset the state that a pass that raised has left."""
     for group in groups:
-        group.wait_for_unshard()  # else what was on its way is taken for the values of a later step
+        group.wait_for_unshard()  # otherwise a later step would use the values of this unfinished all-gather
         group._training_state = type(group._training_state).IDLE
         group._post_forward_indices.clear()
         vars(group).update(dict.fromkeys(_present(group, ("_post_backward_pending",)), False))  # from torch 2.15 on
-        vars(group.comm_ctx).get("post_forward_order", []).clear()  # there is none before the first pass
+        vars(group.comm_ctx).get("post_forward_order", []).clear()  # missing before the first pass
     for state in states:
         state._training_state = type(state._training_state).IDLE
         state._modules_to_run_forward.clear()
@@ -105,10 +108,10 @@ def _settle(states: list[Any], groups: list[Any]) -> None:
 
 @contextlib.contextmanager
 def kept_gathered(model: nn.Module) -> Iterator[None]:
-    """Let FSDP2 hold what it has gathered, and reduce no gradients, however often the block goes back through a graph.
+    """Keep FSDP2's parameters gathered and reduce no gradients, so that the block can run backward several times.
 
-    Otherwise the memory of the gathered parameters, which the graph refers to, is gone after the first time. A first
-    pass, in which FSDP2 finds out what its root is, and lets that stay gathered, must have been.
+    Otherwise FSDP2 would free the gathered parameters, which the graph refers to, after the first backward pass. The
+    model must have run once before, because FSDP2 finds its root in the first pass.
     """
     groups = _groups(model)
     before = _options(groups, _KEEPING)

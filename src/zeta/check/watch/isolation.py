@@ -1,4 +1,4 @@
-"""A model that is looked at stays as it is: bit by bit, also when something raises in the middle."""
+"""Restore a model after it was run: bit by bit, even if something raises in the middle."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from zeta.base.tensors import attributes
 from zeta.check.watch.fsdp import undisturbed
 
 _SEED: Final = 0
-# what a module keeps in dictionaries of its own, which a forward may change in place
+# a module's own dictionaries, which forward may change in place
 _TABLES: Final = (
     *("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks"),
     *("_backward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks_with_kwargs", "_non_persistent_buffers_set"),
 )
-# what a tensor keeps the hooks in that somebody registered on it
+# the attributes of a tensor with its hooks
 _HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
-# a vocabulary has hundreds of thousands of these
+# types that are not searched for generators and containers: a vocabulary may have hundreds of thousands of them
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
-# so many containers in each other are looked into
+# levels of nested containers that are saved
 _DEPTH: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _SavedTensor:
     tensor: Tensor
-    memory: Tensor | None  #: the same memory, in the shape and dtype that it had; not of shards
+    memory: Tensor | None  #: the same memory, with the original shape and dtype; None for shards
     values: Tensor
     grad: Tensor | None
     grad_values: Tensor | None
     requires_grad: bool
     leaf: bool
-    hooks: tuple[tuple[str, Any, dict[Any, Any]], ...]  #: attribute, what it was, and what was in it
+    hooks: tuple[tuple[str, Any, dict[Any, Any]], ...]  #: attribute, its original object, and that object's content
 
     def restore(self) -> None:
         if self.leaf and not self.tensor.is_leaf:
-            self.tensor.detach_()  # something with a graph was written into it
+            self.tensor.detach_()  # a tensor with a graph was written into it
         if self.memory is not None and not _same_memory(self.tensor, self.memory):
             self.tensor.data = self.memory
         if self.tensor.is_leaf and self.tensor.requires_grad is not self.requires_grad:
@@ -89,12 +89,12 @@ class _SavedModule:
 
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Whatever the block does to ``model``, afterwards everything is as before.
+    """Restore ``model`` after the block, whatever the block does to it.
 
-    Values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks and plain attributes of every module, what
-    is in their lists, sets and dictionaries, and the states of generators that a module holds. Inside, random numbers
-    come from generators of the block, torch's from one seed, and gradients are on; those of torch, Python and NumPy do
-    not move. A tensor that did not change is not written to.
+    This covers values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks and plain attributes of every
+    module, the contents of their lists, sets and dictionaries, and the states of generators that a module has. Inside,
+    gradients are on, and random numbers come from private generators, torch's with a fixed seed; the shared generators
+    of torch, Python and NumPy do not move. A tensor that did not change is not written.
     """
     modules = [
         _SavedModule(
@@ -145,7 +145,7 @@ def _same_memory(tensor: Tensor, memory: Tensor) -> bool:
 
 
 def _held(model: nn.Module) -> Iterator[Callable[[], object]]:
-    """What gives back the contents of each list, set, dictionary and generator among the modules' attributes."""
+    """Functions that restore each list, set, dictionary and generator among the modules' attributes."""
     for module in modules_of(model):
         for name, value in vars(module).items():
             if name not in _TABLES:
@@ -172,7 +172,7 @@ def _contents(value: Any, depth: int) -> Iterator[Callable[[], object]]:
 
 
 def _is(value: Any, module: str, kind: str) -> bool:
-    """Whether it is of a class of a module that need not have been imported."""
+    """Whether it is an instance of a class whose module may not have been imported."""
     found = getattr(sys.modules.get(module), kind, None)
     return found is not None and isinstance(value, found)
 
@@ -194,7 +194,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    """Every tensor with values that the model holds, once."""
+    """Every tensor of the model that has values, once."""
     found = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
     unique = {id(tensor): tensor for tensor in found}
     return [tensor for tensor in unique.values() if not nn.parameter.is_lazy(tensor) and not tensor.is_meta]
@@ -206,7 +206,7 @@ def _write_back(tensor: Tensor, values: Tensor) -> None:
 
 
 def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same bits, NaN and signed zeros included."""
+    """Whether two tensors have the same bits, NaN and signed zeros included."""
     if first.shape != second.shape or first.dtype is not second.dtype or first.device != second.device:
         return False
     return torch.equal(_bits(first), _bits(second))

@@ -1,4 +1,4 @@
-"""A number to take gradients of: the loss that was given, the model's own, or what the batch suggests."""
+"""The scalar that gradients are taken of: the given loss, the model's own, or one that fits the batch."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from zeta.errors import SpecError
 LossFunction = Callable[[Any, Any], Tensor]
 
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
-# what F.cross_entropy leaves out
+# the target that F.cross_entropy ignores by default
 _IGNORED: Final = -100
-# so far from 1 a sum of probabilities may be in bf16
+# the allowed difference from 1 of a sum of probabilities in bf16
 _ROUNDED: Final = 2e-2
-# what the graph's nodes are called that change the shape or the dtype only, and so many of them are seen through
+# names of graph nodes that change only the shape or the dtype, and the number of them that are skipped
 _SHAPED: Final = (
     *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Select", "Slice"),
     *("Alias", "Clone", "ToCopy"),
 )
 _VIEWS: Final = 4
-# surrogate: the weights of the projection are cos(k^2 phi), whose quadratic phase gives a matrix of them full rank
+# surrogate: the weights of the projection are cos(k^2 phi); the quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The scalar, and whether it is a mere projection of the outputs."""
+    """The scalar, and whether it is only a fixed projection of the outputs."""
 
     value: Tensor
     surrogate: bool = False
 
 
 def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
-    """Return the loss, the first of these that there is.
+    """Return the loss, by the first of these that applies.
 
-    1. ``loss(output, batch)``, where it was given, or of a loss of ``torch.nn`` ``loss(logits, target)``; 2. the
-    output's own ``loss`` (transformers); 3. cross entropy, where integer targets fit the logits, binary where there is
-    one logit; 4. the mean squared error, where the target has the output's shape, a last dimension of one left out or
-    not; 5. next-token cross entropy, where the only input is integers of the shape of the logits without their last
-    dimension; 6. a fixed pseudo-random projection of all outputs, so that there are gradients at all.
+    1. ``loss(output, batch)`` if ``loss`` is given; for a loss of ``torch.nn``, ``loss(logits, target)``. 2. The
+    output's own ``loss`` (transformers). 3. Cross entropy, if integer targets fit the logits; binary cross entropy for
+    one logit. 4. The mean squared error, if the target has the output's shape, with or without a last dimension of one.
+    5. Next-token cross entropy, if the input is integers of the logits' shape without the last dimension. 6. A fixed
+    pseudo-random projection of all outputs, so that there are gradients.
 
     Raises ``SpecError`` for targets beyond the logits' classes, and for a loss of ``torch.nn`` without a target.
     """
     if loss is not None:
-        value = loss(*_beside(loss, output, call))
+        value = loss(*_arguments(loss, output, call))
         if not isinstance(value, Tensor) or value.numel() != 1:
             shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
@@ -70,8 +70,8 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     return Objective(value=_projection(output), surrogate=True)
 
 
-def _beside(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
-    """What the loss is called with."""
+def _arguments(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
+    """The arguments of the loss."""
     if not isinstance(loss, nn.modules.loss._Loss):
         return output, call.batch
     logits, target = _logits(output), _target(call)
@@ -82,7 +82,7 @@ def _beside(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """All of a ``DTensor``, with its gradient."""
+    """The global values of a ``DTensor``, differentiably."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
@@ -103,7 +103,7 @@ def _against_target(logits: Tensor, target: Any) -> Objective | None:
     if not isinstance(target, Tensor) or not logits.ndim:
         return None
     if logits.ndim >= 2 and logits.shape[-1] == 1 and target.shape == logits.shape[:-1]:
-        logits = logits.squeeze(-1)  # one number for each sample
+        logits = logits.squeeze(-1)  # one logit per sample
     if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
         binary = F.binary_cross_entropy if is_sigmoid(logits) else F.binary_cross_entropy_with_logits
         return Objective(value=binary(logits.float(), target.float()))
@@ -131,7 +131,7 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def sum_to_one(logits: Tensor) -> bool:
-    """Whether these are the probabilities of the classes, along dimension 1, and no logits."""
+    """Whether these are probabilities of classes along dimension 1, and not logits."""
     if logits.ndim < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():
         return False
     if not bool((logits >= 0).all()):
@@ -140,7 +140,7 @@ def sum_to_one(logits: Tensor) -> bool:
 
 
 def is_sigmoid(logits: Tensor) -> bool:
-    """Whether these are probabilities that a sigmoid made, in whatever shape and dtype."""
+    """Whether these are the output of a sigmoid, possibly reshaped or cast."""
     node: Any = logits.grad_fn
     for _ in range(_VIEWS):
         if not type(node).__name__.startswith(_SHAPED):
@@ -167,6 +167,6 @@ def _projection(output: Any) -> Tensor:
         real = torch.view_as_real(part) if part.is_complex() else part
         index = torch.arange(real.numel(), device=real.device, dtype=torch.float64)
         weights = torch.cos(index * index * _GOLDEN_ANGLE).float().view(real.shape) / math.sqrt(max(real.numel(), 1))
-        finite = torch.where(torch.isfinite(real), real, 0)  # a mask's minus infinities would make it NaN
+        finite = torch.where(torch.isfinite(real), real, 0)  # minus infinities of a mask would give NaN
         total = total + (finite.float() * weights).sum()
     return total

@@ -1,4 +1,4 @@
-"""Statistics of a tensor in few passes, left on its device until all of them are wanted."""
+"""Statistics of a tensor in few passes; the results stay on its device until all are read together."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from torch import Tensor
 from zeta.check.facts.results import Histogram, Stats
 from zeta.compute.sums import sums_of
 
-#: a histogram is of so many elements, taken at equal distances
-_SAMPLE: Final = 2**13
+#: the number of elements of a histogram, taken at equal distances
+_HISTOGRAM_SAMPLE: Final = 2**13
 _BINS: Final = 24
-# of a variance that is a smaller part of the mean square, the difference of the two has lost digits
+# variance over mean square below which "mean square - mean^2" has lost too many digits in fp64
 _CANCELLED: Final = 1e-6
+#: a lower limit for norms and mean squares that are divided by: avoids a division by zero, and changes no other result
+TINY: Final = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pending:
-    """Statistics that may still be on their way from a device.
+    """Statistics that may not have been copied from the device yet.
 
-    ``numbers``: mean, mean square about it, least, largest, zeros, not finite, the mean over units of the variance over
-    samples, and minus infinities. The sample is for the histogram.
+    ``numbers``: mean, variance, minimum, maximum, count of zeros, count of nonfinite values, the variance over samples
+    averaged over units, and count of minus infinities. ``sample`` is for the histogram.
     """
 
     count: int
@@ -35,25 +37,25 @@ class Pending:
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """Statistics, and the part of the variance that differs between samples."""
+    """Statistics of one tensor."""
 
     stats: Stats
-    signal: float  #: the mean over units of the variance over samples
-    masked: int  #: minus infinities
+    signal: float  #: the variance over samples, averaged over units
+    masked: int  #: count of minus infinities
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, detached: a DTensor's global values, a complex one's absolute ones."""
+    """A tensor detached: the global values of a ``DTensor``, the absolute values of a complex one."""
     tensor = tensor.detach()
     if callable(full := getattr(tensor, "full_tensor", None)):
         tensor = full()
-    if callable(wait := getattr(tensor, "wait", None)):  # a collective's result
+    if callable(wait := getattr(tensor, "wait", None)):  # an asynchronous result of a collective call
         tensor = wait()
     return tensor.abs() if tensor.is_complex() else tensor
 
 
 def pending(tensor: Tensor, unit: int | None = None, *, histogram: bool = True) -> Pending | None:
-    """Start on the statistics of a floating-point tensor; ``unit`` is the dimension of its units."""
+    """Start computing the statistics of a floating-point tensor; ``unit`` is the dimension of its units."""
     x = plain(tensor)
     if not x.is_floating_point() or not x.numel():
         return None
@@ -65,7 +67,7 @@ def pending(tensor: Tensor, unit: int | None = None, *, histogram: bool = True) 
 
 
 def _in_one_pass(x: Tensor) -> Tensor | None:
-    """What ``Pending`` holds, by the kernels of zeta's reports; ``None`` off the CPU and where not all is finite."""
+    """The numbers of ``Pending``, by the compiled kernels; ``None`` if not on the CPU, or if values are not finite."""
     if x.device.type != "cpu":
         return None
     sums = sums_of(x.contiguous(), 0.0)
@@ -73,7 +75,7 @@ def _in_one_pass(x: Tensor) -> Tensor | None:
     if not math.isfinite(mean) or not math.isfinite(square):
         return None
     variance = max(square - mean * mean, 0.0)
-    if variance < _CANCELLED * square:  # about the mean, the squares keep their digits
+    if variance < _CANCELLED * square:  # computed again about the mean, where the squares keep their digits
         centred = sums_of(x.contiguous(), mean)
         variance = max(centred.squares / sums.count - (centred.sum / sums.count) ** 2, 0.0)
     zeros = x.numel() - int(torch.count_nonzero(x)) if sums.low <= 0 <= sums.high else 0
@@ -104,13 +106,13 @@ def _by_torch(x: Tensor, unit: int | None) -> Tensor:
 
 
 def _sample(x: Tensor) -> Tensor:
-    step = max(1, x.numel() // _SAMPLE)
+    step = max(1, x.numel() // _HISTOGRAM_SAMPLE)
     flat = x.reshape(-1) if x.is_contiguous() else x.flatten()
     return flat[::step].float().clone()
 
 
 def resolved(waiting: Sequence[Pending | None]) -> list[Measures | None]:
-    """Turn what is pending into numbers, with one wait for each device."""
+    """Read pending statistics from their devices."""
     return [None if one is None else _measures(one) for one in waiting]
 
 

@@ -1,4 +1,4 @@
-"""One forward and one backward pass, watched."""
+"""Run one forward and one backward pass, and collect the observations."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
-from zeta.check.watch.moments import Measures, Pending, pending, plain, resolved
+from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.resolve.planning import groups
 from zeta.resolve.slots import Slot, named_modules
 
-# so many graph nodes of one input each are followed from the loss or the output back to the head
+# graph nodes with one input that are followed from the logits or the output back to the head
 _HEAD_STEPS = 12
-# so many views or casts of a parameter are seen through
+# views or casts of a parameter that are skipped
 _VIEWS = 3
 
 
 def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
-    """Run ``model`` on a batch forward and backward once, and return what was seen.
+    """Run ``model`` on a batch forward and backward once, and return the observations.
 
-    To be called inside :func:`~zeta.check.watch.isolation.preserved`. Whatever the model raises is passed on.
+    Must be called inside :func:`~zeta.check.watch.isolation.preserved`. Exceptions of the model propagate.
     """
     names = {id(group[0].tensor): group[0].name for group in groups(slots)}
     for slot in slots:
@@ -40,11 +40,11 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
             names |= {id(part): slot.name for part in parameters_of(slot.parametrization)}
     capture = Capture(named_modules(model), names)
     signal = _batch_signal(call)
-    parameters: list[Tensor] = list(parameters_of(model))  # FSDP2 shows others after a forward pass
+    parameters: list[Tensor] = list(parameters_of(model))  # before FSDP2 replaces them in the forward pass
     with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
-    ranks.wait()  # nobody goes back through the graph if the loss of one raised
+    ranks.wait()  # no rank starts the backward pass if the loss of one raised
     classified, loss_seen = _loss(aim, capture)
     head, head_parameters = _heads(classified, output, capture)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
@@ -75,7 +75,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
 
 
 def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict[int, Tensor]:
-    """The global gradient of each of the tensors that has one, by ``id``. Nothing stays in ``.grad``."""
+    """The global gradient of each tensor that has one, by ``id``. ``.grad`` does not change."""
     if any_fsdp(model):
         found = _accumulated(value, learned)
     else:
@@ -88,8 +88,8 @@ def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict
 
 
 def _accumulated(value: Tensor, learned: list[Tensor]) -> list[Tensor | None]:
-    """The gradients, which FSDP2 reduces into ``.grad``; what was there before, and the hooks of that, come back."""
-    # those behind the loss too, which may have parameters of its own
+    """The gradients, which FSDP2 reduces into ``.grad``; the previous ``.grad`` and its hooks are restored."""
+    # including leaves that are not the model's: the loss may have parameters
     leaves: list[Any] = [*_leaves([value.grad_fn]).values(), *learned]
     before = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
     for leaf in leaves:
@@ -105,7 +105,7 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient if gradient.layout is torch.strided else gradient.to_dense()
 
 
-# -- what was recorded -----------------------------------------------------------------------------------------------
+# -- records to uses ---------------------------------------------------------------------------------------------------
 
 
 def _uses(records: list[Record], head: Any) -> list[Use]:
@@ -151,7 +151,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
 
 
 def _batch_signal(call: Call) -> float | None:
-    """The largest share of variance between samples in an input; ``None`` where all inputs are of one sample."""
+    """The largest variance between samples of an input, over its mean square; ``None`` if there is one sample only."""
     shares: list[float] = []
     for _, tensor in tensors_in((*call.args, call.kwargs)):
         x = tensor.detach()
@@ -163,7 +163,7 @@ def _batch_signal(call: Call) -> float | None:
             continue
         rows = x.float().reshape(-1, x.shape[-1]) if x.ndim > 1 else x.float()[:, None]
         if rows.shape[0] > 1:
-            shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(1e-30)))
+            shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(TINY)))
     return max(shares, default=None)
 
 
@@ -171,11 +171,11 @@ def _batch_signal(call: Call) -> float | None:
 
 
 def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
-    """The use that makes the logits, the first ones where there are several, and the parameters that make any.
+    """The record that makes the logits (the first ones, if there are several), and the parameters of all logits.
 
-    Without logits, those of the first output that has them.
+    Without logits, those of the first output for which they are found.
     """
-    # of records that put out the same tensor, the innermost, which comes first
+    # if several records have the same output tensor, the innermost one, which comes first, is used
     seen = [record for record in reversed(capture.records) if record.node is not None and not record.block]
     nodes = {record.node: record for record in seen}
     tensors = classified or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
@@ -188,9 +188,9 @@ def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Rec
 def _head_of(
     tensor: Tensor, nodes: Mapping[Any, Record], capture: Capture
 ) -> tuple[Record | None, frozenset[str]] | None:
-    """What makes a tensor, reached through operations with one input that is not a parameter.
+    """The record and the parameters that make a tensor, found through operations with one non-parameter input.
 
-    Of layers without parameters, such as a last softmax, the one before, if there is one.
+    Layers without parameters, such as a last softmax, are skipped if a layer with parameters comes before them.
     """
     node: Any = tensor.grad_fn
     bare: Record | None = None
@@ -210,7 +210,7 @@ def _head_of(
 
 
 def _leaf(node: Any) -> Tensor | None:
-    """The parameter that a node of the graph is, or is a view of."""
+    """The parameter of a graph node, possibly through views or casts; ``None`` if the node is not a parameter."""
     for _ in range(_VIEWS):
         variable: Tensor | None = getattr(node, "variable", None)
         if variable is not None:
@@ -222,7 +222,7 @@ def _leaf(node: Any) -> Tensor | None:
 
 
 def _leaves(nodes: list[Any]) -> dict[int, Tensor]:
-    """Every leaf in the graph behind some nodes, by its ``id``."""
+    """Every leaf that some graph nodes depend on, by its ``id``."""
     found: dict[int, Tensor] = {}
     seen: set[Any] = set()
     waiting = list(nodes)
@@ -248,7 +248,7 @@ def _paired(logits: Tensor, target: Tensor) -> bool:
 
 
 def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:
-    """The loss; of cross entropies that whose logits cost most beside ln(classes), and all logits, its own first."""
+    """All logits of cross entropies and the loss; of several cross entropies, the one that is worst at chance level."""
     calls = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
     if not calls:
         return [], Loss(value=float(aim.value.detach()), expected=None, classes=None)
@@ -258,13 +258,13 @@ def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:
 
 
 def _weight(loss: Loss) -> tuple[float, int]:
-    """How much the spread of the logits costs in whole nats, what is not finite first; then the number of classes."""
+    """The sort key: what the spread of the logits adds, in whole nats (infinite if not finite); then the classes."""
     cost, classes = loss.value if loss.expected is None else loss.expected, loss.classes or 1
     return float(round(cost - math.log(classes))) if math.isfinite(cost) else math.inf, classes
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor, ignored: int, aim: Objective) -> Loss:
-    """One cross entropy, with the one that unrelated labels would give."""
+    """One cross entropy, and its expected value for random labels."""
     with torch.no_grad():
         flat = plain(logits).movedim(1, -1).flatten(0, -2).float()
         wanted = plain(targets).flatten()

@@ -1,4 +1,4 @@
-"""The ranks that check one sharded model go through it in step, and where one of them raises, all of them end."""
+"""Synchronize the ranks that check one sharded model; if one of them raises, all of them end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from zeta.report.digests import Claim
 from zeta.report.ranks import exchange, meeting
 
 _GO: Final = "go"
-#: as long as torch waits in a collective call of CPUs
+#: torch's default timeout of collective calls
 _TIMEOUT: Final = timedelta(minutes=30)
 _ENDED: Final = "another process failed, and the check of a sharded model needs all of them:"
 
 
 class Ranks:
-    """What a rank needs to know of the others; without groups, there are none."""
+    """The other ranks of a check; without groups, there are none."""
 
     def __init__(self, groups: Sequence[Any] = (), device: str = "cpu") -> None:
         self.groups = groups
@@ -36,29 +36,29 @@ class Ranks:
         self._step = 0
 
     def begin(self, claim: Claim, meet: Callable[[Claim], bool]) -> None:
-        """Compare what the ranks were asked for, and from now on go in step."""
+        """Compare the claims of the ranks, and make the store through which they synchronize."""
         if not self.groups:
             return
         meet(claim)
-        # a name for this check that all of them know, and no other check has
+        # a name for this check that is equal on all ranks and differs from other checks
         names = exchange(f"{dist.get_rank()}.{os.getpid()}.{time.monotonic_ns()}", self.groups)
         self._count = len(names)
         self._store = dist.distributed_c10d.PrefixStore(f"zeta/check/{next(iter(names.values()))}", _default_store())
 
-    def agree(self, yes: bool) -> bool:
-        """Whether any rank says yes, so that all of them take the same way."""
+    def any_rank(self, condition: bool) -> bool:
+        """Logical OR of ``condition`` over all ranks, so that all of them take the same branch."""
         if not self.groups:
-            return yes
-        flag = torch.tensor(float(yes), device=self._device)
+            return condition
+        flag = torch.tensor(float(condition), device=self._device)
         for group in self.groups:
             dist.all_reduce(flag, dist.ReduceOp.MAX, group)
         return bool(flag)
 
     def wait(self) -> None:
-        """Wait until all ranks have come here; ``RankError`` if one raised instead.
+        """A barrier: wait until all ranks have reached it; ``RankError`` if one raised instead.
 
-        Past the store and not by a collective call: a rank that raises in the middle of a pass cannot know in which
-        collective call the others wait for it.
+        It uses the store and not a collective call, because a rank that raises in the middle of a pass cannot know in
+        which collective call the others wait for it.
         """
         if self._store is None:
             return
@@ -70,14 +70,14 @@ class Ranks:
             raise RankError(listed(_ENDED, [text]))
 
     def leave(self, error: BaseException) -> None:
-        """Tell the others, who come to the next ``wait`` or wait in a collective call, of an exception.
+        """Report an exception of this rank to the others, which get it in their next ``wait``.
 
-        Raises ``RankError`` instead where the exception is only that another rank has left a collective call.
+        Raises ``RankError`` instead if the exception is only the consequence of another rank's.
         """
         if self._store is None or isinstance(error, RankError):
             return
         gate = str(self._step)
-        with contextlib.suppress(dist.DistError):  # the store may have gone with the process that kept it
+        with contextlib.suppress(dist.DistError):  # the process that hosts the store may have ended
             if _is_lost(error) and self._store.check([gate]):
                 raise RankError(listed(_ENDED, [self._store.get(gate).decode()])) from error
             self._store.set(gate, f"rank {dist.get_rank()}: {type(error).__name__}: {error}")
@@ -88,10 +88,10 @@ ALONE: Final = Ranks()
 
 @contextlib.contextmanager
 def in_step(model: Any) -> Iterator[tuple[Ranks, Callable[[Claim], bool]]]:
-    """The ranks that hold a part of the model, and what ``Ranks.begin`` meets them with; errors of one end all.
+    """Yield the ranks that hold a part of the model, and the function for ``Ranks.begin``; an error of one ends all.
 
-    Inside of the model's own passes, the others wait in a collective call for a rank that raised there: they end when
-    its process ends, or at the timeout of their group.
+    If a rank raises inside of the model's forward or backward pass, the others wait for it in a collective call. They
+    end when its process ends, or at the timeout of their group.
     """
     meshes = _meshes(model) if isinstance(model, nn.Module) else []
     ranks = Ranks(
@@ -100,13 +100,13 @@ def in_step(model: Any) -> Iterator[tuple[Ranks, Callable[[Claim], bool]]]:
     with meeting(ranks.groups, "nothing was checked") as meet:
         try:
             yield ranks, meet
-        except BaseException as error:  # of an interrupt too
+        except BaseException as error:  # interrupts included
             ranks.leave(error)
             raise
 
 
 def _meshes(model: nn.Module) -> list[Any]:
-    """The meshes on which the model lies, largest first, without those whose ranks another one has all."""
+    """The meshes of the model's tensors, largest first, without those whose ranks are all in an earlier one."""
     tensors = filter(is_sharded, tensors_of(model))
     found = {id(tensor.device_mesh): tensor.device_mesh for tensor in tensors}
     chosen: list[Any] = []
@@ -120,7 +120,7 @@ def _meshes(model: nn.Module) -> list[Any]:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether the exception is a collective call's, whose peer is gone."""
+    """Whether the exception comes from a collective call whose peer is gone."""
     return isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo/" in str(error))
 
 

@@ -1,4 +1,4 @@
-"""What is known of a tensor on its way through a model, kept beside it and gone with it."""
+"""Facts about activations during the forward pass, stored by weak reference to the tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOTHING: Final = Tag()
 
 
 class Tags:
-    """A tag for each living tensor that has one."""
+    """The tags of living tensors."""
 
     def __init__(self) -> None:
         self._known: Any = WeakTensorKeyDictionary()
@@ -32,27 +32,27 @@ class Tags:
         return found
 
     def mark(self, tensor: Tensor, *, unit: int | None = None, scores: bool | None = None) -> None:
-        """Add to what is known."""
+        """Add facts to a tensor's tag."""
         known = self.of(tensor)
         self._known[tensor] = replace(
             known, unit=known.unit if unit is None else unit, scores=known.scores if scores is None else scores
         )
 
     def hand_on(self, source: Tensor, result: Tensor) -> None:
-        """What an operation that keeps the shape makes of a tensor has the same units."""
+        """Copy the tag of an operation's input to its result, if the shape is the same."""
         tag = self._known.get(source)
         if tag is not None and result is not source and result.shape == source.shape and result not in self._known:
             self._known[result] = tag
 
     def unit_of(self, tensor: Tensor) -> int | None:
-        """The dimension of a tensor's units: as marked, else as usual."""
+        """The dimension of a tensor's units: as marked, else by ``usual_unit``."""
         unit = self.of(tensor).unit
         marked = unit is not None and tensor.ndim >= 2 and unit < tensor.ndim
         return unit if marked else usual_unit(tensor)
 
 
 def usual_unit(tensor: Tensor) -> int | None:
-    """The channels of images, else the last dimension; ``None`` where there is one dimension at most."""
+    """The channels of images, else the last dimension; ``None`` for tensors of at most one dimension."""
     if tensor.ndim < 2:
         return None
     return 1 if tensor.ndim in (4, 5) else tensor.ndim - 1

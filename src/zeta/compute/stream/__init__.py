@@ -1,1 +1,1 @@
-"""The stream of random numbers: keys and words, the regions that are asked for, and the kernels that fill them."""
+"""The stream of random numbers: keys and words, regions of tensors, and the kernels that fill regions."""

@@ -1,4 +1,4 @@
-"""The stream: which bits belong to (seed, name, element). This readable form is the definition.
+"""The stream: the function from (seed, name, element) to bits. This readable implementation is the definition.
 
 - A parameter's 64-bit key is ``blake2b(seed, name)``.
 - Element ``i``, in row-major order of the global tensor, uses word ``i % 4`` of the Philox4x32-10 block with counter
@@ -48,7 +48,7 @@ def check_seed(seed: int) -> int:
 
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
-    """Draw a 64-bit seed from ``generator``, by default torch's global one, so that ``torch.manual_seed`` decides."""
+    """Draw a 64-bit seed from ``generator``; by default from torch's global one, which ``torch.manual_seed`` seeds."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise SpecError(f"generator must be a torch.Generator, got {generator!r}")
     device = generator.device if generator is not None else "cpu"
@@ -76,11 +76,11 @@ _MASK: Final = 0xFFFFFFFF
 #: set in the number of a draw for the words that give fp64 values their lower bits
 LOW_WORD: Final = 1 << 63
 
-Block = tuple[Tensor, Tensor, Tensor, Tensor]
+PhiloxBlock = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> Block:
-    """Philox4x32-10: four int64 tensors holding 32-bit counter words, and two key words, to four words.
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> PhiloxBlock:
+    """Philox4x32-10: from four counter words (32-bit numbers in int64 tensors) and two key words to four words.
 
     >>> zero = torch.zeros(1, dtype=torch.int64)
     >>> [f"{int(word):08x}" for word in philox((zero, zero, zero, zero), (0, 0))]
@@ -298,7 +298,7 @@ def _quantile64(q: Tensor, p: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One side of the centre of a normal distribution: ``count`` words share the probability ``near`` to ``far``.
+    """One side of the centre of a normal distribution, on which ``count`` words have equal probability.
 
     Word number ``j``, counted outwards, lies at distance ``q = j * scale + q_offset`` from 1/2 and has the tail ``p =
     (count - 1 - j) * scale + p_offset``.
@@ -396,7 +396,7 @@ def normal64(words: Tensor, within: Interval) -> Tensor:
 
 
 def _sides(words: Tensor, within: Interval) -> tuple[Tensor, Tensor, Tensor]:
-    """Which words are on the negative side, their number counted outwards, and the same from the far end."""
+    """Whether each word is on the negative side, its number counted outwards, and its number from the far end."""
     negative = words < within.split
     j = torch.where(negative, within.split - 1 - words, words - within.split)
     mirrored = torch.where(negative, within.negative.count - 1 - j, within.positive.count - 1 - j)

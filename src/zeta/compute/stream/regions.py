@@ -1,4 +1,4 @@
-"""Which elements of a global tensor are meant: a box, cut into tiles where it is large."""
+"""A region is a box of elements of a global tensor; a large one is cut into tiles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Region:
 
     @functools.cached_property
     def strides(self) -> tuple[int, ...]:
-        """By how much the row-major index of the global tensor grows along each dimension."""
+        """The strides of the global tensor in row-major order."""
         return tuple(math.prod(self.shape[dim + 1 :]) for dim in range(len(self.shape)))
 
     @functools.cached_property
@@ -71,7 +71,7 @@ class Region:
 
     @functools.cached_property
     def _all(self) -> tuple[slice, ...]:
-        """The index of all that is inside."""
+        """The index of all elements, relative to the region."""
         return tuple(slice(0, size) for size in self.sizes)
 
     def indices(self, device: torch.device | str = "cpu") -> Tensor:

@@ -1,1 +1,1 @@
-"""From a model's own code to a plan. In: a factory. Out: the model on meta and its plan; nothing is allocated."""
+"""Record a model's own initialization as a plan. In: a factory. Out: the model on meta, and its plan."""

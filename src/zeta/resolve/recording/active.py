@@ -1,4 +1,4 @@
-"""The recording that is under way in each thread, and what may be said to it."""
+"""The recording in progress in each thread, and its interface."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from zeta.resolve.recording.sources import Source
 
 
 class Draws(Protocol):
-    """What a recorder does with these functions."""
+    """The interface of a recorder for functions that fill tensors."""
 
-    #: where the constructor started threads
+    #: the lines where the constructor started threads
     threads: list[Source | None]
     #: the ``id`` of each module that the constructor made
     built: set[int]
@@ -29,10 +29,10 @@ class Draws(Protocol):
         called: str,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Note that a tensor was filled with what ``initializer`` draws."""
+        """Record that a tensor was filled with values drawn from ``initializer``."""
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
-        """Note that nobody knows what a tensor was filled with, and why."""
+        """Record that a tensor was filled with unknown values, and why."""
 
 
 class _Active(threading.local):

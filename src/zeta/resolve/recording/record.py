@@ -1,4 +1,4 @@
-"""A model's own initialization, recorded without memory: run the constructor, and make a plan of what it did."""
+"""Record a model's own initialization without memory: run the constructor, and make a plan of its operations."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def record(
 ) -> tuple[Model, Plan]:
     """Call ``factory(*args, **kwargs)`` without allocating its parameters; return its model, on meta, and its plan.
 
-    Whatever the constructor does to each parameter and buffer becomes the plan's entry: a known initializer where it is
-    one, else a :class:`~zeta.initializers.Program`; ``rule`` names the line that last determined it. Overwritten work
-    is dropped. Tensors that the model keeps outside parameters and buffers are computed at once, if they are small and
-    not random.
+    The operations of the constructor on each parameter and buffer become the plan's entry: a known initializer if they
+    are equivalent to one, else a :class:`~zeta.initializers.Program`; ``rule`` names the line that last determined the
+    values. Overwritten values are dropped. Tensors that the model keeps outside of parameters and buffers are computed
+    at once, if they are small and not random.
 
     Args:
         factory: a class or function that returns a module.
         args: its arguments.
-        fallback: :class:`~zeta.rules.Rules` for parameters whose value the recording cannot tell; or ``"real"``: where
-            the constructor reads random values, these are drawn once, on the CPU, and kept as data, whatever the seed.
+        fallback: :class:`~zeta.rules.Rules` for parameters whose values cannot be recorded; or ``"real"``: random
+            values that the constructor reads are drawn once, on the CPU, and kept as data, independent of the seed.
         kwargs: its named arguments.
 
     Raises:
         RecordingError: the constructor reads random values, leaves a parameter without a value, fills it in a way that
-            is not recordable, or keeps random tensors where nothing can find them. Everything wrong is listed at once.
+            is not recordable, or keeps random tensors outside of parameters and buffers. All problems are listed.
         LayerTypeError: the factory returned something else than a module.
 
     >>> model, plan = record(nn.Linear, 64, 32)
@@ -70,15 +70,15 @@ def record(
 
 
 def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fallback: Fallback | None = None) -> Plan:
-    """Record what ``initialize(model)`` does to a model, real or on meta, and change nothing of it.
+    """Record what ``initialize(model)`` does to a model, real or on meta. The model does not change.
 
-    Parameters that it does not write to are an error; buffers that it does not write to are kept.
+    Parameters that the function does not write are an error; buffers that it does not write are kept.
     """
     recorder = _recorder(fallback)
     with plain(), alone_with(model), _restored(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
-                recorder.graph.cell(tensor)  # as a whole, before a part of it is met
+                recorder.graph.cell(tensor)  # register the whole tensor before a view of it
         with recording(recorder):
             with within_reach("the function", RecordingError):
                 initialize(model)
@@ -133,7 +133,7 @@ def _contents(table: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | No
 
 @contextlib.contextmanager
 def _unsharded(model: nn.Module) -> Iterator[None]:
-    """A plain tensor on meta in the place of every ``DTensor``, for a while: what is recorded is of the whole."""
+    """Temporarily replace every ``DTensor`` by a plain meta tensor, so that the recording is of whole tensors."""
     replaced: list[tuple[dict[str, Any], str, Tensor]] = []
     twins: dict[int, Tensor] = {}
     owners: list[dict[str, Any]] = [d for module in modules_of(model) for d in (module._parameters, module._buffers)]
@@ -153,7 +153,7 @@ def _unsharded(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_meta(model: nn.Module) -> Iterator[None]:
-    """Every real parameter and buffer without memory, for a while; then as it was."""
+    """Temporarily swap every real parameter and buffer to meta, and restore them afterwards."""
     swapped: list[tuple[Tensor, Tensor]] = []
     try:
         for tensor in _tensors_of(model):
@@ -176,10 +176,10 @@ def _tensors_of(model: nn.Module) -> list[Tensor]:
 
 
 def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
-    """The node of each parametrized weight, by its parametrization: what the parametrization makes of the originals.
+    """The node of each parametrized weight, computed by its parametrization from the originals.
 
-    And those of what the parametrization stores, by tensor, as the constructor left them.
-    Under spectral_norm it is the tensor underneath, to which values are written.
+    And the nodes of the tensors that the parametrization stores, as the constructor left them.
+    Under spectral_norm it is the node of the original tensor, because that is what values are written to.
     """
     nodes: dict[int, Node] = {}
     for module in modules_of(model):
@@ -206,8 +206,8 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Target:
-    """One tensor of the model: its names, and the node that it holds."""
+class _RecordedTensor:
+    """One tensor of the model: its slots (one for each name), and its node."""
 
     group: list[Slot]
     node: Node
@@ -221,20 +221,20 @@ def _plan(
     model: nn.Module, recorder: Recorder, effective: dict[int, Node], fallback: Fallback | None, *, partial: bool
 ) -> Plan:
     groups = planning.groups(walk(model))
-    targets = [_Target(group=group, node=_node(group[0], recorder, effective)) for group in groups]
-    kept = {t.slot.name for t in targets if partial and t.slot.kind is Kind.BUFFER and _is_untouched(t.node)}
-    recognized, problems = recognize({t.slot.name: t.node for t in targets if t.slot.name not in kept}, recorder.frozen)
+    tensors = [_RecordedTensor(group=group, node=_node(group[0], recorder, effective)) for group in groups]
+    kept = {t.slot.name for t in tensors if partial and t.slot.kind is Kind.BUFFER and _is_untouched(t.node)}
+    recognized, problems = recognize({t.slot.name: t.node for t in tensors if t.slot.name not in kept}, recorder.frozen)
     ruled = _ruled(model, groups, set(problems), fallback) if isinstance(fallback, Rules) else {}
     entries: list[Entry] = []
-    for target in targets:
-        name = target.slot.name
+    for tensor in tensors:
+        name = tensor.slot.name
         if name in kept:
-            entries.append(planning.unruled_buffer(target.group))
+            entries.append(planning.unruled_buffer(tensor.group))
         elif name in ruled:
             problems.pop(name, None)
             entries.append(ruled[name])
         elif name not in problems:
-            entries.append(_entry(target, recognized[name], problems))
+            entries.append(_entry(tensor, recognized[name], problems))
     if problems:
         raise RecordingError(
             listed(
@@ -257,24 +257,24 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
 
 
 def _is_untouched(node: Node) -> bool:
-    """Whether a tensor still holds what it held before the recording."""
+    """Whether a tensor still has its values from before the recording."""
     while node.op in ("slice", "permute", "reshape", "strided"):
         node = node.operands[0]
     return node.op == "unknown" and node.content == UNTOUCHED
 
 
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
-    """The entries that rules give to the tensors of these names."""
+    """The entries that rules give for the tensors with these names."""
     wanted = [group for group in groups if group[0].name in names]
     return {entry.name: entry for entry in planning.resolve(rules, groups, wanted, getattr(model, "config", None))}
 
 
-def _entry(target: _Target, found: Recognized, problems: dict[str, str]) -> Entry:
-    slot, node = target.slot, target.node
-    axes = found.axes if found.axes is not None else planning.axes_if_any(target.group)
+def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str]) -> Entry:
+    slot, node = tensor.slot, tensor.node
+    axes = found.axes if found.axes is not None else planning.axes_if_any(tensor.group)
     entry = Entry(
         name=slot.name,
-        ties=tuple(other.name for other in target.group[1:]),
+        ties=tuple(other.name for other in tensor.group[1:]),
         shape=slot.shape,
         dtype=slot.tensor.dtype,
         kind=slot.kind,
@@ -292,7 +292,7 @@ def _entry(target: _Target, found: Recognized, problems: dict[str, str]) -> Entr
 
 
 def _provenance(source: Source | None, module: str) -> str:
-    """The line that determined a value, and what it was done to."""
+    """The line that determined a value, the function that it called, and the module's class."""
     if source is None:
         return f"data ({module})"
     called = () if source.called is None else (source.called,)

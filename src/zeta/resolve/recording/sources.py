@@ -1,4 +1,4 @@
-"""Where in the code something was done: the line that is told, and not torch's own."""
+"""The line of code that is reported for an operation: the innermost one outside of torch and zeta."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The line of code that did something, and torch's function that it called, if that has a name of its own."""
+    """The line of code that did something, and the function of torch or zeta that it called, if that is public."""
 
     file: str
     line: int
@@ -27,7 +27,7 @@ class Source:
         return self.place if self.called is None else f"{self.place}, {self.called}"
 
 
-# libraries whose own lines say less than those that call them
+# modules whose lines are skipped: the line that calls them is more informative
 _THROUGH: Final = (
     "torch",
     "zeta",
@@ -41,19 +41,19 @@ _THROUGH: Final = (
     "concurrent",
 )
 
-# modules whose functions are named as what was called
+# modules whose public functions are reported as ``called``
 _NAMED: Final = ("torch.nn.init", "zeta.utils", "zeta.verbs")
 
 
 def source_here(called: str | None = None) -> Source | None:
-    """The innermost line that is neither torch's nor zeta's; among torch's alone, the innermost of a module."""
+    """The innermost line outside of the skipped modules; if there is none, the innermost in ``torch.nn.modules``."""
     frame: FrameType | None = sys._getframe(1)
     inner: FrameType | None = None
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         code = frame.f_code
         if not _is_through(module):
-            # outside of a call to zeta.record there is nothing of interest
+            # frames outside of the call of zeta.record do not matter
             return _source(frame, called or _torch_name(inner))
         if module in _NAMED and called is None and not code.co_name.startswith("_"):
             called = code.co_name
@@ -85,7 +85,7 @@ def _source(frame: FrameType, called: str | None) -> Source:
 
 
 def is_pickled() -> bool:
-    """Whether torch asks in order to pickle a tensor, and not Python's ``copy``."""
+    """Whether the present call comes from pickling a tensor, and not from Python's ``copy``."""
     frame: FrameType | None = sys._getframe(1)
     pickled = False
     while frame is not None and _is_through(frame.f_globals.get("__name__", "")):

@@ -1,9 +1,9 @@
-"""The files of a checkpoint: what is where in them, what was asked for, how they are written and become complete.
+"""The files of a checkpoint: their layout, the manifest, how they are written, and how they appear all at once.
 
-``layout`` follows from the plan alone, ``manifest`` is the request that ``zeta.json`` keeps, ``blocks`` are small
-tensors that are drawn at once, ``writing`` has the threads that fill the files, ``folder`` holds unfinished work until
-everything can appear at once, ``journal`` lets it do so even if the run is killed meanwhile, ``directory`` is an open
-folder in which no link is followed.
+``layout`` computes names and offsets from the plan alone. ``manifest`` is the request, stored as ``zeta.json``.
+``blocks`` groups small tensors that are drawn together. ``writing`` has the threads that fill the files. ``folder``
+keeps unfinished work apart and publishes it when it is complete. ``journal`` makes that safe even if the run is killed.
+``directory`` is an open folder in which no link is followed.
 """
 
 from zeta.write.checkpoint.blocks import Block, blocks
@@ -11,7 +11,7 @@ from zeta.write.checkpoint.folder import PARTIAL, check_folder, files_of, work
 from zeta.write.checkpoint.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest
 from zeta.write.checkpoint.outputs import check_output, output_path, write_text
-from zeta.write.checkpoint.writing import Writer, memory
+from zeta.write.checkpoint.writing import Writer, bytes_view
 
 __all__ = [
     "INDEX",
@@ -27,11 +27,11 @@ __all__ = [
     "Writer",
     "blocks",
     "bytes_of",
+    "bytes_view",
     "check_folder",
     "check_output",
     "files_of",
     "layout",
-    "memory",
     "output_path",
     "work",
     "write_text",

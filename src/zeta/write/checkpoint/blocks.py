@@ -1,6 +1,6 @@
-"""The small tensors of a file, many at once: drawn into one block of memory, as they lie in the file.
+"""The small tensors of a file, drawn together into one block of memory that has the layout of the file.
 
-A tensor by itself costs some hundred microseconds of Python, however small it is; a block costs that once.
+Each call costs some hundred microseconds of Python, however small the tensor is. A block costs that once.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from zeta.write.checkpoint.layout import Stored
 #: bytes of a block: as much as a thread's cache holds
 BLOCK_BYTES: Final = 2**21
 _MOST_ENTRIES: Final = 2**12
-#: larger ones are drawn by themselves; torch sets constants of fewer elements on one thread
+#: elements of the largest tensor in a block; torch fills constants up to this size on one thread
 _SMALL: Final = 2**15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Entries of one dtype that follow each other in a file, and where in it their bytes begin."""
+    """Consecutive entries of one dtype in a file, and the offset of their first byte."""
 
     stored: tuple[Stored, ...]
     start: int
-    numel: int  #: of all of them, once for each name
+    numel: int  #: of all entries; tied entries count once for each name
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of all."""
+        """The dtype of all entries."""
         return self.stored[0].entry.dtype
 
     def views(self, memory: Tensor) -> list[Tensor]:
@@ -44,7 +44,7 @@ class Block:
         return [_view(memory, item.entry, self._place(item.offsets[0])) for item in self.stored]
 
     def drawn(self, seed: int) -> Tensor:
-        """The block's memory, with every value in it: of :attr:`dtype`, in one dimension."""
+        """All values of the block, as a one-dimensional tensor of :attr:`dtype`."""
         memory = torch.empty(self.numel, dtype=self.dtype, device="cpu")
         requests = [
             Request(
@@ -66,7 +66,7 @@ class Block:
         return memory
 
     def named(self, memory: Tensor) -> Iterator[tuple[str, Entry, Tensor]]:
-        """Every name in the block, its entry, and its values in the block's memory."""
+        """Each name in the block, its entry, and its values as a view of the block's memory."""
         for item in self.stored:
             for name, offset in zip(item.names, item.offsets, strict=True):
                 yield name, item.entry, _view(memory, item.entry, self._place(offset))
@@ -80,7 +80,7 @@ def _view(memory: Tensor, entry: Entry, place: int) -> Tensor:
 
 
 def blocks(stored: Iterable[Stored]) -> Iterator[Block | Stored]:
-    """Everything in the order of the file: small entries in blocks, the others by themselves."""
+    """All entries in the order of the file: small ones in blocks, larger ones separately."""
     waiting: list[Stored] = []
     size = 0
     for item in stored:

@@ -1,8 +1,9 @@
-"""Threads that do jobs, for which it is an error, and never a wait without end, if one of them cannot start or dies.
+"""A thread pool that raises an error if a thread cannot start or dies, and never waits forever.
 
-``threading.Thread.start`` waits for the new thread to say that it runs. One that finds no memory for its first steps
-ends without an error, and the thread that started it waits forever. The threads here are started one level below, and
-each holds an object that is gone when the thread is, for whatever reason; whoever waits looks whether it is there.
+``threading.Thread.start`` waits until the new thread reports that it runs. If that thread finds no memory for its
+first steps, it ends without an error, and ``start`` waits forever. So the threads here are started with ``_thread``,
+one level below. Each thread holds an object that is freed when the thread ends, for whatever reason, and a waiting
+caller checks a weak reference to it. This is needed as long as ``Thread.start`` waits without a timeout.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-#: seconds between two looks at whether the threads live; nobody who is in time waits for them
+#: seconds between two checks that the threads are alive; a result that arrives earlier is returned at once
 _PATIENCE: Final = 0.5
 
 
 class _Life:
-    """Held by a running thread, and by nothing else."""
+    """Referenced by its running thread only, so that it disappears with the thread."""
 
 
 class Crew:
-    """At most ``most`` threads, started as jobs come. Each calls ``begin`` first. End with ``leave``."""
+    """At most ``most`` threads, started as jobs are submitted. Each calls ``begin`` first. End with ``leave``."""
 
     def __init__(self, most: int, begin: Callable[[], None] = lambda: None) -> None:
         self._most = most
@@ -38,7 +39,7 @@ class Crew:
         self._leaving = False
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Let a thread do the job; ``OSError`` if none can be started. Wait for it by ``result``."""
+        """Queue the job for a thread; ``OSError`` if none can be started. Wait for it with ``result``."""
         if len(self._lives) < self._most:
             self._start()
         future: Future[T] = Future()
@@ -51,15 +52,15 @@ class Crew:
             try:
                 return future.result(_PATIENCE)
             except TimeoutError:
-                if future.done():  # the job's own
+                if future.done():  # the job itself raised TimeoutError
                     raise
                 if any(life() is None for life in self._lives):
                     raise _dead() from None
 
     def leave(self) -> None:
-        """Wait until every job is done, and let the threads end."""
+        """Wait until every job is done and all threads have ended."""
         self._leaving = True
-        with contextlib.suppress(MemoryError):  # they look by themselves now and then
+        with contextlib.suppress(MemoryError):  # the threads also check _leaving every _PATIENCE seconds
             for _ in self._lives:
                 self._jobs.put(None)
         while any(life() is not None for life in self._lives):
@@ -79,9 +80,9 @@ class Crew:
             self._begin()
             while (given := self._next()) is not None:
                 _do(*given)
-                del given  # what it holds may be large
+                del given  # the job may hold a large tensor
         finally:
-            del life  # an exception that a job raised may keep this frame
+            del life  # an exception of a job may keep this frame alive
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         while True:
@@ -100,7 +101,7 @@ def _do(future: Future[Any], job: Callable[[], Any]) -> None:
     else:
         future.set_result(value)
     finally:
-        del future, job  # the exception has this frame, and the future has the exception
+        del future, job  # breaks the cycle: the exception holds this frame, and the future holds the exception
 
 
 def _dead() -> OSError:

@@ -1,7 +1,7 @@
-"""An open folder: what is done in it goes by names directly inside, follows no link, and replaces nothing.
+"""An open folder: its methods take names directly inside it, follow no link, and replace nothing.
 
-Each call looks a path up again. In between, somebody may have replaced a folder or file by a link. A
-folder that is open stays the one that it was.
+The system resolves a path anew in each call. Between two calls, another process may replace a folder or file by a link.
+An open folder descriptor always means the same folder.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final, Self
 from zeta.errors import CheckpointError
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: nonblocking, or opening a FIFO would wait for whoever writes to it
+#: O_NONBLOCK: without it, opening a FIFO would wait for a process that writes to it
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-#: what ``link`` answers where a file system, or a rule of the system, has no second names
+#: the errors of ``link`` on systems and file systems without hard links
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 
 
@@ -32,11 +32,11 @@ class Directory:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the folder that a user named, who may name it by links."""
+        """Open a folder by the user's path, which may contain links."""
         return cls(path, os.open(path, _FOLDER))
 
     def inner(self, name: str) -> Directory:
-        """Open the folder ``name``; ``CheckpointError`` if it is a link or no folder."""
+        """Open the folder ``name``; ``CheckpointError`` if it is a link or not a folder."""
         try:
             return Directory(self.path / name, os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=self.descriptor))
         except OSError as error:
@@ -53,18 +53,18 @@ class Directory:
         os.close(self.descriptor)
 
     def names(self) -> list[str]:
-        """Everything that is in it."""
+        """The names of everything in the folder."""
         return os.listdir(self.descriptor)  # noqa: PTH208
 
     def status(self, name: str) -> os.stat_result | None:
-        """What ``name`` is, not what it links to; ``None`` if there is nothing."""
+        """The status of ``name`` itself, not of what it links to; ``None`` if it does not exist."""
         try:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def make_folder(self, name: str) -> bool:
-        """Make a folder, unless the name is taken; return whether that was done."""
+        """Make a folder unless the name exists; return whether it was made."""
         try:
             os.mkdir(name, dir_fd=self.descriptor)
         except FileExistsError:
@@ -72,7 +72,7 @@ class Directory:
         return True
 
     def create(self, name: str) -> int:
-        """Open a new file for reading and writing; ``CheckpointError`` if the name is taken."""
+        """Create a file for reading and writing; ``CheckpointError`` if the name exists."""
         try:
             return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=self.descriptor)
         except FileExistsError as error:
@@ -81,8 +81,8 @@ class Directory:
     def reopen(self, name: str) -> int:
         """Open a file of an earlier run for reading and writing.
 
-        ``CheckpointError`` if it is a link, or no file, or has a second name: zeta makes none of these, and somebody
-        else's file would be written through it.
+        ``CheckpointError`` if it is a link, not a file, or has a second name (hard link). zeta makes none of these, and
+        writing would change a file that is not zeta's.
         """
         try:
             file = os.open(name, os.O_RDWR | _FILE, dir_fd=self.descriptor)
@@ -102,7 +102,7 @@ class Directory:
             raise self.obstacle(name, "a file that zeta made")
 
     def read(self, name: str, most: int) -> bytes | None:
-        """What the file has, or ``None`` if there is none; ``CheckpointError`` if it has more than ``most`` bytes."""
+        """The file's content; ``None`` if it does not exist; ``CheckpointError`` if it has more than ``most`` bytes."""
         if self.status(name) is None:
             return None
         with os.fdopen(self.reopen(name), "rb") as file:
@@ -114,7 +114,7 @@ class Directory:
         return content
 
     def write(self, name: str, content: bytes) -> None:
-        """Make a file with ``content``, and let the disk have it; no file if that fails."""
+        """Create a file with ``content`` and fsync it; if that fails, no file is left."""
         file = self.create(name)
         try:
             with os.fdopen(file, "wb") as stream:
@@ -126,14 +126,14 @@ class Directory:
             raise
 
     def move(self, name: str, target: Directory, other: str) -> None:
-        """Let the file ``name`` be ``other`` in ``target``; ``CheckpointError`` if that name is taken.
+        """Rename ``name`` to ``other`` in the folder ``target``; ``CheckpointError`` if that name exists.
 
-        An interrupted move leaves the file under both names; the same move completes it, and the one back undoes it.
+        An interrupted move leaves the file under both names. The same move completes it, and the move back undoes it.
         """
         try:
             os.link(
                 name, other, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor, follow_symlinks=False
-            )  # unlike a renaming, it never replaces anything
+            )  # unlike os.rename, it never replaces a file
         except FileExistsError as error:
             one, two = self.status(name), target.status(other)
             if one is None or two is None or not os.path.samestat(one, two):
@@ -148,7 +148,7 @@ class Directory:
         os.unlink(name, dir_fd=self.descriptor)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a link itself, if it is there. A folder stays."""
+        """Remove a file, or a link itself, if it exists. A folder stays."""
         with contextlib.suppress(FileNotFoundError):
             found = self.status(name)
             if found is not None and not stat.S_ISDIR(found.st_mode):
@@ -160,12 +160,12 @@ class Directory:
             os.rmdir(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
-        """Let the disk have its names, where the system can."""
+        """Fsync the folder, so that its names are on disk; ignored where the system cannot."""
         with contextlib.suppress(OSError):
             os.fsync(self.descriptor)
 
     def obstacle(self, name: str, expected: str) -> CheckpointError:
-        """The error for what is in the way."""
+        """The error for a name that is not what was expected."""
         return CheckpointError(
             f"{self.path / name} is {kind_of(self.status(name))}, expected {expected}; move or remove it, or choose "
             "another folder"
@@ -177,10 +177,10 @@ def _is_made_by_zeta(found: os.stat_result) -> bool:
 
 
 def kind_of(found: os.stat_result | None) -> str:
-    """What a directory entry is, in words."""
+    """The type of a directory entry, in words."""
     if found is None:
         return "missing"
     if stat.S_ISREG(found.st_mode):
-        return "a file of somebody else" if found.st_nlink == 1 else f"a file with {found.st_nlink} names"
+        return "an existing file" if found.st_nlink == 1 else f"a file with {found.st_nlink} names"
     kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(found.st_mode), "a device")

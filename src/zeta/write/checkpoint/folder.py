@@ -1,8 +1,9 @@
-"""The folder of a checkpoint: what is there already, unfinished work inside it, and how that becomes complete at once.
+"""The folder of a checkpoint: existing files, unfinished work inside it, and how the work is published all at once.
 
-Work goes on in ``.zeta-partial``, beside a note of what was asked for; nothing in there has the name of a checkpoint's
-file. It is gone when the checkpoint is complete, or when what failed is not worth keeping. Only files that the note or
-an earlier checkpoint's manifest names are ever removed or written to, and none through a link.
+Unfinished files are in the subfolder ``.zeta-partial``, together with ``request.json``, which says what was asked for.
+No file there has the name of a checkpoint's file. The subfolder is removed when the checkpoint is complete, or when a
+run fails that has written too little to keep. zeta removes and writes only files that ``request.json`` or an earlier
+checkpoint's manifest names, and never through a link.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes
 
 PARTIAL: Final = ".zeta-partial"
 _REQUEST: Final = "request.json"
-#: one unfinished file is kept from this size on, several always
+#: bytes: a single unfinished file is kept for a later run if it has at least this size; several files always are
 _WORTH_KEEPING: Final = 2**26
 
 
 def check_folder(folder: Path, *, force: bool) -> None:
-    """Raise ``CheckpointError`` if ``folder`` is not one, or has a checkpoint and there is no ``force``.
+    """Raise ``CheckpointError`` if ``folder`` is not a folder, or has a checkpoint and ``force`` is false.
 
-    Only ``work`` can tell which files ``force`` may replace, and what a run left that was killed in its last moments.
+    This is an early check. Only ``work`` finds out which files ``force`` may replace, and what a killed run has left.
     """
     try:
         if not os.path.lexists(folder):
@@ -52,21 +53,24 @@ def check_folder(folder: Path, *, force: bool) -> None:
 
 
 def files_of(folder: Path) -> tuple[str, ...]:
-    """The names of what is there of a checkpoint, complete or not."""
+    """The names of the checkpoint files in a folder, complete or not."""
     if not is_folder(folder):
         return ()
     return tuple(sorted(filter(is_own, os.listdir(folder))))  # noqa: PTH208
 
 
 def _is_interrupted(folder: Directory) -> bool:
-    """Whether a run was killed when its files got names, or had nothing left to do but to remove this folder."""
+    """Whether a run was killed while it published its files, or just before it removed the subfolder."""
     with folder.inner(PARTIAL) as partial:
         names = partial.names()
     return JOURNAL in names or not names
 
 
 def _existing(folder: Directory, *, force: bool) -> list[str]:
-    """The names of a checkpoint's files that are there; ``CheckpointError`` if any, without ``force``, or no file."""
+    """The names of the existing checkpoint files.
+
+    ``CheckpointError`` if there are any and ``force`` is false, or if one is neither a file nor a link.
+    """
     existing = sorted(filter(is_own, folder.names()))
     kinds = {name: folder.status(name) for name in existing}
     for name, found in kinds.items():
@@ -81,7 +85,7 @@ def _existing(folder: Directory, *, force: bool) -> list[str]:
 
 
 def _replaceable(folder: Directory, *, force: bool) -> tuple[str, ...]:
-    """The files of an earlier run, by its manifest; ``CheckpointError`` if there is anything else, or no ``force``."""
+    """The files of an earlier run, by its manifest; ``CheckpointError`` for any other, and as ``_existing``."""
     existing = _existing(folder, force=force)
     named: tuple[str, ...] = ()
     reason = f"there is no {MANIFEST}"
@@ -105,7 +109,7 @@ def _replaceable(folder: Directory, *, force: bool) -> tuple[str, ...]:
 
 
 class Work:
-    """A checkpoint that is being written. ``resumed`` tells that an interrupted run for the same left files here."""
+    """A checkpoint that is being written. ``resumed``: an interrupted run with the same request left files here."""
 
     def __init__(self, folder: Directory, partial: Directory, request: Manifest, *, force: bool) -> None:
         self._folder = folder
@@ -118,18 +122,18 @@ class Work:
             _begin(partial, request)
 
     def open(self, name: str) -> int:
-        """The descriptor of what ``name`` will be, new or with what an interrupted run has written of it."""
+        """The descriptor of the file that will be ``name``: new, or with what an interrupted run has written of it."""
         taken_up = self.resumed and self._partial.status(part(name)) is not None
         return self._partial.reopen(part(name)) if taken_up else self._partial.create(part(name))
 
     def write(self, name: str, text: str) -> None:
-        """Let ``name`` have ``text``, and the disk too."""
+        """Write the file that will be ``name``, and fsync it."""
         if self.resumed:
             self._partial.remove(part(name))
         self._partial.write(part(name), text.encode("utf-8"))
 
     def reserve(self, size: int) -> None:
-        """Fail now, and not after minutes, if the disk has no room."""
+        """Raise ``CheckpointError`` at once if the disk has not enough free space for ``size`` bytes."""
         missing = size - sum(found.st_blocks * 512 for found in _parts(self._partial, self._names))
         free = shutil.disk_usage(self._folder.path).free
         if missing > free:
@@ -138,30 +142,31 @@ class Work:
             )
 
     def publish(self) -> None:
-        """Let what was written be the folder's checkpoint, instead of what is there; all of it or nothing."""
-        if set(filter(is_own, self._folder.names())) != set(self._earlier):  # somebody has written there meanwhile
+        """Replace the folder's checkpoint by what was written: all of it, or nothing."""
+        present = set(filter(is_own, self._folder.names()))
+        if present != set(self._earlier):  # another process has written there in the meantime
             self._earlier = _replaceable(self._folder, force=self._force)
         publish(self._folder, self._partial, self._names, self._earlier)
 
     def is_worth_keeping(self) -> bool:
-        """Whether more than little would be lost."""
+        """Whether enough was written to keep it for a later run."""
         if self.resumed or self._partial.status(JOURNAL) is not None:
             return True
         parts = _parts(self._partial, self._names)
         return len(parts) > 1 or sum(found.st_size for found in parts) >= _WORTH_KEEPING
 
     def remove(self) -> None:
-        """Remove what this run has made; the journal last, and not while an earlier file could not be removed."""
+        """Remove what this run has made, the journal last; nothing if an earlier file could not be removed."""
         if all(self._folder.status(f"{EARLIER}{name}") is None for name in self._earlier):
             _forget(self._partial, self._names)
 
 
 @contextlib.contextmanager
 def work(folder: Path, request: Manifest, *, force: bool) -> Iterator[Work]:
-    """Make or take up the unfinished work in ``folder``, for one run at a time.
+    """Start or resume the unfinished work in ``folder``, for one run at a time.
 
-    What was written stays there if the block fails, and is told in the error, if it is worth keeping; else no trace is
-    left. An interrupted run that asked for something else is an error, or with ``force`` forgotten.
+    If the block fails, what was written stays if it is worth keeping, and a note in the error says so; otherwise all of
+    it is removed. An interrupted run with another request is an error; with ``force``, its files are removed.
     """
     created = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     left = "nothing was left there"
@@ -188,28 +193,28 @@ def work(folder: Path, request: Manifest, *, force: bool) -> Iterator[Work]:
         raise CheckpointError(f"cannot write to {folder}: {error.strerror or error}; {left}") from error
     finally:
         for parent in created:
-            with contextlib.suppress(OSError):  # where something was left
+            with contextlib.suppress(OSError):  # the folder is not empty
                 parent.rmdir()
 
 
 @contextlib.contextmanager
 def _locked(folder: Directory) -> Iterator[tuple[Directory, bool]]:
-    """The folder for unfinished work, and whether it was missing; ``CheckpointError`` while another run has it.
+    """Lock the subfolder for unfinished work; yield it, and whether it is new. ``CheckpointError`` if it is locked.
 
-    It is removed in the end if nothing is in it.
+    At the end it is removed if it is empty.
     """
     is_new = folder.make_folder(PARTIAL)
     with folder.inner(PARTIAL) as partial:
         busy = False
         try:
             fcntl.flock(partial.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # the run that had it may have removed it a moment ago
+            # the run that held the lock may have removed the subfolder in the meantime
             found = folder.status(PARTIAL)
             busy = found is None or not os.path.samestat(found, os.fstat(partial.descriptor))
         except BlockingIOError:
             busy = True
         except OSError:
-            pass  # not every file system can
+            pass  # not every file system has locks
         if busy:
             raise CheckpointError(f"another run is writing to {folder.path}; wait for it, or choose another folder")
         try:
@@ -219,7 +224,7 @@ def _locked(folder: Directory) -> Iterator[tuple[Directory, bool]]:
 
 
 def _settle(folder: Directory, partial: Directory, request: Manifest) -> None:
-    """Bring in order what a run left that was killed while its files got their names; see ``journal``."""
+    """Complete or undo the publication of a run that was killed during it; see ``journal``."""
     journal = Journal.read(partial)
     if journal is None:
         return
@@ -235,7 +240,7 @@ def _settle(folder: Directory, partial: Directory, request: Manifest) -> None:
 
 
 def _is_of(folder: Directory, request: Manifest) -> bool:
-    """Whether the folder has a complete checkpoint that was asked for in the same way."""
+    """Whether the folder has a complete checkpoint of the same request."""
     try:
         folder.check(MANIFEST)
         found = Manifest.read(folder.path / MANIFEST)
@@ -246,7 +251,7 @@ def _is_of(folder: Directory, request: Manifest) -> bool:
 
 
 def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
-    """Whether the files of an interrupted run are there, and are those of this one. What is forgotten is removed."""
+    """Whether there are files of an interrupted run with the same request. With ``force``, removes those of another."""
     if partial.status(_REQUEST) is None or _is_unfinished_note(partial, request):
         return False
     partial.check(_REQUEST)
@@ -271,7 +276,7 @@ def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
 
 
 def _begin(partial: Directory, request: Manifest) -> None:
-    """Write the note, from which on the files in its list are this run's. So there may be none of them before."""
+    """Write ``request.json``. From then on, the files that it names are this run's, so none may exist before."""
     for name in _made(partial, (*request.layout.names, MANIFEST)):
         if name != _REQUEST:
             raise partial.obstacle(name, "nothing")
@@ -279,7 +284,7 @@ def _begin(partial: Directory, request: Manifest) -> None:
 
 
 def _note(partial: Directory, request: Manifest) -> None:
-    """Write what is asked for, unless it is there; a run that was killed may have written the beginning."""
+    """Write ``request.json`` unless it exists. A run that was killed may have written only its beginning."""
     if partial.status(_REQUEST) is not None:
         if not _is_unfinished_note(partial, request):
             return
@@ -289,7 +294,7 @@ def _note(partial: Directory, request: Manifest) -> None:
 
 
 def _is_unfinished_note(partial: Directory, request: Manifest) -> bool:
-    """Whether a run for the same was killed while it wrote its note, before anything else."""
+    """Whether a run with the same request was killed while it wrote ``request.json``, before anything else."""
     text = request.to_json().encode("utf-8")
     found = partial.status(_REQUEST)
     if found is None or found.st_size >= len(text) or len(partial.names()) > 1:
@@ -298,7 +303,7 @@ def _is_unfinished_note(partial: Directory, request: Manifest) -> bool:
 
 
 def _made(partial: Directory, names: Sequence[str]) -> list[str]:
-    """What is there of all that a run for the files ``names`` makes, in the order in which it is to be removed."""
+    """The existing files of those that a run for ``names`` makes, in the order in which they are to be removed."""
     made = (*map(part, names), part(JOURNAL), _REQUEST, JOURNAL)
     return [name for name in made if partial.status(name) is not None]
 
@@ -310,6 +315,6 @@ def _forget(partial: Directory, names: Sequence[str]) -> None:
 
 
 def _parts(partial: Directory, names: Sequence[str]) -> list[os.stat_result]:
-    """What is there of the tensors of ``names``."""
+    """The statuses of the existing unfinished tensor files of ``names``."""
     statuses = (partial.status(part(name)) for name in names if name.endswith(".safetensors"))
     return [found for found in statuses if found is not None]

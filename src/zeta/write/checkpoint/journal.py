@@ -1,12 +1,12 @@
-"""How a checkpoint's files get their names all at once, and what a run does that finds this interrupted.
+"""How a checkpoint's files get their final names all at once, and how the next run handles an interrupted publication.
 
-A journal is written before the first file is moved, and removed after the last. Whatever moment a run was killed at,
-the next one reads in it which files were set aside and which were new, and knows each new file by its inode:
+The journal is written before the first file is moved and removed after the last. If a run is killed at any moment, the
+next run reads in the journal which files were set aside and which are new, and recognizes each new file by its inode:
 
-- Until the manifest, which comes last, has its name, everything is moved back: the earlier files stand there again, and
-  the new ones are parts that the same call takes up.
-- From then on the new checkpoint is complete. The same call makes parts of its files and takes them up, as it cannot
-  know whether its predecessor had finished; for any other it is a checkpoint like others.
+- The manifest is moved last. If it does not have its final name yet, everything is moved back: the earlier files get
+  their names again, and the new ones become unfinished files, which the same call resumes.
+- If it has, the new checkpoint is complete. The same call turns its files into unfinished ones and resumes them: it
+  cannot know whether the killed run had finished. For any other call, it is a checkpoint like others.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _MOST_BYTES: Final = 2**26
 
 
 def is_own(name: str) -> bool:
-    """Whether a checkpoint has files with this name."""
+    """Whether this is the name of a checkpoint's file."""
     return name in (TENSORS, INDEX, MANIFEST) or SHARD.fullmatch(name) is not None
 
 
 def part(name: str) -> str:
-    """What the file is called while it grows."""
+    """The name of the file while it is unfinished."""
     return f"{name}{PART}"
 
 
 class _Document(msgspec.Struct):
-    """What ``journal.json`` says."""
+    """The content of ``journal.json``."""
 
     format: Text
     files: dict[Text, int]
@@ -53,14 +53,14 @@ class _Document(msgspec.Struct):
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """``files``: each new file and its inode, the manifest last; ``earlier``: those set aside, the manifest first."""
+    """``files``: the inode of each new file, the manifest last; ``earlier``: the files set aside, manifest first."""
 
     files: dict[str, int]
     earlier: tuple[str, ...]
 
     @classmethod
     def of(cls, place: Directory, parts: Mapping[str, str], earlier: Sequence[str]) -> Self:
-        """The journal for new files, which ``place`` has under other names for now."""
+        """The journal for new files; ``parts`` maps their final names to their present names in ``place``."""
         files = {}
         for name in sorted(parts, key=lambda name: name == MANIFEST):
             found = place.status(parts[name])
@@ -74,7 +74,7 @@ class Journal:
         """The journal of an interrupted run, if there is one; ``CheckpointError`` if it is not what zeta writes."""
         whole, begun = partial.status(JOURNAL), partial.status(part(JOURNAL))
         if whole is not None and begun is not None and os.path.samestat(whole, begun):
-            partial.remove(part(JOURNAL))  # killed when it got its name
+            partial.remove(part(JOURNAL))  # the run was killed while it renamed the journal
         content = partial.read(JOURNAL, _MOST_BYTES)
         if content is None:
             return None
@@ -89,7 +89,7 @@ class Journal:
         return cls(files=data.files, earlier=data.earlier)
 
     def write(self, partial: Directory) -> None:
-        """Let the disk have it, as a whole or not at all."""
+        """Write and fsync the journal, as a whole or not at all."""
         text = json.dumps({"format": _FORMAT, "files": self.files, "earlier": self.earlier}, indent=1)
         partial.remove(part(JOURNAL))
         partial.write(part(JOURNAL), text.encode())
@@ -97,9 +97,9 @@ class Journal:
         partial.sync()
 
     def check(self, folder: Directory, partial: Directory) -> None:
-        """Raise ``CheckpointError`` unless every new file is there, under either name, and was not written to since.
+        """Raise ``CheckpointError`` unless every new file exists, under either name, and was not written to since.
 
-        Somebody may have trained on in place, or put another file there; that is theirs, and nothing is touched.
+        The user may have trained in place or replaced a file. Such files are the user's, and nothing is changed.
         """
         written = partial.status(JOURNAL)
         for name, inode in self.files.items():
@@ -109,12 +109,12 @@ class Journal:
                 raise _damaged(partial)
 
     def is_complete(self, folder: Directory, partial: Directory) -> bool:
-        """Whether the last file has its name."""
+        """Whether the last file, the manifest, has its final name."""
         found = folder.status(MANIFEST)
         return found is not None and found.st_ino == self.files[MANIFEST] and partial.status(part(MANIFEST)) is None
 
     def roll_forward(self, folder: Directory, partial: Directory) -> None:
-        """Set the earlier files aside, and give the new ones their names."""
+        """Set the earlier files aside, and give the new files their final names."""
         for name in self.earlier:
             folder.move(name, folder, f"{EARLIER}{name}")
         for name in self.files:
@@ -122,7 +122,7 @@ class Journal:
         folder.sync()
 
     def roll_back(self, folder: Directory, partial: Directory) -> None:
-        """Make parts of the new files again, and give the earlier ones their names."""
+        """Turn the new files into unfinished ones again, and give the earlier files their names."""
         for name, inode in reversed(self.files.items()):
             found = folder.status(name)
             if found is not None and found.st_ino == inode:
@@ -146,9 +146,9 @@ def _damaged(partial: Directory) -> CheckpointError:
 
 
 def publish(folder: Directory, partial: Directory, names: Sequence[str], earlier: Sequence[str]) -> None:
-    """Let the parts of ``names`` be the folder's checkpoint instead of the ``earlier`` files; all of them or none.
+    """Replace the ``earlier`` files by the unfinished files of ``names``: all of them, or none.
 
-    The journal stays, for a complete checkpoint whose earlier files are still to be removed.
+    The journal stays: the caller removes it when the earlier files are removed.
     """
     journal = Journal.of(partial, {name: part(name) for name in names}, earlier)
     journal.write(partial)
@@ -158,7 +158,7 @@ def publish(folder: Directory, partial: Directory, names: Sequence[str], earlier
         if not journal.is_complete(folder, partial):
             _undo(journal, folder, partial)
         raise
-    with contextlib.suppress(OSError):  # the next run does it
+    with contextlib.suppress(OSError):  # the next run removes them
         journal.forget_earlier(folder)
 
 

@@ -1,4 +1,4 @@
-"""Which bytes a plan's checkpoint has, in which file and where: all of it follows from the plan, before any value.
+"""The files of a plan's checkpoint, and the offset of each tensor in them, computed from the plan before any value.
 
 A safetensors file is an 8-byte length, a JSON header and the tensors' bytes
 (https://github.com/huggingface/safetensors#format). A checkpoint in several files has an index that says which tensor
@@ -22,9 +22,9 @@ from zeta.resolve.plans import Entry, Plan
 
 TENSORS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-#: the names of files in a checkpoint of several
+#: the names of the files of a checkpoint with several files
 SHARD: Final = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
-#: that of transformers' ``save_pretrained``
+#: the default of transformers' ``save_pretrained``
 MAX_SHARD_SIZE: Final = "50GB"
 
 _RESERVED: Final = "__metadata__"
@@ -42,7 +42,7 @@ _SAFETENSORS_DTYPES: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """One entry in a file: the names that it has there, and for each name where in the file its bytes begin."""
+    """One entry in a file: its names there, and for each name the offset of its first byte."""
 
     entry: Entry
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One file: its name, its first bytes (length and header), what follows them, and how many bytes it has in all."""
+    """One file: its name, its first bytes (length and header), its entries, and its size in bytes."""
 
     name: str
     header: bytes
@@ -66,7 +66,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A checkpoint's files, and the text of the index where there are several."""
+    """A checkpoint's files, and the text of the index if there are several."""
 
     shards: tuple[Shard, ...]
     index: str | None
@@ -78,17 +78,17 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The files that hold it, without the manifest."""
+        """The names of all files except the manifest."""
         shards = tuple(shard.name for shard in self.shards)
         return shards if self.index is None else (*shards, INDEX)
 
 
 def layout(plan: Plan, *, drop_ties: bool, max_shard_size: int) -> Layout:
-    """Return where everything goes that is to be saved of a plan.
+    """Return the layout of the persistent entries of a plan.
 
-    In a file, larger element sizes come first, so that every tensor is aligned to its own.
+    Within a file, tensors with larger elements come first, so that every tensor is aligned to its element size.
 
-    Raises ``CheckpointError`` for dtypes and names that the format does not have.
+    Raises ``CheckpointError`` for dtypes and names that the format does not support.
     """
     named = [(entry, (entry.name,) if drop_ties else (entry.name, *entry.ties)) for entry in plan if entry.persistent]
     _check(named)
@@ -137,9 +137,9 @@ def _check(named: Sequence[Named]) -> None:
 
 
 def _split(named: Sequence[Named], most: int) -> list[list[Named]]:
-    """Divide by files as huggingface_hub does: in order, the next file where one more would not fit.
+    """Divide entries into files as huggingface_hub does: in order; a new file begins when the next entry does not fit.
 
-    An entry that is larger than a file may be has one of its own; the file that was being filled is filled further.
+    An entry larger than ``most`` gets a separate file, and the current file continues after it.
     """
     files: list[list[Named]] = []
     current: list[Named] = []

@@ -1,4 +1,4 @@
-"""The manifest: what a checkpoint was asked to be, which is all that is needed to compute every value again."""
+"""The manifest: the request for a checkpoint, which is all that is needed to compute every value again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FORMAT: Final = "zeta manifest 1"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``zeta.json`` says. ``kept`` has the SHA-256 of each tensor that was copied from the model."""
+    """The content of ``zeta.json``. ``kept`` has the SHA-256 of each tensor that was copied from the model."""
 
     seed: int
     plan: Plan
@@ -45,7 +45,7 @@ class Manifest:
 
     @property
     def layout(self) -> Layout:
-        """The files, and what is where in them."""
+        """The files and offsets."""
         return layout(self.plan, drop_ties=self.drop_ties, max_shard_size=self.max_shard_size)
 
     def to_json(self) -> str:
@@ -100,14 +100,14 @@ class Manifest:
 
 
 class _Head(msgspec.Struct):
-    """What says whether the rest can be read."""
+    """The fields that decide whether the rest can be read."""
 
     format: Any = None
     stream: Any = None
 
 
 class _Document(msgspec.Struct):
-    """The fields of ``zeta.json``; of the others, ``versions`` is for people."""
+    """The fields of ``zeta.json`` that are read; ``versions`` is for people only."""
 
     seed: int
     model: Text | None
@@ -118,7 +118,7 @@ class _Document(msgspec.Struct):
 
 
 def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
-    """What another request asked for differently, as far as it changes a byte of the files."""
+    """The differences between two requests that change a byte of the files, in words."""
     for what in ("seed", "drop_ties", "max_shard_size"):
         one, two = getattr(earlier, what), getattr(now, what)
         if one != two:

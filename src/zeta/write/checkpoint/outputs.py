@@ -1,4 +1,4 @@
-"""Where a user asked for a file or folder: names that no system takes are refused, and no link is written through."""
+"""Paths that a user gives for output: impossible names are refused, and nothing is written through a link."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST: Final = 255  # bytes of a name, on all systems in use
 
 
 def output_path(path: str | PathLike[str], what: str = "path") -> Path:
-    """The path as such; ``SpecError`` if nothing can have that name. ``what`` says what it is the path of.
+    """Return the path; ``SpecError`` if no file can have that name. ``what`` is the name of the argument, for errors.
 
     >>> output_path("out/model")
     PosixPath('out/model')
@@ -41,7 +41,7 @@ def output_path(path: str | PathLike[str], what: str = "path") -> Path:
 
 
 def check_output(path: str | PathLike[str], what: str = "path") -> Path:
-    """As ``output_path``, and ``UsageError`` if there is a link, folder or device, which ``write_text`` refuses."""
+    """As ``output_path``; also ``UsageError`` if the path is a link, folder or device, which ``write_text`` refuses."""
     checked = output_path(path, what)
     if os.path.lexists(checked) and not stat.S_ISREG((found := checked.lstat()).st_mode):
         raise UsageError(f"{what} {checked} is {kind_of(found)}, expected a file or nothing; choose another name")
@@ -49,9 +49,9 @@ def check_output(path: str | PathLike[str], what: str = "path") -> Path:
 
 
 def write_text(path: str | PathLike[str], text: str) -> None:
-    """Write a file as a whole or not at all, replacing a file with that name, but never a link, folder or device.
+    """Write a file, as a whole or not at all. Replaces an existing file, but never a link, folder or device.
 
-    Raises ``SpecError`` and ``UsageError`` as ``check_output``, ``OSError`` where the system refuses.
+    Raises ``SpecError`` and ``UsageError`` as ``check_output``, and ``OSError`` if the system refuses.
     """
     path = check_output(path)
     with Directory.open(path.parent) as folder:

@@ -1,4 +1,4 @@
-"""Write a plan straight to safetensors files, one tile at a time, with a manifest that can prove it later."""
+"""Write a plan directly to safetensors files, tile by tile, with a manifest from which the files can be verified."""
 
 from __future__ import annotations
 
@@ -28,23 +28,34 @@ from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind
 from zeta.write.apply import Progress
-from zeta.write.checkpoint import INDEX, MANIFEST, Block, Manifest, Stored, Writer, blocks, check_folder, memory, work
+from zeta.write.checkpoint import (
+    INDEX,
+    MANIFEST,
+    Block,
+    Manifest,
+    Stored,
+    Writer,
+    blocks,
+    bytes_view,
+    check_folder,
+    work,
+)
 from zeta.write.targets import check_target
 
 T = TypeVar("T")
 
-#: bytes that a thread draws, measures and writes at a time; its cache holds them meanwhile
+#: bytes that a thread draws, measures and writes at a time, while they are in its cache
 _TILE_BYTES: Final = 2**21
 
 
 class Watcher(Protocol):
-    """Is told of every tile of one entry that is drawn."""
+    """Receives every drawn tile of one entry."""
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
-        """What is to be summed of a tile, and about which centres; called in any thread, changes nothing."""
+        """The parts of a tile to sum, each with a centre; called in any thread, must not change anything."""
 
     def take(self, sums: Sequence[Sums]) -> None:
-        """Take in the sums of the parts: called in the order of the tiles."""
+        """Receive the sums of the parts; called in the order of the tiles."""
 
 
 def save_files(
@@ -56,16 +67,17 @@ def save_files(
     watch: Callable[[Entry], Watcher],
     progress: Progress | None,
 ) -> int:
-    """Write a checkpoint into ``folder``, complete or not at all; return how many bytes an interrupted run had written.
+    """Write a checkpoint into ``folder``, as a whole or not at all.
 
-    Every value is computed, those of an interrupted run's files as well: what is in them is kept where it is the same.
-    ``watch`` makes a watcher for each entry that is drawn and saved, when all has been checked.
+    Every value is computed, also if an interrupted run left files: bytes in them that are equal are not written again,
+    and their number is returned. After all checks, ``watch`` makes a
+    watcher for each entry that is drawn and saved.
     """
     if not isinstance(model, nn.Module):
         raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
     files = request.layout
     slots = _check(model, request.plan)
-    _say_what_is_left(model)
+    _warn_of_extra_state(model)
     check_folder(folder, force=force)
     watchers = {entry.name: watch(entry) for entry in request.plan if entry.persistent and not entry.kept}
     kept: dict[str, str] = {}
@@ -92,7 +104,7 @@ def save_files(
 
 
 class _Run:
-    """Hands tiles to the writer, and tells how far it has come."""
+    """Hands tiles to the writer, and reports the progress."""
 
     def __init__(self, writer: Writer, total: int, progress: Progress | None) -> None:
         self._writer = writer
@@ -101,7 +113,7 @@ class _Run:
         self._progress = progress
 
     def draw(self, item: Stored, seed: int, watcher: Watcher) -> None:
-        """Write what an entry's initializer gives; the threads that write draw it, too, where they can."""
+        """Write the values of an entry's initializer; if possible, the writer's threads also draw them."""
         entry, start = item.entry, 0
         if sampling.is_independent(entry.initializer, entry.dtype):
             key = parameter_key(seed, entry.name)
@@ -116,7 +128,7 @@ class _Run:
         self._tell(*item.names)
 
     def draw_together(self, block: Block, seed: int, watchers: Mapping[str, Watcher]) -> None:
-        """Write the values of many small entries."""
+        """Write the values of a block of small entries."""
 
         def written(sums: list[list[Sums]]) -> None:
             for item, of_one in zip(block.stored, sums, strict=True):
@@ -134,7 +146,7 @@ class _Run:
         digest, dtype = hashlib.sha256(), item.entry.dtype
         for index, region in Region.whole(item.entry.shape).tiles(_TILE_BYTES // dtype.itemsize):
             shown = tensor.detach()[index].to(device="cpu", dtype=dtype).resolve_conj().resolve_neg().contiguous()
-            digest.update(memory(shown))
+            digest.update(bytes_view(shown))
             self._write(item, region.start, region.numel, functools.partial(_same, (shown, ())), lambda _: None)
         self._tell(*item.names)
         return digest.hexdigest()
@@ -142,7 +154,7 @@ class _Run:
     def _write(
         self, item: Stored, start: int, count: int, job: Callable[[], tuple[Tensor, T]], take: Callable[[T], None]
     ) -> None:
-        """Hand over the ``count`` elements from ``start`` on."""
+        """Hand ``count`` elements, from element ``start`` on, to the writer."""
         size = item.entry.dtype.itemsize
 
         def written(result: T) -> None:
@@ -179,7 +191,7 @@ def _same(what: T) -> T:
 
 
 def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
-    """Every entry's slot, after checking that its values can be computed or copied."""
+    """The slots by name, after checking that every entry's values can be computed or copied."""
     slots = {slot.name: slot for slot in walk(model)}
     problems: list[str] = []
     for entry in plan:
@@ -215,8 +227,8 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
     return slots
 
 
-def _say_what_is_left(model: nn.Module) -> None:
-    """Give a notice of what ``state_dict`` has beside tensors."""
+def _warn_of_extra_state(model: nn.Module) -> None:
+    """Give a notice about ``get_extra_state``: ``state_dict`` has its result, but a checkpoint has only tensors."""
     left = [
         f"{name}._extra_state".lstrip(".")
         for name, module in named_modules_of(model)
@@ -244,7 +256,7 @@ def _check_plain(slot: Slot) -> None:
 
 
 def _check_writable(entry: Entry) -> None:
-    """Raise ``ZetaError`` where a model in the plan's dtypes could not be initialized either."""
+    """Raise ``ZetaError`` for an entry that could not be initialized in a model either."""
     check_dtype(entry.initializer, entry.dtype)
     if not entry.kept and entry.kind is not Kind.BUFFER and not dtypes.is_drawable(entry.dtype):
         raise TargetError(

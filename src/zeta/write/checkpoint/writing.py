@@ -1,7 +1,7 @@
-"""Compute and write tiles on several threads at once, and let the disk have files that are complete.
+"""Compute and write tiles on several threads, and fsync each file when it is complete.
 
-Each thread computes a small tile and writes it while it is in the processor's cache, without waiting for the others:
-the kernels and the system's calls release the interpreter's lock.
+Each thread computes a small tile and writes it while the tile is in the processor's cache. The threads run in parallel:
+the kernels and the system calls release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from zeta.write.checkpoint.crew import Crew
 T = TypeVar("T")
 
 _MOST_THREADS: Final = 16
-#: complete files that may wait for the disk
+#: complete files that may wait for their fsync
 _MOST_SYNCS: Final = 2
 
 
-class Target:
-    """A file that several threads write, in any order. What it holds already, and is the same, is left alone."""
+class OutputFile:
+    """A file that several threads write, in any order. Bytes that it already has are not written again."""
 
     def __init__(self, file: int) -> None:
         self._file = file
         self._earlier = os.fstat(self._file).st_size
 
     def write(self, content: memoryview, offset: int) -> int:
-        """Let the file have ``content`` at ``offset``; return how many bytes of it were there."""
+        """Write ``content`` at ``offset``; return the number of bytes that the file already had."""
         size = len(content)
         if offset + size <= self._earlier and os.pread(self._file, size, offset) == bytes(content):
             return size
         done = 0
         while done < size:
             done += os.pwrite(self._file, content[done:], offset + done)
-        if hasattr(os, "posix_fadvise"):  # let the disk begin, rather than wait until much is to be done
+        if hasattr(os, "posix_fadvise"):  # starts the write-back now instead of leaving it all to fsync
             os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_DONTNEED)
         return 0
 
     def finish(self, size: int) -> None:
-        """Cut off what lies behind ``size``, and let the disk have everything."""
+        """Truncate the file to ``size``, and fsync it."""
         if self._earlier > size:
             os.ftruncate(self._file, size)
         os.fsync(self._file)
@@ -61,8 +61,8 @@ class Target:
 class Writer:
     """Writes files one after the other: ``begin``, ``write``, ``write``, ..., ``finish``, ``begin``, ...
 
-    An error in another thread is raised by a later call. When the block is left, everything is on the disk; or after an
-    error nothing is in work any more. ``found`` counts the bytes that files had already.
+    An error in another thread is raised by a later call. When the block ends, everything is on disk; after an error, no
+    job is running any more. ``found`` counts the bytes that the files already had.
     """
 
     def __init__(self) -> None:
@@ -72,46 +72,46 @@ class Writer:
         self._syncs = Crew(1)
         self._writing: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
         self._syncing: deque[Future[None]] = deque()
-        self._target: Target | None = None
+        self._output: OutputFile | None = None
 
     def begin(self, file: int, first: bytes) -> None:
-        """Turn to another file, by its descriptor, which is closed here; it begins with the bytes ``first``."""
-        self._target = Target(file)
-        self.found += self._target.write(memoryview(first), 0)
+        """Begin a file, given by its descriptor, with the bytes ``first``. The writer closes the descriptor."""
+        self._output = OutputFile(file)
+        self.found += self._output.write(memoryview(first), 0)
 
     def write(self, job: Callable[[], tuple[Tensor, T]], offsets: Sequence[int], then: Callable[[T], None]) -> None:
-        """Let a thread do ``job`` and write its tensor, contiguous and on the CPU, to each of ``offsets``.
+        """Run ``job`` in a thread and write its tensor (contiguous, on the CPU) at each of ``offsets``.
 
-        ``then`` is called here with the other part of the job's result, in the order of the jobs.
+        ``then`` is called in the calling thread with the second part of the job's result, in the order of the jobs.
         """
-        target = self._target
-        assert target is not None
+        output = self._output
+        assert output is not None
 
         def run() -> tuple[int, T]:
             values, result = job()
-            return sum(target.write(memory(values), offset) for offset in offsets), result
+            return sum(output.write(bytes_view(values), offset) for offset in offsets), result
 
         self._settle(self._threads)
         self._writing.append((self._writers.submit(run), then))
 
     def finish(self, size: int) -> None:
-        """End the file, which has ``size`` bytes; the disk may get it while the next one is written."""
+        """End the file, which has ``size`` bytes. Its fsync may run while the next file is written."""
         while len(self._syncing) >= _MOST_SYNCS:
             self._syncs.result(self._syncing.popleft())
-        target, written = self._target, [future for future, _ in self._writing]
-        assert target is not None
+        output, written = self._output, [future for future, _ in self._writing]
+        assert output is not None
 
         def sync() -> None:
-            with contextlib.closing(target):
+            with contextlib.closing(output):
                 for future in written:
                     self._writers.result(future)
-                target.finish(size)
+                output.finish(size)
 
         self._syncing.append(self._syncs.submit(sync))
-        self._target = None  # closed there
+        self._output = None  # sync closes it
 
     def _settle(self, most: int) -> None:
-        """Wait until at most so many jobs are in work, and tell of the others."""
+        """Wait until at most ``most`` jobs are running, and call ``then`` for the finished ones."""
         while len(self._writing) > most:
             future, then = self._writing.popleft()
             found, result = self._writers.result(future)
@@ -132,12 +132,12 @@ class Writer:
         finally:
             self._writers.leave()
             self._syncs.leave()
-            if self._target is not None:
-                self._target.close()
+            if self._output is not None:
+                self._output.close()
 
 
-def memory(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without a copy. Valid while the tensor lives."""
+def bytes_view(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy. Valid as long as the tensor exists."""
     assert tensor.is_contiguous()
     assert tensor.device.type == "cpu"
     return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))

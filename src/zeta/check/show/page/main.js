@@ -19,7 +19,7 @@ function heading() {
   const loss = results.loss;
   const lines = [
     `${plural(results.layers.length, "layer")}, ${plural(results.parameters.length, "parameter")} and buffers`,
-    ...(loss ? [`loss ${digits(loss.value)}${loss.expected === null ? "" : ` (${digits(loss.expected)} without opinion${loss.classes === null ? "" : ` among ${loss.classes.toLocaleString("en")} classes`})`}`] : []),
+    ...(loss ? [`loss ${digits(loss.value)}${loss.expected === null ? "" : ` (${digits(loss.expected)} expected by chance${loss.classes === null ? "" : ` among ${loss.classes.toLocaleString("en")} classes`})`}`] : []),
     `${results.level} level on ${results.device}`, ...(results.seed === null ? [] : [`seed ${results.seed}`]),
     `${digits(results.seconds, 2)} s`, results.versions.map((pair) => pair.join(" ")).join(", "),
   ];

@@ -1,9 +1,9 @@
-"""The same stream from several backends: compiled code on CPUs, Triton on NVIDIA GPUs, torch operations anywhere.
+"""Backends that compute the same stream: compiled code on CPUs, Triton on NVIDIA GPUs, torch operations anywhere.
 
-Which one runs is decided at its first use, and said: by a notice where it is not the best for the device, by ``zeta
-doctor``, and in every report. Before that use, a backend must give the known answers; one that does not is left out.
-``ZETA_KERNEL`` in the environment forces one: ``avx512_bf16``, ``avx512``, ``avx2``, ``neon``, ``portable``,
-``triton``, ``reference``; one that is for another device (``triton`` on the CPU) changes nothing.
+The backend for a device is chosen at its first use: the fastest one that reproduces the known answers. Every report and
+``zeta doctor`` name it, and a notice is given if a faster one could not be used. The environment variable
+``ZETA_KERNEL`` forces one: ``avx512_bf16``, ``avx512``, ``avx2``, ``neon``, ``portable``, ``triton``, ``reference``. A
+backend for another type of device (``triton`` on the CPU) is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["WORDS", "Backend", "Law", "Task", "backend", "candidates", "choice",
 VARIABLE: Final = "ZETA_KERNEL"
 _ISAS: Final = ("avx512_bf16", "avx512", "avx2", "neon", "portable")
 _NAMES: Final = (*_ISAS, "triton", "reference")
-#: elements of a temporary on the way to a dtype or a device that no backend writes to
+#: elements of the temporary for a dtype or a device that no backend can write to
 STAGE: Final = 2**20
 _LONGEST_REASON: Final = 300
 
@@ -38,22 +38,22 @@ _EVERY_DTYPE: Final = frozenset({torch.uint32, *native.DTYPES})
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One way to compute the stream: its name, the call that does tasks, and the dtypes that it writes.
+    """One implementation of the stream: its name, the function that runs tasks, and the dtypes that it writes.
 
-    ``measure`` gives the sums, about a centre each, of many tensors at once, where the backend can.
+    ``measure`` computes the sums of many tensors, each about a centre, in one call; ``None`` if the backend cannot.
     """
 
     name: str
     fill: Callable[[Sequence[Task]], None]
     dtypes: frozenset[torch.dtype] = _EVERY_DTYPE
-    measure: Callable[[Sequence[Tensor], Sequence[float]], list[native.Moments]] | None = None
+    measure: Callable[[Sequence[Tensor], Sequence[float]], list[native.RawSums]] | None = None
 
 
 REFERENCE: Final = Backend(name="reference", fill=reference.fill)
 
 
 def fill(tasks: Iterable[Task]) -> None:
-    """Do all tasks; those for one device together, so that many small ones cost little more than a large one."""
+    """Run all tasks; those of one device in one call, so that many small tasks cost little more than a large one."""
     by_device: dict[torch.device, list[Task]] = {}
     for task in tasks:
         by_device.setdefault(task.out.device, []).append(task)
@@ -72,7 +72,7 @@ def fill(tasks: Iterable[Task]) -> None:
 
 
 def _staged(task: Task) -> None:
-    """Compute in fp32 where no backend writes the dtype, on the CPU where none runs on the device, and copy."""
+    """Compute into a temporary, in fp32 if no backend writes the dtype, on the CPU if none runs there, and copy it."""
     law = task.law if task.law.dtype in _EVERY_DTYPE else replace(task.law, dtype=torch.float32)
     device = task.out.device if task.out.device.type == "cuda" else torch.device("cpu")
     for index, tile in task.region.tiles(STAGE):
@@ -82,28 +82,28 @@ def _staged(task: Task) -> None:
 
 
 def backend(device: torch.device | str = "cpu") -> Backend:
-    """The backend that computes values for ``device``; a notice says so once if it is not the best for it.
+    """The backend that computes values for ``device``; gives a notice once if faster ones could not be used.
 
-    Raises ``SpecError`` if ``ZETA_KERNEL`` asks for one that does not exist or does not run here.
+    Raises ``SpecError`` if ``ZETA_KERNEL`` names one that does not exist or cannot be used.
     """
     chosen, problems = choice(device)
     if problems:
-        _say("cuda" if torch.device(device).type == "cuda" else "cpu", chosen.name, problems)
+        _warn("cuda" if torch.device(device).type == "cuda" else "cpu", chosen.name, problems)
     return chosen
 
 
 def problems(device: torch.device | str = "cpu") -> tuple[str, ...]:
-    """Why better backends than the one that is used for ``device`` cannot be used."""
+    """Why backends faster than the one chosen for ``device`` cannot be used."""
     return choice(device)[1]
 
 
 def choice(device: torch.device | str = "cpu") -> tuple[Backend, tuple[str, ...]]:
-    """``backend`` and ``problems`` in one, without the notice."""
+    """``backend`` and ``problems`` in one call, without the notice."""
     return _choice("cuda" if torch.device(device).type == "cuda" else "cpu", os.environ.get(VARIABLE) or None)
 
 
 @functools.cache
-def _say(device_type: str, name: str, problems: tuple[str, ...]) -> None:
+def _warn(device_type: str, name: str, problems: tuple[str, ...]) -> None:
     warnings.warn(
         f"zeta computes with the {name} backend on {device_type}: the same values, more slowly. "
         f"Not usable: {'; '.join(problems)}",
@@ -114,7 +114,7 @@ def _say(device_type: str, name: str, problems: tuple[str, ...]) -> None:
 
 @functools.cache
 def _choice(device_type: str, forced: str | None) -> tuple[Backend, tuple[str, ...]]:
-    """The backend for a type of device, and why those before it in ``candidates`` are not used."""
+    """The backend for a type of device, and why those before it in ``candidates`` cannot be used."""
     if forced not in (None, *_NAMES):
         raise SpecError(f"{VARIABLE} must be one of {', '.join(_NAMES)}, got {forced!r}")
     if forced is not None and (forced == "reference" or (forced in _ISAS) is (device_type == "cpu")):
@@ -132,7 +132,7 @@ def _choice(device_type: str, forced: str | None) -> tuple[Backend, tuple[str, .
 
 
 def candidates(device_type: str = "cpu") -> tuple[str, ...]:
-    """The names of the backends for a type of device, best first; the reference is always the last."""
+    """The names of the backends for a type of device, fastest first; the reference is always the last."""
     if device_type == "cuda":
         return "triton", "reference"
     library = _library()
@@ -141,14 +141,14 @@ def candidates(device_type: str = "cpu") -> tuple[str, ...]:
 
 @functools.cache
 def proved(name: str, device_type: str = "cpu") -> Backend:
-    """The named backend, after it has given the known answers; ``OSError`` says why it cannot be used."""
+    """The named backend, after a check that it gives the known answers; ``OSError`` says why it cannot be used."""
     found = REFERENCE if name == "reference" else _triton() if name == "triton" else _native(name)
     try:
-        # whatever mode the first use is in, such as another default device, it is not the backend's
+        # the caller's modes, such as a default device, must not change the answers
         with outside_of_modes():
             wrong = wrong_answers(found.fill, found.dtypes, device_type) if found is not REFERENCE else []
             wrong += wrong_sums(found.measure) if found.measure is not None else []
-    except Exception as error:  # a compiler's, a driver's: whatever it is, the reference can do without
+    except Exception as error:  # of a compiler or driver; the reference needs neither
         raise OSError(f"fails: {_reason(error)}") from error
     if wrong:
         raise OSError(f"gives wrong values for {', '.join(wrong)}; please report this")
@@ -156,7 +156,7 @@ def proved(name: str, device_type: str = "cpu") -> Backend:
 
 
 def _reason(error: BaseException) -> str:
-    """The error in one line, with the text of what caused it: a compiler's own error only quotes the source."""
+    """The error in one line, with the text of its root cause: a compiler's error itself only quotes the source."""
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""What every backend must give before its values are used: digests of a few thousand values of each kind."""
+"""The known answers, which a backend must reproduce before it is used: digests of a few thousand values of each law."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _KEY: Final = 0x299F31D0A4093822
 _DRAW: Final = 2**32 + 1
 _DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
-# A run across the border where counters need a second word, too long for one block and begun and ended inside a block,
-# and a box of columns that lies transposed in memory: each backend's paths, aligned and not.
+# Two regions that cover each backend's code paths, aligned and not: a run that crosses the counter 2^32, is longer than
+# one block and begins and ends inside a block; and a box of columns that is transposed in memory.
 _RUN: Final = Region(shape=(2**40,), offsets=(2**34 - 1003,), sizes=(3001,))
 _BOX: Final = Region(shape=(41, 67), offsets=(2, 5), sizes=(37, 23))
 
-# The fp64 formula changes at q = 0.425, which is z = 1.43953147...; between that and 0.425 rounded to fp32, where some
-# releases of Triton changed it, lie nearly all values of this interval, and nearly none of any other law.
+# The fp64 formula changes at q = 0.425, which is z = 1.43953147... Some releases of Triton round this limit to fp32.
+# Nearly all values of this interval lie between the two limits, so that it shows such an error; other laws do not.
 _BORDER: Final = (1.43953147, 1.43953156)
 
 
@@ -45,7 +45,7 @@ def laws() -> dict[str, Law]:
     return found
 
 
-#: the first 16 hexadecimal digits of the SHA-256 of the values' bytes; they belong to the version of the stream
+#: the first 16 hexadecimal digits of the SHA-256 of the values' bytes, for this version of the stream
 ANSWERS: Final = {
     "words": "278e6d01452fe2cd",
     "uniform float32": "a41d0b3ed2427be1",
@@ -90,7 +90,7 @@ def wrong_answers(
 def wrong_sums(
     measure: Callable[[Sequence[Tensor], Sequence[float]], list[tuple[float, float, float, float]]],
 ) -> list[str]:
-    """The dtypes for which ``measure`` does not give the known sums of whole numbers, which are exact in any order."""
+    """The dtypes for which ``measure`` gives wrong sums. Sums of whole numbers are exact, whatever the order."""
     numbers = torch.arange(-100, 156, device="cpu")
     wrong = []
     for dtype in _DTYPES:

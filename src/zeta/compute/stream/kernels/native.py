@@ -1,4 +1,4 @@
-"""The compiled kernels for CPUs: ``csrc/``, called through its C interface, which knows neither Python nor torch."""
+"""The compiled kernels for CPUs (``csrc/``), called through a C interface that depends on neither Python nor torch."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ from zeta.base.process.forked import was_forked
 from zeta.compute.stream.kernels.tasks import DIMS, Law, Task, boxes
 from zeta.compute.stream.random import Side, interval
 
-#: names another library file, such as one built with sanitizers
+#: environment variable with the path of another library file, such as one built with sanitizers
 LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
 _ABI: Final = 3
-_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
+_DRAW_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
 
 #: dtypes of real values that the kernels read and write
 DTYPES: Final = frozenset(_DTYPES) - {torch.uint32}
 
-# struct zeta_job of csrc/zeta.h, as its two halves: the place, then the law
+# struct zeta_job of csrc/zeta.h, in two halves (the place, then the law); struct zeta_view; struct zeta_moments
 _PLACE: Final = struct.Struct(f"=Qq{3 * DIMS}qQQ")
 _LAW: Final = struct.Struct("=iiddddQQdddQddd")
 _VIEW: Final = struct.Struct(f"=Q{2 * DIMS}qi4xd")
-_MOMENTS: Final = struct.Struct("=dddd")
+_SUMS: Final = struct.Struct("=dddd")
 
-Moments = tuple[float, float, float, float]
+#: sum and sum of squares about the centre, minimum and maximum
+RawSums = tuple[float, float, float, float]
 
 
 class Library:
-    """The loaded library. Raises ``OSError`` if it is missing, or has another interface than this module expects."""
+    """The loaded library. Raises ``OSError`` if it is missing, or its interface has another version."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
@@ -54,28 +55,28 @@ class Library:
         if not same:
             raise OSError(f"{path} is of another version of zeta; install zeta again")
         self._library.zeta_stream_from.restype = ctypes.c_int64
-        #: from how many bytes on a fill passes the caches
+        #: a fill of at least this many bytes uses stores that bypass the caches
         self.stream_from: int = self._library.zeta_stream_from()
 
     @property
     def isas(self) -> tuple[str, ...]:
-        """The instruction sets that this processor can run, best first."""
+        """The instruction sets that this processor can run, fastest first."""
         names: bytes = self._library.zeta_isas()
         return tuple(names.decode().split(","))
 
     def fill(self, isa: str, tasks: Sequence[Task]) -> None:
-        """Do all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock.
+        """Run all tasks in one call on ``torch.get_num_threads()`` threads, without the interpreter's lock.
 
-        A thread that called ``stay_on_this_thread`` does them alone.
+        A thread that called ``stay_on_this_thread`` runs them alone.
         """
         jobs = b"".join(job for task in tasks for job in _jobs(task))
         count = len(jobs) // (_PLACE.size + _LAW.size)
         self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
 
-    def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[Moments]:
+    def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[RawSums]:
         """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
 
-        The answers are the same for any number of threads.
+        The results have the same bits for any number of threads.
         """
         views: list[bytes] = []
         owners: list[int] = []
@@ -83,12 +84,12 @@ class Library:
             for view in _views(tensor, centre):
                 views.append(view)
                 owners.append(number)
-        answers = ctypes.create_string_buffer(_MOMENTS.size * len(views))
+        answers = ctypes.create_string_buffer(_SUMS.size * len(views))
         self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)))
         if len(views) == len(tensors):
-            return list(_MOMENTS.iter_unpack(answers.raw))
-        measured: list[Moments] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
-        for owner, (total, squares, low, high) in zip(owners, _MOMENTS.iter_unpack(answers.raw), strict=True):
+            return list(_SUMS.iter_unpack(answers.raw))
+        measured: list[RawSums] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
+        for owner, (total, squares, low, high) in zip(owners, _SUMS.iter_unpack(answers.raw), strict=True):
             before = measured[owner]
             measured[owner] = before[0] + total, before[1] + squares, min(before[2], low), max(before[3], high)
         return measured
@@ -104,29 +105,34 @@ _this_thread = threading.local()
 
 
 def stay_on_this_thread() -> None:
-    """From now on, let the calling thread compute alone: it is one of several that do so side by side."""
+    """From now on, kernels called by this thread start no other threads: it is one of several that run in parallel."""
     _this_thread.threads = 1
 
 
 @functools.cache
 def _team(forked: bool) -> ctypes.c_void_p:
-    """The function by which the OpenMP runtime that torch itself uses calls work on its threads, or null.
+    """``GOMP_parallel`` of the OpenMP runtime that torch uses, or null; it runs a function on torch's own threads.
 
-    A process that was forked from one which used them has none of these threads, and would wait for them forever.
+    Threads of our own would compete for the processors with torch's, which keep spinning for a moment after each
+    operation. The kernels are not linked with OpenMP, because they must use the very runtime that torch has loaded.
+    This is needed until torch offers a C function that runs work on its threads.
+
+    In a process forked from one that used these threads, they do not exist, and a call would wait for them forever.
     """
     if forked:
         return ctypes.c_void_p()
     try:
         torch_cpu = next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))
-        return ctypes.cast(ctypes.CDLL(str(torch_cpu)).GOMP_parallel, ctypes.c_void_p)  # found in what it depends on
+        # the lookup also searches the libraries that libtorch_cpu depends on
+        return ctypes.cast(ctypes.CDLL(str(torch_cpu)).GOMP_parallel, ctypes.c_void_p)
     except (StopIteration, OSError, AttributeError):
         return ctypes.c_void_p()
 
 
 def library_path(folders: Iterable[str]) -> Path:
-    """Where the library is: in one of the package's folders, of which an editable installation has two.
+    """The path of the library, in one of the package's folders; an editable installation has two.
 
-    Raises ``OSError`` if it is in none of them, as where zeta was built without a C++ compiler.
+    Raises ``OSError`` if it is in none of them, for example if zeta was built without a C++ compiler.
     """
     if chosen := os.environ.get(LIBRARY_VARIABLE):
         return Path(chosen)
@@ -140,8 +146,8 @@ def library_path(folders: Iterable[str]) -> Path:
 
 
 def _jobs(task: Task) -> Iterator[bytes]:
-    """The task as bytes of ``zeta_job``; several where it has more dimensions than one can say."""
-    region, out, law = task.region, task.out, _law(task.law)
+    """The task as the bytes of one ``zeta_job``, or of several if it has more dimensions than a job."""
+    region, out, law = task.region, task.out, _packed(task.law)
     if region.is_run and out.is_contiguous():
         sizes, strides = _run(region.numel)
         yield _PLACE.pack(out.data_ptr(), region.start, *sizes, *strides, *strides, task.key, task.draw) + law
@@ -152,7 +158,7 @@ def _jobs(task: Task) -> Iterator[bytes]:
 
 
 def _views(tensor: Tensor, centre: float) -> Iterator[bytes]:
-    """The tensor as bytes of ``zeta_view``; several where it has more dimensions than one can say."""
+    """The tensor as the bytes of one ``zeta_view``, or of several if it has more dimensions than a view."""
     dtype = _DTYPES[tensor.dtype]
     if tensor.is_contiguous():
         sizes, strides = _run(tensor.numel())
@@ -164,15 +170,15 @@ def _views(tensor: Tensor, centre: float) -> Iterator[bytes]:
 
 @functools.lru_cache(maxsize=4096)
 def _run(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sizes and strides of the box of ``count`` elements in a row."""
+    """Sizes and strides of a box of ``count`` consecutive elements."""
     outer = DIMS - 1
     return (*(1,) * outer, count), (*(0,) * outer, 1)
 
 
 @functools.lru_cache(maxsize=4096)
-def _law(law: Law) -> bytes:
+def _packed(law: Law) -> bytes:
     within = law.within or interval()
-    head = (_KINDS[law.kind], _DTYPES[law.dtype], law.scale, law.shift, law.low, law.high)
+    head = (_DRAW_KINDS[law.kind], _DTYPES[law.dtype], law.scale, law.shift, law.low, law.high)
     return _LAW.pack(*head, within.split, *_side(within.negative), *_side(within.positive))
 
 

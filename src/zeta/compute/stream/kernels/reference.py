@@ -1,4 +1,4 @@
-"""The definition, run as it is: torch operations on any device with int64 and fp64 arithmetic."""
+"""The reference backend: runs the definition in ``random`` with torch operations, on any device with int64 and fp64."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TILE: Final = 2**16
 
 
 def fill(tasks: Sequence[Task]) -> None:
-    """Do the tasks one after the other, in bounded tiles."""
+    """Run the tasks one after the other, in bounded tiles."""
     for task in tasks:
         for index, tile in task.region.tiles(TILE):
             task.out[index].copy_(_values(task, tile).view(tile.sizes))

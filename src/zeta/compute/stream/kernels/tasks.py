@@ -1,4 +1,4 @@
-"""What every backend is asked for: values of one distribution, in one region, written to one place."""
+"""The tasks of the backends: values of one distribution, in one region, written to one tensor."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from zeta.compute.stream.regions import Region
 #: dimensions of the boxes that kernels loop over
 DIMS: Final = 6
 
-Kind = Literal["words", "uniform", "normal"]
+DrawKind = Literal["words", "uniform", "normal"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # looked up by identity, for each of ten thousand parameters
+@dataclass(frozen=True, kw_only=True, eq=False)  # hashed by identity, which is faster in the caches of the backends
 class Law:
-    """A distribution of real numbers in a dtype, down to the last constant: ``draw * scale + shift``, then clamped.
+    """A distribution of real numbers in a dtype, with all its constants: ``draw * scale + shift``, then clamped.
 
     ``uniform`` draws ``u`` in ``[0, 1)``, ``normal`` draws ``z`` within the interval ``within``; both are computed in
     fp64 for ``float64`` and in fp32 for every other dtype, ``scale`` and ``shift`` rounded to it. ``low`` and ``high``
     are numbers of ``dtype``, or infinite. ``words`` gives the raw 32-bit words, in ``uint32``.
     """
 
-    kind: Kind
+    kind: DrawKind
     dtype: torch.dtype
     scale: float = 1.0
     shift: float = 0.0
@@ -44,7 +44,7 @@ class Law:
 
     @property
     def bounded(self) -> bool:
-        """Whether values can be clamped."""
+        """Whether values are clamped."""
         return self.low > -math.inf or self.high < math.inf
 
 
@@ -55,7 +55,7 @@ WORDS = Law(kind="words", dtype=torch.uint32)
 class Task:
     """Write the values of ``law`` for the elements of ``region`` to ``out``, a tensor of its sizes with any strides.
 
-    ``key`` is the parameter's and ``draw`` the number of the draw: the upper 64 bits of the counter.
+    ``key`` is the parameter's key; ``draw`` is the draw number, the upper 64 bits of the counter.
     """
 
     law: Law
@@ -69,13 +69,13 @@ class Task:
         assert self.out.dtype is self.law.dtype, (self.out.dtype, self.law)
 
 
-Box = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
+StridedBox = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
-def boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[Box]:
+def boxes(sizes: Sequence[int], strides: Sequence[Sequence[int]]) -> Iterator[StridedBox]:
     """Cut an array with several sets of strides into boxes of ``DIMS`` dimensions: (offsets, sizes, strides).
 
-    Dimensions that lie one inside the other in every set are joined first, so that one box is almost always enough.
+    Adjacent dimensions that are contiguous in every set are joined first, so that one box is almost always enough.
     """
     if len(sizes) <= 1:
         size, steps = (sizes[0], [step[0] for step in strides]) if sizes else (1, [0] * len(strides))

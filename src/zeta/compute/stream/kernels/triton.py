@@ -1,14 +1,14 @@
-"""The stream as one Triton kernel, for NVIDIA GPUs: any region, to any strides, in one pass over memory.
+"""The stream as one Triton kernel for NVIDIA GPUs: any region, any strides, in one pass over memory.
 
-The operations carry the names of the reference in ``random`` and keep its order of rounding. The compiler may not
-fuse a multiplication with an addition; where the stream says fused, it is written. Division and square root are the
-correctly rounded ones. Constants cross the launch as their bits, so that no conversion can touch them.
+The functions have the names of the reference in ``random`` and keep its order of rounding. The compiler must not fuse a
+multiplication with an addition; where the stream is fused, the code calls ``fma``. Division and square root are the
+correctly rounded ones. Constants are passed to the kernel as their bits, so that no conversion can change them.
 
 This module alone imports triton. With ``TRITON_INTERPRET=1`` set before its import, it runs on tensors of the CPU.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-# ruff: noqa: D103 - what each function is, the one of its name in the reference says
+# ruff: noqa: D103 - each function is documented by the function of the same name in the reference
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from zeta.compute.stream.random import Side, fp32, interval
 #: dtypes that the kernel writes
 DTYPES: Final = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint32})
 
-#: counters, of four words each, that a program of the grid takes
+#: counters, of four words each, that one program of the grid computes
 COUNTERS: Final = 256
 
 # -- Philox4x32-10 -------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def number32(bits):
 
 @triton.jit
 def fma32(a, b, c):
-    if INTERPRETED:  # by hand, as Triton's interpreter before 3.9 rounds the product too
+    if INTERPRETED:  # emulated: Triton's interpreter before 3.9 also rounds the product
         return sum_rounded_to_odd(a.to(tl.float64) * b, c).to(tl.float32)
     return tl.fma(a, b, c)
 
@@ -149,7 +149,7 @@ def normal32(words, split, below, above, SYMMETRIC: tl.constexpr):
     q = fma32(j.to(tl.float32), scale, choose(negative, number32(below[2]), number32(above[2]), SYMMETRIC))
     p = fma32(mirrored.to(tl.float32), scale, choose(negative, number32(below[3]), number32(above[3]), SYMMETRIC))
     z = tl.where(q >= _CENTRAL_LIMIT, tail32(p), central32(q))
-    return tl.where(negative, z * -1.0, z)  # a product, as Triton's minus has been 0 - z, which loses the sign of zero
+    return tl.where(negative, z * -1.0, z)  # not -z: Triton has computed that as 0 - z, which loses the sign of zero
 
 
 @triton.jit
@@ -169,7 +169,7 @@ def clamp(x, low, high):
 
 @triton.jit
 def rounded(x, dtype: tl.constexpr):
-    if dtype == tl.bfloat16:  # by hand, as Triton's interpreter cuts the bits off
+    if dtype == tl.bfloat16:  # rounded by hand: Triton's interpreter truncates
         bits = x.to(tl.uint32, bitcast=True)
         bits = bits + 0x7FFF + ((bits >> 16) & 1)
         x = (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
@@ -255,7 +255,8 @@ def values64(words, affine, split, below, above, KIND: tl.constexpr, SYMMETRIC: 
 
 # -- the kernel --------------------------------------------------------------------------------------------------------
 
-# Triton compiles anew for integers that are 1 or multiples of 16. Only what says how memory is written is worth it.
+# Triton specializes: it compiles again for integers that are 1 or multiples of 16. That is worth it only for arguments
+# that decide how memory is written; these others are not specialized.
 _ANY_VALUE = (
     *("quads", "per_row", "inner", "start", "sizes", "index_strides"),
     *("key", "draw", "affine", "split", "below", "above"),
@@ -287,16 +288,16 @@ def fill_quads(
     OUTER: tl.constexpr,
     COUNTERS: tl.constexpr,
 ):
-    """Each lane takes a counter, and writes those of its four elements, a quad, that lie in its row of the box.
+    """Each lane computes the four elements of one counter (a quad), and writes those that lie in its row of the box.
 
     A box has ``OUTER`` dimensions of rows, the fastest first. A row is ``inner`` consecutive elements, ``step`` apart
-    in memory, and takes ``per_row`` lanes wherever in a quad it starts. Rows of 3 elements from 5 and from 15 on::
+    in memory. It gets ``per_row`` lanes, enough for any start within a quad. Rows of 3 elements, from 5 and from 15::
 
         lane      0        1          2            3
         elements  4 5 6 7  8 9 10 11  12 13 14 15  16 17 18 19
         written     5 6 7                      15  16 17
 
-    ``WHOLE``: every quad lies in its row. ``NARROW``: 31 bits count the lanes, so that divisions are short.
+    ``WHOLE``: every quad lies in its row. ``NARROW``: lanes are counted in 31 bits, which makes divisions cheaper.
     """
     dtype: tl.constexpr = out.dtype.element_ty
     lane = tl.program_id(0).to(tl.int64) * COUNTERS + tl.arange(0, COUNTERS)
@@ -338,8 +339,8 @@ def fill_quads(
 
 
 @functools.lru_cache(maxsize=4096)
-def _law(law: Law) -> dict[str, Any]:
-    """The kernel's arguments that say which law."""
+def _law_arguments(law: Law) -> dict[str, Any]:
+    """The kernel's arguments that describe the law."""
     within = law.within or interval()
 
     def bits(value: float) -> int:
@@ -362,7 +363,7 @@ def _law(law: Law) -> dict[str, Any]:
 
 
 def fill(tasks: Sequence[Task]) -> None:
-    """Do the tasks in order, each with one launch on the current stream of its device."""
+    """Run the tasks in order, each with one launch on the current stream of its device."""
     for task in tasks:
         if task.region.numel:
             with torch.cuda.device_of(task.out):
@@ -377,7 +378,7 @@ def _launch(task: Task) -> None:
         sizes, index_strides, out_strides = zip(*reversed(rows), strict=True) if rows else ((), (), ())
         start = region.start + index
         whole = all(number % 4 == 0 for number in (start, inner, *index_strides))
-        per_row = inner // 4 if whole else (inner + 6) // 4  # enough even from the last element of a quad on
+        per_row = inner // 4 if whole else (inner + 6) // 4  # enough even if the row starts at the last of a quad
         quads = math.prod(sizes) * per_row
         fill_quads[(triton.cdiv(quads, COUNTERS),)](
             out.as_strided((), (), out.storage_offset() + offset),
@@ -391,11 +392,11 @@ def _launch(task: Task) -> None:
             step=step,
             key=task.key,
             draw=task.draw,
-            **_law(task.law),
+            **_law_arguments(task.law),
             WHOLE=whole,
             NARROW=quads < 2**31,
             OUTER=len(rows),
             COUNTERS=COUNTERS,
             enable_fp_fusion=False,
-            sanitize_overflow=False,  # 32-bit words wrap on purpose
+            sanitize_overflow=False,  # 32-bit words wrap around on purpose
         )

@@ -1,4 +1,4 @@
-"""From a recorded graph to initializers: what is a known law becomes that law, the rest a small program."""
+"""Turn a recorded graph into initializers: known distributions if possible, else small programs."""
 
 from zeta.resolve.recording.recognition.assembly import Recognized, recognize
 

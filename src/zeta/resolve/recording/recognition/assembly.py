@@ -1,4 +1,4 @@
-"""From simplified nodes to initializers: who owns which randomness, and the steps of what stays a program."""
+"""Turn simplified nodes into initializers: assign each random draw to a parameter, and build the steps of programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zeta.resolve.recording.tracing import LARGEST_DATA, Node
 
 @dataclass(frozen=True, kw_only=True)
 class Recognized:
-    """What one parameter gets: its initializer, and what belongs to it."""
+    """The result for one parameter: its initializer, with axes and padding row."""
 
     initializer: Initializer
     axes: Axes | None = None
@@ -29,10 +29,10 @@ class Recognized:
 
 
 def recognize(roots: dict[str, Node], frozen: dict[int, Tensor]) -> tuple[dict[str, Recognized], dict[str, str]]:
-    """Tell each named node's initializer; and for those that have none, why.
+    """Return the initializer of each named node, and the problem of each that has none.
 
-    Random leaves that are ``frozen`` are data. A value that several of them share is drawn once, under one name.
-    Nothing depends on the order in which the nodes were made.
+    Random leaves in ``frozen`` become data. A draw that several nodes share is drawn once, under one name. The result
+    does not depend on the order in which the nodes were made.
     """
     simple = Simplified(list(roots.values()), frozen)
     results = _settled({name: simple[node] for name, node in roots.items()})
@@ -49,25 +49,25 @@ def recognize(roots: dict[str, Node], frozen: dict[int, Tensor]) -> tuple[dict[s
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Under which name and number a random leaf is drawn."""
+    """The parameter name and number under which a random leaf is drawn."""
 
     name: str
     number: int
 
 
 def _settled(results: dict[str, Simple]) -> dict[str, Simple]:
-    """Results whose law stands for their formula: where nothing else sees what is drawn for it.
+    """Drop the formula of every result that is a law, if no other result uses the same draw.
 
-    Values that belong together, such as a draw and its mirror image, stay formulas of one draw.
+    Results that depend on each other, such as a draw and its negative, stay formulas of one draw.
     """
     draws = {name: _random_leaves(result) for name, result in results.items()}
     seen: defaultdict[int, list[Simple]] = defaultdict(list)
     for name, nodes in draws.items():
         for node in nodes:
             seen[node.serial].append(results[name])
-    bare: dict[int, Simple] = {}  # what is the same stays the same
+    bare: dict[int, Simple] = {}  # by identity, so that results that are the same object stay so
     for name, result in results.items():
-        law = _law(result)
+        law = _law_and_padding(result)
         if law is not None and all(other is result for node in draws[name] for other in seen[node.serial]):
             bare[id(result)] = _without_formula(result)
     return {name: bare.get(id(result), result) for name, result in results.items()}
@@ -76,8 +76,8 @@ def _settled(results: dict[str, Simple]) -> dict[str, Simple]:
 def _owners(results: dict[str, Simple]) -> dict[int, _Place]:
     """The place of each random leaf.
 
-    Its name is that of the parameter which it is all of, else the first in the alphabet of those that use it. Its
-    number is its place in that parameter's program, as the program itself is ordered.
+    Its name is that of the parameter that consists of it alone, else the alphabetically first one that uses it. Its
+    number is its position in that parameter's program.
     """
     used = {name: _random_leaves(result) for name, result in results.items()}
     owner: dict[int, str] = {}
@@ -92,13 +92,13 @@ def _owners(results: dict[str, Simple]) -> dict[int, _Place]:
     }
 
 
-def _law(result: Simple) -> tuple[Leaf, int | None] | None:
-    """The law that a result is, and the row of zeros that it may have."""
+def _law_and_padding(result: Simple) -> tuple[Leaf, int | None] | None:
+    """The law of a result, and its row of zeros, if any; ``None`` if the result is not a law."""
     return (result, None) if isinstance(result, Leaf) else _padded(result)
 
 
 def _is_bare(result: Simple) -> bool:
-    law = _law(result)
+    law = _law_and_padding(result)
     return law is not None and law[0].formula is None
 
 
@@ -110,13 +110,13 @@ def _without_formula(result: Simple) -> Simple:
 
 
 def _random_leaves(result: Simple) -> list[Node]:
-    """The random nodes that a result uses, in the order of its program."""
+    """The random nodes of a result, in the order of its program."""
     found = [leaf.drawn for leaf in map(leaf_of, _ordered(result)) if leaf is not None and leaf.drawn is not None]
     return list({node.serial: node for node in found}.values())
 
 
 def _ordered(root: Simple) -> list[Simple]:
-    """All nodes of a result's program, operands first, in an order that depends on the graph's form alone."""
+    """All nodes of a result's program, operands first, in an order that depends only on the structure of the graph."""
     order: list[Simple] = []
     seen: set[int] = set()
     waiting: list[tuple[Simple, bool]] = [(computed(root), False)]
@@ -147,18 +147,18 @@ def _padded(result: Node) -> tuple[Leaf, int] | None:
 
 
 def _result(name: str, result: Simple, owners: dict[int, _Place]) -> Recognized:
-    law = _law(result)
+    law = _law_and_padding(result)
     if law is not None and law[0].formula is None:
         leaf, row = law
         if leaf.drawn is None or owners[leaf.drawn.serial] == _Place(name=name, number=0):
-            return Recognized(initializer=_meant(leaf.initializer), axes=leaf.axes, padding_idx=row)
+            return Recognized(initializer=_without_noise(leaf.initializer), axes=leaf.axes, padding_idx=row)
     return Recognized(initializer=_program(name, result, owners))
 
 
-def _meant(initializer: Initializer) -> Initializer:
-    """Uniform bounds without the last digits of fp64, where these miss a number of fp32.
+def _without_noise(initializer: Initializer) -> Initializer:
+    """Round uniform bounds to fp32 if they differ from an fp32 number only in the last digits of fp64.
 
-    A bound of 1/8 that comes out as 0.12499999999999999 would keep a bf16 parameter from its last number, 1/8.
+    A bound of 1/8 that is computed as 0.12499999999999999 would exclude the bf16 number 1/8.
     """
     if not isinstance(initializer, Uniform):
         return initializer
@@ -181,7 +181,7 @@ def _program(name: str, root: Simple, owners: dict[int, _Place]) -> Program:
             known = merged[form] = len(steps)
             steps.append(step)
         numbers[id(node)] = known
-    assert numbers[id(ordered[-1])] == len(steps) - 1  # a result is no part of itself
+    assert numbers[id(ordered[-1])] == len(steps) - 1  # the result is the last step
     return Program(tuple(steps))
 
 

@@ -1,4 +1,4 @@
-"""Rules for single operations: from a node and its simplified arguments to a leaf or node, or to ``None``."""
+"""Rules for single operations: each maps a node and its simplified arguments to a leaf or node, or to ``None``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from zeta.initializers.program import constant
 from zeta.resolve.recording.recognition.leaves import IID, Leaf, RuleOf, Simple, Simplifier, constant_leaf
 from zeta.resolve.recording.tracing import Node
 
-# probability that a clamp may cut off beyond a law's own bounds without being part of the law
+# a clamp that cuts off less probability than this does not change the law
 _NEGLIGIBLE: Final = 2.0**-33
+# torch's fp32 arithmetic may leave the bounds of a law by a rounding: this much, relative to the std
+_BOUND_SLACK: Final = 1e-5
 
 
 def _cast(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """A cast to a dtype that holds no more: a value of the stream is rounded once."""
+    """A cast to a narrower dtype. The stream rounds each value once, so the law may not have been rounded before."""
     source = args[0]
     if not isinstance(source, Leaf):
         return None
     if source.is_constant:
         return folded(node, args)
     wide = source.dtype in (torch.float32, torch.float64) and node.dtype in dtypes.REAL
-    narrower = wide and node.dtype.itemsize < source.dtype.itemsize  # what has been rounded already is another value
+    narrower = wide and node.dtype.itemsize < source.dtype.itemsize
     return source.derived(dtype=node.dtype) if narrower else None
 
 
@@ -40,7 +42,7 @@ def _full(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     value = node.attribute("value")
     if not isinstance(value, int | float):
         return None
-    # as the dtype holds it
+    # the value after rounding to the dtype
     return constant_leaf(torch.full((), value, dtype=node.dtype, device="cpu").item(), node)
 
 
@@ -80,22 +82,25 @@ def _affine(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | Non
     if leaf.shape != node.shape or leaf.dtype is not node.dtype:
         return None
     if node.op == "neg":
-        return _law(leaf, -1.0, 0.0)
+        return _scaled_and_shifted(leaf, -1.0, 0.0)
     number, alpha = _number(args[1 - at]), node.attribute("alpha")
     alpha = 1.0 if alpha is None else alpha
     if number is None or not isinstance(alpha, int | float):
         return None
     match node.op:
         case "mul":
-            return _law(leaf, number, 0.0)
+            return _scaled_and_shifted(leaf, number, 0.0)
         case "div" if at == 0 and number != 0 and node.attribute("rounding_mode") is None:
-            return _law(leaf, 1 / number, 0.0)
+            return _scaled_and_shifted(leaf, 1 / number, 0.0)
         case "add":
-            return _law(leaf, 1.0, alpha * number) if at == 0 else _law(leaf, float(alpha), number)
+            factor, shift = (1.0, alpha * number) if at == 0 else (float(alpha), number)
+            return _scaled_and_shifted(leaf, factor, shift)
         case "sub":
-            return _law(leaf, 1.0, -alpha * number) if at == 0 else _law(leaf, -float(alpha), number)
+            factor, shift = (1.0, -alpha * number) if at == 0 else (-float(alpha), number)
+            return _scaled_and_shifted(leaf, factor, shift)
         case "rsub":
-            return _law(leaf, -float(alpha), number) if at == 0 else _law(leaf, 1.0, -alpha * number)
+            factor, shift = (-float(alpha), number) if at == 0 else (1.0, -alpha * number)
+            return _scaled_and_shifted(leaf, factor, shift)
     return None
 
 
@@ -105,8 +110,8 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _law(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
-    """``factor * x + shift`` of ``leaf``; ``None`` if that is no known law."""
+def _scaled_and_shifted(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
+    """``factor * x + shift`` of ``leaf``; ``None`` if that is not a known law."""
     try:
         law = leaf.initializer
         if factor == 0:
@@ -123,7 +128,7 @@ def _law(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
 
 
 def _has_digits(law: Initializer, dtype: torch.dtype) -> bool:
-    """Whether arithmetic in a dtype leaves a law what it is: not moved far away, and inside of the dtype's range."""
+    """Whether values in this dtype still follow the law: the shift is not too large, and all is within its range."""
     match law:
         case Uniform():
             centre, width = (law.low + law.high) / 2, law.high - law.low
@@ -166,18 +171,18 @@ def _erfinv(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | Non
 
 
 def _erfinv_of(x: float) -> float | None:
-    """The inverse error function; ``None`` for what a fp32 value cannot tell from infinity."""
+    """The inverse error function; ``None`` if fp32 cannot distinguish ``x`` from 1, where it is infinite."""
     if abs(x) >= 1 - 2.0**-24:
         return None
     return NormalDist().inv_cdf((1 + x) / 2) * math.sqrt(0.5)
 
 
 def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """A clamp that only holds a law at bounds beyond which it has next to no probability, or where it is rounded."""
+    """A clamp that is part of the law: it cuts off a negligible probability, or only repeats the law's bounds."""
     leaf = args[0]
     low, high = {"clamp": args[1:], "clamp_min": [*args[1:], None], "clamp_max": [None, *args[1:]]}[node.op]
     if isinstance(leaf, Leaf) and isinstance(leaf.initializer, Uniform) and leaf.dtype in dtypes.REAL:
-        # this is how a draw that stays below its upper bound is recorded
+        # uniform draws in narrow dtypes are recorded with such a clamp, to stay below the upper bound
         ends = dtypes.below(leaf.initializer.high, leaf.dtype)
         return leaf.derived() if low is None and isinstance(high, float) and high >= ends else None
     if not isinstance(leaf, Leaf) or not isinstance(leaf.initializer, Normal | TruncatedNormal):
@@ -194,8 +199,7 @@ def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | No
     def cut(a: float, b: float) -> float:
         return max(0.0, parent.cdf(b) - parent.cdf(a)) / mass
 
-    # torch's arithmetic in fp32 leaves its bounds by a rounding
-    slack = 1e-5 * law.std
+    slack = _BOUND_SLACK * law.std
     lost = cut(own_low, low - slack) if low is not None else 0.0
     lost += cut(high + slack, own_high) if high is not None else 0.0
     if lost > _NEGLIGIBLE:
@@ -215,7 +219,7 @@ def _clamped(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | No
 
 
 def _weight_norm(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """``g v / ||v||`` is ``v`` where ``g`` is still the norm of ``v``, row by row; what is zero is meant to stay so."""
+    """``g v / ||v||`` is ``v`` if ``g`` is still the norm of ``v``, row by row. Rows of zeros stay zero."""
     v, g = node.operands
     base, dim = _origin(g), node.attribute("dim") or 0
     if node.attribute("part") != 0 or base.op not in ("norm", "linalg_vector_norm"):
@@ -229,20 +233,21 @@ def _weight_norm(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple 
 
 
 def _origin(node: Node) -> Node:
-    """What a node is a copy or another shape of, row by row."""
+    """The node without copies and reshapes."""
     while node.op in ("copy", "reshape"):
         node = node.operands[0]
     return node
 
 
 def folded(node: Node, args: list[Any]) -> Leaf | None:
-    """An elementwise operation on constants alone, if its result is one number everywhere."""
+    """An elementwise operation on constants only, if all elements of its result are equal."""
     leaves = [arg for arg in args if isinstance(arg, Leaf)]
     if not leaves or any(isinstance(arg, Node) for arg in args) or not all(leaf.is_constant for leaf in leaves):
         return None
     if node.op not in _EXACT and node.numel > _MOST_COMPUTED:
         return None
-    # of functions, torch computes the elements left over after whole vectors in another way, to another last bit
+    # torch computes elements after the last whole vector in another way: for functions that are not exactly rounded,
+    # the last bits may differ, so that the whole tensor must be computed
     operands = [_of_constant(arg, node.op in _EXACT) if isinstance(arg, Leaf) else arg for arg in args]
     with fixed_state():
         result = compute(node.op, operands, node.attributes, node.dtype)
@@ -253,14 +258,15 @@ def folded(node: Node, args: list[Any]) -> Leaf | None:
 
 
 def _of_constant(leaf: Leaf, one: bool) -> Tensor:
-    """A constant as a tensor, or one element of it; numbers without dimensions give way to another's dtype."""
+    """A constant as a tensor, or one element of it. 0-d tensors stay 0-d, because they do not decide the dtype."""
     assert isinstance(leaf.initializer, Constant)
     shape = (1,) * min(len(leaf.shape), 1) if one else leaf.shape
     return torch.full(shape, leaf.initializer.value, dtype=leaf.dtype, device="cpu")
 
 
+#: elements of the largest constant that is computed as a whole
 _MOST_COMPUTED: Final = 2**16
-#: operations that are exactly rounded, whatever code computes them
+#: exactly rounded operations: their bits do not depend on the code that computes them
 _EXACT: Final = frozenset((
     "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "ceil", "clamp", "clamp_max",
     "clamp_min", "div", "eq", "floor", "floor_divide", "fmod", "ge", "gt", "le", "logical_and", "logical_not",

@@ -1,4 +1,4 @@
-"""Nodes that are known laws, and what the rules that tell them share."""
+"""Leaves: nodes that are known laws (distributions or constants); and helpers for the rules that find them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from zeta.initializers import Constant, Initializer, Normal, TruncatedNormal, Un
 from zeta.initializers.program import constant
 from zeta.resolve.recording.tracing import Node
 
-#: laws that draw every element on its own, so that elements may change places
+#: laws with independent, identically distributed elements, so that elements may change places
 IID: Final = (Uniform, Normal, TruncatedNormal)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """A node that is a known law: constant if ``drawn`` is ``None``, else the randomness that it comes from.
+    """A node that is a known law. ``drawn`` is the random node that it comes from; ``None`` for a constant.
 
-    ``formula`` is the node as an operation on simpler ones, for where the law does not become a parameter as it is:
-    programs do what the constructor did, to the last bit.
+    ``formula`` is the node as an operation on simplified nodes. It is used if the law does not become a whole
+    parameter: programs repeat the constructor's operations, to the last bit.
     """
 
     initializer: Initializer
@@ -39,56 +39,56 @@ class Leaf:
         return isinstance(self.initializer, Constant)
 
     def derived(self, **changes: Any) -> Leaf:
-        """Another law of the same randomness, of which it is not said yet how it is computed."""
+        """A law derived from the same random node; its formula is set later."""
         return replace(self, formula=PENDING, **changes)
 
 
-#: the formula of a law that was derived, until the node is known that it was derived for
+#: the placeholder for the formula of a derived law, until its node is built
 PENDING: Final = Node(op="pending", shape=(), dtype=torch.float32)
 
 Simple = Leaf | Node
 
 
 class Simplifier(Protocol):
-    """Nodes in simpler form."""
+    """Access to simplified nodes, for the rules."""
 
     nodes: dict[int, Node]
 
     def __getitem__(self, node: Node) -> Simple:
-        """A node's simpler form."""
+        """The simplified form of a node."""
 
     def used_once(self, node: Node) -> bool:
-        """Whether nothing else uses a node, so that its elements may be drawn in another order."""
+        """Whether the values of a node are used only here, so that its elements may be drawn in another order."""
 
 
 RuleOf = Callable[[Simplifier, Node, list[Any]], Simple | None]
 
 
 def leaf_node(leaf: Leaf, serial: int) -> Node:
-    """A leaf in the place of a node, with the serial number of the one that it was."""
+    """A leaf as a node, with the serial number of the node that it replaces."""
     return Node(op="leaf", content=leaf, shape=leaf.shape, dtype=leaf.dtype, serial=serial)
 
 
 def leaf_of(node: Simple) -> Leaf | None:
-    """The leaf that a simplified node is, if it is one."""
+    """The leaf of a simplified node, ``None`` if it is not a leaf."""
     if isinstance(node, Leaf):
         return node
     return node.content if node.op == "leaf" else None
 
 
 def computed(node: Simple) -> Simple:
-    """The node as operations on what is drawn: a derived law is replaced by its formula."""
+    """The node as operations on random draws: a derived law is replaced by its formula."""
     leaf = leaf_of(node)
     return node if leaf is None or leaf.formula is None else leaf.formula
 
 
 def is_constant(simple: Simple) -> bool:
-    """Whether a simplified node is one number everywhere."""
+    """Whether all elements of a simplified node are the same number."""
     return isinstance(simple, Leaf) and simple.is_constant
 
 
 def constant_leaf(value: Any, node: Node) -> Leaf | None:
-    """A constant leaf, if the number is one that a plan can hold exactly."""
+    """A constant leaf; ``None`` if a plan cannot represent the number exactly."""
     if isinstance(value, complex):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Every node that a plan needs, as a known law or as an operation on simpler nodes."""
+"""Simplify every node that a plan needs: to a known law, or to an operation on simplified nodes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PARTS: Final[dict[str, RuleOf]] = {
 
 
 class Simplified:
-    """Every node that the roots use, as a leaf or as an operation on simpler nodes."""
+    """The simplified form of every node that the roots use: a leaf, or an operation on simplified nodes."""
 
     def __init__(self, roots: list[Node], frozen: dict[int, Tensor]) -> None:
         self.frozen = frozen
@@ -59,7 +59,7 @@ class Simplified:
             case "data":
                 return of_data(node)
             case "unknown" | "uninitialized":
-                # without elements there is nothing to know
+                # a tensor without elements needs no value
                 return node if node.numel else empty_leaf(node)
         if node.op == "copy":
             return self[node.operands[0]]
@@ -75,7 +75,7 @@ class Simplified:
         return found
 
     def _rebuilt(self, node: Node, args: list[Any]) -> Node:
-        """The node with simpler operands."""
+        """The node with simplified operands."""
         if all(arg is operand for arg, operand in zip(args, node.operands, strict=True)):
             return node
         simpler = [
@@ -85,7 +85,7 @@ class Simplified:
         return replace(node, operands=tuple(simpler))
 
     def used_once(self, node: Node) -> bool:
-        """Whether nothing else uses a node, so that its elements may be drawn in another order."""
+        """Whether the values of a node are used only here, so that its elements may be drawn in another order."""
         while self.uses[node.serial] == 1:
             used = list(node.nodes)
             if not used:
@@ -99,7 +99,7 @@ class Simplified:
 
 
 def of_data(node: Node) -> Simple:
-    """Data of one number is a constant."""
+    """A constant if all elements of the data have the same bits, else the node."""
     tensor = node.content
     if tensor.numel() and tensor.nbytes <= LARGEST_DATA and not tensor.is_complex():
         bits = dtypes.bits(tensor).reshape(-1)

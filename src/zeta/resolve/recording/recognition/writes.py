@@ -1,4 +1,4 @@
-"""Rules for parts: views that are read, views that are written, and what is put together of parts."""
+"""Rules for parts of tensors: views that are read, views that are written, and concatenations."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from zeta.resolve.recording.tracing import Node, Source
 
 
 def cut(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """A view: of a constant, a constant; of values that are each drawn on their own, as many others."""
+    """A view of a constant is a constant; a slice of independent values has the same law."""
     source = args[0]
     if not isinstance(source, Leaf):
         return _part_of_update(node, source)
     if source.is_constant:
         return source.derived(shape=node.shape)
-    apart = node.op == "slice" and isinstance(source.initializer, IID)  # a strided view may show one several times
-    return source.derived(shape=node.shape) if apart else None
+    independent = node.op == "slice" and isinstance(source.initializer, IID)  # a strided view may repeat elements
+    return source.derived(shape=node.shape) if independent else None
 
 
 def turned(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """Dimensions in another order: of a constant, or of values that are each drawn on their own."""
+    """A permutation of a constant, or of independent values, has the same law."""
     source = args[0]
     if not isinstance(source, Leaf):
         return None
@@ -32,7 +32,7 @@ def turned(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None
 
 
 def _part_of_update(node: Node, source: Node) -> Simple | None:
-    """A view of exactly what was written last."""
+    """A view of exactly the part that was written last is the written value."""
     if source.op != "update" or node.op != "slice":
         return None
     value = source.operands[1]
@@ -43,7 +43,7 @@ def _part_of_update(node: Node, source: Node) -> Simple | None:
 
 
 def written(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """Drop what a later write covers; the same law in every part is that law as a whole."""
+    """Drop writes that later ones cover. If every part has the same law, the whole tensor has it."""
     base, writes = _chain(simplifier, node)
     kept: list[_Write] = []
     law: Leaf | None = None
@@ -53,7 +53,7 @@ def written(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | Non
     if _covered(Box.whole(node.shape), [write.box for write in kept]):
         law = _one_law(simplifier, node, [simplifier.nodes[write.value.serial] for write in kept])
         nothing = Leaf(initializer=constant(0.0), shape=node.shape, dtype=node.dtype)
-        base = leaf_node(nothing, base.serial)  # nothing of it is left
+        base = leaf_node(nothing, base.serial)  # the base is completely overwritten
     leaf = leaf_of(base)
     if leaf is not None and leaf.is_constant:
         values = [leaf_of(write.value) for write in kept]
@@ -76,7 +76,7 @@ class _Write:
 
 
 def _chain(simplifier: Simplifier, node: Node) -> tuple[Node, list[_Write]]:
-    """What was written over, and the writes that led to a node, the first first."""
+    """The base of a chain of writes, and the writes in order."""
     base, value = (_in_place_of(operand, simplifier[operand]) for operand in node.operands)
     writes = [_write(node, value)]
     while base.op == "update" and len(writes) < _LONGEST_CHAIN:
@@ -99,7 +99,7 @@ _LONGEST_CHAIN: Final = 64
 
 
 def _covered(target: Box, boxes: list[Box]) -> bool:
-    """Whether boxes leave nothing of a box uncovered; looked for along one dimension at a time."""
+    """Whether the boxes cover the target completely. Only coverage along a single dimension is recognized."""
     return any(_covered_along(dim, target, boxes) for dim in range(len(target.sizes)))
 
 
@@ -116,12 +116,12 @@ def _covered_along(dim: int, target: Box, boxes: list[Box]) -> bool:
 
 
 def joined(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
-    """Parts of one law, end to end."""
+    """A concatenation of parts with the same law has that law."""
     return _one_law(simplifier, node, list(node.operands))
 
 
 def _one_law(simplifier: Simplifier, node: Node, parts: list[Node]) -> Leaf | None:
-    """The law that all parts of a tensor have, each drawn on its own and used here only."""
+    """The common law of all parts of a tensor, if they are independent and used only here."""
     leaves = [leaf for part in parts if (leaf := leaf_of(simplifier[part])) is not None]
     first = leaves[0] if leaves else None
     if first is None or len(leaves) < len(parts) or any(leaf.initializer != first.initializer for leaf in leaves):

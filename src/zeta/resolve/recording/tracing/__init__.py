@@ -1,4 +1,4 @@
-"""Run a constructor without memory, and note what it does to each tensor."""
+"""Run a constructor without memory, and record its operations on each tensor."""
 
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import LARGEST_DATA, UNTOUCHED, Node, Random, concrete, reachable

@@ -1,8 +1,8 @@
-"""What was done to tensors without memory: a graph of values, and for each memory the node that it holds now.
+"""The graph of recorded values, and for each storage its present node.
 
-A node is a value that never changes. An operation in place makes a new node for the memory that it writes to, of
-which the old one may be a part; what no final value leads back to is never looked at again. Strides and offsets end
-here: what a tensor sees of its memory is told as operations of the closed language.
+A node is a value that never changes. An in-place operation makes a new node for the storage that it writes; the old
+node may be an operand of it. Nodes that no final value depends on are ignored. Strides and offsets exist only here: a
+tensor's view of its storage is expressed as operations of the closed language.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.resolve.recording.sources import Source
 
-#: the largest constant tensor that a plan may hold
+#: bytes of the largest constant tensor in a plan
 LARGEST_DATA: Final = 2**22
-#: why a tensor that the recording found on meta has no value
+#: the reason for a tensor that was on meta before the recording
 UNTOUCHED: Final = "was there, on meta, before the recording began, so it has no value"
 _SERIAL = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """What is drawn: a solved initializer, and the axes that it needs."""
+    """A random draw: a solved initializer, and the axes that it needs."""
 
     initializer: Initializer
     axes: Axes | None = None
@@ -43,10 +43,10 @@ class Random:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True, weakref_slot=True)
 class Node:
-    """One value: an operation of the language on ``operands``, nodes and numbers.
+    """One value: an operation of the language on ``operands``, which are nodes and numbers.
 
-    In addition to the language there are ``random`` (its ``content`` a :class:`Random`), ``data`` (a real tensor),
-    ``copy`` of a node, made at another line, ``uninitialized``, and ``unknown`` with a reason.
+    Additional operations, with their ``content``: ``random`` (a :class:`Random`), ``data`` (a real tensor), ``unknown``
+    (a reason), ``uninitialized``, and ``copy`` (the operand's value, made at another line).
     """
 
     op: str
@@ -74,7 +74,7 @@ class Node:
 
 
 def reachable(roots: Iterable[Node]) -> list[Node]:
-    """Every node that the roots lead back to, arguments first. The order of creation is such an order."""
+    """Every node that the roots depend on, operands first: the order of creation."""
     found: dict[int, Node] = {}
     waiting = list(roots)
     while waiting:
@@ -85,25 +85,25 @@ def reachable(roots: Iterable[Node]) -> list[Node]:
     return [found[serial] for serial in sorted(found)]
 
 
-# -- nodes of single operations: nothing is made that would change nothing ---------------------------------------------
+# -- nodes of single operations; an operation without effect returns its operand ---------------------------------------
 
 
 def make(op: str, *operands: Operand, like: Node, of: Sequence[int] | None = None, **attributes: Any) -> Node:
-    """A node of the dtype, source and, unless its shape is given by ``of``, the shape of another."""
+    """A node with the dtype and source of ``like``, and with its shape unless ``of`` gives another."""
     named = tuple(sorted(attributes.items()))
     shape = like.shape if of is None else tuple(of)
     return Node(op=op, operands=operands, attributes=named, shape=shape, dtype=like.dtype, source=like.source)
 
 
 def full(value: Any, shape: Sequence[int], dtype: torch.dtype, source: Source | None) -> Node:
-    """One number everywhere."""
+    """The same number in every element."""
     size = tuple(shape)
     named = (("size", size), ("value", value))
     return Node(op="full", attributes=named, shape=size, dtype=dtype, source=source)
 
 
 def unknown(reason: str, tensor: Tensor, source: Source | None) -> Node:
-    """What nobody knows, and why."""
+    """An unknown value, and the reason."""
     return Node(op="unknown", content=reason, shape=tuple(tensor.shape), dtype=tensor.dtype, source=source)
 
 
@@ -130,7 +130,7 @@ def permute(node: Node, dims: Sequence[int]) -> Node:
         inner = node.attribute("dims")
         node, dims = node.operands[0], tuple(inner[dim] for dim in dims)
     moved = [dim for dim in dims if node.shape[dim] > 1]
-    if moved == sorted(moved):  # what has one element may stand anywhere
+    if moved == sorted(moved):  # only dimensions of extent 1 move
         return reshape(node, [node.shape[dim] for dim in dims])
     return make("permute", node, like=node, of=[node.shape[dim] for dim in dims], dims=dims)
 
@@ -149,7 +149,7 @@ def cut(node: Node, box: Box) -> Node:
 
 
 def viewed(base: Node, shape: Sequence[int], strides: Sequence[int], offset: int) -> Node:
-    """What a strided view shows of row-major values."""
+    """A strided view of row-major values."""
     shape = tuple(shape)
     if any(stride == 0 and size > 1 for stride, size in zip(strides, shape, strict=True)):
         once = tuple(1 if stride == 0 else size for stride, size in zip(strides, shape, strict=True))
@@ -164,7 +164,7 @@ def viewed(base: Node, shape: Sequence[int], strides: Sequence[int], offset: int
 
 
 def updated(base: Node, value: Node, strides: Sequence[int], offset: int, source: Source | None) -> Node:
-    """Row-major values, with ``value`` in a strided view of them."""
+    """Row-major values, with ``value`` written to a strided view of them."""
     if value.numel == 0:
         return base
     for inner in _shapes(base, value.shape, strides):
@@ -194,7 +194,7 @@ def updated(base: Node, value: Node, strides: Sequence[int], offset: int, source
 
 
 def _shapes(base: Node, shape: Sequence[int], strides: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Shapes of the same elements in which a view may be a box: as they are, then as the strides have it."""
+    """Shapes of the same elements in which a view may be a box: the base's own, then one made from the strides."""
     yield base.shape
     other = shape_for(base.numel, shape, strides)
     if other is not None and other != base.shape:
@@ -205,22 +205,22 @@ def _shapes(base: Node, shape: Sequence[int], strides: Sequence[int]) -> Iterato
 
 
 class Cell:
-    """One memory: what it holds now, as a contiguous node, and on which device it claims to be."""
+    """One storage: its present values as a contiguous node, and the device that it claims to be on."""
 
     def __init__(self, *, node: Node, storage: torch.UntypedStorage, device: torch.device) -> None:
         self.node = node
-        self.storage = storage  # kept, so that no other memory gets its address
+        self.storage = storage  # kept alive, so that no other storage gets its address
         self.device = device
 
 
 class Graph:
-    """The memories that were seen, by their address."""
+    """The cells of all storages seen so far, by address."""
 
     def __init__(self) -> None:
         self.cells: dict[int, Cell] = {}
 
     def cell(self, tensor: Tensor) -> Cell:
-        """The memory of a meta tensor; one that was not seen before holds an unknown value."""
+        """The cell of a meta tensor; a new one has an unknown value."""
         storage = tensor.untyped_storage()
         cell = self.cells.get(storage._cdata)
         if cell is None:
@@ -231,7 +231,7 @@ class Graph:
         return cell
 
     def create(self, tensor: Tensor, node: Node, device: torch.device) -> None:
-        """Note what a new tensor holds."""
+        """Record the value of a new tensor."""
         storage = tensor.untyped_storage()
         extent = storage.nbytes() // tensor.element_size()
         if not (tensor.is_contiguous() and tensor.numel() == extent):
@@ -240,7 +240,7 @@ class Graph:
         self.cells[storage._cdata] = Cell(node=node, storage=storage, device=device)
 
     def read(self, tensor: Tensor) -> Node:
-        """The node that a tensor holds now."""
+        """The present node of a tensor."""
         node = self.cell(tensor).node
         if _is_all_of(tensor, node):
             return node
@@ -251,7 +251,7 @@ class Graph:
         return make("neg", node, like=node) if tensor.is_neg() else node
 
     def write(self, tensor: Tensor, value: Node, source: Source | None) -> None:
-        """Note that a tensor's memory now holds ``value``, which has its shape and dtype."""
+        """Record that ``value``, with the tensor's shape and dtype, is written to the tensor."""
         cell = self.cell(tensor)
         if _is_all_of(tensor, cell.node):
             cell.node = value
@@ -265,19 +265,19 @@ class Graph:
         cell.node = _as_dtype(new, cell.node.dtype)
 
     def spoil(self, tensor: Tensor, reason: str, source: Source | None) -> None:
-        """Note that nobody knows what a tensor's memory holds now, and why."""
+        """Record that a tensor's storage now has an unknown value, and why."""
         cell = self.cell(tensor)
         cell.node = Node(op="unknown", content=reason, shape=cell.node.shape, dtype=cell.node.dtype, source=source)
 
 
 def _is_all_of(tensor: Tensor, node: Node) -> bool:
-    """Whether a tensor sees exactly what a memory's node is, as in most calls."""
+    """Whether a tensor is exactly its storage's node, without a view. This is the usual case."""
     same = node.shape == tensor.shape and node.dtype is tensor.dtype and not tensor.is_conj() and not tensor.is_neg()
     return same and tensor.is_contiguous() and tensor.storage_offset() == 0
 
 
 def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
-    """The same memory, its bits taken as another dtype."""
+    """The same storage, with its bits reinterpreted as another dtype."""
     if node.dtype is dtype:
         return node
     if node.op == "bits" and node.operands[0].dtype is dtype:
@@ -287,7 +287,7 @@ def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
     return Node(op="bits", operands=(flat,), shape=shape, dtype=dtype, source=node.source)
 
 
-# -- values for real -------------------------------------------------------------------------------------------------
+# -- computing values --------------------------------------------------------------------------------------------------
 
 
 _COMPUTED: Final[weakref.WeakKeyDictionary[Node, Tensor]] = weakref.WeakKeyDictionary()
@@ -296,14 +296,14 @@ _COMPUTED: Final[weakref.WeakKeyDictionary[Node, Tensor]] = weakref.WeakKeyDicti
 def concrete(root: Node, purpose: str) -> Tensor:
     """The value of a node that depends on no random number, computed on the CPU.
 
-    Raises ``RecordingError`` where it does, or where nobody knows the value.
+    Raises ``RecordingError`` if it does, or if the value is unknown.
     """
     order = _uncomputed(root)
     for node in order:
         if node.op == "random":
             raise RecordingError(f"{purpose} depends on random values ({node.content.initializer}, {node.source})")
         if node.op == "uninitialized":
-            raise RecordingError(f"{purpose} depends on memory that nobody has written to ({node.source})")
+            raise RecordingError(f"{purpose} depends on uninitialized memory ({node.source})")
         if node.op == "unknown":
             raise RecordingError(f"{purpose} depends on a tensor that {node.content}")
     values: dict[int, Tensor] = {}
@@ -317,7 +317,7 @@ def concrete(root: Node, purpose: str) -> Tensor:
 
 
 def _uncomputed(root: Node) -> list[Node]:
-    """As ``reachable``, but not past nodes whose value is known."""
+    """As ``reachable``, without the operands of nodes whose value is computed already."""
     found: dict[int, Node] = {}
     waiting = [root]
     while waiting:
@@ -330,7 +330,7 @@ def _uncomputed(root: Node) -> list[Node]:
 
 
 def value_of(node: Node, values: dict[int, Tensor]) -> Tensor:
-    """Compute a deterministic node from the values of those that it uses."""
+    """Compute a deterministic node from the values of its operands."""
     if node.op == "data":
         return node.content  # type: ignore[no-any-return]
     if node.op == "copy":

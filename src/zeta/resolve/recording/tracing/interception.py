@@ -1,7 +1,8 @@
-"""torch.nn.init under recording.
+"""torch.nn.init under recording: functions that read values, or do nothing on meta, are replaced.
 
-Some of its functions read values or do nothing on meta. Somebody may hold them under any name, so their code is
-exchanged while a recording runs in any thread; in other threads the exchanged code does what the original does.
+They may have been imported under any name, so their code (``__code__``) is replaced while a recording runs in any
+thread; in other threads the new code does what the original does. Needed as long as these functions have no operation
+that a mode could intercept.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from zeta.resolve.recording.active import ACTIVE
 
 
 def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
-    """What torch's function ``name`` does here: note it under recording, else do it."""
+    """Do what torch's function ``name`` does: record it in a recording, else call the original."""
     recorder = ACTIVE.recorder
-    with torch._C.DisableTorchFunction():  # the recorder itself says that nothing is on meta
+    with torch._C.DisableTorchFunction():  # the recording's mode would answer is_meta with False
         recorded = recorder is not None and tensor.is_meta
     if recorder is None or not recorded:
         written: Tensor = INTERCEPTION.originals[name](tensor, **arguments)
@@ -34,8 +35,8 @@ def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
         called = "trunc_normal_" if name == "_no_grad_trunc_normal_" else name
         try:
             initializer, axes = _SPECS[name](tensor, **arguments)
-        except SpecError as error:  # of this parameter alone, which may get a fallback
-            return recorder.spoil(tensor, f"was filled by {called}, which is no law here: {error}", called)
+        except SpecError as error:  # only this parameter has no value; it may get a fallback
+            return recorder.spoil(tensor, f"was filled by {called} with invalid arguments: {error}", called)
         return recorder.draw_into(tensor, initializer, axes, called, generator)
 
 
@@ -75,7 +76,7 @@ _SPECS: Final[dict[str, Callable[..., tuple[Initializer, Axes | None]]]] = {
 }
 
 
-# The names below are looked up in torch.nn.init, where this code runs, so zeta is imported inside.
+# This code runs with the globals of torch.nn.init, so it must import zeta's names itself.
 def _code_of_trunc_normal(tensor, mean, std, a, b, generator=None):  # type: ignore[no-untyped-def]
     from zeta.resolve.recording.tracing.interception import intercepted
 
@@ -108,5 +109,5 @@ _CODES: Final[dict[str, CodeType]] = {
     "dirac_": _code_of_dirac.__code__,
 }
 
-#: held while at least one recording runs
+#: entered while any thread records
 INTERCEPTION: Final = Exchanged({name: getattr(torch.nn.init, name) for name in _CODES}, _CODES)

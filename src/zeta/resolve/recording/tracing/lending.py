@@ -1,4 +1,4 @@
-"""Memory that NumPy, or a buffer of Python's, shares with a tensor under recording: what is written there is seen."""
+"""Memory that a recorded tensor shares with NumPy or a Python buffer: writes from outside are detected and recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zeta.resolve.recording.tracing.graph import Graph, Node, concrete
 
 
 class Lent:
-    """One such memory, as it was when it was last looked at."""
+    """One such memory, with a copy of its content at the last check."""
 
     def __init__(self, *, twin: Tensor, real: Tensor, node: Node, source: Source | None) -> None:
         self.twin, self.real, self.source = twin, real, source
@@ -33,15 +33,15 @@ class Lending:
         self._lent: list[Lent] = []
 
     def note(self, twin: Tensor, real: Tensor) -> None:
-        """Note that somebody outside of torch has ``real``, the memory of ``twin``, and may write to it."""
+        """Register ``real``, the memory of ``twin``, to which code outside of torch may write."""
         with outside_of_modes():
             node = self._graph.cell(twin).node
             self._lent.append(Lent(twin=twin, real=real, node=node, source=source_here()))
 
     def settle(self) -> None:
-        """Note what was written to memory that was lent, and let it have what torch wrote.
+        """Synchronize: record writes from outside, and copy torch's writes to the shared memory.
 
-        Raises ``RecordingError`` where both did, as it is then not known in which order.
+        Raises ``RecordingError`` if both wrote to the same memory, because their order is unknown.
         """
         if not self._lent:
             return

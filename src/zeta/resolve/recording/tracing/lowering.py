@@ -1,7 +1,7 @@
-"""From torch's operations to the closed language: what each one makes, as a node.
+"""Translate torch's operations to the closed language: the result of each operation, as a node.
 
-Most rows of the language are named as torch's operations and take their arguments by the same names. The rest is
-here: other spellings, and operations that are several of the language. What is in neither is not recordable.
+Most operations of the language have torch's names and arguments. This module translates the rest: other spellings, and
+operations that are several of the language. Anything else is not recordable.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch._ops import OpOverload
 
 from zeta.base.language.layouts import Box, strides_of
-from zeta.base.language.operations import KINDS, OPERATIONS, Operation, is_inexact
+from zeta.base.language.operations import ATTRIBUTE_KINDS, OPERATIONS, Operation, is_inexact
 from zeta.errors import RecordingError
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import Node, cast, cut, expand, full, make, permute, reshape, viewed
 
-#: arguments that say where a tensor is to be and how it lies there, and not what is in it
+#: arguments about the place and memory layout of the result, which do not affect its values
 PLACES: Final = (
     "device", "layout", "pin_memory", "non_blocking", "generator", "memory_format", "out", "driver", "check_errors",
 )  # fmt: skip
@@ -28,7 +28,7 @@ PLACES: Final = (
 
 @functools.lru_cache(maxsize=4096)
 def base_name(func: OpOverload) -> str:
-    """The operation's name without namespace and overload, ``add`` for what adds in place."""
+    """The operation's name without namespace, overload and the underscore of in-place versions."""
     name = func._schema.name.partition("::")[2]
     return name if name.startswith("__") else name.removesuffix("_")
 
@@ -37,11 +37,11 @@ def lowered(
     func: OpOverload, arguments: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, part: int | None,
     source: Source | None,
 ) -> Node:  # fmt: skip
-    """The node of what an operation makes: a tensor of ``shape`` and ``dtype``, the ``part``-th of several.
+    """The node of an operation's result of ``shape`` and ``dtype``; ``part`` is its number if there are several.
 
-    ``arguments`` are those given, by their names, with nodes in the place of tensors.
+    ``arguments`` are the given arguments by name, with nodes instead of tensors.
 
-    Raises ``RecordingError`` for what the language does not have.
+    Raises ``RecordingError`` for operations that the language does not have.
     """
     name = base_name(func)
     given = {key: value for key, value in arguments.items() if key not in PLACES and value is not None}
@@ -66,7 +66,7 @@ def _same(
     operation: Operation, given: dict[str, Any], shape: tuple[int, ...], dtype: torch.dtype, part: int | None,
     source: Source | None,
 ) -> Node:  # fmt: skip
-    """An operation that the language has under the same names."""
+    """An operation that the language has with the same names."""
     operands = [given.pop(name, None) for name in operation.operands]
     if operation.casts:
         given.pop("dtype", None)
@@ -77,7 +77,7 @@ def _same(
     attributes = {key: _plain(value) for key, value in given.items()}
     for key, value in attributes.items():
         kind = operation.attributes.get(key)
-        if kind is None or not KINDS[kind](value):
+        if kind is None or not ATTRIBUTE_KINDS[kind](value):
             shown = "a tensor" if isinstance(value, Node) else repr(value)
             raise RecordingError(f"{operation.name} was given {shown} for {key}, which a plan cannot hold ({source})")
     if operation.elementwise:
@@ -93,9 +93,9 @@ def _same(
 
 
 def _inexact(operation: Operation, operands: Sequence[Any], dtype: torch.dtype) -> list[Any]:
-    """Operands of the floating-point dtype in which torch computes, where they are whole numbers: its default one.
+    """Cast integer operands to the floating-point dtype in which torch computes: its default dtype.
 
-    A comparison with a number is computed in the dtype that both have in common.
+    In comparisons, this is done only if an operand is a float.
     """
     if any(isinstance(operand, Node) and is_inexact(operand.dtype) for operand in operands):
         return list(operands)
@@ -172,7 +172,7 @@ def _of_stack(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: 
 
 def _of_cat(given: Given, shape: tuple[int, ...], dtype: torch.dtype, source: Source | None) -> Node:
     dim = given.get("dim", 0) % len(shape)
-    # torch leaves out what has no elements and one dimension, whatever the others are
+    # torch ignores empty one-dimensional tensors, whatever the shapes of the others
     parts = [part for part in given["tensors"] if len(part.shape) == len(shape)]
     return _joined(parts, dim, shape, dtype, source)
 
@@ -205,7 +205,7 @@ def _of_index_put(given: Given, shape: tuple[int, ...], dtype: torch.dtype, sour
 
 
 def _indices(given: Given) -> tuple[list[Node], tuple[int, ...]]:
-    """The indices, and the place of each in torch's list, where a mask has one place for all of its dimensions."""
+    """The indices, and the position of each in torch's list; a mask has one position for all its dimensions."""
     placed = [(place, index) for place, index in enumerate(given["indices"]) if index is not None]
     return [index for _, index in placed], tuple(place for place, _ in placed)
 

@@ -1,7 +1,7 @@
 """The modes of a recording.
 
-Every operation reaches :class:`Operations`. :class:`Functions` answers what torch's own dispatch never asks for: on
-which device a tensor is, and its values as a list or an array.
+:class:`Operations` receives every operation. :class:`Functions` handles functions that torch does not dispatch as
+operations: the device of a tensor, and its values as a list or an array.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CPU: Final = torch.device("cpu")
 
 
 class Operations(Private):  # type: ignore[no-untyped-call]
-    """Every operation goes to the recorder; what seeds torch's generators seeds private ones."""
+    """Sends every operation to the recorder. Functions that seed torch's generators seed private ones."""
 
     supports_higher_order_operators = False
 
@@ -40,7 +40,7 @@ class Operations(Private):  # type: ignore[no-untyped-call]
         super().__init__(None)
         self.recorder = recorder
         recorder.generator = lambda: self.generator(_CPU)
-        self.autocast = False  #: whether the function that is running was called under autocast, which is off in here
+        self.autocast = False  #: whether the running function was called under autocast; operations run without it
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -63,9 +63,9 @@ class Operations(Private):  # type: ignore[no-untyped-call]
             return self.recorder.operation(func, args, dict(kwargs or {}))
 
     def _each(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
-        """An operation on lists of tensors, one after the other."""
+        """An operation on lists of tensors, applied to one element after the other."""
         name = func._schema.name.removeprefix("aten::_foreach_")
-        if func._overloadname.startswith("Scalar"):  # torch calls these otherwise where one of both is a number
+        if func._overloadname.startswith("Scalar"):  # with a number, torch has these under other names
             name = name.replace("maximum", "clamp_min").replace("minimum", "clamp_max")
         operation = getattr(torch.ops.aten, name, None)
         if operation is None:
@@ -87,13 +87,13 @@ class Operations(Private):  # type: ignore[no-untyped-call]
 
 @functools.lru_cache(maxsize=4096)
 def _is_cast(func: OpOverload) -> bool:
-    """Whether autocast changes what an operation computes, on some device."""
+    """Whether autocast changes the operation on the CPU or on CUDA."""
     keys = ("AutocastCPU", "AutocastCUDA")
     return any(torch._C._dispatch_has_kernel_for_dispatch_key(func._name, key) for key in keys)
 
 
 class Functions(TorchFunctionMode):
-    """Tensors on meta answer as if they were real."""
+    """Makes meta tensors behave as if they were real."""
 
     def __init__(self, recorder: Recorder, operations: Operations) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Functions(TorchFunctionMode):
 
 
 def _pickled(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Torch would read memory that is not there. ``copy.copy`` asks the same, and takes the tensor as it is."""
+    """Refuse to pickle: torch would read memory that does not exist. ``copy.copy`` also comes here, and is allowed."""
     if not args[0].is_meta or not is_pickled():
         return NotImplemented
     raise RecordingError(
@@ -153,7 +153,7 @@ def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: di
 
 
 def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A list may hold tensors of one number, which torch reads below the modes."""
+    """A list may contain tensors of one number, whose values torch reads without passing through the modes."""
     data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
     if not isinstance(data, list | tuple):
         return NotImplemented
@@ -163,14 +163,14 @@ def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _with_values(recorder: Recorder, value: Any) -> Any:
-    """Nested lists in which real tensors replace those on meta."""
+    """Nested lists, with meta tensors replaced by real ones."""
     if isinstance(value, list | tuple):
         return [_with_values(recorder, item) for item in value]
     return recorder.value(value) if isinstance(value, Tensor) else value
 
 
 def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``.to(...)`` gives the tensor itself back where nothing changes."""
+    """``.to(...)`` returns the tensor itself if nothing changes, as it does for a real tensor."""
     tensor = args[0]
     if not isinstance(tensor, Tensor) or not tensor.is_meta or kwargs.get("copy"):
         return NotImplemented
@@ -201,7 +201,7 @@ def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict
 
 
 def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Lists and arrays as an index: torch would make tensors of them where the indexed one is, without their values."""
+    """Lists and arrays as an index: torch would turn them into meta tensors, without their values."""
     index = args[1]
     parts = index if isinstance(index, tuple) else (index,)
     if not any(isinstance(part, list | range) or hasattr(part, "__array_interface__") for part in parts):
@@ -235,9 +235,9 @@ _ANSWERS: Final[dict[str, Answer]] = {
 
 @contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
-    """Record what is done inside, in this thread. Random states of torch, Python and NumPy do not move.
+    """Record the operations of the block in this thread. Random states of torch, Python and NumPy do not move.
 
-    Modes that surround this, such as a default device or ``FakeTensorMode``, hold again afterwards.
+    Modes of the caller, such as a default device or ``FakeTensorMode``, are off in the block and restored afterwards.
     """
     if ACTIVE.recorder is not None:
         raise RecordingError(

@@ -1,4 +1,4 @@
-"""torch's random operations, told as arithmetic on uniform and normal values."""
+"""torch's random operations, expressed as arithmetic on uniform and normal values."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def is_random(func: OpOverload) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where something is drawn: the line, and the state of the generator, which tells what is drawn alike.
+    """The context of a random draw: the line, and the state of the generator, which identifies equal draws.
 
-    ``known`` are the leaves that were made, by what decides their values in torch: the generator's state, how many were
-    made since, and the law. A constructor that seeds twice alike draws twice alike.
+    ``known`` has the leaves made so far, by what decides their values in torch: the generator's state, the number of
+    leaves drawn from it, and the distribution. So a constructor that seeds twice with the same number draws the same
+    values twice.
     """
 
     source: Source | None
@@ -46,7 +47,7 @@ class Place:
 def drawn(
     initializer: Initializer, shape: tuple[int, ...], dtype: torch.dtype, at: Place, axes: Axes | None = None
 ) -> Node:
-    """The node of a random leaf: that of the same state and law, if there is one."""
+    """The node of a random leaf; an existing one with the same state and distribution, if there is one."""
     key = (at.state, next(at.numbers), initializer, shape, dtype, axes)
     if key not in at.known:
         content = Random(initializer=initializer, axes=axes)
@@ -60,12 +61,12 @@ def _op(name: str, node: Node, *others: Any, dtype: torch.dtype | None = None) -
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to compute in: functions of a value that 8 bits hold would be infinite, or miss most of their range."""
+    """The dtype to compute in. In 8 bits, functions of a value would be infinite, or miss most of their range."""
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
 def uniform(low: float, high: float, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
-    """Uniform values, below ``high`` in any dtype; a constant if there is but one. Complex ones have both parts so."""
+    """Uniform values below ``high`` in any dtype; a constant if ``low == high``. Complex values: each part is so."""
     if low == high:
         return full(low, shape, dtype, at.source)
     if dtype.is_complex:
@@ -79,7 +80,7 @@ def uniform(low: float, high: float, shape: tuple[int, ...], dtype: torch.dtype,
 
 
 def normal(mean: float, std: float, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
-    """Normal values; a constant if they do not vary. Complex parts have half of the variance each, and the mean."""
+    """Normal values; a constant if ``std == 0``. Complex parts have half of the variance each, and the same mean."""
     if std == 0 and not dtype.is_complex:
         return full(float(mean), shape, dtype, at.source)
     if dtype.is_complex and mean != 0:
@@ -89,7 +90,7 @@ def normal(mean: float, std: float, shape: tuple[int, ...], dtype: torch.dtype, 
 
 
 def _of_parts(parts: Node, shape: tuple[int, ...], dtype: torch.dtype) -> Node:
-    """Complex values from their real and imaginary parts, side by side."""
+    """Complex values from their real and imaginary parts in the last dimension."""
     node = Node(op="bits", operands=(parts,), shape=(*shape, 1), dtype=dtype, source=parts.source)
     return reshape(node, shape)
 
@@ -100,30 +101,30 @@ def integers(low: int, high: int, shape: tuple[int, ...], dtype: torch.dtype, at
     if count <= _EXACT:
         found = _op("floor", uniform(0.0, float(count), shape, torch.float64, at))
         return cast(_op("add", found, int(low)), dtype)
-    # more than fp64 holds: the upper and the lower 32 bits are drawn apart
+    # more than fp64 can represent: the upper and the lower 32 bits are drawn separately
     upper, lower = (
         cast(_op("floor", uniform(0.0, float(n), shape, torch.float64, at)), torch.int64) for n in (count >> 32, 2**32)
     )
     return cast(_op("add", _op("add", _op("mul", upper, 2**32), lower), int(low)), dtype)
 
 
-#: up to here, every whole number is one of fp64
+#: fp64 represents every integer up to this one
 _EXACT: Final = 2**53
 
 
 def bernoulli(probability: Any, shape: tuple[int, ...], dtype: torch.dtype, at: Place) -> Node:
-    """Ones with a probability, a number or a node."""
+    """Ones with the given probability (a number or a node), else zeros."""
     unit = uniform(0.0, 1.0, shape, torch.float32, at)
     return cast(_op("lt", unit, probability, dtype=torch.bool), dtype)
 
 
 def permutation(n: int, dtype: torch.dtype, at: Place) -> Node:
-    """A random order of ``n`` numbers: that of as many uniform values."""
+    """A random permutation of ``n`` numbers: the sorting order of ``n`` uniform values."""
     return cast(_op("argsort", uniform(0.0, 1.0, (n,), torch.float64, at), dtype=torch.int64), dtype)
 
 
 def drawn_in_place(base: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
-    """What ``tensor.<base>(...)`` fills its tensor with, or ``None`` if it is not a random fill that is known."""
+    """The node of the values that ``tensor.<base>(...)`` fills its tensor with; ``None`` for unknown operations."""
     fill = _FILLS.get(base)
     if fill is None:
         return None
@@ -180,7 +181,7 @@ def _random_(
 
 
 def _end_of(dtype: torch.dtype) -> int:
-    """The first whole number that ``random_()`` does not give: beyond the largest, or where the dtype has gaps."""
+    """The exclusive upper limit of ``random_()``: above the largest integer, or where the dtype begins to have gaps."""
     if dtype is torch.bool:
         return 2
     if not dtype.is_floating_point:
@@ -201,7 +202,7 @@ _FILLS: Final[dict[str, Fill]] = {
 
 
 def made(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
-    """The node of what a random operation makes; ``None`` if nobody knows how."""
+    """The node of the result of a random operation; ``None`` for unknown operations."""
     like = args[0] if args and isinstance(args[0], Tensor) else None
     dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
     return _made(name.split(".")[1], name, args, dtype, like, node_of, at)
@@ -254,7 +255,7 @@ def _normal_of_tensors(args: tuple[Any, ...], dtype: torch.dtype, node_of: NodeO
 
 
 def frozen(root: Node, drawn: dict[int, Tensor]) -> Tensor:
-    """The value of a node with random leaves, these drawn by torch, once, and added to ``drawn``."""
+    """The value of a node whose random leaves are drawn by torch, once each, and added to ``drawn``."""
     values: dict[int, Tensor] = {}
     for node in reachable([root]):
         if node.op == "random":

@@ -1,6 +1,6 @@
-"""What one recording knows: the graph of what was done, and how each operation adds to it.
+"""The recorder: holds the graph of one recording, and adds each operation to it.
 
-What a constructor makes is on meta, and claims to be where it was asked to be.
+All tensors that a constructor makes are on meta, but report the device that was asked for.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _META: Final = torch.device("meta")
 
 
 class Recorder:
-    """One recording: its graph, and every tensor that was made under it and is still alive."""
+    """One recording: its graph, and weak references to every tensor made in it."""
 
     def __init__(self, *, freeze: bool = False) -> None:
         self.graph = Graph()
         self.freeze = freeze
-        #: random leaves that somebody read and that keep what was drawn then, by their serial number
+        #: values of random leaves that the constructor read (with ``freeze``), by serial number
         self.frozen: dict[int, Tensor] = {}
         self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
-        #: gives the generator that draws where none is named
+        #: returns the generator of random operations that name none
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
         self.lent = Lending(self.graph, self.data)
-        #: where the constructor started threads, in which nothing is recorded
+        #: the lines where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
         #: the ``id`` of each module that the constructor made
         self.built: set[int] = set()
@@ -61,26 +61,26 @@ class Recorder:
     # -- making and changing ------------------------------------------------------------------------------------------
 
     def made_by(self, result: Tensor, node: Node, device: torch.device) -> Tensor:
-        """Note a new tensor and what it holds."""
+        """Record a new tensor and its node."""
         self.graph.create(result, node, device)
         self.made.append((weakref.ref(result), node.source))
         return result
 
     def lift(self, tensor: Tensor) -> Tensor:
-        """The meta twin of a real tensor, which holds its values."""
+        """Make a meta tensor whose node has the values of a real tensor."""
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
         self.made_by(twin, self.data(tensor), _CPU)
         if not tensor.untyped_storage().resizable():
-            self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which somebody may write to
+            self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which other code may write to
         return twin
 
     def data(self, tensor: Tensor) -> Node:
-        """The node of a real tensor's values, as they are now."""
+        """The node of a real tensor's present values."""
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
         return Node(op="data", content=kept, shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
 
     def node(self, value: Any) -> Any:
-        """Arguments of an operation, with each tensor's node in its place."""
+        """Arguments of an operation, with each tensor replaced by its node."""
         if isinstance(value, Tensor):
             return self.graph.read(value) if value.is_meta else self.data(value)
         if isinstance(value, list | tuple):
@@ -88,9 +88,9 @@ class Recorder:
         return value
 
     def place(self, generator: torch.Generator | None, source: Source | None, *drawn: Any) -> Place:
-        """Where something is drawn. The generator moves on by what is ``drawn``, on which depends what follows."""
+        """The context of a draw. Moves the generator to a new state, which depends on the old one and on ``drawn``."""
         drawing = self.generator() if generator is None else generator
-        with torch._C.DisableTorchFunction():  # no operation is run here, so that no other mode sees anything
+        with torch._C.DisableTorchFunction():  # reads the bytes without an operation, which other modes would see
             state = drawing.get_state()
             content = ctypes.string_at(state.data_ptr(), state.nbytes)
         digest = hashlib.blake2b(content, digest_size=16).digest()
@@ -110,7 +110,7 @@ class Recorder:
         called: str,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Note that a tensor was filled with what ``initializer`` draws."""
+        """Record that a tensor was filled with values drawn from ``initializer``."""
         source = source_here(called)
         place = self.place(generator, source, called, tuple(tensor.shape), tensor.dtype)
         node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, place, axes)
@@ -118,13 +118,13 @@ class Recorder:
         return tensor
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
-        """Note that nobody knows what a tensor was filled with, and why."""
+        """Record that a tensor was filled with unknown values, and why."""
         source = source_here(called)
         self.graph.spoil(tensor, f"{reason} ({source})", source)
         return tensor
 
     def value(self, tensor: Tensor) -> Tensor:
-        """A tensor's values for real. Raises ``RecordingError`` if they are random."""
+        """A tensor's values. Raises ``RecordingError`` if they are random; with ``freeze``, these are drawn."""
         if not tensor.is_meta:
             return tensor
         with outside_of_modes():
@@ -142,21 +142,21 @@ class Recorder:
     # -- one operation ------------------------------------------------------------------------------------------------
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one operation on meta, and note what it did."""
+        """Run one operation on meta, and record it."""
         self.lent.settle()
         tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
         name = name_of(func)
         if name in _LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
-            return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
+            return func(*args, **kwargs)  # only real tensors from outside of the recording
         written = list(_tensors(written_arguments(func, args, kwargs)))
         if name in _WRITING_UNSAID:
             self._spoil_statistics(func, args, kwargs, source_here())
         if name in ("aten.resize_.default", "aten.resize_as_.default"):
             return self._resized(func, name, args, kwargs)
         if name in _REARRANGING:
-            return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
+            return self._on_meta(func, args, kwargs)  # changes the view or the storage of a tensor, no values
         if written:
             return self._mutation(func, name, args, kwargs, written)
         if randomness.is_random(func):
@@ -168,7 +168,7 @@ class Recorder:
         return self._plain(func, name, args, kwargs)
 
     def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Another shape of the same memory; torch leaves what is beyond it without values."""
+        """Resize a tensor within its memory. A larger size is refused: torch leaves new elements without values."""
         before = args[0].untyped_storage().nbytes()
         result = self._on_meta(func, args, kwargs)
         if result.untyped_storage().nbytes() > before:
@@ -186,7 +186,7 @@ class Recorder:
         reason = f"{name} made, a random operation that is not recordable ({source})"
         try:
             result = self._on_meta(func, args, kwargs)
-        except NotImplementedError:  # torch knows no shape without drawing
+        except NotImplementedError:  # the shape depends on the drawn values
             raise RecordingError(f"{name} is a random operation that is not recordable ({source})") from None
         for tensor in _tensors([result]):
             self.made_by(tensor, unknown(reason, tensor, source), device)
@@ -200,7 +200,7 @@ class Recorder:
             result = self._for_real(func, args, kwargs)
         outputs = [result] if isinstance(result, Tensor) else list(_tensors(result))
         if not outputs and not isinstance(result, list | tuple):
-            # a number: somebody wants to know; or a check of what a decomposition returned, which has no result
+            # the result is a number, which needs the values; or None, of a check inside a decomposition
             return None if result is None else func(*(self._real(item) for item in args), **kwargs)
         if any(t.layout is not torch.strided for t in outputs):
             raise RecordingError(f"{source_here()}: {name} makes a sparse tensor, which programs lack; make it dense")
@@ -226,7 +226,7 @@ class Recorder:
     def _spoil_statistics(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None
     ) -> None:
-        """Batch norm in training mode writes to its running statistics, of which its schema says nothing."""
+        """Record that batch norm in training mode writes its running statistics, which its schema does not say."""
         given = named(func, args, kwargs)
         for key in ("running_mean", "running_var"):
             tensor = given.get(key)
@@ -246,7 +246,7 @@ class Recorder:
         error: RecordingError,
         source: Source | None,
     ) -> list[Node]:
-        """The results of an operation that programs do not have: data, where they depend on nothing random."""
+        """The results of an operation that the language does not have: data, if they depend on nothing random."""
         try:
             real_args, real_kwargs = self._concrete(args), {key: self._concrete(x) for key, x in kwargs.items()}
         except RecordingError:
@@ -259,7 +259,7 @@ class Recorder:
         return [self.data(tensor) for tensor in _tensors(real if isinstance(real, list | tuple) else [real])]
 
     def _concrete(self, value: Any) -> Any:
-        """Arguments with the values of tensors, which must not be random."""
+        """Arguments with the values of tensors; ``RecordingError`` if they are random."""
         if isinstance(value, Tensor):
             return concrete(self.graph.read(value), "it") if value.is_meta else value
         if isinstance(value, list | tuple):
@@ -274,16 +274,17 @@ class Recorder:
         return value
 
     def _on_meta(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run on the meta device, which knows shapes, dtypes and strides."""
+        """Run the operation on the meta device, to get shapes, dtypes and strides."""
         kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
         if "device" in arguments_of(func):
             kwargs["device"] = _META
         return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
 
     def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run on the CPU what meta cannot; return meta twins of the result.
+        """Run on the CPU an operation that meta does not support; return meta twins of the result.
 
-        Where a shape depends on values, these must be known, and the result is data; else zeros take their place.
+        If the shape of the result depends on values, these must be known, and the result is data. Otherwise zeros are
+        used as values.
         """
         depends = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
         of = self._real if depends else _zeros
@@ -329,7 +330,7 @@ class Recorder:
         target: Tensor,
         source: Source | None,
     ) -> Node | None:
-        """What an operation in place leaves in its target, as if it made a new tensor."""
+        """The values that an in-place operation writes to its target, as a node; ``None`` if it is not recordable."""
         base, dtype = name.split(".")[1], target.dtype
         if base in ("fill_", "zero_"):
             value = self.node(args[1]) if base == "fill_" else 0
@@ -344,7 +345,7 @@ class Recorder:
         if making is None:
             return None
         if "out" not in kwargs:
-            with contextlib.suppress(RuntimeError, NotImplementedError):  # the result before it is cast to the target
+            with contextlib.suppress(RuntimeError, NotImplementedError):  # the dtype before the cast to the target's
                 probe = self._on_meta(making, args, kwargs)
                 dtype = probe.dtype if isinstance(probe, Tensor) else dtype
         given = named(making, self.node(args), {key: self.node(item) for key, item in kwargs.items()})
@@ -384,7 +385,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _meta_twins(value: Any) -> Any:
-    """Arguments with every real tensor replaced by one without memory; numbers in tensors stay."""
+    """Arguments with every real tensor replaced by a meta tensor."""
     if isinstance(value, Tensor) and not value.is_meta:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
     if isinstance(value, list | tuple):
@@ -393,7 +394,7 @@ def _meta_twins(value: Any) -> Any:
 
 
 def _zeros(value: Any) -> Any:
-    """Arguments with zeros for what has no memory."""
+    """Arguments with every meta tensor replaced by zeros."""
     if isinstance(value, Tensor) and value.is_meta:
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
     if isinstance(value, list | tuple):
@@ -402,7 +403,7 @@ def _zeros(value: Any) -> Any:
 
 
 def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -> torch.device:
-    """Where a result claims to be: where it was asked to be, else where its arguments are."""
+    """The device that a result reports: the one asked for, else that of its arguments."""
     if (device := kwargs.get("device")) is not None:
         return torch.device(device)
     claims = [recorder.graph.cell(t).device for t in _tensors(args) if t.is_meta and t.ndim]
@@ -410,6 +411,6 @@ def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -
 
 
 def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
-    """A node with the target's shape and dtype, and the line that wrote it, whatever made the value."""
+    """The node with the target's shape and dtype, and with the source of the write."""
     node = expand(cast(node, target.dtype, source), target.shape)
     return node if node.source == source else replace(copy(node), source=source)

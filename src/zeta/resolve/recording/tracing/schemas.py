@@ -1,4 +1,4 @@
-"""What the schemas of torch's operations say: names of arguments, what is written to, and which operation makes new."""
+"""Facts from the schemas of torch's operations: names of arguments, written arguments, out-of-place versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def arguments_of(func: OpOverload) -> tuple[str, ...]:
 
 
 def named(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by their names."""
+    """All given arguments by their names."""
     return {**dict(zip(arguments_of(func), args, strict=False)), **kwargs}
 
 
@@ -37,13 +37,13 @@ def _mutated(func: OpOverload) -> tuple[tuple[int, str], ...]:
 
 
 def written_arguments(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """The arguments that an operation writes to."""
+    """The arguments that an operation writes."""
     return [args[n] if n < len(args) else kwargs.get(name) for n, name in _mutated(func)]
 
 
 @functools.lru_cache(maxsize=4096)
 def functional(func: OpOverload) -> OpOverload | None:
-    """The operation that makes a new tensor of what ``func`` writes in place or to ``out``."""
+    """The out-of-place version of an operation that writes in place or to ``out``."""
     namespace, packet = func._schema.name.split("::")
     found = getattr(getattr(torch.ops, namespace), packet.removesuffix("_"), None)
     if found is None:
@@ -56,6 +56,6 @@ def functional(func: OpOverload) -> OpOverload | None:
 
 
 def _signature(func: OpOverload) -> list[str]:
-    """The kinds of arguments that decide a value."""
+    """The types of the arguments that decide a value."""
     left_out = ("out", "dtype", "device", "layout", "pin_memory")
     return [re.sub(r"\(.*?\)", "", str(a.type)) for a in func._schema.arguments if a.name not in left_out]

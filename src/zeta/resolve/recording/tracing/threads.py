@@ -1,4 +1,8 @@
-"""Threads that a constructor starts: nothing that is done in them is recorded, which is said."""
+"""Detect threads that a constructor starts: operations in them are not recorded, and a notice says so.
+
+The code of ``Thread.start`` is replaced, because it may be called through any name and has no hook. Needed as long as a
+recording covers one thread only.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,19 @@ from zeta.resolve.recording.sources import source_here
 
 
 def started(thread: threading.Thread) -> None:
-    """Start a thread, and note the line where the recording thread does so."""
+    """Start a thread; if the calling thread is recording, also note the line."""
     recorder = ACTIVE.recorder
     if recorder is not None:
         recorder.threads.append(source_here())
     THREADS.originals["start"](thread)
 
 
-# looked up in Python's module, where this code runs, so zeta is imported inside
+# this code runs with the globals of the threading module, so it must import zeta's names itself
 def _code_of_start(self):  # type: ignore[no-untyped-def]
     from zeta.resolve.recording.tracing.threads import started
 
     return started(self)
 
 
-#: held while this thread, or another, records
+#: entered while any thread records
 THREADS: Final = Exchanged({"start": threading.Thread.start}, {"start": _code_of_start.__code__})

@@ -126,7 +126,7 @@ def test_the_table_of_one_rank(llama: Plan) -> None:
     assert time.perf_counter() - begin < 5
     assert "rank 515 of a mesh of 128 x 8, at (64, 3)" in text
     assert "405,853,388,800 values, 811.7 GB" in text
-    assert "this rank: 792.8 MB held, 792.8 MB computed, at most 0 B beside at a time" in text
+    assert "this rank: 792.8 MB held, 792.8 MB computed, peak temporary memory 0 B" in text
     assert planned.cost.held == sum(share.numel * 2 for share in planned)
 
 
@@ -174,7 +174,7 @@ def test_the_plan_of_a_sharded_model_shows_the_same() -> None:
         simulated = zeta.shard_plan(plain, (4,), (Shard(0),), 3)
         assert plan == plain
         assert plan.costs == {share.entry.name: share.cost for share in simulated}
-        assert "this rank: 4.7 kB held, 17.0 kB computed, at most 65.5 kB beside at a time" in str(plan)
+        assert "this rank: 4.7 kB held, 17.0 kB computed, peak temporary memory 65.5 kB" in str(plan)
         assert Plan.from_json(plan.to_json()) == plain
 
 

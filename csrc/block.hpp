@@ -1,8 +1,8 @@
-// The stream, 512 elements at a time. Compiled once for each instruction set, inside a namespace of its own, after
-// one of the simd_*.hpp. The operations carry the names of the reference, and keep its order of rounding.
+// The kernels: they compute the stream in blocks of 512 elements. Compiled once for each instruction set, in a separate
+// namespace, after one of the simd_*.hpp. The functions have the names of the reference and keep its order of rounding.
 
 constexpr int BLOCK = 512, COUNTERS = BLOCK / 4;
-// GCC schedules the parts of a block better apart than as one function: 0.31 ns a word for Philox, not 0.46.
+// GCC schedules the parts of a block better as separate functions: 0.31 ns per word for Philox instead of 0.46.
 #define NOINLINE __attribute__((noinline))
 constexpr int HALF = LANES / 2, VECTORS = BLOCK / LANES;
 

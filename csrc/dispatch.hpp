@@ -1,4 +1,4 @@
-// What the instruction sets' files and the dispatcher agree upon.
+// The interface between the dispatcher (zeta.cpp) and the kernels of each instruction set (kernels_*.cpp).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,13 +9,14 @@ namespace zeta {
 
 constexpr int INNER = ZETA_DIMS - 1;
 
-// Rows `first` to `last` of a job or view, numbered over all dimensions but the innermost; of each, `begin` to `end`.
+// A piece of a job or view: elements `begin` to `end` of rows `first` to `last`. Rows are numbered over all dimensions
+// but the innermost.
 struct Piece {
     int64_t first, last, begin, end;
-    bool streams;  // a job's values go past the caches
+    bool streams;  // use streaming stores, which bypass the caches
 };
 
-// Where a row begins.
+// The offset of a row's first element.
 static inline int64_t offset_of(int64_t row, const int64_t* size, const int64_t* stride) {
     int64_t offset = 0;
     for (int dim = INNER - 1; row && dim >= 0; dim--) {
