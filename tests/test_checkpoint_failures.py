@@ -58,7 +58,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
     "sampler": ("zeta.compute.sampling.fill_", RuntimeError("no luck"), RuntimeError),
     "disk": ("os.fsync", FULL, CheckpointError),
-    "manifest": ("zeta.write.checkpoint.directory.Directory.write", FULL, CheckpointError),
+    "manifest": ("zeta.write.checkpoint.open_folder.Directory.write", FULL, CheckpointError),
     "rename": ("os.link", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
     "measurement": ("zeta.verbs.Accumulator.parts", KeyboardInterrupt(), KeyboardInterrupt),
 }

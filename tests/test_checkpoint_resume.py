@@ -226,7 +226,7 @@ def test_an_interrupted_run_of_one_small_file_leaves_nothing(tmp_path: Path, mon
     with pytest.raises(ZeroDivisionError):
         save(nn.Linear(9, 9), tmp_path / "out", UNIFORM, progress=stop_at_once)
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("zeta.write.checkpoint.folder._WORTH_KEEPING", 100)
+    monkeypatch.setattr("zeta.write.checkpoint.unfinished._WORTH_KEEPING", 100)
     with pytest.raises(ZeroDivisionError):
         save(nn.Linear(9, 9), tmp_path / "out", UNIFORM, progress=stop_at_once)
     assert save(nn.Linear(9, 9), tmp_path / "out", UNIFORM).resumed > 9 * 9 * 4

@@ -13,7 +13,7 @@ from torch import nn
 import zeta
 from zeta import Entry, Keep, Kind, Plan, Rule, Rules, SpecError
 from zeta.initializers import Initializer, Normal, Ones, TruncatedNormal, Zeros, kaiming_normal
-from zeta.report.differences import Aspect, diff
+from zeta.report.plan_differences import Aspect, diff
 
 
 def entry(name: str, initializer: Initializer | None = None, **more: Any) -> Entry:

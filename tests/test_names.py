@@ -21,7 +21,8 @@ from zeta import Rule, Rules, plan
 from zeta.base.parametrizations import originals
 from zeta.errors import PlanError, TargetError
 from zeta.initializers import Keep, Zeros
-from zeta.resolve.slots import Slot, is_norm_statistic, kind_of, layers_of, unwrap, walk
+from zeta.resolve.kinds import kind_of
+from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, unwrap, walk
 from zeta.rules import Kind
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zeta.base.usage import normalizes
 from zeta.errors import FanError
 from zeta.fans import Axes, axes_of
-from zeta.resolve.slots import kind_of
+from zeta.resolve.kinds import kind_of
 
 SHAPE = (4, 6, 10)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zeta.gains import gain
     from zeta.initializers import Initializer, Keep
     from zeta.report.costs import ShardPlan, shard_plan
-    from zeta.report.differences import Change, Difference, diff
+    from zeta.report.plan_differences import Change, Difference, diff
     from zeta.report.report import Report
     from zeta.report.verification import Verification
     from zeta.resolve.plans import Entry, Plan
@@ -110,7 +110,7 @@ _HOMES: Final = {
     "zeta.initializers": ("Initializer", "Keep", "initializers"),
     "zeta.recipes": ("recipes",),
     "zeta.report.costs": ("ShardPlan", "shard_plan"),
-    "zeta.report.differences": ("Change", "Difference", "diff"),
+    "zeta.report.plan_differences": ("Change", "Difference", "diff"),
     "zeta.report.report": ("Report",),
     "zeta.report.verification": ("Verification",),
     "zeta.resolve.plans": ("Entry", "Plan"),

@@ -42,9 +42,9 @@ from zeta.initializers import (
 from zeta.resolve.plans import Entry, Plan
 from zeta.rules.file import read_rules
 from zeta.write.checkpoint import INDEX, MANIFEST, Manifest
-from zeta.write.checkpoint.directory import Directory
 from zeta.write.checkpoint.journal import JOURNAL, Journal
 from zeta.write.checkpoint.manifest import changes
+from zeta.write.checkpoint.open_folder import Directory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from zeta.command import options
 from zeta.command.operands import Building, operands
 from zeta.command.printing import bytes_bar, say, say_document, say_json, time_bar, width
 from zeta.command.requests import CheckOptions, ModelOptions
-from zeta.report import differences
+from zeta.report import plan_differences
 from zeta.write.checkpoint import bytes_of, check_folder, files_of, output_path
 
 
@@ -109,7 +109,7 @@ def diff(
         fallback=options.fallback_of(fallback),
     )
     one, other = operands(a, b, building)
-    difference = differences.diff(one.plan, other.plan, names=(one.label, other.label))
+    difference = plan_differences.diff(one.plan, other.plan, names=(one.label, other.label))
     if as_json:
         say_json(difference.as_dict())
     else:

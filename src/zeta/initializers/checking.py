@@ -13,8 +13,8 @@ from zeta.base.language import evaluation, operations
 from zeta.base.language.operations import Type
 from zeta.errors import SpecError
 from zeta.initializers.base import Site
-from zeta.initializers.fitting import check_law
 from zeta.initializers.matrix import matrix_shape
+from zeta.initializers.reach import check_law
 from zeta.initializers.steps import MOST_DIMS, Data, Draw, Ref, Step
 
 # The limits of a program's cost, so that no file can make a computer compute or allocate without end: bytes and steps

@@ -1,4 +1,7 @@
-"""Transformers whose weights all have the same std: BERT, Llama, ViT, GPT-2, and models derived from them."""
+"""Transformers whose weights all have the same std: BERT, Llama, ViT, GPT-2, and models derived from them.
+
+A recipe is found by the name that ``zeta.recipes`` lists for it in ``_HOMES``.
+"""
 
 from __future__ import annotations
 

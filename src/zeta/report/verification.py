@@ -25,7 +25,7 @@ from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
-from zeta.report.comparison import Comparison, TensorDifference
+from zeta.report.bitwise import Comparison, TensorDifference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
 from zeta.resolve.fitting import Fit

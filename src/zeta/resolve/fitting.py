@@ -12,7 +12,7 @@ from zeta.base.reading import shown
 from zeta.base.text import shape_text
 from zeta.errors import LayerTypeError, PlanError, SpecError, listed
 from zeta.initializers import Initializer, Keep, Program
-from zeta.initializers.fitting import check_law
+from zeta.initializers.reach import check_law
 from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk

@@ -1,4 +1,6 @@
-"""Canonical names: every parameter and buffer of a model, whatever wraps or parametrizes it, and who shares storage.
+"""Every name of every parameter and buffer of a model, whatever wraps or parametrizes it.
+
+``planning.groups`` finds the names of one tensor, and which of them is canonical.
 
 Wrappers (``torch.compile``, DistributedDataParallel, checkpoint and FSDP wrappers) do not show in a name, and a
 parametrized weight goes by the name of the weight.
@@ -7,7 +9,6 @@ parametrized weight goes by the name of the weight.
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,10 +21,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from zeta.base.distributed import is_fsdp
 from zeta.base.parametrizations import hooked, originals, parametrized_shape, stored_names
-from zeta.base.usage import normalizes, uses
 from zeta.errors import TargetError
+from zeta.resolve.kinds import kind_of
 from zeta.rules import Kind
-from zeta.rules.match import NORMS
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
@@ -241,45 +241,6 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
         ]
         pending += reversed(children)
     return found
-
-
-# -- kinds -----------------------------------------------------------------------------------------------------------
-
-_BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm: one of torch's, or one that holds vectors only and divides by a norm or a std."""
-    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
-    return isinstance(module, NORMS) or (
-        all(name == "parametrizations" for name in module._modules)
-        and all(parameter is None or parameter.ndim <= 1 for parameter in module._parameters.values())
-        and normalizes(layer)
-    )
-
-
-def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
-    """Tell what a parameter is for: from its module's type, its local name, and what ``forward`` does with a vector."""
-    layer: Any = type(module)
-    kind = _kind_in(layer, local_name, ndim)
-    if kind is not Kind.OTHER or ndim is None:
-        return kind
-    found = uses(layer, local_name, ndim)
-    if found.scales_in_norm or (ndim == 1 and found.scales and not found.adds and is_norm(module)):
-        return Kind.NORM_SCALE
-    return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else Kind.OTHER
-
-
-@functools.lru_cache(maxsize=4096)
-def _kind_in(layer: Any, local_name: str, ndim: int | None) -> Kind:
-    several = ndim is not None and ndim >= 2 and not issubclass(layer, (*NORMS, nn.MultiheadAttention))
-    if local_name == "bias" or (_BIAS_NAME.fullmatch(local_name) and not several):
-        return Kind.BIAS
-    if issubclass(layer, (nn.Embedding, nn.EmbeddingBag)):
-        return Kind.EMBEDDING
-    if issubclass(layer, NORMS):
-        return Kind.NORM_SCALE
-    return Kind.WEIGHT if ndim is None or ndim >= 2 else Kind.OTHER
 
 
 def hook_problem(slot: Slot) -> str | None:

@@ -21,7 +21,8 @@ from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
-from zeta.resolve.slots import is_norm, type_name
+from zeta.resolve.kinds import is_norm
+from zeta.resolve.slots import type_name
 
 _CHANNELS_FIRST: Final = (
     *(nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm),

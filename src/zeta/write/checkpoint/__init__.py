@@ -7,10 +7,10 @@ keeps unfinished work apart and publishes it when it is complete. ``journal`` ma
 """
 
 from zeta.write.checkpoint.blocks import Block, blocks
-from zeta.write.checkpoint.folder import PARTIAL, check_folder, files_of, work
 from zeta.write.checkpoint.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest
 from zeta.write.checkpoint.outputs import check_output, output_path, write_text
+from zeta.write.checkpoint.unfinished import PARTIAL, check_folder, files_of, work
 from zeta.write.checkpoint.writing import Writer, bytes_view
 
 __all__ = [

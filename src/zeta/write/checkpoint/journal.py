@@ -22,9 +22,9 @@ import msgspec
 
 from zeta.base.reading import Text, Texts, parse
 from zeta.errors import CheckpointError, FormatError
-from zeta.write.checkpoint.directory import Directory
 from zeta.write.checkpoint.layout import INDEX, SHARD, TENSORS
 from zeta.write.checkpoint.manifest import MANIFEST
+from zeta.write.checkpoint.open_folder import Directory
 
 JOURNAL: Final = "journal.json"
 EARLIER: Final = ".zeta-earlier."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from zeta.errors import SpecError, UsageError
-from zeta.write.checkpoint.directory import Directory, kind_of
+from zeta.write.checkpoint.open_folder import Directory, kind_of
 
 _LONGEST: Final = 255  # bytes of a name, on all systems in use
 

@@ -1,7 +1,8 @@
 """Translate torch's operations to the closed language: the result of each operation, as a node.
 
 Most operations of the language have torch's names and arguments. This module translates the rest: other spellings, and
-operations that are several of the language. Anything else is not recordable.
+operations that are several of the language. Anything else is not recordable: a new
+operation goes into ``zeta.base.language.operations``, a random one into ``randomness``.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from typing import Final
 from zeta.base.escaping import visible
 from zeta.base.reading import is_folder
 from zeta.errors import CheckpointError, listed
-from zeta.write.checkpoint.directory import Directory, kind_of
 from zeta.write.checkpoint.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes
+from zeta.write.checkpoint.open_folder import Directory, kind_of
 
 PARTIAL: Final = ".zeta-partial"
 _REQUEST: Final = "request.json"
