@@ -251,6 +251,8 @@ DISTRIBUTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "random": (lambda x: x.random_(0, 10), 4.5, math.sqrt(99 / 12)),
     "randint": (lambda x: torch.randint(2, 12, x.shape).float(), 6.5, math.sqrt(99 / 12)),
     "randint below": (lambda x: torch.randint(10, x.shape).float(), 4.5, math.sqrt(99 / 12)),
+    "random from": (lambda x: x.to(torch.int8).random_(118, None).float(), 122.5, math.sqrt(99 / 12)),
+    "random below": (lambda x: x.random_(10), 4.5, math.sqrt(99 / 12)),
 }
 
 
@@ -261,6 +263,28 @@ def test_distributions_that_are_arithmetic_on_uniform_values(name: str) -> None:
     values = programs.value(program(lambda: make(torch.empty(n))), name="table", seed=0).double()
     assert float(values.mean()) == pytest.approx(mean, abs=5 * std / math.sqrt(n))
     assert float(values.std()) == pytest.approx(std, rel=0.05)
+
+
+WHOLE_NUMBERS: dict[str, Callable[[], Tensor]] = {
+    "from a number to the end of int16": lambda: torch.zeros(999, dtype=torch.int16).random_(32_765, None),
+    "from a number to the end of fp32": lambda: torch.zeros(999).random_(2**24 - 2, None),
+    "truth values": lambda: torch.zeros(999, dtype=torch.bool).random_(0, None),
+    "randint in the default dtype": lambda: torch.randint(2, (999,), dtype=torch.float32),
+    "randint of no dtype": lambda: torch.randint(2, 4, (999,)),
+    "randint_like": lambda: torch.randint_like(torch.zeros(999, dtype=torch.int8), 2, 5),
+    "randint_like in another dtype": lambda: torch.randint_like(torch.zeros(999), 2, dtype=torch.int32),
+    "randperm in the default dtype": lambda: torch.randperm(9, dtype=torch.float32),
+    "randperm of no dtype": lambda: torch.randperm(9),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+def test_whole_numbers_are_those_that_torch_draws(name: str) -> None:
+    """The same numbers in the same dtype: of 999 values none is missing that has a probability of 1/4."""
+    real = WHOLE_NUMBERS[name]()
+    values = programs.value(program(WHOLE_NUMBERS[name]), name="table", seed=0)
+    assert values.dtype is real.dtype
+    assert sorted(set(values.tolist())) == sorted(set(real.tolist()))
 
 
 def test_cauchy_has_its_quartiles() -> None:

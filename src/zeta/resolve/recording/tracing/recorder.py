@@ -172,7 +172,7 @@ class Recorder:
 
     def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
-        node = randomness.made(name, args, kwargs, self.node, self._place(name, args, kwargs, source))
+        node = randomness.made(func, args, kwargs, self.node, self._place(name, args, kwargs, source))
         if node is not None:
             return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
         reason = f"{name} made, a random operation that is not recordable ({source})"
@@ -329,7 +329,7 @@ class Recorder:
         if base == "copy_":
             return cast(self.node(args[1]), dtype, source)
         if randomness.is_random(func):
-            return randomness.drawn_in_place(base, args, kwargs, self.node, self._place(name, args, kwargs, source))
+            return randomness.drawn_in_place(func, args, kwargs, self.node, self._place(name, args, kwargs, source))
         making = functional(func)
         if making is None:
             return None
