@@ -619,6 +619,37 @@ def test_pickling_in_a_constructor_is_an_error_and_no_crash(save: Callable[[nn.M
         zeta.record(Pickles)
 
 
+def test_views_of_one_memory_are_views_of_one_deep_copy() -> None:
+    class Copies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.arange(6.0)
+            table.meaning = [table[1:3]]
+            whole, part, turned = copy.deepcopy([table, table[:3], table.view(2, 3).t()])
+            whole[:2].fill_(7.0)
+            table.fill_(9.0)
+            inner = nn.Module()
+            inner.register_buffer("table", torch.arange(4.0))
+            inner.view = inner.table[1:]
+            self.inner = copy.deepcopy(inner)
+            self.inner.table.mul_(10)
+            for name, tensor in {
+                "part": part,
+                "turned": turned,
+                "kept": whole.meaning[0],
+                "view": self.inner.view,
+            }.items():
+                self.register_buffer(name, tensor.clone())
+            apart = copy.deepcopy([nn.Parameter(table), nn.Parameter(table[:2])])  # of parameters torch copies each
+            apart[0].data.zero_()
+            self.apart = apart[1]
+
+    model, _, _ = recorded(Copies)
+    real = Copies()
+    for name, tensor in {**dict(real.named_buffers()), "apart": real.apart}.items():
+        assert torch.equal(model.get_buffer(name) if name != "apart" else model.apart, tensor), name
+
+
 def test_copies_of_both_depths_are_recorded() -> None:
     class Copies(nn.Module):
         def __init__(self) -> None:

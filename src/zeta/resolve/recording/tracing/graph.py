@@ -11,7 +11,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -238,6 +238,17 @@ class Graph:
             empty = Node(op="uninitialized", shape=(extent,), dtype=node.dtype, source=node.source)
             node = updated(empty, node, tensor.stride(), int(tensor.storage_offset()), node.source)
         self.cells[storage._cdata] = Cell(node=node, storage=storage, device=device)
+
+    def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage], source: Source | None) -> Tensor:
+        """A tensor that looks into a copy of another's memory, which is made once for each ``memo``."""
+        cell = self.cell(tensor)
+        storage = memo.get(cell.storage._cdata)
+        if storage is None:
+            storage = memo[cell.storage._cdata] = torch.UntypedStorage(cell.storage.nbytes(), device="meta")  # type: ignore[no-untyped-call]
+            node = replace(make("copy", cell.node, like=cell.node), source=source)
+            self.cells[storage._cdata] = Cell(node=node, storage=storage, device=cell.device)
+        twin = torch.empty(0, dtype=tensor.dtype, device="meta")
+        return twin.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
     def read(self, tensor: Tensor) -> Node:
         """The node that a tensor holds now."""

@@ -7,6 +7,7 @@ which device a tensor is, and its values as a list or an array.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import warnings
 from collections.abc import Callable, Iterator
@@ -107,6 +108,8 @@ class Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args, kwargs)
+        if name == "__deepcopy__" and args[0].is_meta and args[0].is_leaf and id(args[0]) not in args[1]:
+            return self._deep_copy(args[0], args[1])
         if name == "__set__" and func.__self__.__name__ == "data" and not args[1].is_meta:
             return func(args[0], self.recorder.lift(args[1]))
         answer = _ANSWERS.get(name)
@@ -124,6 +127,20 @@ class Functions(TorchFunctionMode):
             device = self.recorder.graph.cell(args[0]).device
             return device if attribute == "device" else device.type == attribute.removeprefix("is_")
         return func(*args, **kwargs)
+
+    def _deep_copy(self, tensor: Tensor, memo: dict[Any, Any]) -> Tensor:
+        """As torch copies real tensors: their memory once in each ``memo``, so that views stay views of one copy."""
+        with torch.no_grad():
+            apart = tensor.is_conj() or tensor.is_neg() or type(tensor) is not Tensor
+            twin = tensor.clone() if apart else self.recorder.duplicate(tensor, memo.setdefault("torch", {}))
+        twin.requires_grad_(tensor.requires_grad)
+        grad, attributes = tensor.grad, vars(tensor)
+        with self:
+            if grad is not None:
+                twin.grad = copy.deepcopy(grad, memo)
+            vars(twin).update(copy.deepcopy(attributes, memo))
+        memo[id(tensor)] = twin
+        return twin
 
 
 def _pickled(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -189,16 +206,6 @@ def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: di
     return tensor if dtype is None or dtype is tensor.dtype else func(tensor, dtype)
 
 
-def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensor, memo = args[0], args[1]
-    if not tensor.is_meta or not tensor.is_leaf or id(tensor) in memo:
-        return NotImplemented
-    with torch.no_grad():
-        twin = tensor.clone()
-    memo[id(tensor)] = twin
-    return twin.requires_grad_(tensor.requires_grad)
-
-
 def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Lists and arrays as an index: torch would make tensors of them where the indexed one is, without their values."""
     index = args[1]
@@ -226,7 +233,6 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "asarray": _tensor,
     "to": _same_place,
     "cpu": _same_place,
-    "__deepcopy__": _deepcopy,
     "__getitem__": _indexed,
     "__setitem__": _indexed,
 }

@@ -66,6 +66,15 @@ class Recorder:
             self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which somebody may write to
         return twin
 
+    def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage]) -> Tensor:
+        """A tensor that looks into a copy of another's memory, of which ``memo`` has those made already."""
+        self.lent.settle()
+        source = source_here()
+        with outside_of_modes():
+            twin = self.graph.duplicate(tensor, memo, source)
+        self.made.append((weakref.ref(twin), source))
+        return twin
+
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
