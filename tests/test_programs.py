@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import zeta
 from zeta import SpecError
+from zeta.base.dtypes import bits
 from zeta.compute import programs
 from zeta.compute.stream.regions import Region
 from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
@@ -185,6 +186,22 @@ def relative_index() -> Tensor:
     return relative.sum(-1)
 
 
+CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add with alpha": lambda x, y: x.add(y, alpha=-0.9),
+    "sub with alpha": lambda x, y: x.sub(y, alpha=0.7),
+    "rsub with alpha": lambda x, y: torch.rsub(x, y, alpha=0.7),
+    "addcmul": lambda x, y: torch.addcmul(x, x, y, value=0.7),
+    "addcdiv": lambda x, y: torch.addcdiv(x, x, y, value=0.7),
+    "lerp": lambda x, y: torch.lerp(x, y, 0.3),
+    "softplus": lambda x, y: nn.functional.softplus(x),
+    "sigmoid": lambda x, y: torch.sigmoid(y),
+    "pow": lambda x, y: x**y,
+    "sqrt and div": lambda x, y: x.sqrt() / y,
+    "rsqrt": lambda x, y: y.rsqrt(),
+    "remainder": lambda x, y: torch.remainder(y, x),
+    "floor_divide": lambda x, y: torch.floor_divide(y, x),
+    "add with alpha, of many": lambda x, y: x[0].repeat(2**17).add(y[0].repeat(2**17), alpha=-0.9),
+}
 EXACT: dict[str, Callable[[], Tensor]] = {
     "rope": rope,
     "sinusoids": sinusoids,
@@ -207,6 +224,27 @@ EXACT: dict[str, Callable[[], Tensor]] = {
     "float64": lambda: torch.linspace(0, 1, 7, dtype=torch.float64).sqrt(),
     "channels last": lambda: torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last) * 2,
     "off the diagonal": lambda: 1 - torch.eye(5),
+    "identity scaled twice": lambda: torch.eye(3) * 0.1 * 0.3,
+    "identity divided twice": lambda: torch.eye(3) / 3 / 7,
+    "negative identity": lambda: -torch.eye(3),
+    "identity beyond the range": lambda: torch.eye(2) * 1e30 * 1e30 * 1e-30,
+    "identity below the range": lambda: torch.eye(2) * 1e-40 * 1e40,
+    "identity in bf16": lambda: torch.eye(3, dtype=torch.bfloat16) * 0.3 * 0.7,
+    "identity rounded twice": lambda: (torch.eye(3) * (1 + 2**-9 + 2**-30)).to(torch.bfloat16),
+    "identity widened": lambda: (torch.eye(3) * 0.3).double(),
+    "identity through tanh": lambda: torch.tanh(torch.eye(3) * 0.3),
+    "identity times zero": lambda: torch.eye(3) * 0.0,
+    "identity times minus zero": lambda: torch.eye(3) * -0.0,
+    "dirac scaled twice": lambda: nn.init.dirac_(torch.empty(4, 2, 3), groups=2) * 0.1 * 0.3,
+    "negative dirac": lambda: -nn.init.dirac_(torch.empty(4, 2, 3)),
+    "dirac halved": lambda: nn.init.dirac_(torch.empty(4, 2, 3)).half() / 3,
+    **{
+        f"{name} of constants in {dtype}": lambda make=make, dtype=dtype: make(
+            torch.full((67,), 0.3, dtype=dtype), torch.full((67,), 1.7, dtype=dtype)
+        )
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+        for name, make in CONSTANTS.items()
+    },
     "every element": lambda: _squares(20),
 }  # fmt: skip
 
@@ -226,7 +264,7 @@ def test_what_is_not_random_equals_a_real_construction(name: str) -> None:
     assert again == plan
     zeta.materialize_(model, again)
     assert model.table.dtype is real.dtype
-    assert torch.equal(model.table, real)
+    assert torch.equal(bits(model.table), bits(real))
     if real.is_contiguous():
         assert model.table.stride() == real.stride()
 

@@ -74,7 +74,6 @@ KNOWN: dict[str, tuple[Callable[[], Tensor], Initializer]] = {
     "rand of the other sign": (lambda: -torch.rand(4), Uniform(-1, 0)),
     "scaled by a tensor": (lambda: torch.randn(4) * torch.tensor(0.5), Normal(0.5)),
     "scaled by ones": (lambda: torch.randn(4) * torch.full((4,), 0.5), Normal(0.5)),
-    "times zero": (lambda: torch.randn(4) * 0, Zeros()),
     "added with alpha": (lambda: torch.randn(4).add(torch.ones(4), alpha=3), Normal(1.0, 3.0)),
     "reshaped": (lambda: torch.randn(32).view(4, 8), Normal()),
     "transposed": (lambda: torch.randn(8, 4).t().contiguous(), Normal()),
@@ -96,6 +95,10 @@ KNOWN: dict[str, tuple[Callable[[], Tensor], Initializer]] = {
     "eye_": (lambda: nn.init.eye_(fresh()), Identity()),
     "torch.eye": (lambda: torch.eye(4) * 3, Identity(3.0)),
     "dirac_": (lambda: nn.init.dirac_(fresh(8, 4, 3)), Dirac()),
+    "scaled dirac_": (lambda: nn.init.dirac_(fresh(8, 4, 3)) * 0.3, Dirac(0.3)),
+    "torch.eye scaled twice": (lambda: torch.eye(2) * 0.1 * 0.3, Identity(0.030000001)),
+    "torch.eye rounded twice": (lambda: (torch.eye(2) * 0.3).to(torch.bfloat16), Identity(0.3)),
+    "torch.eye times zero": (lambda: torch.eye(2) * 0, Zeros()),
     "rounded": (lambda: torch.randn(4, 4).to(torch.bfloat16), Normal()),
 }
 
@@ -119,6 +122,8 @@ PROGRAMS: dict[str, Callable[[], Tensor]] = {
     "sorted": lambda: torch.randn(4, 4).sort().values,
     "arange": lambda: torch.arange(4.0),
     "infinite": lambda: torch.full((4, 4), -math.inf),
+    "times zero": lambda: torch.randn(4, 4) * 0,
+    "a negative identity": lambda: -torch.eye(4),
     "transposed orthogonal_": lambda: nn.init.orthogonal_(fresh()).t().contiguous(),
 }
 
