@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -375,6 +377,35 @@ def test_zeros_of_both_signs_stay_apart() -> None:
     model, plan = zeta.record(build)
     zeta.materialize_(model, plan)
     assert model.table.tolist() == [[math.inf, math.inf], [-math.inf, -math.inf]]
+
+
+@pytest.mark.parametrize("bits_of", ["fff8000000000000", "7ff8000000000000", "fff8123400000000"])
+def test_a_value_that_is_no_number_keeps_its_bits(bits_of: str, tmp_path: Path) -> None:
+    value = struct.unpack(">d", bytes.fromhex(bits_of))[0]
+
+    def build() -> nn.Module:
+        module = Holder(lambda: torch.full((3,), value))
+        module.register_buffer("other", torch.full((3,), complex(1.0, value)))
+        return module
+
+    real = build()
+    model, plan = zeta.record(build)
+    again = zeta.Plan.from_json(plan.to_json())
+    assert again.digest == plan.digest
+    zeta.save(model, plan, tmp_path / "model", seed=0)
+    assert zeta.verify(tmp_path / "model").ok
+    zeta.materialize_(model, again, seed=0)
+    assert zeta.verify(model, plan, 0).ok
+    assert torch.equal(bits(model.table), bits(real.table))
+    assert torch.equal(bits(model.other), bits(real.other))
+
+
+@pytest.mark.parametrize("text", ["fff8", "FFF8000000000000", "7ff0000000000000", "+ff8000000000000"])
+def test_bits_of_what_is_a_number_are_refused(text: str) -> None:
+    data = Program((FULL,)).to_json()
+    data["steps"][0]["attributes"]["value"] = {"nan": text}
+    with pytest.raises(SpecError, match="is no operand and no attribute"):
+        Initializer.from_json(data)
 
 
 def test_another_shape_is_refused() -> None:
