@@ -7,6 +7,7 @@ import io
 import pickle
 import random
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 import zeta
 from tests.recorded import Awkward, compare, recorded
 from zeta import PlanError, RecordingError, Rule, Rules
-from zeta.initializers import Constant, Normal, Ones, Program, TruncatedNormal, Uniform, Zeros
+from zeta.initializers import Constant, Normal, Ones, Orthogonal, Program, TruncatedNormal, Uniform, Zeros
+from zeta.resolve.recording.tracing import lending
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "transformer": lambda: nn.Transformer(64, 4, 1, 1, 128, batch_first=True),
@@ -563,7 +565,88 @@ def _by_two_tensors() -> Tensor:
     return y + 0
 
 
-SHARED = [_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part, _by_torch, _by_two_arrays, _by_two_tensors]
+def _by_both() -> Tensor:
+    x = torch.zeros(4)
+    array = x.numpy()
+    x.fill_(1.0)
+    array[2] = 7
+    x.mul_(2)
+    array += 1
+    return x
+
+
+def _one_by_one() -> Tensor:
+    x = torch.zeros(4)
+    for number in range(4):
+        x.numpy()[number] = number + 1
+    return x
+
+
+def _read_after_torch() -> Tensor:
+    x = torch.zeros(2)
+    array = x.numpy()
+    x.add_(2)
+    return torch.full((2,), float(array[0]))
+
+
+def _listed() -> Tensor:
+    x = torch.zeros(2)
+    x.numpy()[:] = 7
+    return torch.tensor(x.tolist())
+
+
+def _array_after_torch() -> Tensor:
+    array = np.zeros(2, dtype=np.float32)
+    torch.from_numpy(array).add_(5)
+    return torch.tensor(array * 2)
+
+
+def _by_overlapping_views() -> Tensor:
+    x = torch.zeros(3, 4)
+    rows, turned, first = x[1:].numpy(), x.t().numpy(), np.asarray(x[1])
+    rows[0] = 5
+    turned[2] += 1
+    x[1].mul_(2)
+    turned[:, 0] = first
+    return torch.stack([x, torch.from_numpy(turned.T.copy())])
+
+
+def _as_tensors() -> Tensor:
+    array = np.arange(4, dtype=np.float32)
+    x, y = torch.as_tensor(array), torch.asarray(array)
+    x[0] = 5
+    y[1] = 6
+    array[2] += 7
+    return torch.cat([x, y, torch.as_tensor(x.numpy()) * 2])
+
+
+def _by_other_dtype() -> Tensor:
+    x = torch.zeros(4)
+    x.view(torch.int32).numpy()[1] = 0x40400000
+    return x
+
+
+def _by_transposed_array() -> Tensor:
+    array = np.zeros((3, 4), dtype=np.float32)
+    x = torch.from_numpy(array.T[1:])
+    x[0] = 3
+    array[2, 3] = 8
+    return torch.cat([x, torch.from_numpy(array[:, :3])])
+
+
+def _by_dlpack() -> Tensor:
+    x = torch.zeros(3)
+    y, z = torch.from_dlpack(x), np.from_dlpack(x)
+    y[0] = 4
+    x.add_(1)
+    return torch.cat([x, y, torch.tensor(z)])
+
+
+SHARED = [
+    *(_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part, _by_torch, _by_two_arrays, _by_two_tensors),
+    *(_by_both, _one_by_one, _read_after_torch, _listed, _array_after_torch, _by_overlapping_views, _as_tensors),
+    *(_by_other_dtype, _by_transposed_array, _by_dlpack),
+]
 
 
 @pytest.mark.parametrize("make", SHARED)
@@ -578,18 +661,37 @@ def test_what_is_written_through_shared_memory_is_seen(make: Callable[[], Tensor
     assert bool(model.table.any())
 
 
-def test_shared_memory_that_both_write_to_is_refused() -> None:
+def test_shared_memory_without_values_left_is_no_matter() -> None:
+    """What nobody has any longer needs not keep what is drawn, and what is drawn is not what was there."""
+
     def build() -> nn.Module:
         module = nn.Module()
-        x = torch.zeros(4)
-        array = x.numpy()
-        x.fill_(1.0)
-        array[2] = 7
-        module.register_buffer("table", x)
+        x = torch.zeros(3, 4)
+        x.numpy()[:] = 1
+        module.weight = nn.Parameter(nn.init.orthogonal_(x))
         return module
 
-    with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in .*memory that NumPy .* shares was written to"):
-        zeta.record(build)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", zeta.ZetaNotice)
+        _, plan = zeta.record(build)
+    assert plan["weight"].initializer == Orthogonal()
+
+
+def test_a_part_of_large_memory_is_shared_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "_LARGEST_WHOLE", 0)
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        x = torch.full((4, 4), 2.0)
+        first, second = x[1].numpy(), x[1].numpy()
+        first[0], second[1] = 5, first[0] + 1
+        x[1] += 1
+        module.register_buffer("table", torch.tensor(first))
+        module.register_buffer("row", x[1].clone())
+        return module
+
+    model, _, _ = recorded(build)
+    assert model.table.tolist() == model.row.tolist() == build().row.tolist() == [6.0, 4.0, 3.0, 3.0]
 
 
 def test_shared_memory_cannot_have_random_values() -> None:

@@ -236,6 +236,8 @@ class Graph:
         extent = storage.nbytes() // tensor.element_size()
         if not (tensor.is_contiguous() and tensor.numel() == extent):
             empty = Node(op="uninitialized", shape=(extent,), dtype=node.dtype, source=node.source)
+            if node.op == "data":  # there is something between, which no tensor sees
+                empty = full(0, (extent,), node.dtype, node.source)
             node = updated(empty, node, tensor.stride(), int(tensor.storage_offset()), node.source)
         self.cells[storage._cdata] = Cell(node=node, storage=storage, device=device)
 

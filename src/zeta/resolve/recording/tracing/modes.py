@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from zeta.base.generators import FUNCTIONS, Private, foreign_apart
+from zeta.base.language.state import outside_of_modes
 from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.active import ACTIVE
@@ -157,10 +158,16 @@ def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    real = recorder.value(args[0]).clone()
-    if isinstance(args[0], Tensor) and args[0].is_meta:
-        recorder.lent.note(args[0], real)
-    return func(real, *args[1:], **kwargs)
+    """Of the memory that NumPy gets, torch keeps what it writes there."""
+    if not args[0].is_meta:
+        return NotImplemented
+    plain = args[0].numel() == 0 or args[0].is_conj() or args[0].is_neg()
+    return func(recorder.value(args[0]) if plain else recorder.lent.lend(args[0]), *args[1:], **kwargs)
+
+
+def _dlpack_device(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with outside_of_modes():
+        return func(torch.empty(0, device="cpu")) if args[0].is_meta else NotImplemented
 
 
 def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -171,11 +178,19 @@ def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: di
 def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A list may hold tensors of one number, which torch reads below the modes."""
     data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if func.__name__ != "tensor" and hasattr(data, "__array_interface__") and not kwargs.get("copy"):
+        return _shared(data, *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj", "copy")})
     if not isinstance(data, list | tuple):
         return NotImplemented
     return func(
         _with_values(recorder, data), *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj")}
     )
+
+
+def _shared(array: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor in an array's memory, where it can be so; torch would copy it below the modes."""
+    tensor = torch.from_numpy(array) if array.shape else torch.tensor(array)
+    return tensor.to(device=device, dtype=dtype).requires_grad_(requires_grad)
 
 
 def _with_values(recorder: Recorder, value: Any) -> Any:
@@ -227,6 +242,8 @@ _ANSWERS: Final[dict[str, Answer]] = {
     "untyped_storage": _pickled,
     "numpy": _numpy,
     "__array__": _numpy,
+    "__dlpack__": _numpy,
+    "__dlpack_device__": _dlpack_device,
     "new_tensor": _new_tensor,
     "tensor": _tensor,
     "as_tensor": _tensor,

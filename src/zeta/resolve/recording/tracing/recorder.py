@@ -28,7 +28,17 @@ from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, ex
 from zeta.resolve.recording.tracing.lending import Lending
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
-from zeta.resolve.recording.tracing.schemas import arguments_of, functional, name_of, named, written_arguments
+from zeta.resolve.recording.tracing.schemas import (
+    LIFTS,
+    REARRANGING,
+    UNINITIALIZED,
+    WRITING_UNSAID,
+    arguments_of,
+    functional,
+    name_of,
+    named,
+    written_arguments,
+)
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
@@ -46,7 +56,7 @@ class Recorder:
         #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
-        self.lent = Lending(self.graph, self.data)
+        self.lent = Lending(self.graph, self.data, self._known, self._read)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
 
@@ -112,57 +122,74 @@ class Recorder:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
+        self.lent.settle()
         source = source_here(called)
         place = self.place(generator, source, called, tuple(tensor.shape), tensor.dtype)
         node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, place, axes)
         self.graph.write(tensor, replace(copy(node), source=source), source)
+        self.lent.share()
         return tensor
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Note that nobody knows what a tensor was filled with, and why."""
         source = source_here(called)
         self.graph.spoil(tensor, f"{reason} ({source})", source)
+        self.lent.share()
         return tensor
 
     def value(self, tensor: Tensor) -> Tensor:
         """A tensor's values for real. Raises ``RecordingError`` if they are random."""
         if not tensor.is_meta:
             return tensor
+        self.lent.settle()
         with outside_of_modes():
-            node = self.graph.read(tensor)
-            try:
-                return concrete(node, f"{source_here()} reads a value that")
-            except RecordingError as error:
-                if not self.freeze:
-                    raise RecordingError(
-                        f"{error}. Such control flow cannot be recorded: decide without the values, give that "
-                        'parameter a rule, or record with fallback="real", which freezes the values that were read'
-                    ) from None
-                return randomness.frozen(node, self.frozen)
+            return self._read(self.graph.read(tensor))
+
+    def _read(self, node: Node) -> Tensor:
+        try:
+            return self._known(node, f"{source_here()} reads a value that")
+        except RecordingError as error:
+            raise RecordingError(
+                f"{error}. Such control flow cannot be recorded: decide without the values, give that "
+                'parameter a rule, or record with fallback="real", which freezes the values that were read'
+            ) from None
+
+    def _known(self, node: Node, purpose: str = "it") -> Tensor:
+        try:
+            return concrete(node, purpose)
+        except RecordingError:
+            if not self.freeze:
+                raise
+            return randomness.frozen(node, self.frozen)
 
     # -- one operation ------------------------------------------------------------------------------------------------
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on meta, and note what it did."""
         self.lent.settle()
+        result = self._noted(func, args, kwargs)
+        self.lent.share()
+        return result
+
+    def _noted(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
         name = name_of(func)
-        if name in _LIFTS:
+        if name in LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
             return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
         written = list(_tensors(written_arguments(func, args, kwargs)))
-        if name in _WRITING_UNSAID:
+        if name in WRITING_UNSAID:
             self._spoil_statistics(func, args, kwargs, source_here())
         if name in ("aten.resize_.default", "aten.resize_as_.default"):
             return self._resized(func, name, args, kwargs)
-        if name in _REARRANGING:
+        if name in REARRANGING:
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
         if randomness.is_random(func):
             return self._random(func, name, args, kwargs)
-        if name in _UNINITIALIZED:
+        if name in UNINITIALIZED:
             result = self._on_meta(func, args, kwargs)
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
             return self.made_by(result, node, _device(args, kwargs, self))
@@ -301,10 +328,7 @@ class Recorder:
         source = source_here()
         target = written[0]
         if not target.is_meta:
-            raise RecordingError(
-                f"{source}: {name} would write into a real tensor that was there before the recording; make it inside "
-                "the constructor"
-            )
+            return self._write_for_real(func, name, args, kwargs)
         out = kwargs.get("out")
         if len(written) > 1 or (out is not None and not isinstance(out, Tensor)):
             for tensor in written:
@@ -318,6 +342,20 @@ class Recorder:
             return self._on_meta(func, args, kwargs)
         self.graph.write(target, _fitted(value, target, source), source)
         return target
+
+    def _write_for_real(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Known values into a tensor from elsewhere, which was not lifted, as the constructor writes them."""
+        try:
+            if randomness.is_random(func):
+                raise RecordingError("it draws")
+            given = [self._concrete(item) for item in args], {key: self._concrete(x) for key, x in kwargs.items()}
+        except RecordingError as error:
+            raise RecordingError(
+                f"{source_here()}: {name} would write into a real tensor that was there before the recording "
+                f"({error}); make it inside the constructor"
+            ) from None
+        with outside_of_modes(), torch.no_grad():
+            return func(*given[0], **given[1])
 
     def _new_value(
         self,
@@ -352,26 +390,6 @@ class Recorder:
         except RecordingError as error:
             inputs = {key: value for key, value in kwargs.items() if key != "out"}
             return self._outside_of_the_language(making, args, inputs, [target], error, source)[0]
-
-
-_LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
-_WRITING_UNSAID: Final = frozenset(
-    f"aten.{name}.{version}"
-    for name in ("native_batch_norm", "batch_norm_update_stats", "cudnn_batch_norm", "miopen_batch_norm")
-    for version in ("default", "out")
-)
-_REARRANGING: Final = (
-    "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
-    "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
-    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
-)  # fmt: skip
-_UNINITIALIZED: Final = frozenset(
-    f"aten.{name}"
-    for name in (
-        "empty.memory_format", "empty_like.default", "empty_strided.default", "new_empty.default",
-        "new_empty_strided.default", "empty_permuted.default",
-    )
-)  # fmt: skip
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
