@@ -9,10 +9,13 @@ import random
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -642,10 +645,25 @@ def _by_dlpack() -> Tensor:
     return torch.cat([x, y, torch.tensor(z)])
 
 
+def _by_array_of_memory_as_it_is() -> Tensor:
+    x, y = torch.empty(3, 4), torch.empty(3, 4)
+    x.numpy()[:] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for number in range(4):
+        y.numpy()[:, number] = number + 1
+    return torch.cat([x, y])
+
+
+def _by_storage() -> Tensor:
+    x = torch.arange(4.0)
+    x.storage()[2] = 9
+    return torch.cat([torch.tensor(list(x.storage())), x])
+
+
 SHARED = [
     *(_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part, _by_torch, _by_two_arrays, _by_two_tensors),
     *(_by_both, _one_by_one, _read_after_torch, _listed, _array_after_torch, _by_overlapping_views, _as_tensors),
-    *(_by_other_dtype, _by_transposed_array, _by_dlpack),
+    *(_by_other_dtype, _by_transposed_array, _by_dlpack, _by_array_of_memory_as_it_is),
+    pytest.param(_by_storage, marks=pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")),
 ]
 
 
@@ -705,6 +723,127 @@ def test_shared_memory_cannot_have_random_values() -> None:
     with pytest.warns(zeta.ZetaNotice, match="shares keeps what it had: it depends on random values"):
         _, plan = zeta.record(build)
     assert plan["weight"].initializer == Normal()
+
+
+# -- what was made elsewhere ------------------------------------------------------------------------------------------
+
+VALUES = {"weight": torch.arange(12.0).view(4, 3), "bias": torch.arange(4.0)}
+
+
+def _with(values: dict[str, Tensor]) -> nn.Module:
+    layer = nn.Linear(3, 4)
+    layer.load_state_dict(values)
+    return layer
+
+
+def _pickled_layer(path: Path) -> nn.Module:
+    return pickle.loads((path / "layer.pickle").read_bytes())
+
+
+def _ties(path: Path) -> nn.Module:
+    """Two tensors in one memory stay so."""
+    whole, part = torch.load(path / "views.pt")
+    whole.mul_(2)
+    layer = nn.Linear(3, 4)
+    layer.weight, layer.bias = nn.Parameter(whole), nn.Parameter(part + 1)
+    return layer
+
+
+def _sliced(path: Path) -> nn.Module:
+    with safetensors.safe_open(path / "values.safetensors", "pt") as file:
+        rows = torch.cat([file.get_slice("weight")[:1], file.get_slice("weight")[1:] * 1.0])
+        return _with({"weight": rows, "bias": file.get_tensor("bias")})
+
+
+LOADED: dict[str, Callable[[Path], nn.Module]] = {
+    "torch.load": lambda path: _with(torch.load(path / "values.pt")),
+    "torch.load with mmap": lambda path: _with(torch.load(path / "values.pt", mmap=True)),
+    "torch.load of a layer": lambda path: torch.load(path / "layer.pt", weights_only=False),
+    "torch.load of the old format": lambda path: _with(torch.load(path / "old.pt")),
+    "pickle of a layer": _pickled_layer,
+    "views of one memory": _ties,
+    "safetensors": lambda path: _with(safetensors.torch.load_file(path / "values.safetensors")),
+    "safetensors, in slices": _sliced,
+    "torch.from_file": lambda path: _with({**VALUES, "bias": torch.from_file(str(path / "bias.raw"), size=4)}),
+}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_what_a_constructor_loads_is_data(name: str, tmp_path: Path) -> None:
+    torch.save(VALUES, tmp_path / "values.pt")
+    torch.save(VALUES, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save([VALUES["weight"], VALUES["weight"].view(-1)[2:6]], tmp_path / "views.pt")
+    torch.save(_with(VALUES), tmp_path / "layer.pt")
+    (tmp_path / "layer.pickle").write_bytes(pickle.dumps(_with(VALUES)))
+    (tmp_path / "bias.raw").write_bytes(VALUES["bias"].numpy().tobytes())
+    safetensors.torch.save_file(VALUES, tmp_path / "values.safetensors")
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.loaded = LOADED[name](tmp_path)
+        module.other = nn.Parameter(module.loaded.weight.detach() * 2)
+        return module
+
+    model, _, _ = recorded(build)
+    for key, real in build().named_parameters():
+        assert torch.equal(model.get_parameter(key), real), key
+
+
+def _swapped() -> nn.Module:
+    x, y = torch.arange(3.0), torch.zeros(5)
+    torch.utils.swap_tensors(x, y)
+    x[0] = 7
+    module = nn.Module()
+    module.x, module.y = nn.Parameter(x), nn.Parameter(y)
+    return module
+
+
+def test_parameters_around_tensors_from_elsewhere_get_known_values() -> None:
+    outside = torch.arange(6.0)
+
+    def build(values: Callable[[Tensor], Tensor]) -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(outside)
+        module.weight.data = values(module.weight.data)
+        return module
+
+    for values in (lambda x: x + 1, lambda x: torch.ones(3) * 2, lambda x: torch.stack([x, torch.zeros(6)])):
+        model, _, _ = recorded(build, values)
+        assert torch.equal(model.weight, build(values).weight)
+    assert not outside.is_meta
+    with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in .*from outside .*; make another parameter"):
+        zeta.record(build, lambda x: torch.randn(6))
+
+
+def test_tensors_are_swapped() -> None:
+    model, _, _ = recorded(_swapped)
+    real = _swapped()
+    assert torch.equal(model.x, real.x)
+    assert torch.equal(model.y, real.y)
+
+
+REFUSED: dict[str, tuple[Callable[[nn.Linear], object], str]] = {
+    "quantized": (
+        lambda layer: torch.quantize_per_tensor(torch.arange(4.0), 0.1, 0, torch.quint8),
+        "quantize the model",
+    ),
+    "shared between processes": (lambda layer: layer.share_memory(), "call it on the model"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_values_says_to_wait_for_them(name: str) -> None:
+    does, advice = REFUSED[name]
+
+    class Impatient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            does(self.linear)
+
+    with pytest.raises(RecordingError, match=rf"test_recording\.py:\d+ in .*{advice}.* after materialize_"):
+        zeta.record(Impatient)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 import torch
@@ -28,6 +29,9 @@ class Draws(Protocol):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
+
+    def unnoted(self, *tensors: Tensor) -> AbstractContextManager[None]:
+        """Forget some tensors for a while, as if they were not recorded."""
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Note that nobody knows what a tensor was filled with, and why."""

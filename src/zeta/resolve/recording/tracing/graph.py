@@ -218,6 +218,8 @@ class Graph:
 
     def __init__(self) -> None:
         self.cells: dict[int, Cell] = {}
+        #: by their address, real memories and those on meta that stand for them
+        self.adopted: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def cell(self, tensor: Tensor) -> Cell:
         """The memory of a meta tensor; one that was not seen before holds an unknown value."""
@@ -251,6 +253,22 @@ class Graph:
             self.cells[storage._cdata] = Cell(node=node, storage=storage, device=cell.device)
         twin = torch.empty(0, dtype=tensor.dtype, device="meta")
         return twin.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def adopt(self, real: torch.UntypedStorage, dtype: torch.dtype, source: Source | None) -> torch.UntypedStorage:
+        """The memory on meta that holds what a real one does; one for each, so that views of it stay views.
+
+        Its values are read when they are needed: torch makes tensors before it fills them when it loads some files.
+        """
+        known = self.adopted.get(real._cdata)
+        if known is None:
+            dtype = torch.uint8 if real.nbytes() % dtype.itemsize else dtype
+            shape = (real.nbytes() // dtype.itemsize,)
+            content = torch.empty(0, dtype=dtype, device="cpu").set_(real, 0, shape, (1,))
+            storage = torch.UntypedStorage(real.nbytes(), device="meta")  # type: ignore[no-untyped-call]
+            node = Node(op="data", content=content, shape=shape, dtype=dtype, source=source)
+            self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
+            known = self.adopted[real._cdata] = (real, storage)  # kept, so that no other memory gets its address
+        return known[1]
 
     def read(self, tensor: Tensor) -> Node:
         """The node that a tensor holds now."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
+from zeta.base.language.operations import is_inexact
 from zeta.base.language.state import outside_of_modes
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.sources import Source, source_here
@@ -32,6 +33,7 @@ class Lent:
         self.twin, self.real, self.whole, self.source = twin, real, whole, source
         self.seen = real.clone()
         self.node = node
+        self.is_blank = False  #: whether what nobody has written to has no value
         self.is_own = False  #: whether the memory is the recording's own, so that it is known who has it, too
 
     def has(self, tensor: Tensor) -> bool:
@@ -89,6 +91,12 @@ class Lending:
             lent = next((lent for lent in self._lent if lent.has(tensor)), None) or self._new(tensor.detach())
             return lent.view(tensor).requires_grad_(tensor.requires_grad)
 
+    def twin_of(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
+        """The memory on meta of which ``storage`` was lent as a whole."""
+        own = (lent for lent in self._lent if lent.whole and lent.is_own)
+        found = (lent for lent in own if lent.real.untyped_storage()._cdata == storage._cdata)
+        return next((lent.twin.untyped_storage() for lent in found), None)
+
     def _new(self, tensor: Tensor) -> Lent:
         storage = tensor.untyped_storage()
         dtype = self._graph.cell(tensor).node.dtype
@@ -97,8 +105,10 @@ class Lending:
                 raise RecordingError("only a part of it")
             all_of_it = torch.empty(0, dtype=dtype, device="meta")
             all_of_it.set_(storage, 0, (storage.nbytes() // dtype.itemsize,), (1,))
-            real = self._known(self._graph.read(all_of_it)).clone(memory_format=torch.contiguous_format)
+            blank = self._graph.cell(tensor).node.op == "uninitialized" and is_inexact(dtype)
+            real = _blank(all_of_it) if blank else self._known(self._graph.read(all_of_it)).clone()
             lent = self._note(all_of_it, real, whole=True)
+            lent.is_blank = blank
         except RecordingError:  # other parts are random, or have no value
             lent = self._note(tensor, self._read(self._graph.read(tensor)).clone(), whole=False)
         lent.is_own = True
@@ -124,13 +134,16 @@ class Lending:
                 lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
 
     def _take(self, lent: Lent) -> None:
-        """Record what was written; of memory that is too large to be data in a plan, no more than that."""
+        """Record what was written: no more than that, where the rest has no value, or is too large for a plan."""
         twin, real = lent.twin, lent.real
-        if real.nbytes > LARGEST_DATA and real.ndim == 1:
-            changed = (dtypes.bits(real) != dtypes.bits(lent.seen)).view(real.numel(), -1).any(1).nonzero()
-            written = slice(int(changed[0]), int(changed[-1]) + 1)
-            twin, real = twin[written], real[written]
-        self._graph.write(twin, self._data(real), lent.source)
+        if real.ndim != 1 or (real.nbytes <= LARGEST_DATA and not lent.is_blank):
+            self._graph.write(twin, self._data(real), lent.source)
+            return
+        changed = (dtypes.bits(real) != dtypes.bits(lent.seen)).view(real.numel(), -1).any(1)
+        edges = changed.diff(prepend=changed.new_zeros(1), append=changed.new_zeros(1)).nonzero().view(-1, 2).tolist()
+        parts = edges if lent.is_blank else [(edges[0][0], edges[-1][1])]
+        for start, stop in parts:
+            self._graph.write(twin[start:stop], self._data(real[start:stop]), lent.source)
 
     def share(self) -> None:
         """Let memory that was lent have what torch wrote."""
@@ -155,6 +168,13 @@ class Lending:
                 ZetaNotice,
                 stacklevel=2,
             )
+
+
+def _blank(twin: Tensor) -> Tensor:
+    """Memory as somebody may find it: what is written to it is most likely something else."""
+    real = torch.empty(twin.shape, dtype=twin.dtype, device="cpu")
+    real.view(torch.uint8).fill_(0xA5)
+    return real
 
 
 def _form(tensor: Tensor) -> tuple[object, ...]:

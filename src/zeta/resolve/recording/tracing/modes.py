@@ -111,8 +111,8 @@ class Functions(TorchFunctionMode):
             return self._attribute(func, args, kwargs)
         if name == "__deepcopy__" and args[0].is_meta and args[0].is_leaf and id(args[0]) not in args[1]:
             return self._deep_copy(args[0], args[1])
-        if name == "__set__" and func.__self__.__name__ == "data" and not args[1].is_meta:
-            return func(args[0], self.recorder.lift(args[1]))
+        if name == "__set__" and func.__self__.__name__ == "data":
+            return func(args[0], self._given(*args))
         answer = _ANSWERS.get(name)
         if answer is not None:
             result = answer(self.recorder, func, args, kwargs)
@@ -121,6 +121,18 @@ class Functions(TorchFunctionMode):
         if "out" in kwargs and "device" in kwargs:
             kwargs = {key: value for key, value in kwargs.items() if key != "device"}
         return func(*args, **kwargs)
+
+    def _given(self, tensor: Tensor, value: Tensor) -> Tensor:
+        """What a tensor gets as its ``data``: on meta like it, or real."""
+        if tensor.is_meta:
+            return value if value.is_meta else self.recorder.lift(value)
+        try:
+            return self.recorder.value(value).detach()
+        except RecordingError:
+            raise RecordingError(
+                f"{source_here()}: a parameter around a tensor from outside of the constructor is given values that "
+                "are random; make another parameter of them, as in layer.weight = torch.nn.Parameter(values)"
+            ) from None
 
     def _attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         attribute = func.__self__.__name__
@@ -178,6 +190,8 @@ def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: di
 def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A list may hold tensors of one number, which torch reads below the modes."""
     data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if isinstance(data, torch.UntypedStorage):
+        return _of_bytes(data, **{k: x for k, x in kwargs.items() if k in ("dtype", "requires_grad")})
     if func.__name__ != "tensor" and hasattr(data, "__array_interface__") and not kwargs.get("copy"):
         return _shared(data, *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj", "copy")})
     if not isinstance(data, list | tuple):
@@ -189,8 +203,33 @@ def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _shared(array: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor in an array's memory, where it can be so; torch would copy it below the modes."""
-    tensor = torch.from_numpy(array) if array.shape else torch.tensor(array)
-    return tensor.to(device=device, dtype=dtype).requires_grad_(requires_grad)
+    tensor = torch.from_numpy(array) if array.shape else torch.tensor(array, device="cpu")
+    if device is not None and torch.device(device) != _CPU:
+        tensor = tensor.to(device)
+    return tensor.to(tensor.dtype if dtype is None else dtype).requires_grad_(requires_grad)
+
+
+def _of_bytes(storage: torch.UntypedStorage, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor in memory that was loaded; torch would read it below the modes, number by number."""
+    tensor = torch.empty(0, dtype=dtype or torch.uint8, device="cpu").set_(storage)
+    return tensor.requires_grad_(requires_grad)
+
+
+def _unshareable(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args[0].is_meta:
+        return NotImplemented
+    raise RecordingError(
+        f"{source_here()}: share_memory moves memory, and inside a recording there is none; call it on the model when "
+        "it has values, after materialize_"
+    )
+
+
+def _storage(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Memory with what is in it, as far as that is known."""
+    try:
+        return func(recorder.lent.lend(args[0])) if args[0].is_meta and args[0].numel() else NotImplemented
+    except RecordingError:
+        return NotImplemented
 
 
 def _with_values(recorder: Recorder, value: Any) -> Any:
@@ -240,6 +279,8 @@ Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
     "untyped_storage": _pickled,
+    "storage": _storage,
+    "share_memory_": _unshareable,
     "numpy": _numpy,
     "__array__": _numpy,
     "__dlpack__": _numpy,

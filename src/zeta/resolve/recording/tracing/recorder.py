@@ -24,7 +24,8 @@ from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing import randomness
-from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
+from zeta.resolve.recording.tracing.arguments import device_of, fitted, meta_twins, tensors_in, zeros_for
+from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, full, unknown
 from zeta.resolve.recording.tracing.lending import Lending
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
@@ -52,7 +53,7 @@ class Recorder:
         self.freeze = freeze
         #: random leaves that somebody read and that keep what was drawn then, by their serial number
         self.frozen: dict[int, Tensor] = {}
-        self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
+        self.made: list[tuple[Callable[[], Tensor | None], Source | None]] = []
         #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
@@ -85,8 +86,21 @@ class Recorder:
         self.made.append((weakref.ref(twin), source))
         return twin
 
+    def _memory(self, source: Any, dtype: torch.dtype) -> Any:
+        """The memory that a tensor on meta is given: that of another one, or what was loaded, which is data."""
+        if isinstance(source, Tensor):
+            return source if source.is_meta else self.lift(source)
+        if source.device.type == "meta":
+            return source
+        with outside_of_modes():
+            return self.lent.twin_of(source) or self.graph.adopt(source, dtype, source_here())
+
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
+        if tensor.is_quantized:
+            raise RecordingError(
+                f"{source_here()}: programs have no quantized tensors; quantize the model after materialize_"
+            )
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
         return Node(op="data", content=kept, shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
 
@@ -130,6 +144,18 @@ class Recorder:
         self.lent.share()
         return tensor
 
+    @contextlib.contextmanager
+    def unnoted(self, *tensors: Tensor) -> Iterator[None]:
+        """Keep no reference to some tensors for a while."""
+        found = [(entry, tensor) for entry in self.made for tensor in tensors if entry[0]() is tensor]
+        self.made = [entry for entry in self.made if all(entry is not other for other, _ in found)]
+        sources = [(tensor, entry[1]) for entry, tensor in found]
+        found.clear()
+        try:
+            yield
+        finally:
+            self.made += [(weakref.ref(tensor), source) for tensor, source in sources]
+
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Note that nobody knows what a tensor was filled with, and why."""
         source = source_here(called)
@@ -172,18 +198,20 @@ class Recorder:
         return result
 
     def _noted(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
+        tensors = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))]
         name = name_of(func)
         if name in LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
             return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
-        written = list(_tensors(written_arguments(func, args, kwargs)))
+        written = list(tensors_in(written_arguments(func, args, kwargs)))
         if name in WRITING_UNSAID:
             self._spoil_statistics(func, args, kwargs, source_here())
         if name in ("aten.resize_.default", "aten.resize_as_.default"):
             return self._resized(func, name, args, kwargs)
         if name in REARRANGING:
+            if name.startswith("aten.set_.source"):
+                args = (args[0], self._memory(args[1], args[0].dtype), *args[2:])
             return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
@@ -192,7 +220,7 @@ class Recorder:
         if name in UNINITIALIZED:
             result = self._on_meta(func, args, kwargs)
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
-            return self.made_by(result, node, _device(args, kwargs, self))
+            return self.made_by(result, node, device_of(args, kwargs, self.graph))
         return self._plain(func, name, args, kwargs)
 
     def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -216,17 +244,17 @@ class Recorder:
             result = self._on_meta(func, args, kwargs)
         except NotImplementedError:  # torch knows no shape without drawing
             raise RecordingError(f"{name} is a random operation that is not recordable ({source})") from None
-        for tensor in _tensors([result]):
+        for tensor in tensors_in([result]):
             self.made_by(tensor, unknown(reason, tensor, source), device)
         return result
 
     def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        before = {t.untyped_storage()._cdata for t in _tensors(args) if t.is_meta}
+        before = {t.untyped_storage()._cdata for t in tensors_in(args) if t.is_meta}
         try:
             result = self._on_meta(func, args, kwargs)
         except (RuntimeError, NotImplementedError):
             result = self._for_real(func, args, kwargs)
-        outputs = [result] if isinstance(result, Tensor) else list(_tensors(result))
+        outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if not outputs and not isinstance(result, list | tuple):
             # a number: somebody wants to know; or a check of what a decomposition returned, which has no result
             return None if result is None else func(*(self._real(item) for item in args), **kwargs)
@@ -234,7 +262,7 @@ class Recorder:
             raise RecordingError(f"{source_here()}: {name} makes a sparse tensor, which programs lack; make it dense")
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
             return result  # a view, or data
-        source, device = source_here(), _device(args, kwargs, self)
+        source, device = source_here(), device_of(args, kwargs, self.graph)
         given = named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
         try:
             places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
@@ -282,7 +310,7 @@ class Recorder:
             ]
         with outside_of_modes(), torch.no_grad():
             real = func(*real_args, **{key: x for key, x in real_kwargs.items() if key != "out"})
-        return [self.data(tensor) for tensor in _tensors(real if isinstance(real, list | tuple) else [real])]
+        return [self.data(tensor) for tensor in tensors_in(real if isinstance(real, list | tuple) else [real])]
 
     def _concrete(self, value: Any) -> Any:
         """Arguments with the values of tensors, which must not be random."""
@@ -304,7 +332,7 @@ class Recorder:
         kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
         if "device" in arguments_of(func):
             kwargs["device"] = _META
-        return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
+        return func(*(meta_twins(item) for item in args), **{k: meta_twins(v) for k, v in kwargs.items()})
 
     def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run on the CPU what meta cannot; return meta twins of the result.
@@ -312,11 +340,11 @@ class Recorder:
         Where a shape depends on values, these must be known, and the result is data; else zeros take their place.
         """
         depends = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
-        of = self._real if depends else _zeros
+        of = self._real if depends else zeros_for
         with outside_of_modes():
             real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
         if not depends:
-            return _meta_twins(tuple(real) if isinstance(real, list) else real)
+            return meta_twins(tuple(real) if isinstance(real, list) else real)
         return tuple(self._lifted(item) for item in real) if isinstance(real, list | tuple) else self._lifted(real)
 
     def _lifted(self, value: Any) -> Any:
@@ -340,7 +368,7 @@ class Recorder:
         if value is None:
             self.graph.spoil(target, f"{name} wrote to, which is not recordable ({source})", source)
             return self._on_meta(func, args, kwargs)
-        self.graph.write(target, _fitted(value, target, source), source)
+        self.graph.write(target, fitted(value, target, source), source)
         return target
 
     def _write_for_real(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -390,43 +418,3 @@ class Recorder:
         except RecordingError as error:
             inputs = {key: value for key, value in kwargs.items() if key != "out"}
             return self._outside_of_the_language(making, args, inputs, [target], error, source)[0]
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _meta_twins(value: Any) -> Any:
-    """Arguments with every real tensor replaced by one without memory; numbers in tensors stay."""
-    if isinstance(value, Tensor) and not value.is_meta:
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
-    if isinstance(value, list | tuple):
-        return type(value)(_meta_twins(item) for item in value)
-    return value
-
-
-def _zeros(value: Any) -> Any:
-    """Arguments with zeros for what has no memory."""
-    if isinstance(value, Tensor) and value.is_meta:
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
-    if isinstance(value, list | tuple):
-        return [_zeros(item) for item in value]
-    return value
-
-
-def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -> torch.device:
-    """Where a result claims to be: where it was asked to be, else where its arguments are."""
-    if (device := kwargs.get("device")) is not None:
-        return torch.device(device)
-    claims = [recorder.graph.cell(t).device for t in _tensors(args) if t.is_meta and t.ndim]
-    return next(iter(claims), _CPU)
-
-
-def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
-    """A node with the target's shape and dtype, and the line that wrote it, whatever made the value."""
-    node = expand(cast(node, target.dtype, source), target.shape)
-    return node if node.source == source else replace(copy(node), source=source)
