@@ -35,7 +35,8 @@ class Place:
     """Where something is drawn: the line, and the state of the generator, which tells what is drawn alike.
 
     ``known`` are the leaves that were made, by what decides their values in torch: the generator's state, how many were
-    made since, and the law. A constructor that seeds twice alike draws twice alike.
+    made since, and the law. A constructor that seeds twice alike draws twice alike where it draws the same law, shape
+    and dtype; another law or shape after the same seed, which torch makes of the same numbers, is drawn anew here.
     """
 
     source: Source | None
