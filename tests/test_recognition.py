@@ -266,6 +266,14 @@ def test_a_loop_over_elements_takes_time_and_steps_by_their_number(monkeypatch: 
     assert looked == []
 
 
+@pytest.mark.parametrize("look", [lambda x: x[3:9, 1:3], lambda x: x.diagonal(), lambda x: x.t()[5]])
+def test_a_small_part_of_large_data_is_data(look: Callable[[Tensor], Tensor]) -> None:
+    table = torch.arange(1024 * 1025).view(1024, 1025).float()
+    model, plan = zeta.record(Holder, lambda: look(torch.tensor(table.numpy())) * 2)
+    zeta.materialize_(model, plan)
+    assert torch.equal(model.weight, look(table) * 2)
+
+
 def test_overwritten_work_leaves_nothing() -> None:
     def make() -> Tensor:
         x = torch.randn(16, 8)

@@ -679,6 +679,49 @@ def test_what_is_written_through_shared_memory_is_seen(make: Callable[[], Tensor
     assert bool(model.table.any())
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_arrays_and_tensors_at_random(seed: int) -> None:
+    """Arrays and tensors that look into each other's memory, written to by either."""
+
+    def build() -> nn.Module:
+        chosen = random.Random(seed)
+        array = np.arange(12, dtype=np.float32).reshape(3, 4)
+        tensors, arrays = [torch.zeros(3, 4), torch.from_numpy(array)], [array]
+        for _ in range(20):
+            x, a = chosen.choice(tensors), chosen.choice(arrays)
+            match chosen.randrange(11):
+                case 0:
+                    arrays.append(x.numpy())
+                case 1:
+                    arrays.append(np.asarray(x))
+                case 2:
+                    a[chosen.randrange(a.shape[0])] = chosen.randrange(9)
+                case 3:
+                    a += 1
+                case 4:
+                    a[...] = float(chosen.choice(arrays).sum())
+                case 5:
+                    x.mul_(2)
+                case 6:
+                    x[chosen.randrange(x.shape[0])] += 3
+                case 7:
+                    tensors.append(chosen.choice([x[1:] if x.shape[0] > 2 else x, x.t()]))
+                case 8:
+                    tensors.append(torch.from_numpy(a))
+                case 9:
+                    x.numpy()[0] = chosen.randrange(7)
+                case 10:
+                    tensors += copy.deepcopy([x, x[:1]])
+        module = nn.Module()
+        for number, tensor in enumerate([*(x.clone() for x in tensors), *map(torch.tensor, arrays)]):
+            module.register_buffer(f"table{number}", tensor)
+        return module
+
+    model, _, _ = recorded(build)
+    for name, real in build().named_buffers():
+        assert torch.equal(model.get_buffer(name), real), name
+
+
 def test_shared_memory_without_values_left_is_no_matter() -> None:
     """What nobody has any longer needs not keep what is drawn, and what is drawn is not what was there."""
 

@@ -30,7 +30,7 @@ def cut(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     """A view: of a constant, a constant; of values that are each drawn on their own, as many others."""
     source = args[0]
     if not isinstance(source, Leaf):
-        return _part_of_updates(simplifier, node, source)
+        return _part_of_data(node, source) or _part_of_updates(simplifier, node, source)
     if source.is_constant:
         return source.derived(shape=node.shape)
     apart = node.op == "slice" and isinstance(source.initializer, IID)  # a strided view may show one several times
@@ -44,6 +44,15 @@ def turned(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None
         return None
     same = source.is_constant or isinstance(source.initializer, IID)
     return source.derived(shape=node.shape) if same else None
+
+
+def _part_of_data(node: Node, source: Node) -> Node | None:
+    """A view of data that is too large for a plan, if what it sees is not."""
+    if source.op != "data" or not source.content.nbytes > LARGEST_DATA >= node.numel * node.dtype.itemsize:
+        return None
+    look = layouts.cut if node.op == "slice" else layouts.strided
+    part = look(source.content, **dict(node.attributes)).clone(memory_format=torch.contiguous_format)
+    return replace(node, op="data", operands=(), attributes=(), content=part)
 
 
 def _part_of_updates(simplifier: Simplifier, node: Node, source: Node) -> Simple | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -192,7 +193,8 @@ def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
     if isinstance(data, torch.UntypedStorage):
         return _of_bytes(data, **{k: x for k, x in kwargs.items() if k in ("dtype", "requires_grad")})
-    if func.__name__ != "tensor" and hasattr(data, "__array_interface__") and not kwargs.get("copy"):
+    numpy = sys.modules.get("numpy")
+    if func.__name__ != "tensor" and numpy and isinstance(data, numpy.ndarray) and not kwargs.get("copy"):
         return _shared(data, *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj", "copy")})
     if not isinstance(data, list | tuple):
         return NotImplemented
@@ -203,7 +205,7 @@ def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 def _shared(array: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor in an array's memory, where it can be so; torch would copy it below the modes."""
-    tensor = torch.from_numpy(array) if array.shape else torch.tensor(array, device="cpu")
+    tensor = torch.from_numpy(array)
     if device is not None and torch.device(device) != _CPU:
         tensor = tensor.to(device)
     return tensor.to(tensor.dtype if dtype is None else dtype).requires_grad_(requires_grad)
