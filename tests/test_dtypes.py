@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+from zeta.initializers.fitting import check_law
 
 from zeta.base import dtypes
 from zeta.errors import SpecError
+from zeta.initializers import Constant
 
 NARROW = [dtype for dtype in dtypes.REAL if dtype.itemsize <= 2]
 INTEGER = {1: torch.int8, 2: torch.int16}
@@ -58,3 +60,27 @@ def test_bounds_beyond_a_dtype_are_infinite(dtype: torch.dtype) -> None:
     beyond = math.nextafter(largest, math.inf)
     assert dtypes.inward(-beyond, beyond, dtype) == (-math.inf, math.inf)
     assert dtypes.inward(-largest, largest, dtype) == (-largest, largest)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (2.0**64, torch.uint64),
+        (2.0**63, torch.int64),
+        (-1.0, torch.uint8),
+        (256.0, torch.uint8),
+        (-129.0, torch.int8),
+        (2.0, torch.bool),
+    ],
+)
+def test_whole_numbers_beyond_a_dtype_are_refused(value: float, dtype: torch.dtype) -> None:
+    with pytest.raises(SpecError, match="is none of the whole numbers of"):
+        check_law(Constant(value), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint64, torch.bool])
+def test_the_ends_of_the_whole_numbers_are_held(dtype: torch.dtype) -> None:
+    ends = (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    for end in (float(end) for end in ends if float(end) == end):
+        check_law(Constant(end), dtype)
+        assert torch.full((1,), int(end), dtype=dtype).item() == end

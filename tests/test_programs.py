@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 import zeta
 from zeta import SpecError
+from zeta.base.dtypes import bits
 from zeta.compute import programs
 from zeta.compute.stream.regions import Region
 from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
@@ -185,6 +188,22 @@ def relative_index() -> Tensor:
     return relative.sum(-1)
 
 
+CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add with alpha": lambda x, y: x.add(y, alpha=-0.9),
+    "sub with alpha": lambda x, y: x.sub(y, alpha=0.7),
+    "rsub with alpha": lambda x, y: torch.rsub(x, y, alpha=0.7),
+    "addcmul": lambda x, y: torch.addcmul(x, x, y, value=0.7),
+    "addcdiv": lambda x, y: torch.addcdiv(x, x, y, value=0.7),
+    "lerp": lambda x, y: torch.lerp(x, y, 0.3),
+    "softplus": lambda x, y: nn.functional.softplus(x),
+    "sigmoid": lambda x, y: torch.sigmoid(y),
+    "pow": lambda x, y: x**y,
+    "sqrt and div": lambda x, y: x.sqrt() / y,
+    "rsqrt": lambda x, y: y.rsqrt(),
+    "remainder": lambda x, y: torch.remainder(y, x),
+    "floor_divide": lambda x, y: torch.floor_divide(y, x),
+    "add with alpha, of many": lambda x, y: x[0].repeat(2**17).add(y[0].repeat(2**17), alpha=-0.9),
+}
 EXACT: dict[str, Callable[[], Tensor]] = {
     "rope": rope,
     "sinusoids": sinusoids,
@@ -207,6 +226,27 @@ EXACT: dict[str, Callable[[], Tensor]] = {
     "float64": lambda: torch.linspace(0, 1, 7, dtype=torch.float64).sqrt(),
     "channels last": lambda: torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last) * 2,
     "off the diagonal": lambda: 1 - torch.eye(5),
+    "identity scaled twice": lambda: torch.eye(3) * 0.1 * 0.3,
+    "identity divided twice": lambda: torch.eye(3) / 3 / 7,
+    "negative identity": lambda: -torch.eye(3),
+    "identity beyond the range": lambda: torch.eye(2) * 1e30 * 1e30 * 1e-30,
+    "identity below the range": lambda: torch.eye(2) * 1e-40 * 1e40,
+    "identity in bf16": lambda: torch.eye(3, dtype=torch.bfloat16) * 0.3 * 0.7,
+    "identity rounded twice": lambda: (torch.eye(3) * (1 + 2**-9 + 2**-30)).to(torch.bfloat16),
+    "identity widened": lambda: (torch.eye(3) * 0.3).double(),
+    "identity through tanh": lambda: torch.tanh(torch.eye(3) * 0.3),
+    "identity times zero": lambda: torch.eye(3) * 0.0,
+    "identity times minus zero": lambda: torch.eye(3) * -0.0,
+    "dirac scaled twice": lambda: nn.init.dirac_(torch.empty(4, 2, 3), groups=2) * 0.1 * 0.3,
+    "negative dirac": lambda: -nn.init.dirac_(torch.empty(4, 2, 3)),
+    "dirac halved": lambda: nn.init.dirac_(torch.empty(4, 2, 3)).half() / 3,
+    **{
+        f"{name} of constants in {dtype}": lambda make=make, dtype=dtype: make(
+            torch.full((67,), 0.3, dtype=dtype), torch.full((67,), 1.7, dtype=dtype)
+        )
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+        for name, make in CONSTANTS.items()
+    },
     "every element": lambda: _squares(20),
 }  # fmt: skip
 
@@ -226,7 +266,7 @@ def test_what_is_not_random_equals_a_real_construction(name: str) -> None:
     assert again == plan
     zeta.materialize_(model, again)
     assert model.table.dtype is real.dtype
-    assert torch.equal(model.table, real)
+    assert torch.equal(bits(model.table), bits(real))
     if real.is_contiguous():
         assert model.table.stride() == real.stride()
 
@@ -251,6 +291,8 @@ DISTRIBUTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "random": (lambda x: x.random_(0, 10), 4.5, math.sqrt(99 / 12)),
     "randint": (lambda x: torch.randint(2, 12, x.shape).float(), 6.5, math.sqrt(99 / 12)),
     "randint below": (lambda x: torch.randint(10, x.shape).float(), 4.5, math.sqrt(99 / 12)),
+    "random from": (lambda x: x.to(torch.int8).random_(118, None).float(), 122.5, math.sqrt(99 / 12)),
+    "random below": (lambda x: x.random_(10), 4.5, math.sqrt(99 / 12)),
 }
 
 
@@ -261,6 +303,28 @@ def test_distributions_that_are_arithmetic_on_uniform_values(name: str) -> None:
     values = programs.value(program(lambda: make(torch.empty(n))), name="table", seed=0).double()
     assert float(values.mean()) == pytest.approx(mean, abs=5 * std / math.sqrt(n))
     assert float(values.std()) == pytest.approx(std, rel=0.05)
+
+
+WHOLE_NUMBERS: dict[str, Callable[[], Tensor]] = {
+    "from a number to the end of int16": lambda: torch.zeros(999, dtype=torch.int16).random_(32_765, None),
+    "from a number to the end of fp32": lambda: torch.zeros(999).random_(2**24 - 2, None),
+    "truth values": lambda: torch.zeros(999, dtype=torch.bool).random_(0, None),
+    "randint in the default dtype": lambda: torch.randint(2, (999,), dtype=torch.float32),
+    "randint of no dtype": lambda: torch.randint(2, 4, (999,)),
+    "randint_like": lambda: torch.randint_like(torch.zeros(999, dtype=torch.int8), 2, 5),
+    "randint_like in another dtype": lambda: torch.randint_like(torch.zeros(999), 2, dtype=torch.int32),
+    "randperm in the default dtype": lambda: torch.randperm(9, dtype=torch.float32),
+    "randperm of no dtype": lambda: torch.randperm(9),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+def test_whole_numbers_are_those_that_torch_draws(name: str) -> None:
+    """The same numbers in the same dtype: of 999 values none is missing that has a probability of 1/4."""
+    real = WHOLE_NUMBERS[name]()
+    values = programs.value(program(WHOLE_NUMBERS[name]), name="table", seed=0)
+    assert values.dtype is real.dtype
+    assert sorted(set(values.tolist())) == sorted(set(real.tolist()))
 
 
 def test_cauchy_has_its_quartiles() -> None:
@@ -313,6 +377,35 @@ def test_zeros_of_both_signs_stay_apart() -> None:
     model, plan = zeta.record(build)
     zeta.materialize_(model, plan)
     assert model.table.tolist() == [[math.inf, math.inf], [-math.inf, -math.inf]]
+
+
+@pytest.mark.parametrize("bits_of", ["fff8000000000000", "7ff8000000000000", "fff8123400000000"])
+def test_a_value_that_is_no_number_keeps_its_bits(bits_of: str, tmp_path: Path) -> None:
+    value = struct.unpack(">d", bytes.fromhex(bits_of))[0]
+
+    def build() -> nn.Module:
+        module = Holder(lambda: torch.full((3,), value))
+        module.register_buffer("other", torch.full((3,), complex(1.0, value)))
+        return module
+
+    real = build()
+    model, plan = zeta.record(build)
+    again = zeta.Plan.from_json(plan.to_json())
+    assert again.digest == plan.digest
+    zeta.save(model, plan, tmp_path / "model", seed=0)
+    assert zeta.verify(tmp_path / "model").ok
+    zeta.materialize_(model, again, seed=0)
+    assert zeta.verify(model, plan, 0).ok
+    assert torch.equal(bits(model.table), bits(real.table))
+    assert torch.equal(bits(model.other), bits(real.other))
+
+
+@pytest.mark.parametrize("text", ["fff8", "FFF8000000000000", "7ff0000000000000", "+ff8000000000000"])
+def test_bits_of_what_is_a_number_are_refused(text: str) -> None:
+    data = Program((FULL,)).to_json()
+    data["steps"][0]["attributes"]["value"] = {"nan": text}
+    with pytest.raises(SpecError, match="is no operand and no attribute"):
+        Initializer.from_json(data)
 
 
 def test_another_shape_is_refused() -> None:

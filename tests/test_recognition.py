@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 
 import pytest
@@ -26,6 +27,7 @@ from zeta.initializers import (
     Uniform,
     Zeros,
 )
+from zeta.resolve.recording.recognition import writes
 
 
 class Holder(nn.Module):
@@ -74,7 +76,6 @@ KNOWN: dict[str, tuple[Callable[[], Tensor], Initializer]] = {
     "rand of the other sign": (lambda: -torch.rand(4), Uniform(-1, 0)),
     "scaled by a tensor": (lambda: torch.randn(4) * torch.tensor(0.5), Normal(0.5)),
     "scaled by ones": (lambda: torch.randn(4) * torch.full((4,), 0.5), Normal(0.5)),
-    "times zero": (lambda: torch.randn(4) * 0, Zeros()),
     "added with alpha": (lambda: torch.randn(4).add(torch.ones(4), alpha=3), Normal(1.0, 3.0)),
     "reshaped": (lambda: torch.randn(32).view(4, 8), Normal()),
     "transposed": (lambda: torch.randn(8, 4).t().contiguous(), Normal()),
@@ -96,6 +97,10 @@ KNOWN: dict[str, tuple[Callable[[], Tensor], Initializer]] = {
     "eye_": (lambda: nn.init.eye_(fresh()), Identity()),
     "torch.eye": (lambda: torch.eye(4) * 3, Identity(3.0)),
     "dirac_": (lambda: nn.init.dirac_(fresh(8, 4, 3)), Dirac()),
+    "scaled dirac_": (lambda: nn.init.dirac_(fresh(8, 4, 3)) * 0.3, Dirac(0.3)),
+    "torch.eye scaled twice": (lambda: torch.eye(2) * 0.1 * 0.3, Identity(0.030000001)),
+    "torch.eye rounded twice": (lambda: (torch.eye(2) * 0.3).to(torch.bfloat16), Identity(0.3)),
+    "torch.eye times zero": (lambda: torch.eye(2) * 0, Zeros()),
     "rounded": (lambda: torch.randn(4, 4).to(torch.bfloat16), Normal()),
 }
 
@@ -119,6 +124,8 @@ PROGRAMS: dict[str, Callable[[], Tensor]] = {
     "sorted": lambda: torch.randn(4, 4).sort().values,
     "arange": lambda: torch.arange(4.0),
     "infinite": lambda: torch.full((4, 4), -math.inf),
+    "times zero": lambda: torch.randn(4, 4) * 0,
+    "a negative identity": lambda: -torch.eye(4),
     "transposed orthogonal_": lambda: nn.init.orthogonal_(fresh()).t().contiguous(),
 }
 
@@ -186,6 +193,85 @@ def test_interleaved_parts_leave_nothing_of_the_memory_beneath() -> None:
         return x
 
     assert isinstance(entry(make).initializer, Program)
+
+
+def _elements(x: Tensor) -> Tensor:
+    for number in range(x.numel()):
+        x[divmod(number, x.shape[1])] = math.sin(number)
+    return x
+
+
+def _doubled(x: Tensor) -> Tensor:
+    for number in range(1, x.shape[0]):
+        x[number] += x[number - 1] * 2
+    return x
+
+
+def _boxes(x: Tensor) -> Tensor:
+    """Writes and reads of parts that overlap, in steps and turned around."""
+    chosen = random.Random(3)
+    for number in range(400):
+        rows, columns = (slice(chosen.randrange(6), chosen.randrange(6, 13), chosen.choice([1, 1, 2, 3])) for _ in "ab")
+        part = x[rows, columns]
+        match number % 5:
+            case 0:
+                part.fill_(number)
+            case 1:
+                part += 0.5
+            case 2:
+                part.copy_(torch.arange(part.numel()).view_as(part))
+            case 3:
+                x[chosen.randrange(12)] = x[chosen.randrange(12)].clone()
+            case 4:
+                x[chosen.randrange(12), chosen.randrange(12)] *= 3
+    return x
+
+
+LOOPS: dict[str, Callable[[], Tensor]] = {
+    "few elements of memory as it is": lambda: _elements(torch.empty(7, 8)),
+    "elements of memory as it is": lambda: _elements(torch.empty(20, 8)),
+    "elements of zeros": lambda: _elements(torch.zeros(20, 8)),
+    "elements, twice": lambda: _elements(_elements(torch.empty(20, 8)).mul_(2)[:10]),
+    "elements of another order": lambda: _elements(torch.empty(8, 20).t()),
+    "each from the one before": lambda: _doubled(torch.ones(90)),
+    "parts that overlap": lambda: _boxes(torch.zeros(12, 12)),
+    "parts that overlap, of data": lambda: _boxes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).repeat(6, 6)),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_over_parts_have_the_values_of_a_real_construction(name: str) -> None:
+    model, plan = zeta.record(Holder, LOOPS[name])
+    zeta.materialize_(model, plan)
+    assert torch.equal(model.weight, LOOPS[name]())
+
+
+def test_as_many_parts_as_there_are_are_one_law() -> None:
+    def make() -> Tensor:
+        x = fresh(200, 4)
+        for row in x:
+            nn.init.normal_(row, std=0.5)
+        return x
+
+    assert entry(make).initializer == Normal(0.5)
+
+
+def test_a_loop_over_elements_takes_time_and_steps_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Box] = []
+    covered = writes._covered
+    monkeypatch.setattr(writes, "_covered", lambda target, boxes: looked.append(target) or covered(target, boxes))
+    found = entry(lambda: _elements(torch.zeros(64, 32))).initializer
+    assert isinstance(found, Program)
+    assert len(found.steps) < 3 * 64
+    assert looked == []
+
+
+@pytest.mark.parametrize("look", [lambda x: x[3:9, 1:3], lambda x: x.diagonal(), lambda x: x.t()[5]])
+def test_a_small_part_of_large_data_is_data(look: Callable[[Tensor], Tensor]) -> None:
+    table = torch.arange(1024 * 1025).view(1024, 1025).float()
+    model, plan = zeta.record(Holder, lambda: look(torch.tensor(table.numpy())) * 2)
+    zeta.materialize_(model, plan)
+    assert torch.equal(model.weight, look(table) * 2)
 
 
 def test_overwritten_work_leaves_nothing() -> None:

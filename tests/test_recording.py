@@ -7,18 +7,23 @@ import io
 import pickle
 import random
 import threading
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 import zeta
 from tests.recorded import Awkward, compare, recorded
 from zeta import PlanError, RecordingError, Rule, Rules
-from zeta.initializers import Constant, Normal, Ones, Program, TruncatedNormal, Uniform, Zeros
+from zeta.initializers import Constant, Normal, Ones, Orthogonal, Program, TruncatedNormal, Uniform, Zeros
+from zeta.resolve.recording.tracing import lending
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "transformer": lambda: nn.Transformer(64, 4, 1, 1, 128, batch_first=True),
@@ -563,7 +568,103 @@ def _by_two_tensors() -> Tensor:
     return y + 0
 
 
-SHARED = [_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part, _by_torch, _by_two_arrays, _by_two_tensors]
+def _by_both() -> Tensor:
+    x = torch.zeros(4)
+    array = x.numpy()
+    x.fill_(1.0)
+    array[2] = 7
+    x.mul_(2)
+    array += 1
+    return x
+
+
+def _one_by_one() -> Tensor:
+    x = torch.zeros(4)
+    for number in range(4):
+        x.numpy()[number] = number + 1
+    return x
+
+
+def _read_after_torch() -> Tensor:
+    x = torch.zeros(2)
+    array = x.numpy()
+    x.add_(2)
+    return torch.full((2,), float(array[0]))
+
+
+def _listed() -> Tensor:
+    x = torch.zeros(2)
+    x.numpy()[:] = 7
+    return torch.tensor(x.tolist())
+
+
+def _array_after_torch() -> Tensor:
+    array = np.zeros(2, dtype=np.float32)
+    torch.from_numpy(array).add_(5)
+    return torch.tensor(array * 2)
+
+
+def _by_overlapping_views() -> Tensor:
+    x = torch.zeros(3, 4)
+    rows, turned, first = x[1:].numpy(), x.t().numpy(), np.asarray(x[1])
+    rows[0] = 5
+    turned[2] += 1
+    x[1].mul_(2)
+    turned[:, 0] = first
+    return torch.stack([x, torch.from_numpy(turned.T.copy())])
+
+
+def _as_tensors() -> Tensor:
+    array = np.arange(4, dtype=np.float32)
+    x, y = torch.as_tensor(array), torch.asarray(array)
+    x[0] = 5
+    y[1] = 6
+    array[2] += 7
+    return torch.cat([x, y, torch.as_tensor(x.numpy()) * 2])
+
+
+def _by_other_dtype() -> Tensor:
+    x = torch.zeros(4)
+    x.view(torch.int32).numpy()[1] = 0x40400000
+    return x
+
+
+def _by_transposed_array() -> Tensor:
+    array = np.zeros((3, 4), dtype=np.float32)
+    x = torch.from_numpy(array.T[1:])
+    x[0] = 3
+    array[2, 3] = 8
+    return torch.cat([x, torch.from_numpy(array[:, :3])])
+
+
+def _by_dlpack() -> Tensor:
+    x = torch.zeros(3)
+    y, z = torch.from_dlpack(x), np.from_dlpack(x)
+    y[0] = 4
+    x.add_(1)
+    return torch.cat([x, y, torch.tensor(z)])
+
+
+def _by_array_of_memory_as_it_is() -> Tensor:
+    x, y = torch.empty(3, 4), torch.empty(3, 4)
+    x.numpy()[:] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for number in range(4):
+        y.numpy()[:, number] = number + 1
+    return torch.cat([x, y])
+
+
+def _by_storage() -> Tensor:
+    x = torch.arange(4.0)
+    x.storage()[2] = 9
+    return torch.cat([torch.tensor(list(x.storage())), x])
+
+
+SHARED = [
+    *(_by_view, _by_array, _before_arithmetic, _by_buffer, _of_a_part, _by_torch, _by_two_arrays, _by_two_tensors),
+    *(_by_both, _one_by_one, _read_after_torch, _listed, _array_after_torch, _by_overlapping_views, _as_tensors),
+    *(_by_other_dtype, _by_transposed_array, _by_dlpack, _by_array_of_memory_as_it_is),
+    pytest.param(_by_storage, marks=pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")),
+]
 
 
 @pytest.mark.parametrize("make", SHARED)
@@ -578,18 +679,80 @@ def test_what_is_written_through_shared_memory_is_seen(make: Callable[[], Tensor
     assert bool(model.table.any())
 
 
-def test_shared_memory_that_both_write_to_is_refused() -> None:
+@pytest.mark.parametrize("seed", range(24))
+def test_arrays_and_tensors_at_random(seed: int) -> None:
+    """Arrays and tensors that look into each other's memory, written to by either."""
+
     def build() -> nn.Module:
+        chosen = random.Random(seed)
+        array = np.arange(12, dtype=np.float32).reshape(3, 4)
+        tensors, arrays = [torch.zeros(3, 4), torch.from_numpy(array)], [array]
+        for _ in range(20):
+            x, a = chosen.choice(tensors), chosen.choice(arrays)
+            match chosen.randrange(11):
+                case 0:
+                    arrays.append(x.numpy())
+                case 1:
+                    arrays.append(np.asarray(x))
+                case 2:
+                    a[chosen.randrange(a.shape[0])] = chosen.randrange(9)
+                case 3:
+                    a += 1
+                case 4:
+                    a[...] = float(chosen.choice(arrays).sum())
+                case 5:
+                    x.mul_(2)
+                case 6:
+                    x[chosen.randrange(x.shape[0])] += 3
+                case 7:
+                    tensors.append(chosen.choice([x[1:] if x.shape[0] > 2 else x, x.t()]))
+                case 8:
+                    tensors.append(torch.from_numpy(a))
+                case 9:
+                    x.numpy()[0] = chosen.randrange(7)
+                case 10:
+                    tensors += copy.deepcopy([x, x[:1]])
         module = nn.Module()
-        x = torch.zeros(4)
-        array = x.numpy()
-        x.fill_(1.0)
-        array[2] = 7
-        module.register_buffer("table", x)
+        for number, tensor in enumerate([*(x.clone() for x in tensors), *map(torch.tensor, arrays)]):
+            module.register_buffer(f"table{number}", tensor)
         return module
 
-    with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in .*memory that NumPy .* shares was written to"):
-        zeta.record(build)
+    model, _, _ = recorded(build)
+    for name, real in build().named_buffers():
+        assert torch.equal(model.get_buffer(name), real), name
+
+
+def test_shared_memory_without_values_left_is_no_matter() -> None:
+    """What nobody has any longer needs not keep what is drawn, and what is drawn is not what was there."""
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        x = torch.zeros(3, 4)
+        x.numpy()[:] = 1
+        module.weight = nn.Parameter(nn.init.orthogonal_(x))
+        return module
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", zeta.ZetaNotice)
+        _, plan = zeta.record(build)
+    assert plan["weight"].initializer == Orthogonal()
+
+
+def test_a_part_of_large_memory_is_shared_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "_LARGEST_WHOLE", 0)
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        x = torch.full((4, 4), 2.0)
+        first, second = x[1].numpy(), x[1].numpy()
+        first[0], second[1] = 5, first[0] + 1
+        x[1] += 1
+        module.register_buffer("table", torch.tensor(first))
+        module.register_buffer("row", x[1].clone())
+        return module
+
+    model, _, _ = recorded(build)
+    assert model.table.tolist() == model.row.tolist() == build().row.tolist() == [6.0, 4.0, 3.0, 3.0]
 
 
 def test_shared_memory_cannot_have_random_values() -> None:
@@ -605,6 +768,127 @@ def test_shared_memory_cannot_have_random_values() -> None:
     assert plan["weight"].initializer == Normal()
 
 
+# -- what was made elsewhere ------------------------------------------------------------------------------------------
+
+VALUES = {"weight": torch.arange(12.0).view(4, 3), "bias": torch.arange(4.0)}
+
+
+def _with(values: dict[str, Tensor]) -> nn.Module:
+    layer = nn.Linear(3, 4)
+    layer.load_state_dict(values)
+    return layer
+
+
+def _pickled_layer(path: Path) -> nn.Module:
+    return pickle.loads((path / "layer.pickle").read_bytes())
+
+
+def _ties(path: Path) -> nn.Module:
+    """Two tensors in one memory stay so."""
+    whole, part = torch.load(path / "views.pt")
+    whole.mul_(2)
+    layer = nn.Linear(3, 4)
+    layer.weight, layer.bias = nn.Parameter(whole), nn.Parameter(part + 1)
+    return layer
+
+
+def _sliced(path: Path) -> nn.Module:
+    with safetensors.safe_open(path / "values.safetensors", "pt") as file:
+        rows = torch.cat([file.get_slice("weight")[:1], file.get_slice("weight")[1:] * 1.0])
+        return _with({"weight": rows, "bias": file.get_tensor("bias")})
+
+
+LOADED: dict[str, Callable[[Path], nn.Module]] = {
+    "torch.load": lambda path: _with(torch.load(path / "values.pt")),
+    "torch.load with mmap": lambda path: _with(torch.load(path / "values.pt", mmap=True)),
+    "torch.load of a layer": lambda path: torch.load(path / "layer.pt", weights_only=False),
+    "torch.load of the old format": lambda path: _with(torch.load(path / "old.pt")),
+    "pickle of a layer": _pickled_layer,
+    "views of one memory": _ties,
+    "safetensors": lambda path: _with(safetensors.torch.load_file(path / "values.safetensors")),
+    "safetensors, in slices": _sliced,
+    "torch.from_file": lambda path: _with({**VALUES, "bias": torch.from_file(str(path / "bias.raw"), size=4)}),
+}
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_what_a_constructor_loads_is_data(name: str, tmp_path: Path) -> None:
+    torch.save(VALUES, tmp_path / "values.pt")
+    torch.save(VALUES, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save([VALUES["weight"], VALUES["weight"].view(-1)[2:6]], tmp_path / "views.pt")
+    torch.save(_with(VALUES), tmp_path / "layer.pt")
+    (tmp_path / "layer.pickle").write_bytes(pickle.dumps(_with(VALUES)))
+    (tmp_path / "bias.raw").write_bytes(VALUES["bias"].numpy().tobytes())
+    safetensors.torch.save_file(VALUES, tmp_path / "values.safetensors")
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.loaded = LOADED[name](tmp_path)
+        module.other = nn.Parameter(module.loaded.weight.detach() * 2)
+        return module
+
+    model, _, _ = recorded(build)
+    for key, real in build().named_parameters():
+        assert torch.equal(model.get_parameter(key), real), key
+
+
+def _swapped() -> nn.Module:
+    x, y = torch.arange(3.0), torch.zeros(5)
+    torch.utils.swap_tensors(x, y)
+    x[0] = 7
+    module = nn.Module()
+    module.x, module.y = nn.Parameter(x), nn.Parameter(y)
+    return module
+
+
+def test_parameters_around_tensors_from_elsewhere_get_known_values() -> None:
+    outside = torch.arange(6.0)
+
+    def build(values: Callable[[Tensor], Tensor]) -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(outside)
+        module.weight.data = values(module.weight.data)
+        return module
+
+    for values in (lambda x: x + 1, lambda x: torch.ones(3) * 2, lambda x: torch.stack([x, torch.zeros(6)])):
+        model, _, _ = recorded(build, values)
+        assert torch.equal(model.weight, build(values).weight)
+    assert not outside.is_meta
+    with pytest.raises(RecordingError, match=r"test_recording.py:\d+ in .*from outside .*; make another parameter"):
+        zeta.record(build, lambda x: torch.randn(6))
+
+
+def test_tensors_are_swapped() -> None:
+    model, _, _ = recorded(_swapped)
+    real = _swapped()
+    assert torch.equal(model.x, real.x)
+    assert torch.equal(model.y, real.y)
+
+
+REFUSED: dict[str, tuple[Callable[[nn.Linear], object], str]] = {
+    "quantized": (
+        lambda layer: torch.quantize_per_tensor(torch.arange(4.0), 0.1, 0, torch.quint8),
+        "quantize the model",
+    ),
+    "shared between processes": (lambda layer: layer.share_memory(), "call it on the model"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_needs_values_says_to_wait_for_them(name: str) -> None:
+    does, advice = REFUSED[name]
+
+    class Impatient(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+            does(self.linear)
+
+    with pytest.raises(RecordingError, match=rf"test_recording\.py:\d+ in .*{advice}.* after materialize_"):
+        zeta.record(Impatient)
+
+
 @pytest.mark.parametrize(
     "save", [pickle.dumps, lambda module: pickle.dumps(module.weight.data), lambda m: torch.save(m, io.BytesIO())]
 )
@@ -617,6 +901,37 @@ def test_pickling_in_a_constructor_is_an_error_and_no_crash(save: Callable[[nn.M
 
     with pytest.raises(zeta.RecordingError, match=r"test_recording\.py:\d+ in .*: pickle and torch.save need values"):
         zeta.record(Pickles)
+
+
+def test_views_of_one_memory_are_views_of_one_deep_copy() -> None:
+    class Copies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            table = torch.arange(6.0)
+            table.meaning = [table[1:3]]
+            whole, part, turned = copy.deepcopy([table, table[:3], table.view(2, 3).t()])
+            whole[:2].fill_(7.0)
+            table.fill_(9.0)
+            inner = nn.Module()
+            inner.register_buffer("table", torch.arange(4.0))
+            inner.view = inner.table[1:]
+            self.inner = copy.deepcopy(inner)
+            self.inner.table.mul_(10)
+            for name, tensor in {
+                "part": part,
+                "turned": turned,
+                "kept": whole.meaning[0],
+                "view": self.inner.view,
+            }.items():
+                self.register_buffer(name, tensor.clone())
+            apart = copy.deepcopy([nn.Parameter(table), nn.Parameter(table[:2])])  # of parameters torch copies each
+            apart[0].data.zero_()
+            self.apart = apart[1]
+
+    model, _, _ = recorded(Copies)
+    real = Copies()
+    for name, tensor in {**dict(real.named_buffers()), "apart": real.apart}.items():
+        assert torch.equal(model.get_buffer(name) if name != "apart" else model.apart, tensor), name
 
 
 def test_copies_of_both_depths_are_recorded() -> None:

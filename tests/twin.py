@@ -249,15 +249,12 @@ class Draws(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if not randomness.is_random(func):
             return func(*args, **kwargs)
-        name = func._schema.name.replace("::", ".") + "." + (func._overloadname or "default")
-        base = name.split(".")[1]
-        if base.endswith("_"):
-            given = {key: value for key, value in kwargs.items() if key != "generator"}
-            node = randomness.drawn_in_place(base, args, given, self.node, self.place())
-            assert node is not None, name
+        if func._schema.name.endswith("_"):
+            node = randomness.drawn_in_place(func, args, kwargs, self.node, self.place())
+            assert node is not None, func
             return args[0].copy_(self.value(node))
-        made = randomness.made(name, args, kwargs, self.node, self.place())
-        assert made is not None, name
+        made = randomness.made(func, args, kwargs, self.node, self.place())
+        assert made is not None, func
         return self.value(made)
 
     def place(self) -> randomness.Place:

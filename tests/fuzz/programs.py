@@ -19,6 +19,7 @@ ODD: Final[tuple[Any, ...]] = (
     *mutate.ODD,
     *sorted(OPERATIONS),
     *({"step": number} for number in (-1, 0, 1, 2, 5, 2**40, True)),
+    {"nan": "fff8000000000000"}, {"nan": "0"},
     {"float": "nan"}, {"float": "inf"}, {"float": "x"}, {"complex": [0.0, 1.0]}, {"complex": [{"float": "nan"}, 1.0]},
     [0], [1, 0], [0, 1], [-1, 0], [2**62], [0, 0, 0], [4, 6], [6, 4], [24], [1], "draw", "data", "from_file", "uint8",
     "bool", "float64", "float16", "complex128", "float8_e4m3fn", "trunc", "floor", "tanh", "reduced",

@@ -20,7 +20,10 @@ def check_law(initializer: Initializer, dtype: torch.dtype) -> None:
     name = dtypes.name_of(dtype)
     if not dtypes.is_drawable(dtype):
         if isinstance(initializer, Constant) and not dtype.is_floating_point and initializer.value.is_integer():
-            return  # counters and masks; integer parameters are refused when written
+            first, last = _whole_numbers(dtype)
+            if first <= initializer.value <= last:
+                return  # counters and masks; integer parameters are refused when written
+            raise SpecError(f"{initializer!r} is none of the whole numbers of {name}, {first} to {last}")
         raise SpecError(
             f"{name} is not a floating-point dtype that weights are drawn in; initialize before quantizing, or use "
             "Keep()"
@@ -41,6 +44,16 @@ def check_law(initializer: Initializer, dtype: torch.dtype) -> None:
             dtypes.inward(low, high, dtype)
         elif isinstance(initializer, TruncatedNormal) and sum(initializer.sigmas()) != 0:
             raise SpecError(f"{initializer!r} is not symmetric about its mean, which a complex dtype needs")
+
+
+def _whole_numbers(dtype: torch.dtype) -> tuple[int, int]:
+    if dtype is torch.bool:
+        return 0, 1
+    try:
+        info = torch.iinfo(dtype)
+    except TypeError:  # of 4 bits, or of nothing but bits
+        return 0, 0
+    return info.min, info.max
 
 
 def _reach(initializer: Initializer) -> float:

@@ -6,6 +6,8 @@ import base64
 import binascii
 import ctypes
 import math
+import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 #: dimensions of a tensor in a program
 MOST_DIMS: Final = 64
-#: characters of a step that are shown
+#: the bits of ``float("nan")``
+_NAN: Final = "7ff8000000000000"
+_HEX: Final = re.compile("[0-9a-f]{16}")
+#: characters of a step that a text shows
 LONGEST_SHOWN: Final = 72
 
 
@@ -121,7 +126,10 @@ def _to_json(value: Any) -> Any:
         case None | bool() | int() | str():
             return value
         case float():
-            return value if math.isfinite(value) else {"float": str(value)}
+            if not math.isnan(value):
+                return value if math.isfinite(value) else {"float": str(value)}
+            bits = struct.pack(">d", value).hex()  # of which one is usual, and each is another value
+            return {"float": "nan"} if bits == _NAN else {"nan": bits}
         case complex():
             return {"complex": [_to_json(value.real), _to_json(value.imag)]}
         case Ref():
@@ -180,6 +188,10 @@ def _from_json(value: Any) -> Any:
             return tuple(map(_from_json, value))
         case {"float": "inf" | "-inf" | "nan" as text} if len(value) == 1:
             return float(text)
+        case {"nan": str(text)} if len(value) == 1 and _HEX.fullmatch(text):
+            number = struct.unpack(">d", bytes.fromhex(text))[0]
+            if math.isnan(number):
+                return number
         case {"complex": [real, imaginary]} if len(value) == 1:
             parts = [_from_json(part) for part in (real, imaginary)]
             if all(isinstance(part, float) for part in parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 import torch
@@ -30,6 +31,9 @@ class Draws(Protocol):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Record that a tensor was filled with values drawn from ``initializer``."""
+
+    def unnoted(self, *tensors: Tensor) -> AbstractContextManager[None]:
+        """Forget some tensors for a while, as if they were not recorded."""
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Record that a tensor was filled with unknown values, and why."""

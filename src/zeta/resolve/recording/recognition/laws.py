@@ -15,7 +15,7 @@ from zeta.base.language.evaluation import compute
 from zeta.base.language.state import fixed_state
 from zeta.errors import SpecError
 from zeta.fans import torch_axes
-from zeta.initializers import Constant, Identity, Initializer, Normal, TruncatedNormal, Uniform
+from zeta.initializers import Constant, Dirac, Identity, Initializer, Normal, Sparse, TruncatedNormal, Uniform
 from zeta.initializers.program import constant
 from zeta.resolve.recording.recognition.leaves import IID, Leaf, RuleOf, Simple, Simplifier, constant_leaf
 from zeta.resolve.recording.tracing import Node
@@ -31,7 +31,7 @@ def _cast(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
     source = args[0]
     if not isinstance(source, Leaf):
         return None
-    if source.is_constant:
+    if source.is_constant or isinstance(source.initializer, Identity | Dirac):
         return folded(node, args)
     wide = source.dtype in (torch.float32, torch.float64) and node.dtype in dtypes.REAL
     narrower = wide and node.dtype.itemsize < source.dtype.itemsize
@@ -79,7 +79,7 @@ def _affine(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | Non
     if at is None:
         return None
     leaf = args[at]
-    if leaf.shape != node.shape or leaf.dtype is not node.dtype:
+    if leaf.shape != node.shape or leaf.dtype is not node.dtype or isinstance(leaf.initializer, Identity | Dirac):
         return None
     if node.op == "neg":
         return _scaled_and_shifted(leaf, -1.0, 0.0)
@@ -114,8 +114,8 @@ def _scaled_and_shifted(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
     """``factor * x + shift`` of ``leaf``; ``None`` if that is not a known law."""
     try:
         law = leaf.initializer
-        if factor == 0:
-            return leaf.derived(initializer=constant(shift), drawn=None, axes=None)
+        if factor == 0 or (factor < 0 and isinstance(law, Sparse)):
+            return None  # of zeros the signs are those of what is drawn
         law = law if factor == 1 else law.scaled(factor)
         if shift != 0:
             moved = _moved(law, shift)
@@ -240,15 +240,44 @@ def _origin(node: Node) -> Node:
 
 
 def folded(node: Node, args: list[Any]) -> Leaf | None:
-    """An elementwise operation on constants only, if all elements of its result are equal."""
+    """An elementwise operation on constants, and on no more than one matrix that is zero off its diagonal.
+
+    The result is such again, or ``None``: what is not random keeps the bits that torch's arithmetic gives it.
+    """
     leaves = [arg for arg in args if isinstance(arg, Leaf)]
-    if not leaves or any(isinstance(arg, Node) for arg in args) or not all(leaf.is_constant for leaf in leaves):
+    if not leaves or any(isinstance(arg, Node) for arg in args):
         return None
-    if node.op not in _EXACT and node.numel > _MOST_COMPUTED:
+    matrix = next((leaf for leaf in leaves if not leaf.is_constant), None)
+    if matrix is None:
+        return _constant(node, args)
+    law = matrix.initializer
+    alone = all(leaf is matrix or leaf.is_constant for leaf in leaves) and matrix.shape == node.shape
+    if not isinstance(law, Identity | Dirac) or not alone or node.dtype not in dtypes.REAL:
         return None
-    # torch computes elements after the last whole vector in another way: for functions that are not exactly rounded,
-    # the last bits may differ, so that the whole tensor must be computed
-    operands = [_of_constant(arg, node.op in _EXACT) if isinstance(arg, Leaf) else arg for arg in args]
+    found = []
+    for number in (0.0, dtypes.rounded(law.gain, matrix.dtype)):
+        same = Leaf(initializer=constant(number), shape=matrix.shape, dtype=matrix.dtype)
+        found.append(_constant(node, [same if arg is matrix else arg for arg in args]))
+    off, on = found
+    if off is None or on is None or not isinstance(on.initializer, Constant):
+        return None
+    if off.initializer == on.initializer:
+        return on
+    gain = _shortest(on.initializer.value, node.dtype)
+    return (
+        matrix.derived(initializer=replace(law, gain=gain), dtype=node.dtype)
+        if off.initializer == constant(0.0)
+        else None
+    )
+
+
+def _constant(node: Node, args: list[Any]) -> Leaf | None:
+    """An operation on constants alone, if its result is one number everywhere."""
+    short = node.op in _EXACT and node.numel > _ENOUGH
+    if not short and node.numel > _MOST_COMPUTED:
+        return None
+    # torch computes the elements left over after whole vectors in another way, of some operations to another last bit
+    operands = [_of_constant(arg, short) if isinstance(arg, Leaf) else arg for arg in args]
     with fixed_state():
         result = compute(node.op, operands, node.attributes, node.dtype)
     if not result.numel():
@@ -257,16 +286,25 @@ def folded(node: Node, args: list[Any]) -> Leaf | None:
     return constant_leaf(result.reshape(-1)[0].item(), node) if bool((bits == bits[0]).all()) else None
 
 
-def _of_constant(leaf: Leaf, one: bool) -> Tensor:
-    """A constant as a tensor, or one element of it. 0-d tensors stay 0-d, because they do not decide the dtype."""
+def _of_constant(leaf: Leaf, short: bool) -> Tensor:
+    """A constant as a tensor, or a part of it; numbers without dimensions give way to another's dtype."""
     assert isinstance(leaf.initializer, Constant)
-    shape = (1,) * min(len(leaf.shape), 1) if one else leaf.shape
+    shape = leaf.shape
+    if short:
+        shape = (1 if math.prod(shape) == 1 else _ENOUGH,) * min(len(shape), 1)
     return torch.full(shape, leaf.initializer.value, dtype=leaf.dtype, device="cpu")
 
 
-#: elements of the largest constant that is computed as a whole
+def _shortest(value: float, dtype: torch.dtype) -> float:
+    """The number of the fewest digits that a dtype rounds to a value that it has."""
+    texts = (f"{value:.{digits}g}" for digits in range(1, 18))
+    return next(number for number in map(float, texts) if dtypes.rounded(number, dtype) == value)
+
+
+#: elements: several whole vectors, and some that are left over
+_ENOUGH: Final = 1031
 _MOST_COMPUTED: Final = 2**16
-#: exactly rounded operations: their bits do not depend on the code that computes them
+#: operations of which some elements tell what all are
 _EXACT: Final = frozenset((
     "abs", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "cast", "ceil", "clamp", "clamp_max",
     "clamp_min", "div", "eq", "floor", "floor_divide", "fmod", "ge", "gt", "le", "logical_and", "logical_not",

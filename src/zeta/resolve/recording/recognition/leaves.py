@@ -53,6 +53,8 @@ class Simplifier(Protocol):
     """Access to simplified nodes, for the rules."""
 
     nodes: dict[int, Node]
+    #: by their last write, what is known of memories that are written to in parts
+    memories: dict[int, Any]
 
     def __getitem__(self, node: Node) -> Simple:
         """The simplified form of a node."""

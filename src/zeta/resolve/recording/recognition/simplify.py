@@ -42,6 +42,7 @@ class Simplified:
         self.uses = Counter(used.serial for node in live for used in node.nodes)
         self.uses.update(node.serial for node in roots)
         self.nodes = {node.serial: node for node in live}
+        self.memories: dict[int, Any] = {}
         self.results: dict[int, Simple] = {}
         for node in live:
             self.results[node.serial] = self._simplified(node)

@@ -11,7 +11,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -218,6 +218,8 @@ class Graph:
 
     def __init__(self) -> None:
         self.cells: dict[int, Cell] = {}
+        #: by their address, real memories and those on meta that stand for them
+        self.adopted: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def cell(self, tensor: Tensor) -> Cell:
         """The cell of a meta tensor; a new one has an unknown value."""
@@ -236,8 +238,37 @@ class Graph:
         extent = storage.nbytes() // tensor.element_size()
         if not (tensor.is_contiguous() and tensor.numel() == extent):
             empty = Node(op="uninitialized", shape=(extent,), dtype=node.dtype, source=node.source)
+            if node.op == "data":  # there is something between, which no tensor sees
+                empty = full(0, (extent,), node.dtype, node.source)
             node = updated(empty, node, tensor.stride(), int(tensor.storage_offset()), node.source)
         self.cells[storage._cdata] = Cell(node=node, storage=storage, device=device)
+
+    def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage], source: Source | None) -> Tensor:
+        """A tensor that looks into a copy of another's memory, which is made once for each ``memo``."""
+        cell = self.cell(tensor)
+        storage = memo.get(cell.storage._cdata)
+        if storage is None:
+            storage = memo[cell.storage._cdata] = torch.UntypedStorage(cell.storage.nbytes(), device="meta")  # type: ignore[no-untyped-call]
+            node = replace(make("copy", cell.node, like=cell.node), source=source)
+            self.cells[storage._cdata] = Cell(node=node, storage=storage, device=cell.device)
+        twin = torch.empty(0, dtype=tensor.dtype, device="meta")
+        return twin.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    def adopt(self, real: torch.UntypedStorage, dtype: torch.dtype, source: Source | None) -> torch.UntypedStorage:
+        """The memory on meta that holds what a real one does; one for each, so that views of it stay views.
+
+        Its values are read when they are needed: torch makes tensors before it fills them when it loads some files.
+        """
+        known = self.adopted.get(real._cdata)
+        if known is None:
+            dtype = torch.uint8 if real.nbytes() % dtype.itemsize else dtype
+            shape = (real.nbytes() // dtype.itemsize,)
+            content = torch.empty(0, dtype=dtype, device="cpu").set_(real, 0, shape, (1,))
+            storage = torch.UntypedStorage(real.nbytes(), device="meta")  # type: ignore[no-untyped-call]
+            node = Node(op="data", content=content, shape=shape, dtype=dtype, source=source)
+            self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
+            known = self.adopted[real._cdata] = (real, storage)  # kept, so that no other memory gets its address
+        return known[1]
 
     def read(self, tensor: Tensor) -> Node:
         """The present node of a tensor."""

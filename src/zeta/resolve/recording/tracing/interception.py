@@ -1,4 +1,4 @@
-"""torch.nn.init under recording: functions that read values, or do nothing on meta, are replaced.
+"""torch.nn.init under recording: functions that read values, or do nothing on meta, are replaced; and swap_tensors.
 
 They may have been imported under any name, so their code (``__code__``) is replaced while a recording runs in any
 thread; in other threads the new code does what the original does. Needed as long as these functions have no operation
@@ -7,6 +7,7 @@ that a mode could intercept.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from types import CodeType
@@ -38,6 +39,13 @@ def intercepted(name: str, tensor: Tensor, arguments: dict[str, Any]) -> Tensor:
         except SpecError as error:  # only this parameter has no value; it may get a fallback
             return recorder.spoil(tensor, f"was filled by {called} with invalid arguments: {error}", called)
         return recorder.draw_into(tensor, initializer, axes, called, generator)
+
+
+def swapped(first: Tensor, second: Tensor) -> None:
+    """Swap two tensors, which torch refuses for what something refers to weakly, as a recorder does."""
+    recorder = ACTIVE.recorder
+    with contextlib.nullcontext() if recorder is None else recorder.unnoted(first, second):
+        INTERCEPTION.originals["swap_tensors"](first, second)
 
 
 def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> tuple[Initializer, None]:
@@ -102,12 +110,21 @@ def _code_of_dirac(tensor, groups=1):  # type: ignore[no-untyped-def]
     return intercepted("dirac_", tensor, {"groups": groups})
 
 
+def _code_of_swap(t1, t2):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.interception import swapped
+
+    return swapped(t1, t2)
+
+
 _CODES: Final[dict[str, CodeType]] = {
+    "swap_tensors": _code_of_swap.__code__,
     "_no_grad_trunc_normal_": _code_of_trunc_normal.__code__,
     "orthogonal_": _code_of_orthogonal.__code__,
     "sparse_": _code_of_sparse.__code__,
     "dirac_": _code_of_dirac.__code__,
 }
 
-#: entered while any thread records
-INTERCEPTION: Final = Exchanged({name: getattr(torch.nn.init, name) for name in _CODES}, _CODES)
+#: held while at least one recording runs
+INTERCEPTION: Final = Exchanged(
+    {name: getattr(torch.utils if name == "swap_tensors" else torch.nn.init, name) for name in _CODES}, _CODES
+)

@@ -1,74 +1,181 @@
-"""Memory that a recorded tensor shares with NumPy or a Python buffer: writes from outside are detected and recorded."""
+"""Memory that a recorded tensor shares with NumPy or a Python buffer: what either of them writes, the other has too."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from zeta.base import dtypes
+from zeta.base.language.operations import is_inexact
 from zeta.base.language.state import outside_of_modes
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.sources import Source, source_here
-from zeta.resolve.recording.tracing.graph import Graph, Node, concrete
+from zeta.resolve.recording.tracing.graph import LARGEST_DATA, Graph, Node
+
+#: bytes of the largest memory that is lent as a whole where a part of it is asked for
+_LARGEST_WHOLE: Final = 2**26
+#: of the memory that is lent: by its tensor, and by who counts
+_OWN_USES: Final = 2
 
 
 class Lent:
-    """One such memory, with a copy of its content at the last check."""
+    """One such memory, as it was when it was last looked at.
 
-    def __init__(self, *, twin: Tensor, real: Tensor, node: Node, source: Source | None) -> None:
-        self.twin, self.real, self.source = twin, real, source
+    ``real`` has the values of ``twin``. If that is the whole of a recorded memory, other tensors that look into it look
+    into ``real``, too.
+    """
+
+    def __init__(self, *, twin: Tensor, real: Tensor, whole: bool, node: Node, source: Source | None) -> None:
+        self.twin, self.real, self.whole, self.source = twin, real, whole, source
         self.seen = real.clone()
         self.node = node
+        self.is_blank = False  #: whether what nobody has written to has no value
+        self.is_own = False  #: whether the memory is the recording's own, so that it is known who has it, too
+
+    def has(self, tensor: Tensor) -> bool:
+        """Whether a tensor on meta looks into this memory."""
+        if tensor.untyped_storage()._cdata != self.twin.untyped_storage()._cdata:
+            return False
+        return self.whole or _form(tensor) == _form(self.twin)
+
+    def view(self, tensor: Tensor) -> Tensor:
+        """The memory of a tensor on meta that looks into this one."""
+        if not self.whole:
+            return self.real.detach()
+        start = self.real.storage_offset() * self.real.itemsize // tensor.itemsize
+        empty = torch.empty(0, dtype=tensor.dtype, device="cpu")
+        storage = self.real.untyped_storage()
+        return empty.set_(storage, start + tensor.storage_offset(), tensor.shape, tensor.stride())
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody may still have what was lent."""
+        storage = self.real.untyped_storage()
+        return not self.is_own or torch._C._storage_Use_Count(storage._cdata) > _OWN_USES
 
 
 class Lending:
     """All such memories of one recording."""
 
-    def __init__(self, graph: Graph, data: Callable[[Tensor], Node]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        data: Callable[[Tensor], Node],
+        known: Callable[[Node], Tensor],
+        read: Callable[[Node], Tensor],
+    ) -> None:
         self._graph = graph
         self._data = data
+        self._known = known
+        self._read = read  # as ``known``, with an error that says what to do
         self._lent: list[Lent] = []
 
     def note(self, twin: Tensor, real: Tensor) -> None:
         """Register ``real``, the memory of ``twin``, to which code outside of torch may write."""
         with outside_of_modes():
-            node = self._graph.cell(twin).node
-            self._lent.append(Lent(twin=twin, real=real, node=node, source=source_here()))
+            self._note(twin, real, whole=True)
+
+    def _note(self, twin: Tensor, real: Tensor, *, whole: bool) -> Lent:
+        node = self._graph.cell(twin).node
+        self._lent.append(Lent(twin=twin, real=real, whole=whole, node=node, source=source_here()))
+        return self._lent[-1]
+
+    def lend(self, tensor: Tensor) -> Tensor:
+        """The values of a tensor on meta, in memory that from now on has what is recorded of it, and the reverse."""
+        self.settle()
+        with outside_of_modes():
+            lent = next((lent for lent in self._lent if lent.has(tensor)), None) or self._new(tensor.detach())
+            return lent.view(tensor).requires_grad_(tensor.requires_grad)
+
+    def twin_of(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
+        """The memory on meta of which ``storage`` was lent as a whole."""
+        own = (lent for lent in self._lent if lent.whole and lent.is_own)
+        found = (lent for lent in own if lent.real.untyped_storage()._cdata == storage._cdata)
+        return next((lent.twin.untyped_storage() for lent in found), None)
+
+    def _new(self, tensor: Tensor) -> Lent:
+        storage = tensor.untyped_storage()
+        dtype = self._graph.cell(tensor).node.dtype
+        try:
+            if storage.nbytes() > max(_LARGEST_WHOLE, 2 * tensor.nbytes):
+                raise RecordingError("only a part of it")
+            all_of_it = torch.empty(0, dtype=dtype, device="meta")
+            all_of_it.set_(storage, 0, (storage.nbytes() // dtype.itemsize,), (1,))
+            blank = self._graph.cell(tensor).node.op == "uninitialized" and is_inexact(dtype)
+            real = _blank(all_of_it) if blank else self._known(self._graph.read(all_of_it)).clone()
+            lent = self._note(all_of_it, real, whole=True)
+            lent.is_blank = blank
+        except RecordingError:  # other parts are random, or have no value
+            lent = self._note(tensor, self._read(self._graph.read(tensor)).clone(), whole=False)
+        lent.is_own = True
+        return lent
 
     def settle(self) -> None:
-        """Synchronize: record writes from outside, and copy torch's writes to the shared memory.
+        """Note what was written to memory that was lent.
 
-        Raises ``RecordingError`` if both wrote to the same memory, because their order is unknown.
+        Raises ``RecordingError`` where torch wrote there too, as it is then not known in which order.
         """
         if not self._lent:
             return
         with outside_of_modes():
-            for lent in list(self._lent):
-                outside = not torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen))
-                inside = self._graph.cell(lent.twin).node is not lent.node
-                if outside and inside:
+            for lent in self._lent:
+                if torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen)):
+                    continue
+                if self._graph.cell(lent.twin).node is not lent.node:
                     raise RecordingError(
                         f"{lent.source}: memory that NumPy or another library shares was written to there, and by "
                         "torch; which came last is not recordable. Write to it by one of them, or copy it"
                     )
-                if outside:
-                    self._graph.write(lent.twin, self._data(lent.real), lent.source)
-                elif inside:
+                self._take(lent)
+                lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
+
+    def _take(self, lent: Lent) -> None:
+        """Record what was written: no more than that, where the rest has no value, or is too large for a plan."""
+        twin, real = lent.twin, lent.real
+        if real.ndim != 1 or (real.nbytes <= LARGEST_DATA and not lent.is_blank):
+            self._graph.write(twin, self._data(real), lent.source)
+            return
+        changed = (dtypes.bits(real) != dtypes.bits(lent.seen)).view(real.numel(), -1).any(1)
+        edges = changed.diff(prepend=changed.new_zeros(1), append=changed.new_zeros(1)).nonzero().view(-1, 2).tolist()
+        parts = edges if lent.is_blank else [(edges[0][0], edges[-1][1])]
+        for start, stop in parts:
+            self._graph.write(twin[start:stop], self._data(real[start:stop]), lent.source)
+
+    def share(self) -> None:
+        """Let memory that was lent have what torch wrote."""
+        if not self._lent:
+            return
+        with outside_of_modes():
+            for lent in list(self._lent):
+                if self._graph.cell(lent.twin).node is not lent.node:
                     self._write_through(lent)
-                if outside or inside:
                     lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
 
     def _write_through(self, lent: Lent) -> None:
         try:
-            lent.real.copy_(concrete(self._graph.read(lent.twin), "it"))
+            lent.real.copy_(self._known(self._graph.read(lent.twin)))
         except RecordingError as error:
             self._lent.remove(lent)
+            if not lent.is_alive:
+                return
             warnings.warn(
                 f"{lent.source}: memory that NumPy or another library shares keeps what it had: {error}. What is made "
                 "of it there is not what the constructor would make",
                 ZetaNotice,
                 stacklevel=2,
             )
+
+
+def _blank(twin: Tensor) -> Tensor:
+    """Memory as somebody may find it: what is written to it is most likely something else."""
+    real = torch.empty(twin.shape, dtype=twin.dtype, device="cpu")
+    real.view(torch.uint8).fill_(0xA5)
+    return real
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype

@@ -7,7 +7,9 @@ operations: the device of a tensor, and its values as a list or an array.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -19,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
 
 from zeta.base.generators import FUNCTIONS, Private, foreign_apart
+from zeta.base.language.state import outside_of_modes
 from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.active import ACTIVE
@@ -108,8 +111,10 @@ class Functions(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args, kwargs)
-        if name == "__set__" and func.__self__.__name__ == "data" and not args[1].is_meta:
-            return func(args[0], self.recorder.lift(args[1]))
+        if name == "__deepcopy__" and args[0].is_meta and args[0].is_leaf and id(args[0]) not in args[1]:
+            return self._deep_copy(args[0], args[1])
+        if name == "__set__" and func.__self__.__name__ == "data":
+            return func(args[0], self._given(*args))
         answer = _ANSWERS.get(name)
         if answer is not None:
             result = answer(self.recorder, func, args, kwargs)
@@ -119,12 +124,38 @@ class Functions(TorchFunctionMode):
             kwargs = {key: value for key, value in kwargs.items() if key != "device"}
         return func(*args, **kwargs)
 
+    def _given(self, tensor: Tensor, value: Tensor) -> Tensor:
+        """What a tensor gets as its ``data``: on meta like it, or real."""
+        if tensor.is_meta:
+            return value if value.is_meta else self.recorder.lift(value)
+        try:
+            return self.recorder.value(value).detach()
+        except RecordingError:
+            raise RecordingError(
+                f"{source_here()}: a parameter around a tensor from outside of the constructor is given values that "
+                "are random; make another parameter of them, as in layer.weight = torch.nn.Parameter(values)"
+            ) from None
+
     def _attribute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         attribute = func.__self__.__name__
         if attribute in ("device", "is_meta", "is_cpu", "is_cuda") and args[0].is_meta:
             device = self.recorder.graph.cell(args[0]).device
             return device if attribute == "device" else device.type == attribute.removeprefix("is_")
         return func(*args, **kwargs)
+
+    def _deep_copy(self, tensor: Tensor, memo: dict[Any, Any]) -> Tensor:
+        """As torch copies real tensors: their memory once in each ``memo``, so that views stay views of one copy."""
+        with torch.no_grad():
+            apart = tensor.is_conj() or tensor.is_neg() or type(tensor) is not Tensor
+            twin = tensor.clone() if apart else self.recorder.duplicate(tensor, memo.setdefault("torch", {}))
+        twin.requires_grad_(tensor.requires_grad)
+        grad, attributes = tensor.grad, vars(tensor)
+        with self:
+            if grad is not None:
+                twin.grad = copy.deepcopy(grad, memo)
+            vars(twin).update(copy.deepcopy(attributes, memo))
+        memo[id(tensor)] = twin
+        return twin
 
 
 def _pickled(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -141,10 +172,16 @@ def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
 
 def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    real = recorder.value(args[0]).clone()
-    if isinstance(args[0], Tensor) and args[0].is_meta:
-        recorder.lent.note(args[0], real)
-    return func(real, *args[1:], **kwargs)
+    """Of the memory that NumPy gets, torch keeps what it writes there."""
+    if not args[0].is_meta:
+        return NotImplemented
+    plain = args[0].numel() == 0 or args[0].is_conj() or args[0].is_neg()
+    return func(recorder.value(args[0]) if plain else recorder.lent.lend(args[0]), *args[1:], **kwargs)
+
+
+def _dlpack_device(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with outside_of_modes():
+        return func(torch.empty(0, device="cpu")) if args[0].is_meta else NotImplemented
 
 
 def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -155,11 +192,47 @@ def _new_tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: di
 def _tensor(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A list may contain tensors of one number, whose values torch reads without passing through the modes."""
     data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if isinstance(data, torch.UntypedStorage):
+        return _of_bytes(data, **{k: x for k, x in kwargs.items() if k in ("dtype", "requires_grad")})
+    numpy = sys.modules.get("numpy")
+    if func.__name__ != "tensor" and numpy and isinstance(data, numpy.ndarray) and not kwargs.get("copy"):
+        return _shared(data, *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj", "copy")})
     if not isinstance(data, list | tuple):
         return NotImplemented
     return func(
         _with_values(recorder, data), *args[1:], **{k: x for k, x in kwargs.items() if k not in ("data", "obj")}
     )
+
+
+def _shared(array: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor in an array's memory, where it can be so; torch would copy it below the modes."""
+    tensor = torch.from_numpy(array)
+    if device is not None and torch.device(device) != _CPU:
+        tensor = tensor.to(device)
+    return tensor.to(tensor.dtype if dtype is None else dtype).requires_grad_(requires_grad)
+
+
+def _of_bytes(storage: torch.UntypedStorage, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor in memory that was loaded; torch would read it below the modes, number by number."""
+    tensor = torch.empty(0, dtype=dtype or torch.uint8, device="cpu").set_(storage)
+    return tensor.requires_grad_(requires_grad)
+
+
+def _unshareable(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not args[0].is_meta:
+        return NotImplemented
+    raise RecordingError(
+        f"{source_here()}: share_memory moves memory, and inside a recording there is none; call it on the model when "
+        "it has values, after materialize_"
+    )
+
+
+def _storage(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Memory with what is in it, as far as that is known."""
+    try:
+        return func(recorder.lent.lend(args[0])) if args[0].is_meta and args[0].numel() else NotImplemented
+    except RecordingError:
+        return NotImplemented
 
 
 def _with_values(recorder: Recorder, value: Any) -> Any:
@@ -190,16 +263,6 @@ def _same_place(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: di
     return tensor if dtype is None or dtype is tensor.dtype else func(tensor, dtype)
 
 
-def _deepcopy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensor, memo = args[0], args[1]
-    if not tensor.is_meta or not tensor.is_leaf or id(tensor) in memo:
-        return NotImplemented
-    with torch.no_grad():
-        twin = tensor.clone()
-    memo[id(tensor)] = twin
-    return twin.requires_grad_(tensor.requires_grad)
-
-
 def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Lists and arrays as an index: torch would turn them into meta tensors, without their values."""
     index = args[1]
@@ -219,15 +282,18 @@ Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
     "untyped_storage": _pickled,
+    "storage": _storage,
+    "share_memory_": _unshareable,
     "numpy": _numpy,
     "__array__": _numpy,
+    "__dlpack__": _numpy,
+    "__dlpack_device__": _dlpack_device,
     "new_tensor": _new_tensor,
     "tensor": _tensor,
     "as_tensor": _tensor,
     "asarray": _tensor,
     "to": _same_place,
     "cpu": _same_place,
-    "__deepcopy__": _deepcopy,
     "__getitem__": _indexed,
     "__setitem__": _indexed,
 }

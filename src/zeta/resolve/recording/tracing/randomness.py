@@ -19,6 +19,7 @@ from zeta.fans import Axes
 from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import Node, Random, cast, full, reachable, reshape, value_of
+from zeta.resolve.recording.tracing.schemas import name_of, named
 
 NodeOf = Callable[[Any], Any]
 
@@ -35,7 +36,8 @@ class Place:
 
     ``known`` has the leaves made so far, by what decides their values in torch: the generator's state, the number of
     leaves drawn from it, and the distribution. So a constructor that seeds twice with the same number draws the same
-    values twice.
+    values twice, if it draws the same distribution, shape and dtype. Another distribution or shape after the same seed,
+    for which torch uses the same random numbers, gets independent values here.
     """
 
     source: Source | None
@@ -123,23 +125,28 @@ def permutation(n: int, dtype: torch.dtype, at: Place) -> Node:
     return cast(_op("argsort", uniform(0.0, 1.0, (n,), torch.float64, at), dtype=torch.int64), dtype)
 
 
-def drawn_in_place(base: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
-    """The node of the values that ``tensor.<base>(...)`` fills its tensor with; ``None`` for unknown operations."""
-    fill = _FILLS.get(base)
+def drawn_in_place(
+    func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place
+) -> Node | None:
+    """What ``tensor.<func>(...)`` fills its tensor with, or ``None`` if it is not a random fill that is known."""
+    fill = _FILLS.get(name_of(func).split(".")[1])
     if fill is None:
         return None
-    target: Tensor = args[0]
-    given = {key: value for key, value in kwargs.items() if key != "generator"}
-    return fill(tuple(target.shape), target.dtype, at, *map(node_of, args[1:]), **given)
+    given = named(func, args, kwargs)  # by name, as None may be left out or mean something
+    given.pop("generator", None)
+    target: Tensor = given.pop("self")
+    return fill(tuple(target.shape), target.dtype, at, **{_PLAIN.get(key, key): node_of(x) for key, x in given.items()})
+
+
+#: names of arguments that Python keeps for itself
+_PLAIN: Final = {"from": "low", "to": "high"}
 
 
 Fill = Callable[..., Node]
 
 
-def _uniform_(
-    shape: tuple[int, ...], dtype: torch.dtype, at: Place, low: float = 0.0, high: float = 1.0, **named: Any
-) -> Node:
-    return uniform(named.get("from", low), named.get("to", high), shape, dtype, at)
+def _uniform_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, low: float = 0.0, high: float = 1.0) -> Node:
+    return uniform(low, high, shape, dtype, at)
 
 
 def _normal_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, mean: float = 0.0, std: float = 1.0) -> Node:
@@ -171,13 +178,8 @@ def _bernoulli_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, p: Any = 
     return bernoulli(p, shape, dtype, at)
 
 
-def _random_(
-    shape: tuple[int, ...], dtype: torch.dtype, at: Place, first: int | None = None,
-    second: int | None = None, **named: Any,
-) -> Node:  # fmt: skip
-    low, high = (0, first) if second is None else (first, second)
-    low, high = named.get("from", low), named.get("to", high)
-    return integers(low or 0, _end_of(dtype) if high is None else high, shape, dtype, at)
+def _random_(shape: tuple[int, ...], dtype: torch.dtype, at: Place, low: int = 0, high: int | None = None) -> Node:
+    return integers(low, _end_of(dtype) if high is None else high, shape, dtype, at)
 
 
 def _end_of(dtype: torch.dtype) -> int:
@@ -201,47 +203,34 @@ _FILLS: Final[dict[str, Fill]] = {
 }
 
 
-def made(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
-    """The node of the result of a random operation; ``None`` for unknown operations."""
-    like = args[0] if args and isinstance(args[0], Tensor) else None
-    dtype = kwargs.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
-    return _made(name.split(".")[1], name, args, dtype, like, node_of, at)
-
-
-def _made(
-    base: str, name: str, args: tuple[Any, ...], dtype: torch.dtype, like: Tensor | None, node_of: NodeOf,
-    at: Place,
-) -> Node | None:  # fmt: skip
-    shape = tuple(args[0]) if like is None and args and isinstance(args[0], list | tuple) else ()
-    if like is not None:
-        shape = tuple(like.shape)
-    match base:
+def made(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
+    """The node of what a random operation makes; ``None`` if nobody knows how."""
+    given = named(func, args, kwargs)
+    like = given.get("self")
+    shape = tuple(given.get("size", ()) if like is None else like.shape)
+    whole = given.get("dtype") or (torch.int64 if like is None else like.dtype)
+    dtype = given.get("dtype") or (torch.get_default_dtype() if like is None else like.dtype)
+    match name_of(func).split(".")[1]:
         case "rand" | "rand_like":
             return uniform(0.0, 1.0, shape, dtype, at)
         case "randn" | "randn_like":
             return normal(0.0, 1.0, shape, dtype, at)
-        case "randint" | "randint_like":
-            numbers = [int(item) for item in args if isinstance(item, int)]
-            low, high = (0, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[1])
-            size = next((tuple(item) for item in args if isinstance(item, list | tuple)), shape)
-            integer = dtype if base == "randint_like" or dtype is not torch.get_default_dtype() else torch.int64
-            return integers(low, high, size, integer, at)
+        case "randint" | "randint_like" if not isinstance(given["high"], Tensor):
+            return integers(int(given.get("low", 0)), int(given["high"]), shape, whole, at)
         case "randperm":
-            integer = torch.int64 if dtype is torch.get_default_dtype() else dtype
-            return permutation(int(args[0]), integer, at)
+            return permutation(int(given["n"]), whole, at)
         case "bernoulli":
             assert like is not None
-            given = args[1] if len(args) > 1 and isinstance(args[1], float) else node_of(like)
-            return bernoulli(given, shape, dtype, at)
-        case "normal" if name == "aten.normal.float_float":
-            return normal(args[0], args[1], tuple(args[2]), dtype, at)
+            return bernoulli(given["p"] if "p" in given else node_of(like), shape, dtype, at)
+        case "normal" if "size" in given:
+            return normal(given.get("mean", 0.0), given.get("std", 1.0), shape, dtype, at)
         case "normal":
-            return _normal_of_tensors(args, dtype, node_of, at)
+            return _normal_of_tensors(given, node_of, at)
     return None
 
 
-def _normal_of_tensors(args: tuple[Any, ...], dtype: torch.dtype, node_of: NodeOf, at: Place) -> Node | None:
-    mean, std = (*args, 1.0)[:2]
+def _normal_of_tensors(given: dict[str, Any], node_of: NodeOf, at: Place) -> Node | None:
+    mean, std = given.get("mean", 0.0), given.get("std", 1.0)
     shapes = [tuple(item.shape) for item in (mean, std) if isinstance(item, Tensor)]
     if not shapes:
         return None

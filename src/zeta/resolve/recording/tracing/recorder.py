@@ -24,11 +24,29 @@ from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing import randomness
-from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, expand, full, unknown
+from zeta.resolve.recording.tracing.arguments import (
+    device_of,
+    fitted,
+    meta_twins,
+    spoil_statistics,
+    tensors_in,
+    zeros_for,
+)
+from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, full, unknown
 from zeta.resolve.recording.tracing.lending import Lending
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
-from zeta.resolve.recording.tracing.schemas import arguments_of, functional, name_of, named, written_arguments
+from zeta.resolve.recording.tracing.schemas import (
+    LIFTS,
+    REARRANGING,
+    UNINITIALIZED,
+    WRITING_UNSAID,
+    arguments_of,
+    functional,
+    name_of,
+    named,
+    written_arguments,
+)
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
@@ -42,12 +60,12 @@ class Recorder:
         self.freeze = freeze
         #: values of random leaves that the constructor read (with ``freeze``), by serial number
         self.frozen: dict[int, Tensor] = {}
-        self.made: list[tuple[weakref.ref[Tensor], Source | None]] = []
-        #: returns the generator of random operations that name none
+        self.made: list[tuple[Callable[[], Tensor | None], Source | None]] = []
+        #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
-        self.lent = Lending(self.graph, self.data)
-        #: the lines where the constructor started threads, in which nothing is recorded
+        self.lent = Lending(self.graph, self.data, self._known, self._read)
+        #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
         #: the ``id`` of each module that the constructor made
         self.built: set[int] = set()
@@ -56,7 +74,7 @@ class Recorder:
 
     def forget_lent(self) -> None:
         """Hold no more tensors whose memory was shared with others: the recording has ended."""
-        self.lent = Lending(self.graph, self.data)
+        self.lent = Lending(self.graph, self.data, self._known, self._read)
 
     # -- making and changing ------------------------------------------------------------------------------------------
 
@@ -74,8 +92,30 @@ class Recorder:
             self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which other code may write to
         return twin
 
+    def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage]) -> Tensor:
+        """A tensor that looks into a copy of another's memory, of which ``memo`` has those made already."""
+        self.lent.settle()
+        source = source_here()
+        with outside_of_modes():
+            twin = self.graph.duplicate(tensor, memo, source)
+        self.made.append((weakref.ref(twin), source))
+        return twin
+
+    def _memory(self, source: Any, dtype: torch.dtype) -> Any:
+        """The memory that a tensor on meta is given: that of another one, or what was loaded, which is data."""
+        if isinstance(source, Tensor):
+            return source if source.is_meta else self.lift(source)
+        if source.device.type == "meta":
+            return source
+        with outside_of_modes():
+            return self.lent.twin_of(source) or self.graph.adopt(source, dtype, source_here())
+
     def data(self, tensor: Tensor) -> Node:
-        """The node of a real tensor's present values."""
+        """The node of a real tensor's values, as they are now."""
+        if tensor.is_quantized:
+            raise RecordingError(
+                f"{source_here()}: programs have no quantized tensors; quantize the model after materialize_"
+            )
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
         return Node(op="data", content=kept, shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
 
@@ -110,61 +150,92 @@ class Recorder:
         called: str,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Record that a tensor was filled with values drawn from ``initializer``."""
+        """Note that a tensor was filled with what ``initializer`` draws."""
+        self.lent.settle()
         source = source_here(called)
         place = self.place(generator, source, called, tuple(tensor.shape), tensor.dtype)
         node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, place, axes)
         self.graph.write(tensor, replace(copy(node), source=source), source)
+        self.lent.share()
         return tensor
+
+    @contextlib.contextmanager
+    def unnoted(self, *tensors: Tensor) -> Iterator[None]:
+        """Keep no reference to some tensors for a while."""
+        found = [(entry, tensor) for entry in self.made for tensor in tensors if entry[0]() is tensor]
+        self.made = [entry for entry in self.made if all(entry is not other for other, _ in found)]
+        sources = [(tensor, entry[1]) for entry, tensor in found]
+        found.clear()
+        try:
+            yield
+        finally:
+            self.made += [(weakref.ref(tensor), source) for tensor, source in sources]
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Record that a tensor was filled with unknown values, and why."""
         source = source_here(called)
         self.graph.spoil(tensor, f"{reason} ({source})", source)
+        self.lent.share()
         return tensor
 
     def value(self, tensor: Tensor) -> Tensor:
         """A tensor's values. Raises ``RecordingError`` if they are random; with ``freeze``, these are drawn."""
         if not tensor.is_meta:
             return tensor
+        self.lent.settle()
         with outside_of_modes():
-            node = self.graph.read(tensor)
-            try:
-                return concrete(node, f"{source_here()} reads a value that")
-            except RecordingError as error:
-                if not self.freeze:
-                    raise RecordingError(
-                        f"{error}. Such control flow cannot be recorded: decide without the values, give that "
-                        'parameter a rule, or record with fallback="real", which freezes the values that were read'
-                    ) from None
-                return randomness.frozen(node, self.frozen)
+            return self._read(self.graph.read(tensor))
+
+    def _read(self, node: Node) -> Tensor:
+        try:
+            return self._known(node, f"{source_here()} reads a value that")
+        except RecordingError as error:
+            raise RecordingError(
+                f"{error}. Such control flow cannot be recorded: decide without the values, give that "
+                'parameter a rule, or record with fallback="real", which freezes the values that were read'
+            ) from None
+
+    def _known(self, node: Node, purpose: str = "it") -> Tensor:
+        try:
+            return concrete(node, purpose)
+        except RecordingError:
+            if not self.freeze:
+                raise
+            return randomness.frozen(node, self.frozen)
 
     # -- one operation ------------------------------------------------------------------------------------------------
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on meta, and record it."""
         self.lent.settle()
-        tensors = [*_tensors(args), *_tensors(tuple(kwargs.values()))]
+        result = self._noted(func, args, kwargs)
+        self.lent.share()
+        return result
+
+    def _noted(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [*tensors_in(args), *tensors_in(tuple(kwargs.values()))]
         name = name_of(func)
-        if name in _LIFTS:
+        if name in LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
-            return func(*args, **kwargs)  # only real tensors from outside of the recording
-        written = list(_tensors(written_arguments(func, args, kwargs)))
-        if name in _WRITING_UNSAID:
-            self._spoil_statistics(func, args, kwargs, source_here())
+            return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
+        written = list(tensors_in(written_arguments(func, args, kwargs)))
+        if name in WRITING_UNSAID:
+            spoil_statistics(self.graph, named(func, args, kwargs), source_here())
         if name in ("aten.resize_.default", "aten.resize_as_.default"):
             return self._resized(func, name, args, kwargs)
-        if name in _REARRANGING:
-            return self._on_meta(func, args, kwargs)  # changes the view or the storage of a tensor, no values
+        if name in REARRANGING:
+            if name.startswith("aten.set_.source"):
+                args = (args[0], self._memory(args[1], args[0].dtype), *args[2:])
+            return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
         if randomness.is_random(func):
             return self._random(func, name, args, kwargs)
-        if name in _UNINITIALIZED:
+        if name in UNINITIALIZED:
             result = self._on_meta(func, args, kwargs)
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
-            return self.made_by(result, node, _device(args, kwargs, self))
+            return self.made_by(result, node, device_of(args, kwargs, self.graph))
         return self._plain(func, name, args, kwargs)
 
     def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -180,7 +251,7 @@ class Recorder:
 
     def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source, device = source_here(), torch.device(kwargs.get("device") or _CPU)
-        node = randomness.made(name, args, kwargs, self.node, self._place(name, args, kwargs, source))
+        node = randomness.made(func, args, kwargs, self.node, self._place(name, args, kwargs, source))
         if node is not None:
             return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
         reason = f"{name} made, a random operation that is not recordable ({source})"
@@ -188,27 +259,27 @@ class Recorder:
             result = self._on_meta(func, args, kwargs)
         except NotImplementedError:  # the shape depends on the drawn values
             raise RecordingError(f"{name} is a random operation that is not recordable ({source})") from None
-        for tensor in _tensors([result]):
+        for tensor in tensors_in([result]):
             self.made_by(tensor, unknown(reason, tensor, source), device)
         return result
 
     def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        before = {t.untyped_storage()._cdata for t in _tensors(args) if t.is_meta}
+        before = {t.untyped_storage()._cdata for t in tensors_in(args) if t.is_meta}
         try:
             result = self._on_meta(func, args, kwargs)
         except (RuntimeError, NotImplementedError):
             result = self._for_real(func, args, kwargs)
-        outputs = [result] if isinstance(result, Tensor) else list(_tensors(result))
+        outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if not outputs and not isinstance(result, list | tuple):
             # the result is a number, which needs the values; or None, of a check inside a decomposition
             return None if result is None else func(*(self._real(item) for item in args), **kwargs)
         if any(t.layout is not torch.strided for t in outputs):
             raise RecordingError(f"{source_here()}: {name} makes a sparse tensor, which programs lack; make it dense")
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
-            inputs = {id(tensor) for tensor in _tensors(args)}
+            inputs = {id(tensor) for tensor in tensors_in(args)}
             self.views += [(weakref.ref(t), source_here()) for t in outputs if id(t) not in inputs]
             return result  # a view, or data
-        source, device = source_here(), _device(args, kwargs, self)
+        source, device = source_here(), device_of(args, kwargs, self.graph)
         given = named(func, self.node(args), {key: self.node(value) for key, value in kwargs.items()})
         try:
             places = [(None, result)] if isinstance(result, Tensor) else list(enumerate(result))
@@ -222,20 +293,6 @@ class Recorder:
         for output, node in zip(outputs, nodes, strict=True):
             self.made_by(output, node, device)
         return result
-
-    def _spoil_statistics(
-        self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None
-    ) -> None:
-        """Record that batch norm in training mode writes its running statistics, which its schema does not say."""
-        given = named(func, args, kwargs)
-        for key in ("running_mean", "running_var"):
-            tensor = given.get(key)
-            if isinstance(tensor, Tensor) and tensor.is_meta and given.get("training", given.get("train", True)):
-                reason = (
-                    f"a forward pass of batch norm wrote to, which is not recordable ({source}); call eval() before "
-                    "such a pass, or give it a fallback rule"
-                )
-                self.graph.spoil(tensor, reason, source)
 
     def _outside_of_the_language(
         self,
@@ -256,7 +313,7 @@ class Recorder:
             ]
         with outside_of_modes(), torch.no_grad():
             real = func(*real_args, **{key: x for key, x in real_kwargs.items() if key != "out"})
-        return [self.data(tensor) for tensor in _tensors(real if isinstance(real, list | tuple) else [real])]
+        return [self.data(tensor) for tensor in tensors_in(real if isinstance(real, list | tuple) else [real])]
 
     def _concrete(self, value: Any) -> Any:
         """Arguments with the values of tensors; ``RecordingError`` if they are random."""
@@ -278,7 +335,7 @@ class Recorder:
         kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
         if "device" in arguments_of(func):
             kwargs["device"] = _META
-        return func(*(_meta_twins(item) for item in args), **{k: _meta_twins(v) for k, v in kwargs.items()})
+        return func(*(meta_twins(item) for item in args), **{k: meta_twins(v) for k, v in kwargs.items()})
 
     def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run on the CPU an operation that meta does not support; return meta twins of the result.
@@ -287,11 +344,11 @@ class Recorder:
         used as values.
         """
         depends = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags)
-        of = self._real if depends else _zeros
+        of = self._real if depends else zeros_for
         with outside_of_modes():
             real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
         if not depends:
-            return _meta_twins(tuple(real) if isinstance(real, list) else real)
+            return meta_twins(tuple(real) if isinstance(real, list) else real)
         return tuple(self._lifted(item) for item in real) if isinstance(real, list | tuple) else self._lifted(real)
 
     def _lifted(self, value: Any) -> Any:
@@ -303,10 +360,7 @@ class Recorder:
         source = source_here()
         target = written[0]
         if not target.is_meta:
-            raise RecordingError(
-                f"{source}: {name} would write into a real tensor that was there before the recording; make it inside "
-                "the constructor"
-            )
+            return self._write_for_real(func, name, args, kwargs)
         out = kwargs.get("out")
         if len(written) > 1 or (out is not None and not isinstance(out, Tensor)):
             for tensor in written:
@@ -318,8 +372,22 @@ class Recorder:
         if value is None:
             self.graph.spoil(target, f"{name} wrote to, which is not recordable ({source})", source)
             return self._on_meta(func, args, kwargs)
-        self.graph.write(target, _fitted(value, target, source), source)
+        self.graph.write(target, fitted(value, target, source), source)
         return target
+
+    def _write_for_real(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Known values into a tensor from elsewhere, which was not lifted, as the constructor writes them."""
+        try:
+            if randomness.is_random(func):
+                raise RecordingError("it draws")
+            given = [self._concrete(item) for item in args], {key: self._concrete(x) for key, x in kwargs.items()}
+        except RecordingError as error:
+            raise RecordingError(
+                f"{source_here()}: {name} would write into a real tensor that was there before the recording "
+                f"({error}); make it inside the constructor"
+            ) from None
+        with outside_of_modes(), torch.no_grad():
+            return func(*given[0], **given[1])
 
     def _new_value(
         self,
@@ -340,7 +408,7 @@ class Recorder:
         if base == "copy_":
             return cast(self.node(args[1]), dtype, source)
         if randomness.is_random(func):
-            return randomness.drawn_in_place(base, args, kwargs, self.node, self._place(name, args, kwargs, source))
+            return randomness.drawn_in_place(func, args, kwargs, self.node, self._place(name, args, kwargs, source))
         making = functional(func)
         if making is None:
             return None
@@ -354,63 +422,3 @@ class Recorder:
         except RecordingError as error:
             inputs = {key: value for key, value in kwargs.items() if key != "out"}
             return self._outside_of_the_language(making, args, inputs, [target], error, source)[0]
-
-
-_LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
-_WRITING_UNSAID: Final = frozenset(
-    f"aten.{name}.{version}"
-    for name in ("native_batch_norm", "batch_norm_update_stats", "cudnn_batch_norm", "miopen_batch_norm")
-    for version in ("default", "out")
-)
-_REARRANGING: Final = (
-    "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
-    "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
-    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
-)  # fmt: skip
-_UNINITIALIZED: Final = frozenset(
-    f"aten.{name}"
-    for name in (
-        "empty.memory_format", "empty_like.default", "empty_strided.default", "new_empty.default",
-        "new_empty_strided.default", "empty_permuted.default",
-    )
-)  # fmt: skip
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _meta_twins(value: Any) -> Any:
-    """Arguments with every real tensor replaced by a meta tensor."""
-    if isinstance(value, Tensor) and not value.is_meta:
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
-    if isinstance(value, list | tuple):
-        return type(value)(_meta_twins(item) for item in value)
-    return value
-
-
-def _zeros(value: Any) -> Any:
-    """Arguments with every meta tensor replaced by zeros."""
-    if isinstance(value, Tensor) and value.is_meta:
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
-    if isinstance(value, list | tuple):
-        return [_zeros(item) for item in value]
-    return value
-
-
-def _device(args: tuple[Any, ...], kwargs: dict[str, Any], recorder: Recorder) -> torch.device:
-    """The device that a result reports: the one asked for, else that of its arguments."""
-    if (device := kwargs.get("device")) is not None:
-        return torch.device(device)
-    claims = [recorder.graph.cell(t).device for t in _tensors(args) if t.is_meta and t.ndim]
-    return next(iter(claims), _CPU)
-
-
-def _fitted(node: Node, target: Tensor, source: Source | None) -> Node:
-    """The node with the target's shape and dtype, and with the source of the write."""
-    node = expand(cast(node, target.dtype, source), target.shape)
-    return node if node.source == source else replace(copy(node), source=source)

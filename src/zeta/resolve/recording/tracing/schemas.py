@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch._ops import OpOverload
+
+#: what torch does to a tensor that it just made of data
+LIFTS: Final = ("aten.lift_fresh.default", "aten.lift.default", "aten.lift_fresh_copy.default")
+#: what writes to arguments of which the schema does not say so
+WRITING_UNSAID: Final = frozenset(
+    f"aten.{name}.{version}"
+    for name in ("native_batch_norm", "batch_norm_update_stats", "cudnn_batch_norm", "miopen_batch_norm")
+    for version in ("default", "out")
+)
+#: what gives a tensor another form, or other memory
+REARRANGING: Final = (
+    "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
+    "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
+    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
+)  # fmt: skip
+#: what makes memory without values
+UNINITIALIZED: Final = frozenset(
+    f"aten.{name}"
+    for name in (
+        "empty.memory_format", "empty_like.default", "empty_strided.default", "new_empty.default",
+        "new_empty_strided.default", "empty_permuted.default",
+    )
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)

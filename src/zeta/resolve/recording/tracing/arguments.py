@@ -1,0 +1,70 @@
+"""The arguments of an operation: the tensors in them, and others in the place of these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from zeta.resolve.recording.sources import Source
+from zeta.resolve.recording.tracing.graph import Graph, Node, cast, expand
+from zeta.resolve.recording.tracing.lowering import copy
+
+_CPU: Final = torch.device("cpu")
+_META: Final = torch.device("meta")
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors, in lists and tuples too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+def meta_twins(value: Any) -> Any:
+    """Arguments with every real tensor replaced by one without memory; numbers in tensors stay."""
+    if isinstance(value, Tensor) and not value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+    if isinstance(value, list | tuple):
+        return type(value)(meta_twins(item) for item in value)
+    return value
+
+
+def zeros_for(value: Any) -> Any:
+    """Arguments with zeros for what has no memory."""
+    if isinstance(value, Tensor) and value.is_meta:
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_CPU).zero_()
+    if isinstance(value, list | tuple):
+        return [zeros_for(item) for item in value]
+    return value
+
+
+def device_of(args: tuple[Any, ...], kwargs: dict[str, Any], graph: Graph) -> torch.device:
+    """Where a result claims to be: where it was asked to be, else where its arguments are."""
+    if (device := kwargs.get("device")) is not None:
+        return torch.device(device)
+    claims = [graph.cell(t).device for t in tensors_in(args) if t.is_meta and t.ndim]
+    return next(iter(claims), _CPU)
+
+
+def fitted(node: Node, target: Tensor, source: Source | None) -> Node:
+    """A node with the target's shape and dtype, and the line that wrote it, whatever made the value."""
+    node = expand(cast(node, target.dtype, source), target.shape)
+    return node if node.source == source else replace(copy(node), source=source)
+
+
+def spoil_statistics(graph: Graph, given: Mapping[str, Any], source: Source | None) -> None:
+    """Record that batch norm in training mode writes its running statistics, which its schema does not say."""
+    for key in ("running_mean", "running_var"):
+        tensor = given.get(key)
+        if isinstance(tensor, Tensor) and tensor.is_meta and given.get("training", given.get("train", True)):
+            reason = (
+                f"a forward pass of batch norm wrote to, which is not recordable ({source}); call eval() before such a "
+                "pass, or give it a fallback rule"
+            )
+            graph.spoil(tensor, reason, source)
