@@ -76,8 +76,6 @@ class Recorder:
         """Hold no more tensors whose memory was shared with others: the recording has ended."""
         self.lent = Lending(self.graph, self.data, self._known, self._read)
 
-    # -- making and changing ------------------------------------------------------------------------------------------
-
     def made_by(self, result: Tensor, node: Node, device: torch.device) -> Tensor:
         """Record a new tensor and its node."""
         self.graph.create(result, node, device)
@@ -202,8 +200,6 @@ class Recorder:
             if not self.freeze:
                 raise
             return randomness.frozen(node, self.frozen)
-
-    # -- one operation ------------------------------------------------------------------------------------------------
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on meta, and record it."""
