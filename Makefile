@@ -95,7 +95,7 @@ sanitize: $(STAMP) ## run the tests of the kernels under the address and undefin
 	$(CMAKE) -S . -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DZETA_SANITIZE=ON >build/sanitize.log
 	$(CMAKE) --build build/sanitize >>build/sanitize.log
 	LD_PRELOAD=$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 ZETA_LIBRARY=build/sanitize/libzeta_native.so \
-	    $(PYTEST) -q -m sanitize tests/test_kernels.py
+	    $(PYTEST) -q -m sanitize tests/compute/test_kernels.py
 
 # A separate environment, since these bring much along. torchvision goes in without its dependencies, which name a torch.
 LIBRARIES := build/libraries

@@ -8,7 +8,7 @@ process of its own, with limits on time and memory. It counts if it can be built
 the CPU, without files and further packages.
 
 Models of up to ``--values`` elements are then computed, and built for real on the draws of their recordings (the twin
-run of ``tests/twin.py``); every parameter and buffer must be equal, or close where a law replaced a formula.
+run of ``tests/helpers/twin.py``); every parameter and buffer must be equal, or close where a law replaced a formula.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import torch
 import zeta
 from benchmarks.sources import SOURCES, Source, source
 from benchmarks.sources.pages import Result, noted, page
-from tests.twin import Outcome, Recorded, compared, record
+from tests.helpers.twin import Outcome, Recorded, compared, record
 from zeta.initializers import Program
 
 _MEMORY = 6 * 2**30

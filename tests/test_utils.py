@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.layers import (
+from tests.helpers.layers import (
     FAMILY,
     LAYERS,
     RANDOM,

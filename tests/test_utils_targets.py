@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.layers import FAMILY, LAYERS, RANDOM, Look, state
+from tests.helpers.layers import FAMILY, LAYERS, RANDOM, Look, state
 from zeta.errors import LayerTypeError, PlanError, TargetError, ZetaError
 from zeta.utils import init_default_, init_normal_, init_sparse_, init_xavier_normal_, init_zero_
 

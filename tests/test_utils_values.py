@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.layers import DETERMINISTIC, FAMILY, RANDOM, raw, state
+from tests.helpers.layers import DETERMINISTIC, FAMILY, RANDOM, raw, state
 from zeta.errors import PlanError, SpecError
 from zeta.utils import (
     init_constant_,

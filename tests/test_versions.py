@@ -38,11 +38,11 @@ def test_each_torch_and_each_python_is_in_a_pair() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "part"),
     [
-        ("tests.test_triton", "test_compiled_stores_are_wide[80]", "sm_80"),
-        ("tests.test_triton", "test_compiled_arithmetic_is_what_the_source_says[100]", "sm_100"),
-        ("tests.test_triton", "test_every_law_has_the_references_bits[12]", "interpreter"),
-        ("tests.test_vectors", "test_anything[80]", "stream"),
-        ("tests.test_apply", "test_compiled_something[80]", "library"),
+        ("tests.compute.test_triton", "test_compiled_stores_are_wide[80]", "sm_80"),
+        ("tests.compute.test_triton", "test_compiled_arithmetic_is_what_the_source_says[100]", "sm_100"),
+        ("tests.compute.test_triton", "test_every_law_has_the_references_bits[12]", "interpreter"),
+        ("tests.compute.test_vectors", "test_anything[80]", "stream"),
+        ("tests.write.test_apply", "test_compiled_something[80]", "library"),
     ],
 )
 def test_tests_are_counted_in_their_column(module: str, name: str, part: str) -> None:

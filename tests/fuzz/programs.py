@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import zeta
-from tests.constructors import Random
 from tests.fuzz import mutate
+from tests.helpers.constructors import Random
 from zeta.base.language.operations import OPERATIONS
 from zeta.compute import programs
 from zeta.initializers import Initializer, Program

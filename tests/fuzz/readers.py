@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 import zeta
-from tests.check_results import healthy, odd
 from tests.fuzz import mutate
 from tests.fuzz.programs import ODD as PROGRAM_ODD
 from tests.fuzz.programs import computed, programs_of
+from tests.helpers.check_results import healthy, odd
 from zeta import Rule, Rules
 from zeta.check.show.serial import from_json, to_json
 from zeta.command import options

@@ -21,9 +21,16 @@ ARCHITECTURES = ("80", "90", "100")
 TOOLS = ("pytest", "hypothesis", "jsonschema", "numpy", "scipy", "safetensors")
 
 #: the kernels and the stream; and what depends most on torch's own code
-KERNELS = ("test_triton",)
-STREAM = ("test_random", "test_vectors", "test_initializers")
-LIBRARY = ("test_apply", "test_materialize", "test_recording", "test_sharded_models", "test_checkpoint", "test_check")
+KERNELS = ("compute/test_triton",)
+STREAM = ("compute/test_random", "compute/test_vectors", "describe/test_initializers")
+LIBRARY = (
+    "write/test_apply",
+    "write/test_materialize",
+    "resolve/test_recording",
+    "write/test_sharded_models",
+    "write/checkpoint/test_checkpoint",
+    "check/test_check",
+)
 
 # Settings of this machine's pip, such as wheels on its disk, would decide which build of torch is tried.
 SETTINGS = {name: value for name, value in os.environ.items() if name not in ("PIP_CONSTRAINT", "PIP_FIND_LINKS")}
@@ -160,7 +167,7 @@ def _tests(python: Path, found: Path, files: Iterable[str]) -> dict[str, dict[st
 
 def part_of(module: str, name: str) -> str:
     """The column of the table that a test belongs to."""
-    file = module.split(".")[-1]
+    file = "/".join(module.split(".")[1:])  # without "tests"
     if file not in KERNELS:
         return "stream" if file in STREAM else "library"
     compiled = re.match(r"test_compiled_\w+\[(\d+)\]", name)

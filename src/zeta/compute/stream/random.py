@@ -177,7 +177,7 @@ def _horner32(coefficients: Sequence[float], x: Tensor) -> Tensor:
 #   otherwise:  s - N(s)/D(s), s = sqrt(-2 ln p)       N/D interpolates at Chebyshev nodes, 2^-90 <= p <= 7/64
 #   ln p = k ln 2 + f + f^2 G(f), p = 2^k (1 + f)      G interpolates at Chebyshev nodes, 1 + f in [sqrt 1/2, sqrt 2]
 # Each step is monotone in fp32, and the noise of the correction terms stays below one step of the leading one, so the
-# whole is monotone. tests/test_random.py derives every coefficient again.
+# whole is monotone. tests/compute/test_random.py derives every coefficient again.
 
 _CENTRAL_LIMIT: Final = 25 / 64
 _SQRT_2PI: Final = 2.5066282749176025

@@ -1,0 +1,160 @@
+"""The full level: Jacobians, spectral norms, and what happens as models grow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.helpers.healthy import MODELS
+from tests.helpers.networks import LanguageModel, Mlp, Residual, tokens, vectors
+from tests.helpers.sick import deep
+from zeta.check import check
+from zeta.errors import SpecError
+
+
+def found(report: Any, rule: str) -> list[Any]:
+    return [finding for finding in report.findings if finding.rule.id == rule]
+
+
+def test_singular_values_are_those_of_the_jacobian() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 5)), vectors(8, 32)
+    layers = {layer.name: layer for layer in check(model, x, level="full").layers}
+    for name, layer in (("0", model[0]), ("2", model[2])):
+        values = torch.linalg.svdvals(layer.weight.detach())
+        square, largest = layers[name].singular
+        assert largest == pytest.approx(float(values[0]), rel=0.05)
+        assert square == pytest.approx(float(values.square().mean()), rel=0.2)  # a few random vectors
+    slopes = (1 - torch.tanh(model[0](x)) ** 2).detach()
+    square, largest = layers["1"].singular
+    assert square == pytest.approx(float(slopes.square().mean()), rel=0.2)
+    assert 0.9 < largest <= float(slopes.max()) + 1e-4
+
+
+def test_attention_has_a_jacobian_too() -> None:
+    report = check(LanguageModel(depth=1), tokens(), level="full")
+    layers = {layer.name: layer for layer in report.layers}
+    assert report.ok
+    assert layers["blocks.0"].singular is not None
+    assert layers["blocks.0.attn:scaled_dot_product_attention"].singular[0] > 0
+
+
+@pytest.mark.parametrize("gain", [0.5, 3.0])
+def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
+    model, x = deep(15, nn.ReLU, gain)
+    report = check(model, x, level="full")
+    assert [finding.severity.value for finding in found(report, "Z801")] == ["fail"]
+    assert found(check(*deep(15, nn.ReLU, math.sqrt(2)), level="full"), "Z801") == []
+
+
+def test_a_small_head_and_pooling_do_not_multiply() -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)]
+    for layer in layers[:4:2] + layers[6:7]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+    nn.init.normal_(layers[-1].weight, std=1e-5)  # type: ignore[arg-type]
+    report = check(nn.Sequential(*layers), torch.randn(2, 3, 96, 96), level="full")
+    assert found(report, "Z801") == []
+
+
+def test_residual_blocks_multiply_too() -> None:
+    model = Residual(depth=24)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.fc2.weight.mul_((2 * 24) ** 0.5)
+    (finding,) = found(check(model, vectors(16), level="full"), "Z801")
+    assert (finding.layer, finding.value) == ("blocks.23", pytest.approx(24 * math.log(3), rel=0.1))
+
+
+def test_a_mean_shows_in_the_spectral_norm() -> None:
+    model = Mlp(64, 512, 4)
+    report = check(model, vectors(64), level="full")
+    measured, expected = next(p.spectral for p in report.parameters if p.name == "0.weight")
+    assert measured == pytest.approx(float(torch.linalg.svdvals(model[0].weight.detach())[0]), rel=1e-3)
+    assert measured == pytest.approx(expected, rel=0.1)
+    assert found(report, "Z802") == []
+    with torch.no_grad():
+        model[0].weight.add_(0.5)
+    (finding,) = found(check(model, vectors(64), level="full"), "Z802")
+    assert finding.parameter == "0.weight"
+    assert finding.value == pytest.approx(
+        float(torch.linalg.svdvals(model[0].weight.detach())[0])
+        / float(model[0].weight.detach().square().mean().sqrt() * (math.sqrt(512) + math.sqrt(64))),
+        rel=1e-3,
+    )
+
+
+class Standard(nn.Module):
+    """Standard parametrization, or muP with Adam: hidden rates and output scaled with 1/width."""
+
+    def __init__(self, width: int, mup: bool) -> None:
+        super().__init__()
+        self.inner, self.hidden, self.outer = nn.Linear(16, width), nn.Linear(width, width), nn.Linear(width, 4)
+        self.scale = 16 / width if mup else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(F.relu(self.hidden(F.relu(self.inner(x))))) * self.scale
+
+
+def test_activations_that_grow_with_width() -> None:
+    def rates(parameters: Any) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [p], "lr": 3e-3 * (16 / p.shape[1] if p.ndim == 2 and p.shape[1] > 16 else 1.0)}
+            for p in parameters
+        ]
+        return torch.optim.Adam(groups)
+
+    x = (vectors(16), torch.arange(64) % 4)
+    standard = check(
+        Mlp(16, 16, 4), x, level="full", width=lambda n: Standard(n, False), widths=(32, 128, 512),
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+    )  # fmt: skip
+    assert {finding.layer for finding in found(standard, "Z803")} >= {"hidden", "outer"}
+    assert {(p.factory, p.size, p.step) for p in standard.points} == {
+        ("width", size, step) for size in (32, 128, 512) for step in range(4)
+    }
+    mup = check(
+        Mlp(16, 16, 4), x, level="full", width=lambda n: Standard(n, True), widths=(32, 128, 512), optimizer=rates
+    )
+    assert found(mup, "Z803") == []
+
+
+def test_gradients_that_grow_with_depth() -> None:
+    def unscaled(depth: int) -> nn.Module:
+        model = Residual(depth=depth)
+        with torch.no_grad():
+            for block in model.blocks:
+                block.fc2.weight.mul_((2 * depth) ** 0.5)
+        return model
+
+    x = vectors(16)
+    grown = check(Residual(), x, level="full", depth=unscaled)
+    assert [finding.severity.value for finding in found(grown, "Z804")] == ["fail"]
+    assert [(p.factory, p.size, p.layer) for p in grown.points] == [("depth", n, "gradient norm") for n in (4, 8, 16)]
+    assert found(check(Residual(), x, level="full", depth=lambda n: Residual(depth=n)), "Z804") == []
+
+
+def test_wrong_sweeps_are_refused() -> None:
+    model, x = Mlp(8, 16, 4), vectors(8)
+    with pytest.raises(SpecError, match="belong to the full level"):
+        check(model, x, width=lambda n: Mlp(8, n, 4))
+    with pytest.raises(SpecError, match=r"widths must be at least two growing whole numbers, got \(4,\)"):
+        check(model, x, level="full", width=lambda n: Mlp(8, n, 4), widths=(4,))
+    with pytest.raises(SpecError, match="depth must be a function from a depth to a model, got 3"):
+        check(model, x, level="full", depth=3)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"width\(64\) must return a torch.nn.Module, got None"):
+        check(model, x, level="full", width=lambda n: None)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("name", ["mlp_of_torch", "siren", "resnet_with_zero_residuals", "dit", "lora", "lstm"])
+def test_healthy_models_stay_healthy(name: str) -> None:
+    torch.manual_seed(1)
+    model, batch, *options = MODELS[name]()
+    report = check(model, batch, level="full", **(options[0] if options else {}))
+    assert report.ok, report.findings

@@ -1,0 +1,105 @@
+"""Results to JSON and back, and what the schema says of it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from tests.helpers.check_results import ALL, healthy, odd
+from zeta.check.facts import results
+from zeta.check.show.serial import FORMAT, from_json, schema, to_json
+from zeta.errors import CheckDocumentError
+
+
+def through_text(document: dict[str, Any]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(json.dumps(document, allow_nan=False))
+    return read
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_results_come_back_exactly(name: str) -> None:
+    before = ALL[name]()
+    after = from_json(through_text(to_json(before)))
+    assert repr(after) == repr(before)  # and not ==, which NaN fails; repr tells -0.0, 1 and 1.0 apart
+    assert type(after) is results.Results
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_document_is_as_the_schema_says(name: str) -> None:
+    Draft202012Validator(schema()).validate(through_text(to_json(ALL[name]())))
+
+
+def test_the_schema_is_one_and_covers_every_field() -> None:
+    Draft202012Validator.check_schema(schema())
+    described = {"results": schema(), **schema()["$defs"]}
+    for kind in vars(results).values():
+        if dataclasses.is_dataclass(kind):
+            fields = {field.name for field in dataclasses.fields(kind)}
+            found = described[kind.__name__.lower()]  # type: ignore[union-attr]
+            added = {"format", "ok", "rules"} if kind is results.Results else set()
+            assert set(found["properties"]) == set(found["required"]) == fields | added, kind
+    assert schema()["properties"]["format"] == {"const": FORMAT}
+
+
+def changed(**change: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(to_json(healthy())), **change}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "zeta-check/2"},
+        {"level": "half"},
+        {"layers": [{"name": "a"}]},
+        {"seconds": "1 s"},
+        {"more": 1},
+        {"seed": -1},
+    ],
+    ids=lambda change: str(*change),
+)
+def test_the_schema_refuses_what_is_wrong(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Draft202012Validator(schema()).validate(changed(**change))
+
+
+def test_numbers_that_json_lacks_are_legible() -> None:
+    document = to_json(odd())
+    assert [found["limit"] for found in document["findings"]] == ["-Infinity"] * len(document["findings"])
+    assert {found["value"] for found in document["findings"]} == {"NaN"}
+
+
+def test_a_rule_stands_once() -> None:
+    document = to_json(odd())
+    assert {found["rule"] for found in document["findings"]} == {"Z301"}
+    assert sorted(document["rules"]) == ["Z301", "Z401"], "of suppressed findings too"
+
+
+@pytest.mark.parametrize("document", [{}, {"format": "zeta-check/0"}, [], None], ids=str)
+def test_another_format_is_refused(document: Any) -> None:
+    with pytest.raises(CheckDocumentError, match=r"expected the format 'zeta-check/1', found"):
+        from_json(document)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": [{"name": "a"}]},
+        {"level": 3},
+        {"more": 1},
+        {"seconds": "1 s"},
+        {"rules": {}},
+        {"rules": None},
+        {"versions": [["zeta"]]},
+        {"findings": [{"rule": "Z301", "severity": "bad", "message": "", "advice": ""}]},
+    ],
+    ids=str,
+)
+def test_a_broken_document_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(CheckDocumentError, match="broken"):
+        from_json(changed(**change))

@@ -1,0 +1,158 @@
+"""What a forward pass can do to a model beside writing values, and that a check undoes it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.helpers.networks import vectors
+from zeta.check import check
+from zeta.errors import TargetError
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.fc(x))
+
+
+class Position(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(8))
+
+    def forward(self) -> Tensor:
+        return self.table
+
+
+class Remembering(Net):
+    """Whatever is in containers and generators changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = [1.0]
+        self.cache: dict[str, Any] = {"deep": [1, {2}]}
+        self.steps = Counter({"a": 1})
+        self.draws = (torch.Generator().manual_seed(3), np.random.default_rng(0), random.Random(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.losses.append(float(x.mean()))
+        self.cache["new"] = x
+        self.cache["deep"][1].add(3)
+        self.cache["deep"].reverse()
+        self.steps["a"] += 1
+        torch.randn(1, generator=self.draws[0]), self.draws[1].normal(), self.draws[2].random()
+        return super().forward(x)
+
+    def remembered(self) -> list[Any]:
+        draws = (self.draws[0].get_state().tolist(), self.draws[1].bit_generator.state, self.draws[2].getstate())
+        return [repr(self.losses), repr(self.cache), repr(self.steps), *map(repr, draws)]
+
+
+def test_what_modules_keep_in_containers_and_generators_comes_back() -> None:
+    model = Remembering()
+    lists = model.losses, model.cache["deep"]
+    before = model.remembered()
+    check(model, vectors(8))
+    assert model.remembered() == before
+    assert model.losses is lists[0]
+    assert model.cache["deep"] is lists[1]
+
+
+@pytest.mark.parametrize("level", ["fast", "full"])
+def test_a_parameter_that_a_module_returns_keeps_no_hook(level: Any) -> None:
+    class Model(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = Position()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + self.position())
+
+    model = Model()
+    report = check(model, vectors(8), level=level)
+    assert not model.position.table._backward_hooks
+    assert {layer.name: layer for layer in report.layers}["position"].gradient is not None
+
+
+def test_hooks_on_parameters_come_back() -> None:
+    class Model(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            self.head.weight.register_hook(lambda gradient: gradient * 2)
+            kept.remove()
+            return super().forward(x)
+
+    model = Model()
+    kept = model.fc.weight.register_hook(lambda gradient: gradient * 3)
+    model.fc.bias.register_post_accumulate_grad_hook(lambda parameter: None)
+    check(model, vectors(8))
+    assert not model.head.weight._backward_hooks
+    model(vectors(8)).sum().backward()
+
+
+def test_gradients_that_a_forward_pass_adds_to_come_back() -> None:
+    class Model(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            y.sum().backward(retain_graph=True)
+            return y
+
+    model = Model()
+    model.fc.weight.grad = torch.ones(8, 8)
+    grad = model.fc.weight.grad
+    check(model, vectors(8))
+    assert model.fc.weight.grad is grad
+    assert torch.equal(grad, torch.ones(8, 8))
+    assert model.head.weight.grad is None
+
+
+def test_dtype_shape_and_memory_come_back() -> None:
+    class Model(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.arange(24.0).view(3, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.double()
+            self.fc.bias.data = torch.zeros(8, dtype=torch.float64)
+            self.table.resize_(5, 8).fill_(7)
+            return super().forward(x.double())
+
+    model = Model()
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in model.state_dict().items()}
+    check(model, vectors(8))
+    for name, tensor in model.state_dict().items():
+        where, values = before[name]
+        assert tensor.dtype is torch.float32
+        assert torch.equal(tensor, values), name
+        assert name == "table" or tensor.data_ptr() == where, name
+
+
+def test_models_that_a_factory_keeps_are_not_trained() -> None:
+    kept = {size: Net() for size in (4, 8)}
+    before = {size: [p.clone() for p in model.parameters()] for size, model in kept.items()}
+    check(
+        kept[4], vectors(8), level="full", width=kept.__getitem__, widths=(4, 8), depth=kept.__getitem__, depths=(4, 8)
+    )
+    for size, model in kept.items():
+        for parameter, values in zip(model.parameters(), before[size], strict=True):
+            assert torch.equal(parameter, values)
+            assert parameter.grad is None
+
+
+def test_inference_mode() -> None:
+    model = Net()
+    with torch.inference_mode():
+        inside = Net()
+        assert check(model, vectors(8)).layers[0].gradient is not None
+    with pytest.raises(TargetError, match=r"made under torch\.inference_mode\(\) and get no gradient"):
+        check(inside, vectors(8))

@@ -1,0 +1,150 @@
+"""What the command line looks like: help, terminals, pipes, encodings; and the command as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from torch import nn
+from typer.testing import CliRunner
+
+import zeta
+from zeta.command.cli import app
+
+LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
+MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers", "--device", "--fallback"}
+MODEL_OPTIONS |= {"--json", "--debug", "--help"}
+OPTIONS = {
+    "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
+    "check": MODEL_OPTIONS - {"--device"}
+    | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
+    "plan": MODEL_OPTIONS,
+    "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
+    "verify": {"--json", "--debug", "--help"},
+    "recipes": {"--json", "--help"},
+    "doctor": {"--json", "--help"},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def output(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_of_each_command(command: str) -> None:
+    code, text, errors = output(command, "--help")
+    text = click.unstyle(text)
+    assert (code, errors) == (0, "")
+    assert set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE)) == OPTIONS[command]
+    assert ("MODEL" in text, "DIR" in text) == (
+        command in ("init", "check", "plan", "diff"),
+        command in ("init", "diff", "verify"),
+    )
+
+
+def test_help_lists_the_commands() -> None:
+    code, text, _ = output("--help")
+    assert code == 0
+    assert set(re.findall(r"^│ ([a-z]+)  ", click.unstyle(text), re.MULTILINE)) == set(OPTIONS)
+    assert output()[0] == 2
+    assert output("--version") == (0, f"zeta {zeta.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("bogus",), ("init", "nets.py:Tied"), ("plan",), ("verify",), ("verify", "a", "b"), ("doctor", "--x")]
+)
+def test_unknown_commands_and_options(arguments: tuple[str, ...]) -> None:
+    code, text, errors = output(*arguments)
+    assert (code, text) == (2, "")
+    assert "Usage:" in errors
+
+
+@pytest.mark.parametrize("environment", [{"COLUMNS": "20"}, {"NO_COLOR": "1"}, {"COLUMNS": "500"}, {"TERM": "dumb"}])
+def test_output_does_not_depend_on_the_terminal(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = [("plan", *LINEAR), ("plan", *LINEAR, "--json"), ("plan", "nothing"), ("recipes",), ("doctor",)]
+    expected = [output(*command) for command in commands]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert [output(*command) for command in commands] == expected
+    assert "\x1b" not in str(expected)
+    assert expected[0][1] == f"{zeta.plan(nn.Linear(4, 8), 'torch')}\n"
+    assert expected[2][2].count("\n") == 1, "one line, however narrow"
+
+
+@pytest.mark.parametrize("key", ["user[bold]item", "[/]", "a b", "重み", "user:key:item"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_names_are_printed_as_they_are(key: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    """A ModuleDict may have such keys: edges of a graph of users and items."""
+    (tmp_path / "graph.py").write_text(
+        f"from torch import nn\ndef graph(): return nn.ModuleDict({{{key!r}: nn.Linear(2, 2)}})\n", encoding="utf-8"
+    )
+    shown = output("plan", "graph.py:graph", "--recipe", "torch", *options)[1]
+    names = [entry["name"] for entry in json.loads(shown)["entries"]] if options else [shown]
+    assert f"{key}.weight" in names[0]
+
+
+# -- as a process ------------------------------------------------------------------------------------------------------
+
+
+def script() -> list[str]:
+    """The ``zeta`` command, as an installed one runs it."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, function = project["scripts"]["zeta"].split(":")
+    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
+def test_the_bar_goes_to_the_terminal_and_the_rest_into_the_pipe() -> None:
+    import pty
+
+    terminal, end = pty.openpty()
+    command = [*script(), "init", *LINEAR, "--out", "out"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, check=False)
+    os.close(end)
+    shown = b""
+    while True:
+        try:
+            block = os.read(terminal, 65536)
+        except OSError:  # Linux, at the end
+            block = b""
+        shown += block
+        if not block:
+            break
+    os.close(terminal)
+    assert done.returncode == 0
+    assert b"160/160 bytes" in shown
+    assert b"\x1b" not in done.stdout
+    assert done.stdout.decode().startswith(f"{zeta.plan(nn.Linear(4, 8), 'torch')}\n2 tensors written: ")
+    assert zeta.verify("out").ok
+
+
+def test_a_refusal_in_a_pipe() -> None:
+    done = subprocess.run([*script(), "verify", "none"], capture_output=True, text=True, check=False)
+    message = f"zeta: {Path('none/zeta.json')} does not exist: none was not written by zeta\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def test_json_in_a_pipe_is_nothing_but_json() -> None:
+    done = subprocess.run([*script(), "init", *LINEAR, "--out", "out", "--json"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["report"]["ok"] is True
+
+
+def test_a_pipe_of_another_encoding() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([*script(), "plan", *LINEAR], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
