@@ -173,8 +173,9 @@ def ranks(figures: Figures) -> str:
     slicing, by_torch = number(run, what, "by_slicing"), number(run, what, "by_torch")
     memory = number(run, what, "memory, by_slicing")
     return (
-        f"{plain(slicing)} times faster than the same kernels, {plain(by_torch)} times faster than "
-        f"`torch.nn.init.normal_`, {memory:.0f} times less memory"
+        f"{plain(slicing)} times faster than building the whole weight with zeta's kernels and keeping a slice, and\n"
+        f"{plain(by_torch)} times faster than the same with `torch.nn.init.normal_`. "
+        f"It needs {memory:.0f} times less memory."
     )
 
 
@@ -265,8 +266,8 @@ def architectures(figures: Figures) -> str:
     compared, most, equal = found(r"values of (\d+) \(those of up to ([\d,]+) elements\).*?: (\d+) are equal").groups()
     return (
         f"transformers {version} has {buildable} architectures that can be built from a default configuration.\n"
-        f"{complete} of them record completely. The values of {compared}, those of up to {most} values, were computed\n"
-        f"and compared with a real construction on the same draws: {equal} are equal."
+        f"{complete} of them record completely. {compared} of them have at most {most} values. These values were\n"
+        f"computed and compared with those of a real constructor on the same random numbers; {equal} are equal."
     )
 
 

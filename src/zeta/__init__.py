@@ -2,7 +2,8 @@
 
 A parameter's starting value is a pure function of what was asked for, the seed, the parameter's name and the element's
 index, and of nothing else: not of device, dtype (beyond rounding), memory format, sharding, order of construction or
-torch's version.
+torch's version. Only the last bits of orthogonal weights (docs/stream.md, section 12) and programs (docs/programs.md)
+may depend on the machine and torch's version.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ RULES: Final[dict[str, Rule]] = {
         _rule(
             "Z104",
             "subnormal",
-            WARN,
+            FAIL,
             "Many values lie below the smallest normal number of their dtype, where digits are lost.",
             "Raise the std, or keep this parameter in bf16 or fp32.",
             "Micikevicius et al. 2018, section 3.2",
@@ -175,7 +175,7 @@ RULES: Final[dict[str, Rule]] = {
             "Z403",
             "residual-growth",
             FAIL,
-            "Each block adds so much to the residual stream that the stream grows with depth.",
+            "Each block adds so much to the residual stream that it grows with depth.",
             "Scale the last layer of each branch by 1/sqrt(2 * layers), or start it at zero.",
             "Radford et al. 2019 (GPT-2); Hanin & Rolnick 2018; Zhang et al. 2019 (Fixup)",
         ),
