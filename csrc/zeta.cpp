@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -199,8 +200,11 @@ int64_t zeta_stream_from(void) {
     return from;
 }
 
+// no exception may leave a function of C; memory is allocated before anything is written
+constexpr int32_t NO_MEMORY = 3;
+
 int32_t zeta_fill(const char* name, const zeta_job* jobs, int64_t count, int64_t stream_from, int32_t threads,
-                  zeta_team team) {
+                  zeta_team team) try {
     const Isa* isa = isa_named(name);
     if (!isa) return 1;
     int64_t elements = elements_of(jobs, count);
@@ -212,10 +216,12 @@ int32_t zeta_fill(const char* name, const zeta_job* jobs, int64_t count, int64_t
     share((int64_t)units.size(), elements, threads, team,
           [&](int64_t unit) { isa->kernels.fill(jobs[units[unit].owner], units[unit].piece); });
     return 0;
+} catch (const std::bad_alloc&) {
+    return NO_MEMORY;
 }
 
 int32_t zeta_measure(const char* name, const zeta_view* views, zeta_moments* moments, int64_t count,
-                     int32_t threads, zeta_team team) {
+                     int32_t threads, zeta_team team) try {
     const Isa* isa = isa_named(name);
     if (!isa) return 1;
     int64_t elements = elements_of(views, count);
@@ -236,4 +242,6 @@ int32_t zeta_measure(const char* name, const zeta_view* views, zeta_moments* mom
         total.high = std::max(total.high, parts[unit].high);
     }
     return 0;
+} catch (const std::bad_alloc&) {
+    return NO_MEMORY;
 }

@@ -79,7 +79,8 @@ typedef void (*zeta_team)(void (*work)(void* data), void* data, unsigned threads
 ZETA_API int64_t zeta_stream_from(void);
 
 /* Fill all jobs with up to `threads` threads: the team's, or new ones if it is null. Uses streaming stores if all jobs
- * together write `stream_from` bytes or more. Returns 0, or 1 for an unknown instruction set, 2 for an invalid job. */
+ * together write `stream_from` bytes or more. Returns 0; 1 for an unknown instruction set, 2 for an
+ * invalid job, 3 without memory: then nothing was written. */
 ZETA_API int32_t zeta_fill(const char* isa, const zeta_job* jobs, int64_t count, int64_t stream_from, int32_t threads,
                            zeta_team team);
 

@@ -34,9 +34,9 @@ def _jacobians(evidence: Evidence) -> Iterator[Finding]:
         total = sum(map(math.log, squares.values()))
         grade = graded(abs(total), limits.jacobian_warn, limits.jacobian_fail)
         if grade is not None:
-            last = list(squares)[-1]
+            first, *_, last = squares
             message = (
-                f"the mean square singular values of the {len(squares)} Jacobians from {chain.layers[0]} to "
+                f"the mean square singular values of the {len(squares)} Jacobians from {first} to "
                 f"{last} multiply to {math.exp(max(min(total, _LARGEST_EXPONENT), -_LARGEST_EXPONENT)):.3g}"
             )
             yield found("Z801", message, layer=last, severity=grade[0], value=abs(total), limit=grade[1])

@@ -24,6 +24,8 @@ LIBRARY_VARIABLE: Final = "ZETA_LIBRARY"
 _FILE: Final = "libzeta_native.so"
 
 _ABI: Final = 3
+#: the library's answer where it could not allocate memory
+_NO_MEMORY: Final = 3
 _DRAW_KINDS: Final = {"words": 0, "uniform": 1, "normal": 2}
 _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3, torch.uint32: 4}
 
@@ -97,6 +99,8 @@ class Library:
     def _call(self, function: str, isa: str, *arguments: object) -> None:
         threads = ctypes.c_int32(getattr(_this_thread, "threads", None) or torch.get_num_threads())
         code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(was_forked()))
+        if code == _NO_MEMORY:
+            raise MemoryError(f"{function} of the native kernels found no memory; nothing was written")
         if code:
             raise RuntimeError(f"{function} of the native kernels refused its arguments ({code}); please report this")
 
