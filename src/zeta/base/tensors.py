@@ -76,3 +76,12 @@ def has_address(tensor: Tensor) -> bool:
         return storage.device.type != "meta" and storage.data_ptr() != 0
     except RuntimeError:
         return False
+
+
+def extent(tensor: Tensor) -> int:
+    """The number of elements from the first in memory to the last, both included; 0 without elements."""
+    if tensor.is_contiguous():
+        return tensor.numel()
+    if not tensor.numel():
+        return 0
+    return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))

@@ -262,14 +262,9 @@ def _parts(initializer: Initializer) -> tuple[Initializer, Initializer]:
         std = initializer.std * half
         return Normal(std, initializer.mean), Normal(std)
     assert isinstance(initializer, TruncatedNormal)
-    imaginary = _moved(initializer, -initializer.mean).scaled(half)
+    imaginary = initializer.shifted(-initializer.mean).scaled(half)
     assert isinstance(imaginary, TruncatedNormal)
-    return _moved(imaginary, initializer.mean), imaginary
-
-
-def _moved(initializer: TruncatedNormal, by: float) -> TruncatedNormal:
-    low, high = (None if bound is None else bound + by for bound in (initializer.low, initializer.high))
-    return replace(initializer, mean=initializer.mean + by, low=low, high=high)
+    return imaginary.shifted(initializer.mean), imaginary
 
 
 # -- whole matrices --------------------------------------------------------------------------------------------------

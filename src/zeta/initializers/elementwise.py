@@ -89,6 +89,10 @@ class Uniform(Initializer):
         low, high = sorted((self.low * factor, self.high * factor))
         return Uniform(low, high)
 
+    def shifted(self, by: float) -> Uniform:
+        """Return the initializer whose values are these plus ``by``."""
+        return Uniform(self.low + by, self.high + by)
+
     def moments(self, site: Site) -> Moments:
         return Moments(mean=self.low / 2 + self.high / 2, std=(self.high - self.low) / math.sqrt(12), kurtosis=1.8)
 
@@ -113,6 +117,10 @@ class Normal(Initializer):
 
     def scaled(self, factor: float) -> Normal:
         return Normal(self.std * abs(factor), self.mean * factor)
+
+    def shifted(self, by: float) -> Normal:
+        """Return the initializer whose values are these plus ``by``."""
+        return Normal(self.std, self.mean + by)
 
     def moments(self, site: Site) -> Moments:
         return Moments(mean=self.mean, std=self.std, kurtosis=3.0)
@@ -196,6 +204,11 @@ class TruncatedNormal(Initializer):
             low, high = (None if bound is None else bound * factor for bound in (self.low, self.high))
             changes |= {"low": low, "high": high} if factor > 0 else {"low": high, "high": low}
         return replace(self, **changes)
+
+    def shifted(self, by: float) -> TruncatedNormal:
+        """Return the initializer whose values are these plus ``by``."""
+        low, high = (None if bound is None else bound + by for bound in (self.low, self.high))
+        return replace(self, mean=self.mean + by, low=low, high=high)
 
     def solve(self, site: Site) -> TruncatedNormal:
         if not self.correct_std:

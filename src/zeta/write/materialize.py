@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, parameters_of, tensors_of
-from zeta.base.tensors import attributes, swap
+from zeta.base.tensors import attributes, extent, swap
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
@@ -108,7 +108,7 @@ def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype
     for sharing in memories.values():
         dtype = next((wanted[id(t)] for t in sharing if id(t) in wanted), None)  # views of a parameter are cast with it
         kinds = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
-        size = max(_extent(t) * kinds[id(t)].itemsize for t in sharing)
+        size = max((int(t.storage_offset()) + extent(t)) * kinds[id(t)].itemsize for t in sharing)
         # zeros, not empty: a parametrization reads its other tensors (singular vectors) before they are written
         allocate = torch.zeros if any(id(t) in originals for t in sharing) else torch.empty
         storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
@@ -134,11 +134,3 @@ def _originals(model: nn.Module) -> set[int]:
         if isinstance(module, parametrize.ParametrizationList)
         for tensor in tensors_of(module)
     }
-
-
-def _extent(tensor: Tensor) -> int:
-    """The number of elements from the beginning of the storage to the tensor's last element."""
-    if not tensor.numel():
-        return int(tensor.storage_offset())
-    reach = sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
-    return int(tensor.storage_offset()) + reach + 1

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
-from zeta.base.tensors import has_address
+from zeta.base.tensors import extent, has_address
 from zeta.errors import TargetError
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry
@@ -41,8 +41,8 @@ def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
     extents.sort(key=operator.itemgetter(0, 1))
     problems: list[str] = []
     open_extents: list[tuple[int, int, int, Tensor, str]] = []
-    for extent in extents:
-        device, begin, _, tensor, name = extent
+    for found in extents:
+        device, begin, _, tensor, name = found
         open_extents = [other for other in open_extents if other[0] == device and other[1] + other[2] > begin]
         problems += [
             f"{name}: shares the memory of {owner_name}, but is another Parameter; tie them by assigning the same "
@@ -50,7 +50,7 @@ def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
             for _, _, _, owner, owner_name in open_extents
             if not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
         ]
-        open_extents.append(extent)
+        open_extents.append(found)
     return problems
 
 
@@ -60,21 +60,14 @@ def _meet(first: Tensor, second: Tensor) -> bool:
     shift = second.data_ptr() - first.data_ptr()
     if second.element_size() != size or shift % size:
         return True
-    marks = torch.zeros(max(_reach(first), shift // size + _reach(second)), dtype=torch.bool, device="cpu")
+    marks = torch.zeros(max(extent(first), shift // size + extent(second)), dtype=torch.bool, device="cpu")
     marks.as_strided(first.shape, first.stride()).fill_(True)
     return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
 
 
 def _bytes(tensor: Tensor) -> int:
     """The number of bytes from the first element in memory to the last, both included."""
-    return _reach(tensor) * tensor.element_size()
-
-
-def _reach(tensor: Tensor) -> int:
-    """The number of elements from the first in memory to the last, both included."""
-    if tensor.is_contiguous():
-        return tensor.numel()
-    return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return extent(tensor) * tensor.element_size()
 
 
 def overlaps(tensor: Tensor) -> bool:

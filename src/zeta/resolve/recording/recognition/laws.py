@@ -118,7 +118,7 @@ def _scaled_and_shifted(leaf: Leaf, factor: float, shift: float) -> Leaf | None:
             return None  # of zeros the signs are those of what is drawn
         law = law if factor == 1 else law.scaled(factor)
         if shift != 0:
-            moved = _moved(law, shift)
+            moved = law.shifted(shift) if isinstance(law, Uniform | Normal | TruncatedNormal) else None
             if moved is None:
                 return None
             law = moved
@@ -139,18 +139,6 @@ def _has_digits(law: Initializer, dtype: torch.dtype) -> bool:
     info = torch.finfo(dtypes.real_part(dtype))
     near = width >= abs(centre) * info.eps * 2**8
     return near and width >= info.smallest_normal * 2**10 and abs(centre) + 2**4 * width <= info.max
-
-
-def _moved(law: Initializer, shift: float) -> Initializer | None:
-    match law:
-        case Uniform():
-            return Uniform(law.low + shift, law.high + shift)
-        case Normal():
-            return Normal(law.std, law.mean + shift)
-        case TruncatedNormal():
-            low, high = (None if bound is None else bound + shift for bound in (law.low, law.high))
-            return replace(law, mean=law.mean + shift, low=low, high=high)
-    return None
 
 
 def _erfinv(simplifier: Simplifier, node: Node, args: list[Any]) -> Simple | None:
