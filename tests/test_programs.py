@@ -46,6 +46,8 @@ RANDOM: dict[str, Callable[[], Tensor]] = {
     "read": lambda: (lambda x: x[1:8:2, 1:5].t() + x[2, 1])(torch.rand(9, 6)),
     "expanded": lambda: torch.randn(1, 6).expand(9, 6).clone(),
     "masked": lambda: torch.where(torch.rand(9, 6) < 0.5, torch.randn(9, 6), torch.zeros(())),
+    "joined": lambda: torch.cat([torch.rand(9, 2), torch.randn(9, 3) ** 2, torch.rand(9, 1)], dim=1),
+    "joined at the end": lambda: torch.cat([torch.rand(9, 2, 2), torch.randn(9, 2, 4) ** 2], dim=-1),
     "data": lambda: torch.rand(3, 2) ** 2 * torch.tensor([[1.0, 2.0]]),
     "bfloat16": lambda: torch.rand(9, 6, dtype=torch.bfloat16) + torch.rand(9, 6, dtype=torch.bfloat16),
 }
