@@ -68,6 +68,14 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(pieces, whole)
 
 
+def test_a_program_that_needs_few_regions_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of elementwise steps, each is needed once."""
+    found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
+    for most, regional in ((len(found.steps), True), (len(found.steps) - 1, False)):
+        monkeypatch.setattr(programs, "_MOST_VIEWS", most)
+        assert programs.is_regional(found) is regional
+
+
 # in torch, the last bits of these depend on whether an element is in a whole vector or left over
 INEXACT: dict[str, Callable[[Tensor], Tensor]] = {
     "power": lambda x: x.abs() ** 1.7,
