@@ -50,7 +50,7 @@ MODULES = {
     "compute/matrices": "matrices",
     "compute/programs": "programs operations",
     "compute/stream/regions": "extremes programs shards",
-    "compute/stream/random": "random vectors",
+    "compute/stream/random": "random gaussian",
     "write/shards": "shards",
     "write/targets": "shards guards apply",
     "report/measuring": "distributions report",
@@ -140,9 +140,11 @@ def _without_annotations(code: str) -> str | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.arg | ast.AnnAssign):
             node.annotation = ast.Constant(0)
+        elif isinstance(node, ast.arguments):  # by position or by name is the caller's matter
+            node.args, node.posonlyargs, node.kwonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], [], []
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
-    return ast.unparse(tree)
+    return ast.dump(tree)
 
 
 def copy_tree() -> None:
