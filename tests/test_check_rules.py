@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from zeta.check.facts.catalogue import RULES
 from zeta.check.facts.evidence import Chain, Evidence, Later, TensorFacts, Use
 from zeta.check.facts.results import Finding, Layer, Loss, Point, Severity, Stats
 from zeta.check.facts.thresholds import Thresholds
@@ -76,6 +77,16 @@ def test_what_lies_at_a_limit_has_not_passed_it() -> None:
     assert base.graded(2.1, 1.0, 2.0) == (Severity.FAIL, 2.0)
 
 
+def test_a_finding_is_its_rules_unless_it_says_otherwise() -> None:
+    rule, plain = RULES["Z101"], base.found("Z101", "text")
+    assert (plain.rule, plain.severity, plain.advice, plain.message) == (rule, rule.severity, rule.advice, "text")
+    own = base.found(
+        "Z101", "text", severity=Severity.NOTE, advice="do that", parameter="p", layer="l", value=1, limit=2
+    )
+    assert (own.severity, own.advice) == (Severity.NOTE, "do that")
+    assert (own.parameter, own.layer, own.value, own.limit) == ("p", "l", 1, 2)
+
+
 @pytest.mark.parametrize(
     ("fraction", "text"),
     [(0.0, "0%"), (1.0, "100%"), (0.005, "0%"), (0.0049, "0.49%"), (0.0251, "3%"), (0.995, "99.50%"), (0.9949, "99%")],
@@ -106,6 +117,7 @@ def test_residual_growth_is_last_over_first(last: float, severity: Severity | No
     assert [one.severity for one in found] == ([] if severity is None else [severity])
     for one in found:
         assert (one.layer, one.parameter) == ("blocks.2", "blocks.2.out.weight")
+        assert one.message.endswith("times over 3 blocks, from blocks.0 to blocks.2")
         assert one.value == pytest.approx(last / 2, rel=1e-12)
 
 
@@ -136,6 +148,7 @@ def test_depth_scales_are_slope_times_layers(scales: float, severity: Severity |
     assert [one.severity for one in found] == ([] if severity is None else [severity])
     for one in found:
         assert (one.layer, one.value) == ("fc6", pytest.approx(scales, rel=1e-9))
+        assert "from fc0 to fc6: " in one.message
         assert f"{'shrinks' if sign < 0 else 'grows'} by {math.exp(per_layer):.3g} per layer over 7" in one.message
         assert f"the depth scale is {6 / scales:.2g} layers, and {scales:.2g} of them are passed" in one.message
 
@@ -295,7 +308,7 @@ def test_gradients_are_compared_by_their_norms(first: float, verb: str | None, s
         assert (one.rule.id, one.parameter, one.value) == ("Z504", "fc0.weight", pytest.approx(first))
         limit = {"warn": 1e4, "fail": 1e7}[one.severity.value]
         assert one.limit == pytest.approx(limit if first > 1 else 1 / limit)
-        assert f"gradients {verb}: " in one.message
+        assert one.message == f"gradients {verb}: their norm is {first * 8:.3g} at fc0 and 8 at fc4"
 
 
 def test_two_gradients_are_no_path_and_attention_is_left_out() -> None:
@@ -517,7 +530,8 @@ def test_rates_over_depth_are_factors_per_layer(factor: float, found: bool, sign
     got = list(full.findings(evidence(points=tuple(points("depth", "gradient norm", values)))))
     assert [(one.rule.id, one.value) for one in got] == ([("Z804", pytest.approx(math.log(factor)))] if found else [])
     for one in got:
-        assert f"by a factor of {factor**sign:.3g} per layer: {values[4]:.3g} at depth 4" in one.message
+        ends = f"{values[4]:.3g} at depth 4, {values[20]:.3g} at depth 20"
+        assert one.message.endswith(f"by a factor of {factor**sign:.3g} per layer: {ends}")
 
 
 def test_rates_over_depth_are_fitted_by_least_squares() -> None:

@@ -145,6 +145,19 @@ def test_a_std_is_flagged_beyond_five_standard_errors_of_its_law(law: str, n: in
         assert finding.startswith(f"std {math.sqrt(square):.6g}, planned {std:.6g}: {z:.1f} standard")
 
 
+def test_values_may_be_off_by_a_part_of_the_largest() -> None:
+    """The mean, or the std, is brought nearer to the plan by that much before it is judged."""
+    normal = entry(Normal(1.0), (100,), F64)
+    moved = pair(0.3, 1.0, 100)
+    nearer = 0.3 - 0.1 * float(moved.max())
+    assert measure(normal, moved, 0.1).mean_z == pytest.approx(nearer * 10, rel=1e-6)
+    assert measure(normal, -moved, 0.1).mean_z == pytest.approx(-nearer * 10, rel=1e-6)
+    for std, less in ((1.2, 1.2 - 0.05 * 1.2), (0.8, 0.8 + 0.05 * 0.8)):
+        wide, exact = measure(normal, pair(0.0, std**2, 100), 0.05), of(Normal(1.0), pair(0.0, less**2, 100))
+        assert wide.std_z == pytest.approx(exact.std_z, rel=1e-6)
+    assert measure(normal, pair(0.0, 0.98**2, 100), 0.05).std_z == 0
+
+
 MILLION = draws(1_000_000)
 
 

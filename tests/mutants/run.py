@@ -141,7 +141,8 @@ def _without_annotations(code: str) -> str | None:
         if isinstance(node, ast.arg | ast.AnnAssign):
             node.annotation = ast.Constant(0)
         elif isinstance(node, ast.arguments):  # by position or by name is the caller's matter
-            node.args, node.posonlyargs, node.kwonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], [], []
+            node.args, node.posonlyargs, node.kwonlyargs = node.posonlyargs + node.args + node.kwonlyargs, [], []
+            node.defaults, node.kw_defaults = node.defaults + [one for one in node.kw_defaults if one], []
         elif isinstance(node, ast.FunctionDef):
             node.returns = None
     return ast.dump(tree)
