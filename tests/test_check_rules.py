@@ -147,7 +147,7 @@ def test_depth_scales_are_slope_times_layers(scales: float, severity: Severity |
     found = [one for one in forward.findings(evidence(*uses)) if one.rule.id == "Z402"]
     assert [one.severity for one in found] == ([] if severity is None else [severity])
     for one in found:
-        assert (one.layer, one.value) == ("fc6", pytest.approx(scales, rel=1e-9))
+        assert (one.parameter, one.layer, one.value) == ("fc6.weight", "fc6", pytest.approx(scales, rel=1e-9))
         assert "from fc0 to fc6: " in one.message
         assert f"{'shrinks' if sign < 0 else 'grows'} by {math.exp(per_layer):.3g} per layer over 7" in one.message
         assert f"the depth scale is {6 / scales:.2g} layers, and {scales:.2g} of them are passed" in one.message
@@ -194,7 +194,7 @@ def test_parallel_calls_with_the_same_parameters_are_one_layer() -> None:
     [
         ({}, True),
         ({"samples": 1}, False),
-        ({"signal": 0.9e-4}, False),
+        ({"signal": 1e-4}, False),
         ({"signal": 1.1e-4}, True),
         ({"samples": 2}, True),
     ],
@@ -202,6 +202,8 @@ def test_parallel_calls_with_the_same_parameters_are_one_layer() -> None:
 def test_depth_is_judged_where_samples_differ_at_the_beginning(changes: dict[str, Any], judged: bool) -> None:
     first, *others = layers(*(math.exp(3.0 * n) for n in range(7)))
     assert ids(forward.findings(evidence(replace(first, **changes), *others))) == (["Z402"] if judged else [])
+    alike = use("fc0", rms=10.0, signal=5e-3)  # 5e-5 of its mean square
+    assert ids(forward.findings(evidence(alike, *others))) == []
     short = layers(*(math.exp(9.0 * n) for n in range(4)))
     assert ids(forward.findings(evidence(*short))) == []
     assert ids(forward.findings(evidence(*layers(*(math.exp(9.0 * n) for n in range(5)))))) == ["Z402"]

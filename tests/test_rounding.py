@@ -103,6 +103,11 @@ def test_elements_of_orthogonal_matrices(dtype: torch.dtype) -> None:
     assert error < 1e-3 * got.std
 
 
+def test_a_law_between_two_numbers_is_a_constant() -> None:
+    (got,) = expected(Normal(1e-6, 0.3), SITE, torch.float8_e5m2)  # 0.3125 is next to 0.3
+    assert (got.mean, got.std) == (0.3125, 0.0)
+
+
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (2, 2), (1, 1)])
 def test_a_part_of_a_diagonal_is_taken_for_a_draw_of_ones(shape: tuple[int, int]) -> None:
     """Of the share of ones on the whole, by Bernoulli's law; the whole does not vary."""

@@ -35,7 +35,7 @@ TREE, VENV = WORK / "tree", WORK / "venv"
 LIBRARY = "src/zeta/compute/stream/kernels/libzeta_native.so"
 KNOWN = Path(__file__).with_name("alive.toml")
 #: a mutant has 20 s and this many times as long as the unmutated code; this fraction must die
-PATIENCE, ENOUGH = 4, 0.9
+PATIENCE, ENOUGH, BEGIN = 4, 0.9, time.monotonic()
 
 #: for each module its test files, the fastest first
 MODULES = {
@@ -180,7 +180,7 @@ class Runner:
     def passes(self, tests: str, seconds: float) -> bool:
         """Whether the tests pass, in time."""
         files = " ".join(f"tests/test_{name}.py" for name in tests.split())
-        print(f"{seconds} -x -q -p no:cacheprovider {files}", file=self._server.stdin, flush=True)
+        print(seconds, "-x -q -p no:cacheprovider", files, file=self._server.stdin, flush=True)
         return int(next(self._server.stdout or iter(()))) == 0
 
     def length(self, tests: str) -> float:
@@ -218,7 +218,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--module", action="append", choices=MODULES, help="only this one; may be repeated")
     given = parser.parse_args()
-    begin = time.monotonic()
     copy_tree()
     known = {(one["module"], one["before"], one["after"]) for one in tomllib.loads(KNOWN.read_text())["alive"]}
     drawn: list[Mutant] = []
@@ -244,7 +243,7 @@ def main() -> int:
     rows[:0] = [(module, killed[module], alive[module]) for module in MODULES if killed[module] + alive[module]]
     sys.stdout.write("| module | mutants | killed | alive |\n" + "|---" * 4 + "|\n")
     sys.stdout.writelines(f"| {name} | {dead + left} | {dead} | {left} |\n" for name, dead, left in rows)
-    sys.stdout.write(f"{time.monotonic() - begin:.0f} s\n")
+    sys.stdout.write(f"{time.monotonic() - BEGIN:.0f} s\n")
     return 1 if sum(killed.values()) < ENOUGH * sum((*killed.values(), *alive.values())) else 0
 
 
