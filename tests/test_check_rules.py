@@ -112,7 +112,7 @@ def blocks(*rms: float, output: Stats | None = None) -> list[Use]:
 )
 def test_residual_growth_is_last_over_first(last: float, severity: Severity | None) -> None:
     """From an rms of 2, so that a product is another number than a ratio: limits 5 and 100."""
-    uses = [use("blocks.2.fc"), use("blocks.2.out"), *blocks(2.0, 2.5, last)]
+    uses = [use("blocks.2.fc"), use("blocks.2.mid"), use("blocks.2.out"), *blocks(2.0, 2.5, last)]
     found = [one for one in forward.findings(evidence(*uses)) if one.rule.id == "Z403"]
     assert [one.severity for one in found] == ([] if severity is None else [severity])
     for one in found:
@@ -320,6 +320,15 @@ def test_two_gradients_are_no_path_and_attention_is_left_out() -> None:
     inner = [use("attn.q", gradient=large), use("attn.core", entropy=1.0, weighted=False)]
     assert ids(backward.findings(evidence(*inner, *outer))) == []
     assert ids(backward.findings(evidence(inner[0], *outer))) == ["Z504"]
+
+
+def test_attention_takes_out_the_innermost_module_with_weights() -> None:
+    sizes = {"a.attn.q": 1e-9, "a.fc1": 1e9, "a.fc2": 1.0, "a.fc3": 1.0}
+    uses = [use(name, gradient=stats(size)) for name, size in sizes.items()]
+    for softmax in ("a.attn.core", "a.attn.core.softmax"):
+        (found,) = backward.findings(evidence(*uses, use(softmax, entropy=1.0, weighted=False)))
+        assert (found.layer, found.value) == ("a.fc1", pytest.approx(1e9))
+    assert ids(backward.findings(evidence(*uses, use("a.core", entropy=1.0, weighted=False)))) == []
 
 
 def test_parameters_without_a_gradient() -> None:
