@@ -391,6 +391,13 @@ def test_weights_that_stay_still() -> None:
     assert of(tensor("fc.weight", **zero, kind=Kind.EMBEDDING), silent) == []
 
 
+def test_how_long_a_zero_was_observed() -> None:
+    steps, none = Later(steps=3, still=frozenset()), Later(steps=0, still=frozenset())
+    assert backward.so_far(steps) == "still is after 3 steps of gradient descent"
+    assert backward.so_far(steps, "are") == "still are after 3 steps of gradient descent"
+    assert backward.so_far(none) == "no other has one that is not zero, so that nothing ever moves"
+
+
 def test_gradients_that_are_not_finite() -> None:
     def of(*uses: Use, **changes: Any) -> list[Finding]:
         return list(
