@@ -414,7 +414,9 @@ def test_gradients_that_are_not_finite() -> None:
     (found,) = of()
     assert (found.rule.id, found.parameter, found.layer) == ("Z507", "c", None)
     assert "the gradients of 2 parameters are NaN or infinite, that of a first" in found.message
-    (found,) = of(use("x", gradient=bad), use("y", gradient=bad), use("z", gradient=stats()), use("end"))
+    (found,) = of(
+        use("x", gradient=bad), use("v", gradient=bad), use("y", gradient=bad), use("z", gradient=stats()), use("end")
+    )
     assert (found.parameter, found.layer) == ("y.weight", "y")
     assert of(use("x", output=bad)) == of(output_nonfinite=1) == []
     assert ids(of(use("x", output=bad, masked=2))) == ["Z507"]
