@@ -444,6 +444,7 @@ def test_gradients_that_are_not_finite() -> None:
         (10, 9.0, None, []),
         (10, math.inf, 3.0, [("Z601", "fail", None)]),
         (10, math.log(10) - 0.24, math.log(10), []),
+        (10, math.log(10) - 0.25, math.log(10), []),  # an exact difference
         (10, math.log(10) - 0.26, math.log(10), [("Z602", "warn", math.log(10))]),
         (10, math.log(10) + 0.26, math.log(10), [("Z602", "warn", math.log(10))]),
         # logits of variance 2 * 0.5 make the loss of a batch vary: 1 more is allowed

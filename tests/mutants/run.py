@@ -56,7 +56,7 @@ MODULES = {
     "report/measuring": "distributions report",
     "report/expected": "report rounding",
     "report/digests": "digests",
-    "resolve/fitting": "planning",
+    "resolve/fitting": "apply",
     "resolve/planning": "names planning",
     "resolve/slots": "names planning",
     "resolve/casting": "dtypes checkpoint_shards planning",
