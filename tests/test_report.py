@@ -18,7 +18,7 @@ from zeta import Entry, Report, Rule, Rules
 from zeta.compute import sums
 from zeta.initializers import Constant, Initializer, Normal, Ones, Sparse, TruncatedNormal, Uniform, Zeros
 from zeta.report.digests import Claim
-from zeta.report.measuring import Measured, measure
+from zeta.report.measuring import Measured, _bennett, measure
 
 SIGMA = 0.02
 F64 = torch.float64
@@ -143,6 +143,16 @@ def test_a_std_is_flagged_beyond_five_standard_errors_of_its_law(law: str, n: in
     if not item.ok:
         (finding,) = item.findings
         assert finding.startswith(f"std {math.sqrt(square):.6g}, planned {std:.6g}: {z:.1f} standard")
+
+
+@pytest.mark.parametrize(("rate", "count"), [(0.01, 3), (3.0, 20), (3.0, 6), (50.0, 100)])
+def test_rare_events_have_nearly_the_scores_of_poissons_law(rate: float, count: int) -> None:
+    """The bound is no smaller than the probability, and larger by little more than Stirling's root of the count."""
+    for most in (1.0, 0.25):
+        score = _bennett(most * (count - rate), most * most * rate, most)
+        excess = -score * score / 2 - scipy.stats.poisson.logsf(count - 1, rate)
+        assert 0 < excess < math.log(math.sqrt(2 * math.pi * count)) + 0.1
+        assert _bennett(-most * (count - rate), most * most * rate, most) == -score < 0
 
 
 def test_values_may_be_off_by_a_part_of_the_largest() -> None:
