@@ -68,6 +68,14 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(pieces, whole)
 
 
+def test_a_short_program_with_draws_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
+    for longest, regional in ((len(found.steps), True), (len(found.steps) - 1, False)):
+        monkeypatch.setattr(programs, "_LONGEST", longest)
+        assert programs.is_regional(found) is regional
+    assert not programs.is_regional(program(lambda: torch.arange(54.0).view(9, 6)))
+
+
 def test_a_program_that_needs_few_regions_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of elementwise steps, each is needed once."""
     found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
