@@ -155,6 +155,12 @@ def test_rare_events_have_nearly_the_scores_of_poissons_law(rate: float, count: 
         assert _bennett(-most * (count - rate), most * most * rate, most) == -score < 0
 
 
+def test_values_are_judged_in_the_dtype_that_they_have() -> None:
+    planned = entry(Constant(0.1), (4,), F64)
+    assert measure(planned, torch.full((4,), 0.1, dtype=torch.bfloat16)).ok
+    assert not measure(planned, torch.full((4,), 0.1, dtype=torch.bfloat16).double()).ok
+
+
 def test_values_may_be_off_by_a_part_of_the_largest() -> None:
     """The mean, or the std, is brought nearer to the plan by that much before it is judged."""
     normal = entry(Normal(1.0), (100,), F64)

@@ -30,10 +30,10 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
 ROOT = Path(__file__).parents[2]
+KNOWN = Path(__file__).with_name("alive.toml")
 WORK = ROOT / "build" / "mutants"
 TREE, VENV = WORK / "tree", WORK / "venv"
 LIBRARY = "src/zeta/compute/stream/kernels/libzeta_native.so"
-KNOWN = Path(__file__).with_name("alive.toml")
 #: a mutant has 20 s and this many times as long as the unmutated code; this fraction must die
 PATIENCE, ENOUGH, BEGIN = 4, 0.9, time.monotonic()
 
@@ -74,8 +74,7 @@ OPERATORS = (
     *("core/ReplaceAndWithOr", "core/ReplaceOrWithAnd"),
 )
 
-# Reads "SECONDS ARGUMENTS" from each line, runs pytest with them in a fork, and answers with its exit code. What takes
-# long to import is imported once; zeta is not.
+# Runs pytest in a fork for each line "SECONDS ARGUMENTS", and answers with its exit code. zeta is not imported before.
 SERVER = """
 import os, signal, sys, time
 import numpy, pytest, scipy.stats, torch
@@ -181,7 +180,7 @@ class Runner:
         """Whether the tests pass, in time."""
         files = " ".join(f"tests/test_{name}.py" for name in tests.split())
         print(seconds, "-x -q -p no:cacheprovider", files, file=self._server.stdin, flush=True)
-        return int(next(self._server.stdout or iter(()))) == 0
+        return next(self._server.stdout or iter(())) == "0\n"
 
     def length(self, tests: str) -> float:
         """The seconds that the tests take on the code as it is."""
@@ -239,8 +238,8 @@ def main() -> int:
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stdout.write("stopped: the table has those that were tried\n")
-    rows = [("all", sum(killed.values()), sum(alive.values()))]
-    rows[:0] = [(module, killed[module], alive[module]) for module in MODULES if killed[module] + alive[module]]
+    rows = [(module, killed[module], alive[module]) for module in MODULES if killed[module] + alive[module]]
+    rows.append(("all", sum(killed.values()), sum(alive.values())))
     sys.stdout.write("| module | mutants | killed | alive |\n" + "|---" * 4 + "|\n")
     sys.stdout.writelines(f"| {name} | {dead + left} | {dead} | {left} |\n" for name, dead, left in rows)
     sys.stdout.write(f"{time.monotonic() - BEGIN:.0f} s\n")
