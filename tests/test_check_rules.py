@@ -565,3 +565,9 @@ def test_rates_over_depth_are_fitted_by_least_squares() -> None:
         assert list(full.findings(evidence(points=tuple(points("depth", "gradient norm", values))))) == []
     assert len(list(full.findings(evidence(points=tuple(points("depth", "gradient norm", {4: 1.0, 8: 1e9})))))) == 1
     assert list(full.findings(evidence(points=tuple(points("width", "gradient norm", {4: 1.0, 8: 1.0}))))) == []
+
+
+def test_what_does_not_change_has_not_passed_a_limit_of_zero() -> None:
+    made = points("depth", "gradient norm", {4: 1.0, 8: 1.0}) + points("width", "fc", {32: 1.0, 128: 1.0})
+    limits = Thresholds(depth_slope=0.0, width_slope=0.0)
+    assert list(full.findings(evidence(points=tuple(made), thresholds=limits))) == []
