@@ -15,7 +15,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm fuzz sanitize lint format typecheck libraries bench bench-save figures pages wheel demo clean
+.PHONY: help venv chromium test test-slow test-arm fuzz mutants sanitize lint format typecheck libraries bench bench-save figures pages wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,12 @@ COUNT ?= 100000
 
 fuzz: $(STAMP) ## let each reader have COUNT mutated documents, 100000 unless told otherwise
 	$(BIN)/python -m tests.fuzz.run --count $(COUNT)
+
+MUTANTS ?= 300
+
+mutants: $(STAMP) ## change one operator of the core at a time, MUTANTS times, 300 unless told otherwise: do the tests see it?
+	$(PIP) install --quiet -c constraints.txt --group mutants
+	$(BIN)/python -m tests.mutants.run --count $(MUTANTS)
 
 # Preloaded into Python, which was not built with them; leaks are not looked for, as the interpreter never frees all.
 SANITIZERS = $(shell $(CXX) -print-file-name=libasan.so):$(shell $(CXX) -print-file-name=libubsan.so)

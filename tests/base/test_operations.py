@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from zeta import PlanError, SpecError, ZetaError
 from zeta.base.language import evaluation, layouts, state
 from zeta.base.language.operations import OPERATIONS, Operation
 from zeta.compute import programs
-from zeta.initializers import Program
+from zeta.fans import Axes, torch_axes
+from zeta.initializers import Data, Draw, Initializer, Normal, Orthogonal, Program, Ref, Step
 from zeta.initializers.checking import LEAST_FOR_MEMORY
 from zeta.initializers.program import MOST_STEPS
 from zeta.write.targets import overlaps
@@ -397,3 +399,68 @@ def test_views_are_read_and_written_as_torch_does(name: str) -> None:
 def test_a_shape_is_found_for_what_strides_divide() -> None:
     assert layouts.shape_for(64, (2, 2, 4, 4), (32, 4, 8, 1)) == (2, 4, 2, 4)
     assert layouts.shape_for(10, (3,), (3,)) is None
+
+
+def drawn(*shape: int, law: Initializer | None = None, axes: Axes | None = None, number: int = 0) -> Step:
+    return Step(op="draw", leaf=Draw(law or Normal(), number, axes=axes), shape=shape, dtype=torch.float32)
+
+
+def four_of(ref: int, dims: int) -> Step:
+    sizes = (1,) * (dims - 1) + (4,)
+    attributes = (("sizes", sizes), ("starts", (0,) * dims), ("steps", (1,) * dims))
+    return Step(op="slice", operands=(Ref(ref),), attributes=attributes, shape=sizes, dtype=torch.float32)
+
+
+def test_numbers_of_draws_have_63_bits() -> None:
+    for number in (0, 2**63 - 1):
+        assert Program((drawn(4, number=number),)).draws[0].number == number
+    for number in (-1, 2**63):
+        with pytest.raises(SpecError, match="a draw has a number from 0 on"):
+            Program((drawn(4, number=number),))
+
+
+@pytest.mark.parametrize(
+    ("shape", "refused"),
+    [
+        ((0,), None),
+        ((2**63 - 1, 0), None),
+        ((2**63, 0), "is no shape"),
+        ((-1, 0), "is no shape"),
+        ((True, 0), "is no shape"),
+        ((0,) * 64, None),
+        ((0,) * 65, "is no shape"),
+        ((2**61 - 1,), "0 bytes of data"),
+        ((2**61,), "is no shape"),
+    ],
+)
+def test_shapes_have_64_extents_of_63_bits_and_as_many_bytes(shape: tuple[int, ...], refused: str | None) -> None:
+    with contextlib.nullcontext() if refused is None else pytest.raises(SpecError, match=refused):
+        Program((Step(op="data", leaf=Data(b""), shape=shape, dtype=torch.float32),))
+
+
+def test_memory_at_the_limit_is_accepted() -> None:
+    """2^10 bytes for each of 2^18 elements, as a small result counts: 2^28 bytes."""
+    Program((drawn(2**26 - 4), four_of(0, 1)))
+    with pytest.raises(SpecError, match=f"{2**28 + 4:,} bytes"):
+        Program((drawn(2**26 - 3), four_of(0, 1)))
+
+
+def test_memory_is_free_after_the_last_use() -> None:
+    absolute = [Step(op="abs", operands=(Ref(n),), shape=(2**25,), dtype=torch.float32) for n in range(3)]
+    Program((drawn(2**25), *absolute, four_of(3, 1)))  # two at a time are 2^28 bytes
+    first = Step(op="add", operands=(Ref(0), Ref(1)), attributes=(), shape=(2**25,), dtype=torch.float32)
+    with pytest.raises(SpecError, match=f"{3 * 2**27:,} bytes"):
+        Program((drawn(2**25), absolute[0], first, four_of(2, 1)))
+
+
+@pytest.mark.parametrize(("side", "rows", "columns"), [(64, 64, 258_111), (64, 258_111, 64), (32, 8, 4_067_203)])
+def test_work_at_the_limit_is_accepted(side: int, rows: int, columns: int) -> None:
+    """2^14 steps for each of 2^16 elements.
+
+    An orthogonal matrix takes its smaller side for each element, at least 32, and a slice reads and writes.
+    """
+    axes = torch_axes(2)
+    Program((drawn(rows, columns, law=Orthogonal(), axes=axes), four_of(0, 2)))
+    rows, columns = (rows, columns + 1) if rows < columns else (rows + 1, columns)
+    with pytest.raises(SpecError, match=f"{rows * columns * (side + 1) + 4:,} steps of arithmetic"):
+        Program((drawn(rows, columns, law=Orthogonal(), axes=axes), four_of(0, 2)))

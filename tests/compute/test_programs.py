@@ -49,6 +49,8 @@ RANDOM: dict[str, Callable[[], Tensor]] = {
     "read": lambda: (lambda x: x[1:8:2, 1:5].t() + x[2, 1])(torch.rand(9, 6)),
     "expanded": lambda: torch.randn(1, 6).expand(9, 6).clone(),
     "masked": lambda: torch.where(torch.rand(9, 6) < 0.5, torch.randn(9, 6), torch.zeros(())),
+    "joined": lambda: torch.cat([torch.rand(9, 2), torch.randn(9, 3) ** 2, torch.rand(9, 1)], dim=1),
+    "joined at the end": lambda: torch.cat([torch.rand(9, 2, 2), torch.randn(9, 2, 4) ** 2], dim=-1),
     "data": lambda: torch.rand(3, 2) ** 2 * torch.tensor([[1.0, 2.0]]),
     "bfloat16": lambda: torch.rand(9, 6, dtype=torch.bfloat16) + torch.rand(9, 6, dtype=torch.bfloat16),
 }
@@ -67,6 +69,22 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
     ):
         pieces[index] = tile
     assert torch.equal(pieces, whole)
+
+
+def test_a_short_program_with_draws_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
+    for longest, regional in ((len(found.steps), True), (len(found.steps) - 1, False)):
+        monkeypatch.setattr(programs, "_LONGEST", longest)
+        assert programs.is_regional(found) is regional
+    assert not programs.is_regional(program(lambda: torch.arange(54.0).view(9, 6)))
+
+
+def test_a_program_that_needs_few_regions_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of elementwise steps, each is needed once."""
+    found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
+    for most, regional in ((len(found.steps), True), (len(found.steps) - 1, False)):
+        monkeypatch.setattr(programs, "_MOST_VIEWS", most)
+        assert programs.is_regional(found) is regional
 
 
 # in torch, the last bits of these depend on whether an element is in a whole vector or left over

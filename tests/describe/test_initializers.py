@@ -223,6 +223,21 @@ def test_correct_std_finds_the_parent(std: float, mean: float, low: float, high:
     assert (solved.mean, solved.bounds(), solved.correct_std) == (mean, spec.bounds(), False)
 
 
+def test_correct_std_finds_a_parent_much_wider_than_its_bounds() -> None:
+    """Near the std of the uniform law on [-100, 100], 57.735, the parent is several times as wide as asked for."""
+    solved = TruncatedNormal(57.5, low=-100.0, high=100.0, correct_std=True).solve(MATRIX)
+    assert solved.std > 4 * 57.5
+    assert scipy.stats.truncnorm.std(-100 / solved.std, 100 / solved.std, 0, solved.std) == pytest.approx(
+        57.5, rel=1e-9
+    )
+
+
+def test_an_interval_of_the_least_width_is_accepted() -> None:
+    assert TruncatedNormal(1.0, low=0.0, high=1e-24).sigmas() == (0.0, 1e-24)
+    with pytest.raises(SpecError, match="is 9e-25 std wide"):
+        TruncatedNormal(1.0, low=0.0, high=0.9e-24)
+
+
 def test_correct_std_at_a_cutoff_widens_the_interval() -> None:
     solved = TruncatedNormal(0.02, 0.1, cutoff=1.5, correct_std=True).solve(MATRIX)
     assert solved.std == pytest.approx(0.02 / scipy.stats.truncnorm.std(-1.5, 1.5), rel=1e-12)

@@ -18,7 +18,7 @@ from zeta import Entry, Report, Rule, Rules
 from zeta.compute import sums
 from zeta.initializers import Constant, Initializer, Normal, Ones, Sparse, TruncatedNormal, Uniform, Zeros
 from zeta.report.digests import Claim
-from zeta.report.measuring import Measured, measure
+from zeta.report.measuring import Measured, _bennett, measure
 
 SIGMA = 0.02
 F64 = torch.float64
@@ -143,6 +143,35 @@ def test_a_std_is_flagged_beyond_five_standard_errors_of_its_law(law: str, n: in
     if not item.ok:
         (finding,) = item.findings
         assert finding.startswith(f"std {math.sqrt(square):.6g}, planned {std:.6g}: {z:.1f} standard")
+
+
+@pytest.mark.parametrize(("rate", "count"), [(0.01, 3), (3.0, 20), (3.0, 6), (50.0, 100)])
+def test_rare_events_have_nearly_the_scores_of_poissons_law(rate: float, count: int) -> None:
+    """The bound is no smaller than the probability, and larger by little more than Stirling's root of the count."""
+    for most in (1.0, 0.25):
+        score = _bennett(most * (count - rate), most * most * rate, most)
+        excess = -score * score / 2 - scipy.stats.poisson.logsf(count - 1, rate)
+        assert 0 < excess < math.log(math.sqrt(2 * math.pi * count)) + 0.1
+        assert _bennett(-most * (count - rate), most * most * rate, most) == -score < 0
+
+
+def test_values_are_judged_in_the_dtype_that_they_have() -> None:
+    planned = entry(Constant(0.1), (4,), F64)
+    assert measure(planned, torch.full((4,), 0.1, dtype=torch.bfloat16)).ok
+    assert not measure(planned, torch.full((4,), 0.1, dtype=torch.bfloat16).double()).ok
+
+
+def test_values_may_be_off_by_a_part_of_the_largest() -> None:
+    """The mean, or the std, is brought nearer to the plan by that much before it is judged."""
+    normal = entry(Normal(1.0), (100,), F64)
+    moved = pair(0.3, 1.0, 100)
+    nearer = 0.3 - 0.1 * float(moved.max())
+    assert measure(normal, moved, 0.1).mean_z == pytest.approx(nearer * 10, rel=1e-6)
+    assert measure(normal, -moved, 0.1).mean_z == pytest.approx(-nearer * 10, rel=1e-6)
+    for std, less in ((1.2, 1.2 - 0.05 * 1.2), (0.8, 0.8 + 0.05 * 0.8)):
+        wide, exact = measure(normal, pair(0.0, std**2, 100), 0.05), of(Normal(1.0), pair(0.0, less**2, 100))
+        assert wide.std_z == pytest.approx(exact.std_z, rel=1e-6)
+    assert measure(normal, pair(0.0, 0.98**2, 100), 0.05).std_z == 0
 
 
 MILLION = draws(1_000_000)

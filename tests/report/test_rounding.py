@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import zeta
 from zeta import Initializer, Rule, Rules
 from zeta.base import dtypes
 from zeta.compute.sums import Sums, sums_of
+from zeta.fans import torch_axes
 from zeta.initializers import (
     Constant,
     DeltaOrthogonal,
@@ -99,6 +101,64 @@ def test_elements_of_orthogonal_matrices(dtype: torch.dtype) -> None:
     error = got.std * math.sqrt((got.kurtosis - 1) / q.size) / 2
     assert abs(float(rounded.square().mean().sqrt()) - got.std) < 4 * error
     assert error < 1e-3 * got.std
+
+
+def test_a_law_between_two_numbers_is_a_constant() -> None:
+    (got,) = expected(Normal(1e-6, 0.3), SITE, torch.float8_e5m2)  # 0.3125 is next to 0.3
+    assert (got.mean, got.std) == (0.3125, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (5, 5), (2, 2), (1, 1)])
+def test_a_part_of_a_diagonal_is_taken_for_a_draw_of_ones(shape: tuple[int, int]) -> None:
+    """Of the share of ones on the whole, by Bernoulli's law; the whole does not vary."""
+    site, law = Site(shape=shape, axes=torch_axes(2)), scipy.stats.bernoulli(min(shape) / math.prod(shape))
+    for dtype in (torch.float32, torch.complex64):
+        got = expected(Identity(-0.5), site, dtype, partial=True)[0]
+        kurtosis = 1.0 if min(shape) == 1 else max(1.0, law.stats("k") + 3)
+        assert (got.mean, got.std) == pytest.approx((-0.5 * law.mean(), 0.5 * law.std()), rel=1e-12)
+        assert got.kurtosis == pytest.approx(kurtosis, rel=1e-12)
+        assert expected(Identity(-0.5), site, dtype)[0].kurtosis == 1
+
+
+def coordinate(size: int) -> Any:
+    """The law of one coordinate of a random unit vector of ``size`` dimensions."""
+    return scipy.stats.beta((size - 1) / 2, (size - 1) / 2, loc=-1, scale=2)
+
+
+def test_a_part_of_an_orthogonal_matrix_has_the_moments_of_a_coordinate() -> None:
+    site, kernel = Site(shape=(7, 4), axes=torch_axes(2)), Site(shape=(6, 4, 3, 3), axes=torch_axes(4))
+    for initializer, where, dtype, size, share in (
+        (Orthogonal(0.5), site, torch.float64, 7, 1.0),
+        (Orthogonal(0.5), kernel, torch.float64, 36, 1.0),
+        (DeltaOrthogonal(0.5), kernel, torch.float64, 6, 1 / 9),
+        (Orthogonal(0.5), site, torch.complex128, 14, 1.0),
+    ):
+        got, law = expected(initializer, where, dtype, partial=True)[0], coordinate(size)
+        square = share * law.var()
+        assert got.std == pytest.approx(0.5 * math.sqrt(square), rel=1e-9)
+        assert got.kurtosis == pytest.approx(share * law.moment(4) / square**2, rel=1e-9)
+
+
+def test_rounding_moves_the_squares_of_an_orthogonal_matrix() -> None:
+    """Uniform errors of at most w 2^-24 give w^2 a variance of 4 w^4 2^-48 / 3."""
+    site, law = Site(shape=(7, 4), axes=torch_axes(2)), coordinate(7)
+    got = expected(Orthogonal(0.5), site, torch.float32)[0]
+    assert got.kurtosis - 1 == pytest.approx(4 / 3 * 2**-48 * law.moment(4) / law.var() ** 2, abs=3e-16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn], ids=str)
+def test_rounding_moves_squares_by_cells(dtype: torch.dtype) -> None:
+    """d uniform on a cell of width h about v changes v^2 by 2vd - d^2, of mean square v^2 h^2 / 3 + h^4 / 80."""
+    bits = torch.arange(256, dtype=torch.uint8).view(dtype).double()
+    numbers = bits[bits.isfinite() & (bits.abs() <= 1)].unique().numpy()
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    chance = np.diff(coordinate(7).cdf(middles), prepend=0.0, append=1.0)
+    widths = np.diff(middles, prepend=-1.0, append=1.0)
+    spread = (chance * (numbers**2 * widths**2 / 3 + widths**4 / 80)).sum()
+    variance = (chance * numbers**2).sum()
+    got = expected(Orthogonal(), Site(shape=(7, 4), axes=torch_axes(2)), dtype)[0]
+    assert got.std == pytest.approx(math.sqrt(variance), rel=1e-6)
+    assert got.kurtosis - 1 == pytest.approx(spread / variance**2, rel=1e-6)
 
 
 # -- no alarm ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -19,6 +20,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 import zeta
 from tests.helpers.sharded import fake_mesh
 from zeta import Rule, Rules
+from zeta.compute.stream.regions import Region
 from zeta.errors import SpecError, TargetError
 from zeta.initializers import Normal, kaiming_normal
 from zeta.write.shards import Part, held, parts_of
@@ -210,3 +212,12 @@ def test_apply_writes_every_ranks_part_of_the_same_values() -> None:
             assert plan == zeta.plan(plain, RULES)
             assert zeta.verify(model, plan, seed=3).ok
             assert not zeta.verify(model, plan, seed=4).ok
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "fits"),
+    [(0, 5, True), (2, 3, True), (5, 0, True), (2, 4, False), (0, 6, False), (-1, 2, False), (3, -1, False)],
+)
+def test_a_region_lies_within_its_tensor(offset: int, size: int, *, fits: bool) -> None:
+    with contextlib.nullcontext() if fits else pytest.raises(AssertionError):
+        assert Region(shape=(7, 5), offsets=(3, offset), sizes=(2, size)).start == 15 + offset

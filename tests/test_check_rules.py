@@ -1,0 +1,573 @@
+"""The rules alone, on evidence made by hand: what each computes, on either side of its limits."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from zeta.check.facts.catalogue import RULES
+from zeta.check.facts.evidence import Chain, Evidence, Later, TensorFacts, Use
+from zeta.check.facts.results import Finding, Layer, Loss, Point, Severity, Stats
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.judge import backward, base, forward, full, head
+from zeta.resolve.slots import Slot
+from zeta.rules import Kind
+
+LIMITS = Thresholds()
+MODULE = nn.Linear(4, 4)
+
+
+def stats(rms: float = 1.0, count: int = 64, **changes: Any) -> Stats:
+    return Stats(
+        **{"count": count, "mean": 0.0, "std": rms, "low": -rms, "high": rms, "zeros": 0.0, "nonfinite": 0} | changes
+    )
+
+
+def use(
+    name: str, *, rms: float = 1.0, gradient: Stats | None = None, output: Stats | None = None, **changes: Any
+) -> Use:
+    """A weighted layer that varies between samples; changes go to the layer or to its use."""
+    own = {key: changes.pop(key) for key in list(changes) if key in Layer.__dataclass_fields__}
+    layer = Layer(
+        **{
+            "name": name,
+            "kind": "Linear",
+            "parameters": (f"{name}.weight",),
+            "output": output or stats(rms),
+            "gradient": gradient,
+        }
+        | own
+    )
+    facts = {"module": name, "norm": False, "weighted": True, "activation": None, "samples": 32, "attached": True}
+    facts |= {"signal": rms**2, "input_signal": 1.0, "input_square": 1.0, "masked": 0, "head": False}
+    return Use(layer=layer, **facts | changes)
+
+
+def tensor(name: str, *, shape: tuple[int, ...] = (4, 4), kind: Kind = Kind.WEIGHT, **changes: Any) -> TensorFacts:
+    values = torch.ones(shape)
+    slot = Slot(name=name, local_name=name, module=MODULE, tensor=values, shape=shape, kind=kind)
+    facts = {"ties": (), "stats": stats(), "gradient": None, "gradient_stats": stats(), "trainable": True, "used": True}
+    return TensorFacts(slot=slot, values=values, **facts | {"detached": False, "entry": None, "axes": None} | changes)
+
+
+def evidence(*uses: Use, **changes: Any) -> Evidence:
+    facts: dict[str, Any] = {"gradients": {}, "used": frozenset(), "detached": frozenset(), "head": frozenset()}
+    facts |= {"loss": None, "paired": False, "squashed": False, "surrogate": False, "differentiable": True}
+    facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
+    return Evidence(uses=uses, **facts | changes)
+
+
+def ids(findings: Iterable[Finding]) -> list[str]:
+    return [finding.rule.id for finding in findings]
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_at_a_limit_has_not_passed_it() -> None:
+    assert base.graded(1.0, 1.0, 2.0) is None
+    assert base.graded(1.5, 1.0, 2.0) == base.graded(2.0, 1.0, 2.0) == (Severity.WARN, 1.0)
+    assert base.graded(2.1, 1.0, 2.0) == (Severity.FAIL, 2.0)
+
+
+def test_a_finding_is_its_rules_unless_it_says_otherwise() -> None:
+    rule, plain = RULES["Z101"], base.found("Z101", "text")
+    assert (plain.rule, plain.severity, plain.advice, plain.message) == (rule, rule.severity, rule.advice, "text")
+    own = base.found(
+        "Z101", "text", severity=Severity.NOTE, advice="do that", parameter="p", layer="l", value=1, limit=2
+    )
+    assert (own.severity, own.advice) == (Severity.NOTE, "do that")
+    assert (own.parameter, own.layer, own.value, own.limit) == ("p", "l", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "text"),
+    [(0.0, "0%"), (1.0, "100%"), (0.005, "0%"), (0.0049, "0.49%"), (0.0251, "3%"), (0.995, "99.50%"), (0.9949, "99%")],
+)
+def test_percent(fraction: float, text: str) -> None:
+    assert base.percent(fraction) == text
+
+
+def test_a_sample_has_equal_distances() -> None:
+    assert base.sample_of(torch.arange(10)).tolist() == list(range(10))
+    assert base.sample_of(torch.arange(3 * base.SAMPLE)).tolist() == list(range(0, 3 * base.SAMPLE, 3))
+
+
+# -- Z4 --------------------------------------------------------------------------------------------------------------
+
+
+def blocks(*rms: float, output: Stats | None = None) -> list[Use]:
+    return [use(f"blocks.{n}", rms=value, block=True, weighted=False, output=output) for n, value in enumerate(rms)]
+
+
+@pytest.mark.parametrize(
+    ("last", "severity"), [(9.9, None), (10.2, Severity.WARN), (199.0, Severity.WARN), (201.0, Severity.FAIL)]
+)
+def test_residual_growth_is_last_over_first(last: float, severity: Severity | None) -> None:
+    """From an rms of 2, so that a product is another number than a ratio: limits 5 and 100."""
+    uses = [use("blocks.2.fc"), use("blocks.2.mid"), use("blocks.2.out"), *blocks(2.0, 2.5, last)]
+    found = [one for one in forward.findings(evidence(*uses)) if one.rule.id == "Z403"]
+    assert [one.severity for one in found] == ([] if severity is None else [severity])
+    for one in found:
+        assert (one.layer, one.parameter) == ("blocks.2", "blocks.2.out.weight")
+        assert one.message.endswith("times over 3 blocks, from blocks.0 to blocks.2")
+        assert one.value == pytest.approx(last / 2, rel=1e-12)
+
+
+def test_growth_names_the_block_that_grows_most_by_ratio() -> None:
+    (found,) = forward.findings(evidence(*blocks(1.0, 10.0, 50.0, 100.0)))
+    assert (found.layer, found.parameter, found.value) == ("blocks.1", None, pytest.approx(100))
+
+
+def test_growth_is_not_judged_where_a_block_is_zero_or_shrinks_or_there_are_two() -> None:
+    assert ids(forward.findings(evidence(*blocks(1000.0, 100.0, 1.0)))) == []
+    assert ids(forward.findings(evidence(*blocks(0.0, 1.0, 1000.0)))) == []
+    assert ids(forward.findings(evidence(*blocks(1.0, 1000.0)))) == []
+    assert ids(forward.findings(evidence(*blocks(1.0, 1.0, math.inf)))) == []
+
+
+def layers(*signals: float, **changes: Any) -> list[Use]:
+    return [use(f"fc{n}", rms=math.sqrt(value), **changes) for n, value in enumerate(signals)]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    ("scales", "severity"), [(5.9, None), (6.1, Severity.WARN), (15.9, Severity.WARN), (16.1, Severity.FAIL)]
+)
+def test_depth_scales_are_slope_times_layers(scales: float, severity: Severity | None, sign: int) -> None:
+    per_layer = sign * scales / 6
+    uses = layers(*(math.exp(per_layer * n + 20) for n in range(7)))  # both ends above 1
+    found = [one for one in forward.findings(evidence(*uses)) if one.rule.id == "Z402"]
+    assert [one.severity for one in found] == ([] if severity is None else [severity])
+    for one in found:
+        assert (one.parameter, one.layer, one.value) == ("fc6.weight", "fc6", pytest.approx(scales, rel=1e-9))
+        assert "from fc0 to fc6: " in one.message
+        assert f"{'shrinks' if sign < 0 else 'grows'} by {math.exp(per_layer):.3g} per layer over 7" in one.message
+        assert f"the depth scale is {6 / scales:.2g} layers, and {scales:.2g} of them are passed" in one.message
+
+
+def test_the_slope_is_the_median_over_all_pairs() -> None:
+    assert forward.slope([0.0, 1.0, 3.0]) == 1.5  # slopes 1, 1.5, 2
+    assert forward.slope([5.0, 3.0, 4.0, 1.0]) == pytest.approx((-1 - 4 / 3) / 2)  # -2, -0.5, -4/3, 1, -1, -3
+    values = [float(n * n) for n in range(300)]
+    pairs = [(values[j] - values[i]) / (j - i) for i in range(300) for j in range(i + 1, 300, 3)]
+    assert forward.slope(values) == statistics.median(pairs)
+
+
+def test_a_slope_against_the_change_between_the_ends_is_no_finding() -> None:
+    """Six steps of -7 and one jump of 60: the slope falls, the ends rise."""
+    logs = [0.0, -7.0, -14.0, -21.0, -28.0, -35.0, 25.0]
+    assert forward.slope(logs) < 0 < logs[-1]
+    assert ids(forward.findings(evidence(*layers(*map(math.exp, logs))))) == []
+
+
+def test_the_change_is_at_most_that_between_the_ends() -> None:
+    logs = [0.0, 4.0, 8.0, 12.0, 16.0, 20.0, 9.0]
+    (found,) = forward.findings(evidence(*layers(*map(math.exp, logs))))
+    assert found.value == pytest.approx(9.0, rel=1e-12)
+
+
+def test_runs_end_at_normalization_and_skip_what_does_not_count() -> None:
+    made = [
+        use("a"), use("zero", signal=0.0), use("act", weighted=False), use("b"), use("norm", norm=True), use("c"),
+        use("attention", entropy=0.9), use("d"), use("out", head=True), use("bad", output=stats(nonfinite=1)),
+    ]  # fmt: skip
+    assert [[one.layer.name for one in run] for run in forward.runs(made)] == [["a", "b"], ["c"], ["d"]]
+
+
+def test_parallel_calls_with_the_same_parameters_are_one_layer() -> None:
+    made = [use(f"experts:mm#{n}", module="experts.x", parameters=("w",)) for n in range(3)]
+    others = [use(f"experts:mm#{n}", module="experts.x", parameters=(f"w{n}",)) for n in range(3)]
+    again = [use(name, module="fc", parameters=("w",)) for name in ("fc", "fc#2")]
+    assert [len(next(forward.runs(one))) for one in (made, others, again)] == [1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "judged"),
+    [
+        ({}, True),
+        ({"samples": 1}, False),
+        ({"signal": 1e-4}, False),
+        ({"signal": 1.1e-4}, True),
+        ({"samples": 2}, True),
+    ],
+)
+def test_depth_is_judged_where_samples_differ_at_the_beginning(changes: dict[str, Any], judged: bool) -> None:
+    first, *others = layers(*(math.exp(3.0 * n) for n in range(7)))
+    assert ids(forward.findings(evidence(replace(first, **changes), *others))) == (["Z402"] if judged else [])
+    alike = use("fc0", rms=10.0, signal=5e-3)  # 5e-5 of its mean square
+    assert ids(forward.findings(evidence(alike, *others))) == []
+    short = layers(*(math.exp(9.0 * n) for n in range(4)))
+    assert ids(forward.findings(evidence(*short))) == []
+    assert ids(forward.findings(evidence(*layers(*(math.exp(9.0 * n) for n in range(5)))))) == ["Z402"]
+
+
+def test_not_finite_outputs() -> None:
+    bad, masked = stats(nonfinite=3), stats(nonfinite=3)
+    (found,) = forward.findings(evidence(use("a"), use("b", output=bad), use("c", output=bad)))
+    assert (found.rule.id, found.layer, found.value) == ("Z401", "b", 3)
+    call = {"parameters": (), "weighted": False, "masked": 3}
+    assert ids(forward.findings(evidence(use("mask", output=masked, **call)))) == []
+    assert ids(forward.findings(evidence(use("mask", output=masked, **call | {"masked": 2})))) == ["Z401"]
+    assert ids(forward.findings(evidence(use("mask", output=masked, masked=3)))) == ["Z401"]
+    assert ids(forward.findings(evidence(*blocks(1.0, output=bad)))) == []
+    assert ids(forward.findings(evidence(use("a"), output_nonfinite=2))) == ["Z401"]
+    for value, classes, expected in ((math.nan, None, ["Z401"]), (math.nan, 3, []), (1.0, None, [])):
+        loss = Loss(value=value, expected=None, classes=classes)
+        assert ids(forward.findings(evidence(use("a"), loss=loss))) == expected
+
+
+@pytest.mark.parametrize(
+    ("dead", "samples", "expected"),
+    [
+        (0.69, 32, None),
+        (0.8, 32, Severity.WARN),
+        (0.96, 32, Severity.FAIL),
+        (0.96, 16, Severity.FAIL),
+        (0.96, 15, None),
+    ],
+)
+def test_dead_units(dead: float, samples: int, expected: Severity | None) -> None:
+    made = use("act", activation="relu", dead=dead, samples=samples, output=stats(count=samples * 257), weighted=False)
+    assert [one.severity for one in forward.findings(evidence(made))] == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize(("units", "off"), [(10, 9), (10, 10), (20, 16), (20, 17), (100, 71), (256, 180)])
+def test_few_units_may_be_off_by_chance(units: int, off: int) -> None:
+    """Each with probability 1/2: reported if at least so many are off with a probability of at most 1e-3."""
+    chance = sum(math.comb(units, k) for k in range(off, units + 1)) / 2**units
+    made = use("act", activation="relu", dead=off / units, output=stats(count=32 * units), weighted=False)
+    assert ids(forward.findings(evidence(made))) == ([] if chance > 1e-3 else ["Z404"])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, None), (0.6, Severity.WARN), (0.91, Severity.FAIL)])
+def test_saturated_units(share: float, expected: Severity | None) -> None:
+    made = use("act", activation="tanh", saturated=share, weighted=False)
+    assert [one.severity for one in forward.findings(evidence(made))] == ([] if expected is None else [expected])
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, True),
+        ({"signal": 1e-9}, False),
+        ({"input_signal": 0.9e-4}, False),
+        ({"input_signal": 4e-4, "input_square": 8.0}, False),
+        ({"input_square": 0.0}, False),
+        ({"input_square": None}, False),
+        ({"input_signal": None}, False),
+        ({"samples": 1}, False),
+        ({"samples": 2}, True),
+        ({"rms": 0.0}, False),
+        ({"block": True}, False),
+        ({"attached": False}, True),
+        ({"attached": False, "parameters": ()}, False),
+        ({"parameters": ()}, True),
+        ({"parameters": ("zero.weight",)}, False),
+        ({"output": stats(nonfinite=1), "masked": 1, "parameters": ()}, False),
+    ],
+)
+def test_an_output_that_ignores_its_input(changes: dict[str, Any], found: bool) -> None:
+    zero = tensor("zero.weight", stats=stats(0.0, zeros=1.0))
+    made = use("fc", **{"rms": 2.0, "signal": 1e-11} | changes)
+    assert ids(forward.findings(evidence(made, tensors=(zero,)))) == (["Z406"] if found else [])
+    assert ids(forward.findings(evidence(made, batch_signal=None))) == []
+    assert ids(forward.findings(evidence(made, batch_signal=0.9e-4))) == []
+
+
+def test_the_parameter_to_report_is_the_weight() -> None:
+    assert forward.weight_of(use("fc", parameters=("weights.bias", "fc.weight"))) == "fc.weight"
+    assert forward.weight_of(use("fc", parameters=("fc.bias", "fc.scale"))) == "fc.bias"
+    assert forward.weight_of(use("fc", parameters=())) is None
+
+
+# -- Z5 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "verb", "severity"),
+    [
+        (0.9e4, None, None),
+        (1.1e4, "explode", "warn"),
+        (1.1e7, "explode", "fail"),
+        (0.9e-4, "vanish", "warn"),
+        (0.9e-7, "vanish", "fail"),
+    ],
+)
+def test_gradients_are_compared_by_their_norms(first: float, verb: str | None, severity: str | None) -> None:
+    """A norm is rms times the root of the count: 2 * sqrt(16) = 8 at the last of the layers."""
+    sizes = [stats(first * 8 / 2, count=4), stats(0.0), stats(math.inf), stats(1.0), stats(2.0, count=16)]
+    found = list(backward.findings(evidence(*(use(f"fc{n}", gradient=size) for n, size in enumerate(sizes)))))
+    assert [one.severity.value for one in found] == ([] if severity is None else [severity])
+    for one in found:
+        assert (one.rule.id, one.parameter, one.value) == ("Z504", "fc0.weight", pytest.approx(first))
+        limit = {"warn": 1e4, "fail": 1e7}[one.severity.value]
+        assert one.limit == pytest.approx(limit if first > 1 else 1 / limit)
+        assert one.message == f"gradients {verb}: their norm is {first * 8:.3g} at fc0 and 8 at fc4"
+
+
+def test_two_gradients_are_no_path_and_attention_is_left_out() -> None:
+    small, large = stats(1.0), stats(1e9)
+    assert ids(backward.findings(evidence(use("a", gradient=large), use("b"), use("c", gradient=small)))) == []
+    outer = [use(name, gradient=small) for name in ("a", "b", "c")]
+    inner = [use("attn.q", gradient=large), use("attn.core", entropy=1.0, weighted=False)]
+    assert ids(backward.findings(evidence(*inner, *outer))) == []
+    assert ids(backward.findings(evidence(inner[0], *outer))) == ["Z504"]
+
+
+def test_attention_takes_out_the_innermost_module_with_weights() -> None:
+    sizes = {"a.attn.q": 1e-9, "a.fc1": 1e9, "a.fc2": 1.0, "a.fc3": 1.0}
+    uses = [use(name, gradient=stats(size)) for name, size in sizes.items()]
+    for softmax in ("a.attn.core", "a.attn.core.softmax"):
+        (found,) = backward.findings(evidence(*uses, use(softmax, entropy=1.0, weighted=False)))
+        assert (found.layer, found.value) == ("a.fc1", pytest.approx(1e9))
+    assert ids(backward.findings(evidence(*uses, use("a.core", entropy=1.0, weighted=False)))) == []
+
+
+def test_parameters_without_a_gradient() -> None:
+    def of(one: TensorFacts, *uses: Use, **changes: Any) -> list[str]:
+        return ids(backward.findings(evidence(*uses, tensors=(one,), **changes)))
+
+    none = {"gradient_stats": None}
+    assert of(tensor("w")) == []
+    assert of(tensor("w", **none)) == of(tensor("w", used=False, **none)) == ["Z501"]
+    assert of(tensor("w", **none, stats=stats(count=0))) == []
+    assert of(tensor("w", **none, detached=True)) == ["Z502"]
+    assert of(tensor("w", **none, detached=True, used=False)) == ["Z501"]
+    assert of(tensor("fc.weight", **none), use("fc", attached=False)) == ["Z502"]
+    assert of(tensor("fc.weight", **none), use("fc", attached=False), use("fc", attached=True)) == ["Z501"]
+    assert of(tensor("fc.weight", **none), use("fc", attached=False), differentiable=False) == ["Z503"]
+    assert of(tensor("w", **none, detached=True), differentiable=False) == ["Z503", "Z502"]
+    assert of(tensor("w", trainable=False, **none)) == ["Z505"]
+    assert of(tensor("w", trainable=False, kind=Kind.BUFFER, **none)) == []
+    assert of(tensor("w", kind=Kind.BUFFER, **none)) == []
+
+
+def test_why_nothing_is_learned() -> None:
+    for one, text in ((tensor("w"), "gets a gradient"), (tensor("w", kind=Kind.BUFFER), "is trainable")):
+        (found,) = backward.findings(evidence(tensors=(one,), differentiable=False))
+        assert found.message == f"no {'trainable ' if one.slot.kind is Kind.WEIGHT else ''}parameter {text}"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (1, "1 parameter is frozen: a"),
+        (4, "4 parameters are frozen: a, b, c, d"),
+        (5, "5 parameters are frozen: a, b, c, d, ..."),
+    ],
+)
+def test_frozen_parameters_are_named_up_to_four(count: int, text: str) -> None:
+    frozen = tuple(tensor(name, trainable=False, gradient_stats=None) for name in "abcde"[:count])
+    (found,) = backward.findings(evidence(tensors=frozen))
+    assert found.message == text
+
+
+def test_weights_that_stay_still() -> None:
+    later = Later(steps=3, still=frozenset({"fc.weight"}))
+
+    def of(one: TensorFacts, *uses: Use, later: Later | None = later) -> list[str]:
+        return ids(backward.findings(evidence(*uses, tensors=(one,), later=later)))
+
+    still: dict[str, Any] = {"gradient_stats": stats(0.0, zeros=1.0)}
+    zero: dict[str, Any] = still | {"stats": stats(0.0, zeros=1.0)}
+    assert of(tensor("fc.weight", **still), use("fc")) == ["Z506"]
+    assert of(tensor("fc.weight", **still), use("fc"), later=None) == []
+    assert of(tensor("fc.weight", **still), use("other")) == ["Z501"]
+    assert of(tensor("fc.weight", **zero), use("fc")) == []
+    assert of(tensor("fc.weight"), use("fc")) == []
+    assert of(tensor("fc.weight", **still, shape=(4,)), use("fc")) == []
+    assert of(tensor("fc.weight", **still), use("fc"), later=Later(steps=3, still=frozenset())) == []
+    silent = use("fc", output=stats(0.0, zeros=1.0))
+    assert of(tensor("fc.weight", **still, kind=Kind.EMBEDDING), silent) == ["Z501"]
+    assert of(tensor("fc.weight", **still), silent) == ["Z506"]
+    assert of(tensor("fc.weight", **zero, kind=Kind.EMBEDDING), silent) == []
+
+
+def test_how_long_a_zero_was_observed() -> None:
+    steps, none = Later(steps=3, still=frozenset()), Later(steps=0, still=frozenset())
+    assert backward.so_far(steps) == "still is after 3 steps of gradient descent"
+    assert backward.so_far(steps, "are") == "still are after 3 steps of gradient descent"
+    assert backward.so_far(none) == "no other has one that is not zero, so that nothing ever moves"
+
+
+def test_gradients_that_are_not_finite() -> None:
+    def of(*uses: Use, **changes: Any) -> list[Finding]:
+        return list(
+            backward.findings(
+                evidence(
+                    *uses,
+                    tensors=(tensor("a", gradient_stats=bad), tensor("b"), tensor("c", gradient_stats=bad)),
+                    **changes,
+                )
+            )
+        )
+
+    bad = stats(nonfinite=2)
+    (found,) = of()
+    assert (found.rule.id, found.parameter, found.layer) == ("Z507", "c", None)
+    assert "the gradients of 2 parameters are NaN or infinite, that of a first" in found.message
+    (found,) = of(
+        use("x", gradient=bad), use("v", gradient=bad), use("y", gradient=bad), use("z", gradient=stats()), use("end")
+    )
+    assert (found.parameter, found.layer) == ("y.weight", "y")
+    assert of(use("x", output=bad)) == of(output_nonfinite=1) == []
+    assert ids(of(use("x", output=bad, masked=2))) == ["Z507"]
+    assert of(loss=Loss(value=math.nan, expected=None, classes=None)) == []
+    assert ids(of(loss=Loss(value=1.0, expected=None, classes=None))) == ["Z507"]
+    assert ids(backward.findings(evidence(tensors=(tensor("b"), tensor("c", gradient_stats=None, used=False))))) == [
+        "Z501"
+    ]
+
+
+# -- Z6 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("classes", "value", "expected", "found"),
+    [
+        (10, math.log(10) + 0.9, math.log(10) + 0.9, []),
+        (10, math.log(10) + 1.1, math.log(10) + 1.1, [("Z601", "warn", math.log(10) + 1)]),
+        (10, math.log(10) + 2.2, math.log(10) + 2.2, [("Z601", "warn", math.log(10) + 1)]),
+        (10, math.log(10) + 2.4, math.log(10) + 2.4, [("Z601", "fail", 2 * math.log(10))]),
+        (2, math.log(2) + 0.9, math.log(2) + 0.9, []),
+        (2, math.log(2) + 1.1, math.log(2) + 1.1, [("Z601", "fail", math.log(2) + 1)]),
+        (1, 9.0, 9.0, []),
+        (None, 9.0, 9.0, []),
+        (10, 9.0, None, []),
+        (10, math.inf, 3.0, [("Z601", "fail", None)]),
+        (10, math.log(10) - 0.24, math.log(10), []),
+        (10, math.log(10) - 0.25, math.log(10), []),  # an exact difference
+        (10, math.log(10) - 0.26, math.log(10), [("Z602", "warn", math.log(10))]),
+        (10, math.log(10) + 0.26, math.log(10), [("Z602", "warn", math.log(10))]),
+        # logits of variance 2 * 0.5 make the loss of a batch vary: 1 more is allowed
+        (10, math.log(10) + 0.5 - 1.24, math.log(10) + 0.5, []),
+        (10, math.log(10) + 0.5 - 1.26, math.log(10) + 0.5, [("Z602", "warn", math.log(10) + 0.5)]),
+    ],
+)  # fmt: skip
+def test_initial_losses(
+    classes: int | None, value: float, expected: float | None, found: list[tuple[Any, ...]]
+) -> None:
+    given = evidence(loss=Loss(value=value, expected=expected, classes=classes))
+    got = [(one.rule.id, one.severity.value, one.limit) for one in head.findings(given)]
+    assert [one[:2] for one in got] == [one[:2] for one in found]
+    assert [one[2] for one in got] == [None if one[2] is None else pytest.approx(one[2]) for one in found]
+    if found and found[0][0] == "Z602":
+        assert f"{'below' if value < expected else 'above'} its expected value" in next(head.findings(given)).message  # type: ignore[operator]
+        assert ids(head.findings(replace(given, paired=True))) == []
+
+
+def test_the_head_is_named_by_its_weight() -> None:
+    made = [use("fc"), use("out", head=True, parameters=("out.bias", "out.weight")), use("late", head=True)]
+    (found,) = head.findings(evidence(*made, squashed=True, head=frozenset({"out.bias", "out.weight", "late.weight"})))
+    assert (found.rule.id, found.parameter, found.layer) == ("Z605", "out.weight", "out")
+    (found,) = head.findings(evidence(squashed=True, head=frozenset({"w"})))
+    assert (found.parameter, found.layer) == ("w", None)
+    (found,) = head.findings(evidence(use("out", head=True), squashed=True, head=frozenset({"w"})))
+    assert (found.parameter, found.layer) == ("w", "out")
+
+
+@pytest.mark.parametrize(
+    ("entropy", "largest", "found"),
+    [
+        (0.5, 100.0, []),
+        (0.49, 1.0, [("Z603", "warn", 0.5)]),
+        (0.1, 1.0, [("Z603", "warn", 0.5)]),
+        (0.09, 101.0, [("Z603", "fail", 0.1), ("Z604", "warn", 100.0)]),
+        (None, 101.0, []),
+        (0.01, None, []),
+    ],
+)
+def test_attention(entropy: float | None, largest: float | None, found: list[tuple[Any, ...]]) -> None:
+    made = use("attn", entropy=entropy, largest_logit=largest)
+    assert [(one.rule.id, one.severity.value, one.limit) for one in head.findings(evidence(made))] == found
+
+
+# -- Z8 --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    ("scales", "severity"), [(5.9, None), (6.1, Severity.WARN), (16.1, Severity.FAIL), (900, Severity.FAIL)]
+)
+def test_jacobians_multiply(scales: float, severity: Severity | None, sign: int) -> None:
+    chain = Chain(layers=("a", "b", "c", "out"), squares=(*(math.exp(sign * scales / 3),) * 3, 1e-9))
+    out = use("out", head=True)
+    found = list(full.findings(evidence(use("a"), out, jacobians=(chain,))))
+    assert [one.severity for one in found] == ([] if severity is None else [severity])
+    for one in found:
+        assert (one.rule.id, one.layer, one.value) == ("Z801", "c", pytest.approx(scales))
+        assert f"the 3 Jacobians from a to c multiply to {math.exp(sign * min(scales, 700)):.3g}" in one.message
+    short = Chain(layers=("b", "c", "out"), squares=(1e-9, 1e-9, 1e-9))
+    assert list(full.findings(evidence(out, jacobians=(short,)))) == []
+
+
+@pytest.mark.parametrize(("ratio", "severity"), [(1.4, None), (1.6, Severity.WARN), (8.1, Severity.FAIL)])
+def test_spectral_norms_are_compared_with_the_expected_ones(ratio: float, severity: Severity | None) -> None:
+    found = list(full.findings(evidence(spectral={"w": (ratio * 3, 3.0)})))
+    assert [one.severity for one in found] == ([] if severity is None else [severity])
+    assert all(one.value == pytest.approx(ratio) for one in found)
+
+
+def points(factory: str, layer: str, values: dict[int, float], step: int = 0) -> list[Point]:
+    return [Point(factory=factory, size=n, layer=layer, step=step, value=value) for n, value in values.items()]
+
+
+def power(exponent: float) -> dict[int, float]:
+    return {n: 3.0 * n**exponent for n in (32, 128, 512)}
+
+
+def test_slopes_over_width() -> None:
+    assert full.log_slope(points("width", "fc", power(0.7))) == pytest.approx(0.7, rel=1e-12)
+    assert full.log_slope(points("width", "fc", {2: 1.0, 4: 8.0, 8: 1.0})) == pytest.approx(0.0, abs=1e-12)
+    made = [
+        *points("width", "fc", power(0.1)),
+        *points("width", "fc", power(0.5), 2),
+        *points("width", "fc", power(0.4), 3),
+    ]
+    made += points("width", "first", power(0.3)) + points("width", "flat", power(0.24), 1)
+    made += points("width", "part", {32: 1.0, 512: 1e9}, 1) + points("width", "zero", {32: 0.0, 128: 1.0, 512: 9.0})
+    made += points("width", "large", {32: 1.0, 128: 1.0, 512: math.inf}) + points("depth", "deep", {4: 1.0, 8: 1.0})
+    found = list(full.findings(evidence(points=tuple(made))))
+    assert [(one.rule.id, one.layer, one.value) for one in found] == [
+        ("Z803", "fc", pytest.approx(0.5)),
+        ("Z803", "first", pytest.approx(0.3)),
+    ]
+    assert [one.message.partition("^")[2] for one in found] == ["0.50 after 2 steps", "0.30 at the start"]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(("factor", "found"), [(1.09, False), (1.11, True)])
+def test_rates_over_depth_are_factors_per_layer(factor: float, found: bool, sign: int) -> None:
+    """Growth and decay alike; the sizes are not evenly spaced, and the values do not begin at 1."""
+    values = {n: 0.2 * factor ** (sign * n) for n in (4, 8, 20)}
+    got = list(full.findings(evidence(points=tuple(points("depth", "gradient norm", values)))))
+    assert [(one.rule.id, one.value) for one in got] == ([("Z804", pytest.approx(math.log(factor)))] if found else [])
+    for one in got:
+        ends = f"{values[4]:.3g} at depth 4, {values[20]:.3g} at depth 20"
+        assert one.message.endswith(f"by a factor of {factor**sign:.3g} per layer: {ends}")
+
+
+def test_rates_over_depth_are_fitted_by_least_squares() -> None:
+    """Against the formula of a fit over 1, 2, 3: half the difference of the last and the first."""
+    got = list(
+        full.findings(evidence(points=tuple(points("depth", "gradient norm", {1: 1.0, 2: math.e**5, 3: math.e}))))
+    )
+    assert [one.value for one in got] == [pytest.approx(0.5)]
+    for values in ({4: 1.0}, {4: 0.0, 8: 1e9}, {4: 1.0, 8: math.inf}, {4: 1.0, 8: math.nan}):
+        assert list(full.findings(evidence(points=tuple(points("depth", "gradient norm", values))))) == []
+    assert len(list(full.findings(evidence(points=tuple(points("depth", "gradient norm", {4: 1.0, 8: 1e9})))))) == 1
+    assert list(full.findings(evidence(points=tuple(points("width", "gradient norm", {4: 1.0, 8: 1.0}))))) == []
+
+
+def test_what_does_not_change_has_not_passed_a_limit_of_zero() -> None:
+    made = points("depth", "gradient norm", {4: 1.0, 8: 1.0}) + points("width", "fc", {32: 1.0, 128: 1.0})
+    limits = Thresholds(depth_slope=0.0, width_slope=0.0)
+    assert list(full.findings(evidence(points=tuple(made), thresholds=limits))) == []
