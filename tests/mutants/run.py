@@ -46,10 +46,10 @@ MODULES = {
     "initializers/scaling": "initializers fans",
     "initializers/checking": "operations programs",
     "compute/sampling": "extremes programs vectors apply",
-    "compute/sums": "report",
+    "compute/sums": "sums",
     "compute/matrices": "matrices",
     "compute/programs": "programs operations",
-    "compute/stream/regions": "extremes programs shards",
+    "compute/stream/regions": "regions extremes",
     "compute/stream/random": "random gaussian",
     "write/shards": "shards",
     "write/targets": "shards guards apply",
@@ -59,7 +59,7 @@ MODULES = {
     "resolve/fitting": "apply",
     "resolve/planning": "names planning",
     "resolve/slots": "names planning",
-    "resolve/casting": "dtypes checkpoint_shards planning",
+    "resolve/casting": "casting",
     **dict.fromkeys((f"check/judge/{name}" for name in ("base", "full", "forward", "backward", "head")), "check_rules"),
 }
 
@@ -178,7 +178,8 @@ class Runner:
 
     def passes(self, tests: str, seconds: float) -> bool:
         """Whether the tests pass, in time."""
-        files = " ".join(f"tests/test_{name}.py" for name in tests.split())
+        found = (next((ROOT / "tests").rglob(f"test_{name}.py")) for name in tests.split())
+        files = " ".join(str(path.relative_to(ROOT)) for path in found)
         print(seconds, "-x -q -p no:cacheprovider", files, file=self._server.stdin, flush=True)
         return next(self._server.stdout or iter(())) == "0\n"
 

@@ -1071,3 +1071,130 @@ def test_a_function_must_not_write_to_plain_tensors() -> None:
         zeta.plan(model, initialize)
     assert model.plain.tolist() == [0, 0, 0]
     assert model.rates.tolist() == [0, 1, 2]
+
+
+class Listed(nn.Module):
+    """Keeps its parameter in a list too, through which it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3))
+        self.all = [self.w]
+        self.part = self.w.detach()[1:]
+
+
+def test_a_copied_module_keeps_what_points_to_its_parameters() -> None:
+    backbone = Listed()
+    model, plan = zeta.record(lambda: nn.Sequential(copy.deepcopy(backbone), nn.Linear(3, 1)))
+    zeta.materialize_(model, plan)
+    copied: Any = model[0]
+    assert copied.all[0] is copied.w
+    assert torch.equal(copied.w, backbone.w)
+    assert torch.equal(copied.part, copy.deepcopy(backbone).part)
+
+
+def test_a_tensor_from_outside_that_is_kept_twice_is_refused() -> None:
+    outside = torch.ones(4)
+
+    class Attribute(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(outside)
+            self.all = [self.w]
+
+    class Overlapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("whole", outside)
+            self.register_buffer("part", outside[2:])
+
+    for factory, message in ((Attribute, r"all\[0\] \(4,\) shares"), (Overlapping, r"\(2,\) and \(4,\) share")):
+        with pytest.raises(RecordingError, match=message):
+            zeta.record(factory)
+    assert outside.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore::zeta.ZetaNotice")
+def test_a_module_made_while_another_thread_recorded_is_given_all_the_same() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            inside.set()
+            leave.wait()
+
+    class Hashed(nn.Module):
+        def __hash__(self) -> int:
+            return hash(self.later)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.later = 3
+
+    thread = threading.Thread(target=lambda: zeta.record(Slow))
+    thread.start()
+    inside.wait()
+    backbone = nn.Linear(2, 2)
+    Hashed()  # nobody hashes it before it is whole
+    leave.set()
+    thread.join()
+
+    def build() -> nn.Module:
+        other = threading.Thread(target=int)
+        other.start()
+        other.join()
+        return nn.Sequential(backbone)
+
+    with pytest.raises(RecordingError, match="were there before"):
+        zeta.record(build)
+    assert not backbone.weight.is_meta
+
+
+def test_lists_sets_and_classes_are_restored() -> None:
+    recurrent = nn.LSTM(3, 2)
+
+    def replace(model: Any) -> None:
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        model.weight_ih_l0 = nn.Parameter(torch.randn(8, 3))
+
+    zeta.init_(recurrent, replace)
+    assert all(a is b for a, b in zip(recurrent._flat_weights, recurrent.parameters(), strict=True))
+    model = Replacing()
+
+    def forget(model: Any) -> None:
+        model.init_weights()
+        model.register_buffer("rates", torch.ones(3), persistent=False)
+
+    zeta.plan(model, forget)
+    assert "rates" in model.state_dict()
+    normed: Any = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    weight = normed.weight.detach().clone()
+
+    def remove(model: Any) -> None:
+        nn.utils.parametrize.remove_parametrizations(model, "weight")
+        model.reset_parameters()
+
+    zeta.plan(normed, remove)
+    assert torch.equal(normed.weight, weight)
+
+
+def test_plain_tensors_come_back_whatever_the_function_does() -> None:
+    model = Replacing()
+
+    def fail(model: Any) -> None:
+        model.plain.data.fill_(9)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        zeta.plan(model, fail)
+    assert model.plain.tolist() == [0, 0, 0]
+
+    def through_numpy(model: Any) -> None:
+        model.init_weights()
+        model.plain.numpy()[:] = 7
+
+    with pytest.raises(RecordingError, match=r"- plain \(3,\)"):
+        zeta.plan(model, through_numpy)
+    assert model.plain.tolist() == [0, 0, 0]

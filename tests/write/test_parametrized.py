@@ -20,7 +20,7 @@ from tests.helpers.layers import FAMILY, Look, raw, state
 from tests.helpers.twin import twin
 from zeta import Rule, Rules
 from zeta.errors import TargetError, ZetaNotice
-from zeta.initializers import Constant, Ones
+from zeta.initializers import Constant, Keep, Normal, Ones
 from zeta.utils import (
     init_constant_,
     init_default_,
@@ -567,3 +567,36 @@ def test_a_stored_tensor_that_is_also_another_parameter_is_refused() -> None:
     with pytest.raises(TargetError, match=r"0\.weight is parametrized, .* another parameter too.* untie them"):
         zeta.init_(nn.ModuleList([first, second]), Rules([Rule("*", Ones())]))
     assert torch.equal(second.weight, before)
+
+
+class Times(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.full((), 2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.g
+
+    def right_inverse(self, y: Tensor) -> Tensor:
+        return y / self.g
+
+
+def test_a_weight_that_is_kept_must_not_change_with_what_it_is_computed_from() -> None:
+    model = nn.Sequential(registered(nn.Linear(3, 3), Times()))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(TargetError, match=r"0\.weight: is kept, but .* written with 0\.parametrizations\.weight\.0\.g"):
+        zeta.init_(model, Rules([Rule("*.weight", Keep()), Rule("*", Ones())]))
+    everything = zeta.plan(model, Rules([Rule("*", Ones())]))
+    with pytest.raises(TargetError, match=r"0\.weight: is kept"):
+        zeta.apply_(model, everything, only="*.g")
+    assert torch.equal(model[0].weight, before)
+
+
+def test_weights_that_share_what_they_are_computed_from_are_refused() -> None:
+    first, second = (weight_norm(nn.Linear(3, 3, bias=False)) for _ in range(2))
+    second.parametrizations.weight.original1 = first.parametrizations.weight.original1
+    model = nn.ModuleDict({"first": first, "second": second})
+    with pytest.raises(TargetError, match=r"second\.weight: is computed from a tensor that first\.weight is"):
+        zeta.init_(model, Rules([Rule("*", Normal(1.0))]))
+    with pytest.raises(TargetError, match=r"second\.weight: is kept, but .* written with first\.weight"):
+        zeta.init_(model, Rules([Rule("first.weight", Normal(1.0)), Rule("*", Keep())]))

@@ -83,10 +83,38 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
                 jobs.append(_job(entry, slot, seed, given))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
+    problems += _crossed(fit, jobs)
     problems += shared({job.entry.name for job in jobs}, fit.slots.values())
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
+
+
+def _crossed(fit: Fit, jobs: list[Job]) -> list[str]:
+    """Parametrized weights that would come out otherwise than planned, as what they are computed from is shared."""
+    problems: list[str] = []
+    written: dict[int, tuple[str, Tensor | None]] = {}
+    for job in jobs:
+        if job.inversion is None:
+            written[id(job.slot.tensor)] = job.entry.name, None
+            continue
+        for tensor, value in job.inversion.changes:
+            name, other = written.setdefault(id(tensor), (job.entry.name, value))
+            if other is not value and not (other is not None and torch.equal(other, value)):
+                problems.append(
+                    f"{job.entry.name}: is computed from a tensor that {name} is computed from too, and both are given "
+                    "values; untie them"
+                )
+    given = {id(job.slot.tensor) for job in jobs}
+    for slot in fit.slots.values():
+        if slot.parametrization is not None and id(slot.tensor) not in given:
+            names = [written[id(tensor)][0] for tensor in tensors_of(slot.parametrization) if id(tensor) in written]
+            if names:
+                problems.append(
+                    f"{slot.name}: is kept, but is computed from a tensor that is written with {names[0]}; give both "
+                    "a value"
+                )
+    return problems
 
 
 def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:

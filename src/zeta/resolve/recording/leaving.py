@@ -18,7 +18,6 @@ from zeta.base.tensors import attributes, swap
 from zeta.errors import RecordingError, listed
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing import Recorder, concrete
-from zeta.resolve.recording.tracing.building import IN_OTHER_THREADS
 
 #: bytes of the largest memory outside of parameters and buffers that is computed when the constructor has run
 _LARGEST_STRAY: Final = 2**26
@@ -43,6 +42,14 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
                 problems,
             )
         )
+    if problems := _aliased(model, recorder):
+        raise RecordingError(
+            listed(
+                "the constructor registers tensors that were there before the recording began, and keeps other tensors "
+                "of the same memory; register a clone():",
+                problems,
+            )
+        )
     for _, module in named_modules_of(model):
         for name in hooked(module):  # computed again when there are values
             setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
@@ -63,7 +70,7 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
         )
     for tensor, real in values:
         swap(tensor, real)
-    _replace_real(model)
+    _replace_real(model, recorder)
 
 
 def _memory(tensor: Tensor) -> int:
@@ -75,34 +82,63 @@ def _given(model: nn.Module, recorder: Recorder) -> list[str]:
     return [
         f"{name}.{local} {tuple(tensor.shape)}".lstrip(".")
         for name, module in named_modules_of(model)
-        if id(module) not in recorder.built and not (recorder.threads and module in IN_OTHER_THREADS)
+        if id(module) not in recorder.built and not (recorder.threads and id(module) in recorder.elsewhere)
         for local, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta
     ]
 
 
-def _replace_real(model: nn.Module) -> None:
-    """Another tensor, on meta, for each real parameter and buffer: the real one may be somebody else's too."""
-    twins: dict[int, Tensor] = {}
+def _real_of(model: nn.Module) -> dict[int, Tensor]:
+    """The real parameters and buffers, by ``id``."""
+    return {id(t): t for t in tensors_of(model) if not nn.parameter.is_lazy(t) and not t.is_meta}
+
+
+def _aliased(model: nn.Module, recorder: Recorder) -> list[str]:
+    """What else the model keeps of memory from outside that it registers: another object takes its place."""
+    outside: dict[int, Tensor] = {}
+    problems: list[str] = []
+    for tensor in _real_of(model).values():
+        other = outside.setdefault(_memory(tensor), tensor)
+        if other is not tensor and _memory(tensor) not in recorder.own:
+            problems.append(f"{tuple(tensor.shape)} and {tuple(other.shape)} share their memory")
+    for place, tensor in attributes(model):
+        if (
+            not tensor.is_meta
+            and tensor.layout is torch.strided
+            and _memory(tensor) in outside.keys() - recorder.own.keys()
+        ):
+            problems.append(f"{place} {tuple(tensor.shape)} shares the memory of a parameter or buffer")
+    return problems
+
+
+def _replace_real(model: nn.Module, recorder: Recorder) -> None:
+    """Put real parameters and buffers on meta: those that the constructor made as they are, others as new objects."""
+    real = _real_of(model)
+    sharing: dict[int, list[Tensor]] = {}
+    for tensor in [*real.values(), *(tensor for _, tensor in attributes(model) if not tensor.is_meta)]:
+        if tensor.layout is torch.strided and _memory(tensor) in recorder.own:
+            sharing.setdefault(_memory(tensor), []).append(tensor)
+    for address, tensors in sharing.items():
+        if not any(id(tensor) in real for tensor in tensors):
+            continue
+        size = recorder.own[address].nbytes()
+        memory = torch.empty(size, dtype=torch.uint8, device="meta").untyped_storage()
+        for tensor in {id(tensor): tensor for tensor in tensors}.values():
+            twin = torch.empty(0, dtype=tensor.dtype, device="meta")
+            twin.set_(memory, tensor.storage_offset(), tensor.shape, tensor.stride())
+            swap(tensor, twin.requires_grad_(tensor.requires_grad))
+    twins = {key: _twin(tensor) for key, tensor in real.items() if not tensor.is_meta}
     for _, module in named_modules_of(model):
         for table in ("_parameters", "_buffers"):
-            real = {
-                local: tensor
-                for local, tensor in vars(module)[table].items()
-                if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta
-            }
-            for tensor in real.values():
-                if id(tensor) not in twins:
-                    twins[id(tensor)] = _twin(tensor)
-            if real:  # another dictionary: a shallow copy of a module shares it with that module
-                replaced = {local: twins[id(tensor)] for local, tensor in real.items()}
+            replaced = {local: twins[id(t)] for local, t in vars(module)[table].items() if id(t) in twins}
+            if replaced:  # another dictionary: a shallow copy of a module shares it with that module
                 vars(module)[table] = {**vars(module)[table], **replaced}
 
 
 def _twin(tensor: Tensor) -> Tensor:
     twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):
-        twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+        twin = torch.Tensor._make_subclass(type(tensor), twin, tensor.requires_grad)
     else:
         twin.requires_grad_(tensor.requires_grad)
     vars(twin).update(vars(tensor))

@@ -15,13 +15,14 @@ from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
 from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import alone_with, plain
-from zeta.base.tensors import attributes, swap
+from zeta.base.tensors import swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.resolve import planning
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.leaving import leave_on_meta
 from zeta.resolve.recording.recognition import Recognized, recognize
+from zeta.resolve.recording.restoring import restored
 from zeta.resolve.recording.tracing import UNTOUCHED, Node, Recorder, Source, recording
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind, Rules
@@ -75,7 +76,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
     Parameters that the function does not write are an error; buffers that it does not write are kept.
     """
     recorder = _recorder(fallback)
-    with plain(), alone_with(model), _restored(model), _unsharded(model), _on_meta(model):
+    with plain(), alone_with(model), restored(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
                 recorder.graph.cell(tensor)  # register the whole tensor before a view of it
@@ -91,44 +92,6 @@ def _recorder(fallback: Fallback | None) -> Recorder:
     if fallback is not None and fallback != "real" and not isinstance(fallback, Rules):
         raise SpecError(f'fallback must be Rules([...]) or "real", got {fallback!r}')
     return Recorder(freeze=fallback == "real")
-
-
-@contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards which tensors, modules and attributes each module holds, and check plain tensors.
-
-    Raises ``RecordingError`` for real tensors outside of parameters and buffers to which the block writes: they get
-    their values back.
-    """
-    before = [(vars(module), _contents(vars(module))) for module in modules_of(model)]
-    tensors = [(place, t, t._version, t.detach().clone()) for place, t in attributes(model) if not t.is_meta]
-    try:
-        yield
-    finally:
-        for table, contents in before:
-            for value, inner in contents.values():
-                if inner is not None:
-                    value.clear()
-                    value.update(inner)
-            table.clear()
-            table.update({key: value for key, (value, _) in contents.items()})
-    written = [(place, tensor, values) for place, tensor, version, values in tensors if tensor._version != version]
-    if written:
-        with torch.no_grad():
-            for _, tensor, values in written:
-                tensor.copy_(values)
-        raise RecordingError(
-            listed(
-                "the function writes to these, which are neither parameters nor buffers, so that no plan could give "
-                "them values; register_buffer makes them buffers:",
-                (f"{place} {tuple(tensor.shape)}" for place, tensor, _ in written),
-            )
-        )
-
-
-def _contents(table: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
-    """What a module's dictionary holds, and what its own tables hold."""
-    return {key: (value, dict(value) if isinstance(value, dict) else None) for key, value in table.items()}
 
 
 @contextlib.contextmanager

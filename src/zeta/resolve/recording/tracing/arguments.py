@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,6 +24,13 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors_in(item)
+
+
+def new_memories(result: Any, given: Sequence[Tensor]) -> dict[int, torch.UntypedStorage]:
+    """The memories of the result of an operation that none of its arguments has, by their address."""
+    known = {tensor.untyped_storage()._cdata for tensor in given if tensor.layout is torch.strided}
+    found = (tensor.untyped_storage() for tensor in tensors_in(result) if tensor.layout is torch.strided)
+    return {storage._cdata: storage for storage in found if storage._cdata not in known}
 
 
 def meta_twins(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any, Final
 
 from torch import nn
@@ -10,8 +9,9 @@ from torch import nn
 from zeta.base.process.exchange import Exchanged
 from zeta.resolve.recording.active import ACTIVE
 
-#: modules made while a recording ran in another thread, which may be one that the constructor waits for
-IN_OTHER_THREADS: Final[weakref.WeakSet[nn.Module]] = weakref.WeakSet()
+#: for each recording that runs, the ``id`` of each module made meanwhile in a thread that does not record; the
+#: constructor may wait for that thread
+ELSEWHERE: Final[list[set[int]]] = []
 
 
 def made(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -21,7 +21,8 @@ def made(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     if recorder is not None:
         recorder.built.add(id(module))
     else:
-        IN_OTHER_THREADS.add(module)
+        for found in tuple(ELSEWHERE):
+            found.add(id(module))
 
 
 class _Methods:

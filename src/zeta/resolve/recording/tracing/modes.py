@@ -26,7 +26,8 @@ from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.active import ACTIVE
 from zeta.resolve.recording.sources import is_pickled, source_here
-from zeta.resolve.recording.tracing.building import BUILDING
+from zeta.resolve.recording.tracing.arguments import new_memories
+from zeta.resolve.recording.tracing.building import BUILDING, ELSEWHERE
 from zeta.resolve.recording.tracing.interception import INTERCEPTION
 from zeta.resolve.recording.tracing.recorder import Recorder
 from zeta.resolve.recording.tracing.threads import THREADS
@@ -113,6 +114,11 @@ class Functions(TorchFunctionMode):
             return self._attribute(func, args, kwargs)
         if name == "__deepcopy__" and args[0].is_meta and args[0].is_leaf and id(args[0]) not in args[1]:
             return self._deep_copy(args[0], args[1])
+        if name == "__deepcopy__" and not args[0].is_meta:  # copies bytes, which is no operation
+            with outside_of_modes():
+                result = func(*args, **kwargs)
+            self.recorder.own |= new_memories(result, [args[0]])
+            return result
         if name == "__set__" and func.__self__.__name__ == "data":
             return func(args[0], self._given(*args))
         answer = _ANSWERS.get(name)
@@ -312,6 +318,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
         )
     operations = Operations(recorder)
     ACTIVE.recorder = recorder
+    ELSEWHERE.append(recorder.elsewhere)
     try:
         with (
             plain(),
@@ -327,6 +334,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
         recorder.lent.settle()
     finally:
         ACTIVE.recorder = None
+        ELSEWHERE[:] = [found for found in ELSEWHERE if found is not recorder.elsewhere]
     if recorder.threads:
         warnings.warn(
             f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "

@@ -1,7 +1,4 @@
-"""The recorder: holds the graph of one recording, and adds each operation to it.
-
-All tensors that a constructor makes are on meta, but report the device that was asked for.
-"""
+"""The graph of one recording: tensors are on meta, and report the device that was asked for."""
 
 from __future__ import annotations
 
@@ -28,6 +25,7 @@ from zeta.resolve.recording.tracing.arguments import (
     device_of,
     fitted,
     meta_twins,
+    new_memories,
     spoil_statistics,
     tensors_in,
     zeros_for,
@@ -67,10 +65,10 @@ class Recorder:
         self.lent = Lending(self.graph, self.data, self._known, self._read)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
-        #: the ``id`` of each module that the constructor made
-        self.built: set[int] = set()
-        #: views, which share their memory with another tensor
-        self.views: list[tuple[weakref.ref[Tensor], Source | None]] = []
+        #: the ``id`` of each module that the constructor made, and of each that another thread made meanwhile
+        self.built, self.elsewhere = set[int](), set[int]()
+        self.own: dict[int, torch.UntypedStorage] = {}  # real memories that the constructor made, of real tensors
+        self.views: list[tuple[weakref.ref[Tensor], Source | None]] = []  # they share another tensor's memory
 
     def forget_lent(self) -> None:
         """Hold no more tensors whose memory was shared with others: the recording has ended."""
@@ -214,7 +212,9 @@ class Recorder:
         if name in LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
-            return func(*args, **kwargs)  # real tensors from elsewhere, which nothing random has touched
+            result = func(*args, **kwargs)  # only real tensors from outside of the recording
+            self.own |= new_memories(result, tensors)
+            return result
         written = list(tensors_in(written_arguments(func, args, kwargs)))
         if name in WRITING_UNSAID:
             spoil_statistics(self.graph, named(func, args, kwargs), source_here())
@@ -345,10 +345,10 @@ class Recorder:
             real = func(*(of(item) for item in args), **{key: of(value) for key, value in kwargs.items()})
         if not depends:
             return meta_twins(tuple(real) if isinstance(real, list) else real)
-        return tuple(self._lifted(item) for item in real) if isinstance(real, list | tuple) else self._lifted(real)
-
-    def _lifted(self, value: Any) -> Any:
-        return self.lift(value) if isinstance(value, Tensor) else value
+        parts = [
+            self.lift(x) if isinstance(x, Tensor) else x for x in (real if isinstance(real, list | tuple) else [real])
+        ]
+        return tuple(parts) if isinstance(real, list | tuple) else parts[0]
 
     def _mutation(
         self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[Tensor]

@@ -1,0 +1,94 @@
+"""Restore a live model after a function was recorded on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from zeta.base.modules import modules_of
+from zeta.base.tensors import attributes
+from zeta.errors import RecordingError, listed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Saved:
+    """A module's class, its dictionary, and the contents of the lists, sets and dictionaries in it."""
+
+    module: nn.Module
+    kind: type[nn.Module]
+    table: dict[str, Any]
+    contents: list[tuple[Any, Any]]
+
+    def restore(self) -> None:
+        """Give the module what it had."""
+        for container, content in self.contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+        table = vars(self.module)
+        table.clear()
+        table.update(self.table)
+        if type(self.module) is not self.kind:
+            self.module.__class__ = self.kind
+
+    def restore_properties(self) -> None:
+        """Give the class of a parametrized module its properties again, which a removal takes away."""
+        if parametrize.is_parametrized(self.module):
+            for name, _ in self.module.get_submodule("parametrizations").named_children():
+                if name not in vars(self.kind):
+                    parametrize._inject_property(self.module, name)
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Restore afterwards which tensors, modules and attributes each module holds, and check plain tensors.
+
+    Raises ``RecordingError`` for real tensors outside of parameters and buffers to which the block writes: they get
+    their values back.
+    """
+    saved = [_saved(module) for module in modules_of(model)]
+    plain = [(place, tensor) for place, tensor in attributes(model) if _is_plain(tensor)]
+    before = [_memory_of(tensor).clone() for _, tensor in plain]
+    written: list[str] = []
+    try:
+        yield
+    finally:
+        for one in saved:
+            one.restore()
+        for one in saved:
+            one.restore_properties()
+        for (place, tensor), memory in zip(plain, before, strict=True):
+            if not torch.equal(_memory_of(tensor), memory):
+                _memory_of(tensor).copy_(memory)
+                written.append(f"{place} {tuple(tensor.shape)}")
+    if written:
+        raise RecordingError(
+            listed(
+                "the function writes to these, which are neither parameters nor buffers, so that no plan could give "
+                "them values; register_buffer makes them buffers:",
+                written,
+            )
+        )
+
+
+def _saved(module: nn.Module) -> _Saved:
+    table = dict(vars(module))
+    containers = [value for value in table.values() if isinstance(value, list | set | dict)]
+    return _Saved(
+        module=module, kind=type(module), table=table, contents=[(value, type(value)(value)) for value in containers]
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not tensor.is_meta and tensor.is_cpu and tensor.layout is torch.strided and type(tensor) is Tensor
+
+
+def _memory_of(tensor: Tensor) -> Tensor:
+    """The whole memory that a tensor looks into, as bytes."""
+    with torch.no_grad():
+        return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
