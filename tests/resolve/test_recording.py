@@ -1198,3 +1198,15 @@ def test_plain_tensors_come_back_whatever_the_function_does() -> None:
     with pytest.raises(RecordingError, match=r"- plain \(3,\)"):
         zeta.plan(model, through_numpy)
     assert model.plain.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "orthogonal", "spectral_norm"])
+def test_a_copy_of_a_parametrized_module_is_recorded(norm: str) -> None:
+    backbone = getattr(nn.utils.parametrizations, norm)(nn.Linear(3, 3)).eval()
+    model, plan = zeta.record(lambda: nn.Sequential(copy.deepcopy(backbone), nn.Linear(3, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zeta.ZetaNotice)
+        assert zeta.materialize_(model, plan, 1).ok
+        assert zeta.verify(model, plan, 1).ok
+    torch.testing.assert_close(model.eval()[0].weight, backbone.weight)
+    assert not any(tensor.is_meta for tensor in backbone.state_dict().values())

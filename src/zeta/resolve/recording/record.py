@@ -152,17 +152,24 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
             stored = [tensor for tensor in tensors_of(module) if tensor.is_meta]
         nodes |= {id(tensor): recorder.graph.read(tensor) for tensor in stored}  # the call below may write to them
         if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
-            nodes[id(module)] = recorder.graph.read(module.original)
+            nodes[id(module)] = _present(recorder, module.original)
             continue
         modes = [(inner, inner.training) for inner in modules_of(module)]
         try:
             with torch.no_grad():
-                node = recorder.graph.read(module.eval()())
-            nodes[id(module)] = replace(node, source=recorder.graph.read(originals(module)[-1]).source)
+                node = _present(recorder, module.eval()())
+            nodes[id(module)] = replace(node, source=_present(recorder, originals(module)[-1]).source)
         finally:
             for inner, training in modes:
                 inner.training = training
     return nodes
+
+
+def _present(recorder: Recorder, tensor: Tensor) -> Node:
+    """What a tensor holds; a real one in a copy of a module from outside."""
+    with torch._C.DisableTorchFunction():  # the recording itself says that nothing is on meta
+        real = not tensor.is_meta
+    return recorder.data(tensor) if real else recorder.graph.read(tensor)
 
 
 # -- the plan --------------------------------------------------------------------------------------------------------

@@ -91,4 +91,4 @@ def _is_plain(tensor: Tensor) -> bool:
 def _memory_of(tensor: Tensor) -> Tensor:
     """The whole memory that a tensor looks into, as bytes."""
     with torch.no_grad():
-        return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        return torch.empty(0, dtype=torch.uint8, device="cpu").set_(tensor.untyped_storage())
