@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -32,8 +33,11 @@ class _RandomModule:
     title: str
 
     def found(self) -> Any:
-        """The hidden generator, if the module has been imported."""
-        return _at(self.hidden) if self.module in sys.modules else None
+        """The hidden generator, if the module's package has been imported: NumPy imports its random module late."""
+        if self.module.partition(".")[0] not in sys.modules:
+            return None
+        importlib.import_module(self.module)
+        return _at(self.hidden)
 
     def copy(self, state: Any) -> Any:
         """A separate generator in this state."""
