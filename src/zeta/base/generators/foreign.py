@@ -36,7 +36,10 @@ class _RandomModule:
         """The hidden generator, if the module's package has been imported: NumPy imports its random module late."""
         if self.module.partition(".")[0] not in sys.modules:
             return None
-        importlib.import_module(self.module)
+        try:
+            importlib.import_module(self.module)
+        except ImportError:  # a package that only looks like it
+            return None
         return _at(self.hidden)
 
     def copy(self, state: Any) -> Any:
