@@ -14,7 +14,7 @@ from tests.helpers.processes import run
     [("tests.helpers.check_ranks", 2), ("tests.helpers.check_fsdp_ranks", 2), ("tests.helpers.check_fsdp_ranks", 4)],
 )
 def test_several_processes_find_what_one_finds(tmp_path: Path, module: str, ranks: int) -> None:
-    run(f"tests.helpers.{module}", ranks, tmp_path)
+    run(module, ranks, tmp_path)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
