@@ -29,11 +29,13 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 
+from zeta.compute.stream import kernels
+from zeta.compute.stream.kernels.native import library_path
+
 ROOT = Path(__file__).parents[2]
 KNOWN = Path(__file__).with_name("alive.toml")
 WORK = ROOT / "build" / "mutants"
 TREE, VENV = WORK / "tree", WORK / "venv"
-LIBRARY = "src/zeta/compute/stream/kernels/libzeta_native.so"
 #: a mutant has 20 s and this many times as long as the unmutated code; this fraction must die
 PATIENCE, ENOUGH, BEGIN = 4, 0.9, time.monotonic()
 
@@ -152,10 +154,11 @@ def copy_tree() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in (*filter(None, listed.split("\0")), LIBRARY):
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (TREE / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, TREE / name)
+    shutil.copy2(library_path(kernels.__path__), TREE / "src/zeta/compute/stream/kernels")
     venv.create(VENV, with_pip=False)
     (site,) = VENV.glob("lib/python*/site-packages")
     installed = [path for path in sys.path if path.endswith("site-packages")]
