@@ -16,7 +16,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import zeta
+from zeta.command import requests
 from zeta.command.cli import app
+from zeta.write.checkpoint import MAX_SHARD_SIZE
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers", "--device", "--fallback"}
@@ -148,3 +150,7 @@ def test_a_pipe_of_another_encoding() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run([*script(), "plan", *LINEAR], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_default_size_of_a_file_is_that_of_save() -> None:
+    assert requests.MAX_SHARD_SIZE == MAX_SHARD_SIZE

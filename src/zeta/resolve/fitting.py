@@ -27,9 +27,9 @@ Only = str | Collection[str] | Callable[[str], bool]
 class Fit:
     """A plan and a model that fit: the names, shapes and ties of what was selected agree.
 
-    ``asked`` is the plan as it was given, and ``plan`` what it says of this model, which may be a part of the planned
-    one. ``slots`` are the model's tensors by the plan's names. ``entries`` are those of ``plan`` that were selected,
-    and ``selection`` the names of all that were selected in ``asked``, or ``None`` for everything.
+    ``asked`` is the whole plan, and ``plan`` the part of it that is about this model, which may be one stage of a
+    pipeline. ``slots`` are the model's tensors by the plan's names. ``entries`` are the selected ones of ``plan``;
+    ``selection`` has the names of all that are selected in ``asked``, and is ``None`` for everything.
     """
 
     model: nn.Module

@@ -91,7 +91,10 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
 
 
 def _crossed(fit: Fit, jobs: list[Job]) -> list[str]:
-    """Parametrized weights that would come out otherwise than planned, as what they are computed from is shared."""
+    """Parametrized weights that would differ from the plan, because they are computed from shared tensors."""
+    parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
+    if not parametrized:
+        return []
     problems: list[str] = []
     written: dict[int, tuple[str, Tensor | None]] = {}
     for job in jobs:
@@ -106,8 +109,9 @@ def _crossed(fit: Fit, jobs: list[Job]) -> list[str]:
                     "values; untie them"
                 )
     given = {id(job.slot.tensor) for job in jobs}
-    for slot in fit.slots.values():
-        if slot.parametrization is not None and id(slot.tensor) not in given:
+    for slot in parametrized:
+        if id(slot.tensor) not in given:
+            assert slot.parametrization is not None
             names = [written[id(tensor)][0] for tensor in tensors_of(slot.parametrization) if id(tensor) in written]
             if names:
                 problems.append(
@@ -120,7 +124,7 @@ def _crossed(fit: Fit, jobs: list[Job]) -> list[str]:
 def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
     """Draw a seed for a model, from torch's global generator by default.
 
-    Raises ``SpecError`` for a model of several processes, which draw without a word to each other.
+    Raises ``SpecError`` for a model of several processes, which draw independently of each other.
     """
     if generator is None and isinstance(model, nn.Module):
         several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules_of(model))

@@ -240,7 +240,7 @@ class Capture:
             self.records.append(record)
 
     def _seen(self, tensor: Tensor) -> Pending | None:
-        """The statistics of an input; usually known, as it was an output before."""
+        """The statistics of an input. Most inputs were outputs before, so that their statistics are known."""
         known: Pending | None
         version, known = self._statistics.get(tensor, (-1, None))
         if version == tensor._version:

@@ -33,7 +33,7 @@ class Draws(Protocol):
         """Record that a tensor was filled with values drawn from ``initializer``."""
 
     def unnoted(self, *tensors: Tensor) -> AbstractContextManager[None]:
-        """Forget some tensors for a while, as if they were not recorded."""
+        """Temporarily drop the references to these tensors, which torch would refuse to swap."""
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Record that a tensor was filled with unknown values, and why."""

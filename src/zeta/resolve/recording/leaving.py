@@ -95,19 +95,16 @@ def _real_of(model: nn.Module) -> dict[int, Tensor]:
 
 
 def _aliased(model: nn.Module, recorder: Recorder) -> list[str]:
-    """What else the model keeps of memory from outside that it registers: another object takes its place."""
+    """Tensors that share memory with a registered tensor from outside, which another object replaces."""
     outside: dict[int, Tensor] = {}
     problems: list[str] = []
     for tensor in _real_of(model).values():
         other = outside.setdefault(_memory(tensor), tensor)
         if other is not tensor and _memory(tensor) not in recorder.own:
             problems.append(f"{tuple(tensor.shape)} and {tuple(other.shape)} share their memory")
+    replaced = outside.keys() - recorder.own.keys()
     for place, tensor in attributes(model):
-        if (
-            not tensor.is_meta
-            and tensor.layout is torch.strided
-            and _memory(tensor) in outside.keys() - recorder.own.keys()
-        ):
+        if not tensor.is_meta and tensor.layout is torch.strided and _memory(tensor) in replaced:
             problems.append(f"{place} {tuple(tensor.shape)} shares the memory of a parameter or buffer")
     return problems
 

@@ -1,4 +1,4 @@
-"""The arguments of an operation: the tensors in them, and others in the place of these."""
+"""The arguments of an operation: find the tensors in them, or replace these by meta tensors or zeros."""
 
 from __future__ import annotations
 

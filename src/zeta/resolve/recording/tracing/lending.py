@@ -23,7 +23,7 @@ _OWN_USES: Final = 2
 
 
 class Lent:
-    """One such memory, as it was when it was last looked at.
+    """One such memory, with a copy of its content at the last check.
 
     ``real`` has the values of ``twin``. If that is the whole of a recorded memory, other tensors that look into it look
     into ``real``, too.

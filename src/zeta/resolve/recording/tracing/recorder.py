@@ -157,7 +157,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def unnoted(self, *tensors: Tensor) -> Iterator[None]:
-        """Keep no reference to some tensors for a while."""
+        """Temporarily drop the references to these tensors, which torch would refuse to swap."""
         found = [(entry, tensor) for entry in self.made for tensor in tensors if entry[0]() is tensor]
         self.made = [entry for entry in self.made if all(entry is not other for other, _ in found)]
         sources = [(tensor, entry[1]) for entry, tensor in found]
