@@ -268,11 +268,12 @@ def test_the_version_is_the_projects() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_stages_hand_over_is_frozen(module: str) -> None:
-    for node in ast.walk(tree(module)):
-        for decorator in getattr(node, "decorator_list", ()):
-            text = ast.unparse(decorator)
-            if text.split("(")[0] == "dataclass":
-                assert "frozen=True" in text, f"{node.name} can be changed"  # type: ignore[attr-defined]
+    for node in (node for node in ast.walk(tree(module)) if isinstance(node, ast.ClassDef)):
+        records = [text for text in map(ast.unparse, node.decorator_list) if text.split("(")[0] == "dataclass"]
+        if any(ast.unparse(base) in ("Struct", "msgspec.Struct") for base in node.bases):
+            records.append(", ".join(map(ast.unparse, node.keywords)))
+        for text in records:
+            assert "frozen=True" in text, f"{node.name} can be changed"
 
 
 # -- the global generators ---------------------------------------------------------------------------------------------

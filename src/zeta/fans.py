@@ -278,6 +278,23 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
 
     Raises ``FanError`` if they are unknown; the message says how to give them.
     """
+    known = known_axes(module, name, shape)
+    if known is not None:
+        return known
+    owner = "a bare tensor" if module is None else f"{type(module).__name__}.{name}"
+    if len(shape) < 2:
+        raise FanError(
+            f"{owner} of shape {tuple(shape)} has no fans: a bias or a scale is not a map. "
+            "Give it an initializer that does not depend on fans (Zeros(), Ones(), Normal(...))"
+        )
+    raise FanError(
+        f"{owner} of shape {tuple(shape)}: it is not known which dimensions are in and out. "
+        "Pass axes=Axes(fan_in=..., fan_out=..., batch=...) to the rule, or register_fans(...) for the module"
+    )
+
+
+def known_axes(module: nn.Module | None, name: str, shape: torch.Size) -> Axes | None:
+    """``axes_of``, or ``None`` if they are unknown."""
     if module is not None:
         layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
         known = _known(layer, name)
@@ -290,23 +307,10 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
             and tuple(shape) == (getattr(module, "nx", None), getattr(module, "nf", None))
         ):
             return Axes(fan_in=(0,), fan_out=(1,))
-    owner = "a bare tensor" if module is None else f"{type(module).__name__}.{name}"
-    seen = (
-        None if module is None or len(shape) < 2 else _experts(module, name, shape) or _in_forward(module, name, shape)
-    )
-    if seen is not None:
-        return seen
-    if len(shape) == 2:
-        return Axes(fan_in=(1,), fan_out=(0,))
     if len(shape) < 2:
-        raise FanError(
-            f"{owner} of shape {tuple(shape)} has no fans: a bias or a scale is not a map. "
-            "Give it an initializer that does not depend on fans (Zeros(), Ones(), Normal(...))"
-        )
-    raise FanError(
-        f"{owner} of shape {tuple(shape)}: it is not known which dimensions are in and out. "
-        "Pass axes=Axes(fan_in=..., fan_out=..., batch=...) to the rule, or register_fans(...) for the module"
-    )
+        return None
+    seen = None if module is None else _experts(module, name, shape) or _in_forward(module, name, shape)
+    return Axes(fan_in=(1,), fan_out=(0,)) if seen is None and len(shape) == 2 else seen
 
 
 def _divides(use: ParameterUse, dim: int, n: int, shape: torch.Size) -> bool:

@@ -28,10 +28,10 @@ parameters that cannot be written (lazy, on meta, quantized, integer, parametriz
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final, TypeVar
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from zeta import recipes

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zeta.base.distributed import is_sharded
 from zeta.base.process.forked import check_threads
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed, draw_seed
@@ -366,7 +365,7 @@ def _apply(fitting: Fit, seed: int | None, progress: Progress | None, meet: Meet
     devices = {job.held.local.device for job in jobs}
     nbytes = sum(job.nbytes for job in jobs)
     report = _report(seed, claim, begin, measure_all(jobs), fitting.plan, nbytes, devices)
-    return replace(report, partial=any(is_sharded(job.slot.tensor) for job in jobs), confirmed=confirmed)
+    return replace(report, partial=any(job.held.sharded for job in jobs), confirmed=confirmed)
 
 
 def _seed(model: nn.Module, seed: int | None) -> int:

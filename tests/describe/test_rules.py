@@ -29,6 +29,7 @@ def match(name: str = "h.3.mlp.weight", **changes: Any) -> Match:
         "kind": Kind.WEIGHT,
         "module": nn.Linear(6, 4),
         "local_name": name.rpartition(".")[2],
+        "layers": lambda name: None,
         "axes_of": lambda: Axes(fan_in=(1,), fan_out=(0,)),
     }
     return Match(**{**given, **changes})
@@ -212,9 +213,9 @@ def test_a_predicate_sees_the_match() -> None:
         return m.fans.fan_in > 5 and m.layer == 3
 
     assert where(wide).label == "wide"
-    assert where(wide)(match(layer=3))
-    assert not where(wide)(match(layer=2))
-    assert not where(wide)(match(layer=3, axes_of=lambda: Axes(fan_in=(0,), fan_out=(1,))))
+    assert where(wide)(match(layers=lambda _: (3, 5)))
+    assert not where(wide)(match(layers=lambda _: (2, 5)))
+    assert not where(wide)(match(layers=lambda _: (3, 5), axes_of=lambda: Axes(fan_in=(0,), fan_out=(1,))))
 
 
 def test_fans_of_a_match() -> None:

@@ -70,7 +70,7 @@ class Words:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         region = Region(shape=(2**40,), offsets=(start,), sizes=(count,))
-        [job] = native._jobs(Task(law=self.law, key=0, draw=0, region=region, out=torch.empty(count)))
+        job = native._jobs(Task(law=self.law, key=0, draw=0, region=region, out=torch.empty(count)))
         self.process.stdin.write(job)
         self.process.stdin.flush()
         values = self.process.stdout.read(4 * count)
@@ -89,7 +89,7 @@ class Remote:
         """As ``Library.fill``, one task after the other."""
         for task in tasks:
             memory = torch.empty(0, dtype=torch.uint8).set_(task.out.untyped_storage())
-            jobs = [_moved(job, memory) for job in native._jobs(task)]
+            jobs = [_moved(job, memory) for job in _each(native._jobs(task), native._JOB_SIZE)]
             written = self._call(jobs, memory, measures=False)
             memory.copy_(torch.frombuffer(bytearray(written), dtype=torch.uint8) if written else memory)
 
@@ -98,7 +98,7 @@ class Remote:
         found: list[native.RawSums] = []
         for tensor, centre in zip(tensors, centres, strict=True):
             memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-            views = [_moved(view, memory) for view in native._views(tensor, centre)]
+            views = [_moved(view, memory) for view in _each(native._views(tensor, centre), native._VIEW_SIZE)]
             assert len(views) == 1
             found += native._SUMS.iter_unpack(self._call(views, memory, measures=True))
         return found
@@ -110,6 +110,10 @@ class Remote:
         done = subprocess.run(self.programs.command("zeta_remote"), input=everything, capture_output=True, check=False)
         assert (done.returncode, done.stderr) == (0, b"")
         return done.stdout
+
+
+def _each(items: bytes, size: int) -> list[bytes]:
+    return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
 def _moved(item: bytes, memory: Tensor) -> bytes:

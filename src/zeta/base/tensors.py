@@ -62,16 +62,11 @@ def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
             yield from _inside(f"{place}[{key!r}]", item, depth - 1)
 
 
-_ORDINARY: Final = (Tensor, nn.Parameter)
-
-
 def has_address(tensor: Tensor) -> bool:
     """Whether the tensor has an address in memory. A subclass that wraps other tensors, or a fake tensor, has none."""
     if tensor.numel() == 0:
         return True
     try:
-        if type(tensor) in _ORDINARY and not tensor.is_meta:
-            return tensor.untyped_storage().data_ptr() != 0
         storage = tensor.untyped_storage()
         return storage.device.type != "meta" and storage.data_ptr() != 0
     except RuntimeError:

@@ -143,7 +143,7 @@ def check(
         with within_reach("initialize=", TargetError):
             real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed)
         if real is not inner:
-            inner, slots = real, list(walk(real))
+            inner, slots = real, walk(real)
         call = call_of(inner, batch)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
         ranks.begin(_claim(slots, plan, seed, level, limits, given), meet)
@@ -204,7 +204,7 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
 
 def _checked_slots(model: nn.Module) -> list[Slot]:
     """The model's tensors; ``TargetError`` for those that cannot be looked at."""
-    slots = list(walk(model))
+    slots = walk(model)
     fake = [slot.name for slot in slots if isinstance(slot.tensor, FakeTensor)]
     if fake:
         raise TargetError(

@@ -23,7 +23,7 @@ from zeta.write.checkpoint import MANIFEST
 _HOW: Final = ("recipe", "rules")
 
 
-class _Around(msgspec.Struct):
+class _Around(msgspec.Struct, frozen=True):
     """A JSON document that may contain a plan."""
 
     plan: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base import dtypes
@@ -49,8 +50,7 @@ MASK_DRAW: Final = 2
 ELEMENTWISE: Final = (Constant, Uniform, Normal, TruncatedNormal)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """Write the values of ``region`` of one parameter to ``out``, a tensor of the region's sizes with any strides.
 
     ``key`` is the parameter's, of ``parameter_key``; ``axes`` are the roles of its dimensions, which
@@ -75,20 +75,22 @@ def fill_(requests: Sequence[Request]) -> None:
     constants: list[Request] = []
     tasks: list[Task] = []
     for request in requests:
-        if request.out.is_conj() or request.out.is_neg():
-            plain = torch.empty(request.region.sizes, dtype=request.out.dtype, device=request.out.device)
+        out, initializer = request.out, request.initializer
+        if out.is_neg() or out.is_conj():
+            plain = torch.empty(request.region.sizes, dtype=out.dtype, device=out.device)
             fill_([replace(request, out=plain)])
-            request.out.copy_(plain)
-        elif isinstance(request.initializer, Constant):
+            out.copy_(plain)
+        elif isinstance(initializer, Constant):
             constants.append(request)
-        elif isinstance(request.initializer, ELEMENTWISE):
+        elif isinstance(initializer, ELEMENTWISE):
             tasks += _tasks(request)
         elif request.region.numel:
-            request.out.copy_(_cut(_whole(request.initializer, request), request))
+            out.copy_(_cut(_whole(initializer, request), request))
     _fill_constants(constants)
     kernels.fill(tasks)
     for request in requests:
-        with_zero_row(request.out, request.region, request.zero_row)
+        if request.zero_row is not None:
+            with_zero_row(request.out, request.region, request.zero_row)
 
 
 def sample(
@@ -144,15 +146,12 @@ def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:
     return 0.0
 
 
-def pieces(initializer: Initializer, region: Region, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
+def pieces(initializer: Initializer, region: Region, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:
     """Cut ``region`` into consecutive ones of at most ``most`` elements: (index inside the region, piece).
 
     A matrix initializer's region stays whole, as each piece would cost as much as all of it.
     """
-    if isinstance(initializer, ELEMENTWISE):
-        yield from region.tiles(most)
-    elif region.numel:
-        yield tuple(slice(0, size) for size in region.sizes), region
+    return region.tiles(most if isinstance(initializer, ELEMENTWISE) else max(most, region.numel))
 
 
 def tiles(
@@ -217,10 +216,11 @@ _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.floa
 
 def _tasks(request: Request) -> list[Task]:
     """What the kernels have to do: one task, or one for each part of a complex tensor."""
-    laws, out = _laws(request.initializer, request.out.dtype), request.out
+    key, region, out = request.key, request.region, request.out
+    laws = _laws(request.initializer, out.dtype)
     parts = [out] if len(laws) == 1 else torch.view_as_real(out).unbind(-1)
     return [
-        Task(law=law, key=request.key, draw=request.draw + draw, region=request.region, out=part)
+        Task(law=law, key=key, draw=request.draw + draw, region=region, out=part)
         for part, (draw, law) in zip(parts, laws, strict=True)
     ]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from zeta.compute.stream import kernels
@@ -17,8 +17,7 @@ from zeta.compute.stream.regions import Region
 _TILE: Final = 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sums:
+class Sums(Struct, frozen=True, kw_only=True):
     """The number of elements, their sum and sum of squares about a centre, and their minimum and maximum.
 
     >>> Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0) + Sums()

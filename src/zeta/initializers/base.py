@@ -8,14 +8,15 @@ from dataclasses import MISSING, Field, dataclass, fields
 from numbers import Real
 from typing import Any, ClassVar, Self
 
+from msgspec import Struct
+
 from zeta.base.gaussian import Moments
 from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.fans import Axes, Fans
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
+class Site(Struct, frozen=True, kw_only=True):
     """The properties of a parameter that an initializer may use."""
 
     shape: tuple[int, ...]

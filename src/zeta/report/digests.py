@@ -168,7 +168,7 @@ def claim_of(fit: Fit, seed: int, jobs: Collection[Job]) -> Claim:
     options = [] if names is None else [("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}")]
     if others := _dtypes(jobs):
         options.append(("dtypes", ", ".join(sorted(others))))
-    held = layouts_of((job.entry.name, job.slot.tensor) for job in jobs)
+    held = layouts_of((job.entry.name, job.slot.tensor) for job in jobs if job.held.sharded)
     return Claim(seed=seed, plan=fit.asked, held=held, options=tuple(options))
 
 
@@ -176,7 +176,7 @@ def _dtypes(jobs: Collection[Job]) -> list[str]:
     """The dtypes of plain tensors that differ from the plan's: for all tensors of a dtype, or a hash of their names."""
     planned: dict[torch.dtype, dict[torch.dtype, list[str]]] = {}
     for job in jobs:
-        if not is_sharded(job.slot.tensor):
+        if not job.held.sharded:
             planned.setdefault(job.entry.dtype, {}).setdefault(job.slot.tensor.dtype, []).append(job.entry.name)
     return [
         f"{'all' if len(found) == 1 else f'{len(names)} of'} {dtypes.name_of(before)} as {dtypes.name_of(now)}"

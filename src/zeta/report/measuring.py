@@ -74,12 +74,17 @@ def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, *, parti
     return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype))
 
 
+#: where a forecast is for, if elements are drawn one by one: it is the same in every tensor
 _ANYWHERE: Final = Site(shape=())
+_NOTHING: Final = Sums()
 
 
-def _site(entry: Entry) -> Site:
-    """Where a forecast is for: elements that are drawn one by one are the same in every tensor."""
-    return _ANYWHERE if isinstance(entry.initializer, ELEMENTWISE) else entry.site
+def _forecast_of(entry: Entry, dtype: torch.dtype, partial: bool) -> _Forecast:
+    initializer = entry.initializer
+    if isinstance(initializer, Program):
+        return _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
+    site = _ANYWHERE if isinstance(initializer, ELEMENTWISE) else entry.site
+    return _forecast(initializer, site, dtype, partial=partial or entry.padding_idx is not None)
 
 
 class Accumulator:
@@ -95,27 +100,21 @@ class Accumulator:
     def __init__(
         self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0, *, partial: bool = False
     ) -> None:
-        dtype = dtype or entry.dtype
         self.entry = entry
         self.error = error
-        self.scored = not (partial and isinstance(entry.initializer, Identity | Dirac))
-        partial = partial or entry.padding_idx is not None
-        if isinstance(entry.initializer, Program):
-            known = _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
-        else:
-            known = _forecast(entry.initializer, _site(entry), dtype, partial=partial)
-        self.planned, self.expected, self.tolerance = known.moments, known.expected, known.tolerance
-        self.sums = [Sums()] * len(self.expected)
+        self.partial = partial
+        self.planned, self.expected, self.tolerance = _forecast_of(entry, dtype or entry.dtype, partial)
+        self.sums = [_NOTHING] * len(self.expected)
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
         """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart."""
-        row, pieces = self.entry.padding_idx, [values]
+        row, pieces, expected = self.entry.padding_idx, [values], self.expected
         if row is not None and index[0].start <= row < index[0].stop:
             inside = row - index[0].start
             pieces = [values[:inside], values[inside + 1 :]]
         if values.is_complex():
             pieces = [part for piece in pieces for part in (piece.real, piece.imag)]
-        return [(piece, self.expected[number % len(self.expected)].mean) for number, piece in enumerate(pieces)]
+        return [(piece, expected[number % len(expected)].mean) for number, piece in enumerate(pieces)]
 
     def take(self, sums: Sequence[Sums]) -> None:
         """Add the sums of ``parts``."""
@@ -129,7 +128,8 @@ class Accumulator:
         shifts = [sums.sum / n for sums in self.sums]
         variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
         # which part of a diagonal is here does not depend on chance
-        scored = self.scored and count > 0 and self.planned is not None
+        by_chance = not (self.partial and isinstance(self.entry.initializer, Identity | Dirac))
+        scored = by_chance and count > 0 and self.planned is not None
         scores = self._mean_scores() if scored else [0.0]
         measured = Measured(
             name=self.entry.name,

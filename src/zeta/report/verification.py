@@ -337,7 +337,7 @@ def _read(file: BinaryIO, into: memoryview) -> None:
         raise OSError("it became shorter while it was read")
 
 
-class _Index(msgspec.Struct):
+class _Index(msgspec.Struct, frozen=True):
     """The content of ``model.safetensors.index.json``."""
 
     metadata: dict[Text, Any]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import nn
 
 from zeta.base.reading import shown
@@ -23,8 +25,11 @@ from zeta.rules.where import glob_matcher
 Only = str | Collection[str] | Callable[[str], bool]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fit:
+#: these say nothing about a dtype that check_law could look at
+_WITHOUT_LAW: Final = (Keep, Program)
+
+
+class Fit(Struct, frozen=True, kw_only=True, eq=False):
     """A plan and a model that fit: the names, shapes and ties of what was selected agree.
 
     ``asked`` is the whole plan, and ``plan`` the part of it that is about this model, which may be one stage of a
@@ -193,5 +198,5 @@ def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entr
 
 def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
     """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
-    if not isinstance(initializer, Keep | Program):  # a program says its own dtypes
+    if not isinstance(initializer, _WITHOUT_LAW):  # a program says its own dtypes
         check_law(initializer, dtype)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from zeta import recipes
 from zeta.base.process.garbage import uncollected
 from zeta.base.text import shape_text
 from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
-from zeta.fans import Axes, axes_of
+from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Initializer, Keep, Ones, Site, Zeros
 from zeta.resolve.fitting import Fit, Only, check_dtype, fit_of_own
 from zeta.resolve.plans import Entry, Plan
@@ -54,7 +55,7 @@ def planned(
     rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
         raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
-    slots = list(walk(inner))
+    slots = walk(inner)
     if check is not None:
         check(slots)
     everything = groups(slots)
@@ -89,17 +90,24 @@ class _Resolver:
     def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any) -> None:
         self.rules = rules
         self.config = config
-        self.winners: set[int] = set()
+        self.winners: set[int | None] = set()
         self.unmatched: list[str] = []
         self.contested: list[str] = []
         self.unsolved: list[str] = []
-        self.layers = layers_of(slot.name for group in groups for slot in group)
+        self._names = [slot.name for group in groups for slot in group]
+
+    def _layers(self, name: str) -> tuple[int, int] | None:
+        return self._all_layers[name]
+
+    @functools.cached_property
+    def _all_layers(self) -> dict[str, tuple[int, int] | None]:
+        return layers_of(self._names)
 
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
         matches = [self._match(slot, lambda: _axes(group)) for slot in group]
         claims = [self.rules.first(match) for match in matches]
-        self.winners.update(claim for claim in claims if claim is not None)
+        self.winners.update(claims)
         if group[0].kind is Kind.BUFFER and claims[0] is None:
             return unruled_buffer(group)
         if None in claims:
@@ -109,7 +117,7 @@ class _Resolver:
                 if claim is None
             ]
             return None
-        if len(set(claims)) > 1:
+        if claims.count(claims[0]) < len(claims):
             named = (
                 f"{slot.name} by {self._label(claim)}"
                 for slot, claim in zip(group, claims, strict=True)
@@ -124,7 +132,6 @@ class _Resolver:
         return f"rule {position + 1} ({self.rules[position].label})"
 
     def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
-        layer, depth = self.layers[slot.name] or (None, None)
         return Match(
             name=slot.name,
             shape=slot.shape,
@@ -132,8 +139,7 @@ class _Resolver:
             kind=slot.kind,
             module=slot.module,
             local_name=slot.local_name,
-            layer=layer,
-            depth=depth,
+            layers=self._layers,
             config=self.config,
             axes_of=axes_of_group,
         )
@@ -148,7 +154,7 @@ class _Resolver:
             if rule.axes is not None:
                 matches = [replace(match, axes_of=axes_of_group) for match in matches]
             asked = [rule.initializer_for(match) for match in matches]
-            if any(other != asked[0] for other in asked):
+            if asked.count(asked[0]) < len(asked):
                 named = "; ".join(
                     f"{each.name}: {initializer!r}" for each, initializer in zip(group, asked, strict=True)
                 )
@@ -158,7 +164,8 @@ class _Resolver:
                 raise SpecError("is lazy and has no shape yet; run one forward pass first")
             if not isinstance(asked[0], Keep) and (problem := hook_problem(slot)) is not None:
                 raise SpecError(problem)
-            axes = self._axes_if_any(axes_of_group, needed=asked[0].needs_axes or rule.axes is not None)
+            needed = asked[0].needs_axes or rule.axes is not None
+            axes = axes_of_group() if needed else axes_if_any(group)
             solved = asked[0].solve(Site(shape=slot.shape, axes=axes))
             check_dtype(solved, slot.tensor.dtype)
         except ZetaError as error:
@@ -177,15 +184,6 @@ class _Resolver:
             padding_idx=None if isinstance(solved, Keep) else padding,
             persistent=slot.persistent,
         )
-
-    @staticmethod
-    def _axes_if_any(axes_of_group: Callable[[], Axes], *, needed: bool) -> Axes | None:
-        try:
-            return axes_of_group()
-        except FanError:
-            if needed:
-                raise
-            return None
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
@@ -230,12 +228,20 @@ def unruled_buffer(group: list[Slot]) -> Entry:
 def axes_if_any(group: list[Slot]) -> Axes | None:
     """The axes of one tensor, or ``None`` where nobody knows them."""
     try:
-        return _axes(group)
+        return _of_tied([known_axes(slot.module, slot.local_name, torch.Size(slot.shape)) for slot in group], group)
     except FanError:
         return None
 
 
 def _axes(group: list[Slot]) -> Axes:
-    """The axes of one tensor; an embedding that is also an output head has those of the head."""
-    each = [axes_of(slot.module, slot.local_name, torch.Size(slot.shape)).resolved(slot.shape) for slot in group]
-    return next((axes for axes in each if not axes.lookup), each[0])
+    axes = _of_tied([axes_of(slot.module, slot.local_name, torch.Size(slot.shape)) for slot in group], group)
+    assert axes is not None
+    return axes
+
+
+def _of_tied(each: list[Axes | None], group: list[Slot]) -> Axes | None:
+    """The axes of one tensor from those of each name; an embedding that is also an output head has the head's."""
+    if None in each:
+        return None
+    resolved = [axes.resolved(slot.shape) for axes, slot in zip(each, group, strict=True) if axes is not None]
+    return next((axes for axes in resolved if not axes.lookup), resolved[0])

@@ -7,11 +7,12 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from typing import Any, Final
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from zeta.base import dtypes
 from zeta.base.process.garbage import uncollected
@@ -45,8 +46,7 @@ def _text(part: Initializer | Axes | None) -> str:
     return ascii(None if part is None else part.to_json())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """The initialization of one parameter or buffer.
 
     ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and ``std``
@@ -278,7 +278,7 @@ class Plan:
 # -- JSON ------------------------------------------------------------------------------------------------------------
 
 
-class _Row(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
+class _Row(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """An entry in JSON, for reading and writing. Fields with a default follow from the others."""
 
     name: Text
@@ -296,11 +296,11 @@ class _Row(msgspec.Struct, kw_only=True, gc=False, forbid_unknown_fields=True):
     persistent: bool
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, frozen=True):
     format: int = 1  # the first format had no number
 
 
-class _Document(msgspec.Struct, forbid_unknown_fields=True):
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entries: list[_Row]
     format: int = 1
 

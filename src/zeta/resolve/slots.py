@@ -11,10 +11,10 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -30,8 +30,7 @@ _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
 _PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Slot:
+class Slot(Struct, frozen=True, kw_only=True, eq=False):
     """One name of one parameter or buffer.
 
     ``tensor`` is what is stored: for a parametrized weight its first original tensor, and ``parametrization`` the list
@@ -105,8 +104,7 @@ def _refuse_shards(module: nn.Module) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Place:
+class _Place(Struct, frozen=True, kw_only=True, eq=False):
     """A module on the walk: what its tensors' names begin with, and whether it is part of a parametrization."""
 
     module: nn.Module
@@ -114,47 +112,51 @@ class _Place:
     inside: bool = False
 
 
-def walk(model: nn.Module) -> Iterator[Slot]:
-    """Yield every name of every parameter and buffer, in registration order; shared ones once per name."""
+def walk(model: nn.Module) -> list[Slot]:
+    """Every name of every parameter and buffer, in registration order; shared ones once per name."""
     # in a loop: Python ends calls within calls a thousand levels down
+    found: list[Slot] = []
     first = _Place(module=unwrap(model), prefix="")
-    path = [(first, _met(first))]  # where the walk is, from the model on, and what is still to be met there
+    path = [(first, iter(_met(first)))]  # where the walk is, from the model on, and what is still to be met there
     above = {id(first.module)}
     while path:
         place, rest = path[-1]
-        item = next(rest, None)
-        if item is None:
-            path.pop()
-            above.remove(id(place.module))
-        elif isinstance(item, Slot):
-            yield item
-        else:
+        for item in rest:
+            if isinstance(item, Slot):
+                found.append(item)
+                continue
             if id(item.module) in above:
                 raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
             above.add(id(item.module))
-            path.append((item, _met(item)))
+            path.append((item, iter(_met(item))))
+            break
+        else:
+            path.pop()
+            above.remove(id(place.module))
+    return found
 
 
-def _met(place: _Place) -> Iterator[Slot | _Place]:
+def _met(place: _Place) -> list[Slot | _Place]:
     """What the walk meets at a module: its own parameters and buffers, then the modules that it holds."""
     module, prefix = place.module, place.prefix
     if isinstance(module, parametrize.ParametrizationList):
-        return  # reached on its own, as by Module.apply: its tensors are the layer's business
-    _refuse_unknown_storage(module, prefix)
+        return []  # reached on its own, as by Module.apply: its tensors are the layer's business
+    _refuse_quantized(module, prefix)
+    met: list[Slot | _Place] = []
     for local, parameter in module._parameters.items():
-        if parameter is not None:
-            lazy = nn.parameter.is_lazy(parameter)
-            yield Slot(
-                name=prefix + local,
-                local_name=local,
-                module=module,
-                tensor=parameter,
-                shape=() if lazy else tuple(parameter.shape),
-                kind=Kind.PARAMETRIZATION if place.inside else kind_of(module, local, None if lazy else parameter.ndim),
-            )
+        if parameter is None:
+            continue
+        _refuse_unknown_storage(parameter, prefix, local)
+        shape = () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
+        ndim = None if nn.parameter.is_lazy(parameter) else len(shape)
+        kind = Kind.PARAMETRIZATION if place.inside else kind_of(module, local, ndim)
+        met.append(Slot(name=prefix + local, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
     for local, buffer in module._buffers.items():
-        if buffer is not None:
-            yield Slot(
+        if buffer is None:
+            continue
+        _refuse_unknown_storage(buffer, prefix, local)
+        met.append(
+            Slot(
                 name=prefix + local,
                 local_name=local,
                 module=module,
@@ -163,13 +165,15 @@ def _met(place: _Place) -> Iterator[Slot | _Place]:
                 kind=Kind.BUFFER,
                 persistent=local not in module._non_persistent_buffers_set,
             )
+        )
     for local, child in module._modules.items():
         if child is None:
             continue
         if local == "parametrizations" and parametrize.is_parametrized(module):
-            yield from _met_parametrized(module, child, prefix)
+            met += _met_parametrized(module, child, prefix)
         else:
-            yield _Place(module=unwrap(child), prefix=f"{prefix}{local}.", inside=place.inside)
+            met.append(_Place(module=unwrap(child), prefix=f"{prefix}{local}.", inside=place.inside))
+    return met
 
 
 def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Iterator[Slot | _Place]:
@@ -189,7 +193,7 @@ def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Itera
             yield _Place(module=part, prefix=f"{prefix}parametrizations.{local}.{number}.", inside=True)
 
 
-def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
+def _refuse_quantized(module: nn.Module, prefix: str) -> None:
     layer: Any = type(module)
     if _is_quantized(layer) and (
         callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
@@ -198,16 +202,17 @@ def _refuse_unknown_storage(module: nn.Module, prefix: str) -> None:
             f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
         )
-    for local, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None and tensor.is_nested:
-            raise TargetError(f"{prefix}{local}: is a nested tensor, which has no one shape; keep its parts apart")
+
+
+def _refuse_unknown_storage(tensor: Tensor, prefix: str, local: str) -> None:
+    if tensor.is_nested:
+        raise TargetError(f"{prefix}{local}: is a nested tensor, which has no one shape; keep its parts apart")
     # FlatParameter makes plain Parameters and marks them
-    for parameter in module._parameters.values():
-        if getattr(parameter, "_is_flat_param", False):
-            raise TargetError(
-                f"{_where(prefix)}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard "
-                "(FSDP2)"
-            )
+    if vars(tensor).get("_is_flat_param", False):
+        raise TargetError(
+            f"{_where(prefix)}: FSDP1 has flattened the parameters. Initialize before wrapping, or use fully_shard "
+            "(FSDP2)"
+        )
 
 
 def _where(prefix: str) -> str:

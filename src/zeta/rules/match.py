@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 import torch
+from msgspec import Struct
 from torch import nn
 
 from zeta.fans import Axes, Fans, torch_axes
@@ -29,13 +29,11 @@ class Kind(StrEnum):
 NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Match:
+class Match(Struct, frozen=True, kw_only=True):
     """One parameter, as passed to a rule's condition and to its function.
 
-    ``layer`` is the first number in the name that takes several values in the model (``h.3.mlp`` gives 3), and
-    ``depth`` the number of these values; both are ``None`` if the name has no such number. ``config`` is the model's
-    ``config`` attribute, if any.
+    ``layer`` and ``depth`` are ``None`` if the name has no number. ``config`` is the model's ``config`` attribute, if
+    any.
     """
 
     name: str
@@ -44,10 +42,24 @@ class Match:
     kind: Kind
     module: nn.Module
     local_name: str
-    layer: int | None = None
-    depth: int | None = None
+    layers: Callable[[str], tuple[int, int] | None]
     config: Any = None
-    axes_of: Callable[[], Axes] = field(repr=False)
+    axes_of: Callable[[], Axes]
+
+    @property
+    def layer(self) -> int | None:
+        """The first number in the name that takes several values in the model: ``h.3.mlp`` gives 3."""
+        found = self.layers(self.name)
+        return None if found is None else found[0]
+
+    @property
+    def depth(self) -> int | None:
+        """The number of values that ``layer`` takes in the model."""
+        found = self.layers(self.name)
+        return None if found is None else found[1]
+
+    def __repr__(self) -> str:
+        return f"Match({self.name!r}, shape={self.shape}, kind={self.kind.value}, module={type(self.module).__name__})"
 
     @property
     def fans(self) -> Fans:

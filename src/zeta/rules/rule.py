@@ -117,4 +117,7 @@ class Rules(Sequence[Rule]):
 
     def first(self, match: Match) -> int | None:
         """The position of the first rule that matches, or ``None``."""
-        return next((position for position, rule in enumerate(self._rules) if rule.matches(match)), None)
+        for position, rule in enumerate(self._rules):
+            if rule.matches(match):
+                return position
+        return None

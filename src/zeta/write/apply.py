@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 
-from zeta.base.distributed import any_sharded, gathered, is_sharded
+from zeta.base.distributed import any_sharded, gathered, is_sharded, local
 from zeta.base.modules import modules_of, tensors_of
 from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
@@ -19,7 +19,7 @@ from zeta.compute.sampling import Request, fill_, pieces
 from zeta.compute.stream.random import draw_seed, parameter_key
 from zeta.compute.values import values_of
 from zeta.errors import SpecError, TargetError, ZetaError, listed
-from zeta.initializers import Program
+from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot, hook_problem
@@ -35,8 +35,7 @@ _BATCH: Final = 2**24
 Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(Struct, frozen=True, kw_only=True):
     """One entry, and what is here of the tensor that it is written to.
 
     For a parametrized weight: what its originals become, and as what is here the weight that they give.
@@ -51,6 +50,11 @@ class Job:
     def nbytes(self) -> int:
         """The bytes of what is here."""
         return self.held.numel * self.entry.dtype.itemsize
+
+    @property
+    def memory(self) -> Tensor:
+        """The memory here that is written; of a parametrized weight, that of its first original."""
+        return self.held.local if self.inversion is None else local(self.slot.tensor)
 
     @property
     def error(self) -> float:
@@ -69,11 +73,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     """
     jobs: list[Job] = []
     problems: list[str] = gathered(fit.model)
-    given = {
-        id(slot.tensor): entry
-        for entry in fit.entries
-        if not entry.kept and (slot := fit.slots[entry.name]).parametrization is None
-    }
+    parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
+    given = _plain_entries(fit) if parametrized else {}
     for entry in fit.entries:
         slot = fit.slots[entry.name]
         try:
@@ -83,18 +84,22 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
                 jobs.append(_job(entry, slot, seed, given))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
-    problems += _crossed(fit, jobs)
-    problems += shared({job.entry.name for job in jobs}, fit.slots.values())
+    if parametrized:
+        problems += _crossed(parametrized, jobs)
+    problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values())
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
 
 
-def _crossed(fit: Fit, jobs: list[Job]) -> list[str]:
+def _plain_entries(fit: Fit) -> dict[int, Entry]:
+    """The entries of plain tensors that are to be written, by the tensor's ``id``."""
+    slots = ((fit.slots[entry.name], entry) for entry in fit.entries if not entry.kept)
+    return {id(slot.tensor): entry for slot, entry in slots if slot.parametrization is None}
+
+
+def _crossed(parametrized: list[Slot], jobs: list[Job]) -> list[str]:
     """Parametrized weights that would differ from the plan, because they are computed from shared tensors."""
-    parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
-    if not parametrized:
-        return []
     problems: list[str] = []
     written: dict[int, tuple[str, Tensor | None]] = {}
     for job in jobs:
@@ -180,8 +185,9 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     for module in modules.values():
         if not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
             recompute(module)
-    changed = [job.slot.tensor for job in jobs] + [job.held.local for job in jobs if is_sharded(job.slot.tensor)]
-    torch.autograd.graph.increment_version([tensor for tensor in changed if not tensor.is_inference()])
+    sharded = [job.held.local for job in jobs if job.held.sharded]
+    changed = [tensor for tensor in (*(job.slot.tensor for job in jobs), *sharded) if not tensor.is_inference()]
+    torch.autograd.graph.increment_version(changed)
 
 
 def _job(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry]) -> Job:
@@ -224,28 +230,19 @@ def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
     batch: list[Request] = []
     count = 0
     for job in jobs:
-        for request in _requests(job, seed):
-            batch.append(request)
-            count += request.region.numel
-            if count >= _BATCH:
-                yield job.entry.name, batch
-                batch, count = [], 0
+        entry = job.entry
+        initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
+        key = 0 if isinstance(initializer, Constant) else parameter_key(seed, entry.name)
+        for values, region in job.held.places():
+            for index, piece in pieces(initializer, region, _BATCH):
+                out = values if piece is region else values[index]
+                batch.append(Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=row))
+                count += piece.numel
+                if count >= _BATCH:
+                    yield entry.name, batch
+                    batch, count = [], 0
     if batch:
         yield jobs[-1].entry.name, batch
-
-
-def _requests(job: Job, seed: int) -> Iterator[Request]:
-    entry, key = job.entry, parameter_key(seed, job.entry.name)
-    for values, region in job.held.places():
-        for index, piece in pieces(entry.initializer, region, _BATCH):
-            yield Request(
-                initializer=entry.initializer,
-                key=key,
-                region=piece,
-                out=values if piece is region else values[index],
-                axes=entry.axes,
-                zero_row=entry.padding_idx,
-            )
 
 
 _fill: Final = uncollected(fill_)

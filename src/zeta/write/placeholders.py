@@ -20,7 +20,7 @@ from zeta.resolve.slots import Slot
 def runtime_problem(slot: Slot) -> str | None:
     """Which runtime manages the parameter's memory, and what to do; ``None`` for an ordinary parameter."""
     tensor = slot.tensor
-    if hasattr(tensor, "ds_id"):
+    if "ds_id" in vars(tensor):
         return (
             f"belongs to DeepSpeed's ZeRO-3, which holds its {tuple(getattr(tensor, 'ds_shape', ()))} elsewhere; "
             "initialize before deepspeed.initialize, or inside deepspeed.zero.GatheredParameters"
@@ -36,9 +36,9 @@ def runtime_problem(slot: Slot) -> str | None:
 
 def _extent(module: Any, name: str) -> int | None:
     """The number of elements by the attributes of one of torch's layers; ``None`` for any other layer or parameter."""
-    for kind, extents in _EXTENTS.items():
-        if type(module) is kind and name in extents:
-            return math.prod(extents[name](module))
+    shape = _EXTENTS.get(type(module), {}).get(name)
+    if shape is not None:
+        return math.prod(shape(module))
     if isinstance(module, _NormBase) and name in ("weight", "bias"):
         return int(module.num_features)
     return None

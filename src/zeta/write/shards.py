@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+from msgspec import Struct
 from torch import Tensor
 
 from zeta.base.distributed import is_sharded, local
@@ -24,30 +24,30 @@ from zeta.errors import SpecError, TargetError
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """A box of the whole tensor, and its index in the local tensor."""
 
     region: Region
     index: tuple[slice, ...]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Held:
-    """The local shard of a tensor: its memory, and the parts of the whole tensor that fill it."""
+class Held(Struct, frozen=True, kw_only=True, eq=False):
+    """The local shard of a tensor, all of it if it is plain: its memory, and the parts of the tensor that fill it."""
 
     local: Tensor
     parts: tuple[Part, ...]
+    sharded: bool = False
 
     @property
     def numel(self) -> int:
         """The number of elements of the local shard."""
-        return sum([part.region.numel for part in self.parts])
+        return self.local.numel()
 
-    def places(self) -> Iterator[tuple[Tensor, Region]]:
+    def places(self) -> list[tuple[Tensor, Region]]:
         """Each part's memory, and its region of the whole tensor."""
-        for part in self.parts:
-            yield self.local if part.region.numel == self.local.numel() else self.local[part.index], part.region
+        if len(self.parts) == 1:
+            return [(self.local, self.parts[0].region)]
+        return [(self.local[part.index], part.region) for part in self.parts]
 
 
 def parts_of(
@@ -91,16 +91,16 @@ def held(tensor: Tensor) -> Held:
     mesh, placements, memory = tensor.device_mesh, tensor.placements, local(tensor)
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the mesh
-        return Held(local=memory, parts=())
+        return Held(local=memory, parts=(), sharded=True)
     _check_order(tensor)
     parts = parts_of(tensor.shape, mesh.shape, placements, coordinate)
-    found = Held(local=memory, parts=parts)
-    if memory.numel() != found.numel or not all(_fits(part, memory.shape) for part in parts):
+    count = sum(part.region.numel for part in parts)
+    if memory.numel() != count or not all(_fits(part, memory.shape) for part in parts):
         raise TargetError(
             f"is a DTensor of shape {tuple(tensor.shape)} with a local tensor of shape {tuple(memory.shape)}, which is "
             f"not what {tuple(placements)} on a mesh of shape {tuple(mesh.shape)} give at {tuple(coordinate)}"
         )
-    return found
+    return Held(local=memory, parts=parts, sharded=True)
 
 
 def whole(tensor: Tensor) -> Held:

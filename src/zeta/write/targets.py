@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -19,39 +19,53 @@ from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 from zeta.write.placeholders import runtime_problem
 
+#: the addresses of the first byte and after the last, the tensor, and its name
+_Extent = tuple[int, int, Tensor, str]
 
-def shared(written: Collection[str], slots: Iterable[Slot]) -> list[str]:
+
+def shared(written: Mapping[str, Tensor], slots: Iterable[Slot]) -> list[str]:
     """Different parameters with an element in the same memory: to write one would change the other.
 
-    Told of those of which at least one is to be ``written``.
+    Those of which at least one is written; ``written`` has their memory here, by the canonical name.
     """
-    parameters: dict[int, Slot] = {}
+    memory = list(written.items())
+    known = {id(slot.tensor) for slot in slots if slot.name in written}
     for slot in slots:
-        if slot.kind is not Kind.BUFFER or slot.name in written:
-            parameters.setdefault(id(slot.tensor), slot)  # the first of tied names is the canonical one
-    devices: dict[torch.device, int] = {}
-    extents: list[tuple[int, int, int, Tensor, str]] = []
-    for slot in parameters.values():
-        if nn.parameter.is_lazy(slot.tensor) or slot.tensor.is_meta or slot.tensor.layout is not torch.strided:
-            continue
-        tensor = local(slot.tensor)
-        if tensor.numel() and has_address(tensor):
-            device = devices.setdefault(tensor.device, len(devices))
-            extents.append((device, tensor.data_ptr(), _bytes(tensor), tensor, slot.name))
-    extents.sort(key=operator.itemgetter(0, 1))
+        if id(slot.tensor) not in known and slot.kind is not Kind.BUFFER:
+            known.add(id(slot.tensor))
+            if (tensor := _memory(slot.tensor)) is not None:
+                memory.append((slot.name, tensor))
+    by_device: dict[torch.device, list[_Extent]] = {}
+    for name, tensor in memory:
+        begin = tensor.data_ptr()
+        if begin and tensor.numel():
+            by_device.setdefault(tensor.device, []).append((begin, begin + _bytes(tensor), tensor, name))
     problems: list[str] = []
-    open_extents: list[tuple[int, int, int, Tensor, str]] = []
-    for found in extents:
-        device, begin, _, tensor, name = found
-        open_extents = [other for other in open_extents if other[0] == device and other[1] + other[2] > begin]
-        problems += [
-            f"{name}: shares the memory of {owner_name}, but is another Parameter; tie them by assigning the same "
-            "Parameter, or give one its own memory"
-            for _, _, _, owner, owner_name in open_extents
-            if not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
-        ]
-        open_extents.append(found)
+    for extents in by_device.values():
+        extents.sort(key=operator.itemgetter(0))
+        end = 0
+        overlapping: list[_Extent] = []  # those up to here of which each begins before the end of one before it
+        for found in extents:
+            begin, until, tensor, name = found
+            if begin >= end:
+                overlapping.clear()
+            problems += [
+                f"{name}: shares the memory of {owner_name}, but is another Parameter; tie them by assigning the same "
+                "Parameter, or give one its own memory"
+                for _, other_end, owner, owner_name in overlapping
+                if other_end > begin and not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
+            ]
+            overlapping.append(found)
+            end = max(end, until)
     return problems
+
+
+def _memory(tensor: Tensor) -> Tensor | None:
+    """What is here of a tensor, or ``None`` if that has no memory."""
+    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
+        return None
+    here = local(tensor)
+    return here if has_address(here) else None
 
 
 def _meet(first: Tensor, second: Tensor) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,9 +70,9 @@ class Region:
         return True
 
     @functools.cached_property
-    def _all(self) -> tuple[slice, ...]:
-        """The index of all elements, relative to the region."""
-        return tuple(slice(0, size) for size in self.sizes)
+    def _whole(self) -> tuple[tuple[tuple[slice, ...], Region]]:
+        """The region as its only tile."""
+        return ((tuple(slice(0, size) for size in self.sizes), self),)
 
     def indices(self, device: torch.device | str = "cpu") -> Tensor:
         """The row-major global index of each element: int64, shape ``sizes``."""
@@ -82,11 +82,11 @@ class Region:
             total += along.view(-1, *(1,) * (len(self.sizes) - dim - 1))
         return total
 
-    def tiles(self, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
+    def tiles(self, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:
         """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
-        if 0 < self.numel <= most:
-            yield self._all, self
-            return
+        return self._whole if 0 < self.numel <= most else self._tiles(most)
+
+    def _tiles(self, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
         inner, cut = 1, len(self.sizes)
         while cut > 0 and inner * self.sizes[cut - 1] <= most:
             cut -= 1

@@ -43,7 +43,7 @@ def part(name: str) -> str:
     return f"{name}{PART}"
 
 
-class _Document(msgspec.Struct):
+class _Document(msgspec.Struct, frozen=True):
     """The content of ``journal.json``."""
 
     format: Text

@@ -99,14 +99,14 @@ class Manifest:
         return manifest
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, frozen=True):
     """The fields that decide whether the rest can be read."""
 
     format: Any = None
     stream: Any = None
 
 
-class _Document(msgspec.Struct):
+class _Document(msgspec.Struct, frozen=True):
     """The fields of ``zeta.json`` that are read; ``versions`` is for people only."""
 
     seed: int

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -77,7 +78,7 @@ def _staged(task: Task) -> None:
     device = task.out.device if task.out.device.type == "cuda" else torch.device("cpu")
     for index, tile in task.region.tiles(STAGE):
         values = torch.empty(tile.sizes, dtype=law.dtype, device=device)
-        fill([replace(task, law=law, region=tile, out=values)])
+        fill([msgspec.structs.replace(task, law=law, region=tile, out=values)])
         task.out[index].copy_(values)
 
 

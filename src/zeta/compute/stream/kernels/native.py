@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 import os
 import struct
@@ -32,10 +33,16 @@ _DTYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.f
 #: dtypes of real values that the kernels read and write
 DTYPES: Final = frozenset(_DTYPES) - {torch.uint32}
 
-# struct zeta_job of csrc/zeta.h, in two halves (the place, then the law); struct zeta_view; struct zeta_moments
-_PLACE: Final = struct.Struct(f"=Qq{3 * DIMS}qQQ")
+# struct zeta_job of csrc/zeta.h: the place, sizes and strides of a box, the stream, the law.
+# struct zeta_view: the place, sizes and strides of a box, the type. struct zeta_moments.
+_PLACE: Final = struct.Struct("=Qq")
+_STREAM: Final = struct.Struct("=QQ")
 _LAW: Final = struct.Struct("=iiddddQQdddQddd")
-_VIEW: Final = struct.Struct(f"=Q{2 * DIMS}qi4xd")
+_ADDRESS: Final = struct.Struct("=Q")
+_TYPE: Final = struct.Struct("=i4xd")
+_BOX: Final = struct.Struct(f"={DIMS}q")  # the sizes, or the strides in one tensor
+_JOB_SIZE: Final = _PLACE.size + 3 * _BOX.size + _STREAM.size + _LAW.size
+_VIEW_SIZE: Final = _ADDRESS.size + 2 * _BOX.size + _TYPE.size
 _SUMS: Final = struct.Struct("=dddd")
 
 #: sum and sum of squares about the centre, minimum and maximum
@@ -51,7 +58,7 @@ class Library:
             self._library.zeta_isas.restype = ctypes.c_char_p
             self._library.zeta_job_size.restype = self._library.zeta_view_size.restype = ctypes.c_int64
             sizes = self._library.zeta_job_size(), self._library.zeta_view_size()
-            same = self._library.zeta_abi() == _ABI and sizes == (_PLACE.size + _LAW.size, _VIEW.size)
+            same = self._library.zeta_abi() == _ABI and sizes == (_JOB_SIZE, _VIEW_SIZE)
         except AttributeError as error:
             raise OSError(f"{path} is not the native library of zeta ({error}); install zeta again") from error
         if not same:
@@ -71,8 +78,8 @@ class Library:
 
         A thread that called ``stay_on_this_thread`` runs them alone.
         """
-        jobs = b"".join(job for task in tasks for job in _jobs(task))
-        count = len(jobs) // (_PLACE.size + _LAW.size)
+        jobs = b"".join([_jobs(task) for task in tasks])
+        count = len(jobs) // _JOB_SIZE
         self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
 
     def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[RawSums]:
@@ -80,20 +87,20 @@ class Library:
 
         The results have the same bits for any number of threads.
         """
-        views: list[bytes] = []
-        owners: list[int] = []
-        for number, (tensor, centre) in enumerate(zip(tensors, centres, strict=True)):
-            for view in _views(tensor, centre):
-                views.append(view)
-                owners.append(number)
-        answers = ctypes.create_string_buffer(_SUMS.size * len(views))
-        self._call("zeta_measure", isa, b"".join(views), answers, ctypes.c_int64(len(views)))
-        if len(views) == len(tensors):
-            return list(_SUMS.iter_unpack(answers.raw))
-        measured: list[RawSums] = [(0.0, 0.0, math.inf, -math.inf)] * len(tensors)
-        for owner, (total, squares, low, high) in zip(owners, _SUMS.iter_unpack(answers.raw), strict=True):
-            before = measured[owner]
-            measured[owner] = before[0] + total, before[1] + squares, min(before[2], low), max(before[3], high)
+        views = [_views(tensor, centre) for tensor, centre in zip(tensors, centres, strict=True)]
+        joined = b"".join(views)
+        count = len(joined) // _VIEW_SIZE
+        answers = ctypes.create_string_buffer(_SUMS.size * count)
+        self._call("zeta_measure", isa, joined, answers, ctypes.c_int64(count))
+        found: Iterator[RawSums] = _SUMS.iter_unpack(answers.raw)
+        if count == len(tensors) and all(views):
+            return list(found)
+        measured: list[RawSums] = []
+        for of_one in views:
+            total, squares, low, high = 0.0, 0.0, math.inf, -math.inf
+            for one in itertools.islice(found, len(of_one) // _VIEW_SIZE):
+                total, squares, low, high = total + one[0], squares + one[1], min(low, one[2]), max(high, one[3])
+            measured.append((total, squares, low, high))
         return measured
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
@@ -149,34 +156,38 @@ def library_path(folders: Iterable[str]) -> Path:
     )
 
 
-def _jobs(task: Task) -> Iterator[bytes]:
-    """The task as the bytes of one ``zeta_job``, or of several if it has more dimensions than a job."""
+def _jobs(task: Task) -> bytes:
+    """The task as a ``zeta_job``, or as several if it has more dimensions than a job."""
     region, out, law = task.region, task.out, _packed(task.law)
+    stream = _STREAM.pack(task.key, task.draw)
     if region.is_run and out.is_contiguous():
         sizes, strides = _run(region.numel)
-        yield _PLACE.pack(out.data_ptr(), region.start, *sizes, *strides, *strides, task.key, task.draw) + law
-        return
-    for (index, offset), sizes, (index_strides, strides) in boxes(region.sizes, [region.strides, out.stride()]):
-        place = out.data_ptr() + offset * out.element_size()
-        yield _PLACE.pack(place, region.start + index, *sizes, *index_strides, *strides, task.key, task.draw) + law
+        return _PLACE.pack(out.data_ptr(), region.start) + sizes + strides + strides + stream + law
+    jobs = b""
+    for (index, offset), extents, steps in boxes(region.sizes, [region.strides, out.stride()]):
+        place = _PLACE.pack(out.data_ptr() + offset * out.element_size(), region.start + index)
+        jobs += place + b"".join(_BOX.pack(*numbers) for numbers in (extents, *steps)) + stream + law
+    return jobs
 
 
-def _views(tensor: Tensor, centre: float) -> Iterator[bytes]:
-    """The tensor as the bytes of one ``zeta_view``, or of several if it has more dimensions than a view."""
-    dtype = _DTYPES[tensor.dtype]
+def _views(tensor: Tensor, centre: float) -> bytes:
+    """The tensor as a ``zeta_view``, or as several if it has more dimensions than a view."""
+    kind = _TYPE.pack(_DTYPES[tensor.dtype], centre)
     if tensor.is_contiguous():
         sizes, strides = _run(tensor.numel())
-        yield _VIEW.pack(tensor.data_ptr(), *sizes, *strides, dtype, centre)
-        return
-    for (offset,), sizes, (strides,) in boxes(tuple(tensor.shape), [tensor.stride()]):
-        yield _VIEW.pack(tensor.data_ptr() + offset * tensor.element_size(), *sizes, *strides, dtype, centre)
+        return _ADDRESS.pack(tensor.data_ptr()) + sizes + strides + kind
+    views = b""
+    for (offset,), extents, (steps,) in boxes(tuple(tensor.shape), [tensor.stride()]):
+        place = _ADDRESS.pack(tensor.data_ptr() + offset * tensor.element_size())
+        views += place + _BOX.pack(*extents) + _BOX.pack(*steps) + kind
+    return views
 
 
 @functools.lru_cache(maxsize=4096)
-def _run(count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _run(count: int) -> tuple[bytes, bytes]:
     """Sizes and strides of a box of ``count`` consecutive elements."""
     outer = DIMS - 1
-    return (*(1,) * outer, count), (*(0,) * outer, 1)
+    return _BOX.pack(*(1,) * outer, count), _BOX.pack(*(0,) * outer, 1)
 
 
 @functools.lru_cache(maxsize=4096)

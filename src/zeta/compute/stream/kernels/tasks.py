@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from zeta.compute.stream.random import Interval
@@ -51,8 +52,7 @@ class Law:
 WORDS = Law(kind="words", dtype=torch.uint32)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """Write the values of ``law`` for the elements of ``region`` to ``out``, a tensor of its sizes with any strides.
 
     ``key`` is the parameter's key; ``draw`` is the draw number, the upper 64 bits of the counter.
