@@ -345,10 +345,7 @@ class _RowWriter:
 def essences(plan: Plan) -> dict[str, bytes]:
     """Everything that decides the bytes of each entry, as text: NaN in a number would not equal itself."""
     writer = _RowWriter()
-    rows = {entry.name: writer.row(entry) for entry in plan}
-    for row in rows.values():
-        row.rule, row.kind = "", Kind.OTHER
-    return {name: encode(row) for name, row in rows.items()}
+    return {entry.name: encode(writer.row(replace(entry, rule="", kind=Kind.OTHER))) for entry in plan}
 
 
 class _RowReader:
