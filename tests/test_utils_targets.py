@@ -235,8 +235,12 @@ def test_unknown_axes(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4)], ids=str)
-def test_default_of_an_unknown_module(shape: tuple[int, ...]) -> None:
-    assert_refused(Custom(torch.ones(shape)), "default", PlanError, "no rule matches", "own", "in Custom")
+def test_default_of_an_unknown_module_is_what_it_has(shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Custom(torch.full(shape, 7.0)))
+    nn.init.ones_(model[0].weight)  # type: ignore[arg-type]
+    init_default_(model, seed=0)
+    assert (model[1].own == 7).all()
+    assert 0 < model[0].weight.abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("name", ["zero", "normal"])
@@ -253,7 +257,7 @@ def test_the_error_comes_before_the_first_write() -> None:
     """The bad parameter is the last one of the last layer."""
     model = nn.Sequential(*(factory() for factory in LAYERS.values()), Custom(torch.ones(3)))
     before = state(model)
-    for call in (init_xavier_normal_, lambda m: init_sparse_(m, 0.5), init_default_):
+    for call in (init_xavier_normal_, lambda m: init_sparse_(m, 0.5)):
         with pytest.raises(PlanError, match="own"):
             call(model)
     assert state(model) == before

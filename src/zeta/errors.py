@@ -31,7 +31,7 @@ class FanError(ZetaError, ValueError):
 
 
 class PlanError(ZetaError, ValueError):
-    """A model and its rules do not fit: unmatched parameters, idle rules, ties claimed twice, wrong shapes."""
+    """A model and its rules do not fit: unmatched parameters, idle rules, contradictions, wrong shapes."""
 
 
 class RecordingError(PlanError):

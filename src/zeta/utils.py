@@ -11,8 +11,8 @@ biases with ``bias`` (``None`` leaves them). It returns the module. Device, dtyp
 without parameters is left alone, so ``model.apply(init_zero_)`` works. An embedding's padding row stays zero.
 Parametrized layers get the *effective* weight; the buffers that belong to it, as spectral norm's vectors, follow.
 
-Schemes that look at a weight as a map from inputs to outputs (Xavier, Kaiming, LeCun, orthogonal, identity, Dirac,
-sparse) do not apply to a norm's scale, which they set to 1, and to a ``PReLU``'s slope, which they set to torch's 0.25.
+Zeros, ones and constants are set everywhere. All other schemes are for weights that map inputs to outputs, and set a
+norm's scale to 1 and a ``PReLU``'s slope to torch's 0.25.
 
 The random ones take ``generator=`` or ``seed=``; with neither, torch's global generator decides, so
 ``torch.manual_seed`` works. Two layers with the same names and the same ``seed`` get the same values: to seed a whole
@@ -293,7 +293,8 @@ def init_sparse_(
 def init_default_(layer: Module, *, generator: torch.Generator | None = None, seed: int | None = None) -> Module:
     """Initialize torch's layers with the distributions of their ``reset_parameters``, drawn from zeta's stream.
 
-    Raises ``PlanError`` for parameters of other modules, whose defaults are unknown.
+    Parameters of other modules are kept, as torch has no default for them; an embedding that is also an output layer
+    is drawn as an embedding.
     """
     return _write(layer, recipes.rules_for("torch", _module(layer)), seed=_seed(layer, generator, seed))
 
@@ -310,7 +311,7 @@ def _fill(
     seed: int | None = None,
 ) -> Module:
     of_bias = Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
-    others = _SCALES if weight.needs_axes else ()
+    others = () if isinstance(weight, Constant) else _SCALES
     rules = Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
     return _write(_module(layer), rules, seed=_seed(layer, generator, seed))
 

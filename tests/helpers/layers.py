@@ -147,7 +147,8 @@ class Scheme:
     call: Callable[..., Any]
     plausible: Callable[[Tensor], bool]
     random: bool = True
-    maps: bool = False  # looks at a weight as a map: norms get 1, slopes torch's 0.25
+    maps: bool = False  # needs the axes of a weight
+    everywhere: bool = False  # norms' scales and slopes get the value too; else norms get 1, slopes torch's 0.25
     kernels: bool | None = None  # True: convolutions only, False: no convolutions
 
 
@@ -164,9 +165,11 @@ def only(*values: float) -> Callable[[Tensor], bool]:
 
 
 FAMILY = {
-    "zero": Scheme(lambda layer, **kw: init_zero_(layer), only(0.0), random=False),
-    "constant": Scheme(lambda layer, **kw: init_constant_(layer, 0.5, **kw), only(0.5), random=False),
-    "ones": Scheme(init_ones_, only(1.0), random=False),
+    "zero": Scheme(lambda layer, **kw: init_zero_(layer), only(0.0), random=False, everywhere=True),
+    "constant": Scheme(
+        lambda layer, **kw: init_constant_(layer, 0.5, **kw), only(0.5), random=False, everywhere=True
+    ),
+    "ones": Scheme(init_ones_, only(1.0), random=False, everywhere=True),
     "uniform": Scheme(lambda layer, **kw: init_uniform_(layer, 1.0, 3.0, **kw), within(1.0, 3.0)),
     "normal": Scheme(lambda layer, **kw: init_normal_(layer, 0.02, 1.0, **kw), within(0.87, 1.13)),
     "trunc_normal": Scheme(lambda layer, **kw: init_trunc_normal_(layer, 0.5, **kw), within(-1.0, 1.0)),
@@ -218,7 +221,7 @@ def assert_given(layer: nn.Module, scheme: Scheme, bias: float) -> None:
         value = without_padding(parameter.detach(), owner)
         if is_bias(name):
             assert only(bias)(value), name
-        elif name in maps or not scheme.maps:
+        elif name in maps or scheme.everywhere:
             # a slope is one number: nothing varies
             assert scheme.plausible(value) or (value.numel() == 1 and value.item() != 7), f"{name}: {value}"
         else:

@@ -8,13 +8,13 @@ import math
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from torch import nn
 
 import zeta
@@ -208,27 +208,51 @@ def test_equal_parameters_are_not_ties() -> None:
     assert [entry.ties for entry in zeta.plan(model, ANY)] == [(), ()]
 
 
+@pytest.mark.parametrize("order", [("a_head", "wte"), ("wte", "a_head")])
 @pytest.mark.parametrize(
-    ("rules", "message"),
+    ("rules", "std"),
     [
-        (
-            [Rule("wte.*", Normal(0.1)), Rule("*", Normal(0.1))],
-            r"wte.weight by rule 1 \(wte.\*\); a_head.weight by rule 2 \(\*\)",
-        ),
-        (
-            [Rule("*", lambda m: Normal(0.5 if m.name == "a_head.weight" else 0.25))],
-            r"wte.weight: Normal\(std=0.25\); a_head.weight: Normal\(std=0.5\) \(by rule 1",
-        ),
+        ([Rule("wte.*", Normal(0.1)), Rule("*", Normal(0.2), optional=True)], 0.1),
+        ([Rule("a_head.*", Normal(0.3)), Rule("wte.*", Normal(0.1), optional=True)], 0.3),
+        ([Rule("a_head.*", Normal(0.3))], 0.3),
+        ([Rule("wte.*", Normal(0.1))], 0.1),
+        ([Rule("nothing", Ones(), optional=True), Rule("*", lambda m: Normal(0.4))], 0.4),
+        ([Rule("a_head.*", lambda m: Normal(0.5 if m.name == "a_head.weight" else 0.25))], 0.5),
     ],
 )
-def test_contested_ties(rules: list[Rule], message: str) -> None:
-    with pytest.raises(PlanError, match=f"tied parameters are claimed twice:\n  - {message}"):
-        zeta.plan(Tied("wte", "a_head"), Rules(rules))
+def test_the_first_rule_that_matches_any_name_of_a_tensor_wins(
+    rules: list[Rule], std: float, order: tuple[str, ...]
+) -> None:
+    [entry] = zeta.plan(Tied(*order), Rules(rules))
+    assert (entry.name, entry.ties, entry.std) == ("wte.weight", ("a_head.weight",), std)
 
 
-def test_a_tie_matched_under_one_name_only_is_unmatched_under_the_other() -> None:
-    with pytest.raises(PlanError, match=r"no rule matches.*\n  - a_head\.weight 9 x 4, kind weight, in Linear$"):
-        zeta.plan(Tied("wte", "a_head"), Rules([Rule("wte.*", Zeros())]))
+def test_a_rule_that_loses_all_it_matches_to_ties_says_what_to_write() -> None:
+    rules = [Rule("a_head.*", Normal(0.3)), Rule("b.*", Zeros()), Rule("wte.*", Normal(0.1))]
+    message = (
+        r"never win .*\n  - rule 3 \(wte\.\*\); wte\.weight is tied to a tensor that rule 1 \(a_head\.\*\) matches first: "
+        r'remove this rule, or put Rule\("wte\.weight", Normal\(std=0\.1\)\) before the other$'
+    )
+    with pytest.raises(PlanError, match=message):
+        zeta.plan(Tied("a_head", "wte", "b"), Rules(rules))
+    written = Rules([Rule("wte.weight", Normal(std=0.1)), rules[1]])
+    assert zeta.plan(Tied("a_head", "wte", "b"), written)["a_head.weight"].std == 0.1
+
+
+def test_a_function_that_tells_the_names_of_one_tensor_apart() -> None:
+    rules = Rules([Rule("*", lambda m: Normal(0.5 if m.name == "a_head.weight" else 0.25))])
+    message = (
+        r"different initializers to the names of one tensor:\n  - wte.weight: Normal\(std=0.25\); "
+        r'a_head.weight: Normal\(std=0.5\) \(by rule 1 \(\*\)\); put Rule\("wte.weight", Normal\(std=0.25\)\) first'
+    )
+    with pytest.raises(PlanError, match=message):
+        zeta.plan(Tied("wte", "a_head"), rules)
+
+
+def test_a_tie_that_no_rule_matches_is_named_once() -> None:
+    message = r"no rule matches.*\n  - wte\.weight 9 x 4, kind embedding, in Embedding, tied to a_head\.weight$"
+    with pytest.raises(PlanError, match=message):
+        zeta.plan(Tied("wte", "a_head"), Rules([Rule("x", Zeros(), optional=True)]))
 
 
 # -- all that is wrong at once -----------------------------------------------------------------------------------------
@@ -253,12 +277,11 @@ def test_all_problems_are_in_one_error_and_nothing_is_touched() -> None:
     with pytest.raises(PlanError) as caught:
         zeta.plan(model, Rules(rules))
     sections = re.split(r"\n(?! )", str(caught.value))
-    assert [len(section.splitlines()) - 1 for section in sections] == [2, 1, 2, 2]
+    assert [len(section.splitlines()) - 1 for section in sections] == [2, 2, 3]
     expected = [
         r"no rule matches.*\n  - free 5, kind other, in Tied\n  - loose scalar, kind other, in Tied",
-        r"claimed twice:\n  - wte\.weight by rule 1 .*; a_head\.weight by rule 2",
         r"- table 2 x 2 x 2, rule 3 \(table\): .*which dimensions.*\n  - counts 3, rule 4 \(counts\): int64 is not",
-        r"never win.*\n  - rule 5 \(mistyped\)\n  - rule 8 \(table\)",
+        r"never win.*\n  - rule 2 \(a_head\.weight\); .* tied to .*\n  - rule 5 \(mistyped\)\n  - rule 8 \(table\)",
     ]
     for section, pattern in zip(sections, expected, strict=True):
         assert re.search(pattern, section), section

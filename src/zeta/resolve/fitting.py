@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -114,7 +115,7 @@ def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
         return None
     first = slots.pop(names[0])
     slots[entry.name] = replace(first, name=entry.name)
-    return replace(entry, ties=tuple(names[1:]))
+    return dataclasses.replace(entry, ties=tuple(names[1:]))
 
 
 def _selected(plan: Plan, only: Only | None) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -90,7 +91,8 @@ class _Resolver:
     def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any) -> None:
         self.rules = rules
         self.config = config
-        self.winners: set[int | None] = set()
+        self.winners: set[int] = set()
+        self.overruled: dict[int, str] = {}  # by rule: what it would have matched, but for a tie
         self.unmatched: list[str] = []
         self.contested: list[str] = []
         self.unsolved: list[str] = []
@@ -107,29 +109,32 @@ class _Resolver:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
         matches = [self._match(slot, lambda: _axes(group)) for slot in group]
         claims = [self.rules.first(match) for match in matches]
-        self.winners.update(claims)
-        if group[0].kind is Kind.BUFFER and claims[0] is None:
+        winner = min((claim for claim in claims if claim is not None), default=None)
+        if winner is None and group[0].kind is Kind.BUFFER:
             return unruled_buffer(group)
-        if None in claims:
-            self.unmatched += [
-                f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}"
-                for slot, claim in zip(group, claims, strict=True)
-                if claim is None
-            ]
-            return None
-        if claims.count(claims[0]) < len(claims):
-            named = (
-                f"{slot.name} by {self._label(claim)}"
-                for slot, claim in zip(group, claims, strict=True)
-                if claim is not None
+        if winner is None:
+            slot, tied = group[0], f", tied to {', '.join(other.name for other in group[1:])}" if group[1:] else ""
+            self.unmatched.append(
+                f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}{tied}"
             )
-            self.contested.append("; ".join(named))
             return None
-        assert claims[0] is not None
-        return self._solved(group, matches, claims[0])
+        self.winners.add(winner)
+        for match, claim in zip(matches, claims, strict=True):
+            if claim is not None and claim != winner:
+                self._note_overruled(claim, winner, match, group[0])
+        return self._solved(group, [m for m, claim in zip(matches, claims, strict=True) if claim == winner], winner)
 
     def _label(self, position: int) -> str:
         return f"rule {position + 1} ({self.rules[position].label})"
+
+    def _note_overruled(self, claim: int, winner: int, match: Match, first: Slot) -> None:
+        """A rule would have matched one name of a tied tensor, of which an earlier rule matches another."""
+        if claim not in self.overruled:
+            with contextlib.suppress(ZetaError):
+                self.overruled[claim] = (
+                    f"; {match.name} is tied to a tensor that {self._label(winner)} matches first: remove this rule, "
+                    f'or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the other'
+                )
 
     def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
         return Match(
@@ -156,9 +161,11 @@ class _Resolver:
             asked = [rule.initializer_for(match) for match in matches]
             if asked.count(asked[0]) < len(asked):
                 named = "; ".join(
-                    f"{each.name}: {initializer!r}" for each, initializer in zip(group, asked, strict=True)
+                    f"{each.name}: {initializer!r}" for each, initializer in zip(matches, asked, strict=True)
                 )
-                self.contested.append(f"{named} (by {self._label(position)})")
+                self.contested.append(
+                    f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
+                )
                 return None
             if nn.parameter.is_lazy(slot.tensor) and not isinstance(asked[0], Keep):
                 raise SpecError("is lazy and has no shape yet; run one forward pass first")
@@ -188,7 +195,7 @@ class _Resolver:
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
         idle = [
-            self._label(position)
+            self._label(position) + self.overruled.get(position, "")
             for position, rule in enumerate(self.rules)
             if position not in self.winners and not rule.optional
         ]
@@ -196,7 +203,7 @@ class _Resolver:
             listed(heading, items)
             for heading, items in (
                 ("no rule matches these parameters (Keep() leaves one alone on purpose):", self.unmatched),
-                ("these tied parameters are claimed twice:", self.contested),
+                ("a rule gives different initializers to the names of one tensor:", self.contested),
                 ("these parameters cannot be initialized as asked:", self.unsolved),
                 ("these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):", idle),
             )

@@ -7,12 +7,11 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
 import torch
-from msgspec.structs import replace
 
 from zeta.base import dtypes
 from zeta.base.process.garbage import uncollected
@@ -46,7 +45,8 @@ def _text(part: Initializer | Axes | None) -> str:
     return ascii(None if part is None else part.to_json())
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True)
+class Entry:
     """The initialization of one parameter or buffer.
 
     ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and ``std``
