@@ -67,7 +67,7 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
 def apply_(
     model: nn.Module,
     plan: Plan,
-    seed: int | None = 0,
+    seed: int | None = None,
     *,
     only: Only | None = None,
     progress: Progress | None = None,
@@ -85,8 +85,9 @@ def apply_(
         model: a model with real memory, on any device. Parameters keep identity, dtype, strides, ``requires_grad`` and
             ``.grad``.
         plan: a plan of this model or of one with the same names and shapes.
-        seed: from 0 to 2^64 - 1. ``None`` draws one from torch's global generator; ``report.seed`` has it. ``None`` is
-            refused for sharded and data-parallel models, whose processes might draw different seeds.
+        seed: from 0 to 2^64 - 1. ``None`` draws one from torch's global generator, so that ``torch.manual_seed``
+            decides; ``report.seed`` has it. ``None`` is refused for sharded and data-parallel models, whose processes
+            might draw different seeds.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
         progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
             with the name of the last parameter in it.
@@ -120,7 +121,7 @@ def apply_(
 def materialize_(
     model: nn.Module,
     plan: Plan,
-    seed: int | None = 0,
+    seed: int | None = None,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -175,7 +176,7 @@ def materialize_(
 def init_(
     model: nn.Module,
     how: How | Callable[[Any], object],
-    seed: int | None = 0,
+    seed: int | None = None,
     *,
     only: Only | None = None,
     progress: Progress | None = None,
@@ -209,7 +210,7 @@ def save(
     model: nn.Module,
     plan: Plan,
     path: str | PathLike[str],
-    seed: int | None = 0,
+    seed: int | None = None,
     *,
     dtype: torch.dtype | None = None,
     cast_buffers: bool = False,

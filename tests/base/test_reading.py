@@ -253,7 +253,7 @@ def zeta_command(*arguments: str) -> tuple[int, str]:
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nets.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(8, 8)\n")
-    zeta.save(nn.Linear(8, 8), zeta.plan(nn.Linear(8, 8), "torch"), tmp_path / "out", max_shard_size=64)
+    zeta.save(nn.Linear(8, 8), zeta.plan(nn.Linear(8, 8), "torch"), tmp_path / "out", max_shard_size=64, seed=0)
     return tmp_path / "out"
 
 
@@ -328,7 +328,7 @@ def test_folders_that_none_can_be(target: Any, saved: Path) -> None:
     with pytest.raises(ZetaError):
         zeta.verify(target)
     with pytest.raises(ZetaError):
-        zeta.save(nn.Linear(2, 2), zeta.plan(nn.Linear(2, 2), "torch"), target)
+        zeta.save(nn.Linear(2, 2), zeta.plan(nn.Linear(2, 2), "torch"), target, seed=0)
 
 
 @pytest.mark.parametrize("pattern", ["{0..99999999999}", "{0..9999}{0..65536}", "{0..40000,0..40000}"])

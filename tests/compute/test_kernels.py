@@ -210,7 +210,7 @@ def test_what_is_not_finite_shows_in_the_sums(isa: str, value: float) -> None:
 
 def test_sums_do_not_depend_on_the_number_of_threads(isa: str) -> None:
     values = torch.zeros(1_000_000)
-    zeta.init_(nn.ParameterDict({"w": nn.Parameter(values)}), Rules([Rule("*", Normal())]))
+    zeta.init_(nn.ParameterDict({"w": nn.Parameter(values)}), Rules([Rule("*", Normal())]), seed=0)
     found = set()
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
@@ -237,7 +237,7 @@ def test_the_best_of_this_processor_is_used(monkeypatch: pytest.MonkeyPatch, fre
 
 def test_a_forced_backend_is_used(isa: str, fresh: None) -> None:
     assert kernels.backend().name == f"native {isa}"
-    assert zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())])).backend == f"native {isa}"
+    assert zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())]), seed=0).backend == f"native {isa}"
 
 
 def test_the_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,7 @@ def test_without_the_library_the_reference_takes_over_and_says_so(monkeypatch: p
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     monkeypatch.setenv(native.LIBRARY_VARIABLE, "/nowhere/libzeta_native.so")
     with pytest.warns(ZetaNotice, match=r"computes with the reference backend.*native: /nowhere/libzeta_native\.so"):
-        report = zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())]))
+        report = zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())]), seed=0)
     assert report.backend == "reference"
     assert "reference" in report.summary()
     (problem,) = report.backend_problems

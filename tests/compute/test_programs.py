@@ -282,7 +282,7 @@ def test_what_is_not_random_equals_a_real_construction(name: str) -> None:
     model, plan = zeta.record(Holder, EXACT[name])
     again = zeta.Plan.from_json(plan.to_json())
     assert again == plan
-    zeta.materialize_(model, again)
+    zeta.materialize_(model, again, seed=0)
     assert model.table.dtype is real.dtype
     assert torch.equal(bits(model.table), bits(real))
     if real.is_contiguous():
@@ -296,7 +296,7 @@ def test_the_default_dtype_of_the_recording_is_kept() -> None:
         model, plan = zeta.record(Holder, lambda: torch.linspace(0, 1, 7) + torch.scalar_tensor(0.1))
     finally:
         torch.set_default_dtype(torch.float32)
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert torch.equal(model.table, real)
 
 
@@ -393,7 +393,7 @@ def test_zeros_of_both_signs_stay_apart() -> None:
         return Holder(lambda: torch.stack([torch.full((2,), 0.0), torch.full((2,), -0.0)]).reciprocal())
 
     model, plan = zeta.record(build)
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert model.table.tolist() == [[math.inf, math.inf], [-math.inf, -math.inf]]
 
 

@@ -329,7 +329,7 @@ def resnet_with_zero_residuals() -> Any:
 def resnet_recipe() -> Any:
     model = ResNet(Basic, width=16, classes=10)
     plan = zeta.plan(model, "resnet")
-    zeta.apply_(model, plan)
+    zeta.apply_(model, plan, seed=0)
     return model, (images(3, 32), classes(10, 8)), {"plan": plan}
 
 
@@ -452,7 +452,7 @@ def tied_language_model() -> Any:
 def gpt2_recipe() -> Any:
     model = gpt2(n_layer=4, n_embd=64, n_head=4, vocab_size=200, n_positions=32)
     plan = zeta.plan(model, "gpt2")
-    zeta.apply_(model, plan)
+    zeta.apply_(model, plan, seed=0)
     return model, tokens(200), {"plan": plan}
 
 
@@ -462,7 +462,7 @@ def torch_recipe() -> Any:
         nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False
     )
     plan = zeta.plan(model, "torch")
-    zeta.apply_(model, plan)
+    zeta.apply_(model, plan, seed=0)
     return model, torch.randn(4, 6, 16), {"plan": plan}
 
 

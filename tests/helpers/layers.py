@@ -166,9 +166,7 @@ def only(*values: float) -> Callable[[Tensor], bool]:
 
 FAMILY = {
     "zero": Scheme(lambda layer, **kw: init_zero_(layer), only(0.0), random=False, everywhere=True),
-    "constant": Scheme(
-        lambda layer, **kw: init_constant_(layer, 0.5, **kw), only(0.5), random=False, everywhere=True
-    ),
+    "constant": Scheme(lambda layer, **kw: init_constant_(layer, 0.5, **kw), only(0.5), random=False, everywhere=True),
     "ones": Scheme(init_ones_, only(1.0), random=False, everywhere=True),
     "uniform": Scheme(lambda layer, **kw: init_uniform_(layer, 1.0, 3.0, **kw), within(1.0, 3.0)),
     "normal": Scheme(lambda layer, **kw: init_normal_(layer, 0.02, 1.0, **kw), within(0.87, 1.13)),

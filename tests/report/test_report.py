@@ -230,7 +230,7 @@ def test_a_constant_is_exact_up_to_its_dtype(initializer: Constant, dtype: torch
 @pytest.mark.parametrize(("dtype", "value"), [(torch.float16, 1e-6), (torch.float8_e4m3fn, 1e-3)], ids=str)
 def test_a_constant_among_the_subnormals_is_as_planned(dtype: torch.dtype, value: float) -> None:
     layer = nn.Linear(2, 2).to(dtype)
-    assert zeta.init_(layer, Rules([Rule("*", Constant(value))])).ok
+    assert zeta.init_(layer, Rules([Rule("*", Constant(value))]), seed=0).ok
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16], ids=str)
@@ -379,7 +379,7 @@ def test_why_no_better_backend_was_used_is_said() -> None:
 
 
 def test_a_parameter_without_elements_is_as_planned() -> None:
-    done = zeta.init_(nn.ParameterDict({"none": torch.zeros(0, 3)}), Rules([Rule("*", Normal(1.0))]))
+    done = zeta.init_(nn.ParameterDict({"none": torch.zeros(0, 3)}), Rules([Rule("*", Normal(1.0))]), seed=0)
     assert (done["none"].count, done["none"].ok, done.nbytes) == (0, True, 0)
     assert "none" in rows(str(done))
     json.loads(done.to_json(), parse_constant=no_constants)
@@ -388,7 +388,7 @@ def test_a_parameter_without_elements_is_as_planned() -> None:
 def test_a_difference_and_a_failed_verification_read_well() -> None:
     layer = nn.Linear(3, 2, bias=False)
     plan = zeta.plan(layer, Rules([Rule("*", Ones())]))
-    zeta.apply_(layer, plan)
+    zeta.apply_(layer, plan, seed=0)
     with torch.no_grad():
         layer.weight[1] = torch.tensor([1.0, 2.5, -1.0])
     result = zeta.verify(layer, plan, 0)

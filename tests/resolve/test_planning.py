@@ -230,8 +230,8 @@ def test_the_first_rule_that_matches_any_name_of_a_tensor_wins(
 def test_a_rule_that_loses_all_it_matches_to_ties_says_what_to_write() -> None:
     rules = [Rule("a_head.*", Normal(0.3)), Rule("b.*", Zeros()), Rule("wte.*", Normal(0.1))]
     message = (
-        r"never win .*\n  - rule 3 \(wte\.\*\); wte\.weight is tied to a tensor that rule 1 \(a_head\.\*\) matches first: "
-        r'remove this rule, or put Rule\("wte\.weight", Normal\(std=0\.1\)\) before the other$'
+        r"never win .*\n  - rule 3 \(wte\.\*\); wte\.weight is tied to a tensor that rule 1 \(a_head\.\*\) matches "
+        r'first: remove this rule, or put Rule\("wte\.weight", Normal\(std=0\.1\)\) before the other$'
     )
     with pytest.raises(PlanError, match=message):
         zeta.plan(Tied("a_head", "wte", "b"), Rules(rules))

@@ -161,7 +161,7 @@ def test_bounds_are_the_numbers_that_are_meant() -> None:
     """torch computes sqrt(3) * sqrt(1/3) / sqrt(64), which is 0.12499999999999999; in bf16 that would not reach 1/8."""
     model, plan = zeta.record(lambda: nn.Linear(64, 512).to(torch.bfloat16))
     assert plan["weight"].initializer == plan["bias"].initializer == Uniform(-0.125, 0.125)
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert model.weight.aminmax() == (-0.125, 0.125)
     assert zeta.record(nn.Linear, 63, 2)[1]["bias"].initializer == Uniform(-1 / 63**0.5, 1 / 63**0.5)
 
@@ -242,7 +242,7 @@ LOOPS: dict[str, Callable[[], Tensor]] = {
 @pytest.mark.parametrize("name", LOOPS)
 def test_loops_over_parts_have_the_values_of_a_real_construction(name: str) -> None:
     model, plan = zeta.record(Holder, LOOPS[name])
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert torch.equal(model.weight, LOOPS[name]())
 
 
@@ -270,7 +270,7 @@ def test_a_loop_over_elements_takes_time_and_steps_by_their_number(monkeypatch: 
 def test_a_small_part_of_large_data_is_data(look: Callable[[Tensor], Tensor]) -> None:
     table = torch.arange(1024 * 1025).view(1024, 1025).float()
     model, plan = zeta.record(Holder, lambda: look(torch.tensor(table.numpy())) * 2)
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert torch.equal(model.weight, look(table) * 2)
 
 
@@ -299,7 +299,7 @@ class Shared(nn.Module):
 
 def test_a_value_that_several_share_is_drawn_once() -> None:
     model, plan = zeta.record(Shared)
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert [e.name for e in plan if not isinstance(e.initializer, Program)] == ["a", "other"]
     assert torch.equal(model.z, model.a)
     assert torch.equal(model.smaller, model.a / 2)

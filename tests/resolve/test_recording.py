@@ -155,7 +155,7 @@ def test_control_flow_on_random_values_is_refused() -> None:
 
 def test_real_fallback_freezes_what_was_read() -> None:
     model, plan = zeta.record(Reads, fallback="real")
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert plan["weight"].initializer == Zeros()
 
 
@@ -210,7 +210,7 @@ def test_rules_give_the_rest() -> None:
     rules = Rules([Rule("weight", Normal(0.02)), Rule("table", Constant(2.0), buffers=True)])
     model, plan = zeta.record(Forgets, fallback=rules)
     assert plan["weight"].initializer == Normal(0.02)
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     assert model.table.tolist() == [2.0, 2.0, 2.0]
 
 
@@ -994,7 +994,7 @@ def test_a_constant_from_outside_stays_real() -> None:
     for _ in range(2):
         model, plan = zeta.record(Holder)
         assert torch.equal(constant, torch.arange(5.0))
-        zeta.materialize_(model, plan)
+        zeta.materialize_(model, plan, seed=0)
         assert model.a is model.b is not constant
         assert torch.equal(model.a, constant)
 
@@ -1054,7 +1054,7 @@ def test_a_function_that_replaces_tensors_changes_nothing_of_the_model() -> None
     assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
     assert (model.scale, set(vars(model))) == (2.0, attributes)
     assert plan["layer.weight"].initializer == Normal(0.02)
-    zeta.init_(model, Replacing.init_weights)
+    zeta.init_(model, Replacing.init_weights, seed=0)
     expected = Replacing()
     expected.init_weights()
     assert torch.equal(model.rates, expected.rates)
@@ -1086,7 +1086,7 @@ class Listed(nn.Module):
 def test_a_copied_module_keeps_what_points_to_its_parameters() -> None:
     backbone = Listed()
     model, plan = zeta.record(lambda: nn.Sequential(copy.deepcopy(backbone), nn.Linear(3, 1)))
-    zeta.materialize_(model, plan)
+    zeta.materialize_(model, plan, seed=0)
     copied: Any = model[0]
     assert copied.all[0] is copied.w
     assert torch.equal(copied.w, backbone.w)
@@ -1159,7 +1159,7 @@ def test_lists_sets_and_classes_are_restored() -> None:
             nn.init.zeros_(parameter)
         model.weight_ih_l0 = nn.Parameter(torch.randn(8, 3))
 
-    zeta.init_(recurrent, replace)
+    zeta.init_(recurrent, replace, seed=0)
     assert all(a is b for a, b in zip(recurrent._flat_weights, recurrent.parameters(), strict=True))
     model = Replacing()
 

@@ -93,17 +93,17 @@ def test_what_the_plan_does_not_name_is_told(reference: tuple[Awkward, zeta.Plan
     stage = Stage(blank(whole))
     stage.other = nn.Linear(2, 2, device="meta")
     with pytest.raises(PlanError, match=r"(?s)the model has what the plan does not name:.*other\.weight"):
-        zeta.materialize_(stage, plan, prefix="")
+        zeta.materialize_(stage, plan, prefix="", seed=0)
     with pytest.raises(PlanError, match=r"names nothing of this part .* 'other\.blocks\.1\."):
-        zeta.materialize_(stage, plan, prefix="other")
+        zeta.materialize_(stage, plan, prefix="other", seed=0)
     with pytest.raises(PlanError, match=r"the plan names what the model does not have"):
-        zeta.materialize_(stage, plan)
+        zeta.materialize_(stage, plan, seed=0)
 
 
 def test_names_that_collide_are_told(reference: tuple[Awkward, zeta.Plan]) -> None:
     _, plan = reference
     with pytest.raises(PlanError, match=r"(?s)the same name:.*norm\.weight: 0\.weight and 1\.weight"):
-        zeta.apply_(nn.Sequential(nn.RMSNorm(9), nn.RMSNorm(9)), plan, name_map={"0": "norm", "1": "norm"})
+        zeta.apply_(nn.Sequential(nn.RMSNorm(9), nn.RMSNorm(9)), plan, name_map={"0": "norm", "1": "norm"}, seed=0)
 
 
 def test_a_map_that_is_idle_is_told(reference: tuple[Awkward, zeta.Plan]) -> None:
@@ -111,27 +111,29 @@ def test_a_map_that_is_idle_is_told(reference: tuple[Awkward, zeta.Plan]) -> Non
     whole, plan = reference
     stage = nn.ModuleDict({"blocks": nn.ModuleList([copy.deepcopy(whole.blocks[1])])})
     with pytest.raises(PlanError, match=r"(?s)name_map names what this part .* not have:\s+- block\.0\s+- blocks\.00$"):
-        zeta.apply_(stage, plan, name_map={"blocks.0": "blocks.1", "block.0": "blocks.1", "blocks.00": "blocks.1"})
+        zeta.apply_(
+            stage, plan, name_map={"blocks.0": "blocks.1", "block.0": "blocks.1", "blocks.00": "blocks.1"}, seed=0
+        )
 
 
 def test_what_is_kept_is_told_of_the_part_alone() -> None:
     whole = nn.ModuleDict({"first": nn.Linear(3, 3), "second": nn.Linear(3, 3)})
     keep = zeta.Rule("*.bias", zeta.initializers.Keep())
     plan = zeta.plan(whole, zeta.Rules([keep, zeta.Rule("*", zeta.initializers.Ones())]))
-    assert zeta.apply_(whole, plan).kept == ("first.bias", "second.bias")
-    assert zeta.apply_(whole["second"], plan, prefix="second").kept == ("second.bias",)
+    assert zeta.apply_(whole, plan, seed=0).kept == ("first.bias", "second.bias")
+    assert zeta.apply_(whole["second"], plan, prefix="second", seed=0).kept == ("second.bias",)
     assert zeta.verify(whole["second"], plan, seed=0, prefix="second").kept == ("second.bias",)
 
 
 def test_nonsense_is_refused(reference: tuple[Awkward, zeta.Plan]) -> None:
     whole, plan = reference
     with pytest.raises(SpecError, match="prefix must be a text"):
-        zeta.apply_(whole, plan, prefix=3)  # type: ignore[arg-type]
+        zeta.apply_(whole, plan, prefix=3, seed=0)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="name_map must be a function"):
-        zeta.apply_(whole, plan, name_map="x")  # type: ignore[arg-type]
+        zeta.apply_(whole, plan, name_map="x", seed=0)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="name_map must go from name to name, got 'norm': 3"):
-        zeta.apply_(whole, plan, name_map={"norm": 3})  # type: ignore[dict-item]
+        zeta.apply_(whole, plan, name_map={"norm": 3}, seed=0)  # type: ignore[dict-item]
     with pytest.raises(SpecError, match=r"the whole model's name of 'table', got None"):
-        zeta.apply_(whole, plan, name_map=lambda name: None)  # type: ignore[arg-type,return-value]
+        zeta.apply_(whole, plan, name_map=lambda name: None, seed=0)  # type: ignore[arg-type,return-value]
     with pytest.raises(SpecError, match="a folder has its own plan"):
         zeta.verify("folder", prefix="")

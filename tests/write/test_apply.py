@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ import zeta
 from examples.gpt import gpt2
 from tests.helpers.layers import Look, raw, state
 from zeta import Rule, Rules
+from zeta.compute.stream.random import draw_seed
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Orthogonal, TruncatedNormal, Uniform, Zeros
 from zeta.rules import kind
@@ -93,11 +96,33 @@ def test_one_seed_gives_the_same_bits_and_another_seed_or_name_does_not() -> Non
 def test_without_a_seed_torchs_generator_draws_one_that_the_report_has() -> None:
     models = [nn.Linear(4, 4) for _ in range(3)]
     torch.manual_seed(5)
-    seeds = [zeta.init_(model, UNIFORM, seed=None).seed for model in models[:2]]
+    seeds = [zeta.init_(models[0], UNIFORM).seed, zeta.init_(models[1], UNIFORM, seed=None).seed]
     torch.manual_seed(5)
-    assert zeta.init_(models[2], UNIFORM, seed=None).seed == seeds[0] != seeds[1]
+    assert zeta.init_(models[2], UNIFORM).seed == seeds[0] != seeds[1]
     for model, seed in zip(models, [*seeds, seeds[0]], strict=True):
         assert_uniform(model, seed)
+
+
+@pytest.mark.parametrize("verb", ["init_", "apply_", "materialize_", "save"])
+def test_torchs_seed_decides_for_every_verb(verb: str, tmp_path: Path) -> None:
+    plan = zeta.plan(nn.Linear(4, 4), UNIFORM)
+
+    def run(folder: str) -> zeta.Report:
+        with torch.device("meta" if verb == "materialize_" else "cpu"):
+            model = nn.Linear(4, 4)
+        if verb == "save":
+            return zeta.save(model, plan, tmp_path / folder)
+        return getattr(zeta, verb)(model, UNIFORM if verb == "init_" else plan)  # type: ignore[no-any-return]
+
+    found = []
+    for number, seed in enumerate((1, 2, 1)):
+        torch.manual_seed(seed)
+        found.append(run(str(number)).seed)
+    assert found[0] == found[2] != found[1]
+    torch.manual_seed(1)
+    assert found[0] == draw_seed()
+    if verb == "save":
+        assert json.loads((tmp_path / "1" / "zeta.json").read_text())["seed"] == found[1]
 
 
 @pytest.mark.keeps_rng
@@ -153,7 +178,7 @@ def test_only_must_select_something(only: Any) -> None:
     layer = nn.Linear(2, 2)
     before = state(layer)
     with pytest.raises(PlanError, match="only=") as caught:
-        zeta.init_(layer, UNIFORM, only=only)
+        zeta.init_(layer, UNIFORM, only=only, seed=0)
     assert ("bais" in str(caught.value)) == (only == ["weight", "bais"])
     assert "- weight" not in str(caught.value)
     assert state(layer) == before
@@ -236,8 +261,8 @@ def test_a_conjugate_view() -> None:
     model = nn.ParameterDict({"w": torch.zeros(3, dtype=torch.complex64).conj()})
     plain = nn.ParameterDict({"w": torch.zeros(3, dtype=torch.complex64)})
     with torch.enable_grad():
-        zeta.init_(plain, UNIFORM)
-        zeta.init_(model, UNIFORM)
+        zeta.init_(plain, UNIFORM, seed=0)
+        zeta.init_(model, UNIFORM, seed=0)
     assert torch.equal(model["w"].resolve_conj(), plain["w"])
 
 
@@ -248,7 +273,7 @@ def test_an_interrupted_measurement_leaves_gradients_enabled(monkeypatch: pytest
     monkeypatch.setattr("zeta.verbs.measure_all", interrupted)
     with torch.enable_grad():
         with pytest.raises(KeyboardInterrupt):
-            zeta.init_(nn.Linear(2, 2), UNIFORM)
+            zeta.init_(nn.Linear(2, 2), UNIFORM, seed=0)
         enabled = torch.is_grad_enabled()
     assert enabled
 
@@ -269,7 +294,7 @@ def test_everything_but_the_values_stays() -> None:
 def test_autograd_notices_the_write_and_the_parameter_stays_a_leaf() -> None:
     layer = nn.Linear(3, 3)
     loss = layer(torch.randn(2, 3, requires_grad=True)).square().sum()
-    zeta.init_(layer, UNIFORM)
+    zeta.init_(layer, UNIFORM, seed=0)
     assert layer.weight.is_leaf
     assert layer.weight.grad_fn is None
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -338,7 +363,7 @@ def test_progress_counts_every_byte_once(monkeypatch: pytest.MonkeyPatch) -> Non
     model = nn.Sequential(nn.Linear(400, 300), nn.Linear(3, 3).bfloat16(), nn.Linear(3, 3))
     rules = Rules([Rule("2.*", Keep()), *UNIFORM])
     calls: list[tuple[str, int, int]] = []
-    report = zeta.init_(model, rules, progress=lambda *call: calls.append(call))
+    report = zeta.init_(model, rules, progress=lambda *call: calls.append(call), seed=0)
     total = 4 * (400 * 300 + 300) + 2 * 12
     assert report.nbytes == total
     assert {call[2] for call in calls} == {total}
@@ -383,22 +408,24 @@ def test_what_cannot_be_written_is_refused_before_the_first_write(bad: str) -> N
     model = Odd(make())
     rules = Rules([Rule("*", Zeros())])
     message = rf"nothing was changed:\n  - bad: .*{message}"
-    assert_refused(model, lambda: zeta.init_(model, rules), TargetError, message)
-    zeta.init_(model, rules, only="first.*")
+    assert_refused(model, lambda: zeta.init_(model, rules, seed=0), TargetError, message)
+    zeta.init_(model, rules, only="first.*", seed=0)
     assert not model.first.weight.any()
 
 
 def test_a_kept_parameter_needs_memory_but_not_a_dtype() -> None:
     rules = Rules([Rule("bad", Keep()), Rule("*", Zeros())])
-    zeta.init_(Odd(torch.zeros(2, dtype=torch.int64)), rules)
+    zeta.init_(Odd(torch.zeros(2, dtype=torch.int64)), rules, seed=0)
     with pytest.raises(TargetError, match="meta"):
-        zeta.init_(Odd(torch.zeros(2, device="meta")), rules)
+        zeta.init_(Odd(torch.zeros(2, device="meta")), rules, seed=0)
 
 
 def test_a_lazy_parameter() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
     rules = Rules([Rule("1.*", Keep()), *UNIFORM])
-    assert_refused(model, lambda: zeta.init_(model, rules), TargetError, r"- 1.weight: is lazy .*\n  - 1.bias: is lazy")
+    assert_refused(
+        model, lambda: zeta.init_(model, rules, seed=0), TargetError, r"- 1.weight: is lazy .*\n  - 1.bias: is lazy"
+    )
 
 
 def test_all_that_cannot_be_written_is_listed() -> None:
@@ -406,7 +433,7 @@ def test_all_that_cannot_be_written_is_listed() -> None:
     model.append(parametrizations.orthogonal(nn.Linear(3, 3)))
     before = state(model)
     with pytest.raises(TargetError) as caught:
-        zeta.init_(model, Rules([Rule("*", Zeros())]))
+        zeta.init_(model, Rules([Rule("*", Zeros())]), seed=0)
     listed = [line.split(":")[0] for line in str(caught.value).splitlines()[1:] if line.startswith("  - ")]
     assert listed == [*(f"  - {number}.bad" for number in range(4)), "  - 4.weight"]
     assert state(model) == before
@@ -426,7 +453,7 @@ def test_a_parametrization_that_fails_does_so_before_the_first_write() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     parametrize.register_parametrization(model[1], "weight", Picky(), unsafe=True)
     model[1].parametrizations.weight[0].grown_up = True
-    assert_refused(model, lambda: zeta.init_(model, UNIFORM), TargetError, r"- 1\.weight: .*cannot")
+    assert_refused(model, lambda: zeta.init_(model, UNIFORM, seed=0), TargetError, r"- 1\.weight: .*cannot")
 
 
 def overlapping(start: int) -> nn.Module:
@@ -441,13 +468,13 @@ def overlapping(start: int) -> nn.Module:
 )
 def test_parameters_over_the_same_memory_are_refused(start: int) -> None:
     model = overlapping(start)
-    assert_refused(model, lambda: zeta.init_(model, UNIFORM), TargetError, "b: shares the memory of a")
+    assert_refused(model, lambda: zeta.init_(model, UNIFORM, seed=0), TargetError, "b: shares the memory of a")
 
 
 def test_a_kept_parameter_over_the_same_memory_is_refused() -> None:
     model = overlapping(0)
     rules = Rules([Rule("a", Keep()), *UNIFORM])
-    assert_refused(model, lambda: zeta.init_(model, rules), TargetError, "shares the memory")
+    assert_refused(model, lambda: zeta.init_(model, rules, seed=0), TargetError, "shares the memory")
 
 
 def test_neighbours_in_one_memory_are_fine() -> None:
@@ -460,7 +487,7 @@ def test_neighbours_in_one_memory_are_fine() -> None:
 def test_a_sparse_parameter_is_refused_by_name() -> None:
     model = Odd(torch.eye(3).to_sparse_csr())
     with pytest.raises(TargetError, match=r"- bad: .*sparse"):
-        zeta.init_(model, UNIFORM)
+        zeta.init_(model, UNIFORM, seed=0)
 
 
 def test_a_plan_of_another_model_lists_every_difference() -> None:
@@ -468,7 +495,7 @@ def test_a_plan_of_another_model_lists_every_difference() -> None:
     model = nn.ModuleDict({"b": nn.Linear(4, 3), "c": nn.Linear(2, 2), "d": nn.Linear(2, 2, bias=False)})
     before = state(model)
     with pytest.raises(PlanError) as caught:
-        zeta.apply_(model, plan)
+        zeta.apply_(model, plan, seed=0)
     assert str(caught.value) == (
         "this plan is not for this model; nothing was changed\n"
         "the plan names what the model does not have:\n  - a.weight\n  - a.bias\n"
@@ -483,18 +510,18 @@ def test_a_plan_of_another_model_lists_every_difference() -> None:
 def test_a_value_beyond_the_models_own_dtype() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half())
     plan = zeta.plan(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), Rules([Rule("*", Constant(1e5))]))
-    assert_refused(model, lambda: zeta.apply_(model, plan), TargetError, "- 1.weight: .*float16 ends at 6.55e")
+    assert_refused(model, lambda: zeta.apply_(model, plan, seed=0), TargetError, "- 1.weight: .*float16 ends at 6.55e")
 
 
 @pytest.mark.parametrize("model", ["weight", nn.Linear, torch.zeros(2), None])
 def test_not_a_module(model: Any) -> None:
     with pytest.raises(LayerTypeError, match=r"expected a torch\.nn\.Module, got"):
-        zeta.apply_(model, zeta.plan(nn.Linear(2, 2), UNIFORM))
+        zeta.apply_(model, zeta.plan(nn.Linear(2, 2), UNIFORM), seed=0)
 
 
 def test_ones_and_zeros_reach_every_kind() -> None:
     model = nn.TransformerEncoderLayer(8, 2, 16)
-    zeta.init_(model, Rules([Rule(kind("norm_scale"), Ones()), Rule("*", Zeros())]))
+    zeta.init_(model, Rules([Rule(kind("norm_scale"), Ones()), Rule("*", Zeros())]), seed=0)
     for name, parameter in model.named_parameters():
         assert (parameter == float(name in ("norm1.weight", "norm2.weight"))).all(), name
 
@@ -503,9 +530,9 @@ def test_what_is_no_plan_or_no_progress_is_refused_before_the_first_write() -> N
     layer = nn.Linear(2, 2)
     before = state(layer)
     with pytest.raises(SpecError, match=r"expected a Plan from zeta\.plan.*got 'torch'; zeta\.init_"):
-        zeta.apply_(layer, "torch")  # type: ignore[arg-type]
+        zeta.apply_(layer, "torch", seed=0)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match=r"progress must be a function .*got True"):
-        zeta.apply_(layer, zeta.plan(layer, "torch"), progress=True)  # type: ignore[arg-type]
+        zeta.apply_(layer, zeta.plan(layer, "torch"), progress=True, seed=0)  # type: ignore[arg-type]
     assert state(layer) == before
 
 
@@ -524,6 +551,7 @@ def test_a_fake_model_is_refused_and_spoils_no_backend() -> None:
 import torch, zeta
 from torch._subclasses.fake_tensor import FakeTensorMode
 from zeta import Rule, Rules
+from zeta.compute.stream.random import draw_seed
 from zeta.compute.stream import kernels
 from zeta.initializers import Normal
 with FakeTensorMode():
@@ -554,7 +582,7 @@ def test_names_of_thousands_of_parameters_cost_little_more_than_all_of_them() ->
 
     def seconds(only: list[str] | None) -> float:
         begin = time.perf_counter()
-        zeta.apply_(model, plan, only=only)
+        zeta.apply_(model, plan, only=only, seed=0)
         return time.perf_counter() - begin
 
     names = [entry.name for entry in plan]
@@ -567,4 +595,4 @@ def test_only_that_is_no_name_is_refused() -> None:
     plan = zeta.plan(model, Rules([Rule("*", Normal(1.0))]))
     for only in (5, [1, "bias"]):
         with pytest.raises(SpecError, match="only must be a name or glob, a collection of them, or a function"):
-            zeta.apply_(model, plan, only=only)  # type: ignore[arg-type]
+            zeta.apply_(model, plan, only=only, seed=0)  # type: ignore[arg-type]

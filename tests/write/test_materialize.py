@@ -70,7 +70,7 @@ def test_every_tensor_stays_who_it_is() -> None:
     model, plan = rich()
     before = dict(model.named_parameters())
     strides = {name: parameter.stride() for name, parameter in before.items()}
-    report = zeta.materialize_(model, plan)
+    report = zeta.materialize_(model, plan, seed=0)
     assert report.ok, report
     for name, parameter in model.named_parameters():
         assert parameter is before[name]
@@ -93,7 +93,7 @@ def test_hooks_stay() -> None:
     model.weight.register_hook(lambda gradient: calls.append("gradient"))
     model.weight.register_post_accumulate_grad_hook(lambda parameter: calls.append("accumulated"))
     model.register_forward_hook(lambda *_: calls.append("forward"))
-    zeta.materialize_(model, zeta.plan(model, RULES))
+    zeta.materialize_(model, zeta.plan(model, RULES), seed=0)
     model(torch.ones(3)).sum().backward()
     assert calls == ["forward", "gradient", "accumulated"]
     assert model.weight.grad.shape == (2, 3)
@@ -101,11 +101,11 @@ def test_hooks_stay() -> None:
 
 def test_dtype_overrides_floating_point_only() -> None:
     model, plan = rich()
-    zeta.materialize_(model, plan, dtype=torch.float16)
+    zeta.materialize_(model, plan, dtype=torch.float16, seed=0)
     assert {p.dtype for p in model.parameters()} == {torch.float16}
     assert model.count.dtype is torch.int64
     other, _ = rich()
-    zeta.materialize_(other, plan)
+    zeta.materialize_(other, plan, seed=0)
     assert torch.equal(other.embed.weight.half(), model.embed.weight)
 
 
@@ -138,9 +138,9 @@ def test_dtype_is_for_parameters_in_both_verbs(everything: bool, parametrized: b
     cast = {name for name, dtype in wanted.items() if dtype.is_floating_point and (everything or name in FOLLOWING)}
     wanted |= dict.fromkeys([*cast, *dict(model.named_parameters())], torch.bfloat16)
     if not parametrized:  # which is none of a file's business
-        zeta.save(model, plan, tmp_path, dtype=torch.bfloat16, cast_buffers=everything)
+        zeta.save(model, plan, tmp_path, dtype=torch.bfloat16, cast_buffers=everything, seed=0)
         assert zeta.verify(tmp_path).ok
-    zeta.materialize_(model, plan, dtype=torch.bfloat16, cast_buffers=everything)
+    zeta.materialize_(model, plan, dtype=torch.bfloat16, cast_buffers=everything, seed=0)
     assert {name: t.dtype for name, t in (*model.named_parameters(), *model.named_buffers())} == wanted
     x = torch.randn(8, 4).bfloat16()
     assert model.spectral(model.norm(x)).dtype is torch.bfloat16
@@ -161,7 +161,7 @@ def test_what_a_transformers_model_keeps_in_fp32_stays(dtype: torch.dtype, kept:
 
     holder = lambda: nn.Sequential(Keeping())  # noqa: E731
     model, plan = zeta.record(holder)
-    zeta.materialize_(model, plan, dtype=dtype)
+    zeta.materialize_(model, plan, dtype=dtype, seed=0)
     found = {name for name, tensor in model.named_parameters() if tensor.dtype is torch.float32}
     assert found == set(["0.gate.weight", "0.wo.weight"][:kept])
 
@@ -171,9 +171,9 @@ def test_what_is_kept_in_fp32_must_be_parts_of_names(kept: Any, said: str) -> No
     model, plan = zeta.record(lambda: nn.Sequential(nn.Linear(2, 2)))
     model._keep_in_fp32_modules = kept
     with pytest.raises(zeta.SpecError, match=rf"Sequential._keep_in_fp32_modules must be a list .*{said}"):
-        zeta.materialize_(model, plan, dtype=torch.float16)
+        zeta.materialize_(model, plan, dtype=torch.float16, seed=0)
     model._keep_in_fp32_modules = "0.weight"
-    zeta.materialize_(model, plan, dtype=torch.float16)
+    zeta.materialize_(model, plan, dtype=torch.float16, seed=0)
     assert [p.dtype for p in model.parameters()] == [torch.float32, torch.float16]
 
 
@@ -190,8 +190,8 @@ def test_both_verbs_agree_with_from_pretrained(name: str, dtype: torch.dtype, tm
     build().save_pretrained(tmp_path / "theirs")
     theirs = layer.from_pretrained(tmp_path / "theirs", dtype=dtype)
     model, plan = zeta.record(build)
-    zeta.save(model, plan, tmp_path / "ours", dtype=dtype)
-    zeta.materialize_(model, plan, dtype=dtype)
+    zeta.save(model, plan, tmp_path / "ours", dtype=dtype, seed=0)
+    zeta.materialize_(model, plan, dtype=dtype, seed=0)
     expected = {name: tensor.dtype for name, tensor in (*theirs.named_parameters(), *theirs.named_buffers())}
     assert {name: tensor.dtype for name, tensor in (*model.named_parameters(), *model.named_buffers())} == expected
     saved = load_file(tmp_path / "ours" / "model.safetensors")
@@ -214,9 +214,9 @@ def test_a_failure_while_writing_leaves_the_model_on_meta() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        zeta.materialize_(model, plan, progress=stop)
+        zeta.materialize_(model, plan, progress=stop, seed=0)
     assert state(model) == before
-    assert zeta.materialize_(model, plan).ok
+    assert zeta.materialize_(model, plan, seed=0).ok
 
 
 def test_no_memory_leaves_the_model_on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_no_memory_leaves_the_model_on_meta(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("zeta.write.materialize.torch.empty", short)
     with pytest.raises(RuntimeError, match="out of memory"):
-        zeta.materialize_(model, plan)
+        zeta.materialize_(model, plan, seed=0)
     assert state(model) == before
 
 
@@ -240,7 +240,7 @@ def test_a_buffer_without_a_value_is_an_error_that_names_it() -> None:
     plan = zeta.plan(model, RULES)
     before = state(model)
     with pytest.raises(TargetError, match="count: is on meta, and the plan keeps it"):
-        zeta.materialize_(model, plan)
+        zeta.materialize_(model, plan, seed=0)
     assert state(model) == before
 
 
@@ -248,25 +248,25 @@ def test_a_tensor_outside_is_an_error_that_names_it() -> None:
     model, plan = rich()
     model.stray = {"x": torch.empty(3, device="meta")}
     with pytest.raises(TargetError, match=r"stray\['x'\] \(3,\): is a tensor on meta outside"):
-        zeta.materialize_(model, plan)
+        zeta.materialize_(model, plan, seed=0)
 
 
 def test_a_plan_of_another_model_is_refused_before_anything_is_allocated() -> None:
     model = on_meta(nn.Linear, 3, 2)
     with pytest.raises(PlanError, match="shapes differ"):
-        zeta.materialize_(model, zeta.plan(nn.Linear(4, 2), RULES))
+        zeta.materialize_(model, zeta.plan(nn.Linear(4, 2), RULES), seed=0)
     assert model.weight.is_meta
     with pytest.raises(zeta.SpecError, match="dtype must be a floating-point dtype"):
-        zeta.materialize_(model, zeta.plan(model, RULES), dtype=torch.int8)
+        zeta.materialize_(model, zeta.plan(model, RULES), dtype=torch.int8, seed=0)
     with pytest.raises(zeta.LayerTypeError):
-        zeta.materialize_(3, zeta.plan(model, RULES))  # type: ignore[arg-type]
+        zeta.materialize_(3, zeta.plan(model, RULES), seed=0)  # type: ignore[arg-type]
 
 
 def test_what_is_real_already_is_written_like_the_rest() -> None:
     model = on_meta(nn.Linear, 3, 2)
     model.bias = nn.Parameter(torch.ones(2))
     bias = model.bias.data_ptr()
-    zeta.materialize_(model, zeta.plan(model, RULES))
+    zeta.materialize_(model, zeta.plan(model, RULES), seed=0)
     assert model.bias.data_ptr() == bias
     assert model.bias.tolist() == [0.0, 0.0]
 
@@ -275,7 +275,7 @@ def test_kept_values_stay() -> None:
     model = on_meta(nn.Linear, 3, 2)
     model.bias = nn.Parameter(torch.ones(2))
     plan = zeta.plan(model, Rules([Rule("bias", Keep()), Rule("*", Normal())]))
-    assert zeta.materialize_(model, plan).kept == ("bias",)
+    assert zeta.materialize_(model, plan, seed=0).kept == ("bias",)
     assert model.bias.tolist() == [1.0, 1.0]
 
 
@@ -291,8 +291,8 @@ def test_init_materializes_a_model_on_meta() -> None:
 def test_a_recorded_model_may_be_copied_first() -> None:
     model, plan = zeta.record(nn.TransformerEncoderLayer, 16, 2, 32)
     twin = copy.deepcopy(model)
-    zeta.materialize_(model, plan)
-    zeta.materialize_(twin, plan)
+    zeta.materialize_(model, plan, seed=0)
+    zeta.materialize_(twin, plan, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), twin.parameters(), strict=True))
 
 

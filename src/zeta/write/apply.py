@@ -135,8 +135,8 @@ def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
         several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules_of(model))
         if several or any_sharded(model):
             raise SpecError(
-                "seed=None draws a seed from torch's global generator, and the processes of a sharded or "
-                "data-parallel model may each draw another; give all of them the same number, as in seed=0"
+                "no seed was given, and each process of a sharded or data-parallel model may draw another from its "
+                "global generator; give all of them the same number, as in seed=0"
             )
     return draw_seed(generator)
 

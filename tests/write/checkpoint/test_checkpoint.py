@@ -53,7 +53,7 @@ class Net(nn.Module):
 
 
 def save(model: nn.Module, folder: Path, rules: Rules = RULES, **options: Any) -> zeta.Report:
-    return zeta.save(model, zeta.plan(model, rules), folder, **options)
+    return zeta.save(model, zeta.plan(model, rules), folder, **{"seed": 0, **options})
 
 
 def bits(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.dtype, tuple[int, ...], bytes]]:
@@ -88,10 +88,10 @@ def test_the_file_has_the_bits_of_an_initialized_model(seed: int, tmp_path: Path
 
 def test_a_plan_of_another_dtype_rounds_the_same_values(tmp_path: Path) -> None:
     model = Net()
-    zeta.save(model, zeta.plan(model, RULES), tmp_path, dtype=torch.bfloat16)
+    zeta.save(model, zeta.plan(model, RULES), tmp_path, dtype=torch.bfloat16, seed=0)
     model = model.bfloat16()
     model.bytes.data = model.bytes.bfloat16()
-    zeta.init_(model, RULES)
+    zeta.init_(model, RULES, seed=0)
     assert bits(load_file(tmp_path / "model.safetensors")) == bits(model.state_dict())
 
 
@@ -132,7 +132,7 @@ def test_ties_are_stored_under_every_name_or_once(
     monkeypatch.setattr(checkpoint, "_TILE_BYTES", 2**16)  # a repeated tensor is written in many pieces
     model = Net()
     save(model, tmp_path, drop_ties=drop_ties)
-    zeta.init_(model, RULES)
+    zeta.init_(model, RULES, seed=0)
     expected = {name: value for name, value in model.state_dict().items() if name not in missing}
     assert bits(load_file(tmp_path / "model.safetensors")) == bits(expected)
     assert zeta.verify(tmp_path).ok
@@ -188,7 +188,7 @@ def test_no_more_than_a_tile_for_each_thread_is_in_memory(tmp_path: Path, monkey
 def test_the_report_is_that_of_an_initialized_model(tmp_path: Path) -> None:
     model = Net()
     del model.empty
-    saved, applied = save(model, tmp_path), zeta.init_(model, RULES)
+    saved, applied = save(model, tmp_path), zeta.init_(model, RULES, seed=0)
     assert (saved.kept, saved.ok, saved.seed) == (applied.kept, True, 0)
     assert {item.name for item in saved} == {item.name for item in applied}
     for one in saved:
@@ -201,7 +201,7 @@ def test_the_report_is_that_of_an_initialized_model(tmp_path: Path) -> None:
 def test_the_report_has_every_parameter_in_the_order_of_the_model(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(1).bfloat16(), "b": torch.zeros(1), "c": torch.zeros(0, 3)}
     model = nn.ParameterDict(tensors)
-    names = [item.name for item in zeta.init_(model, UNIFORM)]
+    names = [item.name for item in zeta.init_(model, UNIFORM, seed=0)]
     assert [item.name for item in save(model, tmp_path, UNIFORM)] == names == ["a", "b", "c"]
 
 
@@ -226,7 +226,7 @@ def test_odd_names(tmp_path: Path) -> None:
     names = ["重み", 'a"b\\', "a\nb", "\0", "\U0001f600", " ", "x" * 300]
     model = nn.ParameterDict({name: torch.zeros(2) for name in names})
     save(model, tmp_path / "重み b", UNIFORM)
-    zeta.init_(model, UNIFORM)
+    zeta.init_(model, UNIFORM, seed=0)
     assert bits(load_file(tmp_path / "重み b" / "model.safetensors")) == bits(model.state_dict())
     assert zeta.verify(tmp_path / "重み b").ok
 
@@ -236,7 +236,7 @@ def test_unsigned_integers(tmp_path: Path) -> None:
     for size in (16, 32, 64):
         model.register_buffer(f"u{size}", torch.tensor([1, 2], dtype=getattr(torch, f"uint{size}")))
     save(model, tmp_path, UNIFORM)
-    zeta.init_(model, UNIFORM)
+    zeta.init_(model, UNIFORM, seed=0)
     assert bits(load_file(tmp_path / "model.safetensors")) == bits(model.state_dict())
 
 
@@ -292,7 +292,7 @@ class Stateful(nn.Module):
 def test_what_is_no_tensor_is_named(tmp_path: Path) -> None:
     model, plan = zeta.record(lambda: nn.Sequential(Stateful(), nn.Linear(3, 3), Stateful()))
     with pytest.warns(zeta.ZetaNotice, match=r"0\._extra_state, 2\._extra_state: what get_extra_state gives") as said:
-        zeta.save(model, plan, tmp_path)
+        zeta.save(model, plan, tmp_path, seed=0)
     assert said[0].filename == __file__
     missing, unexpected = zeta_free(model).load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
     assert missing == ["0._extra_state", "2._extra_state"]

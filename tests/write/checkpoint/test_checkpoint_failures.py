@@ -217,14 +217,14 @@ def test_everything_that_cannot_be_saved_is_listed(tmp_path: Path) -> None:
         r"  - c\.weight: is parametrized; .*\n  - d\.bias: is kept, but is on the meta device.*\n  - e\.weight: is not"
     )
     out = tmp_path / "out"
-    refused(out, lambda: zeta.save(changed, plan, out), TargetError, message)
+    refused(out, lambda: zeta.save(changed, plan, out, seed=0), TargetError, message)
 
 
 def test_a_tied_name_that_the_model_lacks(tmp_path: Path) -> None:
     model = Net()
     plan, out = zeta.plan(model, RULES), tmp_path / "out"
     del model.head
-    refused(out, lambda: zeta.save(model, plan, out), TargetError, r"head\.weight")
+    refused(out, lambda: zeta.save(model, plan, out, seed=0), TargetError, r"head\.weight")
 
 
 def test_ties_that_are_not_the_planned_ones(tmp_path: Path) -> None:
@@ -232,12 +232,12 @@ def test_ties_that_are_not_the_planned_ones(tmp_path: Path) -> None:
     plan = zeta.plan(model, RULES)
     model.head.weight = nn.Parameter(torch.zeros(70, 1000))
     message = r"- head\.weight: planned as the same tensor as emb\.weight, found another"
-    refused(out, lambda: zeta.save(model, plan, out), TargetError, message)
+    refused(out, lambda: zeta.save(model, plan, out, seed=0), TargetError, message)
     layers = nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})
     plan = zeta.plan(layers, UNIFORM)
     layers["b"].weight = layers["a"].weight
     message = r"- b\.weight: planned on its own, found the same tensor as a\.weight"
-    refused(out, lambda: zeta.save(layers, plan, out), TargetError, message)
+    refused(out, lambda: zeta.save(layers, plan, out, seed=0), TargetError, message)
 
 
 def test_a_buffer_that_is_to_be_saved_under_one_of_its_names(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_law_in_a_dtype_that_cannot_hold_it_is_refused(tmp_path: Path, dtype: 
     [entry] = zeta.plan(model, Rules([Rule("*", Normal(1.0))]))
     plan = zeta.Plan((dataclasses.replace(entry, dtype=dtype, initializer=law),))
     with pytest.raises(zeta.ZetaError):
-        zeta.save(model, plan, tmp_path / "out")
+        zeta.save(model, plan, tmp_path / "out", seed=0)
     assert not (tmp_path / "out").exists()
 
 
@@ -320,7 +320,7 @@ def test_dtypes_that_safetensors_lacks_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["weight", nn.Linear, None])
 def test_not_a_module(model: Any, tmp_path: Path) -> None:
     plan, out = zeta.plan(nn.Linear(2, 2), UNIFORM), tmp_path / "out"
-    refused(out, lambda: zeta.save(model, plan, out), LayerTypeError, r"expected a torch\.nn\.Module, got")
+    refused(out, lambda: zeta.save(model, plan, out, seed=0), LayerTypeError, r"expected a torch\.nn\.Module, got")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "1", True])
