@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,41 +15,42 @@ import torch
 from torch import nn
 
 from zeta.base.process.forked import check_threads
-from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed, draw_seed
-from zeta.errors import LayerTypeError, SpecError
+from zeta.errors import LayerTypeError, SpecError, ZetaNotice
 from zeta.report import ranks, verification
+from zeta.report.applied import Meet, applied, report_of, seed_for
 from zeta.report.costs import with_costs
-from zeta.report.digests import Claim, claim_of
-from zeta.report.measuring import Accumulator, Measured, Measurements, measure_all
+from zeta.report.digests import Claim
+from zeta.report.measuring import Accumulator, Measurements
 from zeta.report.report import Report
 from zeta.report.verification import PreparedVerification, Verification
 from zeta.resolve import planning
 from zeta.resolve.casting import cast
-from zeta.resolve.fitting import Fit, Only, fit
+from zeta.resolve.fitting import Only, fit
 from zeta.resolve.planning import How, planned
 from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.recording.record import plan_recorded
+from zeta.resolve.recording.record import Fallback, plan_recorded
 from zeta.resolve.submodels import NameMap, naming
-from zeta.write.apply import Progress, prepare, seed_of, write
+from zeta.write.apply import Progress
 from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
 from zeta.write.checkpoint.save import save_files
-from zeta.write.guards import note, on_values, on_values_or_recorded, recording_here
-from zeta.write.materialize import allocated
+from zeta.write.guards import on_values, on_values_or_recorded
+from zeta.write.materialize import allocated, on_meta
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
 @on_values_or_recorded
-def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
+def plan(model: nn.Module, how: How | Callable[[Any], object], *, fallback: Fallback | None = None) -> Plan:
     """Decide the initializer of every parameter and buffer of ``model``. Reads and writes no values; meta is fine.
 
     Args:
         model: any module; wrappers and parametrizations do not change the names.
         how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function that initializes
-            the model: its operations on the parameters are recorded, as by :func:`~zeta.record`. Buffers that it does
-            not write are kept.
+            the model: its operations on the parameters are recorded, as by :func:`~zeta.record`. What it does not write
+            is kept, if it has values; a parameter on meta must be written.
+        fallback: for a function, as for :func:`~zeta.record`.
 
     For a sharded model, the plan is of the whole tensors; it also shows what this process holds and computes of them.
 
@@ -59,8 +61,8 @@ def plan(model: nn.Module, how: How | Callable[[Any], object]) -> Plan:
         RecordingError: the function does something that cannot be recorded, or leaves a parameter without a value.
     """
     if callable(how) and isinstance(model, nn.Module):
-        return with_costs(plan_recorded(model, how), model)
-    return with_costs(planning.plan(model, how), model)
+        return with_costs(plan_recorded(model, how, fallback=fallback), model)
+    return with_costs(planning.plan(model, _rules(how, fallback)), model)
 
 
 @on_values_or_recorded
@@ -114,7 +116,7 @@ def apply_(
     If any of these is raised, nothing was changed.
     """
     with _meeting(confirm) as meet:
-        return _apply(fit(model, plan, only=only, naming=naming(prefix, name_map)), seed, progress, meet)
+        return applied(fit(model, plan, only=only, naming=naming(prefix, name_map)), seed, progress, meet)
 
 
 @on_values
@@ -130,17 +132,19 @@ def materialize_(
     prefix: str | None = None,
     name_map: NameMap | None = None,
     confirm: bool | ProcessGroup = False,
+    only: Only | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Allocate memory for a model on meta, once for each parameter and buffer, and write a plan's values into it.
 
-    The tensors stay the same Python objects: ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. If anything fails, the model is on meta as before. The temporary memory is that of a
-    few tiles, or of one whole parameter if its initializer needs whole matrices. Programs are computed on the CPU and
-    copied; a program that is not computed in tiles needs a few times the memory of its tensor there.
+    What has memory already, such as loaded weights, stays as it is, and the report names it. The tensors stay the same
+    Python objects: ties, views of the same memory, ``requires_grad``, strides, class, attributes and hooks remain. If
+    anything fails, the model is on meta as before. The temporary memory is that of a few tiles, or of one whole
+    parameter if its initializer needs whole matrices. Programs are computed on the CPU and copied; a program that is
+    not computed in tiles needs a few times the memory of its tensor there.
 
     Args:
-        model: a model on meta, from :func:`~zeta.record` or built under ``torch.device("meta")``. Tensors that have
-            memory already keep it, and are written like the rest.
+        model: a model on meta, from :func:`~zeta.record` or built under ``torch.device("meta")``, or partly on meta.
         plan: a plan of this model.
         seed: as for ``apply_``.
         device: the device of the memory.
@@ -152,8 +156,11 @@ def materialize_(
         prefix: as for ``apply_``.
         name_map: as for ``apply_``.
         confirm: as for ``apply_``.
+        only: as for ``apply_``; the rest of the model stays on meta.
+        overwrite: also write to what has memory.
 
-    For a model that was sharded while on meta, each process allocates its local shards.
+    For a model that was sharded while on meta, each process allocates its local shards. If nothing is on meta, nothing
+    is written, and a notice says so.
 
     Raises:
         PlanError: plan and model do not fit.
@@ -166,10 +173,19 @@ def materialize_(
     (True, 'cpu')
     """
     with _meeting(confirm) as meet:
-        fitting = fit(model, plan, naming=naming(prefix, name_map))
-        seed = _seed(model, seed)
+        fitting = fit(model, plan, only=only, naming=naming(prefix, name_map))
+        if not overwrite:
+            fitting = on_meta(fitting)
+            if fitting.left and all(entry.kept for entry in fitting.entries):
+                warnings.warn(
+                    f"nothing is on meta: all {len(fitting.left)} tensors have memory and stay as they are; "
+                    "zeta.apply_ writes to them, and so does overwrite=True",
+                    ZetaNotice,
+                    stacklevel=3,
+                )
+        seed = seed_for(model, seed)
         with allocated(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as fitted:
-            return _apply(fitted, seed, progress, meet)
+            return applied(fitted, seed, progress, meet)
 
 
 @on_values_or_recorded
@@ -181,10 +197,13 @@ def init_(
     only: Only | None = None,
     progress: Progress | None = None,
     confirm: bool | ProcessGroup = False,
+    fallback: Fallback | None = None,
 ) -> Report:
     """Plan and apply in one call: ``apply_(model, plan(model, how), seed)``; a meta model is materialized on the CPU.
 
-    ``confirm`` as for ``apply_``; its error also names a process that cannot plan.
+    A function writes what it writes; all else that has values keeps them. With ``only``, the rest of the model needs
+    neither rule nor value. ``confirm`` as for ``apply_``; its error also names a process that cannot plan. ``fallback``
+    as for ``plan``.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
@@ -195,14 +214,14 @@ def init_(
     """
     with _meeting(confirm) as meet:
         if callable(how) and isinstance(model, nn.Module):
-            fitting = fit(model, plan_recorded(model, how), only=only)
+            fitting = fit(model, plan_recorded(model, how, fallback=fallback, only=only), only=only)
         else:
-            fitting = planned(model, how, only=only)
-        if only is None and fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
-            seed = _seed(model, seed)
+            fitting = planned(model, _rules(how, fallback), only=only)
+        if fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
+            seed = seed_for(model, seed)
             with allocated(fitting, device="cpu", dtype=None) as fitted:
-                return _apply(fitted, seed, progress, meet)
-        return _apply(fitting, seed, progress, meet)
+                return applied(fitted, seed, progress, meet)
+        return applied(fitting, seed, progress, meet)
 
 
 @on_values
@@ -287,7 +306,8 @@ def save(
     measured = Measurements(accumulators)
     claim = Claim(seed=request.seed, plan=request.plan)
     nbytes = sum(entry.nbytes for entry in saved)
-    report = _report(request.seed, claim, begin, measured, request.plan, nbytes, set())
+    kept = [entry for entry in request.plan if entry.kept]
+    report = report_of(request.seed, claim, begin, measured, kept, nbytes, set())
     return replace(report, resumed=found)
 
 
@@ -342,35 +362,15 @@ def verify(
 
 # -- shared by the verbs -----------------------------------------------------------------------------------------------
 
-Meet = Callable[[Claim], bool]
-
 
 def _meeting(confirm: bool | ProcessGroup) -> contextlib.AbstractContextManager[Meet]:
     return ranks.meeting(ranks.groups_of(confirm, "confirm"), "nothing was changed")
 
 
-def _apply(fitting: Fit, seed: int | None, progress: Progress | None, meet: Meet) -> Report:
-    if progress is not None and not callable(progress):
-        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
-    begin = time.perf_counter()
-    if (recorder := recording_here()) is not None:
-        note(recorder, fitting)
-        nbytes = sum(entry.nbytes for entry in fitting.entries if not entry.kept)
-        report = _report(0, claim_of(fitting, 0, []), begin, (), fitting.plan, nbytes, set())
-        return replace(report, backend="recording")
-    seed = _seed(fitting.model, seed)
-    jobs = prepare(fitting, seed)
-    claim = claim_of(fitting, seed, jobs)
-    confirmed = meet(claim)
-    write(jobs, seed, progress)
-    devices = {job.held.local.device for job in jobs}
-    nbytes = sum(job.nbytes for job in jobs)
-    report = _report(seed, claim, begin, measure_all(jobs), fitting.plan, nbytes, devices)
-    return replace(report, partial=any(job.held.sharded for job in jobs), confirmed=confirmed)
-
-
-def _seed(model: nn.Module, seed: int | None) -> int:
-    return seed_of(model) if seed is None else check_seed(seed)
+def _rules(how: How, fallback: Fallback | None) -> How:
+    if fallback is not None:
+        raise SpecError("fallback= is for a function, whose operations may not all be recordable; rules need none")
+    return how
 
 
 def _folder(target: Any, own: bool) -> Path:
@@ -379,25 +379,3 @@ def _folder(target: Any, own: bool) -> Path:
     if own:
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
     return output_path(target, "the folder")
-
-
-def _report(
-    seed: int,
-    claim: Claim,
-    begin: float,
-    measured: Sequence[Measured],
-    plan: Plan,
-    nbytes: int,
-    devices: set[torch.device],
-) -> Report:
-    used = {kernels.backend(device).name: kernels.problems(device) for device in devices or {torch.device("cpu")}}
-    return Report(
-        backend=", ".join(sorted(used)),
-        backend_problems=tuple(dict.fromkeys(problem for name in sorted(used) for problem in used[name])),
-        seed=seed,
-        claim=claim,
-        measured=measured,
-        kept=tuple(entry.name for entry in plan if entry.kept),
-        nbytes=nbytes,
-        seconds=time.perf_counter() - begin,
-    )

@@ -112,6 +112,20 @@ def test_a_region_has_the_bits_of_the_whole(name: str) -> None:
         assert torch.equal(values, whole[region.slices]), region
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_region_of_complex_numbers_between_two_has_the_bits_of_the_whole(dtype: torch.dtype) -> None:
+    """In torch, the last bits depend on the lane of the vector."""
+    found = program(lambda: torch.lerp(*(torch.randn(9, 33, dtype=dtype) for _ in range(3))))
+    whole = programs.value(found, name="x", seed=0)
+    for offsets, sizes in [((5, 0), (4, 33)), ((0, 1), (9, 1)), ((3, 2), (2, 31))]:
+        region, values = Region(shape=(9, 33), offsets=offsets, sizes=sizes), torch.empty(sizes, dtype=dtype)
+        for index, tile in programs.tiles(
+            found, name="x", seed=0, region=region, dtype=dtype, device=torch.device("cpu")
+        ):
+            values[index] = tile
+        assert torch.equal(values, whole[region.slices]), region
+
+
 def resampled(shape: tuple[int, ...], times: int) -> Tensor:
     """A truncated normal as many write it: what lies outside is drawn again, so that each step is used twice."""
     x = torch.randn(shape)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import zeta
 from tests.helpers.recorded import Awkward, compare, recorded
-from zeta import PlanError, RecordingError, Rule, Rules
+from zeta import PlanError, RecordingError, Rule, Rules, SpecError
 from zeta.initializers import Constant, Normal, Ones, Orthogonal, Program, TruncatedNormal, Uniform, Zeros
 from zeta.resolve.recording.tracing import lending
 
@@ -368,8 +368,98 @@ def test_a_plan_from_a_function(device: str) -> None:
 
 
 def test_a_function_that_forgets_a_parameter_is_an_error() -> None:
-    with pytest.raises(PlanError, match=r"bias: was there, on meta, before the recording began"):
-        zeta.plan(nn.Linear(4, 4, device="meta"), lambda model: nn.init.zeros_(model.weight))
+    layer = nn.Linear(4, 4, device="meta")
+    with pytest.raises(PlanError, match=r"\(fallback=.*\n  - bias: has only what was there before the recording began"):
+        zeta.plan(layer, lambda model: nn.init.zeros_(model.weight))
+    plan = zeta.plan(layer, lambda model: nn.init.zeros_(model.weight), fallback=Rules([Rule("bias", Ones())]))
+    assert (plan["weight"].initializer, plan["bias"].initializer) == (Zeros(), Ones())
+    report = zeta.init_(layer, lambda m: nn.init.zeros_(m.weight), seed=0, fallback=Rules([Rule("bias", Ones())]))
+    assert report.ok
+    assert layer.bias.tolist() == [1.0] * 4
+    with pytest.raises(SpecError, match="fallback= is for a function"):
+        zeta.plan(layer, Rules([Rule("*", Zeros())]), fallback="real")
+
+
+def usual(module: nn.Module) -> None:
+    """The function that half of all projects have."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class Usual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.full((1, 4), 7.0))
+        self.linear, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+        self.normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 3))
+        self.spectral = torch.nn.utils.parametrizations.spectral_norm(nn.Conv1d(2, 2, 3))
+        self.old = nn.utils.weight_norm(nn.Conv1d(2, 2, 3))
+        self.batch = nn.BatchNorm1d(4)
+
+    def init_weights(self) -> None:
+        self.apply(usual)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [lambda m: m.apply(usual), lambda m: m.init_weights(), Usual.init_weights, lambda m: usual(m.linear)],
+    ids=["apply", "method", "unbound", "part"],
+)
+@pytest.mark.parametrize("only", [None, "linear.*", ["linear.weight"]])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_what_a_function_does_not_write_is_kept_on_a_live_model(how: Callable[[Any], object], only: Any) -> None:
+    model = Usual()
+    nn.init.uniform_(model.norm.weight)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = zeta.init_(model, how, seed=3, only=only)
+    written = {"linear.weight", "linear.bias"} if only != ["linear.weight"] else {"linear.weight"}
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == written
+    assert {one.name for one in report if one.name in before and "batch" not in one.name} == written
+    assert model.linear.weight.detach().std().item() == pytest.approx(0.02, rel=0.5)
+    if only is None:
+        assert {"token", "norm.weight", "normed.weight", "spectral.weight", "old.weight_g"} <= {*report.kept}
+        assert report.kept_nbytes > 0
+
+
+def test_a_function_that_reads_what_is_there_is_an_error_on_a_live_model_too() -> None:
+    model = nn.Linear(4, 4)
+    before = model.weight.clone()
+    with pytest.raises(PlanError, match=r"weight: has only what was there before"):
+        zeta.init_(model, lambda m: m.weight.data.mul_(0.5), seed=0)
+    assert torch.equal(model.weight, before)
+
+
+class Compares(nn.Module):
+    """Finds tied tensors by their addresses, as many initializations do."""
+
+    def __init__(self, address: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.c.weight = self.b.weight
+        wide = torch.empty(8, 4)
+        found = [address(t) for t in (*self.parameters(), wide, wide[0], wide[3], wide[3].detach(), torch.empty(0))]
+        self.same = [found.index(one) for one in found]
+        self.null = [one == 0 for one in found]
+        self.steps = found[7] - found[5], self.c.weight.data_ptr() - self.b.weight.data_ptr()
+        for one in {address(p): p for p in self.parameters()}.values():
+            nn.init.constant_(one, 0.5)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [Tensor.data_ptr, lambda t: t.untyped_storage().data_ptr(), lambda t: t.storage().data_ptr()],
+    ids=["tensor", "untyped storage", "storage"],
+)
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_addresses_are_equal_where_memory_is(address: Callable[[Tensor], int]) -> None:
+    model, plan = zeta.record(Compares, address)
+    real = Compares(address)
+    assert (model.same, model.null, model.steps) == (real.same, real.null, real.steps)
+    assert all(entry.initializer == Constant(0.5) for entry in plan)
+    assert "data_ptr" not in vars(torch.UntypedStorage)
 
 
 class Looks(nn.Module):

@@ -103,13 +103,26 @@ def test_without_a_seed_torchs_generator_draws_one_that_the_report_has() -> None
         assert_uniform(model, seed)
 
 
+def test_what_is_not_selected_needs_no_rule() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(2, 2, 3), nn.Linear(4, 3))
+    before = copy.deepcopy(model.state_dict())
+    zeta.init_(model, Rules([Rule("2.weight", Normal())]), seed=0, only="2.weight")
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])] == ["2.weight"]
+    with pytest.raises(PlanError, match=r"no rule matches.*\n  - 2\.bias .*"):
+        zeta.init_(model, Rules([Rule("2.weight", Normal())]), seed=0, only="2.*")
+    # a rule for others is not idle, one that matches nothing in the model is
+    zeta.init_(model, Rules([Rule("2.weight", Normal()), Rule("1.*", Ones())]), seed=0, only="2.weight")
+    with pytest.raises(PlanError, match=r"never win.*\n  - rule 2 \(3\.\*\)$"):
+        zeta.init_(model, Rules([Rule("2.weight", Normal()), Rule("3.*", Ones())]), seed=0, only="2.weight")
+
+
 @pytest.mark.parametrize("verb", ["init_", "apply_", "materialize_", "save"])
 def test_torchs_seed_decides_for_every_verb(verb: str, tmp_path: Path) -> None:
-    plan = zeta.plan(nn.Linear(4, 4), UNIFORM)
+    layer = nn.Linear(4, 4)
+    plan = zeta.plan(layer, UNIFORM)
 
     def run(folder: str) -> zeta.Report:
-        with torch.device("meta" if verb == "materialize_" else "cpu"):
-            model = nn.Linear(4, 4)
+        model = nn.Linear(4, 4, device="meta") if verb == "materialize_" else copy.deepcopy(layer)
         if verb == "save":
             return zeta.save(model, plan, tmp_path / folder)
         return getattr(zeta, verb)(model, UNIFORM if verb == "init_" else plan)  # type: ignore[no-any-return]
@@ -270,7 +283,7 @@ def test_an_interrupted_measurement_leaves_gradients_enabled(monkeypatch: pytest
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zeta.verbs.measure_all", interrupted)
+    monkeypatch.setattr("zeta.report.applied.measure_all", interrupted)
     with torch.enable_grad():
         with pytest.raises(KeyboardInterrupt):
             zeta.init_(nn.Linear(2, 2), UNIFORM, seed=0)

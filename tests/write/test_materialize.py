@@ -13,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import zeta
 from tests.helpers.models import Basic, ResNet
 from zeta import Plan, PlanError, Rule, Rules, TargetError
-from zeta.initializers import Keep, Normal, Ones, Zeros, kaiming_normal
+from zeta.errors import ZetaNotice
+from zeta.initializers import Constant, Keep, Normal, Ones, Zeros, kaiming_normal
 from zeta.rules import ndim
 
 RULES = Rules([Rule("*.bias", Zeros(), optional=True), Rule("*", Normal(0.02))])
@@ -262,13 +264,65 @@ def test_a_plan_of_another_model_is_refused_before_anything_is_allocated() -> No
         zeta.materialize_(3, zeta.plan(model, RULES), seed=0)  # type: ignore[arg-type]
 
 
-def test_what_is_real_already_is_written_like_the_rest() -> None:
+def test_what_has_memory_stays_unless_it_is_to_be_overwritten() -> None:
     model = on_meta(nn.Linear, 3, 2)
-    model.bias = nn.Parameter(torch.ones(2))
+    plan = zeta.plan(model, RULES)
+    model.load_state_dict({"bias": torch.ones(2)}, strict=False, assign=True)
     bias = model.bias.data_ptr()
-    zeta.materialize_(model, zeta.plan(model, RULES), seed=0)
+    report = zeta.materialize_(model, plan, seed=0)
+    assert (report.kept, report.kept_nbytes, [one.name for one in report]) == (("bias",), 8, ["weight"])
+    assert "1 tensors written, 1 kept (8 B)" in str(report)
+    assert model.bias.tolist() == [1.0, 1.0]
+    with pytest.warns(ZetaNotice, match="nothing is on meta: all 2 tensors have memory and stay"):
+        report = zeta.materialize_(model, plan, seed=3)
+    assert (len(report.measured), report.kept) == (0, ("weight", "bias"))
+    assert zeta.verify(model, plan, seed=0).differences[0].name == "bias"
+    zeta.materialize_(model, plan, seed=3, overwrite=True)
+    assert zeta.verify(model, plan, seed=3).ok
     assert model.bias.data_ptr() == bias
-    assert model.bias.tolist() == [0.0, 0.0]
+
+
+def test_loaded_weights_are_not_cast() -> None:
+    model = on_meta(nn.Linear, 3, 2)
+    plan = zeta.plan(model, RULES)
+    model.load_state_dict({"weight": torch.full((2, 3), 1 / 3)}, strict=False, assign=True)
+    zeta.materialize_(model, plan, seed=0, dtype=torch.bfloat16)
+    assert (model.weight.dtype, model.bias.dtype) == (torch.float32, torch.bfloat16)
+    assert (model.weight == 1 / 3).all()
+
+
+@pytest.mark.parametrize(
+    "only", ["1.*", ["1.weight", "1.bias"], lambda name: name[0] == "1"], ids=["a glob", "names", "a function"]
+)
+def test_only_some_of_a_model_on_meta(only: Any) -> None:
+    model = on_meta(lambda: nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4), nn.LayerNorm(4)))
+    plan = zeta.plan(model, Rules([Rule("*.bias", Constant(0.5)), Rule("*", Normal())]))
+    zeta.materialize_(model, plan, seed=5, only=only)
+    assert [p.is_meta for p in model.parameters()] == [True, True, False, False, True, True]
+    whole = zeta.record(lambda: nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4), nn.LayerNorm(4)))[0]
+    zeta.materialize_(whole, plan, seed=5)
+    assert torch.equal(model[1].weight, whole[1].weight)
+    zeta.materialize_(model, plan, seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*is under spectral_norm")
+def test_only_a_parametrized_weight_of_a_model_on_meta() -> None:
+    model, plan = zeta.record(lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(3, 2)), nn.Linear(2, 2)))
+    zeta.materialize_(model, plan, seed=1, only="0.weight")
+    assert not any(tensor.is_meta for tensor in (*model[0].parametrizations.parameters(), *model[0].buffers()))
+    assert model[0].bias.is_meta
+    assert model[1].weight.is_meta
+    zeta.materialize_(model, plan, seed=1)
+    assert zeta.verify(model, plan, seed=1).ok
+
+
+def test_a_selected_tensor_that_the_plan_keeps_has_no_value() -> None:
+    model = on_meta(nn.Linear, 3, 2)
+    plan = zeta.plan(model, Rules([Rule("bias", Keep()), Rule("*", Normal())]))
+    with pytest.raises(TargetError, match=r"on meta, and the plan keeps them.*\n  - bias"):
+        zeta.materialize_(model, plan, seed=0, only="bias")
+    assert model.bias.is_meta
 
 
 def test_kept_values_stay() -> None:

@@ -113,7 +113,8 @@ def _is_regional(program: Program, step: Step) -> bool:
             return set(dict(step.attributes)["steps"]) <= {1}
         case "reshape":
             return _kept(step.shape) == _kept(program.steps[step.operands[0].step].shape)
-    return operations.is_elementwise(step.op)
+    # torch interpolates complex numbers in vectors by another order of operations than those that are left over
+    return operations.is_elementwise(step.op) and not (step.op == "lerp" and step.dtype.is_complex)
 
 
 def _kept(shape: tuple[int, ...]) -> list[int]:

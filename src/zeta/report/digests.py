@@ -166,6 +166,8 @@ def claim_of(fit: Fit, seed: int, jobs: Collection[Job]) -> Claim:
     """The claim of a process that writes or compares a plan's values, with what it was asked for."""
     names = fit.selection
     options = [] if names is None else [("only", f"{len(names)} tensors, {_hash(names)[:_SHOWN]}")]
+    if fit.left:
+        options.append(("left", f"{len(fit.left)} tensors, {_hash(entry.name for entry in fit.left)[:_SHOWN]}"))
     if others := _dtypes(jobs):
         options.append(("dtypes", ", ".join(sorted(others))))
     held = layouts_of((job.entry.name, job.slot.tensor) for job in jobs if job.held.sharded)

@@ -19,16 +19,19 @@ from zeta.report.measuring import Measured
 class Report:
     """What was written. ``ok`` is true if nothing deviates from the plan; ``print(report)`` shows a table.
 
-    ``partial``: tensors are sharded, and every figure describes the local shards of this process only, without
-    communication. ``backend_problems`` says why backends faster than ``backend`` could not be used. ``resumed`` is the
-    number of bytes of an interrupted ``save`` that were found to be correct and were not written again. ``digest`` is
-    what all processes that share a model must agree on; ``confirmed`` is true if they compared it and it is equal.
+    ``kept`` are the tensors that stay as they were, of ``kept_nbytes`` bytes in all: the plan keeps them, or
+    ``materialize_`` found that they have memory. ``partial``: tensors are sharded, and all other figures describe the
+    local shards of this process only, without communication. ``backend_problems`` says why backends faster than
+    ``backend`` could not be used. ``resumed`` is the number of bytes of an interrupted ``save`` that were found to be
+    correct and were not written again. ``digest`` is what all processes that share a model must agree on; ``confirmed``
+    is true if they compared it and it is equal.
     """
 
     seed: int
     measured: Sequence[Measured]
     kept: tuple[str, ...]
     nbytes: int
+    kept_nbytes: int = 0
     seconds: float
     backend: str
     claim: Claim = field(repr=False, compare=False)
@@ -65,7 +68,7 @@ class Report:
     def summary(self) -> str:
         """One line."""
         count = sum(item.count for item in self.measured)
-        kept = f", {len(self.kept)} kept" if self.kept else ""
+        kept = f", {len(self.kept)} kept ({bytes_text(self.kept_nbytes)})" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
         verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
         verdict += ", and the processes agree" if self.confirmed else ""
@@ -120,6 +123,7 @@ class Report:
             "resumed": self.resumed,
             "seconds": self.seconds,
             "kept": list(self.kept),
+            "kept_nbytes": self.kept_nbytes,
             "digest": self.digest.as_dict(),
             "parameters": [
                 {

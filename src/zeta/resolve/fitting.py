@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from msgspec import Struct
@@ -24,6 +24,7 @@ from zeta.rules.where import glob_matcher
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]
+Item = TypeVar("Item")
 
 
 #: these say nothing about a dtype that check_law could look at
@@ -35,7 +36,8 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
 
     ``asked`` is the whole plan, and ``plan`` the part of it that is about this model, which may be one stage of a
     pipeline. ``slots`` are the model's tensors by the plan's names. ``entries`` are the selected ones of ``plan``;
-    ``selection`` has the names of all that are selected in ``asked``, and is ``None`` for everything.
+    ``selection`` has the names of all that are selected in ``asked``, and is ``None`` for everything. ``left`` are
+    those that would be selected, but whose tensors have values that stay.
     """
 
     model: nn.Module
@@ -44,6 +46,13 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
     slots: Mapping[str, Slot]
     entries: Sequence[Entry]
     selection: tuple[str, ...] | None = None
+    left: tuple[Entry, ...] = ()
+
+    def leaving(self, left: Collection[str]) -> Fit:
+        """The fit without the entries of these names, whose tensors stay as they are."""
+        stay = tuple(entry for entry in self.entries if entry.name in left)
+        rest = tuple(entry for entry in self.entries if entry.name not in left)
+        return replace(self, entries=rest, left=stay) if stay else self
 
     def cast(self, dtype: torch.dtype, *, buffers: bool) -> tuple[Fit, Casting]:
         """The fit with the plan of the model after ``dtype=``, and what that casts."""
@@ -79,12 +88,11 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
     return Fit(model=model, asked=plan, plan=here, slots=slots, entries=entries, selection=selection)
 
 
-def fit_of_own(model: nn.Module, plan: Plan, slots: Sequence[Slot], only: Only | None = None) -> Fit:
-    """The fit of a model and the plan made of its ``slots``; ``PlanError`` if ``only`` selects nothing."""
-    entries = plan.entries if only is None else tuple(_selected(plan, only))
-    selection = None if only is None else tuple(entry.name for entry in entries)
+def fit_of_own(model: nn.Module, plan: Plan, slots: Sequence[Slot], *, selected: bool) -> Fit:
+    """The fit of a model and the plan made of its ``slots``, of a selection of them if ``selected``."""
+    selection = tuple(entry.name for entry in plan) if selected else None
     by_name = {slot.name: slot for slot in slots}
-    return Fit(model=model, asked=plan, plan=plan, slots=by_name, entries=entries, selection=selection)
+    return Fit(model=model, asked=plan, plan=plan, slots=by_name, entries=plan.entries, selection=selection)
 
 
 def _part(plan: Plan, slots: dict[str, Slot], naming: Naming) -> tuple[Plan, dict[str, Slot]]:
@@ -119,18 +127,22 @@ def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
 
 
 def _selected(plan: Plan, only: Only | None) -> list[Entry]:
-    """The entries of a plan that ``only`` names; ``PlanError`` if it names nothing, ``SpecError`` if it is no name."""
+    return chosen_by(only, plan.entries, lambda entry: (entry.name, *entry.ties))
+
+
+def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item], Sequence[str]]) -> list[Item]:
+    """The items of which ``only`` names one of the names; ``PlanError`` for none, ``SpecError`` if it is no name."""
     if only is None:
-        return list(plan)
+        return list(items)
     if callable(only):
-        chosen = [entry for entry in plan if any(only(name) for name in (entry.name, *entry.ties))]
+        chosen = [item for item in items if any(map(only, names_of(item)))]
     else:
         patterns = [only] if isinstance(only, str) else list(only) if isinstance(only, Collection) else [only]
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise SpecError(
                 f"only must be a name or glob, a collection of them, or a function of the name, got {shown(only)}"
             )
-        names = {name for entry in plan for name in (entry.name, *entry.ties)}
+        names = {name for item in items for name in names_of(item)}
         hits = {
             pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
             for pattern in patterns
@@ -139,7 +151,7 @@ def _selected(plan: Plan, only: Only | None) -> list[Entry]:
         if empty:
             raise PlanError(listed("only= names nothing in the plan:", empty))
         hit = set().union(*hits.values())
-        chosen = [entry for entry in plan if not hit.isdisjoint((entry.name, *entry.ties))]
+        chosen = [item for item in items if not hit.isdisjoint(names_of(item))]
     if not chosen:
         raise PlanError("only= selects nothing of the plan")
     return chosen

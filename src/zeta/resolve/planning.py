@@ -17,13 +17,14 @@ from zeta.base.text import shape_text
 from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Initializer, Keep, Ones, Site, Zeros
-from zeta.resolve.fitting import Fit, Only, check_dtype, fit_of_own
+from zeta.resolve.fitting import Fit, Only, check_dtype, chosen_by, fit_of_own
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of, unwrap, walk
 from zeta.rules import Kind, Match, Rules
 
 _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
+_UNWRITTEN_RULE: Final = "kept: not written"
 
 
 How = Rules | str
@@ -60,14 +61,20 @@ def planned(
     if check is not None:
         check(slots)
     everything = groups(slots)
-    made = Plan(tuple(resolve(rules, everything, everything, getattr(inner, "config", None))))
-    return fit_of_own(model, made, slots, only)
+    wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
+    made = Plan(tuple(resolve(rules, everything, wanted, getattr(inner, "config", None))))
+    return fit_of_own(model, made, slots, selected=only is not None)
 
 
 def resolve(rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any) -> list[Entry]:
-    """The entries that rules give to the ``wanted`` of a model's tensors."""
+    """The entries that rules give to the ``wanted`` of a model's tensors; the others need no rule."""
     resolver = _Resolver(rules, everything, config=config)
     entries = [resolver.entry(group) for group in wanted]
+    if len(wanted) < len(everything):
+        known = {id(group) for group in wanted}
+        for group in everything:
+            if id(group) not in known:
+                resolver.claim(group)
     resolver.raise_problems()
     return [entry for entry in entries if entry is not None]
 
@@ -105,24 +112,30 @@ class _Resolver:
     def _all_layers(self) -> dict[str, tuple[int, int] | None]:
         return layers_of(self._names)
 
-    def entry(self, group: list[Slot]) -> Entry | None:
-        """The entry of one tensor, or ``None`` after noting what is wrong with it."""
+    def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
+        """The first rule that matches any name of one tensor, and these names' matches."""
         matches = [self._match(slot, lambda: _axes(group)) for slot in group]
         claims = [self.rules.first(match) for match in matches]
         winner = min((claim for claim in claims if claim is not None), default=None)
+        if winner is not None:
+            self.winners.add(winner)
+            for match, claim in zip(matches, claims, strict=True):
+                if claim is not None and claim != winner:
+                    self._note_overruled(claim, winner, match, group[0])
+        return winner, [match for match, claim in zip(matches, claims, strict=True) if claim == winner]
+
+    def entry(self, group: list[Slot]) -> Entry | None:
+        """The entry of one tensor, or ``None`` after noting what is wrong with it."""
+        winner, matches = self.claim(group)
         if winner is None and group[0].kind is Kind.BUFFER:
-            return unruled_buffer(group)
+            return unruled(group)
         if winner is None:
             slot, tied = group[0], f", tied to {', '.join(other.name for other in group[1:])}" if group[1:] else ""
             self.unmatched.append(
                 f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}{tied}"
             )
             return None
-        self.winners.add(winner)
-        for match, claim in zip(matches, claims, strict=True):
-            if claim is not None and claim != winner:
-                self._note_overruled(claim, winner, match, group[0])
-        return self._solved(group, [m for m, claim in zip(matches, claims, strict=True) if claim == winner], winner)
+        return self._solved(group, matches, winner)
 
     def _label(self, position: int) -> str:
         return f"rule {position + 1} ({self.rules[position].label})"
@@ -213,8 +226,8 @@ class _Resolver:
             raise PlanError("\n".join(problems))
 
 
-def unruled_buffer(group: list[Slot]) -> Entry:
-    """The entry of a buffer that nothing is said of: torch's statistics get their start, others are kept."""
+def unruled(group: list[Slot]) -> Entry:
+    """The entry of a tensor that nothing is said of: torch's statistics get their start, all others are kept."""
     slot = group[0]
     known = is_norm_statistic(slot)
     initializer: Initializer = Keep()
@@ -225,8 +238,8 @@ def unruled_buffer(group: list[Slot]) -> Entry:
         ties=tuple(other.name for other in group[1:]),
         shape=slot.shape,
         dtype=slot.tensor.dtype,
-        kind=Kind.BUFFER,
-        rule=_STATISTICS_RULE if known else _KEPT_RULE,
+        kind=slot.kind,
+        rule=_STATISTICS_RULE if known else _KEPT_RULE if slot.kind is Kind.BUFFER else _UNWRITTEN_RULE,
         initializer=initializer,
         persistent=slot.persistent,
     )

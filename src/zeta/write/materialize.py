@@ -16,6 +16,7 @@ from zeta.base.tensors import attributes, extent, swap
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
+from zeta.resolve.slots import Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +27,25 @@ class _Twin:
     real: Tensor
 
 
+def on_meta(fit: Fit) -> Fit:
+    """The fit of the entries whose tensors have no memory yet; all others stay as they are."""
+    return fit.leaving({entry.name for entry in fit.entries if not entry.kept and _has_memory(fit.slots[entry.name])})
+
+
+def _has_memory(slot: Slot) -> bool:
+    stored = [slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization)
+    return not any(tensor.is_meta or nn.parameter.is_lazy(tensor) for tensor in stored)
+
+
 @contextlib.contextmanager
 def allocated(
     fit: Fit, *, device: torch.device | str, dtype: torch.dtype | None, cast_buffers: bool = False
 ) -> Iterator[Fit]:
     """Allocate memory on ``device`` for every parameter and buffer on meta; if the block fails, restore the model.
 
-    The tensors stay the same Python objects: names, ties, views of the same memory, ``requires_grad``, strides, class,
-    attributes and hooks remain. Yields the fit of the plan after the cast to ``dtype``.
+    With a selection, only for the tensors that are selected, and what shares memory with them. The tensors stay the
+    same Python objects: names, ties, views of the same memory, ``requires_grad``, strides, class, attributes and hooks
+    remain. Yields the fit of the plan after the cast to ``dtype``.
 
     Raises ``TargetError`` for tensors that would get memory but no value: the plan keeps them, or does not have them.
     """
@@ -42,8 +54,12 @@ def allocated(
     if dtype is not None:
         found, casting = fit.cast(dtype, buffers=cast_buffers)
         wanted = dict.fromkeys(_cast(fit, casting), casting.dtype)
-    _check_values(fit)
-    twins = _twins(fit.model, torch.device(device), wanted)
+    everything = [*tensors_of(fit.model), *(tensor for _, tensor in attributes(fit.model))]
+    if fit.selection is None:
+        _check_values(fit)
+    else:
+        everything = _selected(fit, everything)
+    twins = _twins(fit.model, everything, torch.device(device), wanted)
     swapped: list[_Twin] = []
     try:
         for twin in twins:
@@ -64,6 +80,30 @@ def _cast(fit: Fit, casting: Casting) -> Iterator[int]:
                 yield id(slot.tensor)
                 if slot.parametrization is not None:
                     yield from (id(tensor) for tensor in parameters_of(slot.parametrization))
+
+
+def _selected(fit: Fit, everything: list[Tensor]) -> list[Tensor]:
+    """The tensors of the fit's entries, and those that share memory with one.
+
+    Raises ``TargetError`` for an entry that the plan keeps.
+    """
+    slots = [fit.slots[entry.name] for entry in fit.entries]
+    kept = [slot.name for slot in slots if slot.tensor.is_meta and fit.plan[slot.name].kept]
+    if kept:
+        raise TargetError(listed("these are on meta, and the plan keeps them, so they have no value:", kept))
+    stored = [
+        tensor
+        for slot in slots
+        for tensor in ([slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization))
+    ]
+    memories = {_memory(tensor) for tensor in stored}
+    return [tensor for tensor in everything if _memory(tensor) in memories]
+
+
+def _memory(tensor: Tensor) -> object:
+    """What two tensors on meta have in common if they are to share memory."""
+    plain = tensor.is_meta and not is_sharded(tensor) and not nn.parameter.is_lazy(tensor)
+    return tensor.untyped_storage()._cdata if plain else ("alone", id(tensor))
 
 
 def _check_values(fit: Fit) -> None:
@@ -93,9 +133,10 @@ def _check_values(fit: Fit) -> None:
         raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))
 
 
-def _twins(model: nn.Module, device: torch.device, wanted: dict[int, torch.dtype]) -> list[_Twin]:
+def _twins(
+    model: nn.Module, everything: list[Tensor], device: torch.device, wanted: dict[int, torch.dtype]
+) -> list[_Twin]:
     """Allocate each storage once, and make every tensor's twin in it, with the dtype in ``wanted``."""
-    everything = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
     tensors = {id(t): t for t in everything if not nn.parameter.is_lazy(t) and t.is_meta}
     originals = _originals(model)
     memories: dict[int, list[Tensor]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.tensors import swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.resolve import planning
-from zeta.resolve.fitting import check_dtype
+from zeta.resolve.fitting import Only, check_dtype, chosen_by
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.leaving import leave_on_meta
 from zeta.resolve.recording.recognition import Recognized, recognize
@@ -65,17 +65,25 @@ def record(
             raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
         effective = _effective(model, recorder)
     with plain():
-        plan = _plan(model, recorder, effective, fallback, partial=False)
+        plan = _plan(model, recorder, effective, fallback)
         leave_on_meta(model, recorder)
     return model, plan
 
 
-def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fallback: Fallback | None = None) -> Plan:
+def plan_recorded(
+    model: nn.Module,
+    initialize: Callable[[Any], object],
+    *,
+    fallback: Fallback | None = None,
+    only: Only | None = None,
+) -> Plan:
     """Record what ``initialize(model)`` does to a model, real or on meta. The model does not change.
 
-    Parameters that the function does not write are an error; buffers that it does not write are kept.
+    What the function does not write is kept if it has values; parameters without are an error. With ``only``, the plan
+    is of these tensors alone.
     """
     recorder = _recorder(fallback)
+    live = {slot.name for slot in walk(model) if not slot.tensor.is_meta and not nn.parameter.is_lazy(slot.tensor)}
     with plain(), alone_with(model), restored(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
             if not nn.parameter.is_lazy(tensor):
@@ -85,7 +93,7 @@ def plan_recorded(model: nn.Module, initialize: Callable[[Any], object], *, fall
                 initialize(model)
             recorder.lent.settle()
             effective = _effective(model, recorder)
-        return _plan(model, recorder, effective, fallback, partial=True)
+        return _plan(model, recorder, effective, fallback, live=live, only=only)
 
 
 def _recorder(fallback: Fallback | None) -> Recorder:
@@ -188,18 +196,30 @@ class _RecordedTensor:
 
 
 def _plan(
-    model: nn.Module, recorder: Recorder, effective: dict[int, Node], fallback: Fallback | None, *, partial: bool
+    model: nn.Module,
+    recorder: Recorder,
+    effective: dict[int, Node],
+    fallback: Fallback | None,
+    *,
+    live: Collection[str] | None = None,
+    only: Only | None = None,
 ) -> Plan:
+    """The plan of a constructor, or of a function on a model of which the ``live`` tensors have values."""
     groups = planning.groups(walk(model))
-    tensors = [_RecordedTensor(group=group, node=_node(group[0], recorder, effective)) for group in groups]
-    kept = {t.slot.name for t in tensors if partial and t.slot.kind is Kind.BUFFER and _is_untouched(t.node)}
+    wanted = chosen_by(only, groups, lambda group: [slot.name for slot in group])
+    tensors = [_RecordedTensor(group=group, node=_node(group[0], recorder, effective)) for group in wanted]
+    kept = {
+        t.slot.name
+        for t in tensors
+        if live is not None and (t.slot.kind is Kind.BUFFER or t.slot.name in live) and _is_kept(t, effective)
+    }
     recognized, problems = recognize({t.slot.name: t.node for t in tensors if t.slot.name not in kept}, recorder.frozen)
     ruled = _ruled(model, groups, set(problems), fallback) if isinstance(fallback, Rules) else {}
     entries: list[Entry] = []
     for tensor in tensors:
         name = tensor.slot.name
         if name in kept:
-            entries.append(planning.unruled_buffer(tensor.group))
+            entries.append(planning.unruled(tensor.group))
         elif name in ruled:
             problems.pop(name, None)
             entries.append(ruled[name])
@@ -224,6 +244,14 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
     if id(slot.tensor) in effective:
         return effective[id(slot.tensor)]
     return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
+
+
+def _is_kept(tensor: _RecordedTensor, effective: dict[int, Node]) -> bool:
+    """Whether a tensor still has its values from before the recording; of a parametrized weight, all that it stores."""
+    plist = tensor.slot.parametrization
+    if plist is None:
+        return _is_untouched(tensor.node)
+    return all(id(one) in effective and _is_untouched(effective[id(one)]) for one in originals(plist))
 
 
 def _is_untouched(node: Node) -> bool:

@@ -29,7 +29,7 @@ from zeta.resolve.recording.sources import Source
 #: bytes of the largest constant tensor in a plan
 LARGEST_DATA: Final = 2**22
 #: the reason for a tensor that was on meta before the recording
-UNTOUCHED: Final = "was there, on meta, before the recording began, so it has no value"
+UNTOUCHED: Final = "has only what was there before the recording began, which no plan can give it"
 _SERIAL = itertools.count()
 
 

@@ -26,6 +26,7 @@ from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.active import ACTIVE
 from zeta.resolve.recording.sources import is_pickled, source_here
+from zeta.resolve.recording.tracing.addresses import ADDRESSES, address_of
 from zeta.resolve.recording.tracing.arguments import new_memories
 from zeta.resolve.recording.tracing.building import BUILDING, ELSEWHERE
 from zeta.resolve.recording.tracing.interception import INTERCEPTION
@@ -173,6 +174,10 @@ def _pickled(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     )
 
 
+def _data_ptr(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return address_of(args[0]) if args[0].is_meta else NotImplemented
+
+
 def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return recorder.value(args[0]).tolist()
 
@@ -287,6 +292,7 @@ def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
 Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
+    "data_ptr": _data_ptr,
     "untyped_storage": _pickled,
     "storage": _storage,
     "share_memory_": _unshareable,
@@ -326,6 +332,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             FUNCTIONS,
             THREADS,
             BUILDING,
+            ADDRESSES,
             foreign_apart() as drawn,
             Functions(recorder, operations),
             operations,

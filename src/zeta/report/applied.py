@@ -1,0 +1,75 @@
+"""Write what a plan says of a model, measure it, and report: what all verbs that write in place have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from zeta.compute.stream import kernels
+from zeta.compute.stream.random import check_seed
+from zeta.errors import SpecError
+from zeta.report.digests import Claim, claim_of
+from zeta.report.measuring import Measured, measure_all
+from zeta.report.report import Report
+from zeta.resolve.fitting import Fit
+from zeta.resolve.plans import Entry
+from zeta.write.apply import Progress, prepare, seed_of, write
+from zeta.write.guards import note, recording_here
+
+#: compares a claim with those of the other processes, and returns whether it did
+Meet = Callable[[Claim], bool]
+
+
+def applied(fit: Fit, seed: int | None, progress: Progress | None, meet: Meet) -> Report:
+    """Write the fit's entries and measure them. In a recording, the writes are recorded and nothing is measured."""
+    if progress is not None and not callable(progress):
+        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
+    begin = time.perf_counter()
+    kept = [entry for entry in fit.plan if entry.kept] + [*fit.left]
+    if (recorder := recording_here()) is not None:
+        note(recorder, fit)
+        nbytes = sum(entry.nbytes for entry in fit.entries if not entry.kept)
+        report = report_of(0, claim_of(fit, 0, []), begin, (), kept, nbytes, set())
+        return replace(report, backend="recording")
+    seed = seed_for(fit.model, seed)
+    jobs = prepare(fit, seed)
+    claim = claim_of(fit, seed, jobs)
+    confirmed = meet(claim)
+    write(jobs, seed, progress)
+    devices = {job.held.local.device for job in jobs}
+    nbytes = sum(job.nbytes for job in jobs)
+    report = report_of(seed, claim, begin, measure_all(jobs), kept, nbytes, devices)
+    return replace(report, partial=any(job.held.sharded for job in jobs), confirmed=confirmed)
+
+
+def seed_for(model: nn.Module, seed: int | None) -> int:
+    """The seed as it was given, or one that is drawn."""
+    return seed_of(model) if seed is None else check_seed(seed)
+
+
+def report_of(
+    seed: int,
+    claim: Claim,
+    begin: float,
+    measured: Sequence[Measured],
+    kept: Sequence[Entry],
+    nbytes: int,
+    devices: set[torch.device],
+) -> Report:
+    """The report of what was written since ``begin``, on these devices."""
+    used = {kernels.backend(device).name: kernels.problems(device) for device in devices or {torch.device("cpu")}}
+    return Report(
+        backend=", ".join(sorted(used)),
+        backend_problems=tuple(dict.fromkeys(problem for name in sorted(used) for problem in used[name])),
+        seed=seed,
+        claim=claim,
+        measured=measured,
+        kept=tuple(entry.name for entry in kept),
+        kept_nbytes=sum(entry.nbytes for entry in kept),
+        nbytes=nbytes,
+        seconds=time.perf_counter() - begin,
+    )
