@@ -444,6 +444,16 @@ def test_a_model_type_is_a_text(model_type: Any, here: Path) -> None:
     assert "knows no model_type" in refusal(configuration(here, model_type=model_type))
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_labels_are_bounded(here: Path, inside: bool) -> None:
+    pytest.importorskip("transformers")
+    many = {"num_labels": 2**40}
+    given = {"text_config": many} if inside else many
+    place = "text_config.num_labels" if inside else "num_labels"
+    message = refusal(configuration(here, **{**GPT2, **given}))
+    assert message.endswith(f"{place} is 1099511627776, expected at most 1,048,576")
+
+
 def test_a_configuration_that_is_a_pipe_or_without_end(here: Path) -> None:
     pytest.importorskip("transformers")
     os.mkfifo(here / "config.json")

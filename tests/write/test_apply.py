@@ -116,6 +116,17 @@ def test_what_is_not_selected_needs_no_rule() -> None:
         zeta.init_(model, Rules([Rule("2.weight", Normal()), Rule("3.*", Ones())]), seed=0, only="2.weight")
 
 
+def test_a_buffer_that_is_kept_on_purpose_is_no_part_of_what_is_written() -> None:
+    memory, model = torch.tensor([0.0, 0.0, 0.0, 0.0, 5.0, 6.0]), nn.Module()
+    model.a = nn.Parameter(memory[:4])
+    model.register_buffer("b", memory[2:6])
+    on_purpose = Rules([Rule("a", Normal()), Rule("b", Keep(), buffers=True)])
+    assert_refused(model, lambda: zeta.init_(model, on_purpose, seed=0), TargetError, "b: shares the memory of a")
+    zeta.init_(model, Rules([Rule("a", Normal())]), seed=0)  # a view that nothing is said of follows
+    assert torch.equal(model.b[:2], model.a[2:])
+    assert model.b[2:].tolist() == [5.0, 6.0]
+
+
 @pytest.mark.parametrize("verb", ["init_", "apply_", "materialize_", "save"])
 def test_torchs_seed_decides_for_every_verb(verb: str, tmp_path: Path) -> None:
     layer = nn.Linear(4, 4)

@@ -168,6 +168,10 @@ _ELSEWHERE: Final = (
 )  # fmt: skip
 
 
+#: transformers makes a name for each label before there is a model
+_MOST_LABELS: Final = 2**20
+
+
 def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """The configuration without keys that name code, kernels or weights from elsewhere; a notice lists them.
 
@@ -176,6 +180,8 @@ def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
     left_out: list[str] = []
 
     def cleaned(value: Any, place: str) -> Any:
+        if place.endswith("num_labels.") and isinstance(value, int) and value > _MOST_LABELS:
+            raise UsageError(f"{path}: {place[:-1]} is {shown(value)}, expected at most {_MOST_LABELS:,}")
         if isinstance(value, list):
             return [cleaned(item, f"{place}{number}.") for number, item in enumerate(value)]
         if not isinstance(value, dict):

@@ -25,6 +25,8 @@ from zeta.rules import Kind, Match, Rules
 _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
 _UNWRITTEN_RULE: Final = "kept: not written"
+#: what entries have as their rule that no rule was given for
+UNRULED: Final = frozenset([_STATISTICS_RULE, _KEPT_RULE, _UNWRITTEN_RULE])
 
 
 How = Rules | str

@@ -21,6 +21,7 @@ from zeta.compute.values import values_of
 from zeta.errors import SpecError, TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
+from zeta.resolve.planning import UNRULED
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
@@ -86,7 +87,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values())
+    on_purpose = {entry.name for entry in fit.plan if entry.kept and entry.rule not in UNRULED}
+    problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values(), on_purpose)
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,16 @@ from zeta.write.placeholders import runtime_problem
 _Extent = tuple[int, int, Tensor, str]
 
 
-def shared(written: Mapping[str, Tensor], slots: Iterable[Slot]) -> list[str]:
-    """Different parameters with an element in the same memory: to write one would change the other.
+def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collection[str] = ()) -> list[str]:
+    """Different tensors with an element in the same memory: to write one would change the other.
 
-    Those of which at least one is written; ``written`` has their memory here, by the canonical name.
+    Those of which at least one is written; ``written`` has their memory here, by the canonical name. A buffer that is
+    not written may be a view of a parameter, and follows it, unless it is one of those that are ``kept`` on purpose.
     """
     memory = list(written.items())
     known = {id(slot.tensor) for slot in slots if slot.name in written}
     for slot in slots:
-        if id(slot.tensor) not in known and slot.kind is not Kind.BUFFER:
+        if id(slot.tensor) not in known and (slot.kind is not Kind.BUFFER or slot.name in kept):
             known.add(id(slot.tensor))
             if (tensor := _memory(slot.tensor)) is not None:
                 memory.append((slot.name, tensor))
@@ -50,8 +51,8 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot]) -> list[str]:
             if begin >= end:
                 overlapping.clear()
             problems += [
-                f"{name}: shares the memory of {owner_name}, but is another Parameter; tie them by assigning the same "
-                "Parameter, or give one its own memory"
+                f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by assigning "
+                "the same Parameter, or give one its own memory"
                 for _, other_end, owner, owner_name in overlapping
                 if other_end > begin and not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
             ]
