@@ -424,6 +424,26 @@ def test_what_a_function_does_not_write_is_kept_on_a_live_model(how: Callable[[A
         assert report.kept_nbytes > 0
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(4).to_sparse(),
+        lambda: torch.eye(4).to_sparse_csr(),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        lambda: torch.ones(3).to_mkldnn(),
+    ],
+    ids=["sparse", "csr", "quantized", "mkldnn"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:.*quantized tensor creation functions")
+def test_buffers_of_other_layouts_are_kept(make: Callable[[], Tensor]) -> None:
+    model = nn.Linear(4, 4)
+    model.register_buffer("table", make())
+    table = model.table
+    assert zeta.init_(model, lambda m: nn.init.ones_(m.weight), seed=0).kept == ("bias", "table")
+    assert model.table is table
+    assert (model.weight == 1).all()
+
+
 def test_a_function_that_reads_what_is_there_is_an_error_on_a_live_model_too() -> None:
     model = nn.Linear(4, 4)
     before = model.weight.clone()

@@ -86,7 +86,7 @@ def plan_recorded(
     live = {slot.name for slot in walk(model) if not slot.tensor.is_meta and not nn.parameter.is_lazy(slot.tensor)}
     with plain(), alone_with(model), restored(model), _unsharded(model), _on_meta(model):
         for tensor in _tensors_of(model):
-            if not nn.parameter.is_lazy(tensor):
+            if _is_strided(tensor):
                 recorder.graph.cell(tensor)  # register the whole tensor before a view of it
         with recording(recorder):
             with within_reach("the function", RecordingError):
@@ -128,7 +128,7 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
     swapped: list[tuple[Tensor, Tensor]] = []
     try:
         for tensor in _tensors_of(model):
-            if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
+            if not tensor.is_meta and _is_strided(tensor):
                 twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
                 twin.requires_grad_(tensor.requires_grad)
                 swap(tensor, twin)
@@ -137,6 +137,11 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
     finally:
         for tensor, twin in swapped:
             swap(tensor, twin)
+
+
+def _is_strided(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape and one number for each element; a function cannot write to others."""
+    return not nn.parameter.is_lazy(tensor) and tensor.layout is torch.strided and not tensor.is_quantized
 
 
 def _tensors_of(model: nn.Module) -> list[Tensor]:
@@ -241,6 +246,8 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
     if nn.parameter.is_lazy(slot.tensor):
         reason = "is lazy and has no shape yet; run one forward pass first, or give its size"
         return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
+    if not _is_strided(slot.tensor):
+        return Node(op="unknown", content=UNTOUCHED, shape=(), dtype=slot.tensor.dtype)
     if id(slot.tensor) in effective:
         return effective[id(slot.tensor)]
     return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
