@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from zeta.base.process.exchange import Exchanged, Shared
+from zeta.errors import ZetaError
 
 
 def test_the_first_makes_and_the_last_undoes() -> None:
@@ -59,3 +63,36 @@ def test_code_is_exchanged_under_every_name() -> None:
         assert alias(1, y=2) == "exchanged 1 2"
         assert exchanged.originals["named"](1) == "original 1 1"
     assert alias(1) == "original 1 1"
+
+
+def loosely(*args: Any, **kwargs: Any) -> str:
+    return f"exchanged {args} {kwargs}"
+
+
+@pytest.mark.parametrize("decorate", [functools.wraps(named), lambda wrapper: wrapper], ids=["wraps", "plain"])
+def test_what_another_library_wrapped_is_exchanged(decorate: Callable[[Any], Any]) -> None:
+    prefix = "wrapped"
+
+    @decorate
+    def wrapper(*args: Any, **kwargs: Any) -> str:
+        return f"{prefix} {named(*args, **kwargs)}"
+
+    exchanged = Exchanged({"named": wrapper}, {"named": loosely.__code__})
+    with exchanged:
+        assert wrapper(1, y=2).endswith("exchanged (1,) {'y': 2}")
+        assert exchanged.originals["named"](1).endswith("original 1 1")
+    assert wrapper(1) == "wrapped original 1 1"
+
+
+class Replacement:
+    def __call__(self, x: int) -> str:
+        return f"replaced {x}"
+
+
+@pytest.mark.parametrize("replacement", [Replacement(), lambda x: f"replaced {x}"])
+def test_what_cannot_be_exchanged_is_said_when_it_is_needed(replacement: Any) -> None:
+    exchanged = Exchanged({"named": named, "it": replacement}, {"named": loosely.__code__, "it": other.__code__})
+    with pytest.raises(ZetaError, match=r"another library replaced it by <.* import zeta first"), exchanged:
+        pass
+    assert named(1) == "original 1 1"
+    assert replacement(1) == "replaced 1"

@@ -6,6 +6,8 @@ import copy
 import io
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -334,6 +336,33 @@ def test_what_is_not_a_module_is_refused() -> None:
         zeta.record(lambda: 3)  # type: ignore[arg-type, return-value]
     with pytest.raises(zeta.SpecError, match="fallback must be"):
         zeta.record(nn.Linear, 2, 2, fallback="zeros")  # type: ignore[arg-type]
+
+
+# nn.Module.__init__ and torch's functions may be wrapped by a library that was imported first
+WRAPPED = """
+import threading
+from torch import nn
+
+def wrap(owner, name):
+    original = getattr(owner, name)
+    def wrapper(*args, **kwargs):
+        return original(*args, **kwargs)
+    setattr(owner, name, wrapper)
+
+wrap(nn.Module, "__init__"), wrap(nn.Module, "__setstate__"), wrap(threading.Thread, "start")
+import copy, zeta
+backbone = nn.Linear(2, 2)
+zeta.record(lambda: nn.Sequential(nn.Linear(3, 2), copy.deepcopy(backbone)))
+try:
+    zeta.record(lambda: nn.Sequential(backbone))
+except zeta.RecordingError as error:
+    print(error)
+"""
+
+
+def test_a_library_may_have_wrapped_torch_before() -> None:
+    run = subprocess.run([sys.executable, "-c", WRAPPED], capture_output=True, text=True, check=True)
+    assert "- 0.weight (2, 2)" in run.stdout
 
 
 # -- plans of models that are there already --------------------------------------------------------------------------

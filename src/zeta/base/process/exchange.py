@@ -5,10 +5,13 @@ The new code checks the calling thread. In threads without such a block it does 
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, Final
+
+from zeta.errors import ZetaError
 
 
 class Shared:
@@ -36,28 +39,50 @@ class Shared:
 class Exchanged(Shared):
     """Functions whose ``__code__`` is replaced, so that the change holds under every name they were imported with.
 
+    Another library may have wrapped a function before zeta was imported: what it wrapped is changed then.
+
     Args:
         functions: the functions, by name.
-        codes: their new code, by the same names.
+        codes: their new code, by the same names, with the same arguments or ``*args``. It has no free variables.
+
+    Entering the block raises ``ZetaError`` if another library put something in a function's place that is no function
+    of Python, or takes other arguments.
     """
 
     def __init__(self, functions: Mapping[str, Any], codes: Mapping[str, CodeType]) -> None:
+        inner = {name: inspect.unwrap(function) for name, function in functions.items()}
         #: by name, separate functions with the original code
-        self.originals: Final = {name: _same_function(function) for name, function in functions.items()}
-        other = [(functions[name], code) for name, code in codes.items()]
-        own = [(function, function.__code__) for function in functions.values()]
-        super().__init__(lambda: _give(other), lambda: _give(own))
+        self.originals: Final = {name: _same_function(function) for name, function in inner.items()}
+        own = [(f, f.__code__) for f in inner.values() if isinstance(f, FunctionType)]
+        super().__init__(
+            lambda: _give([(inner[name], _fitted(inner[name], name, code)) for name, code in codes.items()]),
+            lambda: _give(own),
+        )
 
 
-def _give(codes: Iterable[tuple[Any, CodeType]]) -> None:
+def _give(codes: Iterable[tuple[FunctionType, CodeType]]) -> None:
     for function, code in codes:
         function.__code__ = code
 
 
+def _fitted(function: Any, name: str, code: CodeType) -> CodeType:
+    """The code with the free variables of the function's own, as Python does not let their number change."""
+    if isinstance(function, FunctionType):
+        own = function.__code__
+        if code.co_flags & inspect.CO_VARARGS or inspect.getargs(code).args == inspect.getargs(own).args:
+            return code.replace(co_freevars=own.co_freevars)
+    raise ZetaError(
+        f"another library replaced {name} by {function!r} before zeta was imported, which is no Python function with "
+        "the same arguments; import zeta first, or make the replacement with functools.wraps"
+    )
+
+
 def _same_function(function: Any) -> Callable[..., Any]:
     """A separate function with the same code, which keeps it when the original's is replaced."""
-    twin = type(function)(
+    if not isinstance(function, FunctionType):
+        return function  # type: ignore[no-any-return]
+    twin = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     twin.__kwdefaults__ = function.__kwdefaults__
-    return twin  # type: ignore[no-any-return]
+    return twin

@@ -25,23 +25,21 @@ def made(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             found.add(id(module))
 
 
-class _Methods:
-    # Looked up in torch's module, where this code runs, so zeta is imported inside. torch's __init__ has a variable
-    # __class__ of its class, so the code in its place needs one.
-    def init(self, *args: Any, **kwargs: Any) -> None:
-        __class__  # type: ignore[name-defined]  # noqa: B018
-        from zeta.resolve.recording.tracing.building import made
+# This code runs with the globals of torch's module, so it must import zeta's names itself.
+def _code_of_init(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.building import made
 
-        made("__init__", self, args, kwargs)  # type: ignore[arg-type]
+    made("__init__", self, args, kwargs)
 
-    def set_state(self, state: Any) -> None:
-        from zeta.resolve.recording.tracing.building import made
 
-        made("__setstate__", self, (state,), {})  # type: ignore[arg-type]
+def _code_of_set_state(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+    from zeta.resolve.recording.tracing.building import made
+
+    made("__setstate__", self, args, kwargs)
 
 
 #: held while this thread, or another, records; copies and unpickled modules are made by ``__setstate__``
 BUILDING: Final = Exchanged(
     {"__init__": nn.Module.__init__, "__setstate__": nn.Module.__setstate__},
-    {"__init__": _Methods.init.__code__, "__setstate__": _Methods.set_state.__code__},
+    {"__init__": _code_of_init.__code__, "__setstate__": _code_of_set_state.__code__},
 )
