@@ -19,6 +19,7 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zeta
@@ -593,6 +594,69 @@ def test_what_raises_in_a_constructor_raises_when_it_is_recorded(fails: Callable
     model, _, _ = recorded(Clumsy, fails)
     assert torch.equal(model.x, Clumsy(fails).x)
     assert model.x.tolist() == [2.0] * 6
+
+
+def _of(make: Callable[[], Tensor]) -> Callable[[], nn.Module]:
+    """A constructor that registers what ``make`` gives as a buffer."""
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.register_buffer("made", make())
+        return module
+
+    return build
+
+
+def _shifted_in_place() -> Tensor:
+    x = torch.randint(9, (8,))
+    x <<= 1
+    return x
+
+
+UNRECORDABLE: dict[str, tuple[Callable[[], Tensor], str]] = {
+    "rrelu": (lambda: F.rrelu(torch.randn(9), training=True), r"rrelu_with_noise\S* made, a random operation that"),
+    "rrelu in place": (
+        lambda: F.rrelu(torch.randn(9), training=True, inplace=True),
+        r"rrelu_with_noise_\S* wrote to, a random operation that",
+    ),
+    "batch norm": (
+        lambda: torch._native_batch_norm_legit(
+            torch.ones(2, 3), None, None, torch.zeros(3), torch.ones(3), True, 0.1, 1e-5
+        )[0],
+        r"_native_batch_norm_legit\S* made, which",
+    ),
+    "out": (lambda: torch.rand(9, out=torch.zeros(9)), r"rand\.out wrote to, a random operation that"),
+}
+
+
+@pytest.mark.parametrize("name", UNRECORDABLE)
+def test_the_operation_that_cannot_be_recorded_is_named(name: str) -> None:
+    make, message = UNRECORDABLE[name]
+    with pytest.raises(RecordingError, match=rf"made: aten\.{message} is not recordable \(test_recording\.py:\d+ "):
+        zeta.record(_of(make))
+
+
+def test_code_that_reads_memory_itself_is_named() -> None:
+    with pytest.raises(RecordingError, match=r"py:\d+ in .*: torch\._sobol_engine_initialize_state_ reads memory"):
+        zeta.record(_of(lambda: torch.quasirandom.SobolEngine(3).draw(4)))
+
+
+def test_shifts_in_place_are_recorded() -> None:
+    model, _, _ = recorded(_of(_shifted_in_place))
+    assert 0 < int(model.made.max()) <= 16
+    assert not bool((model.made % 2).any())
+
+
+def test_what_autograd_keeps_needs_no_values() -> None:
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(3))
+            self.register_buffer("made", (self.weight * 2).exp().sin())
+
+    model, _, _ = recorded(Computed)
+    torch.testing.assert_close(model.made, (model.weight * 2).exp().sin())
+    assert model.made.requires_grad
 
 
 class Measured(nn.Module):

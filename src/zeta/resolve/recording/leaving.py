@@ -54,6 +54,7 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
         for name in hooked(module):  # computed again when there are values
             setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
     recorder.forget_lent()
+    _forget_gradients(model)
     owned = {_memory(tensor) for tensor in tensors_of(model) if tensor.is_meta}
     strays, lost = _strays(model, recorder, owned), _lost(model, recorder, owned)
     if strays or lost:
@@ -71,6 +72,16 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
     for tensor, real in values:
         swap(tensor, real)
     _replace_real(model, recorder)
+
+
+def _forget_gradients(model: nn.Module) -> None:
+    """Let go of what autograd keeps of how tensors were computed: tensors that the model itself does not have.
+
+    Where there are values, ``materialize_`` gives them without it.
+    """
+    for tensor in [*tensors_of(model), *(tensor for _, tensor in attributes(model))]:
+        if tensor.is_meta and tensor.grad_fn is not None and not tensor._is_view():
+            tensor.detach_().requires_grad_()
 
 
 def _memory(tensor: Tensor) -> int:

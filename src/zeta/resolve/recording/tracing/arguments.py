@@ -1,4 +1,4 @@
-"""The arguments of an operation: find the tensors in them, or replace these by meta tensors or zeros."""
+"""The arguments of an operation: find the tensors in them, replace these by meta tensors or zeros, run it on meta."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import Graph, Node, cast, expand
 from zeta.resolve.recording.tracing.lowering import copy
+from zeta.resolve.recording.tracing.schemas import arguments_of
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
@@ -40,6 +42,14 @@ def meta_twins(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(meta_twins(item) for item in value)
     return value
+
+
+def on_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation on the meta device, to get shapes, dtypes and strides."""
+    kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
+    if "device" in arguments_of(func):
+        kwargs["device"] = _META
+    return func(*(meta_twins(item) for item in args), **{k: meta_twins(v) for k, v in kwargs.items()})
 
 
 def zeros_for(value: Any) -> Any:

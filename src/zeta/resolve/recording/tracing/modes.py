@@ -129,7 +129,15 @@ class Functions(TorchFunctionMode):
                 return result
         if "out" in kwargs and "device" in kwargs:
             kwargs = {key: value for key, value in kwargs.items() if key != "device"}
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if "its data is not allocated" not in str(error):  # as torch says where an operation's code has no memory
+                raise
+            raise RecordingError(
+                f"{source_here()}: torch.{name} reads memory directly, and inside a recording there is none; call it "
+                "outside of the constructor, and give the result to it"
+            ) from error
 
     def _given(self, tensor: Tensor, value: Tensor) -> Tensor:
         """What a tensor gets as its ``data``: on meta like it, or real."""

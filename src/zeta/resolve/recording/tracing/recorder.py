@@ -26,6 +26,7 @@ from zeta.resolve.recording.tracing.arguments import (
     fitted,
     meta_twins,
     new_memories,
+    on_meta,
     spoil_statistics,
     tensors_in,
     zeros_for,
@@ -39,7 +40,6 @@ from zeta.resolve.recording.tracing.schemas import (
     REARRANGING,
     UNINITIALIZED,
     WRITING_UNSAID,
-    arguments_of,
     functional,
     name_of,
     named,
@@ -223,13 +223,13 @@ class Recorder:
         if name in REARRANGING:
             if name.startswith("aten.set_.source"):
                 args = (args[0], self._memory(args[1], args[0].dtype), *args[2:])
-            return self._on_meta(func, args, kwargs)  # the same memory, or another's, under this name
+            return on_meta(func, args, kwargs)  # the same memory, or another's, under this name
         if written:
             return self._mutation(func, name, args, kwargs, written)
         if randomness.is_random(func):
             return self._random(func, name, args, kwargs)
         if name in UNINITIALIZED:
-            result = self._on_meta(func, args, kwargs)
+            result = on_meta(func, args, kwargs)
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
             return self.made_by(result, node, device_of(args, kwargs, self.graph))
         return self._plain(func, name, args, kwargs)
@@ -237,7 +237,7 @@ class Recorder:
     def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Resize a tensor within its memory. A larger size is refused: torch leaves new elements without values."""
         before = args[0].untyped_storage().nbytes()
-        result = self._on_meta(func, args, kwargs)
+        result = on_meta(func, args, kwargs)
         if result.untyped_storage().nbytes() > before:
             raise RecordingError(
                 f"{source_here()}: {name} makes a tensor larger, and torch leaves the new elements without values; "
@@ -252,7 +252,7 @@ class Recorder:
             return self.made_by(torch.empty(node.shape, dtype=node.dtype, device=_META), node, device)
         reason = f"{name} made, a random operation that is not recordable ({source})"
         try:
-            result = self._on_meta(func, args, kwargs)
+            result = on_meta(func, args, kwargs)
         except NotImplementedError:  # the shape depends on the drawn values
             raise RecordingError(f"{name} is a random operation that is not recordable ({source})") from None
         for tensor in tensors_in([result]):
@@ -262,7 +262,7 @@ class Recorder:
     def _plain(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         before = {t.untyped_storage()._cdata for t in tensors_in(args) if t.is_meta}
         try:
-            result = self._on_meta(func, args, kwargs)
+            result = on_meta(func, args, kwargs)
         except (RuntimeError, NotImplementedError):
             result = self._for_real(func, args, kwargs)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
@@ -326,13 +326,6 @@ class Recorder:
             return [self._real(item) for item in value]
         return value
 
-    def _on_meta(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the operation on the meta device, to get shapes, dtypes and strides."""
-        kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
-        if "device" in arguments_of(func):
-            kwargs["device"] = _META
-        return func(*(meta_twins(item) for item in args), **{k: meta_twins(v) for k, v in kwargs.items()})
-
     def _for_real(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run on the CPU an operation that meta does not support; return meta twins of the result.
 
@@ -358,18 +351,25 @@ class Recorder:
         if not target.is_meta:
             return self._write_for_real(func, name, args, kwargs)
         out = kwargs.get("out")
-        if len(written) > 1 or (out is not None and not isinstance(out, Tensor)):
-            for tensor in written:
-                self.graph.spoil(tensor, f"{name} wrote to, which is not recordable ({source})", source)
-            return self._on_meta(func, args, kwargs)
-        if out is not None:
-            self._on_meta(func, args, kwargs)  # out may change its shape
-        value = self._new_value(func, name, args, kwargs, target, source)
-        if value is None:
-            self.graph.spoil(target, f"{name} wrote to, which is not recordable ({source})", source)
-            return self._on_meta(func, args, kwargs)
-        self.graph.write(target, fitted(value, target, source), source)
-        return target
+        if len(written) == 1 and (out is None or isinstance(out, Tensor)):
+            if out is not None:
+                on_meta(func, args, kwargs)  # out may change its shape
+            value = self._new_value(func, name, args, kwargs, target, source)
+            if value is not None:
+                self.graph.write(target, fitted(value, target, source), source)
+                return target
+        what = "a random operation that" if randomness.is_random(func) else "which"
+        for tensor in written:
+            self.graph.spoil(tensor, f"{name} wrote to, {what} is not recordable ({source})", source)
+        try:
+            result = on_meta(func, args, kwargs)
+        except RuntimeError as error:  # also if it needs values
+            raise RecordingError(f"{source}: {name} is not recordable: {str(error).partition(chr(10))[0]}") from error
+        for tensor in tensors_in([result]):
+            if tensor.untyped_storage()._cdata not in self.graph.cells:
+                reason = f"{name} made, {what} is not recordable ({source})"
+                self.made_by(tensor, unknown(reason, tensor, source), device_of(args, kwargs, self.graph))
+        return result
 
     def _write_for_real(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Known values into a tensor from elsewhere, which was not lifted, as the constructor writes them."""
@@ -399,18 +399,18 @@ class Recorder:
         if base in ("fill_", "zero_"):
             value = self.node(args[1]) if base == "fill_" else 0
             return cast(value, dtype) if isinstance(value, Node) else full(value, target.shape, dtype, source)
-        if not randomness.is_random(func) and "out" not in kwargs:
-            self._on_meta(func, args, kwargs)  # raises where shapes do not fit
-        if base == "copy_":
-            return cast(self.node(args[1]), dtype, source)
         if randomness.is_random(func):
             return randomness.drawn_in_place(func, args, kwargs, self.node, self._place(name, args, kwargs, source))
         making = functional(func)
         if making is None:
             return None
         if "out" not in kwargs:
+            on_meta(func, args, kwargs)  # raises where shapes do not fit
+        if base == "copy_":
+            return cast(self.node(args[1]), dtype, source)
+        if "out" not in kwargs:
             with contextlib.suppress(RuntimeError, NotImplementedError):  # the dtype before the cast to the target's
-                probe = self._on_meta(making, args, kwargs)
+                probe = on_meta(making, args, kwargs)
                 dtype = probe.dtype if isinstance(probe, Tensor) else dtype
         given = named(making, self.node(args), {key: self.node(item) for key, item in kwargs.items()})
         try:

@@ -68,7 +68,8 @@ def written_arguments(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str,
 def functional(func: OpOverload) -> OpOverload | None:
     """The out-of-place version of an operation that writes in place or to ``out``."""
     namespace, packet = func._schema.name.split("::")
-    found = getattr(getattr(torch.ops, namespace), packet.removesuffix("_"), None)
+    plain = packet.replace("__i", "__") if packet.startswith("__") else packet.removesuffix("_")
+    found = getattr(getattr(torch.ops, namespace), plain, None)
     if found is None:
         return None
     for version in found.overloads():
