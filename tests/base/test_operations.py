@@ -17,12 +17,12 @@ import zeta
 from zeta import PlanError, SpecError, ZetaError
 from zeta.base.language import evaluation, layouts, state
 from zeta.base.language.operations import OPERATIONS, Operation
+from zeta.base.tensors import overlaps
 from zeta.compute import programs
 from zeta.fans import Axes, torch_axes
 from zeta.initializers import Data, Draw, Initializer, Normal, Orthogonal, Program, Ref, Step
 from zeta.initializers.checking import LEAST_FOR_MEMORY
 from zeta.initializers.program import MOST_STEPS
-from zeta.write.targets import overlaps
 
 DOCS = Path(__file__).parents[2] / "docs" / "programs.md"
 

@@ -659,6 +659,43 @@ def test_what_autograd_keeps_needs_no_values() -> None:
     assert model.made.requires_grad
 
 
+VIEWS: dict[str, Callable[[], Tensor]] = {
+    "expanded": lambda: torch.zeros(2, 1).expand(2, 3),
+    "windows": lambda: torch.zeros(6).unfold(0, 3, 1),
+    "part of a memory": lambda: torch.zeros(2, 8)[:, 2:5:2].unsqueeze(1).expand(2, 3, 2),
+}
+WRITES: dict[str, Callable[[Tensor], object]] = {
+    "added": lambda x: x.add_(1),
+    "drawn": lambda x: x.normal_(),
+    "drawn by a function": nn.init.trunc_normal_,
+    "copied": lambda x: x.copy_(torch.rand(x.shape)),
+    "indexed": lambda x: x.index_fill_(0, torch.tensor([0]), 1.0),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_writes_to_elements_that_share_memory_are_refused_with_their_line(view: str, write: str) -> None:
+    def build() -> nn.Module:
+        x = VIEWS[view]()
+        WRITES[write](x)
+        module = nn.Module()
+        module.register_buffer("made", x.clone())
+        return module
+
+    with pytest.raises(RecordingError, match=r"made: was written to in elements that share memory.*_recording\.py:\d+"):
+        zeta.record(build)
+    _, plan = zeta.record(build, fallback=Rules([Rule("made", Zeros(), buffers=True)]))
+    assert plan["made"].initializer == Zeros()
+
+
+@pytest.mark.parametrize("fill", [lambda x: x.fill_(3), lambda x: x.zero_().add(1), lambda x: nn.init.constant_(x, 2)])
+@pytest.mark.parametrize("view", VIEWS)
+def test_one_number_may_fill_elements_that_share_memory(view: str, fill: Callable[[Tensor], Tensor]) -> None:
+    model, _, _ = recorded(_of(lambda: fill(VIEWS[view]()).clone()))
+    assert torch.equal(model.made, fill(VIEWS[view]()))
+
+
 class Measured(nn.Module):
     """Finds its number of features by a pass in training mode."""
 

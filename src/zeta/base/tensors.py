@@ -1,4 +1,4 @@
-"""Tensors as Python objects: swap their memory, find them in plain attributes, check whether they have memory."""
+"""Tensors as Python objects: swap their memory, find them in plain attributes, check what memory they have."""
 
 from __future__ import annotations
 
@@ -80,3 +80,15 @@ def extent(tensor: Tensor) -> int:
     if not tensor.numel():
         return 0
     return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def overlaps(tensor: Tensor) -> bool:
+    """Whether two elements may share memory."""
+    if tensor.is_contiguous() or not tensor.numel():
+        return False
+    reach = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach = stride * (size - 1) + reach
+    return False

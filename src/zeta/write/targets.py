@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
-from zeta.base.tensors import extent, has_address
+from zeta.base.tensors import extent, has_address, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry
@@ -83,18 +83,6 @@ def _meet(first: Tensor, second: Tensor) -> bool:
 def _bytes(tensor: Tensor) -> int:
     """The number of bytes from the first element in memory to the last, both included."""
     return extent(tensor) * tensor.element_size()
-
-
-def overlaps(tensor: Tensor) -> bool:
-    """Whether two elements may share memory."""
-    if tensor.is_contiguous():
-        return False
-    reach = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
-        if stride < reach:
-            return True
-        reach = stride * (size - 1) + reach
-    return False
 
 
 def check_target(entry: Entry, slot: Slot) -> None:

@@ -21,6 +21,7 @@ from zeta.base.language.evaluation import compute
 from zeta.base.language.layouts import Box, box_of, shape_for
 from zeta.base.language.operations import Attributes, Operand
 from zeta.base.language.state import fixed_state
+from zeta.base.tensors import overlaps
 from zeta.errors import RecordingError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
@@ -287,6 +288,13 @@ class Graph:
         if _is_all_of(tensor, cell.node):
             cell.node = value
             return
+        if overlaps(tensor):
+            if not _is_uniform(value):
+                reason = "was written to in elements that share memory, where the order of the writes decides"
+                self.spoil(tensor, f"{reason}; clone() it before ({source})", source)
+                return
+            once = tuple(1 if stride == 0 else n for stride, n in zip(tensor.stride(), tensor.shape, strict=True))
+            value = cut(value, replace(Box.whole(value.shape), sizes=once))
         if tensor.is_conj():
             value = make("conj_physical", value, like=value)
         if tensor.is_neg():
@@ -305,6 +313,13 @@ def _is_all_of(tensor: Tensor, node: Node) -> bool:
     """Whether a tensor is exactly its storage's node, without a view. This is the usual case."""
     same = node.shape == tensor.shape and node.dtype is tensor.dtype and not tensor.is_conj() and not tensor.is_neg()
     return same and tensor.is_contiguous() and tensor.storage_offset() == 0
+
+
+def _is_uniform(node: Node) -> bool:
+    """Whether all elements are certainly the same."""
+    while node.op in ("copy", "cast"):
+        node = node.operands[0]
+    return node.op == "full" or (node.op == "expand" and node.operands[0].numel == 1)
 
 
 def _as_dtype(node: Node, dtype: torch.dtype) -> Node:
