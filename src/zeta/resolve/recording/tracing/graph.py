@@ -20,8 +20,8 @@ from torch import Tensor
 from zeta.base.language.evaluation import compute
 from zeta.base.language.layouts import Box, box_of, shape_for
 from zeta.base.language.operations import Attributes, Operand
-from zeta.base.language.state import fixed_state
-from zeta.base.tensors import overlaps
+from zeta.base.language.state import fixed_state, outside_of_modes
+from zeta.base.tensors import extent, overlaps
 from zeta.errors import RecordingError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
@@ -288,7 +288,7 @@ class Graph:
         if _is_all_of(tensor, cell.node):
             cell.node = value
             return
-        if overlaps(tensor):
+        if _has_overlap(tensor):
             if not _is_uniform(value):
                 reason = "was written to in elements that share memory, where the order of the writes decides"
                 self.spoil(tensor, f"{reason}; clone() it before ({source})", source)
@@ -313,6 +313,17 @@ def _is_all_of(tensor: Tensor, node: Node) -> bool:
     """Whether a tensor is exactly its storage's node, without a view. This is the usual case."""
     same = node.shape == tensor.shape and node.dtype is tensor.dtype and not tensor.is_conj() and not tensor.is_neg()
     return same and tensor.is_contiguous() and tensor.storage_offset() == 0
+
+
+def _has_overlap(tensor: Tensor) -> bool:
+    """Whether two elements share memory."""
+    if not overlaps(tensor):
+        return False
+    if tensor.numel() > extent(tensor):
+        return True
+    with outside_of_modes():
+        places = torch.arange(extent(tensor), device="cpu").as_strided(tensor.shape, tensor.stride())
+        return bool(places.flatten().sort().values.diff().eq(0).any())
 
 
 def _is_uniform(node: Node) -> bool:
