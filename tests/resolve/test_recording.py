@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import io
 import pickle
@@ -1418,6 +1419,66 @@ def test_lists_sets_and_classes_are_restored() -> None:
 
     zeta.plan(normed, remove)
     assert torch.equal(normed.weight, weight)
+
+
+class Nested(nn.Module):
+    """Containers at any depth, one in itself, and one of a type that wants another argument."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.register_buffer("rates", torch.zeros(2))
+        self.inner: Any = [torch.zeros(2), self.weight.data[1:]]
+        self.outer: Any = self.inner
+        for _ in range(depth):
+            self.outer = {"part": ([self.outer],)}
+        self.inner.append(self.outer)
+        self.found = collections.defaultdict(list, a=[[1]])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5, 2000])
+def test_containers_come_back_at_any_depth(depth: int) -> None:
+    model = Nested(depth)
+    tensor, part = model.inner[:2]
+
+    def replace(model: Any) -> None:
+        nn.init.ones_(model.weight)
+        model.inner[0] = torch.randn(4)
+        model.inner.pop()
+        model.outer["other"] = torch.randn(4)
+        model.found["b"].append(2)
+        model.found["a"][0].append(3)
+
+    zeta.plan(model, replace)
+    assert model.inner[0] is tensor
+    assert model.inner[1] is part
+    assert model.inner[2] is model.outer
+    assert list(model.outer) == ["part"]
+    assert dict(model.found) == {"a": [[1]]}
+
+    def write(model: Any) -> None:
+        nn.init.ones_(model.weight)
+        model.inner[0].fill_(9)
+
+    with pytest.raises(RecordingError, match=r"neither parameters nor buffers(.|\n)*\[0\] \(2,\)"):
+        zeta.plan(model, write)
+    assert model.inner[0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("depth", [1, 5, 2000])
+def test_views_in_containers_get_memory_at_any_depth(depth: int) -> None:
+    def build() -> nn.Module:
+        module = Nested(depth)
+        del module.inner
+        return module
+
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, plan)
+    model.weight.data.fill_(3)
+    found = model.outer
+    for _ in range(depth):
+        found = found["part"][0][0]
+    assert found[1].tolist() == [3, 3]
 
 
 def test_plain_tensors_come_back_whatever_the_function_does() -> None:

@@ -45,21 +45,31 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
         for key, value in vars(module).items():
             if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
-                found = _inside(f"{name}.{key}".lstrip("."), value, depth=3)
-                yield from ((place, tensor) for place, tensor in found if id(tensor) not in computed)
+                for path, found in inside(value):
+                    if isinstance(found, Tensor) and id(found) not in computed:
+                        yield f"{name}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path), found
 
 
-def _inside(place: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield place, value
-    elif not isinstance(value, (list, tuple, set, dict)) or not depth:
-        return
-    elif not isinstance(value, dict):
-        for position, item in enumerate(value):
-            yield from _inside(f"{place}[{position}]", item, depth - 1)
-    else:
-        for key, item in value.items():
-            yield from _inside(f"{place}[{key!r}]", item, depth - 1)
+def inside(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """A value, and what is in it if it is a list, tuple, set or dictionary, at any depth, each with its indices.
+
+    Each container is named once, so that one may contain itself. Numbers and texts in them are left out.
+
+    >>> list(inside({"a": [(), 1]}))
+    [((), {'a': [(), 1]}), (('a',), [(), 1]), (('a', 0), ())]
+    """
+    known: set[int] = set()
+    pending: list[tuple[tuple[Any, ...], Any]] = [((), value)]
+    while pending:
+        path, value = pending.pop()
+        if not isinstance(value, list | tuple | set | dict):
+            yield path, value
+        elif id(value) not in known:
+            known.add(id(value))
+            yield path, value
+            if value:
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                pending += reversed([((*path, key), item) for key, item in items if type(item) not in _PLAIN])
 
 
 def has_address(tensor: Tensor) -> bool:

@@ -24,6 +24,8 @@ _LARGEST_STRAY: Final = 2**26
 
 #: a tensor, and the line that made it
 Living = tuple[Tensor, Source | None]
+#: the tensors outside of parameters and buffers that the model holds, with their places
+Held = list[tuple[str, Tensor]]
 
 
 def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
@@ -42,7 +44,8 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
                 problems,
             )
         )
-    if problems := _aliased(model, recorder):
+    held = list(attributes(model))
+    if problems := _aliased(model, held, recorder):
         raise RecordingError(
             listed(
                 "the constructor registers tensors that were there before the recording began, and keeps other tensors "
@@ -54,13 +57,13 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
         for name in hooked(module):  # computed again when there are values
             setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
     recorder.forget_lent()
-    _forget_gradients(model)
+    _forget_gradients([*tensors_of(model), *(tensor for _, tensor in held)])
     owned = {_memory(tensor) for tensor in tensors_of(model) if tensor.is_meta}
-    strays, lost = _strays(model, recorder, owned), _lost(model, recorder, owned)
+    strays, lost = _strays(held, recorder, owned), _lost(model, held, recorder, owned)
     if strays or lost:
         gc.collect()  # what only a cycle holds is not the model's
-        strays, lost = _strays(model, recorder, owned), _lost(model, recorder, owned)
-    values = _values(model, recorder, strays)
+        strays, lost = _strays(held, recorder, owned), _lost(model, held, recorder, owned)
+    values = _values(held, recorder, strays)
     if lost:
         raise RecordingError(
             listed(
@@ -71,15 +74,15 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
         )
     for tensor, real in values:
         swap(tensor, real)
-    _replace_real(model, recorder)
+    _replace_real(model, [tensor for _, tensor in held], recorder)
 
 
-def _forget_gradients(model: nn.Module) -> None:
+def _forget_gradients(tensors: list[Tensor]) -> None:
     """Let go of what autograd keeps of how tensors were computed: tensors that the model itself does not have.
 
     Where there are values, ``materialize_`` gives them without it.
     """
-    for tensor in [*tensors_of(model), *(tensor for _, tensor in attributes(model))]:
+    for tensor in tensors:
         if tensor.is_meta and tensor.grad_fn is not None and not tensor._is_view():
             tensor.detach_().requires_grad_()
 
@@ -105,7 +108,7 @@ def _real_of(model: nn.Module) -> dict[int, Tensor]:
     return {id(t): t for t in tensors_of(model) if not nn.parameter.is_lazy(t) and not t.is_meta}
 
 
-def _aliased(model: nn.Module, recorder: Recorder) -> list[str]:
+def _aliased(model: nn.Module, held: Held, recorder: Recorder) -> list[str]:
     """Tensors that share memory with a registered tensor from outside, which another object replaces."""
     outside: dict[int, Tensor] = {}
     problems: list[str] = []
@@ -114,17 +117,17 @@ def _aliased(model: nn.Module, recorder: Recorder) -> list[str]:
         if other is not tensor and _memory(tensor) not in recorder.own:
             problems.append(f"{tuple(tensor.shape)} and {tuple(other.shape)} share their memory")
     replaced = outside.keys() - recorder.own.keys()
-    for place, tensor in attributes(model):
+    for place, tensor in held:
         if not tensor.is_meta and tensor.layout is torch.strided and _memory(tensor) in replaced:
             problems.append(f"{place} {tuple(tensor.shape)} shares the memory of a parameter or buffer")
     return problems
 
 
-def _replace_real(model: nn.Module, recorder: Recorder) -> None:
+def _replace_real(model: nn.Module, held: list[Tensor], recorder: Recorder) -> None:
     """Put real parameters and buffers on meta: those that the constructor made as they are, others as new objects."""
     real = _real_of(model)
     sharing: dict[int, list[Tensor]] = {}
-    for tensor in [*real.values(), *(tensor for _, tensor in attributes(model) if not tensor.is_meta)]:
+    for tensor in [*real.values(), *(tensor for tensor in held if not tensor.is_meta)]:
         if tensor.layout is torch.strided and _memory(tensor) in recorder.own:
             sharing.setdefault(_memory(tensor), []).append(tensor)
     for address, tensors in sharing.items():
@@ -158,25 +161,25 @@ def _living(references: list[tuple[Any, Source | None]]) -> Iterator[Living]:
     return ((tensor, source) for reference, source in references if (tensor := reference()) is not None)
 
 
-def _strays(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[Living]:
+def _strays(held: Held, recorder: Recorder, owned: set[int]) -> list[Living]:
     """The living tensors, views among them, that do not share memory with a parameter or buffer."""
     alive = {id(tensor): (tensor, source) for tensor, source in _living([*recorder.made, *recorder.views])}
-    for _, tensor in attributes(model):
+    for _, tensor in held:
         alive.setdefault(id(tensor), (tensor, None))
     return [(t, source) for t, source in alive.values() if t.is_meta and _memory(t) not in owned]
 
 
-def _lost(model: nn.Module, recorder: Recorder, owned: set[int]) -> list[Living]:
+def _lost(model: nn.Module, held: Held, recorder: Recorder, owned: set[int]) -> list[Living]:
     """The living views of parameters and buffers that are no attribute of a module: ``materialize_`` misses them."""
     alive = {id(tensor): (tensor, source) for tensor, source in _living(recorder.views) if tensor.is_meta}
     if not alive:
         return []
-    known = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
+    known = [*tensors_of(model), *(tensor for _, tensor in held)]
     found = {id(each) for tensor in known for each in (tensor, tensor._base)}  # torch keeps the base of each view alive
     return [(t, source) for key, (t, source) in alive.items() if key not in found and _memory(t) in owned]
 
 
-def _values(model: nn.Module, recorder: Recorder, strays: list[Living]) -> list[tuple[Tensor, Tensor]]:
+def _values(held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[Tensor, Tensor]]:
     """Each stray tensor and a real one of its values; those that share a memory do so again."""
     problems: list[str] = []
     values: list[tuple[Tensor, Tensor]] = []
@@ -188,7 +191,7 @@ def _values(model: nn.Module, recorder: Recorder, strays: list[Living]) -> list[
                 raise RecordingError(f"has {size:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
             found = concrete(recorder.graph.read(tensor), "it")
         except RecordingError as error:
-            place = _place_of(model, tensor) or "a tensor"
+            place = next((place for place, found in held if found is tensor), "a tensor")
             problems.append(f"{place} {tuple(tensor.shape)}, made at {source}: {error}")
             continue
         if storage._cdata not in memories or tensor.is_conj() or tensor.is_neg():
@@ -205,10 +208,3 @@ def _values(model: nn.Module, recorder: Recorder, strays: list[Living]) -> list[
             )
         )
     return values
-
-
-def _place_of(model: nn.Module, tensor: Tensor) -> str | None:
-    for place, found in attributes(model):
-        if found is tensor:
-            return place
-    return None

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zeta.base.modules import modules_of
-from zeta.base.tensors import attributes
+from zeta.base.tensors import attributes, inside
 from zeta.errors import RecordingError, listed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Saved:
-    """A module's class, its dictionary, and the contents of the lists, sets and dictionaries in it."""
+    """A module's class, its dictionary, and the contents of the lists, sets and dictionaries in it, at any depth."""
 
     module: nn.Module
     kind: type[nn.Module]
@@ -28,8 +28,9 @@ class _Saved:
     def restore(self) -> None:
         """Give the module what it had."""
         for container, content in self.contents:
-            container.clear()
-            container.extend(content) if isinstance(container, list) else container.update(content)
+            if not _is_same(container, content):
+                container.clear()
+                container.extend(content) if isinstance(container, list) else container.update(content)
         table = vars(self.module)
         table.clear()
         table.update(self.table)
@@ -78,10 +79,20 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 def _saved(module: nn.Module) -> _Saved:
     table = dict(vars(module))
-    containers = [value for value in table.values() if isinstance(value, list | set | dict)]
+    containers = [found for _, found in inside(table) if isinstance(found, list | set | dict)][1:]
     return _Saved(
-        module=module, kind=type(module), table=table, contents=[(value, type(value)(value)) for value in containers]
+        module=module,
+        kind=type(module),
+        table=table,
+        contents=[(found, dict(found) if isinstance(found, dict) else list(found)) for found in containers],
     )
+
+
+def _is_same(container: Any, content: Any) -> bool:
+    """Whether two containers have the same objects in the same order."""
+    pairs = zip(container, content, strict=False)
+    same = len(container) == len(content) and all(a is b for a, b in pairs)
+    return same and (not isinstance(content, dict) or all(container[key] is content[key] for key in content))
 
 
 def _is_plain(tensor: Tensor) -> bool:
