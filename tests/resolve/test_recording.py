@@ -1216,6 +1216,35 @@ def test_a_module_that_the_constructor_was_given_keeps_its_values(cached: list[A
     assert torch.equal(backbone.weight, values)
 
 
+def _shared_dictionary(module: nn.Module) -> nn.Module:
+    other = nn.Module()
+    other.__dict__ = module.__dict__
+    return other
+
+
+def _set_again(module: nn.Module) -> nn.Module:
+    module.__setstate__(module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("disguise", [_shared_dictionary, _set_again])
+def test_a_given_module_does_not_count_as_made_because_of_its_dictionary(disguise: Callable[[Any], nn.Module]) -> None:
+    backbone = nn.Linear(4, 3)
+    with pytest.raises(RecordingError, match=r"were there before(.|\n)*- 0\.weight \(3, 4\)"):
+        zeta.record(lambda: nn.Sequential(disguise(backbone)))
+    assert not backbone.weight.is_meta
+
+
+def test_a_shallow_copy_of_a_given_module_is_data() -> None:
+    backbone = nn.Linear(4, 3)
+    model, plan = zeta.record(
+        lambda: nn.Sequential(copy.copy(backbone), disguised := _shared_dictionary(nn.Linear(2, 2)), disguised)
+    )
+    zeta.materialize_(model, plan, 1)
+    assert torch.equal(model[0].weight, backbone.weight)
+    assert model[0].weight is not backbone.weight
+
+
 def test_a_copy_of_a_given_module_is_data() -> None:
     backbone = nn.Linear(4, 3)
     model, plan = zeta.record(lambda: nn.Sequential(copy.deepcopy(backbone), nn.Linear(3, 2)))

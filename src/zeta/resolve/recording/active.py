@@ -19,7 +19,7 @@ class Draws(Protocol):
 
     #: the lines where the constructor started threads
     threads: list[Source | None]
-    #: the ``id`` of each module that the constructor made
+    #: the ``id`` of the dictionary of each module that the constructor made
     built: set[int]
 
     def draw_into(

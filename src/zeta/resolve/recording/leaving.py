@@ -96,7 +96,8 @@ def _given(model: nn.Module, recorder: Recorder) -> list[str]:
     return [
         f"{name}.{local} {tuple(tensor.shape)}".lstrip(".")
         for name, module in named_modules_of(model)
-        if id(module) not in recorder.built and not (recorder.threads and id(module) in recorder.elsewhere)
+        if id(vars(module)) not in recorder.built
+        if not (recorder.threads and id(vars(module)) in recorder.elsewhere)
         for local, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None and not nn.parameter.is_lazy(tensor) and not tensor.is_meta
         if _memory(tensor) not in recorder.own  # as in a copy whose class makes it without __init__

@@ -9,20 +9,26 @@ from torch import nn
 from zeta.base.process.exchange import Exchanged
 from zeta.resolve.recording.active import ACTIVE
 
-#: for each recording that runs, the ``id`` of each module made meanwhile in a thread that does not record; the
-#: constructor may wait for that thread
+#: for each recording that runs, the ``id`` of the dictionary of each module made meanwhile in a thread that does not
+#: record; the constructor may wait for that thread
 ELSEWHERE: Final[list[set[int]]] = []
 
 
 def made(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Do what the method ``name`` of ``nn.Module`` does, and note the module."""
+    """Do what the method ``name`` of ``nn.Module`` does, and note the module's dictionary, which holds its tables.
+
+    A dictionary that has tables before ``__setstate__`` was made already, here or outside.
+    """
+    is_new = name == "__init__" or "_parameters" not in vars(module)
     BUILDING.originals[name](module, *args, **kwargs)
+    if not is_new:
+        return
     recorder = ACTIVE.recorder
     if recorder is not None:
-        recorder.built.add(id(module))
+        recorder.built.add(id(vars(module)))
     else:
         for found in tuple(ELSEWHERE):
-            found.add(id(module))
+            found.add(id(vars(module)))
 
 
 # This code runs with the globals of torch's module, so it must import zeta's names itself.

@@ -65,7 +65,7 @@ class Recorder:
         self.lent = Lending(self.graph, self.data, self._known, self._read)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
-        #: the ``id`` of each module that the constructor made, and of each that another thread made meanwhile
+        #: the ``id`` of ``vars(module)`` of modules that the constructor made, and that another thread made meanwhile
         self.built, self.elsewhere = set[int](), set[int]()
         self.own: dict[int, torch.UntypedStorage] = {}  # real memories that the constructor made, of real tensors
         self.views: list[tuple[weakref.ref[Tensor], Source | None]] = []  # they share another tensor's memory
