@@ -48,6 +48,7 @@ GLOBAL_RNG = {
     "zeta.command.samples._tokens: torch.randint": "a generator of its own, for a batch",
     "zeta.command.samples._pixels: torch.randint": "likewise",
     "zeta.command.samples._pixels: torch.randn": "likewise",
+    "zeta.resolve.recording.tracing.recorder.Recorder.place: torch.default_generator._cdata": "to leave it alone",
     "zeta.resolve.recording.tracing.randomness._torch_draw: empty.uniform_": "frozen values, likewise",
     "zeta.resolve.recording.tracing.randomness._torch_draw: empty.normal_": "frozen values, likewise",
     "zeta.resolve.recording.tracing.randomness._torch_draw: torch.nn.init.trunc_normal_": "likewise",

@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,58 @@ def test_random_numbers_from_elsewhere_are_told(draw: Callable[[], Any]) -> None
 
     with pytest.warns(zeta.ZetaNotice, match=r"drew random numbers from .*random"):
         zeta.record(build)
+
+
+def _seeded_by_method() -> list[Tensor]:
+    torch.default_generator.manual_seed(5)
+    first = torch.randn(4)
+    torch.default_generator.manual_seed(5)
+    return [first, torch.randn(4)]
+
+
+def _seeded_by_state() -> list[Tensor]:
+    state = torch.default_generator.get_state()
+    first = torch.randn(4)
+    torch.default_generator.set_state(state)
+    return [first, torch.randn(4)]
+
+
+def _seeded_both_ways() -> list[Tensor]:
+    torch.manual_seed(5)
+    first = torch.randn(4)
+    torch.random.default_generator.manual_seed(5)
+    return [first, torch.randn(4, generator=torch.default_generator)]
+
+
+@pytest.mark.keeps_rng
+def test_the_default_generator_does_not_move_where_it_is_named() -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(2, 2)
+        nn.init.normal_(layer.weight, generator=torch.default_generator)
+        return layer
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()  # another thread
+        zeta.record(build)
+
+
+@pytest.mark.keeps_rng
+@pytest.mark.parametrize("draw", [_seeded_by_method, _seeded_by_state, _seeded_both_ways])
+def test_methods_of_the_default_generator_seed_alike(
+    draw: Callable[[], list[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "active_count", lambda: 1)  # pytest may have threads
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.a, module.b = (nn.Parameter(value) for value in draw())
+        module.c = nn.Parameter(torch.randn(4))
+        return module
+
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.a, model.b)
+    assert not torch.equal(model.a, model.c)
 
 
 def test_a_factory_that_raises_leaves_nothing_behind() -> None:

@@ -28,7 +28,7 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     An operation that is given a generator draws from that one. CUDA's attention and recurrent layers with dropout take
     no generator: during the call, torch's generator temporarily gets the private state, behind a lock. Methods of
-    ``torch.default_generator`` itself are not redirected: they change it.
+    ``torch.default_generator`` itself are not redirected, except in a ``borrowing`` block: they change it.
     """
 
     supports_higher_order_operators = True
@@ -93,6 +93,22 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
             else:
                 found.manual_seed(seed)
         return found
+
+    @contextlib.contextmanager
+    def borrowing(self) -> Iterator[None]:
+        """Let torch's generator for the CPU be the private one if no other thread can see it; restore its state.
+
+        So its own methods, such as ``torch.default_generator.manual_seed``, act on what the block draws.
+        """
+        if threading.active_count() > 1:
+            yield
+            return
+        shared = self._generators[_CPU] = _shared(_CPU)
+        state = shared.get_state()
+        try:
+            yield
+        finally:
+            shared.set_state(state)
 
     def seed_again(self, seed: int, kind: str | None = None) -> None:
         """Seed all generators, or those of one type of device, again."""

@@ -341,6 +341,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             THREADS,
             BUILDING,
             ADDRESSES,
+            operations.borrowing(),
             foreign_apart() as drawn,
             Functions(recorder, operations),
             operations,

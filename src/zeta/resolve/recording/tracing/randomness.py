@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -44,6 +46,16 @@ class Place:
     state: bytes
     known: dict[Any, Node]
     numbers: Iterator[int] = field(default_factory=itertools.count)
+
+
+def placed(generator: torch.Generator, known: dict[Any, Node], source: Source | None, *drawn: Any) -> Place:
+    """The context of a draw. Moves the generator to a new state, which depends on the old one and on ``drawn``."""
+    with torch._C.DisableTorchFunction():  # reads the bytes without an operation, which other modes would see
+        state = generator.get_state()
+        digest = hashlib.blake2b(ctypes.string_at(state.data_ptr(), state.nbytes), digest_size=16).digest()
+    moved = hashlib.blake2b(digest + repr(drawn).encode(), digest_size=7).digest()
+    generator.manual_seed(int.from_bytes(moved, "little"))
+    return Place(source=source, state=digest, known=known)
 
 
 def drawn(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import hashlib
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -124,15 +122,11 @@ class Recorder:
         return value
 
     def place(self, generator: torch.Generator | None, source: Source | None, *drawn: Any) -> Place:
-        """The context of a draw. Moves the generator to a new state, which depends on the old one and on ``drawn``."""
-        drawing = self.generator() if generator is None else generator
-        with torch._C.DisableTorchFunction():  # reads the bytes without an operation, which other modes would see
-            state = drawing.get_state()
-            content = ctypes.string_at(state.data_ptr(), state.nbytes)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        moved = hashlib.blake2b(digest + repr(drawn).encode(), digest_size=7).digest()
-        drawing.manual_seed(int.from_bytes(moved, "little"))
-        return Place(source=source, state=digest, known=self._leaves)
+        """The context of a draw. torch's default generator stands for that of the recording."""
+        drawing = generator or self.generator()
+        if drawing._cdata == torch.default_generator._cdata:  # type: ignore[attr-defined]
+            drawing = self.generator()
+        return randomness.placed(drawing, self._leaves, source, *drawn)
 
     def _place(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], source: Source | None) -> Place:
         forms = [(tuple(arg.shape), arg.dtype) if isinstance(arg, Tensor) else arg for arg in args]
