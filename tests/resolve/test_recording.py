@@ -1032,6 +1032,26 @@ def test_shared_memory_without_values_left_is_no_matter() -> None:
     assert plan["weight"].initializer == Orthogonal()
 
 
+def test_random_values_for_an_array_are_refused_and_what_to_write_instead_is_recorded() -> None:
+    def build(write: Callable[[Tensor], object]) -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.randn(4))
+        write(module.weight.data)
+        return module
+
+    def write_with_numpy(x: Tensor) -> None:
+        x.numpy()[1] = 5
+
+    with pytest.raises(RecordingError, match=r"_recording\.py:\d+ in .*depends on random.* write with torch"):
+        zeta.record(build, write_with_numpy)
+    model, _, _ = recorded(build, lambda x: x.__setitem__([1, 2], torch.as_tensor(np.float32([5, 6]))))
+    assert model.weight[1:3].tolist() == [5, 6]
+    frozen, plan = zeta.record(build, write_with_numpy, fallback="real")
+    zeta.materialize_(frozen, plan)
+    assert frozen.weight[1] == 5
+    assert len(frozen.weight.unique()) == 4
+
+
 def test_a_part_of_large_memory_is_shared_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lending, "_LARGEST_WHOLE", 0)
 

@@ -66,12 +66,10 @@ class Lending:
         graph: Graph,
         data: Callable[[Tensor], Node],
         known: Callable[[Node], Tensor],
-        read: Callable[[Node], Tensor],
     ) -> None:
         self._graph = graph
         self._data = data
         self._known = known
-        self._read = read  # as ``known``, with an error that says what to do
         self._lent: list[Lent] = []
 
     def note(self, twin: Tensor, real: Tensor) -> None:
@@ -110,9 +108,19 @@ class Lending:
             lent = self._note(all_of_it, real, whole=True)
             lent.is_blank = blank
         except RecordingError:  # other parts are random, or have no value
-            lent = self._note(tensor, self._read(self._graph.read(tensor)).clone(), whole=False)
+            lent = self._note(tensor, self._value_of(tensor).clone(), whole=False)
         lent.is_own = True
         return lent
+
+    def _value_of(self, tensor: Tensor) -> Tensor:
+        try:
+            return self._known(self._graph.read(tensor))
+        except RecordingError as error:
+            raise RecordingError(
+                f"{source_here()}: NumPy or another library would get memory in which there is no value yet: {error}. "
+                "Compute with torch, and write with torch, as in tensor[index] = torch.as_tensor(array); give that "
+                'parameter a rule, or record with fallback="real", which draws random values once'
+            ) from None
 
     def settle(self) -> None:
         """Note what was written to memory that was lent.

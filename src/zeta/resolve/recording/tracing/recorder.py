@@ -60,7 +60,7 @@ class Recorder:
         #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
-        self.lent = Lending(self.graph, self.data, self._known, self._read)
+        self.lent = Lending(self.graph, self.data, self._known)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
         #: the ``id`` of ``vars(module)`` of modules that the constructor made, and that another thread made meanwhile
@@ -70,7 +70,7 @@ class Recorder:
 
     def forget_lent(self) -> None:
         """Hold no more tensors whose memory was shared with others: the recording has ended."""
-        self.lent = Lending(self.graph, self.data, self._known, self._read)
+        self.lent = Lending(self.graph, self.data, self._known)
 
     def made_by(self, result: Tensor, node: Node, device: torch.device) -> Tensor:
         """Record a new tensor and its node."""
