@@ -411,6 +411,12 @@ def four_of(ref: int, dims: int) -> Step:
     return Step(op="slice", operands=(Ref(ref),), attributes=attributes, shape=sizes, dtype=torch.float32)
 
 
+def first_four(ref: int) -> Step:
+    """Not a box of elements, so that the operand is computed as a whole."""
+    attributes = (("offset", 0), ("shape", (4,)), ("strides", (1,)))
+    return Step(op="strided", operands=(Ref(ref),), attributes=attributes, shape=(4,), dtype=torch.float32)
+
+
 def test_numbers_of_draws_have_63_bits() -> None:
     for number in (0, 2**63 - 1):
         assert Program((drawn(4, number=number),)).draws[0].number == number
@@ -440,17 +446,44 @@ def test_shapes_have_64_extents_of_63_bits_and_as_many_bytes(shape: tuple[int, .
 
 def test_memory_at_the_limit_is_accepted() -> None:
     """2^10 bytes for each of 2^18 elements, as a small result counts: 2^28 bytes."""
-    Program((drawn(2**26 - 4), four_of(0, 1)))
+    Program((drawn(2**26 - 4), first_four(0)))
     with pytest.raises(SpecError, match=f"{2**28 + 4:,} bytes"):
-        Program((drawn(2**26 - 3), four_of(0, 1)))
+        Program((drawn(2**26 - 3), first_four(0)))
 
 
 def test_memory_is_free_after_the_last_use() -> None:
     absolute = [Step(op="abs", operands=(Ref(n),), shape=(2**25,), dtype=torch.float32) for n in range(3)]
-    Program((drawn(2**25), *absolute, four_of(3, 1)))  # two at a time are 2^28 bytes
+    Program((drawn(2**25), *absolute, first_four(3)))  # two at a time are 2^28 bytes
     first = Step(op="add", operands=(Ref(0), Ref(1)), attributes=(), shape=(2**25,), dtype=torch.float32)
     with pytest.raises(SpecError, match=f"{3 * 2**27:,} bytes"):
-        Program((drawn(2**25), absolute[0], first, four_of(2, 1)))
+        Program((drawn(2**25), absolute[0], first, first_four(2)))
+
+
+def part(ref: int, size: int, *, start: int = 0, step: int = 1) -> Step:
+    attributes = (("sizes", (size,)), ("starts", (start,)), ("steps", (step,)))
+    return Step(op="slice", operands=(Ref(ref),), attributes=attributes, shape=(size,), dtype=torch.float32)
+
+
+def test_a_part_of_large_steps_costs_what_its_region_costs() -> None:
+    """A box counts as its elements; with steps, as all elements from its first to its last."""
+    exp = Step(op="exp", operands=(Ref(0),), shape=(2**40,), dtype=torch.float32)
+    Program((drawn(2**40), exp, part(1, 4)))
+    Program((drawn(2**40), part(0, 4, step=2**26 // 3 - 2)))
+    for size, step in ((4, 2**26 // 3), (4, 2**40 // 4), (0, 1)):
+        with pytest.raises(SpecError, match=f"{2**42:,} bytes"):
+            Program((drawn(2**40), part(0, size, step=step)))
+
+
+def test_regions_of_all_steps_count_together() -> None:
+    n = 2**21
+    parts = [part(0, n, start=number) for number in range(64)]
+    operands = tuple(Ref(1 + number) for number in range(64))
+    joined = Step(op="cat", operands=operands, attributes=(("dim", 0),), shape=(64 * n,), dtype=torch.float32)
+    Program((drawn(2**40), *parts, joined))
+    with pytest.raises(SpecError, match="a tensor of 4 elements"):  # not by regions
+        Program((drawn(2**40), *parts, joined, first_four(65)))
+    with pytest.raises(SpecError, match="a tensor of 1,024 elements"):  # needs all parts
+        Program((drawn(2**40), *parts, joined, part(65, 1024, step=64 * n // 1024)))
 
 
 @pytest.mark.parametrize(("side", "rows", "columns"), [(64, 64, 258_111), (64, 258_111, 64), (32, 8, 4_067_203)])

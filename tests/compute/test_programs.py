@@ -19,7 +19,7 @@ from zeta import SpecError
 from zeta.base.dtypes import bits
 from zeta.compute import programs
 from zeta.compute.stream.regions import Region
-from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform
+from zeta.initializers import Data, Draw, Initializer, Normal, Program, Ref, Site, Step, Uniform, regional
 
 
 class Holder(nn.Module):
@@ -73,18 +73,35 @@ def test_tiles_are_the_whole_in_pieces(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_short_program_with_draws_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
-    for longest, regional in ((len(found.steps), True), (len(found.steps) - 1, False)):
-        monkeypatch.setattr(programs, "_LONGEST", longest)
-        assert programs.is_regional(found) is regional
+    for longest, expected in ((len(found.steps), True), (len(found.steps) - 1, False)):
+        monkeypatch.setattr(regional, "_LONGEST", longest)
+        assert programs.is_regional(found) is expected
     assert not programs.is_regional(program(lambda: torch.arange(54.0).view(9, 6)))
 
 
 def test_a_program_that_needs_few_regions_is_computed_by_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of elementwise steps, each is needed once."""
     found = program(lambda: torch.rand(9, 6).exp().abs() + 1)
-    for most, regional in ((len(found.steps), True), (len(found.steps) - 1, False)):
-        monkeypatch.setattr(programs, "_MOST_VIEWS", most)
-        assert programs.is_regional(found) is regional
+    for most, expected in ((len(found.steps), True), (len(found.steps) - 1, False)):
+        monkeypatch.setattr(regional, "_MOST_VIEWS", most)
+        assert programs.is_regional(found) is expected
+
+
+def test_a_small_part_of_a_huge_draw_is_computed_alone() -> None:
+    """Four petabytes would be the whole of the draw; shared draws agree where the parts overlap."""
+    n = 2**25
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        both = torch.randn(n, n).exp() * torch.rand(n, 1)
+        module.a, module.b = nn.Parameter(both[n - 9 : n - 1, 5:9].t().clone()), nn.Parameter(both[-4:, 7].clone())
+        return module
+
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, zeta.Plan.from_json(plan.to_json()), seed=0)
+    assert torch.equal(model.a[2, -3:], model.b[:3])
+    assert len({*model.a.flatten().tolist(), *model.b.tolist()}) == 4 * 8 + 1
+    assert zeta.verify(model, plan, seed=0).ok
 
 
 # in torch, the last bits of these depend on whether an element is in a whole vector or left over

@@ -11,27 +11,22 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from zeta.base.language import layouts, operations
+from zeta.base.language import layouts
 from zeta.base.language.evaluation import compute, compute_elementwise
 from zeta.base.language.state import fixed_state
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.errors import PlanError
-from zeta.initializers import Data, Draw, Program, Ref, Step
+from zeta.initializers import Data, Draw, Program, Ref, Step, regional
 
 #: elements of one tile; the temporaries of a step are a few times as large
 TILE: Final = 2**18
-#: steps of a regional program: regions are computed by recursion, which must stay shallow
-_LONGEST: Final = 128
-#: regions of all steps that one region of the result may need
-_MOST_VIEWS: Final = 2 * _LONGEST
-_MOVING: Final = ("slice", "permute", "reshape", "update", "cat")
 #: operations that may overwrite their first operand if nothing else uses it
 _IN_PLACE: Final[Mapping[str, Callable[..., Tensor]]] = {
     "update": layouts.update_,
@@ -67,59 +62,8 @@ def value(program: Program, *, name: str, seed: int) -> Tensor:
 
 
 def is_regional(program: Program) -> bool:
-    """Whether any region can be computed without the rest.
-
-    A program without random draws is always computed as a whole, as in a constructor: the last bits of torch's
-    functions may depend on an element's position.
-    """
-    if not program.draws or len(program.steps) > _LONGEST:
-        return False
-    return all(_is_regional(program, step) for step in program.steps) and _needs_few_regions(program)
-
-
-def _needs_few_regions(program: Program) -> bool:
-    """Whether one region of the result needs at most ``_MOST_VIEWS`` regions of the steps.
-
-    Each use of a step may need another region of it, so that their number can double with every step.
-    """
-    # for each step, the different chains of moves between it and the result
-    views: list[set[Any]] = [set() for _ in program.steps]
-    views[-1].add(())
-    count = 0
-    for position in range(len(program.steps) - 1, -1, -1):
-        count += len(views[position])
-        if count > _MOST_VIEWS:
-            return False
-        step = program.steps[position]
-        for number, ref in enumerate(step.operands):
-            if not isinstance(ref, Ref):
-                continue
-            moves = step.op in _MOVING or program.steps[ref.step].shape != step.shape
-            own = (
-                (step.op, number if step.op in ("update", "cat") else 0, step.attributes, step.shape) if moves else None
-            )
-            views[ref.step] |= {view if own is None else (own, view) for view in views[position]}
-    return True
-
-
-def _is_regional(program: Program, step: Step) -> bool:
-    match step.op:
-        case "draw":
-            assert isinstance(step.leaf, Draw)
-            return isinstance(step.leaf.initializer, sampling.ELEMENTWISE)
-        case "data" | "full" | "expand" | "slice" | "permute" | "cat":
-            return True
-        case "update":
-            return set(dict(step.attributes)["steps"]) <= {1}
-        case "reshape":
-            return _kept(step.shape) == _kept(program.steps[step.operands[0].step].shape)
-    # torch interpolates complex numbers in vectors by another order of operations than those that are left over
-    return operations.is_elementwise(step.op) and not (step.op == "lerp" and step.dtype.is_complex)
-
-
-def _kept(shape: tuple[int, ...]) -> list[int]:
-    """The extents that are not 1."""
-    return [extent for extent in shape if extent != 1]
+    """Whether any region can be computed without the rest."""
+    return regional.is_regional(program.steps)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,7 @@ from zeta.initializers import (
     Uniform,
     matrix_shape,
 )
+from zeta.initializers.elementwise import ELEMENTWISE
 
 #: bytes of the tiles that are yielded one by one
 TILE_BYTES: Final = 2**24
@@ -46,8 +47,6 @@ TILE_BYTES: Final = 2**24
 REAL_DRAW: Final = 0
 IMAGINARY_DRAW: Final = 1
 MASK_DRAW: Final = 2
-
-ELEMENTWISE: Final = (Constant, Uniform, Normal, TruncatedNormal)
 
 
 class Request(Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from zeta.errors import SpecError
 from zeta.initializers.base import Site
 from zeta.initializers.matrix import matrix_shape
 from zeta.initializers.reach import check_law
+from zeta.initializers.regional import is_regional, needed_regions
 from zeta.initializers.steps import MOST_DIMS, Data, Draw, Ref, Step
 
 # The limits of a program's cost, so that no file can make a computer compute or allocate without end: bytes and steps
@@ -85,12 +86,30 @@ def check_cost(steps: tuple[Step, ...]) -> None:
         ending[last_use.get(position, position)] += step.nbytes
         held += step.nbytes
         if work > MOST_WORK * for_work or held + unused > MOST_BYTES * for_memory:
+            if _is_cheap_by_regions(steps, MOST_WORK * for_work, MOST_BYTES * for_memory):
+                return
             raise SpecError(
                 f"Program: up to step {position} ({step.op}) it takes {work:,} steps of arithmetic and "
                 f"{held + unused:,} bytes; a tensor of {steps[-1].numel:,} elements may take {MOST_WORK * for_work:,} "
                 f"and {MOST_BYTES * for_memory:,}"
             )
         held -= ending.pop(position, 0)
+
+
+def _is_cheap_by_regions(steps: tuple[Step, ...], work: int, memory: int) -> bool:
+    """Whether only regions of the steps are computed, and all of them together stay within the limits.
+
+    Data are read as a whole. What has no elements is computed as a whole, too.
+    """
+    if not steps[-1].numel or not is_regional(steps):
+        return False
+    regions = needed_regions(steps) or []
+    computed = [
+        (step.numel if step.op == "data" else math.prod(region), step.dtype.itemsize)
+        for step, found in zip(steps, regions, strict=True)
+        for region in found
+    ]
+    return sum(n for n, _ in computed) <= work and sum(n * size for n, size in computed) <= memory
 
 
 def _work_of(step: Step) -> int:

@@ -244,3 +244,7 @@ class TruncatedNormal(Initializer):
             unit = truncated_moments(0.0, 1.0, *solved.sigmas())
             return Moments(mean=solved.mean, std=solved.std * unit.std, kurtosis=unit.kurtosis)
         return truncated_moments(solved.mean, solved.std, *solved.bounds())
+
+
+#: laws whose elements are independent of each other, so that any region can be drawn alone
+ELEMENTWISE: Final = (Constant, Uniform, Normal, TruncatedNormal)

@@ -25,7 +25,8 @@ class Program(Initializer):
     Each random leaf is an initializer with a draw number, drawn from the stream. The program is checked when it is
     built: each step's operation, operands, attributes, and the shape and dtype of its result; and the cost. A program
     has at most 2^16 steps. For each element of the result it may take 2^14 steps of arithmetic (results with fewer than
-    2^16 elements count as 2^16) and 2^10 bytes at a time (fewer than 2^18 count as 2^18).
+    2^16 elements count as 2^16) and 2^10 bytes at a time (fewer than 2^18 count as 2^18). Where only regions of the
+    steps are computed, these count.
 
     Programs run on the CPU, whatever the parameter's device. If a program is random and every step is elementwise or
     moves boxes of elements, it is computed in tiles of 2^18 elements; otherwise the whole tensor is computed at once,

@@ -16,10 +16,11 @@ from torch import nn
 from zeta.base import dtypes
 from zeta.base.distributed import any_sharded
 from zeta.base.escaping import visible
-from zeta.compute import programs, sampling
+from zeta.compute import programs
 from zeta.compute.stream import kernels
 from zeta.errors import PlanError, SpecError, TargetError
 from zeta.initializers import Dirac, Identity, Initializer, Program, Sparse
+from zeta.initializers.elementwise import ELEMENTWISE
 from zeta.resolve.plans import Cost, Entry, Plan
 from zeta.resolve.slots import walk
 from zeta.write.shards import Part, held, parts_of
@@ -172,7 +173,7 @@ def _is_whole(initializer: Initializer) -> bool:
     """Whether the whole tensor must be computed to get any region of it."""
     if isinstance(initializer, Program):
         return not programs.is_regional(initializer)
-    return not isinstance(initializer, sampling.ELEMENTWISE)
+    return not isinstance(initializer, ELEMENTWISE)
 
 
 def _temporary(entry: Entry) -> int:

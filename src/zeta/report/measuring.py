@@ -14,10 +14,11 @@ from torch import Tensor
 
 from zeta.base.gaussian import Moments
 from zeta.base.process.garbage import uncollected
-from zeta.compute.sampling import ELEMENTWISE, tolerance
+from zeta.compute.sampling import tolerance
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
 from zeta.initializers import Dirac, Identity, Initializer, Program, Site
+from zeta.initializers.elementwise import ELEMENTWISE
 from zeta.report.expected import Expected, expected
 from zeta.resolve.plans import Entry
 from zeta.write.apply import Job

@@ -20,11 +20,12 @@ from torch import Tensor
 from zeta.base import dtypes
 from zeta.base.escaping import visible
 from zeta.base.reading import LARGEST_DOCUMENT, Text, opened, parse, read_bytes, shown
-from zeta.compute.sampling import ELEMENTWISE, Request, fill_, tolerance
+from zeta.compute.sampling import Request, fill_, tolerance
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
+from zeta.initializers.elementwise import ELEMENTWISE
 from zeta.report.bitwise import Comparison, TensorDifference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together

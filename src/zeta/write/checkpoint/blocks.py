@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from zeta.compute import sampling
-from zeta.compute.sampling import ELEMENTWISE, Request
+from zeta.compute.sampling import Request
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
+from zeta.initializers.elementwise import ELEMENTWISE
 from zeta.resolve.plans import Entry
 from zeta.write.checkpoint.layout import Stored
 
