@@ -34,6 +34,7 @@ def swap(tensor: Tensor, other: Tensor) -> None:
 
 #: types of attributes that cannot contain a tensor
 _PLAIN: Final = frozenset([bool, int, float, str, type(None)])
+_CONTAINERS: Final = (list, tuple, set, dict)
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -44,7 +45,9 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, module in named_modules_of(model):
         computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
         for key, value in vars(module).items():
-            if type(value) not in _PLAIN and key not in ("_parameters", "_buffers", "_modules"):
+            if key in ("_parameters", "_buffers", "_modules") or type(value) in _PLAIN:
+                continue
+            if isinstance(value, Tensor) or (isinstance(value, _CONTAINERS) and value):
                 for path, found in inside(value):
                     if isinstance(found, Tensor) and id(found) not in computed:
                         yield f"{name}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path), found
@@ -62,7 +65,7 @@ def inside(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
     pending: list[tuple[tuple[Any, ...], Any]] = [((), value)]
     while pending:
         path, value = pending.pop()
-        if not isinstance(value, list | tuple | set | dict):
+        if not isinstance(value, _CONTAINERS):
             yield path, value
         elif id(value) not in known:
             known.add(id(value))

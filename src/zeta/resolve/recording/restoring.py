@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,9 +91,9 @@ def _saved(module: nn.Module) -> _Saved:
 
 def _is_same(container: Any, content: Any) -> bool:
     """Whether two containers have the same objects in the same order."""
-    pairs = zip(container, content, strict=False)
-    same = len(container) == len(content) and all(a is b for a, b in pairs)
-    return same and (not isinstance(content, dict) or all(container[key] is content[key] for key in content))
+    if len(container) != len(content) or not all(map(operator.is_, container, content)):
+        return False
+    return not isinstance(content, dict) or all(map(operator.is_, container.values(), content.values()))
 
 
 def _is_plain(tensor: Tensor) -> bool:
