@@ -20,7 +20,7 @@ from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.resolve.submodels import Naming, check_used, renamed
-from zeta.rules.where import glob_matcher
+from zeta.rules.globs import glob_matcher
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]

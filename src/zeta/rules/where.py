@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from torch import nn
 
 from zeta.base.reading import shown
 from zeta.errors import SpecError
+from zeta.rules.globs import glob_matcher
 from zeta.rules.match import Kind, Match
 
 
@@ -70,11 +70,9 @@ def where(condition: Condition) -> Where:
 def glob(pattern: str) -> Where:
     """Match the whole name: ``*`` any text, dots included, ``?`` one character, ``[0-9]`` one of a set.
 
-    ``{q,k,v}`` is one of several texts and ``{0..11}`` one of several numbers, as the plan's table prints them. A
-    leading ``*.`` also matches nothing, so that ``*.bias`` finds the bias of a model that is a single layer.
-
-    >>> bool(re.fullmatch(glob_to_regex("h.{0..11}.*.{q,k}_proj.weight"), "h.10.attn.k_proj.weight"))
-    True
+    ``{q,k,v}`` is one of several texts and ``{0..11}`` one of several numbers, as the plan's table prints them; braces
+    may be in braces, and everything else in them stands for itself. A leading ``*.`` also matches nothing, so that
+    ``*.bias`` finds the bias of a model that is a single layer.
     """
     matches = glob_matcher(pattern)
     return Where(pattern, lambda match: matches(match.name))
@@ -127,66 +125,3 @@ def ndim(number: int) -> Where:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
     return Where(f"ndim {number}", lambda match: len(match.shape) == number)
-
-
-def glob_matcher(pattern: str) -> Callable[[str], bool]:
-    """Return the test of whether a name matches a glob (see ``glob``)."""
-    if not isinstance(pattern, str):
-        raise SpecError(f"a name glob is a text, got {shown(pattern)}")
-    if not pattern:
-        raise SpecError("a name glob cannot be empty; '*' matches every name")
-    compiled = re.compile(glob_to_regex(pattern), re.DOTALL)
-    return lambda name: compiled.fullmatch(name) is not None
-
-
-_RANGE: Final = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
-
-
-#: the most numbers that the ranges in one pair of braces may have
-_MOST_NUMBERS: Final = 2**16
-
-
-def glob_to_regex(pattern: str) -> str:
-    """Translate a name glob (see ``glob``) into a regular expression; ``SpecError`` on unbalanced brackets."""
-    result, rest = "", pattern
-    if rest.startswith("*."):
-        result, rest = r"(?:.*\.)?", rest[2:]
-    while rest:
-        character, rest = rest[0], rest[1:]
-        if character == "*":
-            result += ".*"
-        elif character == "?":
-            result += "."
-        elif character in "[{":
-            inside, closed, rest = rest.partition("]" if character == "[" else "}")
-            if not closed or not inside:
-                raise SpecError(f"name glob {pattern!r}: {character!r} is not closed, or has nothing inside")
-            result += _set(inside, pattern) if character == "[" else _alternatives(inside, pattern)
-        else:
-            result += re.escape(character)
-    return result
-
-
-def _set(inside: str, pattern: str) -> str:
-    negated = inside.startswith("!")
-    escaped = re.sub(r"([\\^\[])", r"\\\1", inside[negated:])
-    result = f"[{'^' if negated else ''}{escaped}]"
-    try:
-        re.compile(result)
-    except re.error as error:
-        raise SpecError(f"name glob {pattern!r}: [{inside}] is not a set of characters ({error})") from None
-    return result
-
-
-def _alternatives(inside: str, pattern: str) -> str:
-    texts: list[str] = []
-    for part in inside.split(","):
-        span = _RANGE.fullmatch(part)
-        if span and int(span[1]) > int(span[2]):
-            raise SpecError(f"name glob {pattern!r}: no number is in {part}")
-        if span and int(span[2]) - int(span[1]) >= _MOST_NUMBERS - len(texts):
-            raise SpecError(
-                f"name glob {shown(pattern)}: more than {_MOST_NUMBERS:,} numbers are in {{{shown(inside)}}}"
-            )
-        texts += [str(n) for n in range(int(span[1]), int(span[2]) + 1)] if span else [part]
-    return f"(?:{'|'.join(re.escape(text) for text in texts)})"

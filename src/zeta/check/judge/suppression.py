@@ -8,7 +8,7 @@ from zeta.check.facts.catalogue import GROUPS, RULES
 from zeta.check.facts.places import SEVERITIES
 from zeta.check.facts.results import Finding
 from zeta.errors import SpecError
-from zeta.rules.where import glob_matcher
+from zeta.rules.globs import glob_matcher
 
 
 class Suppression:
