@@ -28,7 +28,7 @@ _SAVE: Final = """
 import json, os, sys, time
 import torch, transformers, zeta
 from benchmarks.timing import peak
-from zeta.write.apply import values_of
+from zeta.compute.values import values_of
 from zeta.compute.sums import sums_of
 
 folder, layers = sys.argv[1], int(sys.argv[2])

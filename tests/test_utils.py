@@ -100,7 +100,10 @@ def test_exists_on_a_layer() -> None:
 
 
 def test_the_family_is_complete() -> None:
-    assert sorted(utils.__all__) == sorted(["exists", "init_default_", *(f"init_{name}_" for name in FAMILY)])
+    assert sorted(utils.__all__) == sorted(
+        ["exists", "init_default_", "init_eye_", "init_zeros_", *(f"init_{name}_" for name in FAMILY)]
+    )
+    assert (utils.init_eye_, utils.init_zeros_) == (utils.init_identity_, utils.init_zero_), "torch's names"
 
 
 # -- every function on every layer -----------------------------------------------------------------------------------
@@ -171,7 +174,7 @@ def test_parameters_of_no_dimension() -> None:
     layer = nn.Module()
     layer.scale = nn.Parameter(torch.tensor(7.0))
     assert init_zero_(layer).scale == 0
-    assert 1.99 < init_normal_(layer, 1e-3, 2.0).scale < 2.01
+    assert 1.99 < init_normal_(layer, 2.0, 1e-3).scale < 2.01
 
 
 # -- where it is written ---------------------------------------------------------------------------------------------
@@ -335,4 +338,4 @@ def test_a_tied_embedding_has_the_fans_of_the_head() -> None:
 
 def test_a_shared_module_is_one() -> None:
     shared = nn.Linear(3, 3)
-    assert_given(init_normal_(nn.Sequential(shared, nn.ReLU(), shared), 0.02, 1.0), FAMILY["normal"], 0.0)
+    assert_given(init_normal_(nn.Sequential(shared, nn.ReLU(), shared), std=0.02, mean=1.0), FAMILY["normal"], 0.0)

@@ -68,13 +68,13 @@ def test_the_truncated_std_is_right() -> None:
         (lambda m: init_uniform_(m, seed=1), 0.5, 1 / math.sqrt(12), 0.0, 1.0),
         (lambda m: init_uniform_(m, -2.0, 4.0, seed=1), 1.0, math.sqrt(3), -2.0, 4.0),
         (lambda m: init_normal_(m, seed=1), 0.0, 1.0, -6.34, 6.34),
-        (lambda m: init_normal_(m, 0.02, seed=1), 0.0, 0.02, -0.127, 0.127),
+        (lambda m: init_normal_(m, std=0.02, seed=1), 0.0, 0.02, -0.127, 0.127),
         (lambda m: init_normal_(m, std=0.02, mean=-3.0, seed=1), -3.0, 0.02, -3.127, -2.873),
-        (lambda m: init_trunc_normal_(m, 0.02, seed=1), 0.0, 0.02 * TRUNCATED, -0.04, 0.04),
-        (lambda m: init_trunc_normal_(m, 0.5, 1.0, cutoff=2, seed=1), 1.0, 0.5 * TRUNCATED, 0.0, 2.0),
-        (lambda m: init_trunc_normal_(m, 1.0, cutoff=1, seed=1), 0.0, 0.5395599, -1.0, 1.0),
-        (lambda m: init_trunc_normal_(m, 0.02, correct_std=True, seed=1), 0.0, 0.02, -0.0455, 0.0455),
-        (lambda m: init_trunc_normal_(m, 0.5, low=-1.0, high=1.0, seed=1), 0.0, 0.5 * TRUNCATED, -1.0, 1.0),
+        (lambda m: init_trunc_normal_(m, std=0.02, seed=1), 0.0, 0.02 * TRUNCATED, -0.04, 0.04),
+        (lambda m: init_trunc_normal_(m, 1.0, 0.5, cutoff=2, seed=1), 1.0, 0.5 * TRUNCATED, 0.0, 2.0),
+        (lambda m: init_trunc_normal_(m, std=1.0, cutoff=1, seed=1), 0.0, 0.5395599, -1.0, 1.0),
+        (lambda m: init_trunc_normal_(m, std=0.02, correct_std=True, seed=1), 0.0, 0.02, -0.0455, 0.0455),
+        (lambda m: init_trunc_normal_(m, 0.0, 0.5, -1.0, 1.0, seed=1), 0.0, 0.5 * TRUNCATED, -1.0, 1.0),
         # half a normal: mean sqrt(2/pi), variance 1 - 2/pi
         (lambda m: init_trunc_normal_(m, low=0.0, seed=1), math.sqrt(2 / math.pi), math.sqrt(1 - 2 / math.pi), 0, 6.34),
     ],
@@ -149,7 +149,7 @@ SCHEMES: dict[str, tuple[Callable[[nn.Module], Any], Callable[[int, int], float]
     "xavier_normal": (lambda m: init_xavier_normal_(m, 3.0, seed=2), lambda i, o: 3 * math.sqrt(2 / (i + o)), False),
     "xavier_uniform": (lambda m: init_xavier_uniform_(m, seed=2), lambda i, o: math.sqrt(2 / (i + o)), True),
     "kaiming_normal": (lambda m: init_kaiming_normal_(m, seed=2), lambda i, o: math.sqrt(2 / i), False),
-    "fan_out": (lambda m: init_kaiming_uniform_(m, "fan_out", seed=2), lambda i, o: math.sqrt(2 / o), True),
+    "fan_out": (lambda m: init_kaiming_uniform_(m, mode="fan_out", seed=2), lambda i, o: math.sqrt(2 / o), True),
     "lecun_normal": (lambda m: init_lecun_normal_(m, seed=2), lambda i, o: 1 / math.sqrt(i), False),
     "lecun_uniform": (lambda m: init_lecun_uniform_(m, seed=2), lambda i, o: 1 / math.sqrt(i), True),
 }
@@ -247,7 +247,7 @@ def test_identity_maps(name: str) -> None:
     ],
 )
 def test_dirac_passes_its_input_on(conv: Callable[[], Any]) -> None:
-    layer = init_dirac_(conv(), 2.0)
+    layer = init_dirac_(conv(), gain=2.0)
     x = torch.randn(2, 6, *[7] * (layer.weight.ndim - 2))
     torch.testing.assert_close(layer(x), 2 * x)
 
@@ -278,7 +278,7 @@ def test_sparse_columns(sparsity: float, zeros: int) -> None:
         (lambda m: init_identity_(nn.Conv1d(2, 2, 3)), r"weight 2 x 2 x 3.*Dirac\(\)"),
         (lambda m: init_dirac_(m), r"weight 3 x 3.*Identity\(\)"),
         (lambda m: init_constant_(m.half(), 1e6), "float16 ends at"),
-        (lambda m: init_normal_(m.to(torch.float8_e4m3fn), 100.0), "float8_e4m3fn ends at 448"),
+        (lambda m: init_normal_(m.to(torch.float8_e4m3fn), std=100.0), "float8_e4m3fn ends at 448"),
     ],
 )
 def test_schemes_that_do_not_fit(call: Callable[[nn.Module], Any], message: str) -> None:
@@ -289,22 +289,22 @@ def test_schemes_that_do_not_fit(call: Callable[[nn.Module], Any], message: str)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: init_normal_(m, -1.0), "std must be at least 0, got -1.0"),
-        (lambda m: init_normal_(m, math.nan), "std must be a finite number, got nan"),
-        (lambda m: init_normal_(m, 1.0, math.inf), "mean must be a finite number, got inf"),
-        (lambda m: init_normal_(m, "0.02"), "std must be a finite number, got '0.02'"),
+        (lambda m: init_normal_(m, std=-1.0), "std must be at least 0, got -1.0"),
+        (lambda m: init_normal_(m, std=math.nan), "std must be a finite number, got nan"),
+        (lambda m: init_normal_(m, math.inf, 1.0), "mean must be a finite number, got inf"),
+        (lambda m: init_normal_(m, std="0.02"), "std must be a finite number, got '0.02'"),
         (lambda m: init_normal_(m, bias=math.nan), "must be a finite number, got nan"),
         (lambda m: init_normal_(m, bias="zero"), "must be a finite number, got 'zero'"),
         (lambda m: init_constant_(m, math.nan), "value must be a finite number, got nan"),
         (lambda m: init_constant_(m, None), "value must be a finite number, got None"),
         (lambda m: init_uniform_(m, 1.0, 1.0), "low must be below high"),
         (lambda m: init_uniform_(m, 1.0, -1.0), "low must be below high"),
-        (lambda m: init_trunc_normal_(m, 0.0), "std must be greater than 0"),
+        (lambda m: init_trunc_normal_(m, std=0.0), "std must be greater than 0"),
         (lambda m: init_trunc_normal_(m, cutoff=0), "cutoff must be greater than 0"),
         (lambda m: init_trunc_normal_(m, cutoff=2, low=-1.0), "in sigmas, .*absolute: give one kind"),
         (lambda m: init_xavier_normal_(m, math.nan), "finite number, got nan"),
         (lambda m: init_xavier_uniform_(m, "relu"), "finite number, got 'relu'"),
-        (lambda m: init_kaiming_normal_(m, "fan_inn"), "mode must be one of fan_in, fan_out"),
+        (lambda m: init_kaiming_normal_(m, mode="fan_inn"), "mode must be one of fan_in, fan_out"),
         (lambda m: init_kaiming_normal_(m, nonlinearity="rellu"), "rellu"),
         (lambda m: init_orthogonal_(m, math.inf), "gain must be a finite number"),
         (lambda m: init_identity_(m, math.nan), "gain must be a finite number"),

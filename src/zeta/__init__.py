@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zeta.resolve.plans import Entry, Plan
     from zeta.resolve.recording.record import record
     from zeta.rules import Kind, Match, Rule, Rules
+    from zeta.tensors import fill_, values
     from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "check",
     "diff",
     "fans",
+    "fill_",
     "gain",
     "init_",
     "initializers",
@@ -87,6 +89,7 @@ __all__ = [
     "save",
     "shard_plan",
     "utils",
+    "values",
     "verify",
 ]
 
@@ -117,6 +120,7 @@ _HOMES: Final = {
     "zeta.resolve.plans": ("Entry", "Plan"),
     "zeta.resolve.recording.record": ("record",),
     "zeta.rules": ("Kind", "Match", "Rule", "Rules", "rules"),
+    "zeta.tensors": ("fill_", "values"),
     "zeta.utils": ("utils",),
     "zeta.verbs": ("apply_", "init_", "materialize_", "plan", "save", "verify"),
 }

@@ -192,10 +192,10 @@ def register_fans(module_type: type[nn.Module], axes: Mapping[str, Axes | AxesOf
     Fans(fan_in=32, fan_out=8)
     """
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
-        raise SpecError(f"register_fans needs a subclass of torch.nn.Module, got {module_type!r}")
+        raise SpecError(f"register_fans needs a subclass of torch.nn.Module, got {shown(module_type)}")
     for name, value in axes.items():
         if not isinstance(value, Axes) and not callable(value):
-            raise SpecError(f"register_fans: {name!r} must map to Axes or to a function, got {value!r}")
+            raise SpecError(f"register_fans: {name!r} must map to Axes or to a function, got {shown(value)}")
     _REGISTERED[module_type] = dict(axes)
     _known.cache_clear()
 
@@ -246,7 +246,7 @@ def _size(shape: Sequence[int]) -> torch.Size:
     try:
         return torch.Size(shape)
     except TypeError:
-        raise FanError(f"fans needs a module, a tensor or a shape, got {shape!r}") from None
+        raise FanError(f"fans needs a module, a tensor or a shape, got {shown(shape)}") from None
 
 
 def _shape_in(module: nn.Module, name: str) -> torch.Size:
@@ -287,9 +287,10 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
             f"{owner} of shape {tuple(shape)} has no fans: a bias or a scale is not a map. "
             "Give it an initializer that does not depend on fans (Zeros(), Ones(), Normal(...))"
         )
+    places = "" if module is None else " to the rule, or register_fans(...) for the module"
     raise FanError(
         f"{owner} of shape {tuple(shape)}: it is not known which dimensions are in and out. "
-        "Pass axes=Axes(fan_in=..., fan_out=..., batch=...) to the rule, or register_fans(...) for the module"
+        f"Pass axes=Axes(fan_in=..., fan_out=..., batch=...){places}"
     )
 
 

@@ -92,18 +92,20 @@ def gain(nonlinearity: str | Activation, param: float | None = None) -> float:
         slope = 0.01 if param is None else _number(param)
         return math.sqrt(2.0 / (1.0 + slope**2))
     if param is not None:
-        raise SpecError(f"gain: param={param!r} is the slope of 'leaky_relu' and means nothing for {nonlinearity!r}")
+        raise SpecError(
+            f"gain: param={shown(param)} is the slope of 'leaky_relu' and means nothing for {shown(nonlinearity)}"
+        )
     if isinstance(nonlinearity, str):
         if nonlinearity in _CONVENTIONS:
             return _CONVENTIONS[nonlinearity]
         if nonlinearity not in _INTEGRATED:
             raise SpecError(
-                f"unknown nonlinearity {nonlinearity!r}: expected one of {', '.join(NONLINEARITIES)}, or an "
+                f"unknown nonlinearity {shown(nonlinearity)}: expected one of {', '.join(NONLINEARITIES)}, or an "
                 "elementwise callable"
             )
         return _integrated(_INTEGRATED[nonlinearity])
     if not callable(nonlinearity):
-        raise SpecError(f"nonlinearity must be a name or an elementwise callable, got {nonlinearity!r}")
+        raise SpecError(f"nonlinearity must be a name or an elementwise callable, got {shown(nonlinearity)}")
     if isinstance(nonlinearity, nn.Module):
         return _integral(_module(nonlinearity))  # its parameters may change, so it is not cached
     return _integrated(nonlinearity)
@@ -136,16 +138,20 @@ def _integral(function: Activation) -> float:
         except Exception as error:  # foreign code
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SpecError(
-                f"nonlinearity {function!r} fails on a tensor of fp64 values ({reason}); it must be an elementwise "
-                "function of one tensor, which GLU and softmax are not"
+                f"nonlinearity {shown(function)} fails on a tensor of fp64 values ({reason}); it must be an "
+                "elementwise function of one tensor, which GLU and softmax are not"
             ) from error
         if not isinstance(values, torch.Tensor) or values.shape != z.shape:
-            raise SpecError(f"nonlinearity {function!r} must map a tensor to one of the same shape, elementwise")
+            raise SpecError(f"nonlinearity {shown(function)} must map a tensor to one of the same shape, elementwise")
         if not torch.equal(values, again):
-            raise SpecError(f"nonlinearity {function!r} draws random numbers; give the function that evaluation uses")
+            raise SpecError(
+                f"nonlinearity {shown(function)} draws random numbers; give the function that evaluation uses"
+            )
         if part.shape != (_POINTS // 2,) or not torch.allclose(part, values[: _POINTS // 2], rtol=1e-9, atol=0):
-            raise SpecError(f"nonlinearity {function!r} is not elementwise: a value depends on the others")
+            raise SpecError(f"nonlinearity {shown(function)} is not elementwise: a value depends on the others")
         moment = float(torch.trapezoid(values.double() ** 2 * density, z))
     if not (math.isfinite(moment) and moment > 0.0):
-        raise SpecError(f"nonlinearity {function!r} has second moment {moment} under N(0, 1): no gain can keep it at 1")
+        raise SpecError(
+            f"nonlinearity {shown(function)} has second moment {moment} under N(0, 1): no gain can keep it at 1"
+        )
     return float(f"{moment**-0.5:.{_DIGITS}g}")

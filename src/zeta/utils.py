@@ -15,15 +15,18 @@ Zeros, ones and constants are set everywhere. All other schemes are for weights 
 norm's scale to 1 and a ``PReLU``'s slope to torch's 0.25.
 
 The random ones take ``generator=`` or ``seed=``; with neither, torch's global generator decides, so
-``torch.manual_seed`` works. Two layers with the same names and the same ``seed`` get the same values: to seed a whole
-model, call the function once on the model.
+``torch.manual_seed`` works. Values depend on seed and name: two separate layers, each with a ``weight``, get the same
+values from the same ``seed``, and a ``ZetaNotice`` says so. For a whole model, call the function once on the model; or
+give each layer its name in the model, ``name="layers.0"``: then it gets exactly the values that the one call gives it.
+Where ``torch.nn.init`` has a function of the same name, the arguments come in the same order.
 
 In a constructor that :func:`zeta.record` runs they are recorded like any other write. The seed is then the one that the
-plan is applied with; ``generator=`` and ``seed=`` have no effect.
+plan is applied with; ``generator=``, ``seed=`` and ``name=`` have no effect.
 
-All of them raise, before anything is written: ``LayerTypeError`` if the argument is not a module, ``TargetError`` for
-parameters that cannot be written (lazy, on meta, quantized, integer, parametrized so that the value is impossible),
-``PlanError`` for parameters that the scheme does not fit, ``SpecError`` for arguments that are not allowed.
+All of them raise, before anything is written: ``LayerTypeError`` if the argument is not a module (:func:`zeta.fill_`
+fills a tensor), ``TargetError`` for parameters that cannot be written (lazy, on meta, quantized, integer, parametrized
+so that the value is impossible), ``PlanError`` for parameters that the scheme does not fit, ``SpecError`` for arguments
+that are not allowed.
 """
 
 from __future__ import annotations
@@ -35,8 +38,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from zeta import recipes
-from zeta.compute.stream.random import check_seed
-from zeta.errors import LayerTypeError, SpecError
+from zeta.base.modules import check_module
 from zeta.gains import Activation
 from zeta.initializers import (
     Constant,
@@ -61,14 +63,17 @@ from zeta.initializers import (
 )
 from zeta.resolve.planning import planned
 from zeta.rules import Kind, Match, Rule, Rules, glob, kind, module
-from zeta.write.apply import check_parameters, prepare, seed_of, write
+from zeta.write.apply import check_parameters, prepare, write
 from zeta.write.guards import note, on_values_or_recorded, recording_here
+from zeta.write.repeats import note_repeated
+from zeta.write.seeds import check_name, chosen_seed
 
 __all__ = [
     "exists",
     "init_constant_",
     "init_default_",
     "init_dirac_",
+    "init_eye_",
     "init_identity_",
     "init_kaiming_normal_",
     "init_kaiming_uniform_",
@@ -83,6 +88,7 @@ __all__ = [
     "init_xavier_normal_",
     "init_xavier_uniform_",
     "init_zero_",
+    "init_zeros_",
 ]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -136,49 +142,53 @@ def init_uniform_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Draw weights uniformly from ``[low, high]``; mean ``(low + high)/2``, std ``(high - low)/sqrt(12)``."""
-    return _fill(layer, Uniform(low, high), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, Uniform(low, high), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_normal_(
     layer: Module,
-    std: float = 1.0,
     mean: float = 0.0,
+    std: float = 1.0,
     *,
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
-    """Draw weights from ``N(mean, std^2)``.
+    """Draw weights from ``N(mean, std^2)``. ``mean`` comes first, as in torch.
 
-    >>> torch.equal(
-    ...     init_normal_(nn.Linear(4, 2), 0.02, seed=7).weight, init_normal_(nn.Linear(4, 2), 0.02, seed=7).weight
-    ... )
+    >>> layer = init_normal_(nn.Linear(4, 2), std=0.02, seed=7, name="head")
+    >>> model = init_normal_(nn.ModuleDict({"head": nn.Linear(4, 2)}), std=0.02, seed=7)
+    >>> torch.equal(layer.weight, model["head"].weight)
     True
     """
-    return _fill(layer, Normal(std, mean), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, Normal(std, mean), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_trunc_normal_(
     layer: Module,
-    std: float = 1.0,
     mean: float = 0.0,
-    *,
-    cutoff: float | None = None,
+    std: float = 1.0,
     low: float | None = None,
     high: float | None = None,
+    *,
+    cutoff: float | None = None,
     correct_std: bool = False,
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
-    """Draw weights from ``N(mean, std^2)`` cut at ``cutoff`` sigmas (default 2) or at absolute bounds.
+    """Draw weights from ``N(mean, std^2)`` cut at absolute bounds or at ``cutoff`` sigmas (default 2).
 
-    See :class:`~zeta.initializers.TruncatedNormal`. torch's ``trunc_normal_`` has absolute bounds of ±2 by default.
+    See :class:`~zeta.initializers.TruncatedNormal`. The order is torch's, ``mean, std, a, b``; but torch's bounds are
+    ±2 by default, which cuts nothing at std 0.02.
     """
     spec = TruncatedNormal(std, mean, cutoff=cutoff, low=low, high=high, correct_std=correct_std)
-    return _fill(layer, spec, bias=bias, generator=generator, seed=seed)
+    return _fill(layer, spec, bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_xavier_uniform_(
@@ -188,9 +198,10 @@ def init_xavier_uniform_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Draw weights uniformly from ``±gain sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio 2010)."""
-    return _fill(layer, xavier_uniform(gain), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, xavier_uniform(gain), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_xavier_normal_(
@@ -200,37 +211,60 @@ def init_xavier_normal_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Draw weights from ``N(0, 2 gain^2 / (fan_in + fan_out))`` (Glorot & Bengio 2010)."""
-    return _fill(layer, xavier_normal(gain), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, xavier_normal(gain), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_kaiming_uniform_(
     layer: Module,
+    a: float | None = 0.0,
     mode: Mode = "fan_in",
-    nonlinearity: str | Activation = "relu",
-    a: float | None = None,
+    nonlinearity: str | Activation = "leaky_relu",
     *,
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
-    """Draw weights uniformly from ``±gain sqrt(3 / fan)``, with the nonlinearity's gain (He et al. 2015)."""
-    return _fill(layer, kaiming_uniform(mode, nonlinearity, a), bias=bias, generator=generator, seed=seed)
+    """Draw weights uniformly from ``±gain sqrt(3 / fan)``, with the nonlinearity's gain (He et al. 2015).
+
+    The order is torch's. ``a`` is the slope of ``leaky_relu``; with the default, 0, that is ``relu``.
+    """
+    return _fill(
+        layer,
+        kaiming_uniform(mode, nonlinearity, _slope(a, nonlinearity)),
+        bias=bias,
+        generator=generator,
+        seed=seed,
+        name=name,
+    )
 
 
 def init_kaiming_normal_(
     layer: Module,
+    a: float | None = 0.0,
     mode: Mode = "fan_in",
-    nonlinearity: str | Activation = "relu",
-    a: float | None = None,
+    nonlinearity: str | Activation = "leaky_relu",
     *,
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
-    """Draw weights from ``N(0, gain^2 / fan)``, with the nonlinearity's gain (He et al. 2015)."""
-    return _fill(layer, kaiming_normal(mode, nonlinearity, a), bias=bias, generator=generator, seed=seed)
+    """Draw weights from ``N(0, gain^2 / fan)``, with the nonlinearity's gain (He et al. 2015).
+
+    The order is torch's. ``a`` is the slope of ``leaky_relu``; with the default, 0, that is ``relu``.
+    """
+    return _fill(
+        layer,
+        kaiming_normal(mode, nonlinearity, _slope(a, nonlinearity)),
+        bias=bias,
+        generator=generator,
+        seed=seed,
+        name=name,
+    )
 
 
 def init_lecun_uniform_(
@@ -239,9 +273,10 @@ def init_lecun_uniform_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Draw weights uniformly from ``±sqrt(3 / fan_in)`` (LeCun et al. 1998)."""
-    return _fill(layer, lecun_uniform(), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, lecun_uniform(), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_lecun_normal_(
@@ -250,9 +285,10 @@ def init_lecun_normal_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Draw weights from ``N(0, 1 / fan_in)`` (LeCun et al. 1998)."""
-    return _fill(layer, lecun_normal(), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, lecun_normal(), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_orthogonal_(
@@ -262,9 +298,10 @@ def init_orthogonal_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Make each weight ``gain`` times a random (semi-)orthogonal matrix (Saxe et al. 2014)."""
-    return _fill(layer, Orthogonal(gain), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, Orthogonal(gain), bias=bias, generator=generator, seed=seed, name=name)
 
 
 def init_identity_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
@@ -272,8 +309,8 @@ def init_identity_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0
     return _fill(layer, Identity(gain), bias=bias, seed=0)
 
 
-def init_dirac_(layer: Module, gain: float = 1.0, *, bias: float | None = 0.0) -> Module:
-    """Make each convolution pass its input channels through, times ``gain``; each group separately."""
+def init_dirac_(layer: Module, *, gain: float = 1.0, bias: float | None = 0.0) -> Module:
+    """Make each convolution pass its input channels through, times ``gain``; each of the layer's groups separately."""
     return _fill(layer, Dirac(gain), bias=bias, seed=0)
 
 
@@ -285,18 +322,30 @@ def init_sparse_(
     bias: float | None = 0.0,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
     """Draw weights from ``N(0, std^2)`` with a fraction ``sparsity`` of every column set to zero (Martens 2010)."""
-    return _fill(layer, Sparse(sparsity, std), bias=bias, generator=generator, seed=seed)
+    return _fill(layer, Sparse(sparsity, std), bias=bias, generator=generator, seed=seed, name=name)
 
 
-def init_default_(layer: Module, *, generator: torch.Generator | None = None, seed: int | None = None) -> Module:
+def init_default_(
+    layer: Module,
+    *,
+    generator: torch.Generator | None = None,
+    seed: int | None = None,
+    name: str | None = None,
+) -> Module:
     """Initialize torch's layers with the distributions of their ``reset_parameters``, drawn from zeta's stream.
 
     Parameters of other modules are kept, as torch has no default for them; an embedding that is also an output layer
     is drawn as an embedding.
     """
-    return _write(layer, recipes.rules_for("torch", _module(layer)), seed=_seed(layer, generator, seed))
+    check_module(layer)
+    return _write(layer, recipes.rules_for("torch", layer), generator, seed, name)
+
+
+init_zeros_ = init_zero_  # torch's names
+init_eye_ = init_identity_
 
 
 # -- implementation: a few rules, then the same plan and write as for a whole model ------------------------------------
@@ -309,43 +358,43 @@ def _fill(
     bias: float | None,
     generator: torch.Generator | None = None,
     seed: int | None = None,
+    name: str | None = None,
 ) -> Module:
+    check_module(layer)
     of_bias = Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
     others = () if isinstance(weight, Constant) else _SCALES
     rules = Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
-    return _write(_module(layer), rules, seed=_seed(layer, generator, seed))
+    return _write(layer, rules, generator, seed, name)
 
 
-def _slope(match: Match) -> Constant:
+def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
+    """The slope for ``zeta.gain``. 0, the default in torch's order, says nothing of a nonlinearity without a slope."""
+    return None if isinstance(a, int | float) and a == 0 and nonlinearity != "leaky_relu" else a
+
+
+def _slope_of(match: Match) -> Constant:
     return Constant(float(match.module.init))  # type: ignore[arg-type]
 
 
 _BIASES, _ALL = kind("bias"), glob("*")
 _PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
-_SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), _slope, optional=True))
+_SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), _slope_of, optional=True))
 
 
 @on_values_or_recorded
-def _write(layer: Module, rules: Rules, *, seed: int) -> Module:
+def _write(
+    layer: Module, rules: Rules, generator: torch.Generator | None, seed: int | None, name: str | None
+) -> Module:
+    if name is not None:
+        check_name(name, "layers.0")
+    number = chosen_seed(layer, generator, seed)
     recorder = recording_here()
     of_layer = planned(layer, rules, check=check_parameters if recorder is None else None)
     wanted = replace(of_layer, entries=tuple(entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER))
-    if recorder is None:
-        write(prepare(wanted, seed, checked=True), seed)
-    else:
+    if recorder is not None:
         note(recorder, wanted)
+        return layer
+    write(prepare(wanted.within(name) if name else wanted, number, checked=True), number)
+    if name is None and seed is not None:
+        note_repeated(layer, number, wanted.entries)
     return layer
-
-
-def _module(layer: Module) -> Module:
-    if not isinstance(layer, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {layer!r}")
-    return layer
-
-
-def _seed(layer: nn.Module, generator: torch.Generator | None, seed: int | None) -> int:
-    if generator is not None and seed is not None:
-        raise SpecError("give generator= or seed=, not both")
-    if seed is not None:
-        return check_seed(seed)
-    return 0 if recording_here() is not None else seed_of(layer, generator)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zeta.base.modules import check_module
 from zeta.base.process.forked import check_threads
+from zeta.base.reading import shown
 from zeta.compute.stream.random import check_seed, draw_seed
-from zeta.errors import LayerTypeError, SpecError, ZetaNotice
+from zeta.errors import SpecError, ZetaNotice
 from zeta.report import ranks, verification
 from zeta.report.applied import Meet, applied, report_of, seed_for
 from zeta.report.costs import with_costs
@@ -284,7 +286,7 @@ def save(
     (4160, True)
     """
     if not isinstance(plan, Plan):
-        raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {plan!r}")
+        raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {shown(plan)}")
     plan = cast(plan, model, dtype, buffers=cast_buffers)
     folder = output_path(path)
     request = Manifest(
@@ -375,7 +377,7 @@ def _rules(how: How, fallback: Fallback | None) -> How:
 
 def _folder(target: Any, own: bool) -> Path:
     if not isinstance(target, str | PathLike):
-        raise LayerTypeError(f"expected a torch.nn.Module or the path of a folder, got {target!r}")
+        check_module(target, "a torch.nn.Module or the path of a folder")
     if own:
         raise SpecError("a folder has its own plan and seed in zeta.json; pass the path alone")
     return output_path(target, "the folder")

@@ -316,7 +316,7 @@ def test_torch_layers_can_be_registered_anew(name: str) -> None:
     ("module_type", "axes", "message"),
     [
         (int, {"w": IN_BY_OUT}, "subclass of torch.nn.Module, got <class 'int'>"),
-        (nn.Linear(1, 1), {"w": IN_BY_OUT}, "subclass of torch.nn.Module, got Linear"),
+        (nn.Linear(1, 1), {"w": IN_BY_OUT}, "subclass of torch.nn.Module, got a Linear"),
         (Mixer, {"w1": IN_BY_OUT, "w2": (0, 1)}, r"'w2' must map to Axes or to a function, got \(0, 1\)"),
     ],
 )

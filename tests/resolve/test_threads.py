@@ -217,7 +217,7 @@ def test_a_thread_that_draws_beside_checks_gets_what_it_would_get_alone(batch: T
             zeta.check(models[number], batch)
             zeta.plan(models[number], initialize)
             zeta.apply_(orthogonal[number], planned, seed=0)
-            utils.init_normal_(models[number], 0.02, seed=1)
+            utils.init_normal_(models[number], std=0.02, seed=1)
 
     torch.manual_seed(12)
     with Beside(lambda: drew.append(drawn())), ThreadPoolExecutor(4) as pool:

@@ -21,8 +21,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "init_constant_": lambda layer: utils.init_constant_(layer, 0.5, bias=0.25),
     "init_ones_": utils.init_ones_,
     "init_uniform_": lambda layer, **seed: utils.init_uniform_(layer, -1, 2, **seed),
-    "init_normal_": lambda layer, **seed: utils.init_normal_(layer, 0.02, 1.0, bias=0.5, **seed),
-    "init_trunc_normal_": lambda layer, **seed: utils.init_trunc_normal_(layer, 0.02, cutoff=3, **seed),
+    "init_normal_": lambda layer, **seed: utils.init_normal_(layer, 1.0, 0.02, bias=0.5, **seed),
+    "init_trunc_normal_": lambda layer, **seed: utils.init_trunc_normal_(layer, std=0.02, cutoff=3, **seed),
     "init_xavier_uniform_": utils.init_xavier_uniform_,
     "init_xavier_normal_": utils.init_xavier_normal_,
     "init_kaiming_uniform_": utils.init_kaiming_uniform_,
@@ -49,7 +49,7 @@ DETERMINISTIC = ("init_zero_", "init_constant_", "init_ones_", "init_identity_",
 
 
 def test_the_family_is_complete() -> None:
-    assert set(CALLS) == {name for name in utils.__all__ if name.startswith("init_")}
+    assert set(CALLS) == {name for name in utils.__all__ if name == getattr(utils, name).__name__ != "exists"}
 
 
 @pytest.mark.keeps_rng
@@ -83,7 +83,7 @@ def test_a_layer_function_is_recorded_with_the_values_that_it_writes(name: str, 
 
 def test_the_plan_names_function_and_line() -> None:
     def build() -> nn.Module:
-        return utils.init_normal_(nn.Linear(3, 3), 0.02)
+        return utils.init_normal_(nn.Linear(3, 3), std=0.02)
 
     plan = zeta.record(build)[1]
     line = inspect.getsourcelines(build)[1] + 1
@@ -124,7 +124,7 @@ def test_seed_and_generator_change_nothing_but_are_checked() -> None:
 @pytest.mark.keeps_rng
 def test_spectral_norm_gets_the_vectors_of_the_new_weight() -> None:
     def build() -> nn.Module:
-        return utils.init_normal_(parametrizations.spectral_norm(nn.Linear(8, 4)), 0.02)
+        return utils.init_normal_(parametrizations.spectral_norm(nn.Linear(8, 4)), std=0.02)
 
     model, plan = zeta.record(build)
     with pytest.warns(zeta.ZetaNotice, match="under spectral_norm"):

@@ -200,8 +200,8 @@ def test_weight_norm_after_zero_and_after_nan() -> None:
 def test_weight_norm_dtypes(dtype: torch.dtype) -> None:
     layer = weight_norm(nn.Linear(64, 32)).to(dtype)
     before = Look.of(layer)
-    expected = init_normal_(nn.Linear(64, 32).to(dtype), 0.02, seed=1).weight.detach()
-    weight = init_normal_(layer, 0.02, seed=1).weight.detach()
+    expected = init_normal_(nn.Linear(64, 32).to(dtype), std=0.02, seed=1).weight.detach()
+    weight = init_normal_(layer, std=0.02, seed=1).weight.detach()
     torch.testing.assert_close(weight, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
     assert not init_zero_(layer).weight.any()
     assert Look.of(layer) == before
@@ -254,9 +254,9 @@ def test_spectral_norm_stores_the_values_with_a_notice(scheme: str, factory: Cal
 @pytest.mark.filterwarnings("ignore::zeta.errors.ZetaNotice")
 def test_spectral_norm_has_the_singular_vectors_of_the_new_values() -> None:
     """With the old ones, the norm came out as 14.7 before any training step."""
-    layer = init_normal_(spectral_norm(nn.Linear(64, 64)), 0.02, seed=0).eval()
+    layer = init_normal_(spectral_norm(nn.Linear(64, 64)), std=0.02, seed=0).eval()
     assert float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) == pytest.approx(1, rel=0.02)
-    other = init_normal_(spectral_norm(nn.Linear(64, 64)), 0.02, seed=0)
+    other = init_normal_(spectral_norm(nn.Linear(64, 64)), std=0.02, seed=0)
     assert state(other) == state(layer), "the vectors depend on what was there"
     plan = zeta.plan(layer, zeta.Rules([zeta.Rule("*", zeta.initializers.Normal(0.02))]))
     zeta.apply_(layer, plan, seed=1)
@@ -272,7 +272,7 @@ def test_parametrizations_that_do_not_go_together_are_refused() -> None:
 def test_spectral_norm_cannot_be_zero() -> None:
     model = nn.Sequential(nn.Linear(3, 3), spectral_norm(nn.Linear(3, 3)))
     before = state(model)
-    for call in (init_zero_, lambda m: init_constant_(m, 0.0), lambda m: init_normal_(m, 0.0)):
+    for call in (init_zero_, lambda m: init_constant_(m, 0.0), lambda m: init_normal_(m, std=0.0)):
         with pytest.raises(TargetError, match=r"1\.weight is under spectral_norm.*Remove the parametrization"):
             call(model)
     assert state(model) == before

@@ -14,9 +14,17 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from zeta.errors import ZetaError
+from zeta.base.reading import shown
+from zeta.errors import LayerTypeError, ZetaError
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def check_module(value: object, expected: str = "a torch.nn.Module") -> None:
+    """Raise ``LayerTypeError`` if ``value`` is not a module; of a tensor, the message says which function fills it."""
+    if not isinstance(value, nn.Module):
+        hint = "; zeta.fill_(tensor, initializer) fills one tensor" if isinstance(value, Tensor) else ""
+        raise LayerTypeError(f"expected {expected}, got {shown(value)}{hint}")
 
 
 def named_modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -7,12 +7,14 @@ exceptions are ``OSError``, if a file cannot be read, and :class:`~zeta.errors.F
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import os
 import re
 import reprlib
 import stat
+import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +22,8 @@ from typing import Annotated, Any, BinaryIO, Final, TypeVar
 
 import msgspec
 
+from zeta.base.escaping import visible
+from zeta.base.text import shape_text
 from zeta.errors import FormatError
 
 T = TypeVar("T")
@@ -240,16 +244,51 @@ def _check_number(number: int) -> None:
 
 # -- what an error may show ------------------------------------------------------------------------------------------
 
-_SHORT: Final = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    """Tensors, arrays and modules by what they are, without their content, at any depth."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")  # not imported here: errors need no torch
+        if torch is not None and isinstance(x, torch.nn.Module):
+            return _a(x)
+        if torch is not None and isinstance(x, torch.Tensor):
+            lazy = torch.nn.parameter.is_lazy(x)
+            return _a(x) if lazy else f"{_a(x)} ({str(x.dtype).removeprefix('torch.')}, {shape_text(x.shape)})"
+        if numpy is not None and isinstance(x, numpy.ndarray):
+            return f"{_a(x)} ({x.dtype}, {shape_text(x.shape)})"
+        return super().repr1(x, level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        text = super().repr_instance(x, level)
+        return _a(x) if "tensor(" in text or "array(" in text else text  # something that holds one
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+_SHORT: Final = _Short()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 120, 200, 60
 
 
 def shown(value: object) -> str:
-    """``value`` for an error message: its ``repr``, shortened, less deep, and without control characters."""
+    """``value`` for an error message: its ``repr``, shortened, without control characters, without tensors' content."""
     try:
         return _SHORT.repr(value)
     except Exception:  # a failing __repr__ must not hide the error that is being reported
         return f"a {type(value).__name__}"
+
+
+def suggestion(word: object, known: Iterable[str], most: int = 60) -> str:
+    """The end of an error about an unknown name: the known one that is most like it, or ``most`` of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
+    if close:
+        return f"; did you mean {shown(close[0])}?"
+    more = ", ..." if len(known) > most else ""
+    return f"; expected one of {', '.join(map(visible, known[:most]))}{more}" if known else ""
 
 
 def repeated(names: Iterable[str]) -> list[str]:

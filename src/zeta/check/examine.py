@@ -20,9 +20,10 @@ from zeta import verbs
 from zeta._version import __version__
 from zeta.base import dtypes
 from zeta.base.distributed import any_fsdp, any_sharded
-from zeta.base.modules import copy_of, within_reach
+from zeta.base.modules import check_module, copy_of, within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
+from zeta.base.reading import shown
 from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
@@ -44,7 +45,7 @@ from zeta.check.watch.isolation import preserved
 from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
-from zeta.errors import LayerTypeError, SpecError, TargetError, listed
+from zeta.errors import SpecError, TargetError, listed
 from zeta.report.digests import Claim, layouts_of
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot, type_name, unwrap, walk
@@ -191,12 +192,11 @@ def _gradients() -> contextlib.AbstractContextManager[Any]:
 
 
 def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    check_module(model)
     if level not in _LEVELS:
-        raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {level!r}")
+        raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {shown(level)}")
     if plan is not None and not isinstance(plan, Plan):
-        raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {plan!r}")
+        raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {shown(plan)}")
     if active_fake_mode() is not None:
         raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
     return unwrap(model, gathering=True)
@@ -243,19 +243,23 @@ def _check_options(
     progress: CheckProgress | None,
 ) -> None:
     if loss is not None and not (callable(loss) and _takes_two(loss)):
-        raise SpecError(f"loss must be a function of two arguments, the model's output and the batch, got {loss!r}")
+        raise SpecError(
+            f"loss must be a function of two arguments, the model's output and the batch, got {shown(loss)}"
+        )
     if initialize is not None and not callable(initialize):
-        raise SpecError(f"initialize must be a function of the model, got {initialize!r}")
+        raise SpecError(f"initialize must be a function of the model, got {shown(initialize)}")
     if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
         raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {optimizer!r}"
+            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(optimizer)}"
         )
     if thresholds is not None and not isinstance(thresholds, Thresholds):
-        raise SpecError(f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {thresholds!r}")
+        raise SpecError(
+            f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {shown(thresholds)}"
+        )
     if progress is not None and not callable(progress):
-        raise SpecError(f"progress must be a function (what, seconds_done, seconds_total), got {progress!r}")
+        raise SpecError(f"progress must be a function (what, seconds_done, seconds_total), got {shown(progress)}")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise SpecError(f"seed must be a whole number, got {seed!r}")
+        raise SpecError(f"seed must be a whole number, got {shown(seed)}")
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -46,3 +46,19 @@ def values_of(
         axes=entry.axes,
         zero_row=entry.padding_idx,
     )
+
+
+def computed(
+    entry: Entry,
+    seed: int,
+    *,
+    region: Region | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """The values of an entry or of a region of it, as one contiguous tensor."""
+    region = Region.whole(entry.shape) if region is None else region
+    out = torch.empty(region.sizes, dtype=entry.dtype if dtype is None else dtype, device=device)
+    for index, tile in values_of(entry, seed, region=region, dtype=out.dtype, device=out.device):
+        out[index].copy_(tile)
+    return out

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zeta.base import dtypes
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.fans import Axes
 from zeta.initializers.base import Initializer
@@ -136,7 +137,7 @@ def _to_json(value: Any) -> Any:
             return {"step": value.step}
         case tuple():
             return [_to_json(item) for item in value]
-    raise SpecError(f"{value!r} has no form in JSON")
+    raise SpecError(f"{shown(value)} has no form in JSON")
 
 
 def step_from_json(data: Any) -> Step:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from zeta.base.reading import shown
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed
 from zeta.errors import SpecError
@@ -17,8 +18,9 @@ from zeta.report.measuring import Measured, measure_all
 from zeta.report.report import Report
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.write.apply import Progress, prepare, seed_of, write
+from zeta.write.apply import Progress, prepare, write
 from zeta.write.guards import note, recording_here
+from zeta.write.seeds import seed_of
 
 #: compares a claim with those of the other processes, and returns whether it did
 Meet = Callable[[Claim], bool]
@@ -27,7 +29,7 @@ Meet = Callable[[Claim], bool]
 def applied(fit: Fit, seed: int | None, progress: Progress | None, meet: Meet) -> Report:
     """Write the fit's entries and measure them. In a recording, the writes are recorded and nothing is measured."""
     if progress is not None and not callable(progress):
-        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {progress!r}")
+        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {shown(progress)}")
     begin = time.perf_counter()
     kept = [entry for entry in fit.plan if entry.kept] + [*fit.left]
     if (recorder := recording_here()) is not None:

@@ -16,6 +16,7 @@ from torch import nn
 from zeta.base import dtypes
 from zeta.base.distributed import any_sharded
 from zeta.base.escaping import visible
+from zeta.base.reading import shown
 from zeta.compute import programs
 from zeta.compute.stream import kernels
 from zeta.errors import PlanError, SpecError, TargetError
@@ -66,7 +67,7 @@ class ShardPlan:
         for share in self.shares:
             if name == share.entry.name or name in share.entry.ties:
                 return share
-        raise KeyError(f"the plan has no parameter or buffer named {name!r}")
+        raise KeyError(f"the plan has no parameter or buffer named {shown(name)}")
 
     @property
     def cost(self) -> Cost:
@@ -103,12 +104,14 @@ def shard_plan(plan: Plan, mesh_shape: Sequence[int], placements: Placing, rank:
     Region(shape=(8192, 4096), offsets=(64, 512), sizes=(64, 512))
     """
     if not isinstance(plan, Plan):
-        raise SpecError(f"expected a Plan, got {plan!r}")
+        raise SpecError(f"expected a Plan, got {shown(plan)}")
     if not isinstance(mesh_shape, Sequence) or not all(isinstance(size, int) and size > 0 for size in mesh_shape):
-        raise SpecError(f"mesh_shape must be whole numbers of at least 1, such as (128, 8), got {mesh_shape!r}")
+        raise SpecError(f"mesh_shape must be whole numbers of at least 1, such as (128, 8), got {shown(mesh_shape)}")
     mesh_shape = tuple(mesh_shape)
     if not isinstance(rank, int) or not 0 <= rank < math.prod(mesh_shape):
-        raise SpecError(f"rank must be from 0 to {math.prod(mesh_shape) - 1} on a mesh of {mesh_shape}, got {rank!r}")
+        raise SpecError(
+            f"rank must be from 0 to {math.prod(mesh_shape) - 1} on a mesh of {mesh_shape}, got {shown(rank)}"
+        )
     strides = [math.prod(mesh_shape[dim + 1 :]) for dim in range(len(mesh_shape))]
     coordinate = tuple(rank // stride % size for stride, size in zip(strides, mesh_shape, strict=True))
     shares = []
@@ -132,7 +135,7 @@ def _placements(placing: Placing, entry: Entry) -> Placements:
             raise PlanError(f"{visible(entry.name)}: no placement is given; '*' as the last pattern matches the rest")
     if not isinstance(found, Sequence) or isinstance(found, str):
         raise SpecError(
-            f"placements must be one for each mesh dimension, such as (Shard(0), Replicate()), got {found!r}"
+            f"placements must be one for each mesh dimension, such as (Shard(0), Replicate()), got {shown(found)}"
         )
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from zeta.base import dtypes
 from zeta.base.escaping import visible
+from zeta.base.reading import shown
 from zeta.base.text import fold, number_text, shape_text, table
 from zeta.errors import SpecError
 from zeta.initializers import Constant, Keep, Normal, Program
@@ -168,7 +169,7 @@ def diff(a: Plan, b: Plan, *, names: tuple[str, str] = ("A", "B")) -> Difference
     """
     for each in (a, b):
         if not isinstance(each, Plan):
-            raise SpecError(f"expected a Plan, of zeta.record, zeta.plan or Plan.from_json, got {each!r}")
+            raise SpecError(f"expected a Plan, of zeta.record, zeta.plan or Plan.from_json, got {shown(each)}")
     sides = [{name: entry for entry in each for name in (entry.name, *entry.ties)} for each in (a, b)]
     shared = sides[0].keys() & sides[1].keys()
     # the other names of shared tensors, only where one plan lacks them

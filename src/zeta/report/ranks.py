@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from zeta.base.reading import shown
 from zeta.errors import RankError, SpecError, listed
 from zeta.report.digests import Claim, Conflict, conflicts
 
@@ -41,7 +42,7 @@ def groups_of(asked: Asked, argument: str) -> list[Any]:
     if asked is not True and not isinstance(asked, distributed.ProcessGroup):
         raise SpecError(
             f"{argument} must be True for all processes, or the process group of some, such as mesh.get_group(), which "
-            f"this process is in; got {asked!r}"
+            f"this process is in; got {shown(asked)}"
         )
     return [distributed.group.WORLD if asked is True else asked]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zeta.base.escaping import visible
+from zeta.base.reading import shown
 from zeta.base.text import bytes_text, fold, number_text, range_text, table
 from zeta.compute.stream.random import STREAM_VERSION
 from zeta.report.digests import Claim, Digest
@@ -48,7 +49,7 @@ class Report:
         for item in self.measured:
             if item.name == name:
                 return item
-        raise KeyError(f"the report has no parameter named {name!r}")
+        raise KeyError(f"the report has no parameter named {shown(name)}")
 
     @property
     def digest(self) -> Digest:

@@ -59,7 +59,7 @@ def casting_of(model: nn.Module, slots: Iterable[Slot], dtype: torch.dtype, *, b
     ``_keep_in_fp32_modules_strict`` for bf16 too. Names are matched as in its ``from_pretrained``.
     """
     if dtype not in dtypes.REAL:
-        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {dtype!r}")
+        raise SpecError(f"dtype must be a floating-point dtype such as torch.bfloat16, got {shown(dtype)}")
     return Casting(
         dtype=dtype,
         buffers=buffers,

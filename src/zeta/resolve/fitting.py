@@ -11,9 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 from torch import nn
 
+from zeta.base.modules import check_module
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
-from zeta.errors import LayerTypeError, PlanError, SpecError, listed
+from zeta.errors import PlanError, SpecError, listed
 from zeta.initializers import Initializer, Keep, Program
 from zeta.initializers.reach import check_law
 from zeta.resolve.casting import Casting, casting_of
@@ -54,6 +55,29 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
         rest = tuple(entry for entry in self.entries if entry.name not in left)
         return replace(self, entries=rest, left=stay) if stay else self
 
+    def within(self, name: str) -> Fit:
+        """The fit by the names of the whole model, of which this one is the part ``name``."""
+        naming = Naming(prefix=name)
+
+        def moved(plan: Plan) -> Plan:
+            return Plan(
+                tuple(
+                    dataclasses.replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties)))
+                    for entry in plan
+                )
+            )
+
+        plan = moved(self.plan)
+        names = {naming(entry.name) for entry in self.entries}
+        return replace(
+            self,
+            asked=plan if self.asked is self.plan else moved(self.asked),
+            plan=plan,
+            slots={naming(each): replace(slot, name=naming(each)) for each, slot in self.slots.items()},
+            entries=tuple(entry for entry in plan if entry.name in names),
+            selection=None if self.selection is None else tuple(map(naming, self.selection)),
+        )
+
     def cast(self, dtype: torch.dtype, *, buffers: bool) -> tuple[Fit, Casting]:
         """The fit with the plan of the model after ``dtype=``, and what that casts."""
         casting = casting_of(self.model, self.slots.values(), dtype, buffers=buffers)
@@ -72,10 +96,11 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
         SpecError: ``plan`` is not a plan.
         PlanError: names, shapes or ties of plan and model differ, or ``only`` selects nothing.
     """
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    check_module(model)
     if not isinstance(plan, Plan):
-        raise SpecError(f"expected a Plan from zeta.plan(model, ...), got {plan!r}; zeta.init_ plans and writes in one")
+        raise SpecError(
+            f"expected a Plan from zeta.plan(model, ...), got {shown(plan)}; zeta.init_ plans and writes in one"
+        )
     selected = _selected(plan, only)
     slots = {slot.name: slot for slot in walk(model)}
     here = plan

@@ -12,9 +12,11 @@ from msgspec.structs import replace
 from torch import nn
 
 from zeta import recipes
+from zeta.base.modules import check_module
 from zeta.base.process.garbage import uncollected
+from zeta.base.reading import shown
 from zeta.base.text import shape_text
-from zeta.errors import FanError, LayerTypeError, PlanError, SpecError, ZetaError, listed
+from zeta.errors import FanError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Initializer, Keep, Ones, Site, Zeros
 from zeta.resolve.fitting import Fit, Only, check_dtype, chosen_by, fit_of_own
@@ -53,12 +55,11 @@ def planned(
     model: nn.Module, how: How, *, only: Only | None = None, check: Callable[[Sequence[Slot]], None] | None = None
 ) -> Fit:
     """The fit of a model and the plan that is made for it; ``check`` looks at its tensors first."""
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    check_module(model)
     inner = unwrap(model)
     rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
-        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {how!r}")
+        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {shown(how)}")
     slots = walk(inner)
     if check is not None:
         check(slots)
@@ -226,6 +227,22 @@ class _Resolver:
         ]
         if problems:
             raise PlanError("\n".join(problems))
+
+
+def entry_of(slot: Slot, initializer: Initializer, axes: Axes | None) -> Entry:
+    """The entry of a tensor that no module holds. ``FanError`` if the initializer needs axes and these are unknown."""
+    if axes is not None:
+        axes = axes.resolved(slot.shape)
+    elif initializer.needs_axes:
+        axes = axes_of(None, "", torch.Size(slot.shape))
+    else:
+        axes = known_axes(None, "", torch.Size(slot.shape))
+    solved = initializer.solve(Site(shape=slot.shape, axes=axes))
+    dtype = slot.tensor.dtype
+    check_dtype(solved, dtype)
+    return Entry(
+        name=slot.name, shape=slot.shape, dtype=dtype, kind=slot.kind, rule="fill_", initializer=solved, axes=axes
+    )
 
 
 def unruled(group: list[Slot]) -> Entry:

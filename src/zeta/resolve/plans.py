@@ -165,7 +165,7 @@ class Plan:
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._named:
-            raise KeyError(f"the plan has no parameter or buffer named {name!r}")
+            raise KeyError(f"the plan has no parameter or buffer named {shown(name)}")
         return self._named[name]
 
     @functools.cached_property

@@ -224,6 +224,16 @@ def _is_quantized(layer: Any) -> bool:
     return bool(layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")))
 
 
+_NO_MODULE: Final = nn.Module()
+
+
+def slot_of(tensor: Tensor, name: str) -> Slot:
+    """A tensor that no module holds, by the name that it shall have."""
+    _refuse_unknown_storage(tensor, "", "the tensor")
+    shape = () if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
+    return Slot(name=name, local_name=name, module=_NO_MODULE, tensor=tensor, shape=shape, kind=Kind.OTHER)
+
+
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by its canonical name, each once, the model itself as ``""``; wrappers do not show.
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from zeta.base.reading import shown
 from zeta.errors import PlanError, SpecError, listed
 
 #: from a name in the part to that in the whole model: a function, or a dictionary of names of parameters or modules
@@ -25,13 +26,15 @@ class Naming:
 
     def __post_init__(self) -> None:
         if not isinstance(self.prefix, str):
-            raise SpecError(f"prefix must be a text, such as 'model.layers.3', got {self.prefix!r}")
+            raise SpecError(f"prefix must be a text, such as 'model.layers.3', got {shown(self.prefix)}")
         if not (self.name_map is None or callable(self.name_map) or isinstance(self.name_map, Mapping)):
-            raise SpecError(f"name_map must be a function from name to name or a dictionary, got {self.name_map!r}")
+            raise SpecError(
+                f"name_map must be a function from name to name or a dictionary, got {shown(self.name_map)}"
+            )
         if isinstance(self.name_map, Mapping):
             for pair in self.name_map.items():
                 if not all(isinstance(name, str) for name in pair):
-                    raise SpecError(f"name_map must go from name to name, got {pair[0]!r}: {pair[1]!r}")
+                    raise SpecError(f"name_map must go from name to name, got {shown(pair[0])}: {shown(pair[1])}")
 
     def __call__(self, name: str) -> str:
         """The name in the whole model."""
@@ -41,7 +44,7 @@ class Naming:
         elif self.name_map is not None:
             mapped = self.name_map(name)
             if not isinstance(mapped, str):
-                raise SpecError(f"name_map must return the whole model's name of {name!r}, got {mapped!r}")
+                raise SpecError(f"name_map must return the whole model's name of {name!r}, got {shown(mapped)}")
             name = mapped
         return f"{self.prefix}{'' if not self.prefix or self.prefix.endswith('.') else '.'}{name}"
 

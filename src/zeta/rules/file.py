@@ -10,7 +10,6 @@ A Python file defines ``rules``: ``Rules([...])``, or a function of the model th
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from typing import Any, Final
 from torch import nn
 
 from zeta import initializers
-from zeta.base.reading import LARGEST_RULES, is_file, parse_json, parse_toml, read_bytes, shown
+from zeta.base.reading import LARGEST_RULES, is_file, parse_json, parse_toml, read_bytes, shown, suggestion
 from zeta.errors import FormatError, SpecError, UsageError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
@@ -91,7 +90,7 @@ def _from_python(path: Path, model: nn.Module | None) -> Rules:
         )
     if not isinstance(rules, Rules):
         raise UsageError(
-            f"rule file {path} must define rules = Rules([...]), or a function rules(model), got {rules!r}"
+            f"rule file {path} must define rules = Rules([...]), or a function rules(model), got {shown(rules)}"
         )
     return rules
 
@@ -101,7 +100,7 @@ def _rule(item: Any, place: str) -> Rule:
         raise UsageError(f"{place}: expected a table, got {shown(item)}")
     for key in item:
         if key not in _CONDITIONS and key not in _OTHERS:
-            raise UsageError(f"{place}: unknown key {shown(key)}{_suggestion(key, [*_CONDITIONS, *_OTHERS])}")
+            raise UsageError(f"{place}: unknown key {shown(key)}{suggestion(key, [*_CONDITIONS, *_OTHERS])}")
     conditions = [key for key in item if key in _CONDITIONS]
     if not conditions or "initializer" not in item:
         raise UsageError(f"{place}: needs an initializer and at least one of {', '.join(_CONDITIONS)}")
@@ -151,10 +150,5 @@ def _initializer(data: Any) -> Initializer:
         return scheme
     if name not in Initializer.registry:
         known = [*Initializer.registry, *_CLASSICAL]
-        raise SpecError(f"unknown initializer {shown(name)}{_suggestion(str(name), known)}")
+        raise SpecError(f"unknown initializer {shown(name)}{suggestion(str(name), known)}")
     return Initializer.from_json(spec)
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(known)}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zeta.base.reading import shown
 from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
@@ -41,10 +42,10 @@ class Rule:
         ):
             raise SpecError(
                 f"rule {self.label!r}: expected an initializer such as Normal(0.02), Keep(), or a function of the "
-                f"match, got {self.initializer!r}"
+                f"match, got {shown(self.initializer)}"
             )
         if self.axes is not None and not isinstance(self.axes, Axes):
-            raise SpecError(f"rule {self.label!r}: axes must be Axes(...), got {self.axes!r}")
+            raise SpecError(f"rule {self.label!r}: axes must be Axes(...), got {shown(self.axes)}")
 
     @property
     def label(self) -> str:
@@ -79,7 +80,7 @@ class Rule:
                 f"rule {self.label!r}: its function fails for {match.name}: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(result, Initializer):
-            raise SpecError(f"rule {self.label!r} must return an initializer for {match.name}, got {result!r}")
+            raise SpecError(f"rule {self.label!r} must return an initializer for {match.name}, got {shown(result)}")
         return result
 
 
@@ -90,7 +91,7 @@ class Rules(Sequence[Rule]):
         self._rules = tuple(rules)
         for position, rule in enumerate(self._rules):
             if not isinstance(rule, Rule):
-                raise SpecError(f"Rules: item {position} must be a Rule, got {rule!r}")
+                raise SpecError(f"Rules: item {position} must be a Rule, got {shown(rule)}")
         if not self._rules:
             raise SpecError("Rules: at least one rule is needed")
 

@@ -60,10 +60,10 @@ def where(condition: Condition) -> Where:
     if isinstance(condition, type):
         return module(condition)
     if callable(condition):
-        return Where(getattr(condition, "__name__", repr(condition)), condition)
+        return Where(getattr(condition, "__name__", shown(condition)), condition)
     raise SpecError(
         "a rule's condition is a name glob, a compiled regular expression, a module class, a Kind or a predicate, "
-        f"got {condition!r}"
+        f"got {shown(condition)}"
     )
 
 

@@ -8,17 +8,17 @@ from typing import Final
 
 import torch
 from msgspec import Struct
-from torch import Tensor, nn
+from torch import Tensor
 
-from zeta.base.distributed import any_sharded, gathered, is_sharded, local
-from zeta.base.modules import modules_of, tensors_of
+from zeta.base.distributed import gathered, is_sharded, local
+from zeta.base.modules import tensors_of
 from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
 from zeta.base.process.garbage import uncollected
 from zeta.compute.sampling import Request, fill_, pieces
-from zeta.compute.stream.random import draw_seed, parameter_key
-from zeta.compute.values import values_of
-from zeta.errors import SpecError, TargetError, ZetaError, listed
+from zeta.compute.stream.random import parameter_key
+from zeta.compute.values import computed, values_of
+from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.planning import UNRULED
@@ -82,7 +82,7 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
             if not checked:
                 check_target(entry, slot)
             if not entry.kept:
-                jobs.append(_job(entry, slot, seed, given))
+                jobs.append(job_of(entry, slot, seed, given))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
@@ -126,21 +126,6 @@ def _crossed(parametrized: list[Slot], jobs: list[Job]) -> list[str]:
                     "a value"
                 )
     return problems
-
-
-def seed_of(model: nn.Module, generator: torch.Generator | None = None) -> int:
-    """Draw a seed for a model, from torch's global generator by default.
-
-    Raises ``SpecError`` for a model of several processes, which draw independently of each other.
-    """
-    if generator is None and isinstance(model, nn.Module):
-        several = any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules_of(model))
-        if several or any_sharded(model):
-            raise SpecError(
-                "no seed was given, and each process of a sharded or data-parallel model may draw another from its "
-                "global generator; give all of them the same number, as in seed=0"
-            )
-    return draw_seed(generator)
 
 
 def check_parameters(slots: Iterable[Slot]) -> None:
@@ -192,16 +177,17 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     torch.autograd.graph.increment_version(changed)
 
 
-def _job(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry]) -> Job:
-    """What is to be written, where ``given`` are the entries of plain tensors, by the tensor's ``id``."""
+def job_of(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | None = None) -> Job:
+    """What is to be written to a checked target, where ``given`` are the entries of plain tensors, by their ``id``."""
     if slot.parametrization is None:
         return Job(entry=entry, slot=slot, held=held(slot.tensor))
     value = _whole(entry, seed, slot.tensor)
     # the plan may also give values to what a parametrization stores itself, such as a scale or singular vectors
+    known = given or {}
     planned = {
-        id(tensor): _whole(given[id(tensor)], seed, tensor)
+        id(tensor): _whole(known[id(tensor)], seed, tensor)
         for tensor in tensors_of(slot.parametrization)
-        if id(tensor) in given
+        if id(tensor) in known
     }
     key = parameter_key(seed, entry.name)
     with _writable([slot.tensor]):
@@ -211,10 +197,7 @@ def _job(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry]) -> Job
 
 def _whole(entry: Entry, seed: int, like: Tensor) -> Tensor:
     """All values of an entry, in the dtype and on the device of a tensor."""
-    value = torch.empty(entry.shape, dtype=like.dtype, device=like.device)
-    for index, tile in values_of(entry, seed, dtype=value.dtype, device=value.device):
-        value[index].copy_(tile)
-    return value
+    return computed(entry, seed, dtype=like.dtype, device=like.device)
 
 
 def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -94,6 +94,13 @@ def note(recorder: Draws, fit: Fit) -> None:
                 restart_power_iteration(first, originals(slot.parametrization)[0])
 
 
+def note_entry(recorder: Draws, entry: Entry, slot: Slot) -> None:
+    """Record that a tensor that no module holds gets an entry's values. ``TargetError`` if it cannot be written."""
+    with torch._C.DisableTorchFunction():
+        _check(entry, slot)
+    _fill(recorder, entry, slot.tensor)
+
+
 def _check(entry: Entry, slot: Slot) -> None:
     if not slot.tensor.is_meta:
         raise TargetError("is real, from before the recording; make it inside the constructor")

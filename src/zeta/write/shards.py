@@ -17,6 +17,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from zeta.base.distributed import is_sharded, local
+from zeta.base.reading import shown
 from zeta.compute.stream.regions import Region
 from zeta.errors import SpecError, TargetError
 
@@ -135,7 +136,7 @@ def _cut(placement: Any, mesh_dim: int, ndim: int) -> _Cut:
         return None
     if not isinstance(placement, Placement):
         raise SpecError(
-            f"expected a placement of torch.distributed.tensor along mesh dimension {mesh_dim}, got {placement!r}"
+            f"expected a placement of torch.distributed.tensor along mesh dimension {mesh_dim}, got {shown(placement)}"
         )
     if not isinstance(placement, Shard | _StridedShard):
         raise TargetError(

@@ -107,6 +107,19 @@ def check_memory(slot: Slot) -> None:
         )
 
 
+def check_stored(tensor: Tensor) -> None:
+    """Raise ``TargetError`` if autograd has computed the tensor: nothing would use the new values but what holds it.
+
+    The weight of a parametrized layer is one. Views of what is stored are not.
+    """
+    base = tensor._base if tensor._is_view() else tensor
+    if base is not None and base.grad_fn is not None:
+        raise TargetError(
+            f"is computed ({type(base.grad_fn).__name__}), as a parametrized weight is; initialize the layer that "
+            "computes it with zeta.utils or zeta.init_, or fill what it is computed from"
+        )
+
+
 def check_writable(slot: Slot) -> None:
     """Raise ``TargetError`` if the tensor's memory is not that of a floating-point weight or of parts of one."""
     tensor = local(slot.tensor)

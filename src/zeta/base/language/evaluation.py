@@ -21,6 +21,7 @@ from zeta.base.language.operations import (
     is_number,
 )
 from zeta.base.language.state import fixed_state, one_thread
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 
 _META: Final = torch.device("meta")
@@ -101,7 +102,7 @@ def _check_attributes(operation: Operation, attributes: Attributes) -> None:
         raise SpecError(f"{operation.name} takes the attributes {sorted(known) or 'none'}, got {sorted(given)}")
     for key, value in attributes:
         if not ATTRIBUTE_KINDS[known[key]](value):
-            raise SpecError(f"{operation.name}: {key} must be of the kind {known[key]!r}, got {value!r}")
+            raise SpecError(f"{operation.name}: {key} must be of the kind {known[key]!r}, got {shown(value)}")
 
 
 def _check_operands(operation: Operation, operands: Sequence[Operand | Type]) -> None:
@@ -112,7 +113,7 @@ def _check_operands(operation: Operation, operands: Sequence[Operand | Type]) ->
     allowed = all(is_number(operand) or (operand is None and operation.name == "clamp") for operand in others)
     if not fits or not allowed or (others and not operation.numbers) or not (tensors or operation.creates):
         raise SpecError(
-            f"{operation.name} takes the operands {', '.join(operation.operands) or 'none'}, got {operands!r}"
+            f"{operation.name} takes the operands {', '.join(operation.operands) or 'none'}, got {shown(operands)}"
         )
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Final
 
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.report.measuring import STANDARD_ERRORS
 
@@ -105,14 +106,14 @@ class Thresholds:
         for item in fields(self):
             value, least = getattr(self, item.name), _LEAST.get(item.name, 0)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise SpecError(f"Thresholds: {item.name} must be a number of at least {least}, got {value!r}")
+                raise SpecError(f"Thresholds: {item.name} must be a number of at least {least}, got {shown(value)}")
             if value < least or (value == 0 and item.name in _DIVISORS):
                 above = "above 0" if item.name in _DIVISORS else f"of at least {least}"
-                raise SpecError(f"Thresholds: {item.name} must be a number {above}, got {value!r}")
+                raise SpecError(f"Thresholds: {item.name} must be a number {above}, got {shown(value)}")
             if isinstance(item.default, int) and not isinstance(value, int):
-                raise SpecError(f"Thresholds: {item.name} must be a whole number, got {value!r}")
+                raise SpecError(f"Thresholds: {item.name} must be a whole number, got {shown(value)}")
             if item.name in _FRACTIONS and value > 1:
-                raise SpecError(f"Thresholds: {item.name} is a fraction and must be at most 1, got {value!r}")
+                raise SpecError(f"Thresholds: {item.name} is a fraction and must be at most 1, got {shown(value)}")
 
 
 # a slope needs two layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from zeta.base.reading import shown
 from zeta.check.facts.catalogue import GROUPS, RULES
 from zeta.check.facts.places import SEVERITIES
 from zeta.check.facts.results import Finding
@@ -26,7 +27,7 @@ class Suppression:
         if isinstance(patterns, str):
             raise SpecError(f"suppress must be a list of rule ids, got the text {patterns!r}; write [{patterns!r}]")
         if not isinstance(patterns, Sequence):
-            raise SpecError(f"suppress must be a list of rule ids, got {patterns!r}")
+            raise SpecError(f"suppress must be a list of rule ids, got {shown(patterns)}")
         self._patterns = [_parsed(pattern) for pattern in patterns]
 
     def split(self, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
@@ -45,7 +46,7 @@ class Suppression:
 
 def _parsed(pattern: str) -> tuple[str, str | None]:
     if not isinstance(pattern, str):
-        raise SpecError(f"suppress takes texts such as 'Z301' or 'Z402:blocks.*', got {pattern!r}")
+        raise SpecError(f"suppress takes texts such as 'Z301' or 'Z402:blocks.*', got {shown(pattern)}")
     prefix, colon, glob = pattern.partition(":")
     if prefix not in RULES and prefix not in GROUPS:
         raise SpecError(

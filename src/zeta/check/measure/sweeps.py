@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from zeta.base.generators import apart
 from zeta.base.modules import named_parameters_of, parameters_of
+from zeta.base.reading import shown
 from zeta.check.facts.results import Point
 from zeta.check.watch.batches import call_of
 from zeta.check.watch.isolation import preserved
@@ -44,9 +45,9 @@ class Sweeps:
             sizes, factory = getattr(self, f"{name}s"), getattr(self, name)
             whole = all(isinstance(size, int) and size > 0 for size in sizes)
             if not whole or len(sizes) < 2 or sorted(set(sizes)) != list(sizes):
-                raise SpecError(f"{name}s must be at least two growing whole numbers, got {sizes!r}")
+                raise SpecError(f"{name}s must be at least two growing whole numbers, got {shown(sizes)}")
             if factory is not None and not callable(factory):
-                raise SpecError(f"{name} must be a function from a {name} to a model, got {factory!r}")
+                raise SpecError(f"{name} must be a function from a {name} to a model, got {shown(factory)}")
 
     def points(self, batch: Any, loss: LossFunction | None, optimizer: Optimizing | None) -> list[Point]:
         """Build the models and measure."""
@@ -105,7 +106,7 @@ def _built(name: str, factory: Factory, size: int) -> nn.Module:
     with apart(size):
         model = factory(size)
     if not isinstance(model, nn.Module):
-        raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {model!r}")
+        raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {shown(model)}")
     on_meta = [name for name, tensor in named_parameters_of(model) if tensor.is_meta]
     if on_meta:
         raise SpecError(f"{name}({size}) must return a model with memory, but {on_meta[0]} is on meta")

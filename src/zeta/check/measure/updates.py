@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from zeta.base.reading import shown
 from zeta.check.facts.evidence import TensorFacts, Update
 from zeta.errors import SpecError
 
@@ -37,7 +38,7 @@ def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> di
         twin = optimizer(list(copies.values())) if callable(optimizer) else optimizer
     if not isinstance(twin, Optimizer):
         raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {optimizer!r}"
+            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(optimizer)}"
         )
     closure = inspect.signature(twin.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeta.base.distributed import is_sharded
+from zeta.base.reading import shown
 from zeta.check.watch.batches import TARGETS, Call, tensors_in
 from zeta.errors import SpecError
 
@@ -55,8 +56,7 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     if loss is not None:
         value = loss(*_arguments(loss, output, call))
         if not isinstance(value, Tensor) or value.numel() != 1:
-            shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown}")
+            raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown(value)}")
         return Objective(value=_whole(value).reshape(()))
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from zeta.base.gaussian import DECIMALS, upper_tail
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 
 STREAM_VERSION: Final = 1
@@ -43,14 +44,14 @@ def check_seed(seed: int) -> int:
     except TypeError:
         number = -1
     if not 0 <= number < 2**64:
-        raise SpecError(f"seed must be an integer from 0 to 2^64 - 1, got {seed!r}")
+        raise SpecError(f"seed must be an integer from 0 to 2^64 - 1, got {shown(seed)}")
     return number
 
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a 64-bit seed from ``generator``; by default from torch's global one, which ``torch.manual_seed`` seeds."""
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise SpecError(f"generator must be a torch.Generator, got {generator!r}")
+        raise SpecError(f"generator must be a torch.Generator, got {shown(generator)}")
     device = generator.device if generator is not None else "cpu"
     low, high = torch.randint(2**32, (2,), generator=generator, dtype=torch.int64, device=device).tolist()
     return int(low) | int(high) << 32

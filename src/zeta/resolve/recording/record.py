@@ -15,6 +15,7 @@ from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
 from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import alone_with, plain
+from zeta.base.reading import shown
 from zeta.base.tensors import swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
 from zeta.resolve import planning
@@ -62,7 +63,7 @@ def record(
         with within_reach("the constructor", RecordingError):
             model = factory(*args, **kwargs)
         if not isinstance(model, nn.Module):
-            raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {model!r}")
+            raise LayerTypeError(f"expected a factory that returns a torch.nn.Module, got {shown(model)}")
         effective = _effective(model, recorder)
     with plain():
         plan = _plan(model, recorder, effective, fallback)
@@ -98,7 +99,7 @@ def plan_recorded(
 
 def _recorder(fallback: Fallback | None) -> Recorder:
     if fallback is not None and fallback != "real" and not isinstance(fallback, Rules):
-        raise SpecError(f'fallback must be Rules([...]) or "real", got {fallback!r}')
+        raise SpecError(f'fallback must be Rules([...]) or "real", got {shown(fallback)}')
     return Recorder(freeze=fallback == "real")
 
 

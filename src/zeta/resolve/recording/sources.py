@@ -42,7 +42,7 @@ _THROUGH: Final = (
 )
 
 # modules whose public functions are reported as ``called``
-_NAMED: Final = ("torch.nn.init", "zeta.utils", "zeta.verbs")
+_NAMED: Final = ("torch.nn.init", "zeta.tensors", "zeta.utils", "zeta.verbs")
 
 
 def source_here(called: str | None = None) -> Source | None:

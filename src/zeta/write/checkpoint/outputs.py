@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
+from zeta.base.reading import shown
 from zeta.errors import SpecError, UsageError
 from zeta.write.checkpoint.open_folder import Directory, kind_of
 
@@ -27,7 +28,9 @@ def output_path(path: str | PathLike[str], what: str = "path") -> Path:
     except TypeError:
         text = None
     if not isinstance(text, str):
-        raise SpecError(f"{what} must be a text or a pathlib.Path, got {path!r}; os.fsdecode makes a text of bytes")
+        raise SpecError(
+            f"{what} must be a text or a pathlib.Path, got {shown(path)}; os.fsdecode makes a text of bytes"
+        )
     if "\0" in text:
         raise SpecError(f"{what} {text!r} has a NUL character, expected a name without")
     for name in Path(text).parts:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from zeta.base import dtypes
-from zeta.base.modules import named_modules_of
+from zeta.base.modules import check_module, named_modules_of
 from zeta.base.tensors import has_address
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
 from zeta.compute.values import values_of
-from zeta.errors import LayerTypeError, TargetError, ZetaError, ZetaNotice, listed
+from zeta.errors import TargetError, ZetaError, ZetaNotice, listed
 from zeta.resolve.fitting import check_dtype, tie_problems
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
@@ -73,8 +73,7 @@ def save_files(
     and their number is returned. After all checks, ``watch`` makes a
     watcher for each entry that is drawn and saved.
     """
-    if not isinstance(model, nn.Module):
-        raise LayerTypeError(f"expected a torch.nn.Module, got {model!r}")
+    check_module(model)
     files = request.layout
     slots = _check(model, request.plan)
     _warn_of_extra_state(model)

@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 
 from zeta.base.language.layouts import Box, strides_of
 from zeta.base.language.operations import ATTRIBUTE_KINDS, OPERATIONS, Operation, is_inexact
+from zeta.base.reading import shown
 from zeta.errors import RecordingError
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing.graph import Node, cast, cut, expand, full, make, permute, reshape, viewed
@@ -79,8 +80,8 @@ def _same(
     for key, value in attributes.items():
         kind = operation.attributes.get(key)
         if kind is None or not ATTRIBUTE_KINDS[kind](value):
-            shown = "a tensor" if isinstance(value, Node) else repr(value)
-            raise RecordingError(f"{operation.name} was given {shown} for {key}, which a plan cannot hold ({source})")
+            got = "a tensor" if isinstance(value, Node) else shown(value)
+            raise RecordingError(f"{operation.name} was given {got} for {key}, which a plan cannot hold ({source})")
     if operation.elementwise:
         operands = _inexact(operation, operands, dtype)
     return Node(
