@@ -24,6 +24,7 @@ PAGES = {
     "README.md": 4,
     "docs/README.md": 0,
     "docs/rules.md": 4,
+    "docs/coming-from-torch-init.md": 1,
     "docs/recording.md": 3,
     "docs/checkpoints.md": 2,
 }

@@ -129,7 +129,7 @@ def check(
     '0.weight'
     """
     begin = time.perf_counter()
-    limits = thresholds or Thresholds()
+    limits = Thresholds() if thresholds is None else thresholds
     check_no_recording("check")
     check_threads()
     with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
