@@ -43,7 +43,7 @@ class TargetError(ZetaError, ValueError):
 
 
 class LayerTypeError(ZetaError, TypeError):
-    """Something that is not a ``torch.nn.Module`` was passed where one is needed."""
+    """Something else was passed where a ``torch.nn.Module``, or a tensor, is needed."""
 
 
 class ForkError(ZetaError, RuntimeError):

@@ -53,13 +53,11 @@ def note_repeated(module: nn.Module, seed: int, entries: Iterable[Entry]) -> Non
     if not tensors:
         return
     last, again = _LAST.drawn, ""
-    if last is not None and last.seed == seed and last.module() not in (None, module):
+    other = None if last is None or last.seed != seed else last.module()
+    if last is not None and other is not None and other is not module:
         again = next((f"{name} {shape_text(shape)}" for name, shape in sorted(tensors & last.tensors)), "")
-    _LAST.drawn = _Drawn(
-        module=weakref.ref(module), seed=seed, tensors=tensors, told=bool(again) and last is not None and last.told
-    )
+    _LAST.drawn = _Drawn(module=weakref.ref(module), seed=seed, tensors=tensors, told=bool(again))
     if again and last is not None and not last.told:
-        _LAST.drawn = _Drawn(module=weakref.ref(module), seed=seed, tensors=tensors, told=True)
         warnings.warn(
             f"seed {seed} gave two layers in a row the same values of {again}: the name is the same too. Pass "
             "name=, the layer's name in its model (name='' if the same values are wanted), or call the function once "
