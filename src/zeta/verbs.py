@@ -34,7 +34,7 @@ from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.record import Fallback, plan_recorded
 from zeta.resolve.submodels import NameMap, naming
 from zeta.write.apply import Progress
-from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path
+from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path, settings_of
 from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import on_values, on_values_or_recorded
 from zeta.write.materialize import allocated, on_meta
@@ -236,7 +236,7 @@ def save(
     dtype: torch.dtype | None = None,
     cast_buffers: bool = False,
     max_shard_size: int | str = MAX_SHARD_SIZE,
-    drop_ties: bool = False,
+    drop_ties: bool | None = None,
     force: bool = False,
     model_name: str | None = None,
     progress: Progress | None = None,
@@ -246,9 +246,10 @@ def save(
     The files are ``path/model.safetensors``; or, if that would be larger than ``max_shard_size``, several files such as
     ``model-00001-of-00003.safetensors`` with ``model.safetensors.index.json``, named and filled as by transformers'
     ``save_pretrained``. ``path/zeta.json`` has the seed, the stream's version and the plan, so that ``verify(path)``
-    can check every value later. Either all files appear, complete, or none. The temporary memory is a tile of 2 MiB
-    (16 MiB if torch computes it) for each of torch's threads and one or two more; and one whole parameter if its
-    initializer needs whole matrices.
+    can check every value later. For a transformers model there are also ``config.json`` and, if it generates text,
+    ``generation_config.json``, so that its ``from_pretrained(path)`` loads it. Either all files appear, complete, or
+    none. The temporary memory is a tile of 2 MiB (16 MiB if torch computes it) for each of torch's threads and one or
+    two more; and one whole parameter if its initializer needs whole matrices.
 
     If the call fails or is interrupted, the folder does not change, except that unfinished files may stay in
     ``path/.zeta-partial``: if there are several, or one of at least 64 MiB. The same call resumes from them: it
@@ -264,7 +265,7 @@ def save(
         max_shard_size: the most bytes of tensors in one file, as a number or a text such as ``"5GB"``. A tensor is
             never divided; a larger one gets a separate file.
         drop_ties: store a tied tensor once, as transformers' ``save_pretrained`` does, instead of under each of its
-            names. ``load_state_dict(strict=True)`` needs every name.
+            names. By default, only for a transformers model: ``load_state_dict(strict=True)`` needs every name.
         force: replace the files that the manifest of an earlier run names, and no others; and discard the unfinished
             files of an interrupted run with another request.
         model_name: a note for the manifest.
@@ -288,12 +289,13 @@ def save(
     if not isinstance(plan, Plan):
         raise SpecError(f"expected a Plan from zeta.plan(model, ...) or zeta.record(...), got {shown(plan)}")
     plan = cast(plan, model, dtype, buffers=cast_buffers)
-    folder = output_path(path)
+    folder, settings = output_path(path), settings_of(model, plan)
     request = Manifest(
         seed=draw_seed() if seed is None else check_seed(seed),  # one process writes the whole model
         plan=plan,
-        drop_ties=drop_ties,
+        drop_ties=bool(settings) if drop_ties is None else drop_ties,
         max_shard_size=bytes_of(max_shard_size),
+        settings=settings,
         model=model_name,
     )
     begin = time.perf_counter()

@@ -139,3 +139,36 @@ def test_a_recorded_model_computes() -> None:
     assert logits.shape == (1, 8, 300)
     assert 0.05 < float(logits.std()) < 0.5
     assert isinstance(model, nn.Module)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_two_ways_differ_in_the_padding_row_of_a_tied_model(tied: bool) -> None:
+    """As docs/recording.md says: transformers draws the row again if the weights are tied before init_weights()."""
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(**sizes, vocab_size=16, pad_token_id=3, tie_word_embeddings=tied)
+
+    def row(model: Any) -> float:
+        return float(model.get_input_embeddings().weight.detach()[3].abs().max())
+
+    real = transformers.LlamaForCausalLM._from_config(config)
+    assert row(real) == 0
+    for module in real.modules():
+        module._is_hf_initialized = False
+    real.init_weights()
+    assert (row(real) != 0) == tied
+
+    one, recorded = zeta.record(transformers.AutoModelForCausalLM.from_config, config)
+    with torch.device("meta"):
+        two = transformers.AutoModelForCausalLM.from_config(config)
+    planned = zeta.plan(two, lambda model: model.init_weights())
+    zeta.materialize_(one, recorded, seed=0)
+    zeta.materialize_(two, planned, seed=0)
+    assert row(one) == 0
+    assert (row(two) != 0) == tied
+    embedding = one.get_input_embeddings().weight
+    with torch.no_grad():
+        two.get_input_embeddings().weight[3] = 0
+    assert {
+        name for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True) if not torch.equal(a, b)
+    } == set()
+    assert embedding[2].abs().max() > 0

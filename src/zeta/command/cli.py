@@ -140,8 +140,12 @@ def init_command(
     device: DeviceOption = None,
     fallback: FallbackOption = None,
     drop_ties: Annotated[
-        bool, typer.Option("--drop-ties", help="store a shared tensor once, as save_pretrained does")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--drop-ties/--no-drop-ties",
+            help="store a shared tensor once, as save_pretrained does; by default for a transformers model only",
+        ),
+    ] = None,
     max_shard_size: Annotated[
         str, typer.Option("--max-shard-size", metavar="SIZE", help="the most bytes of tensors in one file")
     ] = MAX_SHARD_SIZE,

@@ -18,7 +18,7 @@ from zeta.command.operands import Building, operands
 from zeta.command.printing import bytes_bar, say, say_document, say_json, time_bar, width
 from zeta.command.requests import CheckOptions, ModelOptions
 from zeta.report import plan_differences
-from zeta.write.checkpoint import bytes_of, check_folder, files_of, output_path
+from zeta.write.checkpoint import CONFIG, bytes_of, check_folder, files_of, output_path
 
 
 def init(
@@ -26,7 +26,7 @@ def init(
     *,
     out: Path,
     seed: str,
-    drop_ties: bool,
+    drop_ties: bool | None,
     max_shard_size: str,
     force: bool,
     batch: str | None,
@@ -36,7 +36,8 @@ def init(
     """Write a checkpoint, and end with the fast health check."""
     number = options.parsed_seed(seed)
     most = bytes_of(max_shard_size)
-    check_folder(output_path(out, "--out"), force=force)
+    settings = (CONFIG,) if asked.model.startswith("hf:") else ()
+    check_folder(output_path(out, "--out"), force=force, settings=settings)
     built, decided = options.planned(asked)
     if not as_json:
         say(decided.text(width()))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zeta.base import dtypes
 from zeta.base.escaping import visible
-from zeta.base.reading import LARGEST_DOCUMENT, Text, opened, parse, read_bytes, shown
+from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, opened, parse, read_bytes, shown
 from zeta.compute.sampling import Request, fill_, tolerance
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
@@ -33,6 +33,7 @@ from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.write.apply import Job, prepare
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, bytes_view
+from zeta.write.checkpoint.settings import differences
 
 #: bytes that are read and hashed at a time
 _BLOCK_BYTES: Final = 2**22
@@ -235,6 +236,7 @@ def verify_folder(folder: Path) -> Verification:
     try:
         found = _Found.of([_verify_file(folder, shard, files, manifest) for shard in files.shards])
         problems = [*found.problems, *_index_problems(folder, files), *_unknown_files(folder, files)]
+        problems += _settings_problems(folder, manifest)
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -371,6 +373,20 @@ def _index_problems(folder: Path, files: Layout) -> list[str]:
         if said.get(name) != right.get(name)
     ]
     return wrong or [f"{INDEX}: is not the text that the plan gives"]
+
+
+def _settings_problems(folder: Path, manifest: Manifest) -> list[str]:
+    """The differences between the files of settings and their texts in the manifest."""
+    problems: list[str] = []
+    for name, text in manifest.settings.items():
+        try:
+            found = read_bytes(folder / name, LARGEST_SETTINGS)
+            problems += [f"{name}: {what}" for what in differences(text, found.decode(errors="replace"))]
+        except FileNotFoundError:
+            problems.append(f"{name}: is missing")
+        except FormatError as error:
+            problems.append(f"{name}: {error}")
+    return problems
 
 
 def _unknown_files(folder: Path, files: Layout) -> list[str]:

@@ -1,19 +1,21 @@
 """The files of a checkpoint: their layout, the manifest, how they are written, and how they appear all at once.
 
-``layout`` computes names and offsets from the plan alone. ``manifest`` is the request, stored as ``zeta.json``.
-``blocks`` groups small tensors that are drawn together. ``writing`` has the threads that fill the files. ``folder``
-keeps unfinished work apart and publishes it when it is complete. ``journal`` makes that safe even if the run is killed.
-``directory`` is an open folder in which no link is followed.
+``layout`` computes names and offsets from the plan alone. ``settings`` makes the files that transformers needs in
+addition. ``manifest`` is the request, stored as ``zeta.json``. ``blocks`` groups small tensors that are drawn together.
+``writing`` has the threads that fill the files. ``unfinished`` keeps unfinished work apart and publishes it when it is
+complete. ``journal`` makes that safe even if the run is killed. ``open_folder`` follows no link.
 """
 
 from zeta.write.checkpoint.blocks import Block, blocks
 from zeta.write.checkpoint.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest
 from zeta.write.checkpoint.outputs import check_output, output_path, write_text
+from zeta.write.checkpoint.settings import CONFIG, settings_of
 from zeta.write.checkpoint.unfinished import PARTIAL, check_folder, files_of, work
 from zeta.write.checkpoint.writing import Writer, bytes_view
 
 __all__ = [
+    "CONFIG",
     "INDEX",
     "MANIFEST",
     "MAX_SHARD_SIZE",
@@ -33,6 +35,7 @@ __all__ = [
     "files_of",
     "layout",
     "output_path",
+    "settings_of",
     "work",
     "write_text",
 ]

@@ -25,6 +25,7 @@ from zeta.errors import CheckpointError, FormatError
 from zeta.write.checkpoint.layout import INDEX, SHARD, TENSORS
 from zeta.write.checkpoint.manifest import MANIFEST
 from zeta.write.checkpoint.open_folder import Directory
+from zeta.write.checkpoint.settings import SETTINGS
 
 JOURNAL: Final = "journal.json"
 EARLIER: Final = ".zeta-earlier."
@@ -34,7 +35,7 @@ _MOST_BYTES: Final = 2**26
 
 
 def is_own(name: str) -> bool:
-    """Whether this is the name of a checkpoint's file."""
+    """Whether only a checkpoint's file has this name. Files of settings have names that others write too."""
     return name in (TENSORS, INDEX, MANIFEST) or SHARD.fullmatch(name) is not None
 
 
@@ -81,7 +82,7 @@ class Journal:
         try:
             data = parse(content, _Document)
             valid = data.format == _FORMAT and list(data.files)[-1:] == [MANIFEST]
-            valid &= all(map(is_own, (*data.files, *data.earlier)))
+            valid &= all(is_own(name) or name in SETTINGS for name in (*data.files, *data.earlier))
         except FormatError:
             valid = False
         if not valid:

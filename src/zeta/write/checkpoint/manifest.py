@@ -6,20 +6,32 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import torch
 
 from zeta._version import __version__
 from zeta.base import dtypes
-from zeta.base.reading import LARGEST_DOCUMENT, LONGEST_TEXT, Text, decode, json_text, read_bytes, shallow, shown
+from zeta.base.reading import (
+    LARGEST_DOCUMENT,
+    LARGEST_SETTINGS,
+    LONGEST_TEXT,
+    Text,
+    decode,
+    json_text,
+    parse,
+    read_bytes,
+    shallow,
+    shown,
+)
 from zeta.base.text import shape_text
 from zeta.compute.stream.random import STREAM_VERSION, check_seed
 from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan, essences
 from zeta.write.checkpoint.layout import Layout, bytes_of, layout
+from zeta.write.checkpoint.settings import SETTINGS, differences
 
 MANIFEST: Final = "zeta.json"
 _FORMAT: Final = "zeta manifest 1"
@@ -27,13 +39,18 @@ _FORMAT: Final = "zeta manifest 1"
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The content of ``zeta.json``. ``kept`` has the SHA-256 of each tensor that was copied from the model."""
+    """The content of ``zeta.json``.
+
+    ``kept`` has the SHA-256 of each tensor that was copied from the model, and ``settings`` the text of each file of
+    settings, by its name.
+    """
 
     seed: int
     plan: Plan
     drop_ties: bool
     max_shard_size: int
     kept: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
     model: str | None = None
 
     def __post_init__(self) -> None:
@@ -42,11 +59,19 @@ class Manifest:
                 f"the model's name must be a text or None, of at most {LONGEST_TEXT:,} characters, got "
                 f"{shown(self.model)}"
             )
+        for name in self.settings:
+            if name not in SETTINGS:  # what a manifest names may be replaced and removed
+                raise SpecError(f"settings must be files called {' or '.join(SETTINGS)}, got {shown(name)}")
 
     @property
     def layout(self) -> Layout:
         """The files and offsets."""
         return layout(self.plan, drop_ties=self.drop_ties, max_shard_size=self.max_shard_size)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all files of the checkpoint."""
+        return (*self.layout.names, *self.settings, MANIFEST)
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
@@ -60,6 +85,7 @@ class Manifest:
                 "drop_ties": self.drop_ties,
                 "max_shard_size": self.max_shard_size,
                 "kept_sha256": self.kept,
+                "settings": self.settings,
                 "plan": msgspec.Raw(self.plan.to_json().encode()),
             }
         )
@@ -90,6 +116,7 @@ class Manifest:
                 drop_ties=data.drop_ties,
                 max_shard_size=bytes_of(data.max_shard_size),
                 kept=data.kept_sha256,
+                settings=data.settings,
                 model=data.model,
             )
             for entry in manifest.plan:
@@ -115,6 +142,22 @@ class _Document(msgspec.Struct, frozen=True):
     max_shard_size: int | Text
     kept_sha256: dict[Text, Text]
     plan: msgspec.Raw
+    settings: dict[Text, Annotated[str, msgspec.Meta(max_length=LARGEST_SETTINGS)]] = {}
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """The one field from which the names of the settings are read."""
+
+    settings: dict[Text, Any] = {}
+
+
+def settings_named(path: Path) -> tuple[str, ...]:
+    """The names of the settings of a manifest, without reading its plan; none if it cannot be read."""
+    try:
+        named = parse(read_bytes(path, LARGEST_DOCUMENT), _Named).settings
+    except (OSError, FormatError):
+        return ()
+    return tuple(name for name in SETTINGS if name in named)
 
 
 def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
@@ -123,6 +166,8 @@ def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
         one, two = getattr(earlier, what), getattr(now, what)
         if one != two:
             yield f"{what} was {one}, and is {two} now"
+    for name in SETTINGS:
+        yield from (f"{name}: {what}" for what in differences(earlier.settings.get(name), now.settings.get(name)))
     before = {entry.name: entry for entry in earlier.plan}
     after = {entry.name: entry for entry in now.plan}
     yield from (f"{name}: is not in this plan" for name in before if name not in after)

@@ -77,7 +77,7 @@ def save_files(
     files = request.layout
     slots = _check(model, request.plan)
     _warn_of_extra_state(model)
-    check_folder(folder, force=force)
+    check_folder(folder, force=force, settings=request.settings)
     watchers = {entry.name: watch(entry) for entry in request.plan if entry.persistent and not entry.kept}
     kept: dict[str, str] = {}
     with work(folder, request, force=force) as unfinished:
@@ -95,8 +95,8 @@ def save_files(
                         run.draw(item, request.seed, watchers[item.entry.name])
                 writer.finish(shard.size)
         manifest = replace(request, kept=kept).to_json()
-        texts = {name: text for name, text in ((INDEX, files.index), (MANIFEST, manifest)) if text is not None}
-        for name, text in texts.items():
+        index = {} if files.index is None else {INDEX: files.index}
+        for name, text in {**index, **request.settings, MANIFEST: manifest}.items():
             unfinished.write(name, text)
         unfinished.publish()
     return writer.found

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from zeta.base.escaping import visible
 from zeta.base.reading import is_folder
 from zeta.errors import CheckpointError, listed
 from zeta.write.checkpoint.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
-from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes
+from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes, settings_named
 from zeta.write.checkpoint.open_folder import Directory, kind_of
 
 PARTIAL: Final = ".zeta-partial"
@@ -30,10 +30,11 @@ _REQUEST: Final = "request.json"
 _WORTH_KEEPING: Final = 2**26
 
 
-def check_folder(folder: Path, *, force: bool) -> None:
+def check_folder(folder: Path, *, force: bool, settings: Collection[str] = ()) -> None:
     """Raise ``CheckpointError`` if ``folder`` is not a folder, or has a checkpoint and ``force`` is false.
 
-    This is an early check. Only ``work`` finds out which files ``force`` may replace, and what a killed run has left.
+    ``settings`` are the names of the files of settings that are to be written. This is an early check. Only ``work``
+    finds out which files ``force`` may replace, and what a killed run has left.
     """
     try:
         if not os.path.lexists(folder):
@@ -45,7 +46,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
             if found is not None and not stat.S_ISDIR(found.st_mode):
                 raise place.obstacle(PARTIAL, "a folder that zeta made")
             if found is None or not _is_interrupted(place):
-                _existing(place, force=force)
+                _existing(place, settings, force=force)
     except CheckpointError:
         raise
     except OSError as error:
@@ -56,7 +57,13 @@ def files_of(folder: Path) -> tuple[str, ...]:
     """The names of the checkpoint files in a folder, complete or not."""
     if not is_folder(folder):
         return ()
-    return tuple(sorted(filter(is_own, os.listdir(folder))))  # noqa: PTH208
+    with Directory.open(folder) as place:
+        return tuple(_own_names(place, settings_named(folder / MANIFEST)))
+
+
+def _own_names(folder: Directory, settings: Collection[str]) -> list[str]:
+    """The existing names of a checkpoint's files; of those that others write too, only the ones in ``settings``."""
+    return sorted(name for name in folder.names() if is_own(name) or name in settings)
 
 
 def _is_interrupted(folder: Directory) -> bool:
@@ -66,33 +73,39 @@ def _is_interrupted(folder: Directory) -> bool:
     return JOURNAL in names or not names
 
 
-def _existing(folder: Directory, *, force: bool) -> list[str]:
-    """The names of the existing checkpoint files.
+def _existing(folder: Directory, settings: Collection[str], *, force: bool) -> list[str]:
+    """The names of the existing checkpoint files, and of ``settings``.
 
     ``CheckpointError`` if there are any and ``force`` is false, or if one is neither a file nor a link.
     """
-    existing = sorted(filter(is_own, folder.names()))
+    existing = _own_names(folder, settings)
     kinds = {name: folder.status(name) for name in existing}
     for name, found in kinds.items():
         if found is not None and not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             raise CheckpointError(f"{folder.path / name} is {kind_of(found)}, expected a file; choose another folder")
     if existing and not force:
         shown = existing if len(existing) <= 3 else (existing[0], f"{len(existing) - 1} more files")
-        raise CheckpointError(
-            f"{folder.path} already has {' and '.join(shown)}; choose another folder, or overwrite with force (--force)"
-        )
+        problem = f"{folder.path} already has {' and '.join(shown)}"
+        if set(existing) <= set(settings):
+            raise CheckpointError(
+                f"{problem}, which zeta writes itself for a transformers model, and did not write there; move what is "
+                "there away, or choose another folder"
+            )
+        raise CheckpointError(f"{problem}; choose another folder, or overwrite with force (--force)")
     return existing
 
 
-def _replaceable(folder: Directory, *, force: bool) -> tuple[str, ...]:
+def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -> tuple[str, ...]:
     """The files of an earlier run, by its manifest; ``CheckpointError`` for any other, and as ``_existing``."""
-    existing = _existing(folder, force=force)
+    existing = _existing(folder, settings, force=force)
     named: tuple[str, ...] = ()
     reason = f"there is no {MANIFEST}"
     if MANIFEST in existing:
         try:
-            named = (*Manifest.read(folder.path / MANIFEST).layout.names, MANIFEST)
+            earlier = Manifest.read(folder.path / MANIFEST)
+            named = earlier.names
             reason = f"{MANIFEST} does not name them"
+            existing = _existing(folder, {*settings, *earlier.settings}, force=force)
         except CheckpointError as error:
             reason = str(error)
     others = [name for name in existing if name not in named]
@@ -114,9 +127,10 @@ class Work:
     def __init__(self, folder: Directory, partial: Directory, request: Manifest, *, force: bool) -> None:
         self._folder = folder
         self._partial = partial
-        self._names = (*request.layout.names, MANIFEST)
+        self._names = request.names
+        self._settings = request.settings
         self._force = force
-        self._earlier = _replaceable(folder, force=force)
+        self._earlier = _replaceable(folder, self._settings, force=force)
         self.resumed = _is_resumed(partial, request, force=force)
         if not self.resumed:
             _begin(partial, request)
@@ -143,9 +157,9 @@ class Work:
 
     def publish(self) -> None:
         """Replace the folder's checkpoint by what was written: all of it, or nothing."""
-        present = set(filter(is_own, self._folder.names()))
+        present = set(_own_names(self._folder, {*self._settings, *self._earlier}))
         if present != set(self._earlier):  # another process has written there in the meantime
-            self._earlier = _replaceable(self._folder, force=self._force)
+            self._earlier = _replaceable(self._folder, self._settings, force=self._force)
         publish(self._folder, self._partial, self._names, self._earlier)
 
     def is_worth_keeping(self) -> bool:
@@ -246,8 +260,8 @@ def _is_of(folder: Directory, request: Manifest) -> bool:
         found = Manifest.read(folder.path / MANIFEST)
     except CheckpointError:
         return False
-    present = set(filter(is_own, folder.names()))
-    return present == {*found.layout.names, MANIFEST} and not any(changes(found, request))
+    present = set(_own_names(folder, {*found.settings, *request.settings}))
+    return present == {*found.names} and not any(changes(found, request))
 
 
 def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
@@ -257,7 +271,7 @@ def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
     partial.check(_REQUEST)
     try:
         earlier = Manifest.read(partial.path / _REQUEST)
-        names = (*earlier.layout.names, MANIFEST)
+        names = earlier.names
         other = list(changes(earlier, request))
     except CheckpointError as error:
         raise CheckpointError(
@@ -277,7 +291,7 @@ def _is_resumed(partial: Directory, request: Manifest, *, force: bool) -> bool:
 
 def _begin(partial: Directory, request: Manifest) -> None:
     """Write ``request.json``. From then on, the files that it names are this run's, so none may exist before."""
-    for name in _made(partial, (*request.layout.names, MANIFEST)):
+    for name in _made(partial, request.names):
         if name != _REQUEST:
             raise partial.obstacle(name, "nothing")
     _note(partial, request)
