@@ -7,6 +7,7 @@ import functools
 import graphlib
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -208,7 +209,7 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
 HELP = """
 import sys
 from zeta.command.cli import main
-sys.argv = ["zeta", {argument!r}]
+sys.argv = ["zeta", *{arguments!r}]
 try:
     main()
 finally:
@@ -216,12 +217,46 @@ finally:
 """
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version", "recipes"])
-def test_help_needs_no_torch(argument: str) -> None:
-    program = HELP.format(argument=argument)
+COMMANDS = ("init", "check", "plan", "verify", "diff", "recipes", "doctor")
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "recipes", *(f"{command} --help" for command in COMMANDS)])
+def test_help_needs_no_torch(line: str) -> None:
+    program = HELP.format(arguments=line.split())
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Llama: weights" in done.stdout or "Usage" in done.stdout or zeta.__version__ in done.stdout
+
+
+BARE = """
+import sys, typer
+app = typer.Typer()
+@app.command()
+def one(): pass
+@app.command()
+def two(): pass
+sys.argv = ["bare", "one", "--help"]
+app()
+"""
+
+
+def seconds_of(program: str) -> float:
+    """The processor time of a program, the smallest of three."""
+
+    def once() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_comes_at_once(command: str) -> None:
+    """0.4 s; on a machine where typer alone takes longer than half of that, twice of what typer takes."""
+    limit = max(0.4, 2 * seconds_of(BARE))
+    assert seconds_of(HELP.format(arguments=[command, "--help"])) <= limit
 
 
 @pytest.mark.parametrize("module", MODULES)

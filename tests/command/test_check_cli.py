@@ -67,12 +67,16 @@ def test_a_healthy_model() -> None:
 
 
 def test_a_sick_model_gives_exit_code_1_and_files() -> None:
-    options = ("--json", "out/a.json", "--sarif", "out/a.sarif", "--loss", "nets.py:loss")
+    options = ("--sarif", "out/a.sarif", "--loss", "nets.py:loss")
     result = zeta("check", "nets.py:Net", "--kwargs", '{"same": true}', "--batch", "nets.py:labelled", *options)
     assert (result.exit_code, result.stderr) == (1, "")
     assert "Z301" in result.stdout
     assert "fc1.weight" in result.stdout
-    document = json.loads(Path("out/a.json").read_text(encoding="utf-8"))
+    assert result.stdout.endswith("out/a.sarif\n")
+    sick = ("check", "nets.py:Net", "--kwargs", '{"same": true}', "--batch", "nets.py:labelled", *options)
+    as_json = zeta(*sick, "--json")
+    assert (as_json.exit_code, as_json.stderr) == (1, "")
+    document = json.loads(as_json.stdout)
     assert (document["ok"], document["findings"][0]["rule"]) == (False, "Z301")
     assert json.loads(Path("out/a.sarif").read_text(encoding="utf-8"))["version"] == "2.1.0"
     result = zeta(
@@ -91,7 +95,8 @@ def test_a_sick_model_gives_exit_code_1_and_files() -> None:
         (("--batch", "nets.py:wide"), "the model fails on this batch: RuntimeError: "),
         (("--batch", "nets.py:batch", "--level", "quick"), "--level must be fast or full, got 'quick'"),
         (("--batch", "nets.py:batch", "--suppress", "Z999"), "no rule or group has the id 'Z999'"),
-        (("--batch", "nets.py:batch", "--json", "nets.py/a.json"), "cannot write nets.py/a.json"),
+        (("--batch", "nets.py:batch", "--sarif", "nets.py/a.sarif"), "cannot write nets.py/a.sarif"),
+        (("--batch", "nets.py:batch", "--json", "report.json"), "(report.json)"),
     ],
 )
 def test_wrong_use_gives_exit_code_2(options: tuple[str, ...], message: str) -> None:

@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 
 import zeta
 from zeta import Rule, Rules
+from zeta.command import options
 from zeta.command.cli import app
+from zeta.command.requests import DTYPES
 from zeta.compute import sampling
 from zeta.initializers import Normal, Ones, kaiming_normal
 from zeta.rules import kind, regex
@@ -406,6 +408,57 @@ def test_recipes() -> None:
     assert all(text.endswith(".") and "\n" not in text for _, text in lines)
 
 
+@pytest.mark.parametrize("name", zeta.recipes.names())
+def test_the_rules_of_a_recipe(name: str) -> None:
+    result, as_json = run("recipes", name), run("recipes", name, "--json")
+    assert_done(result)
+    assert_done(as_json)
+    found = json.loads(as_json.stdout)
+    assert (found["name"], found["summary"]) == (name, zeta.recipes.summary(name))
+    rules = zeta.recipes.rules_for(name, nn.Module())
+    fixed = {rule["where"]: rule["initializer"] for rule in found["rules"] if not rule["by_parameter"]}
+    for rule in rules:
+        if isinstance(rule.initializer, zeta.Initializer) and not rule.label.isidentifier():
+            assert fixed[rule.label] == repr(rule.initializer)
+    rest = " ".join(result.stdout.split())
+    assert found["summary"] in rest
+    assert all(" ".join(rule["where"].split()) in rest for rule in found["rules"])
+    assert f"zeta plan MODEL --recipe {name} shows the values" in rest
+    assert all(len(line) <= 80 or "  " in line.strip() or "─" in line for line in result.stdout.splitlines())
+
+
+def test_which_rules_depend_on_the_model() -> None:
+    def dependent(name: str) -> list[str]:
+        found = json.loads(run("recipes", name, "--json").stdout)
+        return [rule["where"] for rule in found["rules"] if rule["depends_on_model"]]
+
+    assert dependent("llama") == dependent("bert") == dependent("vit") == ["(kind weight | kind embedding)"]
+    assert dependent("gpt2") == ["*.c_proj.weight", "(kind weight | kind embedding)"]
+    assert dependent("torch") == ["transformer matrix"]
+    assert dependent("resnet") == []
+    assert_refused(run("recipes", "nope"), "unknown recipe 'nope': expected one of bert, gpt2")
+
+
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        ("bf16 BF16 bfloat16 torch.bfloat16", torch.bfloat16),
+        ("fp16 f16 half float16 torch.float16 torch.half", torch.float16),
+        ("fp32 F32 float float32 torch.float32", torch.float32),
+        ("fp64 f64 double float64", torch.float64),
+        ("fp8_e4m3 F8_E4M3 float8_e4m3fn", torch.float8_e4m3fn),
+        ("f8_e5m2 torch.float8_e5m2", torch.float8_e5m2),
+    ],
+)
+def test_the_usual_names_of_dtypes(names: str, dtype: torch.dtype) -> None:
+    assert {options.dtype_of(name) for name in names.split()} == {dtype}
+    assert options.dtype_of(None) is None
+
+
+def test_the_names_that_completion_offers_are_dtypes() -> None:
+    assert all(options.dtype_of(name) is getattr(torch, DTYPES[name]) for name in DTYPES)
+
+
 @pytest.mark.parametrize(
     ("recipe", "spec", "kwargs", "name", "std"),
     [
@@ -482,7 +535,7 @@ R = ("--rules", "rules.toml")
         (("nets.py:Tied", *R, "--kwargs", "[1]"), r"--kwargs must be a JSON object, got \[1\]"),
         (("nets.py:Tied", *R, "--kwargs", '{"size": 1}'), "TypeError: .*unexpected keyword argument 'size'"),
         (("nets.py:Tied", *R, "--device", "cuda"), "--device must be meta or cpu, got 'cuda'"),
-        (("nets.py:Tied", *R, "--dtype", "float31"), "unknown dtype 'float31'; expected a torch dtype such as float32"),
+        (("nets.py:Tied", *R, "--dtype", "float31"), "--dtype: unknown dtype 'float31'; expected one such as bfloat16"),
         (("nets.py:Tied", *R, "--cast-buffers"), "--cast-buffers extends --dtype to buffers; give --dtype too"),
         (("nets.py:Tied", *R, "--dtype", "int8"), "--dtype must be a floating-point dtype, got 'int8'"),
         (("nets.py:Tied", "--rules", "none.toml"), "no such rule file: none.toml"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,12 +14,14 @@ from pathlib import Path
 
 import click
 import pytest
+import typer
 from torch import nn
 from typer.testing import CliRunner
 
 import zeta
 from zeta.command import requests
 from zeta.command.cli import app
+from zeta.command.help import EXAMPLES
 from zeta.write.checkpoint import MAX_SHARD_SIZE
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
@@ -30,8 +34,8 @@ OPTIONS = {
     "plan": MODEL_OPTIONS,
     "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
     "verify": {"--json", "--debug", "--help"},
-    "recipes": {"--json", "--help"},
-    "doctor": {"--json", "--help"},
+    "recipes": {"--json", "--debug", "--help"},
+    "doctor": {"--json", "--debug", "--help"},
 }
 
 
@@ -56,6 +60,36 @@ def test_help_of_each_command(command: str) -> None:
         command in ("init", "check", "plan", "diff"),
         command in ("init", "diff", "verify"),
     )
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_breaks_lines_at_the_right_end_alone(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)
+    text = click.unstyle(output(command, "--help")[1])
+    before, _, after = text.partition("╭")
+    lines = [line.strip() for line in before.splitlines()][2:]
+    for line, following in itertools.pairwise(lines):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > width - 2, f"broken before the end: {line!r}"
+    shown = after.rpartition("╯")[2].split("Examples:")[1].split("\n")
+    assert [line.strip() for line in shown if line.strip()] == [*EXAMPLES[command]], "no example is broken"
+
+
+def test_examples_are_of_commands_and_options_that_exist() -> None:
+    assert set(EXAMPLES) == set(OPTIONS)
+    for command, examples in EXAMPLES.items():
+        for example in examples:
+            program, name, *arguments = shlex.split(example)
+            assert (program, name) == ("zeta", command)
+            assert {argument for argument in arguments if argument.startswith("--")} <= OPTIONS[command]
+
+
+def test_every_command_prints_json_with_the_same_flag() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for command in commands.values():
+        [flag] = (option for option in command.params if "--json" in option.opts)
+        assert flag.is_flag, command.name
 
 
 def test_help_lists_the_commands() -> None:
@@ -138,6 +172,86 @@ def test_a_refusal_in_a_pipe() -> None:
     done = subprocess.run([*script(), "verify", "none"], capture_output=True, text=True, check=False)
     message = f"zeta: {Path('none/zeta.json')} does not exist: none was not written by zeta\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+TALKING = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        print("building")
+        super().__init__(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+
+def batch():
+    print("making a batch")
+    return torch.randn(16, 8)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "talking.py:Net"),
+        ("init", "talking.py:Net", "--out", "out", "--batch", "talking.py:batch"),
+        ("check", "talking.py:Net", "--batch", "talking.py:batch", "--html", "out.html"),
+        ("diff", "talking.py:Net", "recipe:torch"),
+        ("recipes",),
+        ("recipes", "torch"),
+        ("doctor",),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_json_is_all_that_comes_to_stdout(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """What the model's own code prints goes to stderr."""
+    (tmp_path / "talking.py").write_text(TALKING, encoding="utf-8")
+    if "--html" in arguments:
+        pytest.importorskip("plotly")
+    code, text, errors = output(*arguments, "--json")
+    assert code in (0, 1), errors
+    assert isinstance(json.loads(text), dict)
+    assert ("building" in errors) == ("talking.py:Net" in arguments)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_needs_no_torch(shell: str) -> None:
+    program = (
+        "import atexit, sys\n"
+        "sys.argv[0] = 'zeta'\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        f"{script()[2]}"
+    )
+    for words, expected in [
+        ("zeta ver", "verify"),
+        ("zeta plan nets.py:Net --rec", "--recipe"),
+        ("zeta plan nets.py:Net --recipe lla", "llama"),
+        ("zeta plan nets.py:Net --dtype bf", "bf16"),
+        ("zeta recipes re", "resnet"),
+        ("zeta check nets.py:Net --level fu", "full"),
+    ]:
+        environment = {
+            **os.environ,
+            "_ZETA_COMPLETE": f"complete_{shell}",
+            "_TYPER_COMPLETE_ARGS": words,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        command = [sys.executable, "-c", program, *words.split()[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert expected in done.stdout
+        assert done.stderr == "False\n"
+
+
+def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+    program = f"import sys; sys.argv[0] = 'zeta'; {script()[2]}"
+    for option in ("--show-completion", "--install-completion"):
+        command = [sys.executable, "-c", program, option, "bash"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "_ZETA_COMPLETE=complete_bash" in done.stdout or "completion installed" in done.stdout
+    assert (tmp_path / ".bashrc").exists()
 
 
 def test_json_in_a_pipe_is_nothing_but_json() -> None:

@@ -34,7 +34,7 @@ def run(
 
     Raises ``UsageError`` if there is no batch, or if the batch, the loss or the model raises.
     """
-    for name, path in (("html", request.html), ("json", request.json), ("sarif", request.sarif)):
+    for name, path in (("html", request.html), ("sarif", request.sarif)):
         if path is not None:
             check_output(path, f"--{name}")
     level: Level = "full" if request.level == "full" else "fast"
@@ -62,11 +62,7 @@ def run(
         raise
     except Exception as error:
         raise UsageError(f"the model fails on this batch: {type(error).__name__}: {error}") from error
-    for path, write in (
-        (request.html, report.to_html),
-        (request.json, report.to_json),
-        (request.sarif, report.to_sarif),
-    ):
+    for path, write in ((request.html, report.to_html), (request.sarif, report.to_sarif)):
         if path is not None:
             _write(path, write)
     return report

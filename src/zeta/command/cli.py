@@ -18,8 +18,9 @@ from typing import Annotated, Any
 import typer
 
 from zeta import __version__, recipes
+from zeta.command.help import command
 from zeta.command.printing import complain, say, say_json
-from zeta.command.requests import MAX_SHARD_SIZE, CheckOptions, ModelOptions
+from zeta.command.requests import DTYPES, LEVELS, MAX_SHARD_SIZE, CheckOptions, ModelOptions
 from zeta.errors import RecordingError, ZetaError, ZetaNotice
 
 app = typer.Typer(
@@ -45,7 +46,10 @@ ModelArgument = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="path/to/file.py:callable, package.module:callable or hf:path/to/config.json"),
 ]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe by name; zeta recipes lists them")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option("--recipe", help="a recipe by name; zeta recipes lists them", autocompletion=lambda: recipes.names()),
+]
 RulesOption = Annotated[
     Path | None, typer.Option("--rules", help="a rule file: .toml, .json, or .py that defines rules")
 ]
@@ -53,7 +57,12 @@ KwargsOption = Annotated[
     str, typer.Option("--kwargs", metavar="JSON", help="keyword arguments for the callable or the configuration")
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help="dtype of the floating-point tensors, such as bfloat16")
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="dtype of the floating-point parameters: bfloat16, bf16, torch.bfloat16, float16, fp16, float32, ...",
+        autocompletion=lambda: list(DTYPES),
+    ),
 ]
 CastBuffersOption = Annotated[
     bool, typer.Option("--cast-buffers", help="--dtype for floating-point buffers too, which keep theirs otherwise")
@@ -127,7 +136,7 @@ def _notices() -> Iterator[None]:
         yield
 
 
-@app.command("init")
+@command(app, "init")
 def init_command(
     model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write to")],
@@ -186,7 +195,7 @@ def init_command(
     _exit(ok)
 
 
-@app.command("check")
+@command(app, "check")
 def check_model(
     model: ModelArgument,
     batch: BatchOption = None,
@@ -194,12 +203,16 @@ def check_model(
         str | None,
         typer.Option("--loss", metavar="FILE:FUNCTION", help="a function from output and batch to a scalar"),
     ] = None,
-    level: Annotated[str, typer.Option("--level", help="fast, or full for Jacobians and spectral norms")] = "fast",
+    level: Annotated[
+        str,
+        typer.Option(
+            "--level", help="fast, or full for Jacobians and spectral norms", autocompletion=lambda: list(LEVELS)
+        ),
+    ] = "fast",
     suppress: Annotated[
         list[str] | None, typer.Option("--suppress", help="a rule or group not to report: Z301, Z3, 'Z402:blocks.*'")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write one HTML page")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="write JSON")] = None,
     sarif: Annotated[Path | None, typer.Option("--sarif", metavar="FILE", help="write SARIF")] = None,
     recipe: RecipeOption = None,
     rules: RulesOption = None,
@@ -208,6 +221,7 @@ def check_model(
     dtype: DtypeOption = None,
     cast_buffers: CastBuffersOption = False,
     fallback: FallbackOption = None,
+    as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Check whether MODEL can learn from its initial values. Exits with 1 if anything failed.
@@ -223,15 +237,13 @@ def check_model(
         cast_buffers=cast_buffers,
         fallback=fallback,
     )
-    request = CheckOptions(
-        batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, json=json_file, sarif=sarif
-    )
+    request = CheckOptions(batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, sarif=sarif)
     with _errors(debug):
-        ok = _tasks().check(asked, request, seed=seed)
+        ok = _tasks().check(asked, request, seed=seed, as_json=as_json)
     _exit(ok)
 
 
-@app.command("plan")
+@command(app, "plan")
 def plan_command(
     model: ModelArgument,
     recipe: RecipeOption = None,
@@ -262,7 +274,7 @@ def plan_command(
         _tasks().plan(asked, as_json=as_json)
 
 
-@app.command("verify")
+@command(app, "verify")
 def verify_command(folder: FolderArgument, as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Compute every value in DIR again and compare bit by bit."""
     with _errors(debug):
@@ -270,7 +282,7 @@ def verify_command(folder: FolderArgument, as_json: JsonOption = False, debug: D
     _exit(ok)
 
 
-@app.command("diff")
+@command(app, "diff")
 def diff_command(
     a: Annotated[
         str, typer.Argument(metavar="A", help="a MODEL, which is recorded, a plan.json, or a DIR of zeta init")
@@ -283,10 +295,7 @@ def diff_command(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show the differences between two plans, by parameter. Exits with 1 if there are any.
-
-    zeta diff hf:config.json recipe:llama; zeta diff nets.py:Net out; zeta diff old.json new.json
-    """
+    """Show the differences between two plans, by parameter. Exits with 1 if there are any."""
     with _errors(debug):
         ok = _tasks().diff(
             a, b, kwargs=kwargs, dtype=dtype, cast_buffers=cast_buffers, fallback=fallback, as_json=as_json
@@ -294,21 +303,32 @@ def diff_command(
     _exit(ok)
 
 
-@app.command("recipes")
-def recipes_command(as_json: JsonOption = False) -> None:
-    """List the recipes."""
-    summaries = {name: recipes.summary(name) for name in recipes.names()}
+@command(app, "recipes")
+def recipes_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="one recipe, to see its rules", autocompletion=lambda: recipes.names()),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the recipes, or show the rules of one."""
+    if name is not None:
+        with _errors(debug):
+            _tasks().recipe(name, as_json=as_json)
+        return
+    summaries = {each: recipes.summary(each) for each in recipes.names()}
     if as_json:
         say_json(summaries)
     else:
-        for name, summary in summaries.items():
-            say(f"{name:8} {summary}")
+        for each, summary in summaries.items():
+            say(f"{each:8} {summary}")
 
 
-@app.command("doctor")
-def doctor_command(as_json: JsonOption = False) -> None:
+@command(app, "doctor")
+def doctor_command(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Print versions and backends, and compute the known answers of the stream."""
-    with _errors(debug=False):
+    with _errors(debug):
         ok = _tasks().doctor(as_json=as_json)
     _exit(ok)
 

@@ -13,9 +13,9 @@ from zeta import recipes
 from zeta.base import dtypes
 from zeta.base.reading import parse_json, shown
 from zeta.command.loading import load_model, record_model
-from zeta.command.requests import ModelOptions
+from zeta.command.requests import DTYPES, ModelOptions
 from zeta.compute.stream.random import check_seed
-from zeta.errors import FormatError, UsageError
+from zeta.errors import FormatError, SpecError, UsageError
 from zeta.resolve.casting import cast
 from zeta.resolve.planning import plan
 from zeta.resolve.plans import Plan
@@ -62,9 +62,17 @@ def arguments_of(kwargs: str) -> dict[str, Any]:
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:
-    """The dtype that ``--dtype`` names; ``None`` if it is not given."""
-    dtype = None if name is None else dtypes.dtype_named(name)
-    if dtype is not None and dtype not in dtypes.REAL:
+    """The dtype that ``--dtype`` names, in torch's or another usual way; ``None`` if it is not given."""
+    if name is None:
+        return None
+    plain = name.strip().lower().removeprefix("torch.")
+    try:
+        dtype = dtypes.dtype_named(DTYPES.get(plain, plain))
+    except SpecError:
+        raise UsageError(
+            f"--dtype: unknown dtype {name!r}; expected one such as bfloat16 (bf16), float16 (fp16) or float32 (fp32)"
+        ) from None
+    if dtype not in dtypes.REAL:
         raise UsageError(f"--dtype must be a floating-point dtype, got {name!r}")
     return dtype
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from rich.console import Console
 
 from zeta.base.escaping import visible, visible_lines
-from zeta.base.reading import json_text
 
 _STDOUT: Final = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 _STDERR: Final = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -25,6 +25,11 @@ def complain(text: str) -> None:
     _STDERR.print(visible_lines(text))
 
 
+def stdout_for_json(as_json: bool) -> contextlib.AbstractContextManager[object]:
+    """Send what the model's own code prints to stderr, if stdout is for one JSON document."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
 def width() -> int | None:
     """The width of the terminal; ``None`` if the output does not go to a terminal."""
     return _STDOUT.width if _STDOUT.is_terminal else None
@@ -32,6 +37,8 @@ def width() -> int | None:
 
 def say_json(data: Any) -> None:
     """Print data as one JSON document."""
+    from zeta.base.reading import json_text  # the import takes a tenth of the time of the help
+
     say_document(json_text(data))
 
 

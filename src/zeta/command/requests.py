@@ -9,6 +9,18 @@ from typing import Final
 #: the default of --max-shard-size; equal to that of zeta.save, whose module would import torch
 MAX_SHARD_SIZE: Final = "50GB"
 
+#: the values of --level
+LEVELS: Final = ("fast", "full")
+
+#: the names that --dtype takes in addition to torch's, in lower case; the others are torch's, as completion offers them
+DTYPES: Final = {
+    "bfloat16": "bfloat16", "float16": "float16", "float32": "float32", "float64": "float64",
+    "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64",
+    "f16": "float16", "f32": "float32", "f64": "float64",
+    "half": "float16", "float": "float32", "double": "float64",
+    "fp8_e4m3": "float8_e4m3fn", "f8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2", "f8_e5m2": "float8_e5m2",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -33,5 +45,4 @@ class CheckOptions:
     level: str = "fast"
     suppress: tuple[str, ...] = ()
     html: Path | None = None
-    json: Path | None = None
     sarif: Path | None = None

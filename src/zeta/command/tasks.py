@@ -14,8 +14,9 @@ from zeta.base.escaping import visible
 from zeta.command import check as check_command
 from zeta.command import doctor as diagnosis
 from zeta.command import options
+from zeta.command import recipe as recipes
 from zeta.command.operands import Building, operands
-from zeta.command.printing import bytes_bar, say, say_document, say_json, time_bar, width
+from zeta.command.printing import bytes_bar, say, say_document, say_json, stdout_for_json, time_bar, width
 from zeta.command.requests import CheckOptions, ModelOptions
 from zeta.report import plan_differences
 from zeta.write.checkpoint import CONFIG, bytes_of, check_folder, files_of, output_path
@@ -38,7 +39,8 @@ def init(
     most = bytes_of(max_shard_size)
     settings = (CONFIG,) if asked.model.startswith("hf:") else ()
     check_folder(output_path(out, "--out"), force=force, settings=settings)
-    built, decided = options.planned(asked)
+    with stdout_for_json(as_json):
+        built, decided = options.planned(asked)
     if not as_json:
         say(decided.text(width()))
     with bytes_bar(quiet=as_json) as progress:
@@ -54,7 +56,8 @@ def init(
             progress=progress,
         )
     files = [str(out / name) for name in files_of(out)]
-    checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
+    with stdout_for_json(as_json):
+        checked = check_command.after_init(built, decided, number, batch) if health else "--no-check"
     if as_json:
         document = {"plan": msgspec.Raw(decided.to_json().encode()), "report": report.as_dict(), "files": files}
         say_json({**document, "check": check_command.as_data(checked)})
@@ -67,21 +70,25 @@ def init(
     return report.ok
 
 
-def check(asked: ModelOptions, request: CheckOptions, *, seed: str) -> bool:
+def check(asked: ModelOptions, request: CheckOptions, *, seed: str, as_json: bool) -> bool:
     """Check a model with the values that ``init`` would write."""
     number = options.parsed_seed(seed)
-    built, decided = options.planned(asked)
-    with time_bar() as progress:
-        report = check_command.run(built, decided, number, request, progress)
-    say(str(report))
-    written = (request.html, request.json, request.sarif)
-    say("\n".join(visible(str(path)) for path in written if path is not None))
+    with stdout_for_json(as_json):
+        built, decided = options.planned(asked)
+        with time_bar() as progress:
+            report = check_command.run(built, decided, number, request, progress)
+    if as_json:
+        say_json(check_command.as_data(report))
+    else:
+        say(str(report))
+        say("\n".join(visible(str(path)) for path in (request.html, request.sarif) if path is not None))
     return report.ok
 
 
 def plan(asked: ModelOptions, *, as_json: bool) -> bool:
     """Show the plan."""
-    _, decided = options.planned(asked)
+    with stdout_for_json(as_json):
+        _, decided = options.planned(asked)
     if as_json:
         say_document(decided.to_json())
     else:
@@ -103,19 +110,29 @@ def diff(
     a: str, b: str, *, kwargs: str, dtype: str | None, cast_buffers: bool, fallback: str | None, as_json: bool
 ) -> bool:
     """Compare two plans."""
-    building = Building(
-        kwargs=options.arguments_of(kwargs),
-        dtype=options.dtype_of(dtype),
-        cast_buffers=cast_buffers,
-        fallback=options.fallback_of(fallback),
-    )
-    one, other = operands(a, b, building)
+    with stdout_for_json(as_json):
+        building = Building(
+            kwargs=options.arguments_of(kwargs),
+            dtype=options.dtype_of(dtype),
+            cast_buffers=cast_buffers,
+            fallback=options.fallback_of(fallback),
+        )
+        one, other = operands(a, b, building)
     difference = plan_differences.diff(one.plan, other.plan, names=(one.label, other.label))
     if as_json:
         say_json(difference.as_dict())
     else:
         say(difference.text(width()))
     return difference.same
+
+
+def recipe(name: str, *, as_json: bool) -> bool:
+    """Show the rules of a recipe."""
+    if as_json:
+        say_json(recipes.described(name))
+    else:
+        say(recipes.text_of(name))
+    return True
 
 
 def doctor(*, as_json: bool) -> bool:

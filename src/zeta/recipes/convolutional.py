@@ -22,6 +22,7 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
     last_norms = frozenset(_last_norms(model)) if zero_init_residual else frozenset()
 
     def classifier(match: Match) -> Uniform:
+        """Uniform on ±1/sqrt(fan_in)."""
         bound = 1 / math.sqrt(match.module.in_features)  # type: ignore[arg-type]
         return Uniform(-bound, bound)
 

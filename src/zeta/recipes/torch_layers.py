@@ -71,6 +71,7 @@ def _symmetric(match: Match, bound: float) -> Initializer:
 
 
 def _by_fan_in(match: Match) -> Initializer:
+    """Uniform on ±1/sqrt(fan_in)."""
     # from the module's attributes; module.weight may be parametrized, and would have to be computed
     module: Any = match.module
     if isinstance(module, nn.Linear):
@@ -83,20 +84,25 @@ def _by_fan_in(match: Match) -> Initializer:
 
 
 def _by_first_input(match: Match) -> Initializer:
+    """Uniform on ±1/sqrt(in1_features)."""
     return _symmetric(match, 1 / math.sqrt(max(match.module.in1_features, 1)))  # type: ignore[arg-type,type-var]
 
 
 def _by_hidden_size(match: Match) -> Initializer:
+    """Uniform on ±1/sqrt(hidden_size)."""
     return _symmetric(match, 1 / math.sqrt(max(match.module.hidden_size, 1)))  # type: ignore[arg-type,type-var]
 
 
 def _xavier_uniform(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (fan_in + fan_out))."""
     return _symmetric(match, math.sqrt(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
 
 
 def _xavier_normal(match: Match) -> Initializer:
+    """N(0, 2 / (fan_in + fan_out))."""
     return Normal(math.sqrt(2 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
 
 
 def _slope(match: Match) -> Initializer:
+    """The layer's initial slope."""
     return Constant(float(match.module.init))  # type: ignore[arg-type]
