@@ -166,9 +166,10 @@ def init_command(
 ) -> None:
     """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
 
-    The values come from a recipe or rules; without them, the model's own constructor is recorded. The files of an
-    interrupted run are kept if they are large, and the same command resumes from them. Ends with the fast health check,
-    if a batch is given or can be made; its findings do not change the exit code.
+    The values come from a recipe or rules; without them, the model's own constructor is recorded. For a transformers
+    model, config.json is written too, so that from_pretrained loads the folder. The files of an interrupted run are
+    kept if they are large, and the same command resumes from them. Ends with the fast health check, if a batch is given
+    or can be made; its findings do not change the exit code.
     """
     asked = ModelOptions(
         model=model,

@@ -178,7 +178,14 @@ class Adapted(Pretrained):
     _hf_peft_config_loaded = True
 
 
-@pytest.mark.parametrize("kind", [Holder, Passing, Adapted])
+class Other(Pretrained):
+    """Its configuration is not of the class that it is built from."""
+
+    def __init__(self) -> None:
+        super().__init__({"model_type": "this"})
+
+
+@pytest.mark.parametrize("kind", [Holder, Passing, Adapted, Other])
 def test_a_model_that_its_configuration_does_not_build_has_no_settings(kind: type[nn.Module], tmp_path: Path) -> None:
     write(tmp_path, kind())
     assert not list(tmp_path.glob("*config.json"))
