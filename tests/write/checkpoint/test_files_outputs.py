@@ -64,7 +64,7 @@ def test_the_command_line(name: str, here: Path) -> None:
     result = CliRunner().invoke(app, ["init", "nets.py:net", "--out", name])
     assert result.exit_code == 2, result.output
     assert "--out" in result.output
-    for option in ("--html", "--json", "--sarif"):
+    for option in ("--html", "--sarif"):
         result = CliRunner().invoke(app, ["check", "nets.py:net", "--batch", "nets.py:missing", option, name])
         assert result.exit_code == 2, result.output
         assert option in result.output, "before the batch is looked for"
