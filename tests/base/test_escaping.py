@@ -220,7 +220,7 @@ def test_every_command(here: Path) -> None:
     tensors = here / out / "model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\1")
     assert run("verify", out).exit_code == 1
-    assert run("check", "nets.py:Net", "--batch", "nets.py:batch", "--json", f"{out}/report.json").exit_code in (0, 1)
+    assert run("check", "nets.py:Net", "--batch", "nets.py:batch", "--sarif", f"{out}/report.sarif").exit_code in (0, 1)
     assert run("check", "nets.py:Net", "--batch", "nets.py:fails").exit_code == 2
     (here / "a.toml").write_text('[[rules]]\nname = "\\u001b[31m\\u009b"\ninitializer = "\\u001b]0;"\n')
     assert run("plan", "nets.py:Net", "--rules", "a.toml").exit_code == 2
