@@ -573,7 +573,7 @@ def test_a_model_that_exits() -> None:
 def test_everything_wrong_is_listed_at_once(here: Path) -> None:
     (here / "rules.toml").write_text('[[rules]]\nname = "*.wieght"\ninitializer = "Zeros"\n')
     result = plan()
-    assert_refused(result, r"no rule matches these parameters.*\n  - emb.weight 6 x 4, kind embedding, in Embedding\n")
+    assert_refused(result, r"no rule matches these parameters.*\n  - emb.weight 6 x 4, kind embedding, in Embedding, tied to head\.weight\n")
     assert "rule 1 (*.wieght)" in result.stderr
     assert all(name in result.stderr for name in ("head.weight", "body.weight", "body.bias"))
 
