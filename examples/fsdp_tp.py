@@ -117,7 +117,7 @@ def main() -> None:
     found = zeta.verify(model, plan, seed=SEED, reduce=True)  # communicates too; nothing of zeta's does unless asked to
     assert found.ok, found
     if rank == 0:
-        print(report.summary())
+        print(report.summary)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     data = torch.Generator().manual_seed(1)
@@ -126,7 +126,7 @@ def main() -> None:
     loss.backward()
     optimizer.step()
     if rank == 0:
-        print(f"{found.summary()}\n{world // tensor} x {tensor} processes on {device.type}: loss {loss.item():.5f}")
+        print(f"{found.summary}\n{world // tensor} x {tensor} processes on {device.type}: loss {loss.item():.5f}")
     dist.destroy_process_group()
 
 

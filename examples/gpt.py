@@ -159,7 +159,7 @@ def main() -> None:
 
     model = gpt2(vocab_size=512, n_positions=64, n_embd=128, n_layer=4, n_head=4)
     report = zeta.init_(model, "gpt2", seed=0)
-    print(report.summary())
+    print(report.summary)
 
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (8, 65), generator=generator)

@@ -165,6 +165,7 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
         ("zeta.command.loading", "huggingface_hub"),
         ("zeta.compute.stream.kernels.triton", "triton"),
         ("zeta.check.show.html", "plotly"),
+        ("zeta.base.progress", "tqdm"),
     }
 
 
@@ -192,6 +193,7 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
     assert "zeta" in brought
     unwanted = {
         "rich",
+        "tqdm",
         "triton",
         "transformers",
         "plotly",

@@ -16,6 +16,7 @@ from torch import nn
 
 from zeta.base.modules import check_module
 from zeta.base.process.forked import check_threads
+from zeta.base.progress import check_progress, progress_of
 from zeta.base.reading import shown
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import SpecError, ZetaNotice
@@ -74,7 +75,7 @@ def apply_(
     seed: int | None = None,
     *,
     only: Only | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
     confirm: bool | ProcessGroup = False,
@@ -93,8 +94,9 @@ def apply_(
             decides; ``report.seed`` has it. ``None`` is refused for sharded and data-parallel models, whose processes
             might draw different seeds.
         only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
-        progress: called as ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements,
-            with the name of the last parameter in it.
+        progress: ``True`` for a bar, in a terminal or a notebook; or a function that is called as
+            ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements, with the name of
+            the last parameter in it.
         prefix: for a model that is a part of the planned one, such as a pipeline stage: the prefix that makes its names
             the whole model's; ``""`` if it has the whole model's names already.
         name_map: for a part with other names: a function from its names to the whole model's, or a dictionary of names
@@ -130,7 +132,7 @@ def materialize_(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     cast_buffers: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     prefix: str | None = None,
     name_map: NameMap | None = None,
     confirm: bool | ProcessGroup = False,
@@ -197,7 +199,7 @@ def init_(
     seed: int | None = None,
     *,
     only: Only | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     confirm: bool | ProcessGroup = False,
     fallback: Fallback | None = None,
 ) -> Report:
@@ -239,7 +241,7 @@ def save(
     drop_ties: bool | None = None,
     force: bool = False,
     model_name: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Report:
     """Write a plan's values to safetensors files in the folder ``path``, without initializing or allocating the model.
 
@@ -306,7 +308,8 @@ def save(
         accumulators.append(Accumulator(entry))
         return accumulators[-1]
 
-    found = save_files(model, request, folder, force=force, watch=watch, progress=progress)
+    with progress_of(progress) as tell:
+        found = save_files(model, request, folder, force=force, watch=watch, progress=tell)
     measured = Measurements(accumulators)
     claim = Claim(seed=request.seed, plan=request.plan)
     nbytes = sum(entry.nbytes for entry in saved)
@@ -325,6 +328,7 @@ def verify(
     prefix: str | None = None,
     name_map: NameMap | None = None,
     reduce: bool | ProcessGroup = False,
+    progress: Progress | bool | None = None,
 ) -> Verification:
     """Compute every value again and compare bit by bit.
 
@@ -339,6 +343,7 @@ def verify(
             ``True`` for the default process group, or a process group that this process is in. Each of its processes
             must make this call, which communicates (``all_gather_object``). First they compare their requests, as with
             ``confirm`` of ``apply_``; differences, and errors of a rank, are problems of the result.
+        progress: ``True`` for a bar, or a function, as for ``apply_``; called with each tensor that was compared.
 
     For a sharded model, each process compares its local shards.
 
@@ -348,9 +353,11 @@ def verify(
         ForkError: this process was forked from one that had used torch's threads, so that torch would wait forever.
     """
     check_threads()
+    check_progress(progress)
     own = any(argument is not None for argument in (plan, seed, only, prefix, name_map))
     if not isinstance(target, nn.Module) and reduce is False:
-        return verification.verify_folder(_folder(target, own))
+        with progress_of(progress) as tell:
+            return verification.verify_folder(_folder(target, own), tell)
 
     def asked() -> PreparedVerification:
         if not isinstance(target, nn.Module):
@@ -361,7 +368,8 @@ def verify(
         return verification.prepare_verification(fit(target, plan, only=only, naming=naming(prefix, name_map)), seed)
 
     groups = ranks.groups_of(reduce, "reduce")
-    return verification.reduced(asked, groups) if groups else asked().compare()
+    with progress_of(progress) as tell:
+        return verification.reduced(asked, groups, tell) if groups else asked().compare(tell)
 
 
 # -- shared by the verbs -----------------------------------------------------------------------------------------------

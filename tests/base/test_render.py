@@ -189,6 +189,16 @@ def test_sizes_that_round_up_to_the_next_unit(count: int, text: str) -> None:
     assert bytes_text(count) == text
 
 
+def test_a_long_cell_is_wrapped_in_a_narrow_terminal_and_pushes_no_column_out() -> None:
+    rows = [("weight", " ".join(["word"] * 30), "1")]
+    lines = table(("name", "long", "short"), rows, width=70, expendable=("short",)).splitlines()
+    assert max(map(cell_len, lines)) <= 70
+    assert lines[0].split() == ["name", "long", "short"]
+    assert sum(line.count("word") for line in lines) == 30
+    name = "x" * 60
+    assert name in table(("name", "long"), [(name, "y" * 60)], width=70), "a name is never broken"
+
+
 def test_a_narrow_terminal_gets_the_columns_that_fit() -> None:
     headings, rows = ("name", "long", "short"), [("weight", "x" * 50, "1"), ("bias", "y", "22")]
     assert "x" * 50 in table(headings, rows, width=80, expendable=("long",))

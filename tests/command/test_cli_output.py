@@ -162,7 +162,7 @@ def test_the_bar_goes_to_the_terminal_and_the_rest_into_the_pipe() -> None:
             break
     os.close(terminal)
     assert done.returncode == 0
-    assert b"160/160 bytes" in shown
+    assert b"160 B of 160 B" in shown
     assert b"\x1b" not in done.stdout
     assert done.stdout.decode().startswith(f"{zeta.plan(nn.Linear(4, 8), 'torch')}\n2 tensors written: ")
     assert zeta.verify("out").ok

@@ -268,7 +268,7 @@ def test_without_the_library_the_reference_takes_over_and_says_so(monkeypatch: p
     with pytest.warns(ZetaNotice, match=r"computes with the reference backend.*native: /nowhere/libzeta_native\.so"):
         report = zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Normal())]), seed=0)
     assert report.backend == "reference"
-    assert "reference" in report.summary()
+    assert "reference" in report.summary
     (problem,) = report.backend_problems
     assert problem.startswith("native: /nowhere/libzeta_native.so: ")
     assert problem in str(report)

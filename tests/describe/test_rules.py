@@ -78,6 +78,15 @@ def match(name: str = "h.3.mlp.weight", **changes: Any) -> Match:
         ("h.{3..4,7,x}.w", "h.7.w", True),
         ("h.{3..4,7,x}.w", "h.3..4.w", False),
         ("{a.b,c}.w", "a.b.w", True),
+        ("{a,{b,c}d}.w", "cd.w", True),
+        ("{a,{b,c}d}.w", "c.w", False),
+        ("{a,{b,c}d}.w", "a.w", True),
+        ("{a,{b,c}d}.w", "ad.w", False),
+        ("h.{{0..2},x{3..11}}.w", "h.x10.w", True),
+        ("h.{{0..2},x{3..11}}.w", "h.10.w", False),
+        ("{{a,b},{c,{d,*}}}", "*", True),
+        ("{{a,b},{c,{d,*}}}", "e", False),
+        ("{a}}", "a}", True),
         ("{a*,c}.w", "ax.w", False),  # inside braces everything is meant as it stands
         ("{a*,c}.w", "a*.w", True),
         ("{a{b,c},d{0..2}e}.w", "ac.w", True),  # braces in braces
@@ -132,15 +141,25 @@ def braces(pattern: str) -> Iterator[str]:
     if opening < 0:
         yield pattern
         return
-    closing = pattern.index("}", opening)
-    for option in pattern[opening + 1 : closing].split(","):
+    options, depth, closing = [""], 1, opening
+    while depth:
+        closing += 1
+        letter = pattern[closing]
+        depth += (letter == "{") - (letter == "}")
+        if letter == "," and depth == 1:
+            options.append("")
+        elif depth:
+            options[-1] += letter
+    for option in (text for each in options for text in braces(each)):
         low, dots, high = option.partition("..")
         for text in map(str, range(int(low), int(high) + 1)) if dots else [option]:
             for rest in braces(pattern[closing + 1 :]):
                 yield pattern[:opening] + text + rest
 
 
-pieces = st.sampled_from(["*", "*.", "?", ".", "a", "b", "0", "1", "+", "{a,b0}", "{0..2}", "{1,a}", "{,b}"])
+pieces = st.sampled_from(
+    ["*", "*.", "?", ".", "a", "b", "0", "1", "+", "{a,b0}", "{0..2}", "{1,a}", "{,b}", "{a,{b,0{1..2}}+}"]
+)
 names = st.text("ab01.+", max_size=8)
 
 
@@ -292,7 +311,7 @@ def test_a_combination_asks_the_second_only_if_it_must() -> None:
         (lambda: shape(True), "shape\\(\\) takes numbers and None"),
         (lambda: ndim("2"), "number"),  # type: ignore[arg-type]
         (lambda: glob(3), "name glob"),  # type: ignore[arg-type]
-        (lambda: Rule("*", Zeros), r"rule '\*': expected an initializer such as .* got <class"),  # type: ignore[arg-type]
+        (lambda: Rule("*", Zeros), r"rule '\*': write Zeros\(\), with parentheses"),  # type: ignore[arg-type]
         (lambda: Rule("*", 0.02), r"rule '\*': expected an initializer such as .* got 0.02"),  # type: ignore[arg-type]
         (lambda: Rule("*", Zeros(), axes=(1, 0)), r"rule '\*': axes must be Axes"),  # type: ignore[arg-type]
         (lambda: Rules([]), "at least one rule"),
@@ -384,17 +403,28 @@ def test_rules_are_a_sequence_and_join_in_order() -> None:
     assert joined != Rules([two, one, three])
     assert hash(joined) == hash(Rules([one, two, three]))
     assert (len(joined), joined[1], list(joined[1:])) == (3, two, [two, three])
-    assert repr(joined).splitlines()[1:] == [
-        "    Rule('a', Zeros()),",
-        "    Rule('b', Keep()),",
-        "    Rule('c', Uniform()),",
-        "])",
+    assert repr(joined) == "Rules(3 rules: a, b, c)"
+    assert [line.split() for line in str(joined).splitlines()[2:]] == [
+        ["1", "a", "Zeros()"],
+        ["2", "b", "Keep()"],
+        ["3", "c", "Uniform()"],
     ]
+
+
+def test_many_rules_and_long_conditions_have_a_short_repr() -> None:
+    rules = Rules([Rule("{" + ",".join("x" * 50 for _ in range(20)) + "}", Zeros()), *[Rule("*", Zeros())] * 200])
+    assert repr(rules) == f"Rules(201 rules: {str(rules[0].label)[:28]}..., *, *, *, * and 196 more)"
+    assert "function double" in str(Rules([Rule("*", double, optional=True, buffers=True)]))
+    assert "optional, of buffers" in str(Rules([Rule("*", double, optional=True, buffers=True)]))
+
+
+def double(match: Match) -> Normal:
+    return Normal(2.0)
 
 
 def test_a_function_that_fails_is_named_with_its_parameter() -> None:
     def broken(match: Match) -> Any:
-        return match.no_such_thing  # type: ignore[attr-defined]
+        return match.module.no_such_thing
 
     with pytest.raises(
         SpecError, match=r"rule 'broken': its condition fails for weight: AttributeError: .*no_such_thing"

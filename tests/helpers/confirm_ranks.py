@@ -71,7 +71,7 @@ def all_the_same(rank: int) -> None:
             report = zeta.materialize_(model, plan, SEED, confirm=True)
         assert counts == {"all_gather_object": 1, "broadcast_object_list": 0}
         assert report.confirmed
-        assert report.summary().endswith("; all as planned, and the processes agree")
+        assert report.summary.endswith("; all as planned, and the processes agree")
         found: list[Any] = [None] * 4
         dist.all_gather_object(found, report.as_dict()["digest"])
         assert [one["plan"] for one in found] == [plan.digest] * 4

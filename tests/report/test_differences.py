@@ -67,7 +67,7 @@ def test_missing_names() -> None:
     assert [(c.name, c.a is None, c.b is None) for c in found] == [
         ("a", False, True), ("steps", False, True), ("c", True, False),
     ]  # fmt: skip
-    assert found.summary() == "mine differs from theirs in 2 of 3 parameters and 1 of 1 buffer"
+    assert found.summary == "mine differs from theirs in 2 of 3 parameters and 1 of 1 buffer"
     rows = [line.split() for line in str(found).splitlines()[3:]]
     assert rows[0][:4] == ["a", "only", "in", "one"]
     assert "Ones()" in rows[2]
@@ -155,7 +155,7 @@ def test_real_models() -> None:
     planned = zeta.plan(model, rules)
     assert diff(recorded, planned).same
     assert (
-        diff(Plan.from_json(recorded.to_json()), planned).summary()
+        diff(Plan.from_json(recorded.to_json()), planned).summary
         == "A and B do the same to all 4 parameters and 3 buffers"
     )
     assert [c.name for c in diff(zeta.record(build, 1.5)[1], planned)] == ["0.weight"]

@@ -315,10 +315,10 @@ def test_a_report_of_a_model() -> None:
 
 def test_the_summary_is_one_line() -> None:
     good, bad = measured("a"), measured("b", count=234_567, findings=("std off",))
-    assert a_report(good, nbytes=4_000_000, kept=("x", "y")).summary() == (
-        "1 tensors written, 2 kept: 1,000 values, 4.0 MB in 0.3 s (seed 7, stream 1, native avx2); all as planned"
+    assert a_report(good, nbytes=4_000_000, kept=("x", "y")).summary == (
+        "1 tensor written, 2 kept: 1,000 values, 4.0 MB in 0.3 s (seed 7, stream 1, native avx2); all as planned"
     )
-    assert a_report(good, bad).summary() == (
+    assert a_report(good, bad).summary == (
         "2 tensors written: 235,567 values, 4.0 kB in 0.3 s (seed 7, stream 1, native avx2); 1 NOT as planned"
     )
     assert a_report(good, bad).ok is False
@@ -394,7 +394,7 @@ def test_a_difference_and_a_failed_verification_read_well() -> None:
     result = zeta.verify(layer, plan, 0)
     assert str(result) == (
         "weight: 2 element(s) differ, first at [1, 1]: found 2.5, expected 1.0\n"
-        "NOT verified: 1 problem(s) in 1 tensors (seed 0)"
+        "NOT verified: 1 problem(s) in 1 tensor (seed 0)"
     )
     difference = {"name": "weight", "count": 2, "first": [1, 1], "found": "2.5", "expected": "1.0"}
     expected = {"ok": False, "seed": 0, "compared": 1, "kept": [], "problems": [], "close": []}

@@ -507,7 +507,7 @@ def test_orthogonal_matrices_are_compared_within_their_tolerance(dtype: torch.dt
     found = zeta.verify(layer, plan, 1)
     assert found.ok
     assert found.close == ("weight",)
-    assert "1 tensors equal, bit by bit (1 orthogonal within rounding), those of seed 1" in str(found)
+    assert "1 tensor equal, bit by bit (1 orthogonal within rounding), those of seed 1" in str(found)
     with torch.no_grad():
         layer.weight[3, 5] += max(1e-5, 0.05 * (dtype is torch.bfloat16))
     (difference,) = zeta.verify(layer, plan, 1).differences

@@ -197,14 +197,14 @@ def test_only_some_get_their_values_and_the_others_keep_theirs(only: Any, writte
         assert raw(parameter) == expected, name
 
 
-@pytest.mark.parametrize("only", ["wieght", ["weight", "bais"], [], lambda name: False])
+@pytest.mark.parametrize("only", ["wieght", ["weight", "bais"], lambda name: False])
 def test_only_must_select_something(only: Any) -> None:
     layer = nn.Linear(2, 2)
     before = state(layer)
     with pytest.raises(PlanError, match="only=") as caught:
         zeta.init_(layer, UNIFORM, only=only, seed=0)
     assert ("bais" in str(caught.value)) == (only == ["weight", "bais"])
-    assert "- weight" not in str(caught.value)
+    assert "- weight\n" not in f"{caught.value}\n"
     assert state(layer) == before
 
 
@@ -555,8 +555,8 @@ def test_what_is_no_plan_or_no_progress_is_refused_before_the_first_write() -> N
     before = state(layer)
     with pytest.raises(SpecError, match=r"expected a Plan from zeta\.plan.*got 'torch'; zeta\.init_"):
         zeta.apply_(layer, "torch", seed=0)  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match=r"progress must be a function .*got True"):
-        zeta.apply_(layer, zeta.plan(layer, "torch"), progress=True, seed=0)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"progress must be a function .*got 5"):
+        zeta.apply_(layer, zeta.plan(layer, "torch"), progress=5, seed=0)  # type: ignore[arg-type]
     assert state(layer) == before
 
 

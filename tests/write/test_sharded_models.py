@@ -75,7 +75,7 @@ def test_what_is_on_meta_gets_its_part_of_the_whole(
         assert [id(parameter) for parameter in model.parameters()] == before
         assert report.ok, report
         assert report.partial
-        assert "of this process's part" in report.summary()
+        assert "of this process's part" in report.summary
         check(model, whole)
         assert zeta.verify(model, plan, seed=1).ok
 

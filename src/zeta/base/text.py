@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -10,6 +12,13 @@ from zeta.base.escaping import visible
 
 TABLE_WIDTH: Final = 180
 _LONGEST_NAME: Final = 300
+# characters in a line of a notebook's output, in a window of usual width
+_NOTEBOOK_WIDTH: Final = 110
+# cells between two columns, and that of a column whose longer texts are wrapped to fit a terminal
+_GAP: Final = 3
+_WRAPPED: Final = 36
+# cells that are left for all other columns, below which they are not wrapped to fit a terminal
+_NARROWEST: Final = 30
 
 T = TypeVar("T")
 NamePart = str | frozenset[int]
@@ -102,22 +111,28 @@ def table(
 
     It has no colours and a fixed width, so that a log and a terminal show the same. Only a very long name exceeds the
     width; of a name with hundreds of characters, the middle is left out. With ``width``, ``expendable`` columns are
-    left out, in their order, until the table fits.
+    left out one at a time, in their order, until the table fits; if it still does not, long cells are wrapped.
     """
     from rich.cells import cell_len  # imported when something is shown: the import takes longer than all of zeta's
 
     shown = ([visible(cell) for cell in row] for row in rows)
     headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
     columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
-    columns[headings[0]] = [_brief(name) for name in columns[headings[0]]]
+    columns[headings[0]] = [brief(name) for name in columns[headings[0]]]
+
+    def needed(heading: str, cells: Sequence[str]) -> int:
+        """The width of a column; what can be wrapped need not be shown on one line."""
+        longest = max(map(cell_len, (heading, *cells)))
+        return longest if heading in right or heading == headings[0] else min(longest, _WRAPPED)
+
     for heading in expendable:
-        if width is None or sum(max(map(cell_len, (title, *cells))) + 3 for title, cells in columns.items()) <= width:
+        if width is None or sum(needed(*column) + _GAP for column in columns.items()) <= width:
             break
         columns.pop(heading, None)
-    return _table(list(columns), list(zip(*columns.values(), strict=True)), right)
+    return _table(list(columns), list(zip(*columns.values(), strict=True)), right, width)
 
 
-def _brief(name: str) -> str:
+def brief(name: str) -> str:
     """The name; if it is too long, its two ends, and the number of characters between them."""
     if len(name) <= _LONGEST_NAME:
         return name
@@ -125,13 +140,30 @@ def _brief(name: str) -> str:
     return f"{name[:end]}...({len(name) - 2 * end:,} characters)...{name[-end:]}"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> str:
+def in_notebook() -> bool:
+    """Whether the output goes to a notebook."""
+    return type(sys.stdout).__module__.startswith("ipykernel.")
+
+
+def terminal_width() -> int | None:
+    """The width of the terminal or notebook that ``print`` writes to; ``None`` if it writes to something else."""
+    if in_notebook():
+        return _NOTEBOOK_WIDTH
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None if sys.stdout.isatty() else None
+    except (AttributeError, OSError, ValueError):  # no stdout, or one that is no file
+        return None
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], width: int | None) -> str:
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
     longest = max((cell_len(row[0]) for row in rows), default=0)
+    if width is None or width < longest + _NARROWEST:
+        width = max(TABLE_WIDTH, longest + 120)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
         fixed = number == 0 or heading in right
@@ -139,7 +171,12 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequen
     for row in rows:
         shown.add_row(*row)
     console = Console(
-        file=io.StringIO(), width=max(TABLE_WIDTH, longest + 120), color_system=None, legacy_windows=False, emoji=False
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        legacy_windows=False,
+        emoji=False,
+        force_jupyter=False,  # or a notebook gets the table as an output, and the text stays empty
     )
     console.print(shown, markup=False)
     assert isinstance(console.file, io.StringIO)
@@ -163,6 +200,15 @@ def range_text(values: Iterable[float]) -> str:
         return ""
     low, high = number_text(ordered[0]), number_text(ordered[-1])
     return low if low == high else f"{low}..{high}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> count_text(1, "buffer"), count_text(1200, "buffer")
+    ('1 buffer', '1,200 buffers')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def bytes_text(count: int) -> str:

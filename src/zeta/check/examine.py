@@ -23,6 +23,7 @@ from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.modules import check_module, copy_of, within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
+from zeta.base.progress import check_progress, progress_of
 from zeta.base.reading import shown
 from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
@@ -71,7 +72,7 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
-    progress: CheckProgress | None = None,
+    progress: CheckProgress | bool | None = None,
 ) -> CheckReport:
     """Check whether a network can learn from its initial values. The model does not change, bit by bit.
 
@@ -103,10 +104,11 @@ def check(
             ``"Z402:blocks.*"``.
         thresholds: other limits.
         seed: the seed of the plan, for a model on meta, and for the report.
-        progress: full level: called as ``progress(what, seconds_done, seconds_total)`` before each Jacobian and
-            spectral norm. The seconds are estimated from sizes, for one slow core. If they would be more than 40, only
-            some of the spectral norms and of the Jacobians' largest singular values are computed, equally spaced;
-            ``report.sampled`` says which. Models of ``width`` and ``depth`` are not in the estimate.
+        progress: full level: ``True`` for a bar; or a function that is called as ``progress(what, seconds_done,
+            seconds_total)`` before each Jacobian and spectral norm. The seconds are estimated from sizes, for one slow
+            core. If they would be more than 40, only some of the spectral norms and of the Jacobians' largest singular
+            values are computed, equally spaced; ``report.sampled`` says which. Models of ``width`` and ``depth`` are
+            not in the estimate. For a model on meta, ``True`` also shows a bar while its copy gets values.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
@@ -142,7 +144,7 @@ def check(
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
         suppression = Suppression(suppress)
         with within_reach("initialize=", TargetError):
-            real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed)
+            real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed, progress is True)
         if real is not inner:
             inner, slots = real, walk(real)
         call = call_of(inner, batch)
@@ -155,7 +157,8 @@ def check(
             found = _evidence(inner, slots, call, loss, plan, limits, optimizer, ranks)
             evidence = replace(found, unwritten=raw)
             if level == "full":
-                evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, progress)
+                with progress_of(progress, "s") as tell:
+                    evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, tell)
         ranks.wait()
     findings = all_findings(evidence)
     skipped: list[tuple[str, str]] = []
@@ -240,7 +243,7 @@ def _check_options(
     optimizer: OptimizerLike | None,
     thresholds: Thresholds | None,
     seed: int | None,
-    progress: CheckProgress | None,
+    progress: CheckProgress | bool | None,
 ) -> None:
     if loss is not None and not (callable(loss) and _takes_two(loss)):
         raise SpecError(
@@ -256,8 +259,7 @@ def _check_options(
         raise SpecError(
             f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {shown(thresholds)}"
         )
-    if progress is not None and not callable(progress):
-        raise SpecError(f"progress must be a function (what, seconds_done, seconds_total), got {shown(progress)}")
+    check_progress(progress, "s")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise SpecError(f"seed must be a whole number, got {shown(seed)}")
 
@@ -275,7 +277,7 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 
 
 def _with_values(
-    model: nn.Module, slots: list[Slot], plan: Plan | None, initialize: Initialize | None, seed: int
+    model: nn.Module, slots: list[Slot], plan: Plan | None, initialize: Initialize | None, seed: int, progress: bool
 ) -> nn.Module:
     """The model; for one on meta, a copy with memory and values."""
     on_meta = [slot.name for slot in slots if slot.tensor.is_meta]
@@ -287,7 +289,7 @@ def _with_values(
         )
     if plan is not None:
         twin: nn.Module = copy_of(model)
-        verbs.materialize_(twin, plan, seed)
+        verbs.materialize_(twin, plan, seed, progress=progress)
         return twin
     if initialize is not None:
         twin = with_memory(model)

@@ -1,13 +1,14 @@
 """The command line: parse the arguments, call a task, print the result.
 
 Exit codes: 0 success; 1 the values are not as planned, do not verify or cannot learn, or two plans differ; 2 wrong
-usage, or the task is not possible.
+usage, or the task is not possible; 130 interrupted by Ctrl-C, 143 terminated.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -111,8 +112,18 @@ def _errors(debug: bool) -> Iterator[None]:
             complain("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        complain("; ".join(["zeta: interrupted", *(_notes(error) or ["nothing was left half-written"])]))
-        raise typer.Exit(2) from None
+        ended = isinstance(error, _Terminated)
+        what = "terminated" if ended else "interrupted"
+        complain("; ".join([f"zeta: {what}", *(_notes(error) or ["nothing was left half-written"])]))
+        raise typer.Exit(128 + (signal.SIGTERM if ended else signal.SIGINT)) from None
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process was asked to end; it puts everything in order first, as after Ctrl-C."""
+
+
+def _on_sigterm(*_: object) -> None:
+    raise _Terminated
 
 
 def _notes(error: BaseException) -> list[str]:
@@ -354,4 +365,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal whose encoding lacks ± still shows the numbers
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _on_sigterm)
     app()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from rich.console import Console
 
-from zeta.base.escaping import visible, visible_lines
+from zeta.base.escaping import visible_lines
+from zeta.base.progress import Tell, bar
+from zeta.base.reading import json_text
 
 _STDOUT: Final = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 _STDERR: Final = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -37,8 +39,6 @@ def width() -> int | None:
 
 def say_json(data: Any) -> None:
     """Print data as one JSON document."""
-    from zeta.base.reading import json_text  # the import takes a tenth of the time of the help
-
     say_document(json_text(data))
 
 
@@ -48,31 +48,24 @@ def say_document(text: str) -> None:
 
 
 @contextlib.contextmanager
-def bytes_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+def bytes_bar(quiet: bool) -> Iterator[Tell | None]:
     """A progress bar of bytes on stderr, if that is a terminal."""
-    if quiet or not _STDERR.is_terminal:
-        yield None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_STDERR, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda name, done, total: bar.update(task, description=visible(name), completed=done, total=total)
+    with contextlib.nullcontext() if quiet else bar("B", _STDERR) as tell:
+        yield tell
 
 
 @contextlib.contextmanager
-def time_bar() -> Iterator[Callable[[str, float, float], None]]:
+def time_bar() -> Iterator[Tell]:
     """Print the estimated time of something on stderr; with a progress bar, if that is a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[left]:.0f} s"))
-    with Progress(*columns, console=_STDERR, transient=True, disable=not _STDERR.is_terminal) as bar:
-        task = bar.add_task("", total=None, left=0.0)
+    announced = False
+    with bar("s", _STDERR) as tell:
 
         def show(what: str, done: float, total: float) -> None:
-            if not done and bar.tasks[0].total is None:
-                _STDERR.print(f"zeta: note: {what}: about {total:.0f} s")
-            bar.update(task, description=visible(what), completed=done, total=total, left=total - done)
+            nonlocal announced
+            if not announced:
+                announced = True
+                complain(f"zeta: note: {what}: about {total:.0f} s")
+            if tell is not None:
+                tell(what, done, total)
 
         yield show

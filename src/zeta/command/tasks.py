@@ -64,7 +64,7 @@ def init(
     else:
         for flag in report.flags():
             say(flag)
-        say(report.summary())
+        say(report.summary)
         say("\n".join(map(visible, files)))
         say(check_command.as_text(checked))
     return report.ok
@@ -98,7 +98,8 @@ def plan(asked: ModelOptions, *, as_json: bool) -> bool:
 
 def verify(folder: Path, *, as_json: bool) -> bool:
     """Verify a folder."""
-    result = verbs.verify(folder)
+    with bytes_bar(quiet=as_json) as progress:
+        result = verbs.verify(folder, progress=progress)
     if as_json:
         say_json(result.as_dict())
     else:

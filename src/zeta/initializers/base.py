@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from zeta.base.gaussian import Moments
 from zeta.base.reading import shown
+from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.fans import Axes, Fans
 
@@ -102,6 +103,7 @@ class Initializer:
         if cls is None:
             raise SpecError(
                 f"unknown initializer {shown(name)}: expected one of {', '.join(sorted(Initializer.registry))}"
+                f"{did_you_mean(name, Initializer.registry)}"
             )
         known = [item.name for item in _fields(cls) if item.init]
         if set(values) - set(known):

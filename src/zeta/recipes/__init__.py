@@ -11,6 +11,7 @@ import importlib
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
+from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def rules_for(name: str, model: nn.Module) -> Rules:
 
 def _home(name: str) -> tuple[str, str]:
     if name not in _HOMES:
-        raise SpecError(f"unknown recipe {name!r}: expected one of {', '.join(names())}, or Rules([...])")
+        close = did_you_mean(name, _HOMES)
+        raise SpecError(f"unknown recipe {name!r}: expected one of {', '.join(names())}, or Rules([...]){close}")
     return _HOMES[name]
 
 

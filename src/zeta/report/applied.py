@@ -9,10 +9,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from zeta.base.reading import shown
+from zeta.base.progress import check_progress, progress_of
 from zeta.compute.stream import kernels
 from zeta.compute.stream.random import check_seed
-from zeta.errors import SpecError
 from zeta.report.digests import Claim, claim_of
 from zeta.report.measuring import Measured, measure_all
 from zeta.report.report import Report
@@ -26,10 +25,9 @@ from zeta.write.seeds import seed_of
 Meet = Callable[[Claim], bool]
 
 
-def applied(fit: Fit, seed: int | None, progress: Progress | None, meet: Meet) -> Report:
+def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: Meet) -> Report:
     """Write the fit's entries and measure them. In a recording, the writes are recorded and nothing is measured."""
-    if progress is not None and not callable(progress):
-        raise SpecError(f"progress must be a function (name, bytes_done, bytes_total), got {shown(progress)}")
+    check_progress(progress)
     begin = time.perf_counter()
     kept = [entry for entry in fit.plan if entry.kept] + [*fit.left]
     if (recorder := recording_here()) is not None:
@@ -41,7 +39,8 @@ def applied(fit: Fit, seed: int | None, progress: Progress | None, meet: Meet) -
     jobs = prepare(fit, seed)
     claim = claim_of(fit, seed, jobs)
     confirmed = meet(claim)
-    write(jobs, seed, progress)
+    with progress_of(progress) as tell:
+        write(jobs, seed, tell)
     devices = {job.held.local.device for job in jobs}
     nbytes = sum(job.nbytes for job in jobs)
     report = report_of(seed, claim, begin, measure_all(jobs), kept, nbytes, devices)

@@ -13,10 +13,12 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from zeta.base import dtypes
+from zeta.base import dtypes, html
 from zeta.base.distributed import any_sharded
 from zeta.base.escaping import visible
 from zeta.base.reading import shown
+from zeta.base.spelling import did_you_mean
+from zeta.base.text import bytes_text
 from zeta.compute import programs
 from zeta.compute.stream import kernels
 from zeta.errors import PlanError, SpecError, TargetError
@@ -67,18 +69,34 @@ class ShardPlan:
         for share in self.shares:
             if name == share.entry.name or name in share.entry.ties:
                 return share
-        raise KeyError(f"the plan has no parameter or buffer named {shown(name)}")
+        close = did_you_mean(name, (share.entry.name for share in self.shares))
+        raise KeyError(f"the plan has no parameter or buffer named {shown(name)}{close}")
 
     @property
     def cost(self) -> Cost:
         """The cost of all entries, written one after the other."""
         return functools.reduce(Cost.__add__, (share.cost for share in self.shares), Cost())
 
-    def __str__(self) -> str:
-        costs = {share.entry.name: share.cost for share in self.shares}
-        table = Plan(tuple(share.entry for share in self.shares), costs=costs)
+    def __repr__(self) -> str:
         mesh = " x ".join(map(str, self.mesh_shape))
-        return f"{table}\nrank {self.rank} of a mesh of {mesh}, at {self.coordinate}"
+        return f"ShardPlan(rank {self.rank} of a mesh of {mesh}, {bytes_text(self.cost.held)} held)"
+
+    @property
+    def _plan(self) -> Plan:
+        """The plan with the costs of this rank."""
+        costs = {share.entry.name: share.cost for share in self.shares}
+        return Plan(tuple(share.entry for share in self.shares), costs=costs)
+
+    @property
+    def summary(self) -> str:
+        """One line: the rank and its place in the mesh."""
+        return f"rank {self.rank} of a mesh of {' x '.join(map(str, self.mesh_shape))}, at {self.coordinate}"
+
+    def __str__(self) -> str:
+        return f"{self._plan}\n{self.summary}"
+
+    def _repr_html_(self) -> str:
+        return html.page(self._plan._repr_html_(), html.lines([self.summary]))
 
 
 def shard_plan(plan: Plan, mesh_shape: Sequence[int], placements: Placing, rank: int) -> ShardPlan:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from zeta.base import dtypes
+from zeta.base import dtypes, html
 from zeta.base.escaping import visible
 from zeta.base.reading import shown
-from zeta.base.text import fold, number_text, shape_text, table
+from zeta.base.text import count_text, fold, number_text, shape_text, table, terminal_width
 from zeta.errors import SpecError
 from zeta.initializers import Constant, Keep, Normal, Program
 from zeta.report.distributions import same_distribution
@@ -72,6 +72,7 @@ class Difference:
         """Whether both plans do the same to every parameter and buffer."""
         return not self.changes
 
+    @property
     def summary(self) -> str:
         """One line."""
         a, b = visible(self.a), visible(self.b)
@@ -90,22 +91,33 @@ class Difference:
             return f"{a} and {b} do the same to all {self.parameters} parameters{buffers_too}"
         return f"{a} differs from {b} in {' and '.join(counts)}"
 
+    def __repr__(self) -> str:
+        changes = "the same" if self.same else count_text(len(self.changes), "change")
+        return f"Difference({visible(self.a)}, {visible(self.b)}: {changes})"
+
     def __str__(self) -> str:
-        return self.text()
+        return self.text(terminal_width())
 
     def text(self, width: int | None = None) -> str:
         """What ``print`` shows: the summary, and a line for each change; equal changes of repeated layers are one line.
 
         With ``width``, columns are left out until the table fits a terminal of that width.
         """
-        lines = [self.summary()]
+        lines = [self.summary]
         if self.changes:
             headings = self._headings()
             lines.append(table(headings, self._rows(), width=width, expendable=headings[:3:-1]))
-        if self.unsaid:
-            names = [name for name, _ in fold((name, None, None) for name in self.unsaid)]
-            lines.append(visible(f"not compared, as only one of them gives these buffers values: {', '.join(names)}"))
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._remarks()])
+
+    def _repr_html_(self) -> str:
+        table = html.table_section(self.summary, self._headings(), self._rows())
+        return html.page(table if self.changes else html.lines([self.summary]), html.lines(self._remarks()))
+
+    def _remarks(self) -> list[str]:
+        if not self.unsaid:
+            return []
+        names = [name for name, _ in fold((name, None, None) for name in self.unsaid)]
+        return [visible(f"not compared, as only one of them gives these buffers values: {', '.join(names)}")]
 
     def _headings(self) -> tuple[str, ...]:
         distinct = len({self.a, self.b, "name", "what"}) == 4

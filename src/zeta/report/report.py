@@ -6,14 +6,20 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from zeta.base import html
 from zeta.base.escaping import visible
 from zeta.base.reading import shown
-from zeta.base.text import bytes_text, fold, number_text, range_text, table
+from zeta.base.spelling import did_you_mean
+from zeta.base.text import bytes_text, count_text, fold, number_text, range_text, table, terminal_width
 from zeta.compute.stream.random import STREAM_VERSION
 from zeta.report.digests import Claim, Digest
 from zeta.report.measuring import Measured
+
+_HEADINGS: Final = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
+#: the columns that a narrow terminal has no room for, the first ones first; name and verdict stay
+_EXPENDABLE: Final = ("values", "min", "max", "planned mean", "mean", "planned std", "std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,8 @@ class Report:
         for item in self.measured:
             if item.name == name:
                 return item
-        raise KeyError(f"the report has no parameter named {shown(name)}")
+        close = did_you_mean(name, (item.name for item in self.measured))
+        raise KeyError(f"the report has no parameter named {shown(name)}{close}")
 
     @property
     def digest(self) -> Digest:
@@ -66,24 +73,54 @@ class Report:
         """Whether nothing deviates from the plan."""
         return not self.flagged
 
+    @property
     def summary(self) -> str:
         """One line."""
         count = sum(item.count for item in self.measured)
         kept = f", {len(self.kept)} kept ({bytes_text(self.kept_nbytes)})" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
-        verdict = "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
-        verdict += ", and the processes agree" if self.confirmed else ""
+        verdict = self._verdict + (", and the processes agree" if self.confirmed else "")
         part = " of this process's part" if self.partial else ""
         return (
-            f"{len(self.measured)} tensors written{kept}: {count:,} values{part}, {bytes_text(self.nbytes)} in "
+            f"{count_text(len(self.measured), 'tensor')} written{kept}: {count:,} values{part}, "
+            f"{bytes_text(self.nbytes)} in "
             f"{self.seconds:.1f} s{resumed} "
             f"(seed {self.seed}, stream {self.stream}, {self.backend}); {verdict}"
         )
 
+    @property
+    def _verdict(self) -> str:
+        return "all as planned" if self.ok else f"{len(self.flagged)} NOT as planned"
+
+    def __repr__(self) -> str:
+        written = f"{count_text(len(self.measured), 'tensor')} written, {bytes_text(self.nbytes)}"
+        return f"Report({written}, seed {self.seed}, {self._verdict})"
+
     def __str__(self) -> str:
+        return self.text(terminal_width())
+
+    def text(self, width: int | None = None) -> str:
+        """What ``print`` shows: a line for each parameter, what deviates from the plan, and the summary.
+
+        With ``width``, columns are left out until the table fits a terminal of that width.
+        """
+        shown = table(_HEADINGS, self._rows(), right=("values",), width=width, expendable=_EXPENDABLE)
+        return "\n".join([shown, *self.flags(), *self._problems(), self.summary])
+
+    def _repr_html_(self) -> str:
+        return html.page(
+            html.lines(self.flags(), bold=True),
+            html.table_section(self.summary, _HEADINGS, self._rows(), right=("values",)),
+            html.lines(self._problems()),
+        )
+
+    def _problems(self) -> list[str]:
+        return [visible(f"better backend, not usable: {problem}") for problem in self.backend_problems]
+
+    def _rows(self) -> list[tuple[str, ...]]:
         named = ((item.name, (item.planned_mean, item.planned_std, item.ok), item) for item in self.measured)
         folded = ((name, items, [item for item in items if item.count]) for name, items in fold(named))
-        rows = [
+        return [
             (
                 name,
                 number_text(items[0].planned_mean),
@@ -97,10 +134,6 @@ class Report:
             )
             for name, items, here in folded
         ]
-        headings = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
-        lines = [table(headings, rows, right=("values",))]
-        problems = [visible(f"better backend, not usable: {problem}") for problem in self.backend_problems]
-        return "\n".join([*lines, *self.flags(), *problems, self.summary()])
 
     def flags(self) -> list[str]:
         """What deviates from the plan, one line each."""

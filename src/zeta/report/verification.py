@@ -6,6 +6,7 @@ the tolerance that their initializer states.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,11 @@ import msgspec
 import torch
 from torch import Tensor
 
-from zeta.base import dtypes
+from zeta.base import dtypes, html
 from zeta.base.escaping import visible
+from zeta.base.progress import Done
 from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, opened, parse, read_bytes, shown
+from zeta.base.text import count_text
 from zeta.compute.sampling import Request, fill_, tolerance
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
@@ -31,7 +34,7 @@ from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.write.apply import Job, prepare
+from zeta.write.apply import Job, Progress, prepare
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, bytes_view
 from zeta.write.checkpoint.settings import differences
 
@@ -64,19 +67,37 @@ class Verification:
         """Whether every bit agrees."""
         return not self.differences and not self.problems
 
+    @property
     def summary(self) -> str:
         """One line."""
+        compared = count_text(self.compared, "tensor")
         kept = f", {len(self.kept)} kept as they were" if self.kept else ""
         if self.ok:
             close = f" ({len(self.close)} orthogonal within rounding)" if self.close else ""
-            return f"verified: {self.compared} tensors equal, bit by bit{close}, those of seed {self.seed}{kept}"
+            return f"verified: {compared} equal, bit by bit{close}, those of seed {self.seed}{kept}"
         problems = len(self.differences) + len(self.problems)
-        return f"NOT verified: {problems} problem(s) in {self.compared} tensors (seed {self.seed})"
+        return f"NOT verified: {problems} problem(s) in {compared} (seed {self.seed})"
+
+    def __repr__(self) -> str:
+        found = f"{len(self.differences) + len(self.problems)} problem(s)"
+        return f"Verification({count_text(self.compared, 'tensor')}, seed {self.seed}, {'ok' if self.ok else found})"
 
     def __str__(self) -> str:
         found = [*self.problems, *map(str, self.differences)]
         more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
-        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary()])
+        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary])
+
+    def _repr_html_(self) -> str:
+        parts = [html.lines([self.summary], bold=True), html.lines(self.problems)]
+        if self.differences:
+            rows = [
+                (item.name, f"{item.count:,}", str(list(item.first)), item.found, item.expected)
+                for item in self.differences
+            ]
+            headings = ("name", "elements that differ", "first at", "found", "expected")
+            title = f"{count_text(len(rows), 'tensor')} that differ"
+            parts.append(html.table_section(title, headings, rows, right=(headings[1],)))
+        return html.page(*parts)
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""
@@ -100,8 +121,9 @@ class PreparedVerification:
     kept: tuple[str, ...]
     claim: Claim
 
-    def compare(self) -> Verification:
+    def compare(self, progress: Progress | None = None) -> Verification:
         """Compare the model's parameters and buffers with what the plan gives."""
+        done = Done(sum(job.nbytes for job in self.jobs), progress)
         differences: list[TensorDifference] = []
         close: list[str] = []
         for job, drawn in _with_small_ones(self.jobs, self.seed):
@@ -124,6 +146,7 @@ class PreparedVerification:
                         comparison.add(place, found[index].to(expected.device), expected)
                 differences += comparison.result()
                 close += [job.entry.name] if comparison.close else []
+            done.add(job.entry.name, job.nbytes)
         return self.result(compared=len(self.jobs), differences=tuple(differences), close=tuple(close))
 
     def result(self, **found: Any) -> Verification:
@@ -176,7 +199,9 @@ def prepare_verification(fit: Fit, seed: int) -> PreparedVerification:
     return PreparedVerification(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
 
 
-def reduced(prepared: Callable[[], PreparedVerification], groups: Sequence[Any]) -> Verification:
+def reduced(
+    prepared: Callable[[], PreparedVerification], groups: Sequence[Any], progress: Progress | None = None
+) -> Verification:
     """Verify on every process of the groups and combine the results, which are then equal in all. A collective call.
 
     The processes first compare their claims. If these differ, or a process fails, that is the result.
@@ -192,7 +217,7 @@ def reduced(prepared: Callable[[], PreparedVerification], groups: Sequence[Any])
     if failed or problems:
         differing = (f"the processes do not agree: {problem}" for problem in problems)
         return mine.result(compared=0, differences=(), problems=(*failed, *differing))
-    found = together(mine.compare, groups)
+    found = together(functools.partial(mine.compare, progress), groups)
     finished = {rank: one for rank, one in found.items() if isinstance(one, Verification)}
     return mine.result(
         compared=max(one.compared for one in finished.values()),
@@ -227,14 +252,15 @@ class _Found:
         )
 
 
-def verify_folder(folder: Path) -> Verification:
+def verify_folder(folder: Path, progress: Progress | None = None) -> Verification:
     """Compare a checkpoint with its own manifest: index, headers, every value, and that there are no other files."""
     manifest = Manifest.read(folder / MANIFEST)
     files = manifest.layout
     if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
         raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
+    done = Done(files.nbytes, progress)
     try:
-        found = _Found.of([_verify_file(folder, shard, files, manifest) for shard in files.shards])
+        found = _Found.of([_verify_file(folder, shard, files, manifest, done) for shard in files.shards])
         problems = [*found.problems, *_index_problems(folder, files), *_unknown_files(folder, files)]
         problems += _settings_problems(folder, manifest)
     except OSError as error:
@@ -251,7 +277,7 @@ def verify_folder(folder: Path) -> Verification:
     )
 
 
-def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) -> _Found:
+def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest, done: Done) -> _Found:
     path = folder / shard.name
     try:
         with opened(path) as file:
@@ -263,9 +289,9 @@ def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) 
                 return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}",))
             header = () if owner else (f"{shard.name}: the header is not the one that the plan gives",)
             parts = [
-                _compare_block(item, file, manifest)
+                _compare_block(item, file, manifest, done)
                 if isinstance(item, Block)
-                else _compare_stored(item, file, manifest)
+                else _compare_stored(item, file, manifest, done)
                 for item in blocks(shard.stored)
             ]
             return _Found.of([_Found(problems=header), *parts])
@@ -275,11 +301,12 @@ def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest) 
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
+def _compare_block(block: Block, file: BinaryIO, manifest: Manifest, done: Done) -> _Found:
     expected = block.drawn(manifest.seed)
     found = torch.empty_like(expected)
     file.seek(block.start)
     _read(file, bytes_view(found))
+    done.add(block.stored[-1].entry.name, found.nbytes)
     if torch.equal(dtypes.bits(found), dtypes.bits(expected)):
         return _Found()
     differences: list[TensorDifference] = []
@@ -290,12 +317,13 @@ def _compare_block(block: Block, file: BinaryIO, manifest: Manifest) -> _Found:
     return _Found(differences=tuple(differences))
 
 
-def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
+def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest, done: Done) -> _Found:
     entry = item.entry
     if entry.kept:
         digests = {
             name: _digest(file, offset, entry.nbytes) for name, offset in zip(item.names, item.offsets, strict=True)
         }
+        done.add(entry.name, entry.nbytes * len(item.names))
         other = [name for name, digest in digests.items() if digest != manifest.kept.get(entry.name)]
         return _Found(differences=tuple(_other_bytes(name, entry) for name in other))
     comparisons = [Comparison(name, tolerance(entry.initializer, entry.dtype)) for name in item.names]
@@ -307,6 +335,7 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest) -> _Found:
             _read(file, bytes_view(found))
             comparison.add(index, found, values)
         position += values.nbytes
+        done.add(entry.name, values.nbytes * len(item.names))
     return _Found(
         differences=tuple(difference for comparison in comparisons for difference in comparison.result()),
         close=tuple(comparison.name for comparison in comparisons if comparison.close),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -14,7 +16,7 @@ from torch import nn
 from zeta.base.modules import check_module
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
-from zeta.errors import PlanError, SpecError, listed
+from zeta.errors import PlanError, SpecError, ZetaNotice, listed
 from zeta.initializers import Initializer, Keep, Program
 from zeta.initializers.reach import check_law
 from zeta.resolve.casting import Casting, casting_of
@@ -22,6 +24,7 @@ from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.resolve.submodels import Naming, check_used, renamed
 from zeta.rules.globs import glob_matcher
+from zeta.rules.where import did_you_mean_glob
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]
@@ -156,7 +159,10 @@ def _selected(plan: Plan, only: Only | None) -> list[Entry]:
 
 
 def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item], Sequence[str]]) -> list[Item]:
-    """The items of which ``only`` names one of the names; ``PlanError`` for none, ``SpecError`` if it is no name."""
+    """The items of which ``only`` names one of the names; none, with a notice, if it is an empty collection.
+
+    Raises ``PlanError`` if a name or a function selects nothing, and ``SpecError`` for what is no name.
+    """
     if only is None:
         return list(items)
     if callable(only):
@@ -172,14 +178,25 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
             pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
             for pattern in patterns
         }
-        empty = [pattern for pattern, found in hits.items() if not found]
+        empty = [f"{pattern}{did_you_mean_glob(pattern, names)}" for pattern, found in hits.items() if not found]
         if empty:
             raise PlanError(listed("only= names nothing in the plan:", empty))
         hit = set().union(*hits.values())
         chosen = [item for item in items if not hit.isdisjoint(names_of(item))]
+        if not patterns:
+            _say_that_nothing_is_selected()
+            return []
     if not chosen:
         raise PlanError("only= selects nothing of the plan")
     return chosen
+
+
+def _say_that_nothing_is_selected() -> None:
+    """Give a notice, at the line that called zeta."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zeta", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn("only= is empty: nothing is selected, and nothing is done", ZetaNotice, stacklevel=level)
 
 
 def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool) -> None:

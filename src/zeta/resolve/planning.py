@@ -22,7 +22,10 @@ from zeta.initializers import Initializer, Keep, Ones, Site, Zeros
 from zeta.resolve.fitting import Fit, Only, check_dtype, chosen_by, fit_of_own
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of, unwrap, walk
-from zeta.rules import Kind, Match, Rules
+from zeta.rules import Kind, Match, Rule, Rules, Where
+from zeta.rules.globs import glob_matcher
+from zeta.rules.instead import FunctionError
+from zeta.rules.where import did_you_mean_glob
 
 _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
@@ -52,9 +55,17 @@ def plan(model: nn.Module, how: How) -> Plan:
 
 @uncollected
 def planned(
-    model: nn.Module, how: How, *, only: Only | None = None, check: Callable[[Sequence[Slot]], None] | None = None
+    model: nn.Module,
+    how: How,
+    *,
+    only: Only | None = None,
+    check: Callable[[Sequence[Slot]], None] | None = None,
+    named: bool = True,
 ) -> Fit:
-    """The fit of a model and the plan that is made for it; ``check`` looks at its tensors first."""
+    """The fit of a model and the plan that is made for it; ``check`` looks at its tensors first.
+
+    ``named`` as for ``resolve``.
+    """
     check_module(model)
     inner = unwrap(model)
     rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
@@ -65,13 +76,18 @@ def planned(
         check(slots)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
-    made = Plan(tuple(resolve(rules, everything, wanted, getattr(inner, "config", None))))
+    made = Plan(tuple(resolve(rules, everything, wanted, getattr(inner, "config", None), named=named)))
     return fit_of_own(model, made, slots, selected=only is not None)
 
 
-def resolve(rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any) -> list[Entry]:
-    """The entries that rules give to the ``wanted`` of a model's tensors; the others need no rule."""
-    resolver = _Resolver(rules, everything, config=config)
+def resolve(
+    rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any, *, named: bool = True
+) -> list[Entry]:
+    """The entries that rules give to the ``wanted`` of a model's tensors; the others need no rule.
+
+    ``named``: errors name the rule of a parameter, as its user has written it.
+    """
+    resolver = _Resolver(rules, everything, config=config, named=named)
     entries = [resolver.entry(group) for group in wanted]
     if len(wanted) < len(everything):
         known = {id(group) for group in wanted}
@@ -98,14 +114,16 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
 class _Resolver:
     """Matches each tensor against the rules and collects everything that is wrong."""
 
-    def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any) -> None:
+    def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any, *, named: bool) -> None:
         self.rules = rules
+        self.named = named
         self.config = config
         self.winners: set[int] = set()
         self.overruled: dict[int, str] = {}  # by rule: what it would have matched, but for a tie
         self.unmatched: list[str] = []
         self.contested: list[str] = []
         self.unsolved: list[str] = []
+        self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self._names = [slot.name for group in groups for slot in group]
 
     def _layers(self, name: str) -> tuple[int, int] | None:
@@ -152,6 +170,14 @@ class _Resolver:
                     f'or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the other'
                 )
 
+    def _meant(self, rule: Rule) -> str:
+        """What the glob of a rule that matches no name may have meant."""
+        assert isinstance(rule.where, Where)
+        pattern = rule.where.pattern
+        if pattern is None or any(map(glob_matcher(pattern), self._names)):
+            return ""
+        return did_you_mean_glob(pattern, self._names)
+
     def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
         return Match(
             name=slot.name,
@@ -191,8 +217,12 @@ class _Resolver:
             axes = axes_of_group() if needed else axes_if_any(group)
             solved = asked[0].solve(Site(shape=slot.shape, axes=axes))
             check_dtype(solved, slot.tensor.dtype)
+        except FunctionError as error:
+            self.broken.setdefault(position, f"{error} (rule {position + 1})")
+            return None
         except ZetaError as error:
-            self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}, {self._label(position)}: {error}")
+            by = f", {self._label(position)}" if self.named else ""
+            self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}{by}: {error}")
             return None
         padding = next((each.padding_idx for each in group if each.padding_idx is not None), None)
         return Entry(
@@ -211,7 +241,7 @@ class _Resolver:
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
         idle = [
-            self._label(position) + self.overruled.get(position, "")
+            self._label(position) + (self.overruled.get(position) or self._meant(rule))
             for position, rule in enumerate(self.rules)
             if position not in self.winners and not rule.optional
         ]
@@ -219,6 +249,7 @@ class _Resolver:
             listed(heading, items)
             for heading, items in (
                 ("no rule matches these parameters (Keep() leaves one alone on purpose):", self.unmatched),
+                ("a rule's function must return an initializer:", self.broken.values()),
                 ("a rule gives different initializers to the names of one tensor:", self.contested),
                 ("these parameters cannot be initialized as asked:", self.unsolved),
                 ("these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):", idle),

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from zeta.base import html
+from zeta.base.escaping import visible
 from zeta.base.reading import shown
+from zeta.base.text import count_text, table
 from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
+from zeta.rules.instead import FunctionError, instead_of, instead_of_a_tensor, named
 from zeta.rules.match import Kind, Match
 from zeta.rules.where import Condition, Where, where
+
+_HEADINGS: Final = ("rule", "condition", "initializer", "options")
+#: the labels in a repr, and the characters of one
+_MOST: Final = 5
+_LABEL: Final = 28
 
 InitializerOf = Callable[[Match], Initializer]
 
@@ -37,13 +46,12 @@ class Rule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "where", where(self.where))
-        if isinstance(self.initializer, type) or not (
-            isinstance(self.initializer, Initializer) or callable(self.initializer)
-        ):
-            raise SpecError(
-                f"rule {self.label!r}: expected an initializer such as Normal(0.02), Keep(), or a function of the "
-                f"match, got {shown(self.initializer)}"
-            )
+        if not isinstance(self.initializer, Initializer):
+            advice = instead_of(self.initializer)
+            if advice is None and (isinstance(self.initializer, type) or not callable(self.initializer)):
+                advice = "expected an initializer such as Normal(0.02), Keep(), or a function of the match"
+            if advice is not None:
+                raise SpecError(f"rule {self.label!r}: {advice}, got {named(self.initializer)}")
         if self.axes is not None and not isinstance(self.axes, Axes):
             raise SpecError(f"rule {self.label!r}: axes must be Axes(...), got {shown(self.axes)}")
 
@@ -52,6 +60,18 @@ class Rule:
         """The condition in words."""
         assert isinstance(self.where, Where)
         return self.where.label
+
+    @property
+    def _text(self) -> str:
+        """The initializer for a table; of a function, its name."""
+        if isinstance(self.initializer, Initializer):
+            return str(self.initializer)
+        return f"function {getattr(self.initializer, '__name__', type(self.initializer).__name__)}"
+
+    @property
+    def _options(self) -> list[str]:
+        given = (("optional", self.optional), ("of buffers", self.buffers), (str(self.axes), self.axes is not None))
+        return [option for option, holds in given if holds]
 
     def matches(self, match: Match) -> bool:
         """Whether this rule applies to ``match``; ``SpecError`` if its predicate raises."""
@@ -68,19 +88,25 @@ class Rule:
             ) from error
 
     def initializer_for(self, match: Match) -> Initializer:
-        """The initializer for ``match``; ``SpecError`` if the rule's function raises or returns something else."""
+        """The initializer for ``match``.
+
+        Raises ``FunctionError`` if the rule's function is none of a match, and ``SpecError`` if it fails for this one.
+        """
         if isinstance(self.initializer, Initializer):
             return self.initializer
         try:
-            result = self.initializer(match)
+            result: object = self.initializer(match)
         except ZetaError:
             raise
         except Exception as error:
-            raise SpecError(
-                f"rule {self.label!r}: its function fails for {match.name}: {type(error).__name__}: {error}"
-            ) from error
+            failed = f"rule {self.label!r}: its function fails for {match.name}: {type(error).__name__}: {error}"
+            if (advice := instead_of_a_tensor(error)) is not None:
+                raise FunctionError(f"{failed}; {advice}") from error
+            raise SpecError(failed) from error
         if not isinstance(result, Initializer):
-            raise SpecError(f"rule {self.label!r} must return an initializer for {match.name}, got {shown(result)}")
+            advice = instead_of(result)
+            message = f"rule {self.label!r} must return an initializer for {match.name}, got {named(result)}"
+            raise FunctionError(message if advice is None else f"{message}; {advice}")
         return result
 
 
@@ -114,7 +140,22 @@ class Rules(Sequence[Rule]):
         return hash(self._rules)
 
     def __repr__(self) -> str:
-        return "Rules([\n" + "".join(f"    Rule({rule.label!r}, {rule.initializer!r}),\n" for rule in self) + "])"
+        labels = [visible(rule.label if len(rule.label) <= _LABEL else f"{rule.label[:_LABEL]}...") for rule in self]
+        more = f" and {len(labels) - _MOST} more" if len(labels) > _MOST else ""
+        return f"Rules({count_text(len(labels), 'rule')}: {', '.join(labels[:_MOST])}{more})"
+
+    def __str__(self) -> str:
+        """A table: a line for each rule, in their order."""
+        return table(_HEADINGS, self._rows(), right=_HEADINGS[:1])
+
+    def _repr_html_(self) -> str:
+        return html.page(html.table_section(repr(self), _HEADINGS, self._rows(), right=_HEADINGS[:1]))
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (str(position), rule.label, rule._text, ", ".join(rule._options))
+            for position, rule in enumerate(self, start=1)
+        ]
 
     def first(self, match: Match) -> int | None:
         """The position of the first rule that matches, or ``None``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from zeta.base.reading import shown
+from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.rules.globs import glob_matcher
 from zeta.rules.match import Kind, Match
@@ -20,6 +21,8 @@ class Where:
 
     label: str
     test: Callable[[Match], bool] = field(repr=False, compare=False)
+    #: the name glob, if it is one
+    pattern: str | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __call__(self, match: Match) -> bool:
         """Whether ``match`` satisfies the condition."""
@@ -75,7 +78,7 @@ def glob(pattern: str) -> Where:
     ``*.bias`` finds the bias of a model that is a single layer.
     """
     matches = glob_matcher(pattern)
-    return Where(pattern, lambda match: matches(match.name))
+    return Where(pattern, lambda match: matches(match.name), pattern=pattern)
 
 
 def regex(pattern: str | re.Pattern[str]) -> Where:
@@ -101,7 +104,7 @@ def module(module_type: type[nn.Module] | str) -> Where:
 def kind(name: Kind | str) -> Where:
     """Match parameters of a kind: weight, bias, norm_scale, embedding, parametrization, other, buffer."""
     if name not in list(Kind):
-        raise SpecError(f"unknown kind {shown(name)}: expected one of {', '.join(Kind)}")
+        raise SpecError(f"unknown kind {shown(name)}: expected one of {', '.join(Kind)}{did_you_mean(name, Kind)}")
     wanted = Kind(name)
     return Where(f"kind {wanted.value}", lambda match: match.kind is wanted)
 
@@ -125,3 +128,18 @@ def ndim(number: int) -> Where:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
     return Where(f"ndim {number}", lambda match: len(match.shape) == number)
+
+
+def did_you_mean_glob(pattern: str, names: Iterable[str]) -> str:
+    """The end of a message about a glob that matches no name: the closest glob of the same form, or nothing.
+
+    >>> did_you_mean_glob("*.wieght", ["h.0.weight", "h.0.bias"])
+    "; did you mean '*.weight'?"
+    """
+    parts = pattern.count(".") if pattern.startswith("*.") else 0
+    forms: dict[str, None] = {}
+    for name in names:
+        words = name.split(".")
+        forms["*." + ".".join(words[-parts:]) if parts else name] = None
+        forms[".".join("*" if word.isdecimal() else word for word in words)] = None
+    return did_you_mean(pattern, forms)

@@ -6,12 +6,15 @@ import json
 from dataclasses import dataclass
 from os import PathLike
 
+from zeta.base.escaping import visible
+from zeta.check.facts.places import counts_text
 from zeta.check.facts.results import Results
 from zeta.check.show.html import page
+from zeta.check.show.notebook import fragment
 from zeta.check.show.sarif import to_sarif
 from zeta.check.show.serial import to_json
 from zeta.check.show.tensorboard import SummaryWriterLike, log_to
-from zeta.check.show.terminal import text
+from zeta.check.show.terminal import summary, text
 from zeta.write.checkpoint import write_text
 
 
@@ -19,8 +22,20 @@ from zeta.write.checkpoint import write_text
 class CheckReport(Results):
     """The measurements and findings of a check. ``ok`` is true if nothing failed; ``print(report)`` shows them."""
 
+    def __repr__(self) -> str:
+        found = f"{len(self.layers):,} layers, {counts_text(self.findings)}"
+        return f"CheckReport({visible(self.model)}, {'ok' if self.ok else 'NOT ok'}: {found})"
+
     def __str__(self) -> str:
         return text(self)
+
+    @property
+    def summary(self) -> str:
+        """One line: whether the network can learn, and the number of findings."""
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        return fragment(self)
 
     def to_json(self, path: str | PathLike[str] | None = None) -> str:
         """Return everything as JSON text, and write it to ``path`` if given."""

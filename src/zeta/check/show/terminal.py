@@ -27,7 +27,8 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _DECADES: Final = 2.0  # a scale spans at least this many decades, or small differences would look large
 _NAME: Final = 30
 _LONGEST_FOLD: Final = 200
-_MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "note"}
+#: how a severity is written
+MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "note"}
 
 
 def text(results: Results) -> str:
@@ -41,22 +42,31 @@ def brief(results: Results) -> str:
     return "\n\n".join(part for part in (_verdict(results), _findings(results.findings)) if part)
 
 
-def _verdict(results: Results) -> str:
+def summary(results: Results) -> str:
+    """One line: the verdict and the number of findings."""
     verdict = "can learn from here" if results.ok else "cannot learn from here as it is"
-    lines = [f"{visible(results.model)} {verdict}: {counts_text(results.findings)}"]
-    facts = [
+    return f"{visible(results.model)} {verdict}: {counts_text(results.findings)}"
+
+
+def facts(results: Results) -> list[str]:
+    """What was measured, and the loss: one line each."""
+    counted = [
         f"{len(results.layers):,} layers",
         f"{len(results.parameters):,} parameters and buffers",
         f"{results.level} level on {results.device}",
         *([] if results.seed is None else [f"seed {results.seed}"]),
         f"{results.seconds:.2g} s",
     ]
-    lines.append(", ".join(facts))
+    lines = [", ".join(counted)]
     if results.loss is not None:
         expected = "" if results.loss.expected is None else f", {number_text(results.loss.expected)} expected by chance"
         classes = "" if results.loss.classes is None else f" among {results.loss.classes:,} classes"
         lines.append(f"loss {number_text(results.loss.value)}{expected}{classes}")
-    return "\n".join(line for whole in lines for line in _wrapped(whole))
+    return lines
+
+
+def _verdict(results: Results) -> str:
+    return "\n".join(line for whole in (summary(results), *facts(results)) for line in _wrapped(whole))
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -66,7 +76,7 @@ def _findings(findings: Sequence[Finding]) -> str:
         blocks += [_block(severity, name, members) for name, members in groups[:MOST_FINDINGS]]
         left = [len(members) for _, members in groups[MOST_FINDINGS:]]
         if left:
-            blocks.append(f"{_MARK[severity]} and {sum(left):,} more; the JSON and the HTML have all of them")
+            blocks.append(f"{MARK[severity]} and {sum(left):,} more; the JSON and the HTML have all of them")
     return "\n\n".join(blocks)
 
 
@@ -86,7 +96,7 @@ def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
 def _block(severity: Severity, name: str, members: Sequence[Finding]) -> str:
     first = members[0]
     places = "" if len(members) == 1 else f" ({len(members):,} places)"
-    heading = f"{_MARK[severity]} {first.rule.id} {visible(first.rule.name)}  {name}{places}"
+    heading = f"{MARK[severity]} {first.rule.id} {visible(first.rule.name)}  {name}{places}"
     message = first.message if len(members) == 1 else f"{where(first)}: {first.message}"
     return "\n".join(
         [
@@ -123,7 +133,7 @@ def _layers(results: Results) -> str:
                 _elided(visible(run[0].name)) if len(run) == 1 else f"  ... {len(run):,} layers",
                 outputs.cell([layer.output.rms for layer in run]),
                 gradients.cell([layer.gradient.rms for layer in run if layer.gradient is not None]),
-                "" if severity is None else f"{_MARK[severity]} {rules[0]}{'+' if len(rules) > 1 else ''}",
+                "" if severity is None else f"{MARK[severity]} {rules[0]}{'+' if len(rules) > 1 else ''}",
             )
         )
     return table(("layer", " output (rms)", " gradient (rms)", "finding"), rows)
@@ -216,6 +226,11 @@ def _elided(name: str) -> str:
 
 
 def _footer(results: Results) -> str:
+    return "\n".join(line for whole in remarks(results) for line in _wrapped(whole))
+
+
+def remarks(results: Results) -> list[str]:
+    """What was suppressed, not applied or measured in part: one line each."""
     lines = []
     if results.suppressed:
         lines.append(f"{counts_text(results.suppressed)} suppressed")
@@ -228,4 +243,4 @@ def _footer(results: Results) -> str:
         for factory in sorted({factory for factory, _ in sizes}):
             over = range_text(float(size) for name, size in sizes if name == factory)
             lines.append(f"measured over {factory} {over}; the HTML shows it")
-    return "\n".join(line for whole in lines for line in _wrapped(whole))
+    return lines

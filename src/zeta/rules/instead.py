@@ -1,0 +1,78 @@
+"""What to write instead of what is no initializer: torch's functions, a tensor, a name without parentheses."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, Final
+
+from torch import Tensor
+
+from zeta import initializers
+from zeta.base.reading import shown
+from zeta.base.spelling import did_you_mean
+from zeta.errors import SpecError
+from zeta.initializers import Initializer
+from zeta.rules.match import Match
+
+_OF_A_MATCH: Final = (
+    "a rule's function gets a Match (name, shape, kind, module, depth, ...), not a tensor, and returns an initializer, "
+    "as in lambda m: Normal(0.02 / m.depth)"
+)
+# the functions of torch.nn.init and zeta.utils, without the underscores, whose initializers have other names
+_NAMES: Final = {
+    "zeros": "Zeros()",
+    "zero": "Zeros()",
+    "ones": "Ones()",
+    "constant": "Constant(value)",
+    "uniform": "Uniform(low, high)",
+    "normal": "Normal(std)",
+    "trunc_normal": "TruncatedNormal(std)",
+    "eye": "Identity()",
+    "identity": "Identity()",
+    "dirac": "Dirac()",
+    "orthogonal": "Orthogonal()",
+    "sparse": "Sparse(sparsity)",
+}
+
+
+class FunctionError(SpecError):
+    """A rule's function is not one from a match to an initializer, for whichever parameter."""
+
+
+def instead_of(value: Any) -> str | None:
+    """What to write instead of ``value``; ``None`` if nothing is known."""
+    if isinstance(value, Tensor):
+        return "a rule gives the law of the values and not the values: write Normal(0.02), Constant(0.5) and the like"
+    function = value.func if isinstance(value, functools.partial) else value
+    if not callable(function):
+        return None
+    name, home = getattr(function, "__name__", ""), getattr(function, "__module__", "") or ""
+    if home == "torch.nn.init" or (home == "zeta.utils" and name.startswith("init_")):
+        scheme = name.removeprefix("init_").rstrip("_")
+        written = _NAMES.get(scheme, f"{scheme}()")
+        known = scheme in _NAMES or hasattr(initializers, scheme)
+        return f"write {written}, of zeta.initializers: {home}.{name} writes to tensors" if known else _OF_A_MATCH
+    if isinstance(function, type) and issubclass(function, Initializer):
+        needs = [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]
+        return f"write {name}({', '.join(needs)}), with parentheses"
+    if home.startswith(f"{initializers.__name__}.") and getattr(initializers, name, None) is function:
+        return f"write {name}(), with parentheses"
+    return None
+
+
+def instead_of_a_tensor(error: Exception) -> str | None:
+    """What to say to a function that failed because it took the match for something else; ``None`` otherwise."""
+    if isinstance(error, AttributeError) and isinstance(error.obj, Match):
+        close = did_you_mean(error.name, (name for name in dir(Match) if not name.startswith("_")))
+        return close.removeprefix("; ") or _OF_A_MATCH
+    about = isinstance(error, TypeError) and Match.__name__ in str(error).replace("'", " ").split()
+    return _OF_A_MATCH if about else None
+
+
+def named(value: Any) -> str:
+    """A value that is no initializer, in few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    name = getattr(value, "__qualname__", None)
+    return shown(value) if name is None else f"{value.__module__}.{name}"

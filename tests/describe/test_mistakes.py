@@ -1,0 +1,203 @@
+"""Common mistakes: one error says what to write instead, and a mistyped name what it may have been."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zeta
+from zeta import Rule, Rules, ZetaNotice
+from zeta.base.spelling import did_you_mean
+from zeta.errors import PlanError, SpecError
+from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Zeros, he_normal, kaiming_normal
+from zeta.rules import glob
+from zeta.rules.where import did_you_mean_glob
+from zeta.utils import init_constant_, init_dirac_, init_identity_, init_xavier_normal_, init_zero_
+from zeta.verbs import init_
+
+BIASES = Rule("*.bias", Zeros())
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (kaiming_normal, "write kaiming_normal(), with parentheses, got zeta.initializers.scaling.kaiming_normal"),
+        (he_normal, "write kaiming_normal(), with parentheses"),
+        (Zeros, "write Zeros(), with parentheses"),
+        (Keep, "write Keep(), with parentheses"),
+        (Constant, "write Constant(value), with parentheses"),
+        (nn.init.zeros_, "write Zeros(), of zeta.initializers: torch.nn.init.zeros_ writes to tensors"),
+        (nn.init.kaiming_normal_, "write kaiming_normal(), of zeta.initializers"),
+        (nn.init.trunc_normal_, "write TruncatedNormal(std), of zeta.initializers"),
+        (nn.init.eye_, "write Identity(), of zeta.initializers"),
+        (functools.partial(nn.init.normal_, std=0.02), "write Normal(std), of zeta.initializers"),
+        (nn.init.calculate_gain, "a rule's function gets a Match (name, shape, kind, module, depth, ...)"),
+        (init_zero_, "write Zeros(), of zeta.initializers: zeta.utils.init_zero_ writes to tensors"),
+        (init_constant_, "write Constant(value), of zeta.initializers"),
+        (init_xavier_normal_, "write xavier_normal(), of zeta.initializers"),
+        (torch.zeros(3), "a rule gives the law of the values and not the values: write Normal(0.02)"),
+        (0.5, "expected an initializer such as Normal(0.02), Keep(), or a function of the match, got 0.5"),
+        (int, "expected an initializer such as Normal(0.02), Keep(), or a function of the match, got builtins.int"),
+    ],
+)
+def test_what_is_no_initializer_is_refused_with_what_to_write(given: Any, advice: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Rule("*.weight", given)
+    assert str(caught.value).startswith(f"rule '*.weight': {advice}")
+
+
+def test_every_function_of_torch_has_an_answer() -> None:
+    for name in dir(nn.init):
+        function = getattr(nn.init, name)
+        if name.endswith("_") and not name.startswith("_") and callable(function):
+            with pytest.raises(SpecError, match=r"rule '\*': write \w+\(.*\), of zeta\.initializers"):
+                Rule("*", function)
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (lambda m: torch.zeros(m.shape), "got a tensor of shape (3, 3); a rule gives the law of the values"),
+        (lambda m: kaiming_normal, "write kaiming_normal(), with parentheses"),
+        (lambda m: Zeros, "write Zeros(), with parentheses"),
+        (lambda m: nn.init.zeros_(m), "'Match' object has no attribute 'zero_'; a rule's function gets a Match"),
+        (lambda m: torch.zeros_like(m), "must be Tensor, not Match; a rule's function gets a Match"),
+        (lambda m: m.depht, "'Match' object has no attribute 'depht'; did you mean 'depth'?"),
+        (lambda m: 0.02, "got 0.02"),
+    ],
+)
+def test_a_wrong_function_is_one_error(function: Callable[..., Any], advice: str) -> None:
+    model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(10)))
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(model, Rules([BIASES, Rule("*.weight", function)]))
+    heading, problem = str(caught.value).splitlines()
+    assert heading == "a rule's function must return an initializer:"
+    assert problem.startswith("  - rule '*.weight'")
+    assert "for 0.weight" in problem
+    assert advice in problem
+    assert problem.endswith("(rule 2)")
+
+
+def test_a_function_that_fails_for_some_parameters_names_each() -> None:
+    def function(match: zeta.Match) -> Initializer:
+        return Normal(1 / (match.shape[0] - 3))
+
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 4), nn.Linear(4, 3))
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(model, Rules([BIASES, Rule("*.weight", function)]))
+    assert str(caught.value).count("ZeroDivisionError") == 2
+
+
+@pytest.mark.parametrize("fill", [init_dirac_])
+def test_a_function_of_one_layer_speaks_of_no_rule(fill: Callable[..., Any]) -> None:
+    with pytest.raises(PlanError) as caught:
+        fill(nn.Linear(3, 3))
+    assert str(caught.value).splitlines()[1].startswith("  - weight 3 x 3: Dirac needs a convolution's weight")
+    assert "rule" not in str(caught.value)
+    with pytest.raises(PlanError, match="weight 3 x 3 x 3 x 3: Identity is for matrices"):
+        init_identity_(nn.Conv2d(3, 3, 3))
+
+
+# -- did you mean ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "known", "expected"),
+    [
+        ("wieght", ["weight", "bias"], "; did you mean 'weight'?"),
+        ("GPT2", ["gpt2", "bert"], "; did you mean 'gpt2'?"),
+        ("x", ["weight"], ""),
+        ("", ["weight"], ""),
+        (5, ["5"], ""),
+        ("we\x1bght", ["we\x1bight"], "; did you mean 'we\\x1bight'?"),
+        ("x" * 10_000, ["x" * 10_001], ""),
+    ],
+)
+def test_the_closest_name(wrong: object, known: list[str], expected: str) -> None:
+    assert did_you_mean(wrong, known) == expected
+
+
+def test_very_many_names_take_no_time() -> None:
+    assert did_you_mean("h.3.wieght", (f"h.{n}.weight" for n in range(10**7))) == "; did you mean 'h.3.weight'?"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.wieght", "*.weight"),
+        ("*.atn.weight", "*.attn.weight"),
+        ("h.*.atn.weight", "h.*.attn.weight"),
+        ("h.0.attn.wieght", "h.0.attn.weight"),
+        ("{a,b}", None),
+    ],
+)
+def test_the_closest_glob(pattern: str, expected: str | None) -> None:
+    names = [f"h.{n}.attn.{name}" for n in range(3) for name in ("weight", "bias")]
+    assert did_you_mean_glob(pattern, names) == ("" if expected is None else f"; did you mean '{expected}'?")
+    assert expected is None or any(glob(expected).pattern == expected for _ in names)
+
+
+def test_names_that_do_not_exist() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    plan = zeta.plan(model, Rules([Rule("*", Ones())]))
+    report = zeta.apply_(model, plan, 0)
+    with pytest.raises(KeyError, match=r"named '0\.wieght'; did you mean '0\.weight'\?"):
+        plan["0.wieght"]
+    with pytest.raises(KeyError, match=r"named '0\.wieght'; did you mean '0\.weight'\?"):
+        report["0.wieght"]
+    with pytest.raises(PlanError, match=r"only= names nothing .*\n  - \*\.wieght; did you mean '\*\.weight'\?"):
+        zeta.apply_(model, plan, 0, only="*.wieght")
+    with pytest.raises(PlanError, match=r"\n  - bais; did you mean '0\.bias'\?$"):
+        zeta.apply_(model, plan, 0, only=["0.weight", "bais"])
+    with pytest.raises(SpecError, match=r"unknown recipe 'gpt'.*; did you mean 'gpt2'\?"):
+        zeta.init_(model, "gpt")
+    with pytest.raises(SpecError, match=r"unknown kind 'norm-scale'.*; did you mean 'norm_scale'\?"):
+        zeta.rules.kind("norm-scale")
+    with pytest.raises(SpecError, match=r"unknown initializer 'Nomal'.*; did you mean 'Normal'\?"):
+        Initializer.from_json({"name": "Nomal", "std": 1.0})
+
+
+def test_a_rule_that_matches_nothing() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    rules = Rules([Rule("*.wieght", Zeros()), Rule("*", Ones()), Rule("*.bias", Zeros()), Rule("zzzz", Zeros())])
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(model, rules)
+    assert str(caught.value).splitlines()[1:] == [
+        "  - rule 1 (*.wieght); did you mean '*.weight'?",
+        "  - rule 3 (*.bias)",  # hidden by the rule before
+        "  - rule 4 (zzzz)",
+    ]
+
+
+# -- nothing to do -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nothing", [[], (), set(), frozenset(), {}.keys()], ids=repr)
+def test_an_empty_only_does_nothing_and_says_so(nothing: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    rules = Rules([Rule("*", Normal(0.5))])
+    plan = zeta.plan(model, rules)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for call in (
+        lambda: zeta.apply_(model, plan, 0, only=nothing),
+        lambda: zeta.init_(model, rules, 0, only=nothing),
+        lambda: init_(model, rules, 0, only=nothing),
+        lambda: zeta.verify(model, plan, 0, only=nothing),
+    ):
+        with pytest.warns(ZetaNotice, match="only= is empty: nothing is selected, and nothing is done") as caught:
+            result = call()
+        assert caught[0].filename == __file__
+        assert result.ok
+        assert result.summary.startswith(("0 tensors written", "verified: 0 tensors"))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_function_that_selects_nothing_is_an_error() -> None:
+    with warnings.catch_warnings(), pytest.raises(PlanError, match="only= selects nothing"):
+        zeta.init_(nn.Linear(2, 2), Rules([Rule("*", Ones())]), 0, only=lambda name: False)
