@@ -24,6 +24,7 @@ from zeta.report import ranks, verification
 from zeta.report.applied import Meet, applied, report_of, seed_for
 from zeta.report.costs import with_costs
 from zeta.report.digests import Claim
+from zeta.report.folders import verify_folder
 from zeta.report.measuring import Accumulator, Measurements
 from zeta.report.report import Report
 from zeta.report.verification import PreparedVerification, Verification
@@ -357,7 +358,7 @@ def verify(
     own = any(argument is not None for argument in (plan, seed, only, prefix, name_map))
     if not isinstance(target, nn.Module) and reduce is False:
         with progress_of(progress) as tell:
-            return verification.verify_folder(_folder(target, own), tell)
+            return verify_folder(_folder(target, own), tell)
 
     def asked() -> PreparedVerification:
         if not isinstance(target, nn.Module):
