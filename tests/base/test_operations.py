@@ -405,8 +405,8 @@ def drawn(*shape: int, law: Initializer | None = None, axes: Axes | None = None,
     return Step(op="draw", leaf=Draw(law or Normal(), number, axes=axes), shape=shape, dtype=torch.float32)
 
 
-def four_of(ref: int, dims: int) -> Step:
-    sizes = (1,) * (dims - 1) + (4,)
+def four_of(ref: int, dims: int, length: int = 4) -> Step:
+    sizes = (1,) * (dims - 1) + (length,)
     attributes = (("sizes", sizes), ("starts", (0,) * dims), ("steps", (1,) * dims))
     return Step(op="slice", operands=(Ref(ref),), attributes=attributes, shape=sizes, dtype=torch.float32)
 
@@ -447,8 +447,22 @@ def test_shapes_have_64_extents_of_63_bits_and_as_many_bytes(shape: tuple[int, .
 def test_memory_at_the_limit_is_accepted() -> None:
     """2^10 bytes for each of 2^18 elements, as a small result counts: 2^28 bytes."""
     Program((drawn(2**26 - 4), first_four(0)))
-    with pytest.raises(SpecError, match=f"{2**28 + 4:,} bytes"):
+    limits = f"{2**28 + 4:,} bytes; a tensor of 4 elements may take {2**30:,} and {2**28:,}"
+    with pytest.raises(SpecError, match=limits):
         Program((drawn(2**26 - 3), first_four(0)))
+
+
+def test_memory_of_results_that_are_not_used_counts() -> None:
+    """Sorting n fp32 numbers gives 4 n bytes of values, beside the 4 n that are sorted, and 8 n of positions."""
+
+    def first_of_sorted(n: int) -> tuple[Step, ...]:
+        order = (("descending", False), ("dim", 0), ("part", 0), ("stable", True))
+        values = Step(op="sort", operands=(Ref(0),), attributes=order, shape=(n,), dtype=torch.float32)
+        return drawn(n), values, four_of(1, 1, length=2**18)
+
+    Program(first_of_sorted(2**24))
+    with pytest.raises(SpecError, match=f"{2**28 + 16:,} bytes"):
+        Program(first_of_sorted(2**24 + 1))
 
 
 def test_memory_is_free_after_the_last_use() -> None:

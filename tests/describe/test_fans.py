@@ -216,6 +216,16 @@ def test_another_class_called_conv1d_is_out_by_in() -> None:
     assert fan_pair(Conv1D()) == (12, 5)
 
 
+def test_a_conv1d_with_sizes_is_in_by_out_even_if_its_forward_says_nothing() -> None:
+    class Conv1D(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nx, self.nf = 5, 12
+            self.weight = nn.Parameter(torch.zeros(5, 12))
+
+    assert fan_pair(Conv1D()) == (5, 12)
+
+
 @pytest.mark.parametrize(("transposed", "whole", "expected"), [
     (True, True, {"gate_up_proj": (6, 5), "down_proj": (6, 10)}),
     (False, True, {"gate_up_proj": (10, 3), "down_proj": (10, 6)}),
@@ -230,6 +240,28 @@ def test_experts_of_transformers_say_how_they_are_stored(
         experts.register_parameter(name, nn.Parameter(torch.zeros(4, 6, 10)))
     assert {name: fan_pair(experts, name) for name in expected} == expected
     assert axes_of(experts, "down_proj", torch.Size((4, 6, 10))).batch == (0,)
+
+
+def test_names_of_experts_alone_say_nothing_of_their_layout() -> None:
+    experts = nn.Module()
+    experts.register_parameter("down_proj", nn.Parameter(torch.zeros(4, 6, 10)))
+    with pytest.raises(FanError, match="it is not known which dimensions"):
+        fans(experts, "down_proj")
+
+
+class Chunked(nn.Module):
+    """A product whose outputs are cut in three, which does not go up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(7, 5))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return nn.functional.linear(x, self.weight).chunk(3, dim=-1)
+
+
+def test_outputs_that_are_cut_unevenly_are_no_blocks() -> None:
+    assert fan_pair(Chunked()) == (5, 7)
 
 
 def test_mixtral_experts_against_their_configuration() -> None:

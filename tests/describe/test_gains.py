@@ -46,9 +46,22 @@ def drawn(x: Tensor) -> Tensor:
         (lambda x: x.sum(), "must map a tensor to one of the same shape"),
         (drawn, "draws random numbers"),
         (nn.Dropout, "fails on a tensor"),
+        (torch.zeros_like, r"has second moment 0\.0 under"),
+        (lambda x: torch.exp(x**4), "has second moment inf under"),
         (3, "must be a name or an elementwise callable"),
     ],
 )
 def test_what_has_no_gain_is_a_clear_error(function: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(SpecError, match=message):
+        gain(function)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(ValueError("no fp64\nat all"), "no fp64"), (ValueError(" "), "ValueError")]
+)
+def test_why_a_function_fails_is_said_in_one_line(error: Exception, reason: str) -> None:
+    def function(x: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(SpecError, match=rf"fails on a tensor of fp64 values \({reason}\); it must"):
         gain(function)

@@ -211,6 +211,8 @@ def test_moments_and_bounds_of_what_is_drawn(spec: Initializer, distribution: An
     )
     if not isinstance(spec, Normal):
         assert spec.bounds() == pytest.approx(distribution.support(), rel=1e-15, abs=1e-15)
+    if isinstance(spec, TruncatedNormal):
+        assert spec.sigmas() == pytest.approx(distribution.args[:2], rel=1e-15)
 
 
 @pytest.mark.parametrize("std", [0.3, 0.55, 0.8])
@@ -235,7 +237,7 @@ def test_correct_std_finds_a_parent_much_wider_than_its_bounds() -> None:
 def test_an_interval_of_the_least_width_is_accepted() -> None:
     assert TruncatedNormal(1.0, low=0.0, high=1e-24).sigmas() == (0.0, 1e-24)
     with pytest.raises(SpecError, match="is 9e-25 std wide"):
-        TruncatedNormal(1.0, low=0.0, high=0.9e-24)
+        TruncatedNormal(1.0, low=-0.4e-24, high=0.5e-24)
 
 
 def test_correct_std_at_a_cutoff_widens_the_interval() -> None:
@@ -359,6 +361,21 @@ def test_scaling_multiplies_every_value(spec: Initializer, factor: float) -> Non
     )
     assert after.bounds() == pytest.approx(sorted(bound * factor for bound in before.bounds()), rel=1e-9)
     assert factor * spec == spec * factor
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (Uniform(-1, 2), Uniform(-0.5, 2.5)),
+        (Normal(2, 1), Normal(2, 1.5)),
+        (TruncatedNormal(1, 0.25, cutoff=3), TruncatedNormal(1, 0.75, cutoff=3)),
+        (TruncatedNormal(0.5, -0.25, low=-1), TruncatedNormal(0.5, 0.25, low=-0.5)),
+        (TruncatedNormal(0.5, high=0.25), TruncatedNormal(0.5, 0.5, high=0.75)),
+    ],
+    ids=str,
+)
+def test_shifting_adds_to_every_value(spec: Uniform | Normal | TruncatedNormal, expected: Initializer) -> None:
+    assert spec.shifted(0.5) == expected
 
 
 def test_a_residual_branch_is_divided_by_the_square_root_of_twice_the_depth() -> None:
