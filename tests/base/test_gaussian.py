@@ -20,7 +20,7 @@ from tests.helpers.sweep import RUN, all_runs, from_reference, spread_runs, swee
 from zeta.base import dtypes
 from zeta.base.gaussian import truncated_moments, upper_tail
 from zeta.compute.sampling import sample
-from zeta.compute.stream.random import fma32, interval, normal32, normal64
+from zeta.compute.stream.random import _sqrt64, fma32, interval, normal32, normal64
 from zeta.compute.stream.regions import Region
 from zeta.initializers import TruncatedNormal
 
@@ -77,6 +77,9 @@ fp32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
 @example(2.0**-75, 2.0**-75, 2.0**-149)
 @example(2.0**127, 2.0, -(2.0**127))  # the product overflows fp32, the sum does not
 @example(2.0**127, 2.0, 0.0)
+@example(3.0, 5592407.0, 2.0**-40)  # the product is half way between two fp32 numbers, and the rest is below fp64
+@example(3.0, 5592407.0, -(2.0**-40))
+@example(3.0, -5592409.0, 2.0**-40)
 def test_fma_rounds_the_exact_sum_once(a: float, b: float, c: float) -> None:
     assert_fma_exact(np.array([a]), np.array([b]), np.array([c]))
 
@@ -100,6 +103,17 @@ def test_fma_of_ties_among_the_smallest_numbers() -> None:
     a, b = fp32_floats(rng.integers(-80, -70, 1000), rng), np.ldexp(rng.integers(1, 9, 1000).astype(float), -75)
     a[::2] = np.ldexp(rng.integers(-9, 10, 500).astype(float), -75)  # whole numbers of half the smallest subnormal
     assert_fma_exact(a, b, np.ldexp(rng.integers(-9, 10, 1000).astype(float), -149))
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 1])
+def test_a_square_root_is_the_nearest_number_even_if_torchs_is_beside_it(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(4).uniform(0.4, 45, 5000)  # minus logarithms of tails
+    expected = np.array([math.sqrt(number) for number in x])  # IEEE 754 demands the nearest
+    wrong = expected if steps == 0 else np.nextafter(expected, steps * INF)
+    monkeypatch.setattr(Tensor, "sqrt", lambda _: torch.from_numpy(wrong))
+    assert _sqrt64(torch.from_numpy(x)).tolist() == expected.tolist()
 
 
 def test_fma_of_ordinary_numbers_and_scalars() -> None:

@@ -75,7 +75,7 @@ LAWS: dict[str, Initializer] = {
     "nine sigma": TruncatedNormal(1.0, cutoff=9.0),
     "absolute": TruncatedNormal(0.02, low=-0.03, high=0.05),
     "below alone": TruncatedNormal(1.0, low=0.0),
-    "above alone": TruncatedNormal(1.0, high=-1.5),
+    "above alone": TruncatedNormal(1.0, high=-0.7),
     "a tail": TruncatedNormal(1.0, low=3.0, high=4.0),
 }
 

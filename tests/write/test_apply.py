@@ -26,8 +26,10 @@ from torch.testing._internal.two_tensor import TwoTensor
 import zeta
 from examples.gpt import gpt2
 from tests.helpers.layers import Look, raw, state
-from zeta import Rule, Rules
+from zeta import Axes, Rule, Rules
+from zeta.compute.sampling import sample, tolerance
 from zeta.compute.stream.random import draw_seed
+from zeta.compute.stream.regions import Region
 from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Orthogonal, TruncatedNormal, Uniform, Zeros
 from zeta.rules import kind
@@ -267,6 +269,7 @@ def test_complex_weights_share_the_variance_between_their_parts(dtype: torch.dty
         lambda m: m.view(6, 3, 5, 4).permute(0, 3, 1, 2),  # channels last
         lambda m: m.view(12, 30)[2:8, 3:27:2].view(6, 4, 3, 1).expand(6, 4, 3, 1),
         lambda m: m.view(6, 60)[:, ::5].unflatten(1, (4, 3)).unsqueeze(-1),
+        lambda m: m.as_strided((6, 4, 3, 1), (60, 15, 5, 0)),  # where there is one element, any stride will do
     ],
 )
 def test_layout_does_not_change_the_values_and_memory_between_them_is_left_alone(view: Callable[[Tensor], Any]) -> None:
@@ -374,6 +377,27 @@ def test_buffers_kept_parameters_and_padding_rows() -> None:
     assert torch.equal(model[1].weight, expected)
     assert set(report.kept) == {"2.weight", "mask"}
     assert {item.name for item in report} == set(state(model)) - {"2.weight", "mask"}
+
+
+def test_the_first_row_may_be_the_padding_row() -> None:
+    layer = nn.Embedding(5, 2, padding_idx=0)
+    zeta.init_(layer, UNIFORM, seed=1)
+    expected = uniform(1, "weight", (5, 2))
+    expected[0] = 0
+    assert torch.equal(layer.weight, expected)
+
+
+@pytest.mark.parametrize("gain", [1e-3, 1e3])
+@pytest.mark.parametrize("shape", [(60, 60), (20, 70)])
+def test_the_tolerance_of_orthogonal_weights_is_that_of_fp32(shape: tuple[int, int], gain: float) -> None:
+    """The fp64 matrix, whose digits are right, is a few units of fp32 away."""
+    law, axes = Orthogonal(gain), Axes(fan_in=(1,), fan_out=(0,))
+    single, double = (
+        sample(law, key=1, region=Region.whole(shape), dtype=dtype, axes=axes).double()
+        for dtype in (torch.float32, torch.float64)
+    )
+    error = float((single - double).abs().max())
+    assert error < tolerance(law, torch.float32) < 100 * error
 
 
 def test_empty_and_single_elements() -> None:
@@ -529,6 +553,53 @@ def test_a_plan_of_another_model_lists_every_difference() -> None:
     assert state(model) == before
     zeta.apply_(model, plan, 1, only="c.*")
     assert torch.equal(model["c"].weight, uniform(1, "c.weight", (2, 2)))
+
+
+class Tied(nn.Module):
+    """Two layers, of which one weight may be the other's."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+        if tied:
+            self.b.weight = self.a.weight
+
+
+@pytest.mark.parametrize(
+    ("planned", "rules", "message"),
+    [
+        (True, [Rule("*", Ones())], r"b\.weight: planned as the same tensor as a\.weight, found another"),
+        (True, [Rule("*", Keep())], None),
+        (False, [Rule("*", Ones())], r"b\.weight: planned on its own, found the same tensor as a\.weight"),
+        (False, [Rule("a.*", Keep()), Rule("b.*", Ones())], r"b\.weight: planned on its own"),
+        (False, [Rule("a.*", Ones()), Rule("b.*", Keep())], r"b\.weight: planned on its own"),
+        (False, [Rule("*", Keep())], None),
+    ],
+)
+def test_ties_must_be_those_of_the_plan_where_a_tensor_is_written(
+    planned: bool, rules: list[Rule], message: str | None
+) -> None:
+    plan, model = zeta.plan(Tied(tied=planned), Rules(rules)), Tied(tied=not planned)
+    if message is None:
+        zeta.apply_(model, plan, seed=0)
+    else:
+        assert_refused(model, lambda: zeta.apply_(model, plan, seed=0), PlanError, f"ties differ:\n  - {message}")
+
+
+def test_the_report_says_of_how_many_tensors_it_is() -> None:
+    layer = nn.Linear(2, 2)
+    plan = zeta.plan(layer, UNIFORM)
+    assert zeta.apply_(layer, plan, 0).as_dict()["digest"]["options"] == {}
+    assert zeta.apply_(layer, plan, 0, only="bias").as_dict()["digest"]["options"]["only"].startswith("1 tensors, ")
+
+
+def test_a_part_of_a_model_has_the_values_of_its_names_in_the_whole() -> None:
+    plan = zeta.plan(nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 2)}), UNIFORM)
+    part = nn.Linear(3, 2)
+    zeta.apply_(part, plan, 1, prefix="b")
+    assert_uniform(part, 1, {"weight": "b.weight", "bias": "b.bias"})
+    message = r"names nothing of this part of the model, whose first tensor is 'c\.weight'"
+    assert_refused(part, lambda: zeta.apply_(part, plan, 1, prefix="c"), PlanError, message)
 
 
 def test_a_value_beyond_the_models_own_dtype() -> None:
