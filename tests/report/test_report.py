@@ -16,9 +16,21 @@ import zeta
 from examples.gpt import gpt2
 from zeta import Entry, Report, Rule, Rules
 from zeta.compute import sums
-from zeta.initializers import Constant, Initializer, Normal, Ones, Sparse, TruncatedNormal, Uniform, Zeros
+from zeta.initializers import (
+    Constant,
+    Identity,
+    Initializer,
+    Normal,
+    Ones,
+    Orthogonal,
+    Program,
+    Sparse,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+)
 from zeta.report.digests import Claim
-from zeta.report.measuring import Measured, _bennett, measure
+from zeta.report.measuring import Accumulator, Measured, _bennett, measure
 
 SIGMA = 0.02
 F64 = torch.float64
@@ -124,6 +136,11 @@ def test_a_mean_is_flagged_beyond_five_standard_errors(law: str, n: int, z: floa
         assert finding.endswith("5.1 standard errors")
 
 
+def test_five_standard_errors_exactly_are_no_finding() -> None:
+    item = of(Normal(1.0), torch.tensor([-0.375, 1.375], dtype=F64).repeat(50))
+    assert (item.mean_z, item.ok) == (5.0, True)
+
+
 def test_a_mean_below_the_planned_one_has_a_negative_score() -> None:
     assert of(Normal(1.0), pair(-0.1, 1.0, 100)).mean_z == pytest.approx(-1.0)
 
@@ -153,6 +170,19 @@ def test_rare_events_have_nearly_the_scores_of_poissons_law(rate: float, count: 
         excess = -score * score / 2 - scipy.stats.poisson.logsf(count - 1, rate)
         assert 0 < excess < math.log(math.sqrt(2 * math.pi * count)) + 0.1
         assert _bennett(-most * (count - rate), most * most * rate, most) == -score < 0
+
+
+@pytest.mark.parametrize("std", [2.5e-4, 2.7e-4])
+@pytest.mark.parametrize("count", [50, 90])
+def test_a_mean_of_rare_numbers_has_nearly_the_score_of_poissons_law(std: float, count: int) -> None:
+    """The smallest float8_e4m3fn is 2^-9, and what is above half of that rounds to it: the other values are zeros."""
+    values = torch.zeros(100_000)
+    values[:count] = 2.0**-9
+    score = of(TruncatedNormal(std, low=0.0), values.to(torch.float8_e4m3fn)).mean_z
+    rate = 100_000 * 2 * scipy.stats.norm.sf(2.0**-10, scale=std)
+    excess = -score * score / 2 - scipy.stats.poisson.logsf(count - 1, rate)
+    assert score > 0
+    assert 0 < excess < math.log(math.sqrt(2 * math.pi * count)) + 0.1
 
 
 def test_values_are_judged_in_the_dtype_that_they_have() -> None:
@@ -209,6 +239,67 @@ def test_ten_percent_are_seen_in_eight_bits(dtype: torch.dtype) -> None:
 def test_a_wrong_fan_is_seen_in_a_small_layer(planned: int) -> None:
     values = draws(64, 128) / math.sqrt(128)
     assert of(Normal(planned**-0.5), values).ok == (planned == 128)
+
+
+def matrix(initializer: Initializer, layer: nn.Module) -> Entry:
+    return zeta.plan(layer, Rules([Rule("*", initializer)]))["weight"]
+
+
+def test_an_orthogonal_matrix_has_its_std_exactly_unless_a_row_is_left_out() -> None:
+    """Rows of the smaller side have squares of sum 1; of the larger one, they sum to as much on average only."""
+    frame = torch.from_numpy(scipy.stats.ortho_group.rvs(6, random_state=1))[:, :3].contiguous()
+    whole = matrix(Orthogonal(), nn.Linear(3, 6, bias=False).double())
+    assert measure(whole, frame).ok
+    assert measure(whole, frame * 1.001).findings == (
+        f"std {measure(whole, frame * 1.001).std:.6g}, planned {6**-0.5:.6g}, which nothing may change",
+    )
+    table = matrix(Orthogonal(), nn.Embedding(6, 3, padding_idx=2).double())
+    assert measure(table, frame).ok
+    assert measure(table, frame * 1.001).ok
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_diagonal_is_exact_and_of_a_part_of_it_nothing_is_said(partial: bool) -> None:
+    values = torch.eye(4, 6, dtype=F64)
+    values[2, 2] = 0
+    accumulator = Accumulator(matrix(Identity(), nn.Linear(6, 4, bias=False).double()), partial=partial)
+    accumulator.take([sums.sums_of(*part) for part in accumulator.parts((slice(0, 4), slice(0, 6)), values)])
+    item = accumulator.result()
+    assert item.ok is partial
+    assert all("which nothing may change" in finding for finding in item.findings)
+
+
+def test_a_part_of_random_values_is_judged() -> None:
+    accumulator = Accumulator(entry(Normal(1.0), (200, 10), F64), partial=True)
+    values = draws(100, 10) + 0.3
+    accumulator.take([sums.sums_of(*part) for part in accumulator.parts((slice(0, 100), slice(0, 10)), values)])
+    assert accumulator.result().mean_z == pytest.approx(float(values.mean()) * math.sqrt(1000), rel=1e-6)
+    assert not accumulator.result().ok
+
+
+class Made(nn.Module):
+    """Values that programs make: random ones, real and complex, and a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real = nn.Parameter(torch.rand(6, 5, dtype=F64).sqrt().log())
+        self.pairs = nn.Parameter(torch.rand(6, 5, dtype=torch.complex128).sqrt().log())
+        self.register_buffer("mask", torch.full((4, 4), -math.inf, dtype=F64).triu(1))
+
+
+def test_what_a_program_makes_is_measured_and_must_be_finite_if_it_is_random() -> None:
+    _, plan = zeta.record(Made)
+    for name, values in (("real", draws(6, 5)), ("pairs", torch.complex(draws(6, 5), draws(6, 5, seed=2)))):
+        assert isinstance(plan[name].initializer, Program)
+        item, plain = measure(plan[name], values), values.numpy()
+        parts = np.stack([plain.real, plain.imag]) if name == "pairs" else plain
+        assert (item.count, item.low, item.high) == (30, parts.min(), parts.max())
+        assert (item.mean, item.std) == pytest.approx((plain.real.mean(), plain.std()), rel=1e-12)
+        assert (item.planned_mean, item.planned_std, item.mean_z, item.ok) == (None, None, 0.0, True)
+        values[3, 1] = -math.inf
+        assert measure(plan[name], values).findings == ("has values that are not finite",)
+    assert isinstance(plan["mask"].initializer, Program)
+    assert measure(plan["mask"], torch.full((4, 4), -math.inf, dtype=F64).triu(1)).ok
 
 
 def test_sparse_weights_have_the_heavy_tails_of_their_zeros() -> None:
