@@ -175,7 +175,7 @@ def _spans(
     order: list[tuple[int, int]] = []
     for position, (mesh_dim, pieces) in reversed(list(enumerate(of_dim))):
         later = math.prod(mesh_shape[other] for other, _ in of_dim[position + 1 :])
-        if pieces > 1 and pieces == later:
+        if pieces == later:
             order.append((mesh_dim, 1))  # FSDP after tensor parallelism: cuts the pieces of the later mesh dimensions
         else:
             order.insert(0, (mesh_dim, pieces))
