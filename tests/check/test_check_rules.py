@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
@@ -245,6 +246,15 @@ def test_few_units_may_be_off_by_chance(units: int, off: int) -> None:
     chance = sum(math.comb(units, k) for k in range(off, units + 1)) / 2**units
     made = use("act", activation="relu", dead=off / units, output=stats(count=32 * units), weighted=False)
     assert ids(forward.findings(evidence(made))) == ([] if chance > 1e-3 else ["Z404"])
+
+
+@pytest.mark.parametrize(("off", "reported"), [(120, False), (140, True)])
+def test_256_units_may_be_off_by_chance_where_a_lower_share_counts(off: int, reported: bool) -> None:
+    """Each with probability 0.4: 120 of them with one of 1.5 %, 140 with one of 1.5e-6."""
+    made = use("act", activation="relu", dead=off / 256, output=stats(count=32 * 256), weighted=False)
+    limits = replace(LIMITS, dead_warn=0.4)
+    assert (scipy.stats.binom.sf(off - 1, 256, 0.4) > 1e-3) is not reported
+    assert ids(forward.findings(evidence(made, thresholds=limits))) == (["Z404"] if reported else [])
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, None), (0.6, Severity.WARN), (0.91, Severity.FAIL)])

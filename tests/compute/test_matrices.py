@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -165,6 +166,26 @@ def test_orthogonal_blocks_are_haar_distributed() -> None:
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(float((trace**power).mean()) - moment) < 5 * math.sqrt(spread / 20_000), power
     assert float((torch.linalg.det(q) > 0).double().mean()) == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(20_000))
+
+
+def test_a_tiny_gain_keeps_its_digits_though_threads_flush_subnormal_numbers() -> None:
+    """Torch's threads begin with the mode of the one that first needs them, which does not change theirs later."""
+    found: list[Tensor] = []
+
+    def draw() -> None:
+        torch.set_num_threads(2)
+        torch.set_flush_denormal(True)
+        (torch.ones(10**6) * 2).sum()  # begins the threads
+        torch.set_flush_denormal(False)
+        found.extend([torch.full((10**6,), 1e-39) * 1.0, drawn(law, (300, 300), OUT_BY_IN, dtype=torch.float32)])
+
+    law = Orthogonal(1e-35)
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    if found[0].all():
+        pytest.skip("this torch flushes nothing in other threads")
+    assert (found[1] - drawn(law, (300, 300), OUT_BY_IN)).abs().max() < 2e-6 * law.gain
 
 
 def test_delta_orthogonal_is_orthogonal_at_the_centre_and_zero_elsewhere() -> None:

@@ -104,6 +104,32 @@ def test_a_small_part_of_a_huge_draw_is_computed_alone() -> None:
     assert zeta.verify(model, plan, seed=0).ok
 
 
+def turned(levels: int) -> Tensor:
+    """Each level adds what it was with two dimensions exchanged, always others: more and more orders are needed."""
+    x = torch.rand((2,) * 8)
+    for level in range(levels):
+        x = x + x.transpose(level % 7, level % 7 + 1)
+    return x
+
+
+@pytest.mark.parametrize(("levels", "regional"), [(5, True), (20, False)])
+def test_a_program_that_needs_many_orders_of_its_dimensions_is_computed_as_a_whole(
+    levels: int, regional: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = program(lambda: turned(levels))
+    assert programs.is_regional(found) is regional
+    seen: set[tuple[int, Region]] = set()
+    region = programs._Run._region
+    monkeypatch.setattr(
+        programs._Run,
+        "_region",
+        lambda run, *which: seen.add(which) or region(run, *which),  # type: ignore[func-returns-value]
+    )
+    corner = Region(shape=(2,) * 8, offsets=(0, 1, 0, 1, 0, 0, 0, 0), sizes=(1, 1, 1, 1, 2, 2, 2, 2))
+    programs._Run(program=found, name="x", seed=0).part(corner)
+    assert (len(seen) <= programs._MOST_VIEWS) is regional
+
+
 # in torch, the last bits of these depend on whether an element is in a whole vector or left over
 INEXACT: dict[str, Callable[[Tensor], Tensor]] = {
     "power": lambda x: x.abs() ** 1.7,
@@ -235,6 +261,14 @@ def relative_index() -> Tensor:
     relative[:, :, 1] += 3
     relative[:, :, 0] *= 7
     return relative.sum(-1)
+
+
+def test_what_is_read_again_is_not_overwritten() -> None:
+    def make() -> Tensor:
+        x = torch.cat([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])])
+        return x + part(x.clone(), 2, 5.0)
+
+    assert programs.value(program(make), name="x", seed=0).tolist() == [2, 4, 8, 8]
 
 
 CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,16 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, parametrize
 
 from tests.helpers.layers import LAYERS
 from tests.helpers.models import Bottleneck, ResNet
+from tests.helpers.sharded import fake_mesh
 from zeta import Rule, Rules, plan
 from zeta.base.parametrizations import originals
 from zeta.errors import PlanError, TargetError
 from zeta.initializers import Keep, Zeros
 from zeta.resolve.kinds import kind_of
-from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, unwrap, walk
+from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, named_modules, type_name, unwrap, walk
 from zeta.rules import Kind
 
 
@@ -69,6 +72,15 @@ def test_shared_parameters_and_modules_appear_under_every_name() -> None:
     assert found["head.weight"].tensor is found["embed.weight"].tensor
     assert found["b.bias"].tensor is found["a.bias"].tensor
     assert [found[name].kind for name in ("embed.weight", "head.weight")] == [Kind.EMBEDDING, Kind.WEIGHT]
+
+
+def test_a_module_has_its_first_name_alone() -> None:
+    model = nn.ModuleDict({"a": nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 3)))})
+    model["b"] = model["a"]
+    model["lists"] = nn.ModuleList([model["a"][0].parametrizations.weight])
+    found = named_modules(model)
+    assert list(found) == ["", "a", "a.0", "lists"]
+    assert found["a.0"] is model["a"][0]
 
 
 def test_what_is_none_has_no_name() -> None:
@@ -309,6 +321,17 @@ def test_a_parametrized_weight_goes_by_its_own_name_and_shape() -> None:
     assert found["x.weight"].parametrization is layer.parametrizations.weight
     assert float(layer.parametrizations.weight[0].calls) == calls
     assert layer.parametrizations.weight[0].device == "meta"  # nothing is computed to know the shape
+
+
+def test_a_class_is_named_as_it_was_before_torch_put_another_in_front_of_it() -> None:
+    class Linear2(nn.Linear):
+        pass
+
+    layers = {"plain": Linear2(3, 2), "normed": parametrizations.weight_norm(Linear2(3, 2))}
+    with fake_mesh((2,), (0,)) as mesh:
+        layers |= {f"sharded {name}": fully_shard(copy.deepcopy(layer), mesh=mesh) for name, layer in layers.items()}
+        assert len({type(layer).__name__ for layer in layers.values()}) > 2
+        assert {name: type_name(layer) for name, layer in layers.items()} == dict.fromkeys(layers, "Linear2")
 
 
 def test_weight_norm_is_one_weight_out_of_two_tensors() -> None:
