@@ -27,7 +27,24 @@ PAGES = {
     "docs/coming-from-torch-init.md": 1,
     "docs/recording.md": 3,
     "docs/checkpoints.md": 2,
+    "docs/guide/from-init-weights.md": 3,
+    "docs/guide/from-torch-init.md": 1,
+    "docs/guide/torch-defaults.md": 2,
+    "docs/guide/ensemble.md": 2,
+    "docs/guide/new-head.md": 2,
+    "docs/guide/last-layers.md": 1,
+    "docs/guide/lstm.md": 2,
+    "docs/guide/lora.md": 2,
+    "docs/guide/lightning.md": 1,
+    "docs/guide/fsdp2.md": 2,
+    "docs/guide/lsuv.md": 1,
+    "docs/guide/mup.md": 1,
+    "docs/guide/reading-the-check.md": 3,
 }
+#: what a page needs beside the development environment
+NEEDS = {"docs/guide/lora.md": "peft", "docs/guide/lightning.md": "lightning"}
+#: every page, as a path from the root
+ALL = [path.relative_to(ROOT).as_posix() for folder in (DOCS, DOCS / "guide") for path in sorted(folder.glob("*.md"))]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -36,7 +53,10 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")  # Lightning's own
 def test_the_code_prints_what_is_shown(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     printed = io.StringIO()
@@ -71,7 +91,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in DOCS.glob("*.md"))])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *ALL])
 def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
@@ -84,7 +104,15 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_every_page_is_in_the_list_of_the_documentation() -> None:
     listed = (DOCS / "README.md").read_text(encoding="utf-8")
-    assert [path.name for path in DOCS.glob("*.md") if path.name != "README.md" and f"({path.name}" not in listed] == []
+    names = [page.removeprefix("docs/") for page in ALL]
+    assert [name for name in names if name != "README.md" and f"({name}" not in listed] == []
+
+
+def test_every_page_of_the_guide_is_run_and_has_a_journey() -> None:
+    guide = {page for page in ALL if page.startswith("docs/guide/")}
+    assert guide == {page for page in PAGES if page.startswith("docs/guide/")}
+    journeys = {path.name for path in (ROOT / "tests/journeys").glob("test_*.py")} - {"test_imports.py"}
+    assert journeys == {f"test_{Path(page).stem.replace('-', '_')}.py" for page in guide}
 
 
 # -- the command line ------------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""A function for ``model.apply`` moves to zeta: as it is, on meta, and as rules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zeta
+from zeta import Rule, Rules
+from zeta.initializers import Ones, Zeros, xavier_uniform
+from zeta.rules import kind
+
+
+def init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def build(norm: type[nn.Module] = nn.LayerNorm) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 32), norm(32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def apply(model: nn.Module) -> None:
+    model.apply(init_weights)
+
+
+def test_on_a_live_model_the_rest_is_kept() -> None:
+    model = build()
+    nn.init.constant_(model[1].weight, 3.0)
+    report = zeta.init_(model, apply, seed=0)
+    assert report.ok
+    assert {item.name for item in report} == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    assert report.kept == ("1.weight", "1.bias")
+    assert (model[1].weight == 3).all()
+
+    torch.manual_seed(5)  # has no say where there is a seed
+    again = build()
+    zeta.init_(again, apply, seed=0)
+    assert torch.equal(again[0].weight, model[0].weight)
+    assert not torch.equal(again[0].weight[:2, :2], model[3].weight[:2, :2])
+
+
+def test_the_function_without_apply_writes_nothing_and_the_report_shows_it() -> None:
+    report = zeta.init_(build(), init_weights, seed=0)
+    assert list(report) == []
+    assert len(report.kept) == 6
+
+
+def test_only_keeps_the_statistics_of_a_trained_model() -> None:
+    model = build(nn.BatchNorm1d)
+    model(5 * torch.randn(64, 8))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = zeta.init_(model, apply, seed=0, only="3.*")
+    assert {item.name for item in report} == {"3.weight", "3.bias"}
+    unchanged = [name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])]
+    assert unchanged == [name for name in before if not name.startswith("3.")]
+
+
+def test_on_meta_a_fallback_gives_the_rest_its_values() -> None:
+    with torch.device("meta"):
+        model = build(nn.BatchNorm1d)
+    with pytest.raises(zeta.RecordingError, match=r"1\.weight(.|\n)*1\.bias"):
+        zeta.plan(model, apply)
+    plan = zeta.plan(model, apply, fallback=zeta.recipes.torch_default(model))
+    assert zeta.materialize_(model, plan, seed=0).ok
+    assert (model[1].weight == 1).all()
+    assert (model[1].running_var == 1).all()
+
+    live = build(nn.BatchNorm1d)
+    zeta.init_(live, apply, seed=0)
+    assert torch.equal(live[0].weight, model[0].weight)
+
+
+def test_rules_do_the_same() -> None:
+    rules = Rules([Rule(kind("weight"), xavier_uniform()), Rule(kind("norm_scale"), Ones()), Rule("*.bias", Zeros())])
+    one, other = build(), build()
+    fallback = zeta.recipes.torch_default(one)
+    with torch.device("meta"):
+        plan = zeta.plan(build(), apply, fallback=fallback)
+    assert not zeta.diff(plan, zeta.plan(other, rules))
+    zeta.apply_(one, plan, seed=0)
+    zeta.init_(other, rules, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
