@@ -23,7 +23,7 @@ from torch.nn.utils import parametrize
 
 from zeta.base.callable import make_callable
 from zeta.base.parametrizations import parametrized_shape
-from zeta.base.reading import shown
+from zeta.base.reading import shown, suggestion
 from zeta.base.usage import uses
 from zeta.base.usage.views import ParameterUse
 from zeta.errors import FanError, SpecError
@@ -257,7 +257,8 @@ def _shape_in(module: nn.Module, name: str) -> torch.Size:
         return torch.Size(parametrized_shape(plist))
     weight = getattr(module, name, None)
     if not isinstance(weight, torch.Tensor):
-        raise FanError(f"{type(module).__name__} has no tensor {name!r}")
+        known = [own for own, _ in module.named_parameters(recurse=False)]
+        raise FanError(f"{type(module).__name__} has no tensor {name!r}{suggestion(name, known)}")
     if nn.parameter.is_lazy(weight):
         raise FanError(f"{type(module).__name__}.{name} is lazy and has no shape yet; run one forward pass first")
     return weight.shape

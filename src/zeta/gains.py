@@ -93,7 +93,8 @@ def gain(nonlinearity: str | Activation, param: float | None = None) -> float:
         return math.sqrt(2.0 / (1.0 + slope**2))
     if param is not None:
         raise SpecError(
-            f"gain: param={shown(param)} is the slope of 'leaky_relu' and means nothing for {shown(nonlinearity)}"
+            f"gain: param={shown(param)} is the slope of 'leaky_relu' and means nothing for {shown(nonlinearity)}; "
+            "write nonlinearity='leaky_relu'"
         )
     if isinstance(nonlinearity, str):
         if nonlinearity in _CONVENTIONS:

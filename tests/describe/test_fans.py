@@ -376,7 +376,9 @@ def test_given_axes_win_over_what_the_module_says() -> None:
     [
         (nn.Linear(7, 3), "bias", r"Linear\.bias of shape \(3,\) has no fans.*Zeros\(\)"),
         (nn.LayerNorm(4), "weight", r"LayerNorm\.weight of shape \(4,\) has no fans"),
-        (nn.Linear(7, 3), "wieght", "Linear has no tensor 'wieght'"),
+        (nn.Linear(7, 3), "wieght", "Linear has no tensor 'wieght'; did you mean 'weight'?"),
+        (nn.LSTM(7, 3), "weight", "LSTM has no tensor 'weight'; did you mean 'weight_ih_l0'?"),
+        (nn.GRUCell(7, 3), "kernel", "GRUCell has no tensor 'kernel'; expected one of weight_ih, weight_hh, bias_ih"),
         (nn.Linear(7, 3, bias=False), "bias", "Linear has no tensor 'bias'"),
         (nn.Linear(7, 3), "in_features", "Linear has no tensor 'in_features'"),
         (torch.zeros(()), "weight", r"bare tensor of shape \(\) has no fans"),

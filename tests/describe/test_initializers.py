@@ -421,7 +421,7 @@ NAN, INF = math.nan, math.inf
         (lambda: VarianceScaling(1, "fan_in", "gauss"), "distribution must be one of normal.* got 'gauss'"),  # type: ignore[arg-type]
         (lambda: kaiming_normal("relu"), "mode must be one of .* got 'relu'"),  # type: ignore[arg-type]
         (lambda: kaiming_normal(nonlinearity="rleu"), "unknown nonlinearity 'rleu'"),
-        (lambda: kaiming_normal(a=0.2), "slope of 'leaky_relu' and means nothing for 'relu'"),
+        (lambda: kaiming_normal(a=0.2), "slope of 'leaky_relu' and means nothing for 'relu'; write nonlinearity='"),
         (lambda: xavier_normal(NAN), "must be a finite number, got nan"),
         (lambda: xavier_normal("relu"), "must be a finite number, got 'relu'"),  # type: ignore[arg-type]
         (lambda: Sparse(1.01), r"the fraction of zeros, from 0 to 1, got 1\.01"),
