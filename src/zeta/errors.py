@@ -6,6 +6,8 @@ All of them derive from :class:`ZetaError`, and each also from the built-in a re
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 from zeta.base.escaping import visible, visible_lines
@@ -64,6 +66,14 @@ class RankError(ZetaError, RuntimeError):
 
 class UsageError(ZetaError):
     """The command line was used wrongly: no such model, recipe, rule file or output folder."""
+
+
+def notice(message: str) -> None:
+    """Give a ``ZetaNotice``, at the line that called zeta."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zeta", "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, ZetaNotice, stacklevel=level)
 
 
 class ZetaNotice(UserWarning):

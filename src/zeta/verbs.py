@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
@@ -19,7 +18,7 @@ from zeta.base.process.forked import check_threads
 from zeta.base.progress import check_progress, progress_of
 from zeta.base.reading import shown
 from zeta.compute.stream.random import check_seed, draw_seed
-from zeta.errors import SpecError, ZetaNotice
+from zeta.errors import SpecError, notice
 from zeta.report import ranks, verification
 from zeta.report.applied import Meet, applied, report_of, seed_for
 from zeta.report.costs import with_costs
@@ -182,11 +181,9 @@ def materialize_(
         if not overwrite:
             fitting = on_meta(fitting)
             if fitting.left and all(entry.kept for entry in fitting.entries):
-                warnings.warn(
+                notice(
                     f"nothing is on meta: all {len(fitting.left)} tensors have memory and stay as they are; "
-                    "zeta.apply_ writes to them, and so does overwrite=True",
-                    ZetaNotice,
-                    stacklevel=3,
+                    "zeta.apply_ writes to them, and so does overwrite=True"
                 )
         seed = seed_for(model, seed)
         with allocated(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as fitted:

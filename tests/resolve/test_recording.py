@@ -528,6 +528,34 @@ def test_buffers_of_other_layouts_are_kept(make: Callable[[], Tensor]) -> None:
     assert (model.weight == 1).all()
 
 
+def test_running_statistics_of_a_trained_model_are_kept_by_a_function() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+    model(torch.randn(64, 8) * 5)
+    before = {name: value.clone() for name, value in model[1].state_dict().items()}
+    report = zeta.init_(model, lambda m: nn.init.zeros_(m[0].weight), seed=0)
+    assert "1.running_mean" in report.kept
+    assert all(torch.equal(value, before[name]) for name, value in model[1].state_dict().items())
+    on_meta = nn.Sequential(nn.BatchNorm1d(4, device="meta"))
+    plan = zeta.plan(on_meta, lambda m: m[0].reset_parameters())
+    assert plan["0.running_var"].initializer == Ones()
+
+
+def test_a_function_that_writes_nothing_is_noticed() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    with pytest.warns(zeta.ZetaNotice, match=r"wrote to nothing .* lambda model: model\.apply\(function\)") as caught:
+        report = zeta.init_(model, usual, seed=0)
+    assert caught[0].filename == __file__
+    assert len(report.kept) == 4
+
+
+def test_a_recipe_may_be_the_fallback() -> None:
+    layer = nn.Linear(4, 4, device="meta")
+    plan = zeta.plan(layer, lambda m: nn.init.zeros_(m.weight), fallback="torch")
+    assert (plan["weight"].initializer, plan["bias"].initializer) == (Zeros(), Uniform(-0.5, 0.5))
+    with pytest.raises(SpecError, match=r'fallback must be Rules\(\[...\]\), the name of a recipe or "real"'):
+        zeta.record(nn.Linear, 2, 2, fallback="tocrh")
+
+
 def test_a_function_that_reads_what_is_there_is_an_error_on_a_live_model_too() -> None:
     model = nn.Linear(4, 4)
     before = model.weight.clone()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -16,7 +14,7 @@ from torch import nn
 from zeta.base.modules import check_module
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
-from zeta.errors import PlanError, SpecError, ZetaNotice, listed
+from zeta.errors import PlanError, SpecError, listed, notice
 from zeta.initializers import Initializer, Keep, Program
 from zeta.initializers.reach import check_law
 from zeta.resolve.casting import Casting, casting_of
@@ -184,19 +182,11 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
         hit = set().union(*hits.values())
         chosen = [item for item in items if not hit.isdisjoint(names_of(item))]
         if not patterns:
-            _say_that_nothing_is_selected()
+            notice("only= is empty: nothing is selected, and nothing is done")
             return []
     if not chosen:
         raise PlanError("only= selects nothing of the plan")
     return chosen
-
-
-def _say_that_nothing_is_selected() -> None:
-    """Give a notice, at the line that called zeta."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("zeta", "contextlib"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn("only= is empty: nothing is selected, and nothing is done", ZetaNotice, stacklevel=level)
 
 
 def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool) -> None:

@@ -276,10 +276,10 @@ def entry_of(slot: Slot, initializer: Initializer, axes: Axes | None) -> Entry:
     )
 
 
-def unruled(group: list[Slot]) -> Entry:
-    """The entry of a tensor that nothing is said of: torch's statistics get their start, all others are kept."""
+def unruled(group: list[Slot], *, restart: bool = True) -> Entry:
+    """The entry of a tensor that nothing is said of: kept; with ``restart``, torch's statistics get their start."""
     slot = group[0]
-    known = is_norm_statistic(slot)
+    known = restart and is_norm_statistic(slot)
     initializer: Initializer = Keep()
     if known:
         initializer = Ones() if slot.local_name == "running_var" else Zeros()

@@ -136,6 +136,9 @@ def did_you_mean_glob(pattern: str, names: Iterable[str]) -> str:
     >>> did_you_mean_glob("*.wieght", ["h.0.weight", "h.0.bias"])
     "; did you mean '*.weight'?"
     """
+    names = list(names)
+    if any(name.startswith(f"{pattern}.") for name in names):
+        return f"; did you mean {pattern + '.*'!r}?"
     parts = pattern.count(".") if pattern.startswith("*.") else 0
     forms: dict[str, None] = {}
     for name in names:

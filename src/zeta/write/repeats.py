@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Iterable
-from types import FrameType
 from typing import Final
 
 from msgspec import Struct
 from torch import nn
 
 from zeta.base.text import shape_text
-from zeta.errors import ZetaNotice
+from zeta.errors import notice
 from zeta.initializers import Constant, Dirac, Identity, Initializer, Keep, Program
 from zeta.resolve.plans import Entry
 
@@ -58,19 +55,8 @@ def note_repeated(module: nn.Module, seed: int, entries: Iterable[Entry]) -> Non
         again = next((f"{name} {shape_text(shape)}" for name, shape in sorted(tensors & last.tensors)), "")
     _LAST.drawn = _Drawn(module=weakref.ref(module), seed=seed, tensors=tensors, told=bool(again))
     if again and last is not None and not last.told:
-        warnings.warn(
+        notice(
             f"seed {seed} gave two layers in a row the same values of {again}: the name is the same too. Pass "
             "name=, the layer's name in its model (name='' if the same values are wanted), or call the function once "
-            "for the whole model",
-            ZetaNotice,
-            stacklevel=_level(),
+            "for the whole model"
         )
-
-
-def _level() -> int:
-    """The ``stacklevel`` for ``warnings.warn`` in the caller that names the innermost line outside of zeta."""
-    frame: FrameType | None = sys._getframe(1)
-    level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "zeta":
-        frame, level = frame.f_back, level + 1
-    return level

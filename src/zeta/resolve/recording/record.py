@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from zeta import recipes
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
 from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
 from zeta.base.tensors import swap
-from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed
+from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed, notice
 from zeta.resolve import planning
 from zeta.resolve.fitting import Only, check_dtype, chosen_by
 from zeta.resolve.plans import Entry, Plan
@@ -29,7 +30,7 @@ from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind, Rules
 
 Model = TypeVar("Model", bound=nn.Module)
-Fallback = Rules | Literal["real"]
+Fallback = Rules | str  # "real", or the name of a recipe
 
 
 def record(
@@ -45,8 +46,9 @@ def record(
     Args:
         factory: a class or function that returns a module.
         args: its arguments.
-        fallback: :class:`~zeta.rules.Rules` for parameters whose values cannot be recorded; or ``"real"``: random
-            values that the constructor reads are drawn once, on the CPU, and kept as data, independent of the seed.
+        fallback: :class:`~zeta.rules.Rules`, or the name of a recipe, for parameters whose values cannot be recorded;
+            or ``"real"``: random values that the constructor reads are drawn once, on the CPU, and kept as data,
+            independent of the seed.
         kwargs: its named arguments.
 
     Raises:
@@ -98,8 +100,8 @@ def plan_recorded(
 
 
 def _recorder(fallback: Fallback | None) -> Recorder:
-    if fallback is not None and fallback != "real" and not isinstance(fallback, Rules):
-        raise SpecError(f'fallback must be Rules([...]) or "real", got {shown(fallback)}')
+    if fallback is not None and not isinstance(fallback, Rules) and fallback not in ("real", *recipes.names()):
+        raise SpecError(f'fallback must be Rules([...]), the name of a recipe or "real", got {shown(fallback)}')
     return Recorder(freeze=fallback == "real")
 
 
@@ -220,17 +222,23 @@ def _plan(
         if live is not None and (t.slot.kind is Kind.BUFFER or t.slot.name in live) and _is_kept(t, effective)
     }
     recognized, problems = recognize({t.slot.name: t.node for t in tensors if t.slot.name not in kept}, recorder.frozen)
-    ruled = _ruled(model, groups, set(problems), fallback) if isinstance(fallback, Rules) else {}
+    rules = recipes.rules_for(fallback, model) if isinstance(fallback, str) and fallback != "real" else fallback
+    ruled = _ruled(model, groups, set(problems), rules) if isinstance(rules, Rules) else {}
     entries: list[Entry] = []
     for tensor in tensors:
         name = tensor.slot.name
         if name in kept:
-            entries.append(planning.unruled(tensor.group))
+            entries.append(planning.unruled(tensor.group, restart=live is None or name not in live))
         elif name in ruled:
             problems.pop(name, None)
             entries.append(ruled[name])
         elif name not in problems:
             entries.append(_entry(tensor, recognized[name], problems))
+    if live and kept and len(kept) == len(tensors):
+        notice(
+            "the function wrote to nothing of the model, so that all of it is kept. A function of one module, as for "
+            "model.apply(function), is given as lambda model: model.apply(function)"
+        )
     if problems:
         raise RecordingError(
             listed(
