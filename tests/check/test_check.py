@@ -18,10 +18,11 @@ from torch import Tensor, nn
 import zeta
 from tests.conftest import rng_states
 from tests.helpers import healthy
+from tests.helpers.bits import same_bits
 from tests.helpers.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
 from tests.helpers.sick import Forgetful
 from zeta.check import CheckReport, Severity, Thresholds, check
-from zeta.check.watch.isolation import preserved, same_bits
+from zeta.check.watch.isolation import preserved
 from zeta.errors import LayerTypeError, SpecError, TargetError
 
 # -- nothing is changed ----------------------------------------------------------------------------------------------

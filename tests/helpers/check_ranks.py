@@ -13,11 +13,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from examples.gpt import gpt2
+from tests.helpers.bits import same_bits
 from tests.helpers.networks import Mlp, tokens, vectors
 from tests.helpers.processes import join
 from zeta.check import CheckReport, check
 from zeta.check.facts.thresholds import Thresholds
-from zeta.check.watch.isolation import same_bits
 
 
 def parallel(model: nn.Sequential, mesh: DeviceMesh) -> nn.Module:

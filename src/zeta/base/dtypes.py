@@ -80,6 +80,11 @@ def rounded(value: float, dtype: torch.dtype) -> float:
     return float(torch.tensor(value, dtype=torch.float32, device="cpu").to(part))
 
 
+def integer_of(nbytes: int) -> torch.dtype:
+    """The signed integer of 1, 2, 4 or 8 bytes."""
+    return _BITS[nbytes]
+
+
 def bits(values: Tensor) -> Tensor:
     """The bits of each element as an integer; a complex element gives two, in an additional last dimension.
 

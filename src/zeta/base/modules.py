@@ -60,9 +60,14 @@ def parameters_of(model: nn.Module) -> Iterator[nn.Parameter]:
     return (parameter for _, parameter in named_parameters_of(model))
 
 
+def named_buffers_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Each buffer once, with its first name: ``model.named_buffers()``."""
+    return _named(model, "_buffers")
+
+
 def buffers_of(model: nn.Module) -> Iterator[Tensor]:
     """Each buffer once: ``model.buffers()``."""
-    return (buffer for _, buffer in _named(model, "_buffers"))
+    return (buffer for _, buffer in named_buffers_of(model))
 
 
 def tensors_of(model: nn.Module) -> list[Tensor]:

@@ -75,15 +75,40 @@ def inside(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
                 pending += reversed([((*path, key), item) for key, item in items if type(item) not in _PLAIN])
 
 
-def has_address(tensor: Tensor) -> bool:
-    """Whether the tensor has an address in memory. A subclass that wraps other tensors, or a fake tensor, has none."""
-    if tensor.numel() == 0:
-        return True
+def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    """The storage with the tensor's memory; ``None`` for a tensor that wraps others, a fake, a sparse or an opaque one.
+
+    It may be smaller than the tensor needs: see ``is_freed``.
+    """
     try:
         storage = tensor.untyped_storage()
-        return storage.device.type != "meta" and storage.data_ptr() != 0
+        known = storage.data_ptr() != 0 or storage.nbytes() == 0
     except RuntimeError:
-        return False
+        return None
+    return storage if known and storage.device.type != "meta" else None
+
+
+def has_address(tensor: Tensor) -> bool:
+    """Whether all of the tensor has an address in memory, so that it can be read and written there."""
+    return not tensor.numel() or ((storage := storage_of(tensor)) is not None and _within(tensor, storage))
+
+
+def is_freed(tensor: Tensor) -> bool:
+    """Whether the tensor's storage was resized to less than the tensor needs, as offloading does: never read it."""
+    return tensor.numel() > 0 and (storage := storage_of(tensor)) is not None and not _within(tensor, storage)
+
+
+def _within(tensor: Tensor, storage: torch.UntypedStorage) -> bool:
+    return storage.nbytes() >= int(tensor.storage_offset()) * tensor.itemsize + nbytes_of(tensor)
+
+
+def nbytes_of(tensor: Tensor) -> int:
+    """The number of bytes from the tensor's first element in memory to the last, both included."""
+    return -(-extent(tensor) * tensor.itemsize // _PACKED.get(tensor.dtype, 1))
+
+
+#: elements in a byte, of dtypes for which torch counts each as an element
+_PACKED: Final = {torch.quint4x2: 2, torch.quint2x4: 4}
 
 
 def extent(tensor: Tensor) -> int:

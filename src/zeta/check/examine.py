@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 from zeta import verbs
 from zeta._version import __version__
 from zeta.base import dtypes
-from zeta.base.distributed import any_fsdp, any_sharded
+from zeta.base.distributed import any_fsdp, any_sharded, local
 from zeta.base.modules import check_module, copy_of, within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
 from zeta.base.progress import check_progress, progress_of
 from zeta.base.reading import shown
+from zeta.base.tensors import is_freed
 from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
@@ -221,6 +222,9 @@ def _checked_slots(model: nn.Module) -> list[Slot]:
         raise TargetError(
             listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
         )
+    freed = [slot.name for slot in slots if is_freed(local(slot.tensor))]
+    if freed:
+        raise TargetError(listed("the storages of these were freed or made smaller; give them back first:", freed))
     return slots
 
 

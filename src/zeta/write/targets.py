@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
-from zeta.base.tensors import extent, has_address, overlaps
+from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry
@@ -19,6 +20,7 @@ from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 from zeta.write.placeholders import runtime_problem
 
+_FREED: Final = "has a storage that was freed or made smaller; give its memory back first"
 #: the addresses of the first byte and after the last, the tensor, and its name
 _Extent = tuple[int, int, Tensor, str]
 
@@ -40,7 +42,7 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
     for name, tensor in memory:
         begin = tensor.data_ptr()
         if begin and tensor.numel():
-            by_device.setdefault(tensor.device, []).append((begin, begin + _bytes(tensor), tensor, name))
+            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes_of(tensor), tensor, name))
     problems: list[str] = []
     for extents in by_device.values():
         extents.sort(key=operator.itemgetter(0))
@@ -80,15 +82,13 @@ def _meet(first: Tensor, second: Tensor) -> bool:
     return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
 
 
-def _bytes(tensor: Tensor) -> int:
-    """The number of bytes from the first element in memory to the last, both included."""
-    return extent(tensor) * tensor.element_size()
-
-
 def check_target(entry: Entry, slot: Slot) -> None:
     """Raise ``TargetError`` or ``SpecError`` if this tensor cannot hold the entry's values."""
     check_memory(slot)
-    if not entry.kept:
+    if entry.kept:
+        if is_freed(local(slot.tensor)):
+            raise TargetError(_FREED)
+    else:
         check_writable(slot)
         check_dtype(entry.initializer, slot.tensor.dtype)
 
@@ -134,6 +134,8 @@ def check_writable(slot: Slot) -> None:
             "afterwards, or use Keep()"
         )
     if not tensor.is_meta and not has_address(tensor):
+        if is_freed(tensor):
+            raise TargetError(_FREED)
         raise TargetError(
             f"is a {type(tensor.data).__name__} without memory of its own; initialize the plain tensor and wrap it "
             "afterwards, or use Keep()"

@@ -33,9 +33,9 @@ def _values(one: TensorFacts, evidence: Evidence) -> Iterator[Finding]:
             "Z102", f"{bad:,} of {one.stats.count:,} values are NaN or infinite", parameter=one.name, value=bad, limit=0
         )
         return
-    if one.buffer or one.stats.nonfinite:
-        return
     dtype = one.slot.tensor.dtype
+    if one.buffer or one.stats.nonfinite or one.slot.tensor.is_quantized:
+        return
     limit = dtypes.largest(dtype) / evidence.thresholds.overflow_margin
     reach = max(abs(one.stats.low), abs(one.stats.high))
     if reach > limit:

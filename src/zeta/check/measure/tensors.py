@@ -57,7 +57,8 @@ def tensor_facts(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozens
 def _values(slot: Slot) -> Tensor:
     """The global values; for a parametrized weight, those that its parametrization computes."""
     if slot.parametrization is None:
-        return plain(slot.tensor)
+        sparse = slot.tensor.layout is not torch.strided and slot.kind is not Kind.BUFFER
+        return plain(slot.tensor.to_dense() if sparse else slot.tensor)
     with torch.no_grad(), parametrize.cached():
         modes = [(inner, inner.training) for inner in modules_of(slot.parametrization)]
         try:
@@ -78,8 +79,10 @@ def _gradient(slot: Slot, seen: Pass) -> Tensor | None:
 
 
 def _stats(values: Tensor) -> Stats:
-    real = values if values.is_floating_point() else values.float()
-    return stats_of(real) or _EMPTY
+    try:
+        return stats_of(values if values.is_floating_point() else values.float()) or _EMPTY
+    except NotImplementedError:  # torch has no arithmetic for some dtypes, such as uint4
+        return _EMPTY
 
 
 def _axes(group: list[Slot]) -> Axes | None:

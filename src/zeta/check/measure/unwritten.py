@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,10 +26,11 @@ def unwritten(model: nn.Module, initialize: Initialize) -> dict[str, float]:
     """The fraction of each parameter and buffer that depends on its values before ``initialize(model)``.
 
     Floating-point memory is filled with NaN, other memory with two different numbers in two runs. A value that is
-    computed from the previous one counts as not written. The model is restored afterwards.
+    computed from the previous one counts as not written. The model is restored afterwards. Sparse and quantized
+    tensors, and those of a dtype that torch cannot fill, are left alone.
     """
     found: dict[str, float] = {}
-    if any(not _floating(tensor) for tensor in tensors_of(model)):
+    if any(not _floating(tensor) for tensor in tensors_of(model) if _fillable(tensor)):
         first, second = (_run(model, initialize, fill) for fill in _FILLS)
         for name, (values, _) in first.items():
             if not _floating(values):
@@ -45,11 +47,25 @@ def _run(model: nn.Module, initialize: Initialize, fill: tuple[float, int, bool]
     """The values after one run over filled memory."""
     with preserved(model):
         with torch.no_grad():
-            for tensor in tensors_of(model):
+            for tensor in filter(_fillable, tensors_of(model)):
                 _fill(tensor, fill)
         initialize(model)
         slots = [group[0] for group in groups(walk(model))]
-        return {slot.name: (slot.tensor.detach().clone(), slot) for slot in slots if not slot.tensor.is_meta}
+        return {slot.name: (slot.tensor.detach().clone(), slot) for slot in slots if _fillable(slot.tensor)}
+
+
+def _fillable(tensor: Tensor) -> bool:
+    plain = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return plain and _has_numbers(tensor.dtype)
+
+
+@functools.cache
+def _has_numbers(dtype: torch.dtype) -> bool:
+    try:
+        torch.empty(1, dtype=dtype, device="cpu").fill_(1)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _fill(tensor: Tensor, fill: tuple[float, int, bool]) -> None:

@@ -46,14 +46,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         group.reduce_grads = group.all_reduce_grads = True
     for context in _contexts(states):
         context.is_last_backward = True
-    try:
-        yield
-    finally:
-        _settle(states, groups)
-        reshard(model)
-        _give_back(before)
+    with contextlib.ExitStack() as last_first:  # each is called, even if another raises
         for group, partial, gradients in waiting:
-            _hold(group, partial, gradients)
+            last_first.callback(_hold, group, partial, gradients)
+        last_first.callback(_give_back, before)
+        last_first.callback(reshard, model)
+        last_first.callback(_settle, states, groups)
+        yield
 
 
 def _options(owners: list[Any], names: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]:

@@ -6,19 +6,20 @@ import contextlib
 import copy
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from zeta.base import dtypes
-from zeta.base.distributed import local
 from zeta.base.generators import apart, foreign_apart
-from zeta.base.modules import modules_of, tensors_of
-from zeta.base.tensors import attributes
+from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of
+from zeta.base.tensors import attributes, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
+from zeta.check.watch.memory import parts, saved
+from zeta.errors import TargetError, listed
 
 _SEED: Final = 0
 # a module's own dictionaries, which forward may change in place
@@ -36,29 +37,43 @@ _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
 _DEPTH: Final = 4
 
 
+Restore = Callable[[], object]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _SavedTensor:
     tensor: Tensor
-    memory: Tensor | None  #: the same memory, with the original shape and dtype; None for shards
-    values: Tensor
+    memory: Tensor | None  #: the same memory, with the original shape and dtype; None for a tensor that wraps others
+    twin: Tensor | None  #: for a view, another view of the same tensor
+    parts: tuple[Tensor, ...]  #: of a tensor that wraps others: these
     grad: Tensor | None
-    grad_values: Tensor | None
     requires_grad: bool
     leaf: bool
     hooks: tuple[tuple[str, Any, dict[Any, Any]], ...]  #: attribute, its original object, and that object's content
 
     def restore(self) -> None:
-        if self.leaf and not self.tensor.is_leaf:
-            self.tensor.detach_()  # a tensor with a graph was written into it
-        if self.memory is not None and not _same_memory(self.tensor, self.memory):
+        if self.leaf and not self.tensor.is_leaf:  # a tensor with a graph was written into it
+            if self.twin is None:
+                self.tensor.detach_()
+            else:  # torch cannot detach a view
+                swap(self.tensor, self.twin)
+        if self.tensor.is_leaf and self.tensor.requires_grad and not self.requires_grad:
+            self.tensor.requires_grad_(False)  # first: not every dtype can require a gradient
+        if self.memory is not None:
             self.tensor.data = self.memory
-        if self.tensor.is_leaf and self.tensor.requires_grad is not self.requires_grad:
-            self.tensor.requires_grad_(self.requires_grad)
-        _write_back(self.tensor, self.values)
-        if self.grad is not None and self.grad_values is not None:
-            _write_back(self.grad, self.grad_values)
+        if self.tensor.is_leaf and self.requires_grad:
+            self.tensor.requires_grad_(True)
+
+    def restore_moved(self) -> None:
+        for before, now in zip(self.parts, parts(self.tensor) if self.parts else (), strict=True):
+            if now is not before:
+                now.detach().copy_(before)
+
+    def restore_grad(self) -> None:
         if self.tensor.is_leaf and self.tensor.grad is not self.grad:
             self.tensor.grad = self.grad
+
+    def restore_hooks(self) -> None:
         for name, table, entries in self.hooks:
             if table is not None and dict(table) != entries:
                 table.clear()
@@ -70,8 +85,13 @@ class _SavedTensor:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _SavedModule:
     module: nn.Module
+    kind: type[nn.Module]
     attributes: dict[str, Any]
     tables: dict[str, Any]
+
+    def restore_kind(self) -> None:
+        if type(self.module) is not self.kind:  # a lazy module becomes another in its first pass
+            self.module.__class__ = self.kind
 
     def restore(self) -> None:
         current = vars(self.module)
@@ -91,68 +111,90 @@ class _SavedModule:
 def preserved(model: nn.Module) -> Iterator[None]:
     """Restore ``model`` after the block, whatever the block does to it.
 
-    This covers values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks and plain attributes of every
-    module, the contents of their lists, sets and dictionaries, and the states of generators that a module has. Inside,
-    gradients are on, and random numbers come from private generators, torch's with a fixed seed; the shared generators
-    of torch, Python and NumPy do not move. A tensor that did not change is not written.
+    This covers values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks, classes and plain attributes
+    of every module, the contents of their lists, sets and dictionaries, and the states of generators that a module has.
+    Inside, gradients are on, and random numbers come from private generators, torch's with a fixed seed; the shared
+    generators of torch, Python and NumPy do not move. A tensor that did not change is not written.
+
+    Raises:
+        TargetError: if something could not be restored; everything else was.
     """
-    modules = [
-        _SavedModule(
-            module=module,
-            attributes=dict(vars(module)),
-            tables={name: vars(module)[name].copy() for name in _TABLES if name in vars(module)},
-        )
-        for module in modules_of(model)
-    ]
-    tensors = [_saved(tensor) for tensor in _tensors(model)]
-    held = list(_held(model))
+    steps = list(_steps(model))
     try:
         with undisturbed(model), apart(_SEED), foreign_apart(), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for module in modules:
-            module.restore()
-        for restore in held:
-            restore()
         with torch.no_grad():
-            for tensor in tensors:
-                tensor.restore()
+            _take(steps)
+
+
+def _take(steps: Iterable[tuple[str, Restore]]) -> None:
+    """Take all steps, even if one of them fails or Ctrl-C is pressed, and raise then."""
+    failed: list[str] = []
+    stopped: BaseException | None = None
+    for name, step in steps:
+        try:
+            step()
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        except BaseException as error:
+            stopped = error
+    if failed:
+        raise TargetError(
+            listed("these could not be restored after the check, everything else was; build the model again:", failed)
+        ) from stopped
+    if stopped is not None:
+        raise stopped
+
+
+def _steps(model: nn.Module) -> Iterator[tuple[str, Restore]]:
+    """What restores the model, in order, with the names of its parts."""
+    for name, module in named_modules_of(model):
+        tables = {str(table): vars(module)[table].copy() for table in _TABLES if table in vars(module)}
+        kept = _SavedModule(module=module, kind=type(module), attributes=dict(vars(module)), tables=tables)
+        yield name or "the model", kept.restore_kind
+        yield name or "the model", kept.restore
+    yield from _held(model)
+    named = _tensors(model)
+    # what views were taken from comes first: it may have a graph, which each view has then too
+    viewed = ((name, view._base) for name, view in named.values())
+    bases = {id(base): (f"the base of {name}", base) for name, base in viewed if base is not None}
+    tensors = [(name, _saved(tensor)) for name, tensor in (bases | named).values()]
+    yield from ((name, tensor.restore) for name, tensor in tensors)
+    yield from ((name, content.restore) for name, content in saved(named.values()))
+    yield from ((name, tensor.restore_moved) for name, tensor in tensors)
+    yield from ((f"the gradient of {name}", tensor.restore_grad) for name, tensor in tensors)
+    yield from ((f"the hooks of {name}", tensor.restore_hooks) for name, tensor in tensors)
 
 
 def _saved(tensor: Tensor) -> _SavedTensor:
-    grad = tensor.grad if tensor.is_leaf else None
+    wraps = is_traceable_wrapper_subclass(tensor)
+    known = not wraps and (tensor.layout is not torch.strided or storage_of(tensor) is not None)
+    viewed = known and tensor.is_leaf and tensor._is_view() and not tensor.requires_grad
     hooks = ((name, getattr(tensor, name, None)) for name in _HOOKS)
+    with torch.inference_mode(False), torch.enable_grad():
+        twin = torch.ops.aten.alias(tensor) if viewed else None
     return _SavedTensor(
         tensor=tensor,
-        memory=tensor.data if type(tensor) in (Tensor, nn.Parameter) else None,
-        values=tensor.detach().clone(),
-        grad=grad,
-        grad_values=None if grad is None else grad.detach().clone(),
+        memory=tensor.data if known else None,
+        twin=twin,
+        parts=tuple(parts(tensor)) if wraps else (),
+        grad=tensor.grad if tensor.is_leaf else None,
         requires_grad=tensor.requires_grad,
         leaf=tensor.is_leaf,
         hooks=tuple((name, table, dict(table or {})) for name, table in hooks) if tensor.is_leaf else (),
     )
 
 
-def _same_memory(tensor: Tensor, memory: Tensor) -> bool:
-    return (
-        tensor.dtype is memory.dtype
-        and tensor.shape == memory.shape
-        and tensor.layout is memory.layout
-        and (tensor.layout is not torch.strided or tensor.stride() == memory.stride())
-        and (tensor.layout is not torch.strided or tensor.data_ptr() == memory.data_ptr())
-    )
-
-
-def _held(model: nn.Module) -> Iterator[Callable[[], object]]:
+def _held(model: nn.Module) -> Iterator[tuple[str, Restore]]:
     """Functions that restore each list, set, dictionary and generator among the modules' attributes."""
-    for module in modules_of(model):
+    for prefix, module in named_modules_of(model):
         for name, value in vars(module).items():
             if name not in _TABLES:
-                yield from _contents(value, _DEPTH)
+                yield from ((f"{prefix}.{name}".lstrip("."), restore) for restore in _contents(value, _DEPTH))
 
 
-def _contents(value: Any, depth: int) -> Iterator[Callable[[], object]]:
+def _contents(value: Any, depth: int) -> Iterator[Restore]:
     if isinstance(value, torch.Generator):
         state = value.get_state()
         yield lambda: value.set_state(state)
@@ -177,7 +219,7 @@ def _is(value: Any, module: str, kind: str) -> bool:
     return found is not None and isinstance(value, found)
 
 
-def _refilled(value: Any) -> Callable[[], object]:
+def _refilled(value: Any) -> Restore:
     entries = value.copy()
 
     def restore() -> None:
@@ -193,28 +235,12 @@ def _flat(value: Any) -> list[Any]:
     return [part for pair in value.items() for part in pair] if isinstance(value, dict) else list(value)
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    """Every tensor of the model that has values, once."""
-    found = [*tensors_of(model), *(tensor for _, tensor in attributes(model))]
-    unique = {id(tensor): tensor for tensor in found}
-    return [tensor for tensor in unique.values() if not nn.parameter.is_lazy(tensor) and not tensor.is_meta]
-
-
-def _write_back(tensor: Tensor, values: Tensor) -> None:
-    if not same_bits(tensor, values):
-        tensor.detach().copy_(values)
-
-
-def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same bits, NaN and signed zeros included."""
-    if first.shape != second.shape or first.dtype is not second.dtype or first.device != second.device:
-        return False
-    return torch.equal(_bits(first), _bits(second))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    tensor = local(tensor.detach())
-    return dtypes.bits(tensor) if tensor.layout is torch.strided else tensor
+def _tensors(model: nn.Module) -> dict[int, tuple[str, Tensor]]:
+    """Every tensor of the model that has values, and its gradient, with a name, by ``id``."""
+    found = [*named_parameters_of(model), *named_buffers_of(model), *attributes(model)]
+    tensors = [(name, one) for name, one in found if not nn.parameter.is_lazy(one) and not one.is_meta]
+    gradients = [(f"the gradient of {name}", one.grad) for name, one in tensors if one.is_leaf and one.grad is not None]
+    return {id(tensor): (name, tensor) for name, tensor in reversed(tensors + gradients)}
 
 
 def _same_entries(first: dict[Any, Any], second: dict[Any, Any]) -> bool:

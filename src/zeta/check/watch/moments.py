@@ -45,13 +45,27 @@ class Measures:
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """A tensor detached: the global values of a ``DTensor``, the absolute values of a complex one."""
+    """A tensor detached: the global values of a ``DTensor``, the absolute values of a complex one.
+
+    Of a sparse tensor, the elements that it stores: it may be too large for a dense one.
+    """
     tensor = tensor.detach()
     if callable(full := getattr(tensor, "full_tensor", None)):
         tensor = full()
     if callable(wait := getattr(tensor, "wait", None)):  # an asynchronous result of a collective call
         tensor = wait()
+    if tensor.layout is not torch.strided:
+        tensor = _stored(tensor)
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
     return tensor.abs() if tensor.is_complex() else tensor
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+    # an opaque layout, MKLDNN's, has a dense form alone
+    return tensor.values().flatten() if str(tensor.layout).startswith("torch.sparse") else tensor.to_dense()
 
 
 def pending(tensor: Tensor, unit: int | None = None, *, histogram: bool = True) -> Pending | None:
@@ -60,7 +74,10 @@ def pending(tensor: Tensor, unit: int | None = None, *, histogram: bool = True) 
     if not x.is_floating_point() or not x.numel():
         return None
     if x.dtype not in (torch.float32, torch.float64):
-        x = x.float()
+        try:
+            x = x.float()
+        except NotImplementedError:  # torch has no arithmetic for some dtypes, such as float4
+            return None
     known = _in_one_pass(x) if unit is None or x.ndim < 2 else None
     numbers = known if known is not None else _by_torch(x, unit)
     return Pending(count=x.numel(), numbers=numbers, sample=_sample(x) if histogram else None)
