@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from zeta.base import text as rendering
 from zeta.base.text import TABLE_WIDTH, bytes_text, fold, number_text, range_text, shape_text, table
 
 # -- fold --------------------------------------------------------------------------------------------------------------
@@ -45,6 +47,40 @@ def folded(names: Iterable[str]) -> list[str]:
 )
 def test_fold_names(names: list[str], expected: list[str]) -> None:
     assert folded(names) == expected
+
+
+def test_fold_takes_names_of_any_length() -> None:
+    """Python converts no text of more than 4,300 digits, and the time for two long ones would grow with the square."""
+    digits = "1" * 5000
+    assert folded([f"h.{digits}.w", f"h.{digits}2.w"]) == [f"h.{digits}.w", f"h.{digits}2.w"]
+    assert folded(["h.1" + "0" * 17, "h.2"]) == ["h.{2,1" + "0" * 17 + "}"]
+    deep = [".".join(map(str, range(first, first + 50_000))) for first in (0, 1)]
+    begin = time.perf_counter()
+    assert folded(deep) == deep
+    assert time.perf_counter() - begin < 10  # it took minutes
+
+
+CELLS = st.text(st.sampled_from("ab1.[]中é"), max_size=12)
+
+
+@given(st.data())
+def test_a_table_in_which_nothing_wraps_is_as_rich_draws_it(data: st.DataObject) -> None:
+    columns = data.draw(st.integers(1, 5))
+    row = st.lists(CELLS, min_size=columns, max_size=columns)
+    headings = [f"{number}{cell}" for number, cell in enumerate(data.draw(row))]
+    rows = data.draw(st.lists(row, max_size=4))
+    right = headings[1::2]
+    assert rendering._table(headings, rows, right, None) == rendering._wrapped(headings, rows, right, TABLE_WIDTH)
+
+
+def test_many_rows_take_no_minute() -> None:
+    rows = [
+        (f"layer{number}x.weight", "distribution", "uniform(-0.7, 0.7)", "uniform(-0.8, 0.8)")
+        for number in range(20_000)
+    ]
+    begin = time.perf_counter()
+    assert table(("name", "what", "A", "B"), rows).count("\n") == 20_001
+    assert time.perf_counter() - begin < 10
 
 
 @pytest.mark.parametrize("numeral", ["²", "٣", "Ⅷ", "½"])

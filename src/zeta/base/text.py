@@ -19,6 +19,13 @@ _GAP: Final = 3
 _WRAPPED: Final = 36
 # cells that are left for all other columns, below which they are not wrapped to fit a terminal
 _NARROWEST: Final = 30
+#: rows up to which long cells wrap, which takes a millisecond for each row; of more rows, their middle is left out
+_MOST_WRAPPED: Final = 1000
+_LONGEST_CELL: Final = 60
+#: digits of a whole number in a name; more are text, as Python converts thousands of digits slowly or not at all
+_MOST_DIGITS: Final = 18
+#: places at which names may differ to be joined; the time grows with the square
+_MOST_PLACES: Final = 16
 
 T = TypeVar("T")
 NamePart = str | frozenset[int]
@@ -55,6 +62,8 @@ def _folded(groups: list[Group]) -> list[Group]:
     places = [
         place for place, parts in enumerate(zip(*(parts for parts, _ in groups), strict=True)) if len({*parts}) > 1
     ]
+    if len(places) > _MOST_PLACES:
+        return groups
     short = [(tuple(parts[place] for place in places), numbers) for parts, numbers in groups]
     for position in range(len(places)):
         alike: dict[Hashable, list[Group]] = {}
@@ -83,7 +92,11 @@ def _put(whole: tuple[NamePart, ...], places: Sequence[int], parts: Sequence[Nam
 
 
 def _parts(name: str) -> tuple[NamePart, ...]:
-    return tuple(frozenset((int(p),)) if p.isdecimal() and p == str(int(p)) else p for p in name.split("."))
+    return tuple(frozenset((int(part),)) if _is_number(part) else part for part in name.split("."))
+
+
+def _is_number(part: str) -> bool:
+    return part.isdecimal() and len(part) <= _MOST_DIGITS and part == str(int(part))
 
 
 def _part_text(part: NamePart) -> str:
@@ -110,8 +123,9 @@ def table(
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
     It has no colours and a fixed width, so that a log and a terminal show the same. Only a very long name exceeds the
-    width; of a name with hundreds of characters, the middle is left out. With ``width``, ``expendable`` columns are
-    left out one at a time, in their order, until the table fits; if it still does not, long cells are wrapped.
+    width; of a name with hundreds of characters, and of the long cells of a table with over a thousand rows, the middle
+    is left out. With ``width``, ``expendable`` columns are left out one at a time, in their order, until the table
+    fits; if it still does not, long cells are wrapped.
     """
     from rich.cells import cell_len  # imported when something is shown: the import takes longer than all of zeta's
 
@@ -132,11 +146,11 @@ def table(
     return _table(list(columns), list(zip(*columns.values(), strict=True)), right, width)
 
 
-def brief(name: str) -> str:
+def brief(name: str, longest: int = _LONGEST_NAME) -> str:
     """The name; if it is too long, its two ends, and the number of characters between them."""
-    if len(name) <= _LONGEST_NAME:
+    if len(name) <= longest:
         return name
-    end = _LONGEST_NAME // 3
+    end = longest // 3
     return f"{name[:end]}...({len(name) - 2 * end:,} characters)...{name[-end:]}"
 
 
@@ -156,14 +170,35 @@ def terminal_width() -> int | None:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], width: int | None) -> str:
-    from rich import box
     from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
 
     longest = max((cell_len(row[0]) for row in rows), default=0)
     if width is None or width < longest + _NARROWEST:
         width = max(TABLE_WIDTH, longest + 120)
+    widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+    if sum(widths) + _GAP * len(widths) > width:
+        if len(rows) <= _MOST_WRAPPED:
+            return _wrapped(headings, rows, right, width)
+        rows = [(row[0], *(brief(cell, _LONGEST_CELL) for cell in row[1:])) for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+    # where nothing wraps, the same as Rich draws
+    sides = [str.rjust if heading in right else str.ljust for heading in headings]
+    lines = [
+        " "
+        + (" " * _GAP).join(
+            pad(cell, across - cell_len(cell) + len(cell)) for pad, across, cell in zip(sides, widths, row, strict=True)
+        )
+        for row in (headings, *rows)
+    ]
+    rule = " " + "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (sum(widths) + _GAP * (len(widths) - 1))
+    return "\n".join(line.rstrip() for line in (lines[0], rule, *lines[1:])).strip("\n")
+
+
+def _wrapped(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], width: int) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, heading in enumerate(headings):
         fixed = number == 0 or heading in right
