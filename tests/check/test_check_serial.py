@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from jsonschema.exceptions import ValidationError
 
 from tests.helpers.check_results import ALL, healthy, odd
 from zeta.check.facts import results
+from zeta.check.show import html, sarif, tensorboard, terminal
 from zeta.check.show.serial import FORMAT, from_json, schema, to_json
 from zeta.errors import CheckDocumentError
 
@@ -103,3 +105,67 @@ def test_another_format_is_refused(document: Any) -> None:
 def test_a_broken_document_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(CheckDocumentError, match="broken"):
         from_json(changed(**change))
+
+
+def leaves(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """The place of every value in a document."""
+    yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, *path, key)
+
+
+def with_leaf(document: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    document = copy.deepcopy(document)
+    place: Any = document
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return document
+
+
+class Writer:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+def shapes(document: Any) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """One place of each kind: the first item of a list stands for all."""
+    found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for path in leaves(document):
+        if path:
+            found.setdefault(tuple("item" if isinstance(key, int) else key for key in path), path)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**30), 1e308, -1e308, "Infinity", "NaN", "\ud800", "", [], {}, -1, 0],
+    ids=lambda value: repr(value)[:9],
+)
+def test_what_is_read_can_be_shown(value: Any) -> None:
+    """Whatever stands in one place: it is refused, or every format of it works."""
+    for name in ("healthy", "odd"):
+        document = to_json(ALL[name]())
+        read = 0
+        for path in shapes(document).values():
+            try:
+                found = from_json(with_leaf(document, path, value))
+            except CheckDocumentError:
+                continue
+            read += 1
+            assert repr(from_json(through_text(to_json(found)))) == repr(found), path
+            for show in (html.page, sarif.to_sarif, terminal.text, terminal.brief):
+                show(found)  # type: ignore[operator]
+            tensorboard.log_to(found, Writer())
+        assert read or value in (10**400, "\ud800", {})
+
+
+def test_each_rule_has_its_id_and_is_named_by_it() -> None:
+    document = to_json(odd())
+    rule = document["rules"]["Z301"]
+    with pytest.raises(CheckDocumentError, match="under 'X' is the rule 'Z301'"):
+        from_json({**document, "rules": {**document["rules"], "X": rule}})
+    inline = with_leaf(document, ("findings", 0, "rule"), {**rule, "summary": "other"})
+    with pytest.raises(CheckDocumentError, match="broken"):
+        from_json(inline)

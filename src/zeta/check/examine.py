@@ -47,6 +47,7 @@ from zeta.check.watch.isolation import preserved
 from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
+from zeta.compute.stream.random import check_seed
 from zeta.errors import SpecError, TargetError, listed
 from zeta.report.digests import Claim, layouts_of
 from zeta.resolve.plans import Plan
@@ -264,8 +265,8 @@ def _check_options(
             f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {shown(thresholds)}"
         )
     check_progress(progress, "s")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise SpecError(f"seed must be a whole number, got {shown(seed)}")
+    if seed is not None:
+        check_seed(seed)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

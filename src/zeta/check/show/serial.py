@@ -24,6 +24,8 @@ FORMAT: Final = "zeta-check/1"
 _NONFINITE: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # keys of the document that are not fields of Results: derived, or collected from the findings
 _ADDED: Final = ("format", "ok", "rules")
+# sizes, counts and a seed are smaller; what is computed from them fits a float
+_TOO_LARGE: Final = 2**64
 
 
 def to_json(results: Results) -> dict[str, Any]:
@@ -72,7 +74,9 @@ def from_json(document: Mapping[str, Any]) -> Results:
             "that wrote it"
         )
     try:
-        rules = {name: _read(Rule, rule, {}) for name, rule in document["rules"].items()}
+        rules = {name: _record(Rule, rule, {}) for name, rule in document["rules"].items()}
+        if other := [name for name, rule in rules.items() if name != rule.id]:
+            raise ValueError(f"under {shown(other[0])} is the rule {shown(rules[other[0]].id)}")
         results = _read(Results, {name: value for name, value in document.items() if name not in _ADDED}, rules)
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckDocumentError(f"a check's results are broken ({shown(error)}); write them again") from error
@@ -116,21 +120,31 @@ def _read(kind: Any, value: Any, rules: Mapping[str, Rule]) -> Any:
     if origin in (types.UnionType, typing.Union):  # always with None
         return None if value is None else _read(arguments[0], value, rules)
     if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"expected a list, found {shown(value)}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
         return tuple(_read(one, item, rules) for one, item in zip(kinds, value, strict=True))
-    if kind is Rule and isinstance(value, str):
+    if kind is Rule:  # by its id: each rule is in the document once
         return rules[value]
     if dataclasses.is_dataclass(kind):
         assert isinstance(kind, type)
-        hints = _hints(kind)
-        return kind(**{name: _read(hints[name], item, rules) for name, item in value.items()})
+        return _record(kind, value, rules)
     if kind is float:
         return _NONFINITE[value] if isinstance(value, str) else float(value)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
     if not isinstance(value, kind):
         raise TypeError(f"expected {kind.__name__}, found {shown(value)}")
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
+        raise ValueError(f"a whole number of {value.bit_length():,} bits; at most 64 are read")
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair, which no file can hold, is a ValueError
     return value
+
+
+def _record(kind: type, value: Any, rules: Mapping[str, Rule]) -> Any:
+    hints = _hints(kind)
+    return kind(**{name: _read(hints[name], item, rules) for name, item in value.items()})
 
 
 @functools.cache
