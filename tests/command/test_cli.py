@@ -375,6 +375,8 @@ def test_verify_finds_missing_and_surplus_bytes() -> None:
         ("[]", "cannot be read as a manifest: Expected `object`, got `array`"),
         ('{"format": "zeta manifest 0"}', "is not a manifest"),
         ('{"format": "zeta manifest 1", "stream": 0}', "stream version 0; this zeta has version 1"),
+        ('{"format": "zeta manifest 1", "stream": 1.0}', "stream version 1.0; this zeta has version 1"),
+        ('{"format": "zeta manifest 1", "stream": true}', "stream version True; this zeta has version 1"),
         ('{"format": "zeta manifest 1", "stream": 1, "seed": -1}', "damaged: Object missing required field"),
         ('{"format": "zeta manifest 1", "stream": 1}', "damaged"),
     ],

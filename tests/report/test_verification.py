@@ -407,7 +407,7 @@ MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "dtype": lambda m: entry(m, "one.weight").update(dtype="float16"),
     "padding": lambda m: entry(m, "emb.weight").update(padding_idx=2),
     "order": lambda m: m["plan"]["entries"].reverse(),
-    "entry": lambda m: m["plan"]["entries"].pop(1),
+    "entry": lambda m: m["plan"]["entries"].pop(0),
 }
 
 
@@ -427,6 +427,8 @@ DAMAGE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "axes without fans": lambda m: entry(m, "ortho.weight")["axes"].update(fan_in=[]),
     "an axis too many": lambda m: entry(m, "ortho.weight")["axes"].update(fan_out=[3]),
     "a model that is no text": lambda m: m.update(model=3),
+    "kept, but in no plan": lambda m: m["kept_sha256"].update(nowhere="0" * 64),
+    "kept, but drawn": lambda m: m["kept_sha256"].update({"one.weight": "0" * 64}),
 }
 
 

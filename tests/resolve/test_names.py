@@ -17,13 +17,14 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, parametrize
 
+import zeta
 from tests.helpers.layers import LAYERS
 from tests.helpers.models import Bottleneck, ResNet
 from tests.helpers.sharded import fake_mesh
 from zeta import Rule, Rules, plan
 from zeta.base.parametrizations import originals
 from zeta.errors import PlanError, TargetError
-from zeta.initializers import Keep, Zeros
+from zeta.initializers import Keep, Normal, Zeros
 from zeta.resolve.kinds import kind_of
 from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, named_modules, type_name, unwrap, walk
 from zeta.rules import Kind
@@ -504,3 +505,24 @@ def test_nested_tensors_are_refused() -> None:
     model.w = nn.Parameter(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
     with pytest.raises(TargetError, match="w: is a nested tensor"):
         list(walk(model))
+
+
+@pytest.mark.parametrize("what", ["a parameter", "a buffer", "a module"])
+def test_a_name_that_is_not_unicode_is_refused_before_anything_is_written(what: str) -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 3))
+    if what == "a parameter":
+        model[1].register_parameter("\ud800", nn.Parameter(torch.zeros(3, 3)))
+    elif what == "a buffer":
+        model[1].register_buffer("\ud800", torch.zeros(3))
+    else:
+        model[1].add_module("\ud800", nn.Linear(3, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rules = Rules([Rule("*", Normal(0.1))])
+    for verb in (
+        lambda: zeta.init_(model, rules, seed=0),
+        lambda: plan(model, rules),
+        lambda: zeta.check(model, torch.randn(8, 3)),
+    ):
+        with pytest.raises(TargetError, match=r"'1\.\\ud800.*' is not valid Unicode .* another name"):
+            verb()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -122,6 +122,7 @@ def walk(model: nn.Module) -> list[Slot]:
     while path:
         place, rest = path[-1]
         for item in rest:
+            _refuse_no_text(item.name if isinstance(item, Slot) else item.prefix)
             if isinstance(item, Slot):
                 found.append(item)
                 continue
@@ -191,6 +192,16 @@ def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Itera
         )
         for number, part in plist.named_children():
             yield _Place(module=part, prefix=f"{prefix}parametrizations.{local}.{number}.", inside=True)
+
+
+def _refuse_no_text(name: str) -> None:
+    """A name decides values by its UTF-8, and is written to files."""
+    try:
+        name.isascii() or name.encode()
+    except UnicodeEncodeError as error:
+        raise TargetError(
+            f"{name!r} is not valid Unicode ({error.reason}); give the module or tensor another name"
+        ) from None
 
 
 def _refuse_quantized(module: nn.Module, prefix: str) -> None:

@@ -27,7 +27,7 @@ from zeta.base.reading import (
 )
 from zeta.base.text import shape_text
 from zeta.compute.stream.random import STREAM_VERSION, check_seed
-from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError
+from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError, listed
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry, Plan, essences
 from zeta.write.checkpoint.layout import Layout, bytes_of, layout
@@ -104,7 +104,7 @@ class Manifest:
             raise CheckpointError(f"{path} cannot be read as a manifest: {error}") from error
         if head.format != _FORMAT:
             raise CheckpointError(f"{path} is not a manifest of this version of zeta (expected format {_FORMAT!r})")
-        if head.stream != STREAM_VERSION:
+        if head.stream != STREAM_VERSION or type(head.stream) is not int:
             raise CheckpointError(
                 f"{path} was written with stream version {shown(head.stream)}; this zeta has version {STREAM_VERSION}"
             )
@@ -121,6 +121,9 @@ class Manifest:
             )
             for entry in manifest.plan:
                 check_dtype(entry.initializer, entry.dtype)
+            kept = {entry.name for entry in manifest.plan if entry.kept and entry.persistent}
+            if other := sorted(manifest.kept.keys() - kept):
+                raise FormatError(listed("kept_sha256 has names that the plan does not keep:", other))
         except ZetaError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         return manifest
