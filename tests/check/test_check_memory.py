@@ -239,11 +239,10 @@ def test_a_class_that_a_forward_pass_sets_comes_back() -> None:
     class First(Net):
         def forward(self, x: Tensor) -> Tensor:
             self.__class__ = Later  # type: ignore[assignment]
-            return super().forward(x)
+            return Net.forward(self, x)
 
     model = First()
-    with preserved(model):
-        nn.Module.__setattr__(model, "__class__", Later)
+    check(model, BATCH)
     assert type(model) is First
 
 
@@ -278,7 +277,6 @@ class Everything(Net):
     def disturb(self) -> None:
         self.eval()
         self.fc.bias.requires_grad_(False)
-        self.fc.bias.register_hook(lambda grad: grad) if self.fc.bias.requires_grad else None
         self.seen[0].add_(1)
         torch.rand(1, generator=self.seen[1])
         self.seen.append(1)
