@@ -548,6 +548,26 @@ def test_a_function_that_writes_nothing_is_noticed() -> None:
     assert len(report.kept) == 4
 
 
+def test_a_fallback_gives_buffers_on_meta_their_values_and_must_give_some() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        model.register_buffer("table", torch.ones(3))
+        model.token = nn.Parameter(torch.ones(2))
+
+    def usual(m: nn.Module) -> None:
+        nn.init.ones_(m[0].weight)
+
+    rules = Rules([Rule("table", Constant(3.0), buffers=True), Rule("token", Ones()), Rule("*", Zeros())])
+    plan = zeta.plan(model, usual, fallback=rules)
+    assert (plan["table"].initializer, plan["1.running_var"].initializer) == (Constant(3.0), Ones())
+    assert zeta.materialize_(model, plan, seed=0).ok
+    assert model.table.tolist() == [3.0] * 3
+    token = nn.Sequential(nn.Linear(4, 4, device="meta"))
+    token.token = nn.Parameter(torch.ones(2, device="meta"))
+    with pytest.raises(PlanError, match=r"no value that can be recorded.*\n  - token: "):
+        zeta.plan(token, usual, fallback="torch")
+
+
 def test_a_recipe_may_be_the_fallback() -> None:
     layer = nn.Linear(4, 4, device="meta")
     plan = zeta.plan(layer, lambda m: nn.init.zeros_(m.weight), fallback="torch")

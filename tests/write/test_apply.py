@@ -105,6 +105,24 @@ def test_without_a_seed_torchs_generator_draws_one_that_the_report_has() -> None
         assert_uniform(model, seed)
 
 
+def test_a_norm_whose_parameters_are_kept_keeps_its_statistics() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.BatchNorm1d(4, affine=False))
+    model(torch.randn(64, 8) * 5)
+    before = copy.deepcopy(model.state_dict())
+    rules = [Rule("0.*", Normal()), Rule("1.*", Keep()), Rule("2.weight", Ones()), Rule("2.bias", Keep())]
+    report = zeta.init_(model, Rules(rules), seed=0)
+    assert {name for name in report.kept if "1." in name} == {name for name in before if name.startswith("1.")}
+    same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    assert {"1.running_mean", "1.running_var", "1.num_batches_tracked"} <= same
+    assert same.isdisjoint({"2.running_mean", "2.running_var", "3.running_mean", "3.num_batches_tracked"})
+
+
+@pytest.mark.parametrize("only", [nn.Linear(2, 2), nn.Linear, kind("weight")], ids=["module", "class", "condition"])
+def test_what_is_no_name_selects_nothing(only: Any) -> None:
+    message = r"only must be a name or glob, a collection of them, or a function of the name, as in only='head\.\*'"
+    assert_refused(nn.Linear(2, 2), lambda: zeta.init_(nn.Linear(2, 2), UNIFORM, seed=0, only=only), SpecError, message)
+
+
 def test_what_is_not_selected_needs_no_rule() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(2, 2, 3), nn.Linear(4, 3))
     before = copy.deepcopy(model.state_dict())
@@ -436,7 +454,10 @@ class Odd(nn.Module):
 
 
 BAD: dict[str, tuple[Callable[[], Tensor], str]] = {
-    "meta": (lambda: torch.zeros(2, device="meta"), r"is on the meta device .* to_empty\(device=...\) first"),
+    "meta": (
+        lambda: torch.zeros(2, device="meta"),
+        r"is on the meta device .* zeta\.materialize_\(",
+    ),
     "integer": (lambda: torch.zeros(2, dtype=torch.int64), "has dtype int64; initialize the floating-point model"),
     "expanded": (lambda: torch.zeros(3, 1).expand(3, 4), r"overlapping memory \(strides \(1, 0\)\)"),
     "overlapping": (lambda: torch.zeros(9).as_strided((4, 3), (2, 1)), r"overlapping memory \(strides \(2, 1\)\)"),

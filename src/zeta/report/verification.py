@@ -60,7 +60,7 @@ class Verification:
     def summary(self) -> str:
         """One line."""
         compared = count_text(self.compared, "tensor")
-        kept = f", {len(self.kept)} kept as they were" if self.kept else ""
+        kept = f", {len(self.kept)} kept, not compared" if self.kept else ""
         if self.ok:
             close = f" ({len(self.close)} orthogonal within rounding)" if self.close else ""
             return f"verified: {compared} equal, bit by bit{close}, those of seed {self.seed}{kept}"

@@ -22,11 +22,12 @@ from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.resolve.submodels import Naming, check_used, renamed
 from zeta.rules.globs import glob_matcher
-from zeta.rules.where import did_you_mean_glob
+from zeta.rules.where import Where, did_you_mean_glob
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]
 Item = TypeVar("Item")
+_ONLY: Final = "only must be a name or glob, a collection of them, or a function of the name, as in only='head.*'"
 
 
 #: these say nothing about a dtype that check_law could look at
@@ -100,7 +101,7 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
     check_module(model)
     if not isinstance(plan, Plan):
         raise SpecError(
-            f"expected a Plan from zeta.plan(model, ...), got {shown(plan)}; zeta.init_ plans and writes in one"
+            f"expected a Plan from zeta.plan(model, ...), got {shown(plan)}; zeta.plan(model, rules) makes one"
         )
     selected = _selected(plan, only)
     slots = {slot.name: slot for slot in walk(model)}
@@ -163,14 +164,14 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
     """
     if only is None:
         return list(items)
+    if isinstance(only, nn.Module | Where | type):
+        raise SpecError(f"{_ONLY}, got {shown(only)}")
     if callable(only):
         chosen = [item for item in items if any(map(only, names_of(item)))]
     else:
         patterns = [only] if isinstance(only, str) else list(only) if isinstance(only, Collection) else [only]
         if not all(isinstance(pattern, str) for pattern in patterns):
-            raise SpecError(
-                f"only must be a name or glob, a collection of them, or a function of the name, got {shown(only)}"
-            )
+            raise SpecError(f"{_ONLY}, got {shown(only)}")
         names = {name for item in items for name in names_of(item)}
         hits = {
             pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))

@@ -124,6 +124,7 @@ class _Resolver:
         self.contested: list[str] = []
         self.unsolved: list[str] = []
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
+        self.written: set[int] = set()  # modules of which a parameter gets values
         self._names = [slot.name for group in groups for slot in group]
 
     def _layers(self, name: str) -> tuple[int, int] | None:
@@ -149,7 +150,10 @@ class _Resolver:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
         winner, matches = self.claim(group)
         if winner is None and group[0].kind is Kind.BUFFER:
-            return unruled(group)
+            # a norm whose parameters are all kept keeps its statistics too
+            layer = group[0].module
+            restart = id(layer) in self.written or next(layer.parameters(recurse=False), None) is None
+            return unruled(group, restart=restart)
         if winner is None:
             slot, tied = group[0], f", tied to {', '.join(other.name for other in group[1:])}" if group[1:] else ""
             self.unmatched.append(
@@ -224,6 +228,8 @@ class _Resolver:
             by = f", {self._label(position)}" if self.named else ""
             self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}{by}: {error}")
             return None
+        if not isinstance(solved, Keep):
+            self.written |= {id(each.module) for each in group}
         padding = next((each.padding_idx for each in group if each.padding_idx is not None), None)
         return Entry(
             name=slot.name,

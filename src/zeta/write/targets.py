@@ -102,8 +102,8 @@ def check_memory(slot: Slot) -> None:
         raise TargetError(elsewhere)
     if tensor.is_meta:
         raise TargetError(
-            "is on the meta device and has no memory; build the model on a real device, or call "
-            "to_empty(device=...) first"
+            "is on the meta device and has no memory; zeta.materialize_(model, plan) gives memory and values to what "
+            "is on meta"
         )
 
 

@@ -223,11 +223,14 @@ def _plan(
     }
     recognized, problems = recognize({t.slot.name: t.node for t in tensors if t.slot.name not in kept}, recorder.frozen)
     rules = recipes.rules_for(fallback, model) if isinstance(fallback, str) and fallback != "real" else fallback
-    ruled = _ruled(model, groups, set(problems), rules) if isinstance(rules, Rules) else {}
+    blank = set(problems) | (set() if live is None else kept - {*live})  # have no value, if it is not given here
+    ruled = _ruled(model, groups, blank, rules) if isinstance(rules, Rules) else {}
+    if live is not None:
+        ruled = {name: entry for name, entry in ruled.items() if not entry.kept}
     entries: list[Entry] = []
     for tensor in tensors:
         name = tensor.slot.name
-        if name in kept:
+        if name in kept and name not in ruled:
             entries.append(planning.unruled(tensor.group, restart=live is None or name not in live))
         elif name in ruled:
             problems.pop(name, None)
