@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -332,9 +333,10 @@ def test_folders_that_none_can_be(target: Any, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["{0..99999999999}", "{0..9999}{0..65536}", "{0..40000,0..40000}"])
-def test_globs_that_stand_for_too_many_names(pattern: str) -> None:
-    with pytest.raises(SpecError, match="more than 65,536 numbers"):
-        glob(pattern)
+def test_globs_that_stand_for_very_many_names(pattern: str) -> None:
+    begin = time.process_time()
+    assert glob(pattern).label == pattern
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize("pattern", ["a{99999999999}", "(" * 5000 + ")" * 5000, "(", ["a"], None])

@@ -112,12 +112,12 @@ def turned(levels: int) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize(("levels", "regional"), [(5, True), (20, False)])
+@pytest.mark.parametrize(("levels", "by_regions"), [(5, True), (20, False)])
 def test_a_program_that_needs_many_orders_of_its_dimensions_is_computed_as_a_whole(
-    levels: int, regional: bool, monkeypatch: pytest.MonkeyPatch
+    levels: int, by_regions: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = program(lambda: turned(levels))
-    assert programs.is_regional(found) is regional
+    assert programs.is_regional(found) is by_regions
     seen: set[tuple[int, Region]] = set()
     region = programs._Run._region
     monkeypatch.setattr(
@@ -127,7 +127,7 @@ def test_a_program_that_needs_many_orders_of_its_dimensions_is_computed_as_a_who
     )
     corner = Region(shape=(2,) * 8, offsets=(0, 1, 0, 1, 0, 0, 0, 0), sizes=(1, 1, 1, 1, 2, 2, 2, 2))
     programs._Run(program=found, name="x", seed=0).part(corner)
-    assert (len(seen) <= programs._MOST_VIEWS) is regional
+    assert (len(seen) <= regional._MOST_VIEWS) is by_regions
 
 
 # in torch, the last bits of these depend on whether an element is in a whole vector or left over

@@ -407,7 +407,7 @@ def test_a_report_of_a_model() -> None:
 def test_the_summary_is_one_line() -> None:
     good, bad = measured("a"), measured("b", count=234_567, findings=("std off",))
     assert a_report(good, nbytes=4_000_000, kept=("x", "y")).summary == (
-        "1 tensor written, 2 kept: 1,000 values, 4.0 MB in 0.3 s (seed 7, stream 1, native avx2); all as planned"
+        "1 tensor written, 2 kept (0 B): 1,000 values, 4.0 MB in 0.3 s (seed 7, stream 1, native avx2); all as planned"
     )
     assert a_report(good, bad).summary == (
         "2 tensors written: 235,567 values, 4.0 kB in 0.3 s (seed 7, stream 1, native avx2); 1 NOT as planned"
@@ -456,7 +456,7 @@ def test_the_json_has_every_number_exactly() -> None:
     assert one == {**item.__dict__, "findings": ["std off"]}
     assert (two["low"], two["high"], two["std"], two["mean"]) == ("inf", "-inf", "nan", 0.001)
     numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "confirmed": False}
-    numbers["resumed"] = 0
+    numbers["resumed"] = numbers["kept_nbytes"] = 0
     digest = {"seed": 7, "plan": None, "stream": 1, "zeta": zeta.__version__, "options": {}, "held": []}
     backend = {"backend": "native avx2", "backend_problems": []}
     assert found == {"ok": False, **backend, "kept": ["x"], "digest": digest, **numbers}

@@ -22,7 +22,7 @@ from tests.helpers.layers import raw, state
 from zeta import Rule, Rules, Verification
 from zeta.errors import CheckpointError, LayerTypeError, PlanError, SpecError
 from zeta.initializers import Keep, Normal, Orthogonal, Uniform, Zeros
-from zeta.report import verification
+from zeta.report import folders
 
 NORMAL = Rules([Rule("*", Normal(0.5, 0.25))])
 RULES = Rules([Rule("ortho.weight", Orthogonal()), Rule("kept", Keep()), Rule("*.bias", Zeros()), *NORMAL])
@@ -336,7 +336,7 @@ def test_a_flipped_bit_in_the_copy_for_a_tied_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["kept", "steps"])
 def test_a_flipped_bit_in_what_was_kept(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "_BLOCK_BYTES", 5)
+    monkeypatch.setattr(folders, "_BLOCK_BYTES", 5)
     assert zeta.verify(folder).ok
     header, tensors = read(folder)
     tensors[name] = tensors[name][:-1] + bytes([tensors[name][-1] ^ 1])
@@ -458,14 +458,14 @@ def test_the_tensors_are_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["one.weight", "kept"])
 def test_a_file_that_becomes_shorter_while_it_is_read(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shorten(function: str) -> None:
-        original = getattr(verification, function)
+        original = getattr(folders, function)
 
         def shortened(item: Any, file: Any, *rest: Any) -> Any:
             if name in [stored.entry.name for stored in getattr(item, "stored", [item])]:
                 file = io.BytesIO(b"short")  # an open file may have buffered more than is there now
             return original(item, file, *rest)
 
-        monkeypatch.setattr(verification, function, shortened)
+        monkeypatch.setattr(folders, function, shortened)
 
     shorten("_compare_stored")
     shorten("_compare_block")

@@ -271,7 +271,7 @@ def test_what_has_memory_stays_unless_it_is_to_be_overwritten() -> None:
     bias = model.bias.data_ptr()
     report = zeta.materialize_(model, plan, seed=0)
     assert (report.kept, report.kept_nbytes, [one.name for one in report]) == (("bias",), 8, ["weight"])
-    assert "1 tensors written, 1 kept (8 B)" in str(report)
+    assert "1 tensor written, 1 kept (8 B)" in str(report)
     assert model.bias.tolist() == [1.0, 1.0]
     with pytest.warns(ZetaNotice, match="nothing is on meta: all 2 tensors have memory and stay"):
         report = zeta.materialize_(model, plan, seed=3)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from zeta.base.escaping import visible
+from zeta.base.reading import shown
 from zeta.base.text import bytes_text, in_notebook
 from zeta.errors import SpecError
 
@@ -31,7 +32,7 @@ def check_progress(progress: object, unit: Unit = "B") -> None:
     """Raise ``SpecError`` for what is neither a function nor a yes or no."""
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         takes = "(name, bytes_done, bytes_total)" if unit == "B" else "(what, seconds_done, seconds_total)"
-        raise SpecError(f"progress must be a function {takes}, or True for a bar, got {progress!r}")
+        raise SpecError(f"progress must be a function {takes}, or True for a bar, got {shown(progress)}")
 
 
 class Done:

@@ -82,10 +82,10 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     """
     try:
         storage = tensor.untyped_storage()
-        known = storage.data_ptr() != 0 or storage.nbytes() == 0
+        known = storage.device.type != "meta" and (storage.data_ptr() != 0 or storage.nbytes() == 0)
     except RuntimeError:
         return None
-    return storage if known and storage.device.type != "meta" else None
+    return storage if known else None
 
 
 def has_address(tensor: Tensor) -> bool:

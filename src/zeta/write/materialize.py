@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta.base.distributed import is_sharded
+from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import modules_of, parameters_of, tensors_of
-from zeta.base.tensors import attributes, extent, swap
+from zeta.base.tensors import attributes, extent, has_address, swap
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
@@ -34,7 +34,7 @@ def on_meta(fit: Fit) -> Fit:
 
 def _has_memory(slot: Slot) -> bool:
     stored = [slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization)
-    return not any(tensor.is_meta or nn.parameter.is_lazy(tensor) for tensor in stored)
+    return all(not nn.parameter.is_lazy(tensor) and has_address(local(tensor)) for tensor in stored)
 
 
 @contextlib.contextmanager

@@ -278,7 +278,7 @@ def test_a_name_that_the_format_reserves(tmp_path: Path) -> None:
 def test_a_name_without_bytes(tmp_path: Path) -> None:
     out = tmp_path / "out"
     model = nn.ParameterDict({"\ud800": torch.zeros(3)})
-    refused(out, lambda: save(model, out, UNIFORM), CheckpointError, "ud800': is not valid Unicode")
+    refused(out, lambda: save(model, out, UNIFORM), TargetError, "ud800' is not valid Unicode")
 
 
 def test_what_is_no_folder(tmp_path: Path) -> None:
