@@ -78,7 +78,7 @@ def test_a_model_as_it_was_written() -> None:
     assert (result.ok, result.seed, result.differences, result.problems) == (True, 3, (), ())
     assert set(result.kept) == {"kept", "steps"}
     assert result.compared == len(plan) - 2
-    assert str(result) == "verified: 12 tensors equal, bit by bit, those of seed 3, 2 kept, not compared"
+    assert str(result) == "verified: 12 tensors equal, bit by bit, those of seed 3, 2 kept and not compared"
     assert state(model) == before
     assert torch.equal(torch.get_rng_state(), rng)
 

@@ -20,9 +20,15 @@ def did_you_mean(wrong: object, known: Iterable[str]) -> str:
 
     >>> did_you_mean("GPT-2", ["bert", "gpt2"]), did_you_mean("x", ["bert", "gpt2"])
     ("; did you mean 'gpt2'?", '')
+    >>> did_you_mean("head", ["body.weight", "head.weight", "head.bias"])
+    "; did you mean 'head.weight'?"
     """
     if not isinstance(wrong, str) or len(wrong) > _LONGEST:
         return ""
-    names = {name.casefold(): name for name in itertools.islice(known, _MOST) if len(name) <= _LONGEST}
+    known = list(itertools.islice(known, _MOST))
+    inside = next((name for name in known if name.startswith(f"{wrong}.") and len(name) <= _LONGEST), None)
+    if inside is not None:
+        return f"; did you mean '{visible(inside)}'?"
+    names = {name.casefold(): name for name in known if len(name) <= _LONGEST}
     found = difflib.get_close_matches(wrong.casefold(), names, n=1)
     return f"; did you mean '{visible(names[found[0]])}'?" if found else ""

@@ -67,6 +67,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Verificatio
         seed=manifest.seed,
         compared=sum(len(item.names) for shard in files.shards for item in shard.stored),
         kept=tuple(manifest.kept),
+        kept_compared=True,
         differences=found.differences,
         problems=tuple(problems),
         close=found.close,

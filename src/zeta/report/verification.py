@@ -41,7 +41,8 @@ class Verification:
     """The result of computing every value again and comparing bit by bit.
 
     ``close`` names orthogonal tensors that are equal only within their tolerance, because another linear algebra
-    library computed them.
+    library computed them. ``kept`` names what the plan keeps: of a folder it has the bytes that were saved
+    (``kept_compared``); of a model nobody knows what it had.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Verification:
     differences: tuple[TensorDifference, ...]
     problems: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
+    kept_compared: bool = False
 
     @property
     def ok(self) -> bool:
@@ -60,7 +62,8 @@ class Verification:
     def summary(self) -> str:
         """One line."""
         compared = count_text(self.compared, "tensor")
-        kept = f", {len(self.kept)} kept, not compared" if self.kept else ""
+        state = "as they were" if self.kept_compared else "and not compared"
+        kept = f", {len(self.kept)} kept {state}" if self.kept else ""
         if self.ok:
             close = f" ({len(self.close)} orthogonal within rounding)" if self.close else ""
             return f"verified: {compared} equal, bit by bit{close}, those of seed {self.seed}{kept}"
