@@ -102,7 +102,7 @@ def test_lazy_after_a_forward_pass() -> None:
 @pytest.mark.parametrize("name", SOME)
 def test_meta(name: str) -> None:
     layer = nn.Linear(3, 3, device="meta")
-    assert_refused(layer, name, TargetError, "weight", "bias", "meta device", "to_empty(device=...)")
+    assert_refused(layer, name, TargetError, "weight", "bias", "meta device", "zeta.materialize_(model, plan)")
     assert layer.weight.is_meta
 
 

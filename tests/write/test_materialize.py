@@ -282,6 +282,13 @@ def test_what_has_memory_stays_unless_it_is_to_be_overwritten() -> None:
     assert model.bias.data_ptr() == bias
 
 
+def test_a_tensor_without_elements_on_meta_becomes_real() -> None:
+    model = nn.ParameterDict({"none": torch.empty(0, 3, device="meta"), "some": torch.empty(2, device="meta")})
+    plan = zeta.plan(model, Rules([Rule("*", Zeros())]))
+    assert zeta.materialize_(model, plan, seed=0).kept == ()
+    assert not model["none"].is_meta
+
+
 def test_loaded_weights_are_not_cast() -> None:
     model = on_meta(nn.Linear, 3, 2)
     plan = zeta.plan(model, RULES)

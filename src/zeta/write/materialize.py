@@ -34,7 +34,9 @@ def on_meta(fit: Fit) -> Fit:
 
 def _has_memory(slot: Slot) -> bool:
     stored = [slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization)
-    return all(not nn.parameter.is_lazy(tensor) and has_address(local(tensor)) for tensor in stored)
+    return all(
+        not nn.parameter.is_lazy(tensor) and not tensor.is_meta and has_address(local(tensor)) for tensor in stored
+    )
 
 
 @contextlib.contextmanager
