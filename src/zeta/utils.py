@@ -61,8 +61,9 @@ from zeta.initializers import (
     xavier_normal,
     xavier_uniform,
 )
+from zeta.recipes.torch_layers import initial_slope
 from zeta.resolve.planning import planned
-from zeta.rules import Kind, Match, Rule, Rules, glob, kind, module
+from zeta.rules import Kind, Rule, Rules, glob, kind, module
 from zeta.write.apply import check_parameters, prepare, write
 from zeta.write.guards import note, on_values_or_recorded, recording_here
 from zeta.write.repeats import note_repeated
@@ -372,13 +373,9 @@ def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
     return None if isinstance(a, int | float) and a == 0 and nonlinearity != "leaky_relu" else a
 
 
-def _slope_of(match: Match) -> Constant:
-    return Constant(float(match.module.init))  # type: ignore[arg-type]
-
-
 _BIASES, _ALL = kind("bias"), glob("*")
 _PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
-_SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), _slope_of, optional=True))
+_SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), initial_slope, optional=True))
 
 
 @on_values_or_recorded

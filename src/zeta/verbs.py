@@ -20,7 +20,7 @@ from zeta.base.reading import shown
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import SpecError, notice
 from zeta.report import ranks, verification
-from zeta.report.applied import Meet, applied, report_of, seed_for
+from zeta.report.applied import Meet, applied, report_of
 from zeta.report.costs import with_costs
 from zeta.report.digests import Claim
 from zeta.report.folders import verify_folder
@@ -39,6 +39,7 @@ from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_pat
 from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import on_values, on_values_or_recorded
 from zeta.write.materialize import allocated, on_meta
+from zeta.write.seeds import chosen_seed
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -185,7 +186,7 @@ def materialize_(
                     f"nothing is on meta: all {len(fitting.left)} tensors have memory and stay as they are; "
                     "zeta.apply_ writes to them, and so does overwrite=True"
                 )
-        seed = seed_for(model, seed)
+        seed = chosen_seed(model, None, seed)
         with allocated(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as fitted:
             return applied(fitted, seed, progress, meet)
 
@@ -220,7 +221,7 @@ def init_(
         else:
             fitting = planned(model, _rules(how, fallback), only=only)
         if fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
-            seed = seed_for(model, seed)
+            seed = chosen_seed(model, None, seed)
             with allocated(fitting, device="cpu", dtype=None) as fitted:
                 return applied(fitted, seed, progress, meet)
         return applied(fitting, seed, progress, meet)

@@ -7,7 +7,6 @@ exceptions are ``OSError``, if a file cannot be read, and :class:`~zeta.errors.F
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Annotated, Any, BinaryIO, Final, TypeVar
 import msgspec
 
 from zeta.base.escaping import visible
+from zeta.base.spelling import did_you_mean
 from zeta.base.text import shape_text
 from zeta.errors import FormatError
 
@@ -284,9 +284,8 @@ def shown(value: object) -> str:
 def suggestion(word: object, known: Iterable[str], most: int = 60) -> str:
     """The end of an error about an unknown name: the known one that is most like it, or ``most`` of them."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1) if isinstance(word, str) else []
-    if close:
-        return f"; did you mean {shown(close[0])}?"
+    if close := did_you_mean(word, known):
+        return close
     more = ", ..." if len(known) > most else ""
     return f"; expected one of {', '.join(map(visible, known[:most]))}{more}" if known else ""
 

@@ -52,7 +52,7 @@ def torch_default(model: nn.Module) -> Rules:
             *(Rule(module(layer), _by_fan_in, optional=True) for layer in _FAN_IN_LAYERS),
             Rule(module(nn.Bilinear), _by_first_input, optional=True),
             Rule(module(nn.RNNBase) | module(nn.RNNCellBase), _by_hidden_size, optional=True),
-            Rule(module(nn.PReLU), _slope, optional=True),
+            Rule(module(nn.PReLU), initial_slope, optional=True),
             Rule(kind("norm_scale"), Ones(), optional=True),
             Rule(_norm_bias, Zeros(), optional=True),
             Rule(Where("no default in torch", lambda match: True), Keep(), optional=True),
@@ -103,6 +103,6 @@ def _xavier_normal(match: Match) -> Initializer:
     return Normal(math.sqrt(2 / (match.torch_fans.fan_in + match.torch_fans.fan_out)))
 
 
-def _slope(match: Match) -> Initializer:
-    """The layer's initial slope."""
+def initial_slope(match: Match) -> Initializer:
+    """The slope that a ``PReLU`` starts with."""
     return Constant(float(match.module.init))  # type: ignore[arg-type]

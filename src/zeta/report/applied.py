@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from zeta.base.progress import check_progress, progress_of
 from zeta.compute.stream import kernels
-from zeta.compute.stream.random import check_seed
 from zeta.report.digests import Claim, claim_of
 from zeta.report.measuring import Measured, measure_all
 from zeta.report.report import Report
@@ -19,7 +17,7 @@ from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.write.apply import Progress, prepare, write
 from zeta.write.guards import note, recording_here
-from zeta.write.seeds import seed_of
+from zeta.write.seeds import chosen_seed
 
 #: compares a claim with those of the other processes, and returns whether it did
 Meet = Callable[[Claim], bool]
@@ -35,7 +33,7 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
         nbytes = sum(entry.nbytes for entry in fit.entries if not entry.kept)
         report = report_of(0, claim_of(fit, 0, []), begin, (), kept, nbytes, set())
         return replace(report, backend="recording")
-    seed = seed_for(fit.model, seed)
+    seed = chosen_seed(fit.model, None, seed)
     jobs = prepare(fit, seed)
     claim = claim_of(fit, seed, jobs)
     confirmed = meet(claim)
@@ -45,11 +43,6 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
     nbytes = sum(job.nbytes for job in jobs)
     report = report_of(seed, claim, begin, measure_all(jobs), kept, nbytes, devices)
     return replace(report, partial=any(job.held.sharded for job in jobs), confirmed=confirmed)
-
-
-def seed_for(model: nn.Module, seed: int | None) -> int:
-    """The seed as it was given, or one that is drawn."""
-    return seed_of(model) if seed is None else check_seed(seed)
 
 
 def report_of(
