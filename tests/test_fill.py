@@ -119,9 +119,9 @@ def test_the_bits_are_those_of_a_parameter_of_that_name(case: str, dtype: torch.
 
 
 def test_the_fans_are_those_of_out_and_in() -> None:
-    weight = zeta.fill_(torch.empty(400, 900), kaiming_normal(), 0)
+    weight = zeta.fill_(torch.empty(400, 900), kaiming_normal(), 0, name="")
     assert float(weight.std()) == pytest.approx((2 / 900) ** 0.5, rel=0.01)
-    weight = zeta.fill_(torch.empty(400, 900), kaiming_normal(), 0, axes=Axes(fan_in=(0,), fan_out=(1,)))
+    weight = zeta.fill_(torch.empty(400, 900), kaiming_normal(), 0, name="", axes=Axes(fan_in=(0,), fan_out=(1,)))
     assert float(weight.std()) == pytest.approx((2 / 400) ** 0.5, rel=0.01)
 
 
@@ -154,7 +154,8 @@ def test_every_kind_of_tensor_is_written_where_its_memory_is() -> None:
     assert torch.equal(zeta.fill_(tensor, Normal(), 3, name="w"), expected)
     conjugate = torch.zeros(6, 4, dtype=torch.complex64).conj()
     assert torch.equal(
-        zeta.fill_(conjugate, Normal(), 3).resolve_conj(), zeta.fill_(torch.zeros(6, 4) * 1j, Normal(), 3)
+        zeta.fill_(conjugate, Normal(), 3, name="").resolve_conj(),
+        zeta.fill_(torch.zeros(6, 4) * 1j, Normal(), 3, name=""),
     )
 
 
@@ -181,11 +182,11 @@ class Refusing(TorchFunctionMode):
 
 
 def test_modes_around_the_call_change_nothing() -> None:
-    expected = zeta.fill_(torch.empty(8, 4), Orthogonal(), 0)
+    expected = zeta.fill_(torch.empty(8, 4), Orthogonal(), 0, name="")
     for mode in (Refusing(), torch.device("meta"), FakeTensorMode(), torch.autocast("cpu"), torch.inference_mode()):
         tensor = torch.empty(8, 4)
         with mode:
-            zeta.fill_(tensor, Orthogonal(), 0)
+            zeta.fill_(tensor, Orthogonal(), 0, name="")
         assert torch.equal(tensor, expected), mode
     with pytest.raises(zeta.TargetError, match=r"inside a transform of torch\.func"):
         torch.func.vmap(lambda t: zeta.fill_(t, Zeros()))(torch.ones(2, 2))

@@ -186,3 +186,44 @@ def test_as_an_error_it_comes_after_the_write() -> None:
         with pytest.raises(zeta.ZetaNotice):
             init_normal_(second, seed=12)
     assert torch.equal(first.weight, second.weight)
+
+
+# -- tensors -----------------------------------------------------------------------------------------------------------
+
+
+def fill(tensor: torch.Tensor, seed: int | None = 0, **keywords: Any) -> torch.Tensor:
+    return zeta.fill_(tensor, zeta.initializers.Normal(), seed, **keywords)
+
+
+def test_two_tensors_with_one_seed_and_no_name() -> None:
+    first, second, rows = torch.empty(4), torch.empty(4), torch.empty(3, 4)
+    [notice] = notices(lambda: [fill(first), fill(second)])
+    assert torch.equal(first, second)
+    assert "seed 0 gave two tensors in a row the same values of 4: the name is the same too" in str(notice.message)
+    assert notice.filename == __file__
+    assert len(notices(lambda: [fill(row) for row in rows])) == 1, "parts of one memory, once for the loop"
+    assert len(notices(lambda: [fill(nn.Parameter(first)), fill(second)])) == 1
+
+
+def test_tensors_that_give_none() -> None:
+    first, second, wide = torch.empty(4), torch.empty(4), torch.empty(5)
+    assert notices(lambda: [fill(first), fill(first)]) == []
+    assert notices(lambda: [fill(first), fill(first.data)]) == [], "the same memory"
+    assert notices(lambda: [fill(first), fill(wide)]) == []
+    assert notices(lambda: [fill(first, 0), fill(second, 1)]) == []
+    assert notices(lambda: [fill(first, None), fill(second, None)]) == []
+    assert notices(lambda: [fill(each, name="") for each in (first, second)]) == []
+    assert notices(lambda: [fill(first, name="a"), fill(second, name="b")]) == []
+    assert notices(lambda: [fill(torch.empty(4)).sum(), fill(torch.empty(4)).sum()]) == [], "the other one is gone"
+    assert notices(lambda: [zeta.fill_(each, zeta.initializers.Ones(), 0) for each in (first, second)]) == []
+
+
+def test_a_filled_tensor_can_be_swapped_and_freed() -> None:
+    first, second = nn.Parameter(torch.empty(4)), nn.Parameter(torch.zeros(4))
+    fill(first)
+    torch.utils.swap_tensors(first, second)
+    assert not first.any()
+    memory = weakref.ref(second)
+    del second
+    gc.collect()
+    assert memory() is None

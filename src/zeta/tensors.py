@@ -21,7 +21,7 @@ from zeta.resolve.plans import Plan
 from zeta.resolve.slots import slot_of
 from zeta.write.apply import job_of, write
 from zeta.write.guards import note_entry, on_values, on_values_or_recorded, recording_here
-from zeta.write.repeats import is_random
+from zeta.write.repeats import is_random, note_repeated
 from zeta.write.seeds import check_name, chosen_seed
 from zeta.write.targets import check_memory, check_stored, check_writable
 
@@ -34,14 +34,15 @@ def fill_(
     initializer: Initializer,
     seed: int | None = None,
     *,
-    name: str = "",
+    name: str | None = None,
     axes: Axes | None = None,
     generator: torch.Generator | None = None,
 ) -> AnyTensor:
     """Fill a tensor, a parameter or the local shard of a ``DTensor`` with an initializer's values, in place.
 
     ``tensor[i] = value(initializer, seed, name, i)``: the values are those of a parameter ``name`` of this shape in a
-    model, bit by bit. Equal names and seeds give equal values, so tensors of one model need different names.
+    model, bit by bit. Equal names and seeds give equal values, so tensors of one model need different names. A
+    ``ZetaNotice`` says so if two calls in a row have the same seed and no name.
 
     Args:
         tensor: of any shape and any real or complex floating dtype, with memory, on any device. Views are written to
@@ -50,7 +51,7 @@ def fill_(
         initializer: such as ``Normal(0.02)`` or ``kaiming_normal()``. ``Keep()`` changes nothing.
         seed: from 0 to 2^64 - 1. ``None`` draws one from ``generator``, or torch's global generator, so that
             ``torch.manual_seed`` decides. It is refused for a ``DTensor``, whose processes might draw different ones.
-        name: the parameter's name in its model.
+        name: the parameter's name in its model; ``None`` is the empty name.
         axes: the roles of the dimensions, for initializers that scale by the fans or make matrices. A 2-D tensor is
             ``(out, in)`` by default; of other shapes, ``axes`` must be given.
         generator: draws the seed; instead of ``seed``.
@@ -79,31 +80,34 @@ def fill_(
     True
     """
     _check_tensor(tensor)
-    check_name(name, "cls_token")
+    if name is not None:
+        check_name(name, "cls_token")
     if not isinstance(initializer, Initializer):
         raise SpecError(f"expected an initializer such as Normal(0.02) or Zeros(), got {shown(initializer)}")
     if axes is not None and not isinstance(axes, Axes):
         raise SpecError(f"axes must be Axes(fan_in=..., fan_out=...), got {shown(axes)}")
     recorder = recording_here()
     try:
-        slot = slot_of(tensor, name)
+        slot = slot_of(tensor, name or "")
         if recorder is None:
             check_memory(slot)
             check_writable(slot)
             check_stored(tensor)
         entry = entry_of(slot, initializer, axes)
-        if seed is not None or generator is not None or is_random(initializer):
-            seed = chosen_seed(tensor, generator, seed)
+        drawn = seed is not None or generator is not None or is_random(initializer)
+        number = chosen_seed(tensor, generator, seed) if drawn else 0
         if entry.kept:
             return tensor
         if recorder is not None:
             note_entry(recorder, entry, slot)
             return tensor
-        job = job_of(entry, slot, seed or 0)
+        job = job_of(entry, slot, number)
     except ZetaError as error:
         named = f" named {shown(name)}" if name else ""
         raise type(error)(f"zeta.fill_ of {shown(tensor)}{named}: {error}") from error
-    write([job], seed or 0)
+    write([job], number)
+    if name is None and seed is not None:
+        note_repeated(tensor, number, [entry])
     return tensor
 
 

@@ -161,7 +161,7 @@ def materialize_(
         prefix: as for ``apply_``.
         name_map: as for ``apply_``.
         confirm: as for ``apply_``.
-        only: as for ``apply_``; the rest of the model stays on meta.
+        only: as for ``apply_``; the rest of the model stays on meta, and the report's ``on_meta`` names it.
         overwrite: also write to what has memory.
 
     For a model that was sharded while on meta, each process allocates its local shards. If nothing is on meta, nothing

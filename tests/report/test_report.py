@@ -457,9 +457,10 @@ def test_the_json_has_every_number_exactly() -> None:
     assert (two["low"], two["high"], two["std"], two["mean"]) == ("inf", "-inf", "nan", 0.001)
     numbers = {"seed": 7, "stream": 1, "nbytes": 4000, "seconds": 0.26, "partial": False, "confirmed": False}
     numbers["resumed"] = numbers["kept_nbytes"] = 0
+
     digest = {"seed": 7, "plan": None, "stream": 1, "zeta": zeta.__version__, "options": {}, "held": []}
     backend = {"backend": "native avx2", "backend_problems": []}
-    assert found == {"ok": False, **backend, "kept": ["x"], "digest": digest, **numbers}
+    assert found == {"ok": False, **backend, "kept": ["x"], "on_meta": [], "digest": digest, **numbers}
 
 
 def test_why_no_better_backend_was_used_is_said() -> None:

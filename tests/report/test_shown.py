@@ -67,7 +67,7 @@ def test_reprs() -> None:
     assert repr(found["not equal"]) == "Verification(402 tensors, seed 0, 1 problem(s))"
     assert repr(found["same"]) == "Difference(A, B: the same)"
     assert repr(found["difference"]) == "Difference(<b>&\\x1b, B: 201 changes)"
-    assert repr(found["check"]).startswith("CheckReport(Sequential, ok: 1 layers, 0 failures")
+    assert repr(found["check"]).startswith("CheckReport(Sequential, ok: 1 layer, 0 failures")
     assert repr(found["shards"]) == "ShardPlan(rank 1 of a mesh of 2, 744.4 kB held)"
 
 

@@ -316,12 +316,19 @@ def test_only_some_of_a_model_on_meta(only: Any) -> None:
 @pytest.mark.filterwarnings("ignore:.*is under spectral_norm")
 def test_only_a_parametrized_weight_of_a_model_on_meta() -> None:
     model, plan = zeta.record(lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(3, 2)), nn.Linear(2, 2)))
-    zeta.materialize_(model, plan, seed=1, only="0.weight")
+    report = zeta.materialize_(model, plan, seed=1, only="0.weight")
     assert not any(tensor.is_meta for tensor in (*model[0].parametrizations.parameters(), *model[0].buffers()))
     assert model[0].bias.is_meta
     assert model[1].weight.is_meta
+    assert [one.name for one in report] == [
+        "0.weight",
+        *(f"0.parametrizations.weight.0.{name}" for name in ("_u", "_v")),
+    ]
+    assert zeta.verify(model, plan, seed=1, only="0.weight").ok
     zeta.materialize_(model, plan, seed=1)
     assert zeta.verify(model, plan, seed=1).ok
+    zeta.apply_(model, plan, seed=2, only="0.weight")
+    assert zeta.verify(model, plan, seed=2, only="0.weight").ok, "the vectors are those of the new weight"
 
 
 def test_a_selected_tensor_that_the_plan_keeps_has_no_value() -> None:
@@ -394,3 +401,14 @@ def test_the_peak_of_memory_is_the_model_and_64_mebibytes() -> None:
     recorded, beside = map(int, done.stdout.split())
     assert recorded < 8 * 2**20
     assert beside < 64 * 2**20
+
+
+def test_the_report_names_what_stays_on_meta() -> None:
+    model, plan = zeta.record(lambda: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
+    report = zeta.materialize_(model, plan, 0, only=["0.*", "1.running_mean"])
+    assert report.on_meta == ("1.weight", "1.bias", "1.running_var", "1.num_batches_tracked")
+    assert report.summary.endswith("all as planned, 4 tensors still on meta")
+    assert report.as_dict()["on_meta"] == list(report.on_meta)
+    again = zeta.apply_(model, plan, 1, only="0.*")
+    assert again.on_meta == report.on_meta
+    assert zeta.materialize_(model, plan, 0).on_meta == ()

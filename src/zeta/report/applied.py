@@ -42,7 +42,12 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
     devices = {job.held.local.device for job in jobs}
     nbytes = sum(job.nbytes for job in jobs)
     report = report_of(seed, claim, begin, measure_all(jobs), kept, nbytes, devices)
-    return replace(report, partial=any(job.held.sharded for job in jobs), confirmed=confirmed)
+    on_meta: dict[int, str] = {}  # each tensor once, by the first of its names
+    for name, slot in fit.slots.items():
+        if slot.tensor.is_meta:
+            on_meta.setdefault(id(slot.tensor), name)
+    partial = any(job.held.sharded for job in jobs)
+    return replace(report, partial=partial, confirmed=confirmed, on_meta=tuple(on_meta.values()))
 
 
 def report_of(

@@ -31,7 +31,8 @@ class Report:
     local shards of this process only, without communication. ``backend_problems`` says why backends faster than
     ``backend`` could not be used. ``resumed`` is the number of bytes of an interrupted ``save`` that were found to be
     correct and were not written again. ``digest`` is what all processes that share a model must agree on; ``confirmed``
-    is true if they compared it and it is equal.
+    is true if they compared it and it is equal. ``on_meta`` are the tensors that still have no memory, as ``only=``
+    leaves them out.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class Report:
     partial: bool = False
     confirmed: bool = False
     resumed: int = 0
+    on_meta: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Measured]:
         return iter(self.measured)
@@ -79,7 +81,8 @@ class Report:
         count = sum(item.count for item in self.measured)
         kept = f", {len(self.kept)} kept ({bytes_text(self.kept_nbytes)})" if self.kept else ""
         resumed = f", {bytes_text(self.resumed)} of it found from an interrupted run" if self.resumed else ""
-        verdict = self._verdict + (", and the processes agree" if self.confirmed else "")
+        on_meta = f", {count_text(len(self.on_meta), 'tensor')} still on meta" if self.on_meta else ""
+        verdict = self._verdict + (", and the processes agree" if self.confirmed else "") + on_meta
         part = " of this process's part" if self.partial else ""
         return (
             f"{count_text(len(self.measured), 'tensor')} written{kept}: {count:,} values{part}, "
@@ -158,6 +161,7 @@ class Report:
             "seconds": self.seconds,
             "kept": list(self.kept),
             "kept_nbytes": self.kept_nbytes,
+            "on_meta": list(self.on_meta),
             "digest": self.digest.as_dict(),
             "parameters": [
                 {

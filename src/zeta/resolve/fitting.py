@@ -108,10 +108,13 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
     here = plan
     if naming is not None:
         here, slots = _part(plan, slots, naming)
-    names = {entry.name for entry in selected}
-    entries = here.entries if only is None else tuple(entry for entry in here if entry.name in names)
+    entries, selection = here.entries, None
+    if only is not None:
+        names = {entry.name for entry in selected}
+        names |= _following(here, slots, names)
+        entries = tuple(entry for entry in here if entry.name in names)
+        selection = tuple(entry.name for entry in plan if entry.name in names)
     _check_names(here, entries, slots, whole=only is None)
-    selection = None if only is None else tuple(entry.name for entry in selected)
     return Fit(model=model, asked=plan, plan=here, slots=slots, entries=entries, selection=selection)
 
 
@@ -141,6 +144,21 @@ def _part(plan: Plan, slots: dict[str, Slot], naming: Naming) -> tuple[Plan, dic
             f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}"
         )
     return Plan(present), slots
+
+
+def _following(plan: Plan, slots: Mapping[str, Slot], names: Collection[str]) -> set[str]:
+    """The names of planned buffers that change with selected weights, as the singular vectors of a spectral norm do."""
+    buffers = {
+        id(buffer)
+        for name in names
+        if name in slots and (parametrization := slots[name].parametrization) is not None
+        for buffer in parametrization.buffers()
+    }
+    return {
+        entry.name
+        for entry in plan
+        if not entry.kept and entry.name in slots and id(slots[entry.name].tensor) in buffers
+    }
 
 
 def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:

@@ -1,15 +1,17 @@
-"""A notice where a loop over layers draws the same values again: the same seed and names, for another layer."""
+"""A notice where a loop draws the same values again: the same seed and names, for another layer or tensor."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from msgspec import Struct
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from zeta.base.distributed import local
 from zeta.base.text import shape_text
 from zeta.errors import notice
 from zeta.initializers import Constant, Dirac, Identity, Initializer, Keep, Program
@@ -24,9 +26,13 @@ def is_random(initializer: Initializer) -> bool:
 
 
 class _Drawn(Struct, frozen=True, kw_only=True, eq=False):
-    """What a call drew for a module, which it does not keep alive; ``told``: there was a notice about these calls."""
+    """What a call drew; ``told``: there was a notice about these calls.
 
-    module: weakref.ref[nn.Module]
+    ``target`` identifies the module or the memory that was filled, without keeping it alive: it returns ``None`` once
+    that is gone.
+    """
+
+    target: Callable[[], object]
     seed: int
     tensors: frozenset[tuple[str, tuple[int, ...]]]
     told: bool
@@ -39,24 +45,38 @@ class _Last(threading.local):
 _LAST: Final = _Last()
 
 
-def note_repeated(module: nn.Module, seed: int, entries: Iterable[Entry]) -> None:
-    """Remember a call that was given a seed and no name; warn if the last such call drew the same for another module.
+def note_repeated(filled: nn.Module | Tensor, seed: int, entries: Iterable[Entry]) -> None:
+    """Remember a call that was given a seed and no name; warn if the last such call drew the same for another target.
 
     The same is: a random tensor of the same name and shape, with the same seed. The calls of each thread are compared
-    with each other. One ``ZetaNotice`` is given for several repetitions in a row, and none where the other module no
-    longer exists.
+    with each other. One ``ZetaNotice`` is given for several repetitions in a row, and none where the other module or
+    memory no longer exists.
     """
     tensors = frozenset((entry.name, entry.shape) for entry in entries if is_random(entry.initializer))
     if not tensors:
         return
     last, again = _LAST.drawn, ""
-    other = None if last is None or last.seed != seed else last.module()
-    if last is not None and other is not None and other is not module:
-        again = next((f"{name} {shape_text(shape)}" for name, shape in sorted(tensors & last.tensors)), "")
-    _LAST.drawn = _Drawn(module=weakref.ref(module), seed=seed, tensors=tensors, told=bool(again))
+    target = _identity(filled)
+    other = None if last is None or last.seed != seed else last.target()
+    if last is not None and other is not None and other != target():
+        again = next((f"{name} {shape_text(shape)}".lstrip() for name, shape in sorted(tensors & last.tensors)), "")
+    _LAST.drawn = _Drawn(target=target, seed=seed, tensors=tensors, told=bool(again))
     if again and last is not None and not last.told:
+        what, instead = "tensors", ""
+        if isinstance(filled, nn.Module):
+            what, instead = "layers", ", or call the function once for the whole model"
         notice(
-            f"seed {seed} gave two layers in a row the same values of {again}: the name is the same too. Pass "
-            "name=, the layer's name in its model (name='' if the same values are wanted), or call the function once "
-            "for the whole model"
+            f"seed {seed} gave two {what} in a row the same values of {again}: the name is the same too. Pass name=, "
+            f"the {what.removesuffix('s')}'s name in its model (name='' if the same values are wanted){instead}"
         )
+
+
+def _identity(filled: nn.Module | Tensor) -> Callable[[], object]:
+    if isinstance(filled, nn.Module):
+        module = weakref.ref(filled)
+        return lambda: None if module() is None else id(module())
+    # not a weak reference to the tensor: torch's swap_tensors refuses tensors that have one
+    memory = local(filled)
+    storage: Any = StorageWeakRef(memory.untyped_storage())  # type: ignore[no-untyped-call]
+    offset = memory.storage_offset()
+    return lambda: None if storage.expired() else (storage.cdata, offset)

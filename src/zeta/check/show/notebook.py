@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from zeta.base import html
-from zeta.base.text import number_text, shape_text
+from zeta.base.text import count_text, number_text, shape_text
 from zeta.check.facts.places import findings_by_layer, where
 from zeta.check.facts.results import Parameter, Results
 from zeta.check.show.terminal import MARK, facts, remarks, summary
@@ -24,7 +24,7 @@ def fragment(results: Results) -> str:
         html.lines([summary(results)], bold=True),
         html.lines(facts(results)),
         html.table_section("findings", ("severity", "rule", "where", "what", "advice"), rows) if rows else "",
-        html.table_section(f"{len(layers):,} layers", _LAYERS, layers, right=_LAYERS[2:4], unfolded=False),
+        html.table_section(count_text(len(layers), "layer"), _LAYERS, layers, right=_LAYERS[2:4], unfolded=False),
         html.table_section(
             f"{len(parameters):,} parameters and buffers",
             _PARAMETERS,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 
 from zeta.base.escaping import visible
+from zeta.base.text import count_text
 from zeta.check.facts.places import counts_text
 from zeta.check.facts.results import Results
 from zeta.check.show.html import page
@@ -23,7 +24,7 @@ class CheckReport(Results):
     """The measurements and findings of a check. ``ok`` is true if nothing failed; ``print(report)`` shows them."""
 
     def __repr__(self) -> str:
-        found = f"{len(self.layers):,} layers, {counts_text(self.findings)}"
+        found = f"{count_text(len(self.layers), 'layer')}, {counts_text(self.findings)}"
         return f"CheckReport({visible(self.model)}, {'ok' if self.ok else 'NOT ok'}: {found})"
 
     def __str__(self) -> str:

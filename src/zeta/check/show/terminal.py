@@ -12,7 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 from zeta.base.escaping import visible
-from zeta.base.text import fold, number_text, range_text, table
+from zeta.base.text import count_text, fold, number_text, range_text, table
 from zeta.check.facts.places import SEVERITIES, counts_text, findings_by_layer, where, worst
 from zeta.check.facts.results import Finding, Layer, Results, Severity
 
@@ -51,7 +51,7 @@ def summary(results: Results) -> str:
 def facts(results: Results) -> list[str]:
     """What was measured, and the loss: one line each."""
     counted = [
-        f"{len(results.layers):,} layers",
+        count_text(len(results.layers), "layer"),
         f"{len(results.parameters):,} parameters and buffers",
         f"{results.level} level on {results.device}",
         *([] if results.seed is None else [f"seed {results.seed}"]),
