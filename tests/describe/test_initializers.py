@@ -250,6 +250,10 @@ def test_a_std_that_no_parent_gives_is_refused() -> None:
     spec = TruncatedNormal(0.58, low=-1.0, high=1.0, correct_std=True)  # uniform on [-1, 1] has 0.57735
     with pytest.raises(SpecError, match=r"no normal truncated to \[-1, 1\] has std 0.58; it stays below 0.57735"):
         spec.solve(MATRIX)
+    limit = 2 / math.sqrt(12)  # the uniform distribution's own, which no parent reaches
+    for std in (limit, limit * (1 - 0.9e-6)):
+        with pytest.raises(SpecError, match="no normal truncated"):
+            TruncatedNormal(std, low=-1.0, high=1.0, correct_std=True).solve(MATRIX)
 
 
 def filled(spec: Initializer, site: Site) -> np.ndarray[Any, Any]:

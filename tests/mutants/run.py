@@ -41,7 +41,7 @@ PATIENCE, ENOUGH, BEGIN = 4, 0.9, time.monotonic()
 
 #: for each module its test files, the fastest first
 MODULES = {
-    "fans": "fans",
+    "fans": "fans usage",
     "gains": "gains utils_values",
     "initializers/elementwise": "initializers distributions",
     "initializers/matrix": "initializers matrices",

@@ -148,6 +148,12 @@ def test_a_rank_may_hold_separate_stretches() -> None:
     assert elements(parts, (6, 2))[:, 0].tolist() == [4, 6, 12, 14, 20, 22]
 
 
+@pytest.mark.parametrize(("number", "rows"), [(0, [2, 3, 6]), (1, [7, 10, 11])])
+def test_separate_stretches_are_cut_again(number: int, rows: list[int]) -> None:
+    parts = parts_of((12, 1), (2, 2), (_StridedShard(0, split_factor=3), Shard(0)), (1, number))
+    assert elements(parts, (3, 1)).flatten().tolist() == rows
+
+
 def test_an_empty_shard_has_no_part() -> None:
     assert parts_of((3, 4), (5,), (Shard(0),), (4,)) == ()
 
