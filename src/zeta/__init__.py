@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zeta.report.report import Report
     from zeta.report.verification import Verification
     from zeta.resolve.plans import Entry, Plan
+    from zeta.resolve.recording.function import from_function
     from zeta.resolve.recording.record import record
     from zeta.rules import Kind, Match, Rule, Rules
     from zeta.tensors import fill_, values
@@ -77,6 +78,7 @@ __all__ = [
     "diff",
     "fans",
     "fill_",
+    "from_function",
     "gain",
     "init_",
     "initializers",
@@ -118,6 +120,7 @@ _HOMES: Final = {
     "zeta.report.report": ("Report",),
     "zeta.report.verification": ("Verification",),
     "zeta.resolve.plans": ("Entry", "Plan"),
+    "zeta.resolve.recording.function": ("from_function",),
     "zeta.resolve.recording.record": ("record",),
     "zeta.rules": ("Kind", "Match", "Rule", "Rules", "rules"),
     "zeta.tensors": ("fill_", "values"),

@@ -86,6 +86,7 @@ initializer = { name = "kaiming_uniform", nonlinearity = "leaky_relu", a = 0.2 }
 
 [[rules]]
 name = "table"
+label = "tables"
 buffers = true
 initializer = { name = "Constant", value = -2 }
 
@@ -112,7 +113,7 @@ rules = Rules([
     Rule("mixer", lecun_truncated_normal(), axes=Axes(fan_in=(0,), fan_out=(1,), blocks=((1, 2),))),
     Rule(kind("norm_scale"), Ones()),
     Rule(regex(r"(embed|conv)\\.weight"), kaiming_uniform(nonlinearity="leaky_relu", a=0.2)),
-    Rule("table", Constant(-2), buffers=True),
+    Rule("table", Constant(-2), buffers=True, label="tables"),
     Rule("nowhere", Keep(), optional=True),
     Rule(glob("*.bias") & kind("bias"), Zeros()),
 ])
@@ -258,6 +259,7 @@ HEAD = '[[rules]]\nname = "a"\ninitializer = "Zeros"\n[[rules]]\n'
         ('module = 3\ninitializer = "Zeros"', "module() needs a subclass of torch.nn.Module or its name, got 3"),
         ('shape = [4, "x"]\ninitializer = "Zeros"', "shape() takes numbers and None, got (4, 'x')"),
         ('shape = 4\ninitializer = "Zeros"', "shape"),
+        ('name = "*"\nlabel = 3\ninitializer = "Zeros"', "rule '*': label must be a text, got 3"),
         ('ndim = "2"\ninitializer = "Zeros"', "ndim"),
         ('name = "*"\ninitializer = "Zeros"\naxes = { fanin = [1] }', "Axes: unknown ['fanin']; expected some of ["),
         ('name = "*"\ninitializer = "Zeros"\naxes = { fan_in = [1, 1] }', "fan_in must be distinct dimension numbers"),

@@ -35,7 +35,7 @@ _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
     "shape": lambda extents: _shape(extents),
     "ndim": ndim,
 }
-_OTHERS: Final = ("initializer", "residual", "axes", "optional", "buffers")
+_OTHERS: Final = ("initializer", "residual", "axes", "optional", "buffers", "label")
 _CLASSICAL: Final = tuple(
     f"{family}_{distribution}"
     for family in ("lecun", "xavier", "glorot", "kaiming", "he")
@@ -112,6 +112,7 @@ def _rule(item: Any, place: str) -> Rule:
             axes=Axes.from_json(item["axes"]) if "axes" in item else None,
             optional=_flag(item, "optional"),
             buffers=_flag(item, "buffers"),
+            label=item.get("label", ""),
         )
     except (SpecError, TypeError) as error:
         raise UsageError(f"{place}: {error}") from error

@@ -17,7 +17,7 @@ from zeta.rules.match import Match
 
 _OF_A_MATCH: Final = (
     "a rule's function gets a Match (name, shape, kind, module, depth, ...), not a tensor, and returns an initializer, "
-    "as in lambda m: Normal(0.02 / m.depth)"
+    "as in lambda m: Normal(0.02 / m.depth); zeta.from_function(function) runs a function of a tensor"
 )
 # the functions of torch.nn.init and zeta.utils, without the underscores, whose initializers have other names
 _NAMES: Final = {

@@ -36,6 +36,7 @@ class Rule:
         axes: the roles of the dimensions, if they cannot be derived from the module, or are derived wrongly.
         optional: the rule may match nothing. Any other rule that never wins is an error.
         buffers: the rule applies to buffers and not to parameters.
+        label: the name of the rule in tables and messages; by default the condition in words.
     """
 
     where: Condition
@@ -43,9 +44,14 @@ class Rule:
     axes: Axes | None = field(default=None, kw_only=True)
     optional: bool = field(default=False, kw_only=True)
     buffers: bool = field(default=False, kw_only=True)
+    label: str = field(default="", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "where", where(self.where))
+        condition = where(self.where)
+        object.__setattr__(self, "where", condition)
+        if not isinstance(self.label, str):
+            raise SpecError(f"rule {condition.label!r}: label must be a text, got {shown(self.label)}")
+        object.__setattr__(self, "label", self.label or condition.label)
         if not isinstance(self.initializer, Initializer):
             advice = instead_of(self.initializer)
             if advice is None and (isinstance(self.initializer, type) or not callable(self.initializer)):
@@ -54,12 +60,6 @@ class Rule:
                 raise SpecError(f"rule {self.label!r}: {advice}, got {named(self.initializer)}")
         if self.axes is not None and not isinstance(self.axes, Axes):
             raise SpecError(f"rule {self.label!r}: axes must be Axes(...), got {shown(self.axes)}")
-
-    @property
-    def label(self) -> str:
-        """The condition in words."""
-        assert isinstance(self.where, Where)
-        return self.where.label
 
     @property
     def _text(self) -> str:
