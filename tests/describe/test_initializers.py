@@ -451,7 +451,7 @@ def test_intervals_up_to_eight_sigmas_out_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"name": "Nromal"}, "unknown initializer 'Nromal': expected one of Constant, .*, Zeros"),
+        ({"name": "Nromal"}, "unknown initializer 'Nromal': expected one of Blocks, .*, Zeros"),
         ({"std": 1.0}, r'written as \{"name": \.\.\., \.\.\.\}'),
         ("Normal", 'got \'Normal\''),
         ({"name": "Normal", "sdt": 1.0}, r"Normal: unknown field \['sdt'\]; it takes \['std', 'mean'\]"),

@@ -25,6 +25,7 @@ from zeta.compute.stream.random import interval
 from zeta.compute.stream.regions import Region
 from zeta.fans import Axes
 from zeta.initializers import (
+    Blocks,
     Constant,
     DeltaOrthogonal,
     Dirac,
@@ -38,6 +39,7 @@ from zeta.initializers import (
     Uniform,
     matrix_shape,
 )
+from zeta.initializers.blocks import is_elementwise, laws_of
 from zeta.initializers.elementwise import ELEMENTWISE
 
 #: bytes of the tiles that are yielded one by one
@@ -73,7 +75,7 @@ def fill_(requests: Sequence[Request]) -> None:
     """
     constants: list[Request] = []
     tasks: list[Task] = []
-    for request in requests:
+    for request in _unpacked(requests):
         out, initializer = request.out, request.initializer
         if out.is_neg() or out.is_conj():
             plain = torch.empty(request.region.sizes, dtype=out.dtype, device=out.device)
@@ -90,6 +92,23 @@ def fill_(requests: Sequence[Request]) -> None:
     for request in requests:
         if request.zero_row is not None:
             with_zero_row(request.out, request.region, request.zero_row)
+
+
+def _unpacked(requests: Iterable[Request]) -> Iterator[Request]:
+    """The requests, with one for each block of those that have several initializers."""
+    for request in requests:
+        blocks = request.initializer
+        if not isinstance(blocks, Blocks):
+            yield request
+            continue
+        region, dim, axes = request.region, blocks.dim, blocks.axes_of(request.axes)
+        offset, end = region.offsets[dim], region.offsets[dim] + region.sizes[dim]
+        for begin, stop, part in blocks.spans(region.shape[dim]):
+            first, last = max(begin, offset), min(stop, end)
+            if first < last:
+                out = request.out.narrow(dim, first - offset, last - first)
+                inside = region.within(dim, first, last)
+                yield replace(request, initializer=part, region=inside, out=out, axes=axes, zero_row=None)
 
 
 def sample(
@@ -140,9 +159,9 @@ def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:
 
     It is 0, the same bits everywhere, for all but orthogonal matrices: see :func:`zeta.compute.orthogonal.orthonormal`.
     """
-    if isinstance(initializer, Orthogonal | DeltaOrthogonal):
-        return abs(initializer.gain) * (1e-13 if dtype in (torch.float64, torch.complex128) else 2e-6)
-    return 0.0
+    relative = 1e-13 if dtype in (torch.float64, torch.complex128) else 2e-6
+    gains = [law.gain for law in laws_of(initializer) if isinstance(law, Orthogonal | DeltaOrthogonal)]
+    return max((abs(gain) * relative for gain in gains), default=0.0)
 
 
 def pieces(initializer: Initializer, region: Region, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:
@@ -150,7 +169,7 @@ def pieces(initializer: Initializer, region: Region, most: int) -> Iterable[tupl
 
     A matrix initializer's region stays whole, as each piece would cost as much as all of it.
     """
-    return region.tiles(most if isinstance(initializer, ELEMENTWISE) else max(most, region.numel))
+    return region.tiles(most if is_elementwise(initializer) else max(most, region.numel))
 
 
 def tiles(

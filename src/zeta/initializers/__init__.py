@@ -6,6 +6,7 @@ Each one is validated when built, prints as the expression that builds it, compa
 """
 
 from zeta.initializers.base import Initializer, Keep, Site
+from zeta.initializers.blocks import Blocks
 from zeta.initializers.elementwise import (
     FARTHEST_SIGMA,
     LARGEST_SIGMA,
@@ -43,6 +44,7 @@ from zeta.initializers.steps import Data, Draw, Ref, Step
 __all__ = [
     "FARTHEST_SIGMA",
     "LARGEST_SIGMA",
+    "Blocks",
     "Constant",
     "Data",
     "DeltaOrthogonal",

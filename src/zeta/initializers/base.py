@@ -115,6 +115,11 @@ class Initializer:
         ]
         if missing:
             raise SpecError(f"{name}: {', '.join(missing)} must be given")
+        return cls._built(values)
+
+    @classmethod
+    def _built(cls, values: Mapping[str, Any]) -> Self:
+        """The initializer with these fields, of which the names are checked."""
         return cls(**values)
 
 

@@ -10,6 +10,7 @@ import torch
 from zeta.base import dtypes
 from zeta.errors import SpecError
 from zeta.initializers.base import Initializer
+from zeta.initializers.blocks import Blocks
 from zeta.initializers.elementwise import LARGEST_SIGMA, Constant, Normal, TruncatedNormal, Uniform
 from zeta.initializers.matrix import Sparse
 
@@ -17,6 +18,10 @@ from zeta.initializers.matrix import Sparse
 @functools.lru_cache(maxsize=4096)
 def check_law(initializer: Initializer, dtype: torch.dtype) -> None:
     """Raise ``SpecError`` if ``dtype`` cannot represent the values of a solved law."""
+    if isinstance(initializer, Blocks):
+        for part in initializer.parts:
+            check_law(part, dtype)
+        return
     name = dtypes.name_of(dtype)
     if not dtypes.is_drawable(dtype):
         if isinstance(initializer, Constant) and not dtype.is_floating_point and initializer.value.is_integer():

@@ -22,8 +22,8 @@ from zeta.base.text import bytes_text
 from zeta.compute import programs
 from zeta.compute.stream import kernels
 from zeta.errors import PlanError, SpecError, TargetError
-from zeta.initializers import Dirac, Identity, Initializer, Program, Sparse
-from zeta.initializers.elementwise import ELEMENTWISE
+from zeta.initializers import Blocks, Dirac, Identity, Initializer, Program, Sparse
+from zeta.initializers.blocks import is_elementwise, laws_of
 from zeta.resolve.plans import Cost, Entry, Plan
 from zeta.resolve.slots import walk
 from zeta.write.shards import Part, held, parts_of
@@ -181,7 +181,9 @@ def cost_of(entry: Entry, parts: Sequence[Part]) -> Cost:
     if entry.kept or not here:
         return Cost(held=here)
     if _is_whole(entry.initializer):
-        return Cost(held=here, computed=entry.nbytes * len(parts), temporary=_temporary(entry))
+        # each block with a matrix in it computes the whole tensor
+        times = sum(_is_whole(law) for law in laws_of(entry.initializer))
+        return Cost(held=here, computed=entry.nbytes * len(parts) * times, temporary=_temporary(entry))
     most = max(part.region.numel for part in parts)
     if isinstance(entry.initializer, Program):
         steps = len(entry.initializer.steps)
@@ -194,12 +196,15 @@ def _is_whole(initializer: Initializer) -> bool:
     """Whether the whole tensor must be computed to get any region of it."""
     if isinstance(initializer, Program):
         return not programs.is_regional(initializer)
-    return not isinstance(initializer, ELEMENTWISE)
+    return not is_elementwise(initializer)
 
 
 def _temporary(entry: Entry) -> int:
     if isinstance(entry.initializer, Program):
         return _peak(entry.initializer)
+    if isinstance(entry.initializer, Blocks):
+        laws = [law for law in entry.initializer.parts if not is_elementwise(law)]
+        return max(_temporary(replace(entry, initializer=law)) for law in laws)
     if isinstance(entry.initializer, Identity | Dirac):
         return entry.numel * _DIAGONAL_BYTES
     if isinstance(entry.initializer, Sparse):

@@ -19,6 +19,7 @@ from zeta.base import dtypes
 from zeta.compute.values import values_of
 from zeta.initializers import (
     FARTHEST_SIGMA,
+    Blocks,
     Constant,
     DeltaOrthogonal,
     Dirac,
@@ -35,6 +36,7 @@ from zeta.initializers import (
     Uniform,
     matrix_shape,
 )
+from zeta.initializers.blocks import laws_of
 from zeta.resolve.plans import Entry
 
 #: Relative difference up to which numbers count as equal. It is far above rounding errors in fp64 or fp32. To detect a
@@ -57,7 +59,8 @@ def same_distribution(one: Entry, other: Entry) -> bool:
     programs = isinstance(first, Program), isinstance(second, Program)
     if not any(programs):
         rounding = max(_rounding(one.dtype), _rounding(other.dtype))
-        return _canonical(first, one.site).is_close(_canonical(second, other.site), rounding)
+        pairs = zip(_by_block(first, second, one.site), _by_block(second, first, other.site), strict=True)
+        return _same_blocks(first, second) and all(a.is_close(b, rounding) for a, b in pairs)
     if all(programs) and _alike(first, second):
         return True
     return one.shape == other.shape and _is_fixed(first) and _is_fixed(second) and _same_values(one, other)
@@ -82,6 +85,20 @@ class _Canonical:
             math.isclose(a, b, rel_tol=rounding, abs_tol=TOLERANCE * self.scale)
             for a, b in zip(self.locations, other.locations, strict=True)
         )
+
+
+def _same_blocks(first: Initializer, second: Initializer) -> bool:
+    """Whether both have equal blocks, as far as both have blocks."""
+    forms = {(one.dim, len(one.parts)) for one in (first, second) if isinstance(one, Blocks)}
+    return len(forms) < 2
+
+
+def _by_block(initializer: Initializer, other: Initializer, site: Site) -> list[_Canonical]:
+    """The distribution of each block of either; of an initializer without blocks, the same for each of them."""
+    if isinstance(initializer, Blocks):
+        within = Site(shape=site.shape, axes=initializer.axes_of(site.axes))
+        return [_canonical(part, within) for part in initializer.parts]
+    return [_canonical(initializer, site)] * len(laws_of(other))
 
 
 def _canonical(initializer: Initializer, site: Site) -> _Canonical:
@@ -160,7 +177,7 @@ def _is_fixed(initializer: Initializer) -> bool:
     """Whether an initializer is deterministic."""
     if isinstance(initializer, Program):
         return not initializer.draws
-    return isinstance(initializer, Constant | Identity | Dirac)
+    return all(isinstance(law, Constant | Identity | Dirac) for law in laws_of(initializer))
 
 
 def _same_values(one: Entry, other: Entry) -> bool:

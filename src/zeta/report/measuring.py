@@ -17,7 +17,8 @@ from zeta.base.process.garbage import uncollected
 from zeta.compute.sampling import tolerance
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
-from zeta.initializers import Dirac, Identity, Initializer, Program, Site
+from zeta.initializers import Blocks, Dirac, Identity, Initializer, Program, Site
+from zeta.initializers.blocks import laws_of
 from zeta.initializers.elementwise import ELEMENTWISE
 from zeta.report.expected import Expected, expected
 from zeta.resolve.plans import Entry
@@ -80,16 +81,14 @@ _ANYWHERE: Final = Site(shape=())
 _NOTHING: Final = Sums()
 
 
-def _forecast_of(entry: Entry, dtype: torch.dtype, partial: bool) -> _Forecast:
-    initializer = entry.initializer
+def _forecast_of(initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool) -> _Forecast:
     if isinstance(initializer, Program):
         return _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
-    site = _ANYWHERE if isinstance(initializer, ELEMENTWISE) else entry.site
-    return _forecast(initializer, site, dtype, partial=partial or entry.padding_idx is not None)
+    return _forecast(initializer, _ANYWHERE if isinstance(initializer, ELEMENTWISE) else site, dtype, partial=partial)
 
 
 class Accumulator:
-    """Sums over an entry's values, fed tile by tile; a padding row is left out.
+    """Sums over an entry's values, fed tile by tile; a padding row is left out. Each block is measured alone.
 
     Args:
         entry: what was planned.
@@ -102,38 +101,102 @@ class Accumulator:
         self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0, *, partial: bool = False
     ) -> None:
         self.entry = entry
-        self.error = error
-        self.partial = partial
-        self.planned, self.expected, self.tolerance = _forecast_of(entry, dtype or entry.dtype, partial)
-        self.sums = [_NOTHING] * len(self.expected)
+        initializer, site = entry.initializer, entry.site
+        if isinstance(initializer, Blocks):
+            site = Site(shape=entry.shape, axes=initializer.axes_of(entry.axes))
+        partial_rows = partial or entry.padding_idx is not None
+        self._laws = []
+        for law in laws_of(initializer):
+            forecast = _forecast_of(law, site, dtype or entry.dtype, partial=partial_rows)
+            self._laws.append(_OneLaw(law, forecast, error, partial=partial))
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
-        """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart."""
-        row, pieces, expected = self.entry.padding_idx, [values], self.expected
+        """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart.
+
+        Of every law there are as many, in turn, some of them without elements.
+        """
+        row, pieces = self.entry.padding_idx, [(index, values)]
         if row is not None and index[0].start <= row < index[0].stop:
-            inside = row - index[0].start
-            pieces = [values[:inside], values[inside + 1 :]]
-        if values.is_complex():
-            pieces = [part for piece in pieces for part in (piece.real, piece.imag)]
-        return [(piece, expected[number % len(expected)].mean) for number, piece in enumerate(pieces)]
+            inside, (first, *others) = row - index[0].start, index
+            pieces = [
+                ((slice(first.start, row), *others), values[:inside]),
+                ((slice(row + 1, first.stop), *others), values[inside + 1 :]),
+            ]
+        return [part for place, piece in pieces for part in self._by_law(place, piece)]
+
+    def _by_law(self, index: tuple[slice, ...], values: Tensor) -> Iterator[tuple[Tensor, float]]:
+        blocks = self.entry.initializer
+        if not isinstance(blocks, Blocks):
+            yield from self._laws[0].parts(values)
+            return
+        start, stop = index[blocks.dim].start, index[blocks.dim].stop
+        spans = blocks.spans(self.entry.shape[blocks.dim])
+        for law, (begin, end, _) in zip(self._laws, spans, strict=True):
+            first, last = (min(max(place, start), stop) for place in (begin, end))
+            yield from law.parts(values.narrow(blocks.dim, first - start, last - first))
 
     def take(self, sums: Sequence[Sums]) -> None:
         """Add the sums of ``parts``."""
+        laws = self._laws
+        each = len(laws[0].sums)
         for number, one in enumerate(sums):
-            self.sums[number % len(self.sums)] += one
+            laws[number // each % len(laws)].take(number % each, one)
 
     def result(self) -> Measured:
         """The measurement, with everything that deviates from the plan."""
+        found = [law.result(self.entry.name) for law in self._laws]
+        if len(found) == 1:
+            return found[0]
+        count = max(sum(one.count for one in found), 1)
+        mean = sum(one.mean * one.count for one in found) / count
+        variance = sum((one.std**2 + (one.mean - mean) ** 2) * one.count for one in found) / count
+        findings = [f"block {number}: {text}" for number, one in enumerate(found) for text in one.findings]
+        return Measured(
+            name=self.entry.name,
+            count=sum(one.count for one in found),
+            mean=mean,
+            std=math.sqrt(variance) if math.isfinite(variance) else variance,
+            low=min(one.low for one in found),
+            high=max(one.high for one in found),
+            planned_mean=self.entry.mean,
+            planned_std=self.entry.std,
+            mean_z=max((one.mean_z for one in found), key=abs),
+            std_z=max((one.std_z for one in found), key=abs),
+            findings=tuple(findings),
+        )
+
+
+class _OneLaw:
+    """Sums over values of one law, and what they say of it."""
+
+    def __init__(self, initializer: Initializer, forecast: _Forecast, error: float, *, partial: bool) -> None:
+        self.initializer = initializer
+        self.error = error
+        self.partial = partial
+        self.planned, self.expected, self.tolerance = forecast
+        self.sums = [_NOTHING] * len(self.expected)
+
+    def parts(self, values: Tensor) -> list[tuple[Tensor, float]]:
+        """What is to be summed, and about which centre."""
+        pieces = [values.real, values.imag] if values.is_complex() else [values]
+        return [(piece, law.mean) for piece, law in zip(pieces, self.expected, strict=True)]
+
+    def take(self, part: int, sums: Sums) -> None:
+        """Add the sums of the real or the imaginary part."""
+        self.sums[part] += sums
+
+    def result(self, name: str) -> Measured:
+        """The measurement of the parameter ``name``, as far as it is of this law."""
         count = self.sums[0].count
         n = max(count, 1)
         shifts = [sums.sum / n for sums in self.sums]
         variance = sum(sums.squares / n - shift * shift for sums, shift in zip(self.sums, shifts, strict=True))
         # which part of a diagonal is here does not depend on chance
-        by_chance = not (self.partial and isinstance(self.entry.initializer, Identity | Dirac))
+        by_chance = not (self.partial and isinstance(self.initializer, Identity | Dirac))
         scored = by_chance and count > 0 and self.planned is not None
         scores = self._mean_scores() if scored else [0.0]
         measured = Measured(
-            name=self.entry.name,
+            name=name,
             count=count,
             mean=self.expected[0].mean + shifts[0],
             std=math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else variance,
@@ -192,7 +255,7 @@ class Accumulator:
         return score
 
     def _findings(self, measured: Measured, scores: Sequence[float]) -> Iterator[str]:
-        if isinstance(self.entry.initializer, Program) and not self.entry.initializer.draws:
+        if isinstance(self.initializer, Program) and not self.initializer.draws:
             return  # a mask may well be infinite
         if not all(math.isfinite(number) for sums in self.sums for number in (sums.sum, sums.low, sums.high)):
             yield "has values that are not finite"

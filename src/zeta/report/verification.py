@@ -22,7 +22,7 @@ from zeta.compute.sampling import Request, fill_, tolerance
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
-from zeta.initializers.elementwise import ELEMENTWISE
+from zeta.initializers.blocks import is_elementwise
 from zeta.report.bitwise import Comparison, TensorDifference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
@@ -180,7 +180,7 @@ def _is_small(job: Job) -> bool:
         and 0 < job.held.numel <= _SMALL
         and job.held.numel == job.held.local.numel()
         and len(job.held.parts) == 1
-        and isinstance(job.entry.initializer, ELEMENTWISE)
+        and is_elementwise(job.entry.initializer)
     )
 
 

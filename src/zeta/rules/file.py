@@ -24,7 +24,7 @@ from zeta import initializers
 from zeta.base.reading import LARGEST_RULES, is_file, parse_json, parse_toml, read_bytes, shown, suggestion
 from zeta.errors import FormatError, SpecError, UsageError
 from zeta.fans import Axes
-from zeta.initializers import Initializer
+from zeta.initializers import Blocks, Initializer
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, ndim, regex, shape
 
 _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
@@ -145,6 +145,8 @@ def _initializer(data: Any) -> Initializer:
     name = spec["name"]
     if not isinstance(name, str):
         raise SpecError(f"an initializer's name is a text, got {shown(name)}")
+    if name == Blocks.__name__:
+        return _blocks(spec)
     if name in _CLASSICAL:
         arguments = {key: value for key, value in spec.items() if key != "name"}
         scheme: Initializer = getattr(initializers, name)(**arguments)
@@ -153,3 +155,12 @@ def _initializer(data: Any) -> Initializer:
         known = [*Initializer.registry, *_CLASSICAL]
         raise SpecError(f"unknown initializer {shown(name)}{suggestion(str(name), known)}")
     return Initializer.from_json(spec)
+
+
+def _blocks(spec: Mapping[str, Any]) -> Blocks:
+    """Blocks as a list of ``parts``, or by their names."""
+    parts = spec.get("parts", [])
+    if not isinstance(parts, list):
+        raise SpecError(f"Blocks: parts is a list of initializers, got {shown(parts)}")
+    named = {key: _initializer(value) for key, value in spec.items() if key not in ("name", "parts", "dim")}
+    return Blocks(*map(_initializer, parts), dim=spec.get("dim", 0), **named)

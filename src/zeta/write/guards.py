@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations
 from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, TargetError, ZetaError, listed
-from zeta.initializers import Constant, Program
+from zeta.fans import Axes
+from zeta.initializers import Blocks, Constant, Initializer, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.recording.active import ACTIVE, Draws
@@ -111,12 +112,22 @@ def _check(entry: Entry, slot: Slot) -> None:
 
 def _fill(recorder: Draws, entry: Entry, tensor: Tensor) -> None:
     with torch.no_grad():
-        if isinstance(entry.initializer, Constant):
-            tensor.fill_(entry.initializer.value)
+        blocks = entry.initializer
+        if isinstance(blocks, Blocks):
+            alone = None if entry.axes is None else entry.axes.without_blocks(blocks.dim)
+            for begin, end, part in blocks.spans(entry.shape[blocks.dim]):
+                _draw(recorder, part, alone, tensor.narrow(blocks.dim, begin, end - begin))
         else:
-            source = source_here()
-            called = "init" if source is None or source.called is None else source.called
-            with torch._C.DisableTorchFunction():
-                recorder.draw_into(tensor, entry.initializer, entry.axes, called)
+            _draw(recorder, entry.initializer, entry.axes, tensor)
         if entry.padding_idx is not None:
             tensor[entry.padding_idx].zero_()
+
+
+def _draw(recorder: Draws, initializer: Initializer, axes: Axes | None, tensor: Tensor) -> None:
+    if isinstance(initializer, Constant):
+        tensor.fill_(initializer.value)
+        return
+    source = source_here()
+    called = "init" if source is None or source.called is None else source.called
+    with torch._C.DisableTorchFunction():
+        recorder.draw_into(tensor, initializer, axes, called)

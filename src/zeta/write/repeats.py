@@ -15,6 +15,7 @@ from zeta.base.distributed import local
 from zeta.base.text import shape_text
 from zeta.errors import notice
 from zeta.initializers import Constant, Dirac, Identity, Initializer, Keep, Program
+from zeta.initializers.blocks import laws_of
 from zeta.resolve.plans import Entry
 
 
@@ -22,7 +23,7 @@ def is_random(initializer: Initializer) -> bool:
     """Whether the values depend on the seed."""
     if isinstance(initializer, Program):
         return bool(initializer.draws)
-    return not isinstance(initializer, Constant | Dirac | Identity | Keep)
+    return not all(isinstance(law, Constant | Dirac | Identity | Keep) for law in laws_of(initializer))
 
 
 class _Drawn(Struct, frozen=True, kw_only=True, eq=False):

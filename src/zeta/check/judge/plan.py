@@ -17,6 +17,7 @@ from zeta.check.judge.base import found, percent, sample_of
 from zeta.errors import FanError
 from zeta.fans import torch_axes
 from zeta.initializers import Keep, Program, TruncatedNormal
+from zeta.initializers.blocks import laws_of
 from zeta.report.measuring import measure
 from zeta.resolve.plans import Entry
 from zeta.write.parametrized import inversion_error
@@ -54,8 +55,9 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     for one in evidence.tensors:
         if one.entry is not None and not isinstance(one.entry.initializer, Keep | Program):
             yield from _moments(one, one.entry, evidence.thresholds)
-            if isinstance(one.entry.initializer, TruncatedNormal):
-                yield from _truncation(one, one.entry, one.entry.initializer, evidence.thresholds)
+            for law in dict.fromkeys(laws_of(one.entry.initializer)):
+                if isinstance(law, TruncatedNormal):
+                    yield from _truncation(one, one.entry, law, evidence.thresholds)
         if one.is_weight and one.trainable and one.values.is_floating_point() and not one.stats.nonfinite:
             yield from _fan(one, evidence.thresholds)
             yield from _stride(one, evidence.thresholds)
@@ -86,9 +88,10 @@ def _truncation(one: TensorFacts, entry: Entry, law: TruncatedNormal, limits: Th
             "absolute bounds were perhaps taken for sigmas"
         )
         yield found("Z203", message, parameter=one.name, value=nearest, limit=limits.useless_sigmas)
-    ratio = (entry.std or 0.0) / law.std
+    std = law.moments(entry.site).std
+    ratio = std / law.std
     if ratio < limits.lowered_std and _is_asked_for(law.std, one):
-        message = f"{law} has std {entry.std:.4g}, {ratio:.3f} of the {law.std:.4g} that was asked for"
+        message = f"{law} has std {std:.4g}, {ratio:.3f} of the {law.std:.4g} that was asked for"
         yield found("Z204", message, parameter=one.name, value=ratio, limit=limits.lowered_std)
 
 

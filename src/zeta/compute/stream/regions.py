@@ -82,6 +82,12 @@ class Region:
             total += along.view(-1, *(1,) * (len(self.sizes) - dim - 1))
         return total
 
+    def within(self, dim: int, first: int, last: int) -> Region:
+        """The part from ``first`` up to ``last`` along one dimension, both counted in the global tensor."""
+        offsets, sizes = list(self.offsets), list(self.sizes)
+        offsets[dim], sizes[dim] = first, last - first
+        return Region(shape=self.shape, offsets=tuple(offsets), sizes=tuple(sizes))
+
     def tiles(self, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:
         """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
         return self._whole if 0 < self.numel <= most else self._tiles(most)

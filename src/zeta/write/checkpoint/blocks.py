@@ -16,7 +16,7 @@ from zeta.compute import sampling
 from zeta.compute.sampling import Request
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
-from zeta.initializers.elementwise import ELEMENTWISE
+from zeta.initializers.blocks import is_elementwise
 from zeta.resolve.plans import Entry
 from zeta.write.checkpoint.layout import Stored
 
@@ -109,4 +109,4 @@ def _block(stored: Sequence[Stored], size: int) -> Block:
 
 
 def _is_small(entry: Entry) -> bool:
-    return entry.numel <= _SMALL and isinstance(entry.initializer, ELEMENTWISE)
+    return entry.numel <= _SMALL and is_elementwise(entry.initializer)
