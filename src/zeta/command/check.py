@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from torch import nn
 
+from zeta import verbs
 from zeta.base.generators import apart
 from zeta.base.text import bytes_text
 from zeta.check.examine import Level, check
@@ -30,7 +31,7 @@ LARGEST: Final = 2**30
 def run(
     model: nn.Module, plan: Plan | None, seed: int, request: CheckOptions, progress: CheckProgress | None = None
 ) -> CheckReport:
-    """Check a model and write the files that were asked for.
+    """Check a model with the values of a plan and seed, and write the files that were asked for. The model is changed.
 
     Raises ``UsageError`` if there is no batch, or if the batch, the loss or the model raises.
     """
@@ -47,6 +48,8 @@ def run(
             "returns one"
         )
     loss = None if request.loss is None else find_callable(request.loss, "--loss")
+    if plan is not None:
+        verbs.materialize_(model, plan, seed, overwrite=True)  # a model built on the CPU has its constructor's values
     try:
         report = check(
             model,
