@@ -91,6 +91,16 @@ buffers = true
 initializer = { name = "Constant", value = -2 }
 
 [[rules]]
+name = "gates"
+optional = true
+initializer = { name = "Blocks", i = "Zeros", f = "Ones", o = "Zeros", g = { name = "xavier_normal" } }
+
+[[rules]]
+name = "halves"
+optional = true
+initializer = { name = "Blocks", parts = ["Zeros", { name = "Normal", std = 0.1 }], dim = -1 }
+
+[[rules]]
 name = "nowhere"
 optional = true
 initializer = "Keep"
@@ -114,6 +124,8 @@ rules = Rules([
     Rule(kind("norm_scale"), Ones()),
     Rule(regex(r"(embed|conv)\\.weight"), kaiming_uniform(nonlinearity="leaky_relu", a=0.2)),
     Rule("table", Constant(-2), buffers=True, label="tables"),
+    Rule("gates", Blocks(Zeros(), Ones(), xavier_normal(), Zeros()), optional=True),
+    Rule("halves", Blocks(Zeros(), Normal(0.1), dim=-1), optional=True),
     Rule("nowhere", Keep(), optional=True),
     Rule(glob("*.bias") & kind("bias"), Zeros()),
 ])
@@ -226,7 +238,7 @@ def test_every_reading_of_a_python_file_runs_it_anew(read: Write) -> None:
 
 def test_a_python_file_may_define_a_dataclass(read: Write) -> None:
     text = "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
-    assert len(read(text + PYTHON, ".py")) == 8
+    assert len(read(text + PYTHON, ".py")) == 10
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -246,6 +258,9 @@ HEAD = '[[rules]]\nname = "a"\ninitializer = "Zeros"\n[[rules]]\n'
         ('name = "*"\ninitializer = "kaiming_norml"', "unknown initializer 'kaiming_norml'; did you mean 'kaiming_no"),
         ('name = "*"\ninitializer = 3', "an initializer is a name, or a table with one, got 3"),
         ('name = "*"\ninitializer = { std = 3 }', "an initializer is a name, or a table with one, got {'std': 3}"),
+        ('name = "*"\ninitializer = { name = "Blocks", i = "Zeros" }', "Blocks: give the initializers in order"),
+        ('name = "*"\ninitializer = { name = "Blocks", parts = 3 }', "Blocks: parts is a list of initializers, got 3"),
+        ('name = "*"\ninitializer = { name = "Blocks", parts = ["Zeros", "Zreos"] }', "unknown initializer 'Zreos'"),
         ('name = "*"\ninitializer = { name = "Normal", sdt = 3 }', "Normal: unknown field ['sdt']; it takes ['std', "),
         ('name = "*"\ninitializer = { name = "Normal", std = -1 }', "Normal: std must be at least 0, got -1.0"),
         ('name = "*"\ninitializer = { name = "Normal", std = nan }', "Normal: std must be a finite number, got nan"),

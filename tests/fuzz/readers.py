@@ -28,6 +28,7 @@ from zeta.command.operands import Building, operands
 from zeta.errors import CheckDocumentError
 from zeta.fans import Axes
 from zeta.initializers import (
+    Blocks,
     Constant,
     DeltaOrthogonal,
     Identity,
@@ -37,6 +38,7 @@ from zeta.initializers import (
     Sparse,
     TruncatedNormal,
     Uniform,
+    Zeros,
     lecun_truncated_normal,
 )
 from zeta.resolve.plans import Entry, Plan
@@ -81,6 +83,7 @@ RULES = Rules(
         Rule("layers.3.weight", TruncatedNormal(0.1, low=-0.2, high=0.3)),
         Rule("layers.4.weight", Identity(2.0)),
         Rule("conv.weight", DeltaOrthogonal()),
+        Rule("conv.bias", Blocks(Zeros(), Uniform(-0.1, 0.1))),
         Rule("*.bias", Uniform(-0.1, 0.1)),
         Rule("norm.weight", Constant(1.5)),
         Rule("*", Normal(0.02)),
@@ -246,7 +249,12 @@ _RULES: list[Any] = [
                                                       "nonlinearity": "leaky_relu"}},
             {"name": "{wte,head}.weight", "initializer": {"name": "Orthogonal", "gain": 1.0}, "optional": True,
              "axes": {"fan_in": [1], "fan_out": [0]}},
-            {"module": "BatchNorm2d", "initializer": "Ones", "optional": True},
+            {"module": "BatchNorm2d", "initializer": "Ones", "optional": True, "label": "scales"},
+            {"name": "*.gates", "optional": True,
+             "initializer": {"name": "Blocks", "i": "Zeros", "f": {"name": "Constant", "value": 1},
+                             "g": "Ones", "o": "Ones"}},
+            {"name": "*.halves", "optional": True,
+             "initializer": {"name": "Blocks", "parts": ["Zeros", {"name": "Normal", "std": 0.1}], "dim": 1}},
             {"name": "{kept,none}", "initializer": "Keep", "buffers": True, "optional": True},
             {"name": "*", "initializer": {"name": "xavier_uniform", "gain": 2}, "optional": True},
         ]

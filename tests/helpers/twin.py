@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from unittest import mock
 
 import torch
@@ -354,12 +355,16 @@ def compare(name: str, ours: Tensor, theirs: Tensor, plan: Plan, outcome: Outcom
     if torch.equal(bits(a), bits(b)) or bool(((a == b) | ((a != a) & (b != b))).all()):
         outcome.equal.append(name)
         return
-    law = plan[name].initializer if name in {n for e in plan for n in (e.name, *e.ties)} else None
+    planned = _ORIGINAL.sub(r"\1", name)  # an original is planned as the weight that is computed from it
+    law = plan[planned].initializer if planned in {n for e in plan for n in (e.name, *e.ties)} else None
     apart = float((a.double() - b.double()).abs().max()) if not a.is_complex() else float((a - b).abs().max())
     if isinstance(law, Initializer) and not isinstance(law, Constant) and near(a, b, law):
         outcome.close.append(name)
         return
     outcome.different.append(f"{name}: {apart:.3g} apart ({law})")
+
+
+_ORIGINAL: Final = re.compile(r"parametrizations\.(\w+)\.original\d*$")
 
 
 def strides(x: Tensor) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import io
+import math
 import pickle
 import random
 import subprocess
@@ -26,8 +27,19 @@ from torch import Tensor, nn
 
 import zeta
 from tests.helpers.recorded import Awkward, compare, recorded
-from zeta import PlanError, RecordingError, Rule, Rules, SpecError
-from zeta.initializers import Constant, Keep, Normal, Ones, Orthogonal, Program, TruncatedNormal, Uniform, Zeros
+from zeta import PlanError, RecordingError, Rule, Rules, SpecError, utils
+from zeta.initializers import (
+    Constant,
+    Keep,
+    Normal,
+    Ones,
+    Orthogonal,
+    Program,
+    TruncatedNormal,
+    Uniform,
+    Zeros,
+    xavier_uniform,
+)
 from zeta.resolve.recording.tracing import lending
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -546,6 +558,69 @@ def test_a_function_that_writes_nothing_is_noticed() -> None:
         report = zeta.init_(model, usual, seed=0)
     assert caught[0].filename == __file__
     assert len(report.kept) == 4
+
+
+def test_a_function_of_what_only_leaves_out_did_write() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", zeta.ZetaNotice)
+        report = zeta.init_(model, lambda m: nn.init.zeros_(m[1].weight), seed=0, only="0.*")
+    assert report.kept == ("0.weight", "0.bias")
+
+
+def exchange_data(m: Any) -> None:
+    m[0].weight.data, m[1].weight.data = m[1].weight.data, m[0].weight.data
+
+
+def exchange_modules(m: Any) -> None:
+    m[0], m[1] = m[1], m[0]
+
+
+def exchange_parameters(m: Any) -> None:
+    m[0].weight, m[1].weight = m[1].weight, m[0].weight
+
+
+MOVES: dict[str, Callable[[Any], Any]] = {
+    "data of two": exchange_data,
+    "data of another": lambda m: setattr(m[1].weight, "data", m[0].weight.data),
+    "its own, turned": lambda m: setattr(m[1].weight, "data", m[1].weight.data.t()),
+    "a new parameter of another's": lambda m: setattr(m[1], "weight", nn.Parameter(m[0].weight.data)),
+    "set_": lambda m: m[1].weight.set_(m[0].weight),
+    "turned in place": lambda m: m[1].weight.transpose_(0, 1),
+    "tensors": lambda m: torch.utils.swap_tensors(m[0].weight, m[1].weight),
+    "modules": exchange_modules,
+    "parameters": exchange_parameters,
+    "a tie": lambda m: setattr(m[1], "weight", m[0].weight),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("writes", [True, False], ids=["writes too", "writes nothing"])
+def test_a_function_that_moves_values_of_a_live_model_is_refused(move: str, writes: bool) -> None:
+    """A plan writes values and moves none; to say that they were kept would be wrong."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    before, parameters = {key: value.clone() for key, value in model.state_dict().items()}, list(model.parameters())
+
+    def function(m: Any) -> None:
+        if writes:
+            nn.init.zeros_(m[0].bias)
+        with torch.no_grad():
+            MOVES[move](m)
+
+    with pytest.raises(zeta.ZetaError, match=r"[01]\.weight: has only what was there before"):
+        zeta.init_(model, function, seed=0)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
+
+
+def test_a_function_that_reads_a_live_model_is_refused_with_a_real_fallback_too() -> None:
+    def function(m: Any) -> None:
+        if m.weight.std() > 0:
+            nn.init.ones_(m.weight)
+
+    for fallback in (None, "real"):
+        with pytest.raises(RecordingError, match="depends on a tensor that has only what was there before"):
+            zeta.init_(nn.Linear(4, 4), function, seed=0, fallback=fallback)
 
 
 def test_a_fallback_gives_buffers_on_meta_their_values_and_must_give_some() -> None:
@@ -1661,3 +1736,35 @@ def test_a_copy_of_a_parametrized_module_is_recorded(norm: str) -> None:
         assert zeta.verify(model, plan, 1).ok
     torch.testing.assert_close(model.eval()[0].weight, backbone.weight)
     assert not any(tensor.is_meta for tensor in backbone.state_dict().values())
+
+
+# -- axes of what was drawn in parts -----------------------------------------------------------------------------------
+
+
+class Stacked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [utils.init_kaiming_normal_(nn.Linear(6, 8)) for _ in range(3)]
+        self.stack = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.rows = nn.Parameter(torch.empty(3, 8, 6))
+        for row in self.rows:
+            zeta.fill_(row, Normal(0.5))
+        self.flat = nn.Parameter(torch.empty(3, 8, 6))
+        zeta.fill_(self.flat.flatten(1), Normal(0.5))
+        self.turned = nn.Parameter(torch.empty(6, 8))
+        zeta.fill_(self.turned.t(), xavier_uniform())
+        self.column = nn.Parameter(utils.init_zero_(nn.Linear(6, 8)).weight.detach()[None])
+
+
+def test_the_axes_of_a_part_are_not_those_of_the_whole(tmp_path: Path) -> None:
+    model, plan = zeta.record(Stacked)
+    for name in ("stack", "rows", "flat", "column"):
+        assert plan[name].axes is None, name
+    assert plan["turned"].fans == zeta.Fans(fan_in=8, fan_out=6), "of the parameter, not of the view"
+    assert plan["stack"].std == pytest.approx(math.sqrt(2 / 6), rel=1e-6)
+    assert zeta.Plan.from_json(plan.to_json()) == plan
+    assert "stack" in plan.text()
+    assert zeta.save(model, plan, tmp_path / "out", 0).ok
+    assert zeta.verify(tmp_path / "out").ok
+    assert zeta.materialize_(model, plan, 0).ok
+    assert zeta.verify(model, plan, 0).ok

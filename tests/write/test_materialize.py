@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 import zeta
 from tests.helpers.models import Basic, ResNet
@@ -412,3 +412,38 @@ def test_the_report_names_what_stays_on_meta() -> None:
     again = zeta.apply_(model, plan, 1, only="0.*")
     assert again.on_meta == report.on_meta
     assert zeta.materialize_(model, plan, 0).on_meta == ()
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2, 1))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.scale
+
+    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / self.scale
+
+
+@pytest.mark.filterwarnings("ignore:.*is under spectral_norm")
+@pytest.mark.parametrize(
+    ("register", "loaded"),
+    [
+        (parametrizations.spectral_norm, "original"),
+        (parametrizations.weight_norm, "original0"),
+        (parametrizations.weight_norm, "original1"),
+        (lambda layer: parametrize.register_parametrization(layer, "weight", Scaled()), "original"),
+    ],
+    ids=["spectral norm", "length", "direction", "own"],
+)
+def test_a_weight_of_which_a_part_was_loaded_is_neither_overwritten_nor_kept(register: Any, loaded: str) -> None:
+    model, plan = zeta.record(lambda: nn.Sequential(register(nn.Linear(3, 2))))
+    name = f"0.parametrizations.weight.{loaded}"
+    values = torch.full(model.get_parameter(name).shape, 7.5)
+    model.load_state_dict({name: values}, strict=False, assign=True)
+    with pytest.raises(TargetError, match=r"0\.weight: \d of the tensors that make up this weight have no memory"):
+        zeta.materialize_(model, plan, 0)
+    assert (values == 7.5).all()
+    assert model[0].bias.is_meta
+    assert zeta.materialize_(model, plan, 0, overwrite=True).ok

@@ -41,7 +41,7 @@ class Blocks(Initializer):
     is_law = False
 
     parts: tuple[Initializer, ...]
-    dim: int
+    dim: int = 0
 
     def __init__(self, *parts: Initializer, dim: int = 0, **named: Initializer) -> None:
         if named:

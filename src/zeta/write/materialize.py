@@ -12,11 +12,11 @@ from torch.nn.utils import parametrize
 
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import modules_of, parameters_of, tensors_of
+from zeta.base.parametrizations import originals
 from zeta.base.tensors import attributes, extent, has_address, swap
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
-from zeta.resolve.slots import Slot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,30 @@ class _Twin:
 
 
 def on_meta(fit: Fit) -> Fit:
-    """The fit of the entries whose tensors have no memory yet; all others stay as they are."""
-    return fit.leaving({entry.name for entry in fit.entries if not entry.kept and _has_memory(fit.slots[entry.name])})
+    """The fit of the entries whose tensors have no memory yet; all others stay as they are.
+
+    Raises ``TargetError`` for a parametrized weight of whose originals one has values, and a part has no memory.
+    """
+    left: set[str] = set()
+    problems: list[str] = []
+    for entry in fit.entries:
+        slot = fit.slots[entry.name]
+        first = [slot.tensor] if slot.parametrization is None else originals(slot.parametrization)
+        if entry.kept or not any(map(_has_memory, first)):
+            continue
+        left.add(entry.name)
+        stored = first if slot.parametrization is None else tensors_of(slot.parametrization)
+        missing = sum(not _has_memory(tensor) for tensor in stored)
+        if missing:
+            problems.append(f"{entry.name}: {missing} of the tensors that make up this weight have no memory")
+    if problems:
+        advice = "load what is missing, or pass overwrite=True, which writes to all of it"
+        raise TargetError(listed(f"only a part of these parametrized weights has values; {advice}:", problems))
+    return fit.leaving(left)
 
 
-def _has_memory(slot: Slot) -> bool:
-    stored = [slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization)
-    return all(
-        not nn.parameter.is_lazy(tensor) and not tensor.is_meta and has_address(local(tensor)) for tensor in stored
-    )
+def _has_memory(tensor: Tensor) -> bool:
+    return not nn.parameter.is_lazy(tensor) and not tensor.is_meta and has_address(local(tensor))
 
 
 @contextlib.contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -91,12 +92,13 @@ def plan_recorded(
         for tensor in _tensors_of(model):
             if _is_strided(tensor):
                 recorder.graph.cell(tensor)  # register the whole tensor before a view of it
+        before = {slot.name: _contents(slot, recorder, {}) for slot in walk(model)}
         with recording(recorder):
             with within_reach("the function", RecordingError):
                 initialize(model)
             recorder.lent.settle()
             effective = _effective(model, recorder)
-        return _plan(model, recorder, effective, fallback, live=live, only=only)
+        return _plan(model, recorder, effective, fallback, live=live, before=before, only=only)
 
 
 def _recorder(fallback: Fallback | None) -> Recorder:
@@ -210,16 +212,25 @@ def _plan(
     fallback: Fallback | None,
     *,
     live: Collection[str] | None = None,
+    before: Mapping[str, tuple[_Content, ...]] = MappingProxyType({}),
     only: Only | None = None,
 ) -> Plan:
-    """The plan of a constructor, or of a function on a model of which the ``live`` tensors have values."""
+    """The plan of a constructor, or of a function on a model of which the ``live`` tensors have values.
+
+    ``before`` is what each name held when the function was called.
+    """
     groups = planning.groups(walk(model))
     wanted = chosen_by(only, groups, lambda group: [slot.name for slot in group])
     tensors = [_RecordedTensor(group=group, node=_node(group[0], recorder, effective)) for group in wanted]
+    untouched = {
+        group[0].name
+        for group in groups
+        if live is not None and all(_is_kept(slot, before, _contents(slot, recorder, effective)) for slot in group)
+    }
     kept = {
         t.slot.name
         for t in tensors
-        if live is not None and (t.slot.kind is Kind.BUFFER or t.slot.name in live) and _is_kept(t, effective)
+        if t.slot.name in untouched and live is not None and (t.slot.kind is Kind.BUFFER or t.slot.name in live)
     }
     recognized, problems = recognize({t.slot.name: t.node for t in tensors if t.slot.name not in kept}, recorder.frozen)
     rules = recipes.rules_for(fallback, model) if isinstance(fallback, str) and fallback != "real" else fallback
@@ -237,7 +248,7 @@ def _plan(
             entries.append(ruled[name])
         elif name not in problems:
             entries.append(_entry(tensor, recognized[name], problems))
-    if live and kept and len(kept) == len(tensors):
+    if live and len(untouched) == len(groups):
         notice(
             "the function wrote to nothing of the model, so that all of it is kept. A function of one module, as for "
             "model.apply(function), is given as lambda model: model.apply(function)"
@@ -265,19 +276,35 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
     return recorder.graph.read(slot.tensor) if slot.tensor.is_meta else recorder.data(slot.tensor)
 
 
-def _is_kept(tensor: _RecordedTensor, effective: dict[int, Node]) -> bool:
-    """Whether a tensor still has its values from before the recording; of a parametrized weight, all that it stores."""
-    plist = tensor.slot.parametrization
-    if plist is None:
-        return _is_untouched(tensor.node)
-    return all(id(one) in effective and _is_untouched(effective[id(one)]) for one in originals(plist))
+#: what a tensor holds: the views, outermost first, through which it shows a memory; and the node of that memory
+_Content = tuple[tuple[Hashable, ...], int | None]
 
 
-def _is_untouched(node: Node) -> bool:
-    """Whether a tensor still has its values from before the recording."""
+def _contents(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> tuple[_Content, ...]:
+    """What the tensors of a slot hold; of a parametrized weight, all originals.
+
+    The node is ``None`` if it is not a memory that still has its values from before the recording.
+    """
+    stored = [slot.tensor] if slot.parametrization is None else originals(slot.parametrization)
+    return tuple(
+        _content(effective[id(one)] if id(one) in effective else recorder.graph.read(one))
+        if _is_strided(one) and one.is_meta
+        else ((), id(one))
+        for one in stored
+    )
+
+
+def _content(node: Node) -> _Content:
+    views: list[Hashable] = []
     while node.op in ("slice", "permute", "reshape", "strided"):
+        views.append((node.op, node.shape, node.attributes))
         node = node.operands[0]
-    return node.op == "unknown" and node.content == UNTOUCHED
+    return tuple(views), node.serial if node.op == "unknown" and node.content == UNTOUCHED else None
+
+
+def _is_kept(slot: Slot, before: Mapping[str, tuple[_Content, ...]], now: tuple[_Content, ...]) -> bool:
+    """Whether a name still has its values from before the recording: not others, moved there from another tensor."""
+    return before.get(slot.name) == now and all(memory is not None for _, memory in now)
 
 
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
@@ -302,6 +329,8 @@ def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str])
         persistent=slot.persistent,
     )
     try:
+        if axes is not None:
+            axes.resolved(slot.shape)
         check_dtype(entry.initializer, entry.dtype)
     except ZetaError as error:
         problems[slot.name] = str(error)

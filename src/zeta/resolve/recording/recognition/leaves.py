@@ -39,7 +39,12 @@ class Leaf:
         return isinstance(self.initializer, Constant)
 
     def derived(self, **changes: Any) -> Leaf:
-        """A law derived from the same random node; its formula is set later."""
+        """A law derived from the same random node; its formula is set later.
+
+        In another shape, also after a permutation, the axes are no longer those of the draw.
+        """
+        if "shape" in changes:
+            changes["axes"] = None
         return replace(self, formula=PENDING, **changes)
 
 

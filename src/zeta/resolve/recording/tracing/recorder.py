@@ -29,7 +29,7 @@ from zeta.resolve.recording.tracing.arguments import (
     tensors_in,
     zeros_for,
 )
-from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, full, unknown
+from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, full, reachable, unknown
 from zeta.resolve.recording.tracing.lending import Lending
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
@@ -189,7 +189,7 @@ class Recorder:
         try:
             return concrete(node, purpose)
         except RecordingError:
-            if not self.freeze:
+            if not self.freeze or any(one.op in ("unknown", "uninitialized") for one in reachable([node])):
                 raise
             return randomness.frozen(node, self.frozen)
 
