@@ -44,6 +44,11 @@ class Buffered(nn.Module):
         self.body = nn.Linear(4, 8)
         self.register_buffer("steps", torch.arange(3.0))
 
+class Unrecorded(Buffered):
+    def __init__(self):
+        super().__init__()
+        self.noise = torch.rand(3)
+
 def large(): return nn.Linear(100, 100)
 def number(): return 3
 def fails(): raise RuntimeError("no [bold] luck")
@@ -206,14 +211,23 @@ def test_ties(option: tuple[str, ...], names: set[str]) -> None:
     assert {name.split(".")[0] for name in load_file("out/model.safetensors")} == names | {"body"}
 
 
-def test_buffers_need_a_real_device(here: Path) -> None:
-    assert_refused(init(net="Buffered"), "steps: is kept, but is on the meta device")
-    assert not (here / "out").exists()
+def test_buffers_have_the_values_of_the_constructor(here: Path) -> None:
     result = init("--device", "cpu", "--json", net="Buffered")
     assert_done(result)
     assert json.loads(result.stdout)["report"]["kept"] == ["steps"]
     assert load_file("out/model.safetensors")["steps"].tolist() == [0, 1, 2]
     assert_done(run("verify", "out"))
+    result = init("--json", "--force", net="Buffered")  # on meta: the constructor is recorded
+    assert_done(result)
+    assert json.loads(result.stdout)["report"]["kept"] == []
+    assert load_file("out/model.safetensors")["steps"].tolist() == [0, 1, 2]
+    assert_done(run("verify", "out"))
+
+
+def test_buffers_that_cannot_be_recorded_need_a_real_device(here: Path) -> None:
+    assert_refused(init(net="Unrecorded"), r"cannot be recorded \((.|\n)*--device cpu:\s+- steps")
+    assert not (here / "out").exists()
+    assert_done(init("--device", "cpu", net="Unrecorded"))
 
 
 def test_files_of_an_earlier_run_stay_unless_forced(here: Path) -> None:
@@ -528,7 +542,7 @@ R = ("--rules", "rules.toml")
         (("nets.py:", *R), "cannot tell"),
         ((":Tied", *R), "cannot tell"),
         (("none.py:Tied", *R), "no such file: none.py"),
-        (("nets.py:Tide", *R), "nets.py has no callable 'Tide'; it defines Buffered, Tied, fails, "),
+        (("nets.py:Tide", *R), "nets.py has no callable 'Tide'; it defines Buffered, Tied, Unrecorded, fails, "),
         (("no.such.module:Tied", *R), "module 'no.such.module' cannot be imported: ModuleNotFoundError"),
         (("nets.py:number", *R), "nets.py:number returned int, expected a torch.nn.Module"),
         (("nets.py:fails", *R), r"nets.py:fails fails on device 'meta': RuntimeError: no \[bold\] luck"),

@@ -15,11 +15,13 @@ from zeta.base.reading import parse_json, shown
 from zeta.command.loading import load_model, record_model
 from zeta.command.requests import DTYPES, ModelOptions
 from zeta.compute.stream.random import check_seed
-from zeta.errors import FormatError, SpecError, UsageError
+from zeta.errors import FormatError, SpecError, UsageError, ZetaError, listed
 from zeta.resolve.casting import cast
 from zeta.resolve.planning import plan
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import Fallback
+from zeta.resolve.slots import walk
+from zeta.rules import Kind
 from zeta.rules.file import read_rules
 
 
@@ -47,7 +49,30 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
             raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
         built = load_model(asked.model, arguments, device or "meta")
         decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
+        if lost := _lost_buffers(decided, built):
+            decided = _with_recorded(decided, lost, asked.model, arguments)
     return built, cast(decided, built, dtype, buffers=asked.cast_buffers)
+
+
+def _lost_buffers(decided: Plan, model: nn.Module) -> set[str]:
+    """The buffers that a plan keeps and that are on meta, where the constructor has left no value."""
+    on_meta = {slot.name for slot in walk(model) if slot.kind is Kind.BUFFER and slot.tensor.is_meta}
+    return {entry.name for entry in decided if entry.kept and entry.name in on_meta}
+
+
+def _with_recorded(decided: Plan, names: set[str], spec: str, arguments: dict[str, Any]) -> Plan:
+    """The plan with the constructor's own values for these buffers, which are recorded."""
+    try:
+        recorded = record_model(spec, arguments)[1]
+    except ZetaError as error:
+        raise UsageError(
+            listed(
+                f"the constructor computes these buffers, and cannot be recorded ({error}); build the model with "
+                "--device cpu:",
+                sorted(names),
+            )
+        ) from error
+    return Plan(tuple(recorded[entry.name] if entry.name in names else entry for entry in decided))
 
 
 def arguments_of(kwargs: str) -> dict[str, Any]:
