@@ -271,6 +271,8 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 def hook_problem(slot: Slot) -> str | None:
     """Why no rule can give a parameter its value that a deprecated hook computes the weight from, or ``None``."""
+    if not slot.module._forward_pre_hooks:
+        return None
     for name, hook in hooked(slot.module).items():
         if slot.local_name in stored_names(hook):
             kind = "spectral_norm" if isinstance(hook, SpectralNorm) else "weight_norm"
