@@ -25,6 +25,7 @@ COMPLEX: Final[dict[torch.dtype, torch.dtype]] = {
 }
 # a table instead of getattr(torch, name), which imports modules for some names
 _NAMED: Final = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+_DRAWABLE: Final = frozenset([*REAL, *COMPLEX])
 _BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -47,7 +48,7 @@ def dtype_named(name: str) -> torch.dtype:
 
 def is_drawable(dtype: torch.dtype) -> bool:
     """Whether random values can be drawn in ``dtype``."""
-    return dtype in REAL or dtype in COMPLEX
+    return dtype in _DRAWABLE
 
 
 def real_part(dtype: torch.dtype) -> torch.dtype:

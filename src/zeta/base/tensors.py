@@ -99,12 +99,13 @@ def is_freed(tensor: Tensor) -> bool:
 
 
 def _within(tensor: Tensor, storage: torch.UntypedStorage) -> bool:
-    return storage.nbytes() >= int(tensor.storage_offset()) * tensor.itemsize + nbytes_of(tensor)
+    return storage.nbytes() >= tensor.storage_offset() * tensor.itemsize + nbytes_of(tensor)
 
 
 def nbytes_of(tensor: Tensor) -> int:
     """The number of bytes from the tensor's first element in memory to the last, both included."""
-    return -(-extent(tensor) * tensor.itemsize // _PACKED.get(tensor.dtype, 1))
+    nbytes = tensor.nbytes if tensor.is_contiguous() else extent(tensor) * tensor.itemsize
+    return -(-nbytes // _PACKED.get(tensor.dtype, 1))
 
 
 #: elements in a byte, of dtypes for which torch counts each as an element
