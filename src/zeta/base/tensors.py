@@ -75,6 +75,9 @@ def inside(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
                 pending += reversed([((*path, key), item) for key, item in items if type(item) not in _PLAIN])
 
 
+_META: Final = torch.device("meta")
+
+
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     """The storage with the tensor's memory; ``None`` for a tensor that wraps others, a fake, a sparse or an opaque one.
 
@@ -82,7 +85,7 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     """
     try:
         storage = tensor.untyped_storage()
-        known = storage.device.type != "meta" and (storage.data_ptr() != 0 or storage.nbytes() == 0)
+        known = storage.device != _META and (storage.data_ptr() != 0 or storage.nbytes() == 0)
     except RuntimeError:
         return None
     return storage if known else None

@@ -70,7 +70,7 @@ class _Forecast(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool) -> _Forecast:
+def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, partial: bool) -> _Forecast:
     parts = expected(initializer, site, dtype, partial=partial)
     return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype))
 
@@ -85,7 +85,7 @@ def _forecast_of(entry: Entry, dtype: torch.dtype, partial: bool) -> _Forecast:
     if isinstance(initializer, Program):
         return _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
     site = _ANYWHERE if isinstance(initializer, ELEMENTWISE) else entry.site
-    return _forecast(initializer, site, dtype, partial=partial or entry.padding_idx is not None)
+    return _forecast(initializer, site, dtype, partial or entry.padding_idx is not None)
 
 
 class Accumulator:
@@ -105,17 +105,18 @@ class Accumulator:
         self.error = error
         self.partial = partial
         self.planned, self.expected, self.tolerance = _forecast_of(entry, dtype or entry.dtype, partial)
+        self.centres = [law.mean for law in self.expected]
         self.sums = [_NOTHING] * len(self.expected)
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
         """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart."""
-        row, pieces, expected = self.entry.padding_idx, [values], self.expected
+        row, pieces = self.entry.padding_idx, [values]
         if row is not None and index[0].start <= row < index[0].stop:
             inside = row - index[0].start
             pieces = [values[:inside], values[inside + 1 :]]
         if values.is_complex():
             pieces = [part for piece in pieces for part in (piece.real, piece.imag)]
-        return [(piece, expected[number % len(expected)].mean) for number, piece in enumerate(pieces)]
+        return list(zip(pieces, itertools.cycle(self.centres), strict=False))
 
     def take(self, sums: Sequence[Sums]) -> None:
         """Add the sums of ``parts``."""
@@ -283,14 +284,22 @@ class Measurements(Sequence[Measured]):
 def measure_all(jobs: Sequence[Job]) -> Measurements:
     """Measure what was written, as it lies in memory here, all parameters together."""
     accumulators = [
-        Accumulator(job.entry, job.held.local.dtype, job.error, partial=job.held.numel != job.entry.numel)
+        Accumulator(
+            job.entry,
+            job.held.local.dtype,
+            job.error,
+            partial=job.held.sharded and job.held.numel != job.entry.numel,
+        )
         for job in jobs
     ]
-    parts = [
-        [part for values, region in job.held.places() for part in accumulator.parts(region.slices, values)]
-        for accumulator, job in zip(accumulators, jobs, strict=True)
-    ]
-    sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
-    for accumulator, of_one in zip(accumulators, parts, strict=True):
-        accumulator.take(list(itertools.islice(sums, len(of_one))))
+    parts: list[tuple[Tensor, float]] = []
+    ends: list[int] = []  # of each accumulator's own
+    for accumulator, job in zip(accumulators, jobs, strict=True):
+        for values, region in job.held.places():
+            parts += accumulator.parts(region.slices, values)
+        ends.append(len(parts))
+    sums, begin = sums_of_all(parts), 0
+    for accumulator, end in zip(accumulators, ends, strict=True):
+        accumulator.take(sums[begin:end])
+        begin = end
     return Measurements(accumulators)

@@ -108,9 +108,10 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     by_tensor: dict[int, list[Slot]] = {}
     for slot in slots:
         by_tensor.setdefault(id(slot.tensor), []).append(slot)
-    return [
-        sorted(group, key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name)) for group in by_tensor.values()
-    ]
+    for group in by_tensor.values():
+        if len(group) > 1:
+            group.sort(key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name))
+    return list(by_tensor.values())
 
 
 class _Law(Struct, frozen=True, kw_only=True):
@@ -275,7 +276,7 @@ class _Resolver:
             if axes is not None:
                 axes = axes.resolved(slot.shape)
             else:
-                axes = _axes(group) if asked.needs_axes else axes_if_any(group)
+                axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
             solved = asked.solve(Site(shape=slot.shape, axes=axes))
             check_dtype(solved, slot.tensor.dtype)
             law = self._laws[key] = _Law(solved=solved, axes=axes, keys=(asked, *given))
@@ -346,6 +347,13 @@ def axes_if_any(group: list[Slot]) -> Axes | None:
         return None
 
 
+def _of_tied_if_any(each: list[Axes | None], group: list[Slot]) -> Axes | None:
+    try:
+        return _of_tied(each, group)
+    except FanError:
+        return None
+
+
 def _each_known(group: list[Slot]) -> list[Axes | None]:
     return [known_axes(slot.module, slot.local_name, slot.shape) for slot in group]
 
@@ -358,7 +366,7 @@ def _axes(group: list[Slot]) -> Axes:
 
 def _of_tied(each: list[Axes | None], group: list[Slot]) -> Axes | None:
     """The axes of one tensor from those of each name; an embedding that is also an output head has the head's."""
-    if None in each:
+    resolved = [axes.resolved(slot.shape) for axes, slot in zip(each, group, strict=False) if axes is not None]
+    if len(resolved) < len(group):
         return None
-    resolved = [axes.resolved(slot.shape) for axes, slot in zip(each, group, strict=True) if axes is not None]
     return next((axes for axes in resolved if not axes.lookup), resolved[0])

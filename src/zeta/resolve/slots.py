@@ -76,7 +76,8 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
                 f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
                 "before torch.jit.script or trace"
             )
-        _refuse_shards(module)
+        if module._modules.get("_fsdp_wrapped_module") is not None:
+            _refuse_shards(module)
         inner = _inside(module)
         if inner is None:
             break
@@ -94,8 +95,6 @@ def _inside(module: nn.Module) -> nn.Module | None:
 
 def _refuse_shards(module: nn.Module) -> None:
     """FSDP1's parameters are 1-D pieces of the real ones, unless nothing is sharded or they are summoned."""
-    if module._modules.get("_fsdp_wrapped_module") is None:
-        return
     strategy, state = getattr(module, "sharding_strategy", None), getattr(module, "training_state", None)
     if getattr(strategy, "name", "NO_SHARD") != "NO_SHARD" and getattr(state, "name", "") != "SUMMON_FULL_PARAMS":
         raise TargetError(
@@ -122,10 +121,11 @@ def walk(model: nn.Module) -> list[Slot]:
     while path:
         place, rest = path[-1]
         for item in rest:
-            _refuse_no_text(item.name if isinstance(item, Slot) else item.prefix)
             if isinstance(item, Slot):
+                _refuse_no_text(item.name)
                 found.append(item)
                 continue
+            _refuse_no_text(item.prefix)
             if id(item.module) in above:
                 raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
             above.add(id(item.module))
@@ -148,9 +148,9 @@ def _met(place: _Place) -> list[Slot | _Place]:
         if parameter is None:
             continue
         _refuse_unknown_storage(parameter, prefix, local)
-        shape = () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
-        ndim = None if nn.parameter.is_lazy(parameter) else len(shape)
-        kind = Kind.PARAMETRIZATION if place.inside else kind_of(module, local, ndim)
+        lazy = nn.parameter.is_lazy(parameter)
+        shape = () if lazy else tuple(parameter.shape)
+        kind = Kind.PARAMETRIZATION if place.inside else kind_of(module, local, None if lazy else len(shape))
         met.append(Slot(name=prefix + local, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
     for local, buffer in module._buffers.items():
         if buffer is None:

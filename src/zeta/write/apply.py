@@ -174,12 +174,12 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             progress(name, done, total)
     # kernels write to memory that autograd does not watch
     # of shards, the forward pass does it: it communicates
-    modules = {id(job.slot.module): job.slot.module for job in jobs if hooked(job.slot.module)}
+    modules = {id(job.slot.module): job.slot.module for job in jobs if job.slot.module._forward_pre_hooks}
     for module in modules.values():
-        if not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
+        if hooked(module) and not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
             recompute(module)
     sharded = [job.held.local for job in jobs if job.held.sharded]
-    changed = [tensor for tensor in (*(job.slot.tensor for job in jobs), *sharded) if not tensor.is_inference()]
+    changed = [tensor for tensor in [*[job.slot.tensor for job in jobs], *sharded] if not tensor.is_inference()]
     torch.autograd.graph.increment_version(changed)
 
 
@@ -241,4 +241,4 @@ _fill: Final = uncollected(fill_)
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
-    return torch.inference_mode() if any(tensor.is_inference() for tensor in tensors) else torch.no_grad()
+    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else torch.no_grad()

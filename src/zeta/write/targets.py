@@ -93,7 +93,7 @@ def is_usual(slot: Slot) -> bool:
         and slot.parametrization is None
         and not tensor.is_meta
         and tensor.layout is torch.strided
-        and dtypes.is_drawable(tensor.dtype)
+        and tensor.dtype in dtypes.DRAWABLE
         and tensor.is_contiguous()
         and has_address(tensor)
         and runtime_problem(slot) is None
