@@ -67,12 +67,18 @@ class _Forecast(NamedTuple):
     moments: Moments | None
     expected: tuple[Expected, ...]
     tolerance: float
+    centres: tuple[float, ...]
 
 
 @functools.lru_cache(maxsize=4096)
 def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, partial: bool) -> _Forecast:
     parts = expected(initializer, site, dtype, partial=partial)
-    return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype))
+    return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype), _centres(parts))
+
+
+def _centres(parts: tuple[Expected, ...]) -> tuple[float, ...]:
+    """What the values lie about: sums about these keep their digits."""
+    return tuple(law.mean for law in parts)
 
 
 #: where a forecast is for, if elements are drawn one by one: it is the same in every tensor
@@ -83,7 +89,8 @@ _NOTHING: Final = Sums()
 def _forecast_of(entry: Entry, dtype: torch.dtype, partial: bool) -> _Forecast:
     initializer = entry.initializer
     if isinstance(initializer, Program):
-        return _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
+        parts = (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1)
+        return _Forecast(None, parts, 0.0, _centres(parts))
     site = _ANYWHERE if isinstance(initializer, ELEMENTWISE) else entry.site
     return _forecast(initializer, site, dtype, partial or entry.padding_idx is not None)
 
@@ -104,8 +111,8 @@ class Accumulator:
         self.entry = entry
         self.error = error
         self.partial = partial
-        self.planned, self.expected, self.tolerance = _forecast_of(entry, dtype or entry.dtype, partial)
-        self.centres = [law.mean for law in self.expected]
+        forecast = _forecast_of(entry, dtype or entry.dtype, partial)
+        self.planned, self.expected, self.tolerance, self.centres = forecast
         self.sums = [_NOTHING] * len(self.expected)
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:

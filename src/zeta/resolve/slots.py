@@ -122,10 +122,12 @@ def walk(model: nn.Module) -> list[Slot]:
         place, rest = path[-1]
         for item in rest:
             if isinstance(item, Slot):
-                _refuse_no_text(item.name)
+                if not item.name.isascii():
+                    _refuse_no_text(item.name)
                 found.append(item)
                 continue
-            _refuse_no_text(item.prefix)
+            if not item.prefix.isascii():
+                _refuse_no_text(item.prefix)
             if id(item.module) in above:
                 raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
             above.add(id(item.module))
@@ -142,7 +144,9 @@ def _met(place: _Place) -> list[Slot | _Place]:
     module, prefix = place.module, place.prefix
     if isinstance(module, parametrize.ParametrizationList):
         return []  # reached on its own, as by Module.apply: its tensors are the layer's business
-    _refuse_quantized(module, prefix)
+    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+    if _is_quantized(layer):
+        _refuse_quantized(module, prefix)
     met: list[Slot | _Place] = []
     for local, parameter in module._parameters.items():
         if parameter is None:
@@ -197,7 +201,7 @@ def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Itera
 def _refuse_no_text(name: str) -> None:
     """A name decides values by its UTF-8, and is written to files."""
     try:
-        name.isascii() or name.encode()
+        name.encode()
     except UnicodeEncodeError as error:
         raise TargetError(
             f"{name!r} is not valid Unicode ({error.reason}); give the module or tensor another name"
@@ -205,10 +209,7 @@ def _refuse_no_text(name: str) -> None:
 
 
 def _refuse_quantized(module: nn.Module, prefix: str) -> None:
-    layer: Any = type(module)
-    if _is_quantized(layer) and (
-        callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
-    ):
+    if callable(getattr(type(module), "weight", None)) or any(hasattr(module, name) for name in _PACKED):
         raise TargetError(
             f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"

@@ -50,7 +50,7 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def nbytes(self) -> int:
         """The bytes of what is here."""
-        return self.held.numel * self.entry.dtype.itemsize
+        return self.held.local.numel() * self.entry.dtype.itemsize
 
     @property
     def memory(self) -> Tensor:
