@@ -228,11 +228,11 @@ class _Resolver:
                     f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
                 )
                 return None
-            kept = isinstance(asked[0], Keep)
-            if not kept and nn.parameter.is_lazy(slot.tensor):
-                raise SpecError("is lazy and has no shape yet; run one forward pass first")
-            if not kept and (problem := hook_problem(slot)) is not None:
-                raise SpecError(problem)
+            if not isinstance(asked[0], Keep):
+                if nn.parameter.is_lazy(slot.tensor):
+                    raise SpecError("is lazy and has no shape yet; run one forward pass first")
+                if (problem := hook_problem(slot)) is not None:
+                    raise SpecError(problem)
             law = self._law(group, asked[0], rule.axes)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")

@@ -39,9 +39,9 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
                 memory.append((slot.name, tensor))
     by_device: dict[torch.device, list[_Extent]] = {}
     for name, tensor in memory:
-        begin = tensor.data_ptr()
-        if begin and tensor.numel():
-            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes_of(tensor), tensor, name))
+        begin, nbytes = tensor.data_ptr(), nbytes_of(tensor)
+        if begin and nbytes:
+            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes, tensor, name))
     problems: list[str] = []
     for extents in by_device.values():
         extents.sort(key=operator.itemgetter(0))
@@ -50,14 +50,14 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
         for found in extents:
             begin, until, tensor, name = found
             if begin >= end:
-                overlapping.clear()
-            else:
-                problems += [
-                    f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by "
-                    "assigning the same Parameter, or give one its own memory"
-                    for _, other_end, owner, owner_name in overlapping
-                    if other_end > begin and not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
-                ]
+                overlapping, end = [found], until
+                continue
+            problems += [
+                f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by assigning "
+                "the same Parameter, or give one its own memory"
+                for _, other_end, owner, owner_name in overlapping
+                if other_end > begin and not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
+            ]
             overlapping.append(found)
             end = max(end, until)
     return problems
