@@ -175,6 +175,9 @@ def torch_axes(ndim: int) -> Axes:
     return Axes(fan_in=(1, *kernel), fan_out=(0, *kernel))
 
 
+#: axes that are found for a layer: the same object for the same roles, so that what is made of them is made once
+_shared: Final = functools.lru_cache(maxsize=4096)(Axes)
+
 AxesOf = Callable[[nn.Module, str, torch.Size], Axes]
 _REGISTERED: dict[type[nn.Module], dict[str, Axes | AxesOf]] = {}
 
@@ -278,7 +281,7 @@ def _known(module_type: Any, name: str) -> Axes | AxesOf | None:
     return None
 
 
-def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
+def axes_of(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Axes:
     """Return the roles of the dimensions of parameter ``name`` (of ``shape``) in ``module``.
 
     Raises ``FanError`` if they are unknown; the message says how to give them.
@@ -299,40 +302,40 @@ def axes_of(module: nn.Module | None, name: str, shape: torch.Size) -> Axes:
     )
 
 
-def known_axes(module: nn.Module | None, name: str, shape: torch.Size) -> Axes | None:
+def known_axes(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> Axes | None:
     """``axes_of``, or ``None`` if they are unknown."""
     if module is not None:
         layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
         known = _known(layer, name)
         if known is not None:
-            return known if isinstance(known, Axes) else known(module, name, shape)
+            return known if isinstance(known, Axes) else known(module, name, torch.Size(shape))
         # transformers' Conv1D, known by its shape attributes, so that transformers need not be imported
         if (
             type(module).__name__ == "Conv1D"
             and name == "weight"
-            and tuple(shape) == (getattr(module, "nx", None), getattr(module, "nf", None))
+            and shape == (getattr(module, "nx", None), getattr(module, "nf", None))
         ):
             return Axes(fan_in=(0,), fan_out=(1,))
     if len(shape) < 2:
         return None
     seen = None if module is None else _experts(module, name, shape) or _in_forward(module, name, shape)
-    return Axes(fan_in=(1,), fan_out=(0,)) if seen is None and len(shape) == 2 else seen
+    return _PLAIN if seen is None and len(shape) == 2 else seen
 
 
-def _divides(use: ParameterUse, dim: int, n: int, shape: torch.Size) -> bool:
+def _divides(use: ParameterUse, dim: int, n: int, shape: tuple[int, ...]) -> bool:
     return dim in (*use.fan_in, *use.fan_out) and shape[dim] % n == 0
 
 
 def _convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
     kernel = tuple(range(2, len(shape)))
-    return Axes(
+    return _shared(
         fan_in=(1, *kernel), fan_out=(0, *kernel), blocks=_blocks(0, module.groups), stride_out=_strides(module, kernel)
     )
 
 
 def _transposed_convolution(module: nn.Module, name: str, shape: torch.Size) -> Axes:
     kernel = tuple(range(2, len(shape)))
-    return Axes(
+    return _shared(
         fan_in=(0, *kernel), fan_out=(1, *kernel), blocks=_blocks(0, module.groups), stride_in=_strides(module, kernel)
     )
 
@@ -345,7 +348,7 @@ def _blocks(dim: int, n: Any) -> tuple[tuple[int, int], ...]:
     return ((dim, int(n)),) if int(n) > 1 else ()
 
 
-def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
+def _experts(module: nn.Module, name: str, shape: tuple[int, ...]) -> Axes | None:
     """Transformers' experts, whose class has attributes for the layout: ``(E, in, out)`` or ``(E, out, in)``."""
     transposed, gated, whole = (
         getattr(module, each, None) for each in ("is_transposed", "has_gate", "is_concatenated")
@@ -354,10 +357,10 @@ def _experts(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
         return None
     into, out = (1, 2) if transposed else (2, 1)
     packed = 2 if name == "gate_up_proj" and whole else 1
-    return Axes(fan_in=(into,), fan_out=(out,), batch=(0,), blocks=_blocks(out, packed))
+    return _shared(fan_in=(into,), fan_out=(out,), batch=(0,), blocks=_blocks(out, packed))
 
 
-def _in_forward(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
+def _in_forward(module: nn.Module, name: str, shape: tuple[int, ...]) -> Axes | None:
     """The axes derived from the products in ``forward``, if all products agree."""
     layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
     found = uses(layer, name, len(shape))
@@ -368,7 +371,9 @@ def _in_forward(module: nn.Module, name: str, shape: torch.Size) -> Axes | None:
     if not (use.fan_in or use.lookup) or not all(_divides(use, dim, n, shape) for dim, n in use.blocks):
         return None
     rest = set(range(len(shape))) - {*use.fan_in, *use.fan_out, *use.lookup}
-    return Axes(fan_in=use.fan_in, fan_out=use.fan_out, lookup=use.lookup, batch=tuple(sorted(rest)), blocks=use.blocks)
+    return _shared(
+        fan_in=use.fan_in, fan_out=use.fan_out, lookup=use.lookup, batch=tuple(sorted(rest)), blocks=use.blocks
+    )
 
 
 _GATES: Final = {nn.RNN: 1, nn.RNNCell: 1, nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3}

@@ -122,7 +122,8 @@ def init_zero_(layer: Module) -> Module:
     >>> any(p.any() for p in model.parameters())
     False
     """
-    return _fill(layer, Zeros(), bias=0.0, seed=0)
+    check_module(layer)
+    return _write(layer, _ALL_ZERO, None, 0, None)
 
 
 def init_constant_(layer: Module, value: float, *, bias: float | None = 0.0) -> Module:
@@ -362,10 +363,13 @@ def _fill(
     name: str | None = None,
 ) -> Module:
     check_module(layer)
+    return _write(layer, _rules(weight, bias), generator, seed, name)
+
+
+def _rules(weight: Initializer, bias: float | None) -> Rules:
     of_bias = Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
     others = () if isinstance(weight, Constant) else _SCALES
-    rules = Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
-    return _write(layer, rules, generator, seed, name)
+    return Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
 
 
 def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
@@ -376,6 +380,7 @@ def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
 _BIASES, _ALL = kind("bias"), glob("*")
 _PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
 _SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), initial_slope, optional=True))
+_ALL_ZERO: Final = _rules(Zeros(), 0.0)  # made once, as nothing in them depends on the call
 
 
 @on_values_or_recorded
@@ -387,7 +392,7 @@ def _write(
     number = chosen_seed(layer, generator, seed)
     recorder = recording_here()
     of_layer = planned(layer, rules, check=check_parameters if recorder is None else None, named=False)
-    wanted = replace(of_layer, entries=tuple(entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER))
+    wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
     if recorder is not None:
         note(recorder, wanted)
         return layer

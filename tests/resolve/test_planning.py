@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 import math
 import re
@@ -36,6 +37,7 @@ from zeta.initializers import (
     Sparse,
     TruncatedNormal,
     Uniform,
+    VarianceScaling,
     Zeros,
     kaiming_normal,
     xavier_uniform,
@@ -148,6 +150,38 @@ def test_layer_and_depth(numbered: Callable[[Any], nn.Module], layer: int | None
     last = [match for match in seen if match.local_name == "weight"][-1]
     assert (last.layer, last.depth) == (layer, depth)
     assert {match.depth for match in seen} == {depth}
+
+
+def test_what_one_initializer_becomes_depends_on_shape_dtype_and_axes() -> None:
+    # solved once where all of these are the same
+    layers = [nn.Linear(4, 4), nn.Linear(9, 4), nn.Linear(4, 4), nn.Conv2d(4, 4, 2), nn.ConvTranspose2d(4, 4, 2)]
+    layers += [nn.Conv2d(4, 4, 2, groups=2), nn.Conv2d(4, 2, 2), nn.ConvTranspose2d(4, 4, 2), nn.Embedding(4, 4)]
+    plan = zeta.plan(nn.Sequential(*layers), Rules([Rule("*.weight", xavier_uniform()), Rule("*.bias", Zeros())]))
+    for number, layer in enumerate(layers):
+        fans = zeta.fans.fans(layer)
+        assert plan[f"{number}.weight"].fans == fans
+        assert plan[f"{number}.weight"].std == pytest.approx(math.sqrt(2 / (fans.fan_in + fans.fan_out)))
+    tensors = nn.ParameterDict({name: nn.Parameter(torch.zeros(6, 6)) for name in "ab"})
+    blocks = Axes(fan_in=(1,), fan_out=(0,), blocks=((0, 3),))
+    initializer = xavier_uniform()
+    plan = zeta.plan(tensors, Rules([Rule("a", initializer, axes=blocks), Rule("b", initializer)]))
+    assert (plan["a"].fans, plan["b"].fans) == (Fans(fan_in=6, fan_out=2), Fans(fan_in=6, fan_out=6))
+    for dtypes in ((torch.float16, torch.float32), (torch.float32, torch.float16)):
+        both = nn.Sequential(*(nn.Linear(4, 4, bias=False, dtype=dtype) for dtype in dtypes))
+        with pytest.raises(PlanError, match=r"(?s)cannot be initialized as asked:.*float16 ends at"):
+            zeta.plan(both, Rules([Rule("*", Constant(1e6))]))
+
+
+def test_a_function_may_give_every_tensor_another_initializer() -> None:
+    # what it returned is gone, and its place in memory taken, when it returns the next one
+    model = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(50)))
+    number = itertools.count()
+    plan = zeta.plan(model, Rules([Rule("*", lambda match: VarianceScaling(1.0 + next(number)))]))
+    assert [entry.std for entry in plan] == [pytest.approx(math.sqrt((1 + number) / 4)) for number in range(50)]
+    signs = itertools.cycle([1.0, -1.0])
+    plan = zeta.plan(model, Rules([Rule("*", lambda match: Constant(0.0 * next(signs)))]))
+    found = [math.copysign(1.0, entry.initializer.bounds()[0]) for entry in plan]
+    assert found == [1.0, -1.0] * 25
 
 
 def test_norm_statistics_get_torchs_values_and_other_buffers_are_kept() -> None:

@@ -662,6 +662,16 @@ def test_tensors_without_memory_of_their_own_are_refused_before_any_write() -> N
     assert torch.equal(plain.weight, before)
 
 
+def test_freed_weights_and_empty_ones_on_meta_are_refused_before_any_write() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight.untyped_storage().resize_(4)
+    model.register_parameter("empty", nn.Parameter(torch.empty(0, device="meta")))
+    before = model[0].weight.clone()
+    with pytest.raises(TargetError, match=r"(?s)empty: is on the meta device.*1\.weight: has a storage that was freed"):
+        zeta.init_(model, Rules([Rule("*", Normal(1.0))]), seed=0)
+    assert torch.equal(model[0].weight, before)
+
+
 def test_a_fake_model_is_refused_and_spoils_no_backend() -> None:
     code = """
 import torch, zeta

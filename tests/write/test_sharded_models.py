@@ -262,6 +262,11 @@ def test_a_parametrized_sharded_weight_is_refused() -> None:
         fully_shard(model, mesh=mesh)
         with pytest.raises(TargetError, match="weight: is parametrized, and its stored tensors are sharded"):
             zeta.init_(model, Rules([Rule("*", Normal(1.0))]), seed=0)
+        half = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+        stored = half.parametrizations.weight
+        stored.original1 = nn.Parameter(distribute_tensor(stored.original1.detach(), mesh, [Shard(0)]))
+        with pytest.raises(TargetError, match="weight: is parametrized, and its stored tensors are sharded"):
+            zeta.init_(half, Rules([Rule("*", Normal(1.0))]), seed=0)
 
 
 def test_gathered_parameters_are_not_written() -> None:

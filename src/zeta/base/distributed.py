@@ -20,7 +20,7 @@ def is_sharded(tensor: Tensor) -> TypeGuard[Any]:
 
 def any_sharded(model: nn.Module) -> bool:
     """Whether a parameter or buffer of the model is a ``DTensor``."""
-    return any(map(is_sharded, tensors_of(model)))
+    return "torch.distributed.tensor" in sys.modules and any(map(is_sharded, tensors_of(model)))
 
 
 def is_fsdp(module: nn.Module) -> TypeGuard[Any]:

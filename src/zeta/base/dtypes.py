@@ -23,6 +23,8 @@ COMPLEX: Final[dict[torch.dtype, torch.dtype]] = {
     torch.complex64: torch.float32,
     torch.complex32: torch.float16,
 }
+#: dtypes of weights that zeta draws values for
+DRAWABLE: Final = frozenset([*REAL, *COMPLEX])
 # a table instead of getattr(torch, name), which imports modules for some names
 _NAMED: Final = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -47,7 +49,7 @@ def dtype_named(name: str) -> torch.dtype:
 
 def is_drawable(dtype: torch.dtype) -> bool:
     """Whether random values can be drawn in ``dtype``."""
-    return dtype in REAL or dtype in COMPLEX
+    return dtype in DRAWABLE
 
 
 def real_part(dtype: torch.dtype) -> torch.dtype:
@@ -74,8 +76,7 @@ def rounded(value: float, dtype: torch.dtype) -> float:
     >>> rounded(0.1, torch.float8_e4m3fn), rounded(1e-9, torch.float16)
     (0.1015625, 0.0)
     """
-    part = real_part(dtype)
-    if value == 0 or part is torch.float64 or not is_drawable(dtype):
+    if value == 0 or (part := real_part(dtype)) is torch.float64 or not is_drawable(dtype):
         return value
     return float(torch.tensor(value, dtype=torch.float32, device="cpu").to(part))
 

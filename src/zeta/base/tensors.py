@@ -75,6 +75,9 @@ def inside(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
                 pending += reversed([((*path, key), item) for key, item in items if type(item) not in _PLAIN])
 
 
+_META: Final = torch.device("meta")
+
+
 def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     """The storage with the tensor's memory; ``None`` for a tensor that wraps others, a fake, a sparse or an opaque one.
 
@@ -82,7 +85,7 @@ def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
     """
     try:
         storage = tensor.untyped_storage()
-        known = storage.device.type != "meta" and (storage.data_ptr() != 0 or storage.nbytes() == 0)
+        known = storage.device != _META and (storage.data_ptr() != 0 or storage.nbytes() == 0)
     except RuntimeError:
         return None
     return storage if known else None
@@ -99,12 +102,13 @@ def is_freed(tensor: Tensor) -> bool:
 
 
 def _within(tensor: Tensor, storage: torch.UntypedStorage) -> bool:
-    return storage.nbytes() >= int(tensor.storage_offset()) * tensor.itemsize + nbytes_of(tensor)
+    return storage.nbytes() >= tensor.storage_offset() * tensor.itemsize + nbytes_of(tensor)
 
 
 def nbytes_of(tensor: Tensor) -> int:
     """The number of bytes from the tensor's first element in memory to the last, both included."""
-    return -(-extent(tensor) * tensor.itemsize // _PACKED.get(tensor.dtype, 1))
+    nbytes = tensor.nbytes if tensor.is_contiguous() else extent(tensor) * tensor.itemsize
+    return -(-nbytes // _PACKED.get(tensor.dtype, 1))
 
 
 #: elements in a byte, of dtypes for which torch counts each as an element

@@ -125,7 +125,7 @@ class Initializer:
 
 def finite(owner: Initializer, name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):  # Real alone asks its registry
         number = math.nan
     else:
         try:

@@ -40,7 +40,7 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
     with progress_of(progress) as tell:
         write(jobs, seed, tell)
     devices = {job.held.local.device for job in jobs}
-    nbytes = sum(job.nbytes for job in jobs)
+    nbytes = sum([job.nbytes for job in jobs])
     report = report_of(seed, claim, begin, measure_all(jobs), kept, nbytes, devices)
     on_meta: dict[int, str] = {}  # each tensor once, by the first of its names
     for name, slot in fit.slots.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -68,12 +67,18 @@ class _Forecast(NamedTuple):
     moments: Moments | None
     expected: tuple[Expected, ...]
     tolerance: float
+    centres: tuple[float, ...]
 
 
 @functools.lru_cache(maxsize=4096)
-def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool) -> _Forecast:
+def _forecast(initializer: Initializer, site: Site, dtype: torch.dtype, partial: bool) -> _Forecast:
     parts = expected(initializer, site, dtype, partial=partial)
-    return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype))
+    return _Forecast(initializer.moments(site), parts, tolerance(initializer, dtype), _centres(parts))
+
+
+def _centres(parts: tuple[Expected, ...]) -> tuple[float, ...]:
+    """What the values lie about: sums about these keep their digits."""
+    return tuple(law.mean for law in parts)
 
 
 #: where a forecast is for, if elements are drawn one by one: it is the same in every tensor
@@ -81,10 +86,11 @@ _ANYWHERE: Final = Site(shape=())
 _NOTHING: Final = Sums()
 
 
-def _forecast_of(initializer: Initializer, site: Site, dtype: torch.dtype, *, partial: bool) -> _Forecast:
+def _forecast_of(initializer: Initializer, site: Site, dtype: torch.dtype, partial: bool) -> _Forecast:
     if isinstance(initializer, Program):
-        return _Forecast(None, (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1), 0.0)
-    return _forecast(initializer, _ANYWHERE if isinstance(initializer, ELEMENTWISE) else site, dtype, partial=partial)
+        parts = (Expected(mean=0.0, std=0.0),) * (2 if dtype.is_complex else 1)
+        return _Forecast(None, parts, 0.0, _centres(parts))
+    return _forecast(initializer, _ANYWHERE if isinstance(initializer, ELEMENTWISE) else site, dtype, partial)
 
 
 class Accumulator:
@@ -107,7 +113,7 @@ class Accumulator:
         partial_rows = partial or entry.padding_idx is not None
         self._laws = []
         for law in laws_of(initializer):
-            forecast = _forecast_of(law, site, dtype or entry.dtype, partial=partial_rows)
+            forecast = _forecast_of(law, site, dtype or entry.dtype, partial_rows)
             self._laws.append(_OneLaw(law, forecast, error, partial=partial))
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
@@ -115,32 +121,29 @@ class Accumulator:
 
         Of every law there are as many, in turn, some of them without elements.
         """
-        row, pieces = self.entry.padding_idx, [(index, values)]
-        if row is not None and index[0].start <= row < index[0].stop:
-            inside, (first, *others) = row - index[0].start, index
-            pieces = [
-                ((slice(first.start, row), *others), values[:inside]),
-                ((slice(row + 1, first.stop), *others), values[inside + 1 :]),
-            ]
-        return [part for place, piece in pieces for part in self._by_law(place, piece)]
+        row = self.entry.padding_idx
+        if row is None or not index[0].start <= row < index[0].stop:
+            return self._by_law(index, values)
+        inside, (first, *others) = row - index[0].start, index
+        above = self._by_law((slice(first.start, row), *others), values[:inside])
+        return above + self._by_law((slice(row + 1, first.stop), *others), values[inside + 1 :])
 
-    def _by_law(self, index: tuple[slice, ...], values: Tensor) -> Iterator[tuple[Tensor, float]]:
+    def _by_law(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
         blocks = self.entry.initializer
         if not isinstance(blocks, Blocks):
-            yield from self._laws[0].parts(values)
-            return
+            return self._laws[0].parts(values)
         start, stop = index[blocks.dim].start, index[blocks.dim].stop
-        spans = blocks.spans(self.entry.shape[blocks.dim])
-        for law, (begin, end, _) in zip(self._laws, spans, strict=True):
+        parts: list[tuple[Tensor, float]] = []
+        for law, (begin, end, _) in zip(self._laws, blocks.spans(self.entry.shape[blocks.dim]), strict=True):
             first, last = (min(max(place, start), stop) for place in (begin, end))
-            yield from law.parts(values.narrow(blocks.dim, first - start, last - first))
+            parts += law.parts(values.narrow(blocks.dim, first - start, last - first))
+        return parts
 
     def take(self, sums: Sequence[Sums]) -> None:
         """Add the sums of ``parts``."""
-        laws = self._laws
-        each = len(laws[0].sums)
+        each = len(self._laws[0].sums)
         for number, one in enumerate(sums):
-            laws[number // each % len(laws)].take(number % each, one)
+            self._laws[number // each % len(self._laws)].sums[number % each] += one
 
     def result(self) -> Measured:
         """The measurement, with everything that deviates from the plan."""
@@ -173,17 +176,14 @@ class _OneLaw:
         self.initializer = initializer
         self.error = error
         self.partial = partial
-        self.planned, self.expected, self.tolerance = forecast
+        self.planned, self.expected, self.tolerance, self.centres = forecast
         self.sums = [_NOTHING] * len(self.expected)
 
     def parts(self, values: Tensor) -> list[tuple[Tensor, float]]:
         """What is to be summed, and about which centre."""
-        pieces = [values.real, values.imag] if values.is_complex() else [values]
-        return [(piece, law.mean) for piece, law in zip(pieces, self.expected, strict=True)]
-
-    def take(self, part: int, sums: Sums) -> None:
-        """Add the sums of the real or the imaginary part."""
-        self.sums[part] += sums
+        if not values.is_complex():
+            return [(values, self.centres[0])]
+        return list(zip((values.real, values.imag), self.centres, strict=True))
 
     def result(self, name: str) -> Measured:
         """The measurement of the parameter ``name``, as far as it is of this law."""
@@ -346,14 +346,22 @@ class Measurements(Sequence[Measured]):
 def measure_all(jobs: Sequence[Job]) -> Measurements:
     """Measure what was written, as it lies in memory here, all parameters together."""
     accumulators = [
-        Accumulator(job.entry, job.held.local.dtype, job.error, partial=job.held.numel != job.entry.numel)
+        Accumulator(
+            job.entry,
+            job.held.local.dtype,
+            job.error,
+            partial=job.held.sharded and job.held.numel != job.entry.numel,
+        )
         for job in jobs
     ]
-    parts = [
-        [part for values, region in job.held.places() for part in accumulator.parts(region.slices, values)]
-        for accumulator, job in zip(accumulators, jobs, strict=True)
-    ]
-    sums = iter(sums_of_all([part for of_one in parts for part in of_one]))
-    for accumulator, of_one in zip(accumulators, parts, strict=True):
-        accumulator.take(list(itertools.islice(sums, len(of_one))))
+    parts: list[tuple[Tensor, float]] = []
+    ends: list[int] = []  # of each accumulator's own
+    for accumulator, job in zip(accumulators, jobs, strict=True):
+        for values, region in job.held.places():
+            parts += accumulator.parts(region.slices, values)
+        ends.append(len(parts))
+    sums, begin = sums_of_all(parts), 0
+    for accumulator, end in zip(accumulators, ends, strict=True):
+        accumulator.take(sums[begin:end])
+        begin = end
     return Measurements(accumulators)

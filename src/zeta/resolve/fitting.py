@@ -220,14 +220,14 @@ def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot
         and slots[entry.name].shape != entry.shape
         and not nn.parameter.is_lazy(slots[entry.name].tensor)
     ]
-    written = {entry.name for entry in selected if not entry.kept}
+    wanted = {entry.name for entry in selected}
     problems = [
         listed(heading, names)
         for heading, names in (
             ("the plan names what the model does not have:", missing),
             ("the model has what the plan does not name:", extra),
             ("shapes differ:", shapes),
-            ("ties differ:", tie_problems(plan, slots, lambda entry: entry.name in written)),
+            ("ties differ:", tie_problems(plan, slots, lambda entry: entry.name in wanted and not entry.kept)),
         )
         if names
     ]
@@ -246,11 +246,12 @@ def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entr
         slot = slots.get(entry.name)
         if slot is None:
             continue
-        problems += [
-            f"{tie}: planned as the same tensor as {entry.name}, found another; tie them again, or plan this model"
-            for tie in entry.ties
-            if concerns(entry) and tie in slots and slots[tie].tensor is not slot.tensor
-        ]
+        if entry.ties and concerns(entry):
+            problems += [
+                f"{tie}: planned as the same tensor as {entry.name}, found another; tie them again, or plan this model"
+                for tie in entry.ties
+                if tie in slots and slots[tie].tensor is not slot.tensor
+            ]
         owner = owners.setdefault(id(slot.tensor), entry)
         if owner is not entry and (concerns(owner) or concerns(entry)):
             problems.append(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-import torch
+from msgspec import Struct
 from msgspec.structs import replace
 from torch import nn
 
@@ -32,6 +33,7 @@ _KEPT_RULE: Final = "kept: buffer"
 _UNWRITTEN_RULE: Final = "kept: not written"
 #: what entries have as their rule that no rule was given for
 UNRULED: Final = frozenset([_STATISTICS_RULE, _KEPT_RULE, _UNWRITTEN_RULE])
+_NAME: Final = operator.attrgetter("name")
 
 
 How = Rules | str
@@ -106,9 +108,18 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     by_tensor: dict[int, list[Slot]] = {}
     for slot in slots:
         by_tensor.setdefault(id(slot.tensor), []).append(slot)
-    return [
-        sorted(group, key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name)) for group in by_tensor.values()
-    ]
+    for group in by_tensor.values():
+        if len(group) > 1:
+            group.sort(key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name))
+    return list(by_tensor.values())
+
+
+class _Law(Struct, frozen=True, kw_only=True):
+    """What an initializer becomes at a site, and the axes of that; ``keys`` are what that was found by."""
+
+    solved: Initializer
+    axes: Axes | None
+    keys: tuple[Initializer | Axes | None, ...]
 
 
 class _Resolver:
@@ -125,6 +136,7 @@ class _Resolver:
         self.unsolved: list[str] = []
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
+        self._laws: dict[tuple[Any, ...], _Law] = {}
         self._names = [slot.name for group in groups for slot in group]
 
     def _layers(self, name: str) -> tuple[int, int] | None:
@@ -136,15 +148,31 @@ class _Resolver:
 
     def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
         """The first rule that matches any name of one tensor, and these names' matches."""
-        matches = [self._match(slot, lambda: _axes(group)) for slot in group]
-        claims = [self.rules.first(match) for match in matches]
-        winner = min((claim for claim in claims if claim is not None), default=None)
-        if winner is not None:
-            self.winners.add(winner)
-            for match, claim in zip(matches, claims, strict=True):
-                if claim is not None and claim != winner:
-                    self._note_overruled(claim, winner, match, group[0])
-        return winner, [match for match, claim in zip(matches, claims, strict=True) if claim == winner]
+        claims: dict[int, list[Match]] = {}
+        axes_of = functools.partial(_axes, group)
+        for slot in group:
+            match = Match(
+                name=slot.name,
+                shape=slot.shape,
+                dtype=slot.tensor.dtype,
+                kind=slot.kind,
+                module=slot.module,
+                local_name=slot.local_name,
+                layers=self._layers,
+                config=self.config,
+                axes_of=axes_of,
+            )
+            position = self.rules.first(match)
+            if position is not None:
+                claims.setdefault(position, []).append(match)
+        if not claims:
+            return None, []
+        winner = min(claims)
+        self.winners.add(winner)
+        for position, matches in claims.items():
+            if position != winner:
+                self._note_overruled(position, winner, matches, group[0])
+        return winner, claims[winner]
 
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
@@ -165,14 +193,16 @@ class _Resolver:
     def _label(self, position: int) -> str:
         return f"rule {position + 1} ({self.rules[position].label})"
 
-    def _note_overruled(self, claim: int, winner: int, match: Match, first: Slot) -> None:
-        """A rule would have matched one name of a tied tensor, of which an earlier rule matches another."""
-        if claim not in self.overruled:
-            with contextlib.suppress(ZetaError):
-                self.overruled[claim] = (
-                    f"; {match.name} is tied to a tensor that {self._label(winner)} matches first: remove this rule, "
-                    f'or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the other'
-                )
+    def _note_overruled(self, claim: int, winner: int, matches: list[Match], first: Slot) -> None:
+        """A rule would have matched these names of a tied tensor, of which an earlier rule matches another."""
+        for match in matches:
+            if claim not in self.overruled:
+                with contextlib.suppress(ZetaError):
+                    self.overruled[claim] = (
+                        f"; {match.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
+                        f'rule, or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the '
+                        "other"
+                    )
 
     def _meant(self, rule: Rule) -> str:
         """What the glob of a rule that matches no name may have meant."""
@@ -182,28 +212,13 @@ class _Resolver:
             return ""
         return did_you_mean_glob(pattern, self._names)
 
-    def _match(self, slot: Slot, axes_of_group: Callable[[], Axes]) -> Match:
-        return Match(
-            name=slot.name,
-            shape=slot.shape,
-            dtype=slot.tensor.dtype,
-            kind=slot.kind,
-            module=slot.module,
-            local_name=slot.local_name,
-            layers=self._layers,
-            config=self.config,
-            axes_of=axes_of_group,
-        )
-
     def _solved(self, group: list[Slot], matches: list[Match], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
 
-        def axes_of_group() -> Axes:
-            return _axes(group) if rule.axes is None else rule.axes.resolved(slot.shape)
-
         try:
             if rule.axes is not None:
-                matches = [replace(match, axes_of=axes_of_group) for match in matches]
+                given = functools.partial(rule.axes.resolved, slot.shape)
+                matches = [replace(match, axes_of=given) for match in matches]
             asked = [rule.initializer_for(match) for match in matches]
             if asked.count(asked[0]) < len(asked):
                 named = "; ".join(
@@ -213,14 +228,12 @@ class _Resolver:
                     f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
                 )
                 return None
-            if nn.parameter.is_lazy(slot.tensor) and not isinstance(asked[0], Keep):
-                raise SpecError("is lazy and has no shape yet; run one forward pass first")
-            if not isinstance(asked[0], Keep) and (problem := hook_problem(slot)) is not None:
-                raise SpecError(problem)
-            needed = asked[0].needs_axes or rule.axes is not None
-            axes = axes_of_group() if needed else axes_if_any(group)
-            solved = asked[0].solve(Site(shape=slot.shape, axes=axes))
-            check_dtype(solved, slot.tensor.dtype)
+            if not isinstance(asked[0], Keep):
+                if nn.parameter.is_lazy(slot.tensor):
+                    raise SpecError("is lazy and has no shape yet; run one forward pass first")
+                if (problem := hook_problem(slot)) is not None:
+                    raise SpecError(problem)
+            law = self._law(group, asked[0], rule.axes)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
@@ -228,21 +241,46 @@ class _Resolver:
             by = f", {self._label(position)}" if self.named else ""
             self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}{by}: {error}")
             return None
-        if not isinstance(solved, Keep):
-            self.written |= {id(each.module) for each in group}
-        padding = next((each.padding_idx for each in group if each.padding_idx is not None), None)
+        padding = None
+        if not isinstance(law.solved, Keep):
+            for each in group:
+                self.written.add(id(each.module))
+                padding = each.padding_idx if padding is None else padding
         return Entry(
             name=slot.name,
-            ties=tuple(each.name for each in group[1:]),
+            ties=tuple(map(_NAME, group[1:])),
             shape=slot.shape,
             dtype=slot.tensor.dtype,
             kind=slot.kind,
             rule=rule.label,
-            initializer=solved,
-            axes=axes,
-            padding_idx=None if isinstance(solved, Keep) else padding,
+            initializer=law.solved,
+            axes=law.axes,
+            padding_idx=padding,
             persistent=slot.persistent,
         )
+
+    def _law(self, group: list[Slot], asked: Initializer, axes: Axes | None) -> _Law:
+        """What one tensor gets, with the ``axes`` of its rule: solved once for all that have the same site.
+
+        The same initializer and axes are the same objects here: equal ones may differ in the sign of a zero.
+        """
+        slot = group[0]
+        given: list[Axes | None]
+        try:
+            given = [axes] if axes is not None else _each_known(group)
+        except FanError:  # a registered function refuses
+            given = [None]
+        key = (id(asked), slot.shape, slot.tensor.dtype, *map(id, given))
+        law = self._laws.get(key)
+        if law is None:
+            if axes is not None:
+                axes = axes.resolved(slot.shape)
+            else:
+                axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
+            solved = asked.solve(Site(shape=slot.shape, axes=axes))
+            check_dtype(solved, slot.tensor.dtype)
+            law = self._laws[key] = _Law(solved=solved, axes=axes, keys=(asked, *given))
+        return law
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
@@ -271,9 +309,9 @@ def entry_of(slot: Slot, initializer: Initializer, axes: Axes | None) -> Entry:
     if axes is not None:
         axes = axes.resolved(slot.shape)
     elif initializer.needs_axes:
-        axes = axes_of(None, "", torch.Size(slot.shape))
+        axes = axes_of(None, "", slot.shape)
     else:
-        axes = known_axes(None, "", torch.Size(slot.shape))
+        axes = known_axes(None, "", slot.shape)
     solved = initializer.solve(Site(shape=slot.shape, axes=axes))
     dtype = slot.tensor.dtype
     check_dtype(solved, dtype)
@@ -304,20 +342,31 @@ def unruled(group: list[Slot], *, restart: bool = True) -> Entry:
 def axes_if_any(group: list[Slot]) -> Axes | None:
     """The axes of one tensor, or ``None`` where nobody knows them."""
     try:
-        return _of_tied([known_axes(slot.module, slot.local_name, torch.Size(slot.shape)) for slot in group], group)
+        return _of_tied(_each_known(group), group)
     except FanError:
         return None
 
 
+def _of_tied_if_any(each: list[Axes | None], group: list[Slot]) -> Axes | None:
+    try:
+        return _of_tied(each, group)
+    except FanError:
+        return None
+
+
+def _each_known(group: list[Slot]) -> list[Axes | None]:
+    return [known_axes(slot.module, slot.local_name, slot.shape) for slot in group]
+
+
 def _axes(group: list[Slot]) -> Axes:
-    axes = _of_tied([axes_of(slot.module, slot.local_name, torch.Size(slot.shape)) for slot in group], group)
+    axes = _of_tied([axes_of(slot.module, slot.local_name, slot.shape) for slot in group], group)
     assert axes is not None
     return axes
 
 
 def _of_tied(each: list[Axes | None], group: list[Slot]) -> Axes | None:
     """The axes of one tensor from those of each name; an embedding that is also an output head has the head's."""
-    if None in each:
+    resolved = [axes.resolved(slot.shape) for axes, slot in zip(each, group, strict=False) if axes is not None]
+    if len(resolved) < len(group):
         return None
-    resolved = [axes.resolved(slot.shape) for axes, slot in zip(each, group, strict=True) if axes is not None]
     return next((axes for axes in resolved if not axes.lookup), resolved[0])

@@ -53,9 +53,10 @@ class Plan:
     costs: Mapping[str, Cost] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        twice = repeated(name for entry in self.entries for name in (entry.name, *entry.ties))
-        if twice:
-            raise PlanError(listed("a plan names every tensor once; these names occur again:", map(repr, twice)))
+        names = [name for entry in self.entries for name in (entry.name, *entry.ties)]
+        if len(set(names)) < len(names):
+            twice = map(repr, repeated(names))
+            raise PlanError(listed("a plan names every tensor once; these names occur again:", twice))
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)

@@ -76,7 +76,8 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
                 f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
                 "before torch.jit.script or trace"
             )
-        _refuse_shards(module)
+        if module._modules.get("_fsdp_wrapped_module") is not None:
+            _refuse_shards(module)
         inner = _inside(module)
         if inner is None:
             break
@@ -94,8 +95,6 @@ def _inside(module: nn.Module) -> nn.Module | None:
 
 def _refuse_shards(module: nn.Module) -> None:
     """FSDP1's parameters are 1-D pieces of the real ones, unless nothing is sharded or they are summoned."""
-    if module._modules.get("_fsdp_wrapped_module") is None:
-        return
     strategy, state = getattr(module, "sharding_strategy", None), getattr(module, "training_state", None)
     if getattr(strategy, "name", "NO_SHARD") != "NO_SHARD" and getattr(state, "name", "") != "SUMMON_FULL_PARAMS":
         raise TargetError(
@@ -122,10 +121,13 @@ def walk(model: nn.Module) -> list[Slot]:
     while path:
         place, rest = path[-1]
         for item in rest:
-            _refuse_no_text(item.name if isinstance(item, Slot) else item.prefix)
             if isinstance(item, Slot):
+                if not item.name.isascii():
+                    _refuse_no_text(item.name)
                 found.append(item)
                 continue
+            if not item.prefix.isascii():
+                _refuse_no_text(item.prefix)
             if id(item.module) in above:
                 raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
             above.add(id(item.module))
@@ -142,15 +144,17 @@ def _met(place: _Place) -> list[Slot | _Place]:
     module, prefix = place.module, place.prefix
     if isinstance(module, parametrize.ParametrizationList):
         return []  # reached on its own, as by Module.apply: its tensors are the layer's business
-    _refuse_quantized(module, prefix)
+    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+    if _is_quantized(layer):
+        _refuse_quantized(module, prefix)
     met: list[Slot | _Place] = []
     for local, parameter in module._parameters.items():
         if parameter is None:
             continue
         _refuse_unknown_storage(parameter, prefix, local)
-        shape = () if nn.parameter.is_lazy(parameter) else tuple(parameter.shape)
-        ndim = None if nn.parameter.is_lazy(parameter) else len(shape)
-        kind = Kind.PARAMETRIZATION if place.inside else kind_of(module, local, ndim)
+        lazy = nn.parameter.is_lazy(parameter)
+        shape = () if lazy else tuple(parameter.shape)
+        kind = Kind.PARAMETRIZATION if place.inside else kind_of(module, local, None if lazy else len(shape))
         met.append(Slot(name=prefix + local, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
     for local, buffer in module._buffers.items():
         if buffer is None:
@@ -197,7 +201,7 @@ def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Itera
 def _refuse_no_text(name: str) -> None:
     """A name decides values by its UTF-8, and is written to files."""
     try:
-        name.isascii() or name.encode()
+        name.encode()
     except UnicodeEncodeError as error:
         raise TargetError(
             f"{name!r} is not valid Unicode ({error.reason}); give the module or tensor another name"
@@ -205,10 +209,7 @@ def _refuse_no_text(name: str) -> None:
 
 
 def _refuse_quantized(module: nn.Module, prefix: str) -> None:
-    layer: Any = type(module)
-    if _is_quantized(layer) and (
-        callable(getattr(layer, "weight", None)) or any(hasattr(module, name) for name in _PACKED)
-    ):
+    if callable(getattr(type(module), "weight", None)) or any(hasattr(module, name) for name in _PACKED):
         raise TargetError(
             f"{_where(prefix)}: {type(module).__name__} is quantized, its weights are packed integers. "
             "Initialize the floating-point model and quantize it afterwards"
@@ -271,6 +272,8 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 def hook_problem(slot: Slot) -> str | None:
     """Why no rule can give a parameter its value that a deprecated hook computes the weight from, or ``None``."""
+    if not slot.module._forward_pre_hooks:
+        return None
     for name, hook in hooked(slot.module).items():
         if slot.local_name in stored_names(hook):
             kind = "spectral_norm" if isinstance(hook, SpectralNorm) else "weight_norm"

@@ -15,6 +15,8 @@ from zeta.errors import SpecError
 Part = Callable[[str, set[int]], set[int]]
 
 _RANGE: Final = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
+#: begins something else than text
+_SPECIAL: Final = re.compile(r"[*?\[{]")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 #: braces inside each other
 _DEEPEST: Final = 16
@@ -34,6 +36,12 @@ def glob_matcher(pattern: str) -> Callable[[str], bool]:
     rest, parts = pattern, list[Part]()
     if pattern.startswith("*."):
         parts, rest = [_module], pattern[2:]
+    # most globs are a whole name, or the end of one: a text compares these at once
+    end = pattern[1:]
+    if not _SPECIAL.search(rest):
+        return (lambda name: name == rest or name.endswith(end)) if parts else (lambda name: name == rest)
+    if pattern[0] == "*" and not _SPECIAL.search(end):
+        return lambda name: name.endswith(end)
     parts += _parsed(rest, pattern)
     whole = _one_after_another(parts)
     ending = re.split(r"[*?\]}]", rest)[-1]  # the most common names to be refused have another

@@ -79,7 +79,7 @@ class Rule:
         if (match.kind is Kind.BUFFER) is not self.buffers:
             return False
         try:
-            return self.where(match)
+            return bool(self.where.test(match))
         except ZetaError:
             raise
         except Exception as error:

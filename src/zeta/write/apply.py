@@ -20,14 +20,14 @@ from zeta.compute.stream.random import parameter_key
 from zeta.compute.values import computed, values_of
 from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
-from zeta.resolve.fitting import Fit
+from zeta.resolve.fitting import Fit, check_dtype
 from zeta.resolve.planning import UNRULED
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
 from zeta.write.parametrized import Inversion, inversion_error, invert
 from zeta.write.shards import Held, held, whole
-from zeta.write.targets import check_memory, check_target, check_writable, shared
+from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
@@ -50,7 +50,7 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def nbytes(self) -> int:
         """The bytes of what is here."""
-        return self.held.numel * self.entry.dtype.itemsize
+        return self.held.local.numel() * self.entry.dtype.itemsize
 
     @property
     def memory(self) -> Tensor:
@@ -81,13 +81,18 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
         try:
             if not checked:
                 check_target(entry, slot)
-            if not entry.kept:
-                jobs.append(job_of(entry, slot, seed, given))
+            if entry.kept:
+                continue
+            if not checked:
+                check_dtype(entry.initializer, slot.tensor.dtype)
+            jobs.append(job_of(entry, slot, seed, given))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    on_purpose = {entry.name for entry in fit.plan if entry.kept and entry.rule not in UNRULED}
+    on_purpose = {
+        entry.name for entry in fit.plan if entry.kind is Kind.BUFFER and entry.kept and entry.rule not in UNRULED
+    }
     problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values(), on_purpose)
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
@@ -134,8 +139,9 @@ def check_parameters(slots: Iterable[Slot]) -> None:
     for slot in slots:
         if slot.kind is not Kind.BUFFER:
             try:
-                check_memory(slot)
-                check_writable(slot)
+                if not is_usual(slot):
+                    check_memory(slot)
+                    check_writable(slot)
                 if (problem := hook_problem(slot)) is not None:
                     raise TargetError(problem)
             except TargetError as error:
@@ -168,12 +174,12 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             progress(name, done, total)
     # kernels write to memory that autograd does not watch
     # of shards, the forward pass does it: it communicates
-    modules = {id(job.slot.module): job.slot.module for job in jobs if hooked(job.slot.module)}
+    modules = {id(job.slot.module): job.slot.module for job in jobs if job.slot.module._forward_pre_hooks}
     for module in modules.values():
-        if not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
+        if hooked(module) and not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
             recompute(module)
     sharded = [job.held.local for job in jobs if job.held.sharded]
-    changed = [tensor for tensor in (*(job.slot.tensor for job in jobs), *sharded) if not tensor.is_inference()]
+    changed = [tensor for tensor in [*[job.slot.tensor for job in jobs], *sharded] if not tensor.is_inference()]
     torch.autograd.graph.increment_version(changed)
 
 
@@ -235,4 +241,4 @@ _fill: Final = uncollected(fill_)
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
-    return torch.inference_mode() if any(tensor.is_inference() for tensor in tensors) else torch.no_grad()
+    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else torch.no_grad()

@@ -6,6 +6,7 @@ would write nothing, or to the wrong elements. They are refused by name.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -25,23 +26,16 @@ def runtime_problem(slot: Slot) -> str | None:
             f"belongs to DeepSpeed's ZeRO-3, which holds its {tuple(getattr(tensor, 'ds_shape', ()))} elsewhere; "
             "initialize before deepspeed.initialize, or inside deepspeed.zero.GatheredParameters"
         )
-    extent = None if slot.parametrization is not None or is_sharded(tensor) else _extent(slot.module, slot.local_name)
-    if extent is None or tensor.numel() == extent:
+    layer: Any = type(slot.module)  # mypy takes its __hash__ for that of an instance
+    shape = _extents_of(layer).get(slot.local_name)
+    if shape is None or tensor.numel() == (extent := math.prod(shape(slot.module))):
+        return None
+    if slot.parametrization is not None or is_sharded(tensor):
         return None
     return (
         f"has {tensor.numel():,} elements, but its {type(slot.module).__name__} says {extent:,}: another runtime, such "
         "as FSDP1, holds the rest; initialize before wrapping, or use fully_shard"
     )
-
-
-def _extent(module: Any, name: str) -> int | None:
-    """The number of elements by the attributes of one of torch's layers; ``None`` for any other layer or parameter."""
-    shape = _EXTENTS.get(type(module), {}).get(name)
-    if shape is not None:
-        return math.prod(shape(module))
-    if isinstance(module, _NormBase) and name in ("weight", "bias"):
-        return int(module.num_features)
-    return None
 
 
 def _of_convolution(module: Any) -> tuple[int, ...]:
@@ -60,3 +54,10 @@ _EXTENTS: Final[Mapping[type, Extents]] = {
         for convolution in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     },
 }
+_OF_NORM: Final[Extents] = dict.fromkeys(("weight", "bias"), lambda m: (m.num_features,))
+
+
+@functools.lru_cache(maxsize=4096)
+def _extents_of(layer: Any) -> Extents:
+    """The shapes of parameters by the attributes of one of torch's layers; none for any other class."""
+    return _EXTENTS.get(layer, _OF_NORM if issubclass(layer, _NormBase) else {})

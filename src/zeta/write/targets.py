@@ -14,7 +14,6 @@ from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
 from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
-from zeta.resolve.fitting import check_dtype
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
@@ -40,9 +39,9 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
                 memory.append((slot.name, tensor))
     by_device: dict[torch.device, list[_Extent]] = {}
     for name, tensor in memory:
-        begin = tensor.data_ptr()
-        if begin and tensor.numel():
-            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes_of(tensor), tensor, name))
+        begin, nbytes = tensor.data_ptr(), nbytes_of(tensor)
+        if begin and nbytes:
+            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes, tensor, name))
     problems: list[str] = []
     for extents in by_device.values():
         extents.sort(key=operator.itemgetter(0))
@@ -51,7 +50,8 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
         for found in extents:
             begin, until, tensor, name = found
             if begin >= end:
-                overlapping.clear()
+                overlapping, end = [found], until
+                continue
             problems += [
                 f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by assigning "
                 "the same Parameter, or give one its own memory"
@@ -82,15 +82,33 @@ def _meet(first: Tensor, second: Tensor) -> bool:
     return bool(marks.as_strided(second.shape, second.stride(), shift // size).any())
 
 
+def is_usual(slot: Slot) -> bool:
+    """Whether this is a weight in memory of its own, as nearly all are: then no check of memory refuses it.
+
+    One after the other, all those checks of a small tensor take longer than to write it.
+    """
+    tensor = slot.tensor
+    return (
+        type(tensor) in (nn.Parameter, Tensor)
+        and slot.parametrization is None
+        and not tensor.is_meta
+        and tensor.layout is torch.strided
+        and tensor.dtype in dtypes.DRAWABLE
+        and tensor.is_contiguous()
+        and has_address(tensor)
+        and runtime_problem(slot) is None
+    )
+
+
 def check_target(entry: Entry, slot: Slot) -> None:
-    """Raise ``TargetError`` or ``SpecError`` if this tensor cannot hold the entry's values."""
+    """Raise ``TargetError`` if this tensor's memory cannot hold the entry's values."""
+    if is_usual(slot):
+        return
     check_memory(slot)
-    if entry.kept:
-        if is_freed(local(slot.tensor)):
-            raise TargetError(_FREED)
-    else:
+    if not entry.kept:
         check_writable(slot)
-        check_dtype(entry.initializer, slot.tensor.dtype)
+    elif is_freed(local(slot.tensor)):
+        raise TargetError(_FREED)
 
 
 def check_memory(slot: Slot) -> None:

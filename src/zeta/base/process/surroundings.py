@@ -16,8 +16,7 @@ from zeta.base.modules import modules_of
 from zeta.errors import TargetError
 
 
-@contextlib.contextmanager
-def plain() -> Iterator[None]:
+def plain() -> contextlib.AbstractContextManager[None]:
     """Run the block outside of all modes: default device, ``FakeTensorMode``, inference, autocast.
 
     Raises ``TargetError`` inside a transform of ``torch.func``, where tensors are wrappers without memory.
@@ -27,6 +26,20 @@ def plain() -> Iterator[None]:
             "zeta was called inside a transform of torch.func (vmap, grad, jvp, functionalize), where tensors are "
             "wrappers without memory; call it outside of the transformed function. Nothing was changed"
         )
+    surrounded = (
+        torch._C._len_torch_function_stack()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_any_autocast_enabled()
+        or torch.is_inference_mode_enabled()
+    )
+    return _outside() if surrounded else _HERE
+
+
+_HERE: Final = contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
     modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
     cast = [kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)]
     try:

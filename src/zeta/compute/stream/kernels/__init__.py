@@ -61,8 +61,9 @@ def fill(tasks: Iterable[Task]) -> None:
     for device, of_device in by_device.items():
         chosen = backend(device)
         at_once: list[Task] = []
+        reached = device.type in ("cpu", "cuda")
         for task in of_device:
-            if device.type not in ("cpu", "cuda") or task.law.dtype not in _EVERY_DTYPE:
+            if not reached or task.law.dtype not in _EVERY_DTYPE:
                 _staged(task)
             elif task.law.dtype in chosen.dtypes:
                 at_once.append(task)
