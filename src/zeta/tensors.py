@@ -15,9 +15,8 @@ from zeta.compute.values import computed
 from zeta.errors import LayerTypeError, PlanError, SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
-from zeta.resolve.fitting import check_dtype
-from zeta.resolve.planning import entry_of
 from zeta.resolve.plans import Plan
+from zeta.resolve.resolver import check_dtype, entry_of
 from zeta.resolve.slots import slot_of
 from zeta.write.apply import job_of, write
 from zeta.write.guards import note_entry, on_values, on_values_or_recorded, recording_here

@@ -26,7 +26,7 @@ from zeta.write.checkpoint import MAX_SHARD_SIZE
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers", "--device", "--fallback"}
-MODEL_OPTIONS |= {"--json", "--debug", "--help"}
+MODEL_OPTIONS |= {"--override", "--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
     "check": MODEL_OPTIONS - {"--device"}

@@ -180,6 +180,25 @@ def test_a_fallback_gives_the_rest(here: Path) -> None:
     assert not load_file("out/model.safetensors")["weight"].any()
 
 
+def test_an_override_changes_some_of_it(here: Path) -> None:
+    (here / "some.toml").write_text('[[rules]]\nname = "body.bias"\ninitializer = "Ones"\n', encoding="utf-8")
+    result = run("init", "nets.py:Own", "--override", "some.toml", "--out", "out", "--seed", "7")
+    assert_done(result)
+    model, plan = own()
+    zeta.materialize_(model, plan, 7)
+    saved = load_file("out/model.safetensors")
+    assert {name for name, value in saved.items() if not torch.equal(value, model.state_dict()[name])} == {"body.bias"}
+    assert (saved["body.bias"] == 1).all()
+    assert_done(run("verify", "out"))
+    (here / "some.toml").write_text('[[rules]]\nname = "body.bais"\ninitializer = "Ones"\n', encoding="utf-8")
+    result = run("plan", "nets.py:Own", "--override", "some.toml")
+    assert result.exit_code == 2
+    assert "never win" in result.stderr
+    result = run("plan", "nets.py:Own", "--override", "some.toml", "--recipe", "torch")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "put a rule first instead" in " ".join(result.stderr.split())
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_notice_is_a_paragraph() -> None:
     result = run("plan", "nets.py:Elsewhere")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -27,6 +27,12 @@ def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:
     if plist.is_tensor:
         return [plist.original]
     return [getattr(plist, f"original{number}") for number in range(plist.ntensors)]
+
+
+def following(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:
+    """The buffers that get a new value with each new weight: singular vectors, and the base of an orthogonal matrix."""
+    kinds = parametrizations._SpectralNorm | parametrizations._Orthogonal
+    return [buffer for part in plist if isinstance(part, kinds) for buffer in part.buffers()]
 
 
 def hooked(module: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:

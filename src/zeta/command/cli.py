@@ -54,6 +54,10 @@ RecipeOption = Annotated[
 RulesOption = Annotated[
     Path | None, typer.Option("--rules", help="a rule file: .toml, .json, or .py that defines rules")
 ]
+OverrideOption = Annotated[
+    Path | None,
+    typer.Option("--override", help="a rule file for some parameters; the constructor is recorded for the rest"),
+]
 KwargsOption = Annotated[
     str, typer.Option("--kwargs", metavar="JSON", help="keyword arguments for the callable or the configuration")
 ]
@@ -153,6 +157,7 @@ def init_command(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write to")],
     recipe: RecipeOption = None,
     rules: RulesOption = None,
+    override: OverrideOption = None,
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
@@ -177,7 +182,8 @@ def init_command(
 ) -> None:
     """Initialize MODEL and write its safetensors files and zeta.json, without allocating the model.
 
-    The values come from a recipe or rules; without them, the model's own constructor is recorded. For a transformers
+    The values come from a recipe or rules; without them, the model's own constructor is recorded, and --override
+    changes some of it. For a transformers
     model, config.json is written too, so that from_pretrained loads the folder. The files of an interrupted run are
     kept if they are large, and the same command resumes from them. Ends with the fast health check, if a batch is given
     or can be made; its findings do not change the exit code.
@@ -186,6 +192,7 @@ def init_command(
         model=model,
         recipe=recipe,
         rules=rules,
+        override=override,
         kwargs=kwargs,
         dtype=dtype,
         cast_buffers=cast_buffers,
@@ -228,6 +235,7 @@ def check_model(
     sarif: Annotated[Path | None, typer.Option("--sarif", metavar="FILE", help="write SARIF")] = None,
     recipe: RecipeOption = None,
     rules: RulesOption = None,
+    override: OverrideOption = None,
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
@@ -244,6 +252,7 @@ def check_model(
         model=model,
         recipe=recipe,
         rules=rules,
+        override=override,
         kwargs=kwargs,
         dtype=dtype,
         cast_buffers=cast_buffers,
@@ -260,6 +269,7 @@ def plan_command(
     model: ModelArgument,
     recipe: RecipeOption = None,
     rules: RulesOption = None,
+    override: OverrideOption = None,
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
     cast_buffers: CastBuffersOption = False,
@@ -276,6 +286,7 @@ def plan_command(
         model=model,
         recipe=recipe,
         rules=rules,
+        override=override,
         kwargs=kwargs,
         dtype=dtype,
         cast_buffers=cast_buffers,

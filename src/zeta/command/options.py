@@ -42,7 +42,11 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
                 "which allocates nothing anywhere. Leave --device out"
             )
         built, decided = record_model(asked.model, arguments, fallback_of(asked.fallback))
+        if asked.override is not None:
+            decided = decided.override(read_rules(asked.override, built), built)
     else:
+        if asked.override is not None:
+            raise UsageError("--override changes what is recorded; with --recipe or --rules, put a rule first instead")
         if device not in (None, "meta", "cpu"):
             raise UsageError(f"--device must be meta or cpu, got {device!r}")
         if asked.fallback is not None:

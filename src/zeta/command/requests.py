@@ -29,6 +29,7 @@ class ModelOptions:
     model: str
     recipe: str | None = None
     rules: Path | None = None
+    override: Path | None = None
     kwargs: str = "{}"
     dtype: str | None = None
     cast_buffers: bool = False

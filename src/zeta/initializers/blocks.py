@@ -34,6 +34,7 @@ class Blocks(Initializer):
     parameter at this place, so that ``Blocks(a, a)`` is ``a`` for elementwise initializers. A part may be any law, but
     not ``Keep()``, a program or other blocks.
 
+    >>> from zeta.initializers import Ones, Zeros
     >>> Blocks(Zeros(), Ones(), Zeros(), Zeros()) == Blocks(i=Zeros(), f=Ones(), g=Zeros(), o=Zeros())
     True
     """

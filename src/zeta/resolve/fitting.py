@@ -15,8 +15,6 @@ from zeta.base.modules import check_module
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed, notice
-from zeta.initializers import Initializer, Keep, Program
-from zeta.initializers.reach import check_law
 from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
@@ -28,10 +26,6 @@ from zeta.rules.where import Where, did_you_mean_glob
 Only = str | Collection[str] | Callable[[str], bool]
 Item = TypeVar("Item")
 _ONLY: Final = "only must be a name or glob, a collection of them, or a function of the name, as in only='head.*'"
-
-
-#: these say nothing about a dtype that check_law could look at
-_WITHOUT_LAW: Final = (Keep, Program)
 
 
 class Fit(Struct, frozen=True, kw_only=True, eq=False):
@@ -259,9 +253,3 @@ def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entr
                 "model"
             )
     return problems
-
-
-def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
-    """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
-    if not isinstance(initializer, _WITHOUT_LAW):  # a program says its own dtypes
-        check_law(initializer, dtype)

@@ -10,17 +10,22 @@ from typing import Final
 
 import msgspec
 import torch
+from torch import nn
 
 from zeta.base import dtypes, html
+from zeta.base.modules import check_module
+from zeta.base.parametrizations import following
 from zeta.base.process.garbage import uncollected
 from zeta.base.reading import decode, encode, json_text, repeated, shallow, shown
 from zeta.base.spelling import did_you_mean
 from zeta.base.text import bytes_text, count_text, fold, number_text, shape_text, table, terminal_width
-from zeta.errors import PlanError, ZetaError, listed
+from zeta.errors import PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes
 from zeta.initializers import Initializer, Program
 from zeta.resolve.entries import Cost, Entry, Row, RowReader, RowWriter, text_of
-from zeta.rules import Kind
+from zeta.resolve.resolver import groups, overriding, unruled
+from zeta.resolve.slots import unwrap, walk
+from zeta.rules import Kind, Rules
 
 __all__ = ["FORMAT", "Cost", "Entry", "Plan", "essences"]
 
@@ -126,6 +131,43 @@ class Plan:
         """Return the plan with every floating-point parameter in ``dtype``; buffers keep theirs."""
         meant = (one.dtype in dtypes.REAL and one.kind is not Kind.BUFFER for one in self.entries)
         return Plan(tuple(replace(one, dtype=dtype) if m else one for one, m in zip(self.entries, meant, strict=True)))
+
+    def override(self, rules: Rules, model: nn.Module) -> Plan:
+        """Return this plan of ``model``, except for what ``rules`` match: the model's own initialization, except ...
+
+        Args:
+            rules: which tensors get another initializer; a rule that never wins is an error, as in ``zeta.plan``.
+            model: the model that this plan is of, real or on meta; rules look at its modules.
+
+        Raises:
+            PlanError: rules that never win or do not fit, or the plan is of another model.
+            SpecError: ``rules`` are no ``Rules``.
+
+        >>> from torch import nn
+        >>> from zeta import Rule, record
+        >>> from zeta.initializers import Zeros
+        >>> model, recorded = record(lambda: nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)))
+        >>> plan = recorded.override(Rules([Rule("1.weight", Zeros())]), model)
+        >>> plan["1.weight"].initializer, plan["0.weight"] == recorded["0.weight"]
+        (Zeros(), True)
+        """
+        check_module(model)
+        if not isinstance(rules, Rules):
+            raise SpecError(f"expected Rules([...]), got {shown(rules)}")
+        inner = unwrap(model)
+        everything = groups(walk(inner))
+        names = {frozenset(slot.name for slot in group) for group in everything}
+        planned = {frozenset((entry.name, *entry.ties)) for entry in self.entries}
+        if names != planned:
+            other = sorted(", ".join(sorted(tied)) for tied in names ^ planned)
+            raise PlanError(listed("this plan is not of this model; only one of them has these names and ties:", other))
+        new = {entry.name: entry for entry in overriding(rules, everything, getattr(inner, "config", None))}
+        lists = [group[0].parametrization for group in everything if group[0].name in new]
+        follow = {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
+        for group in everything:  # these are computed from the new weight
+            if id(group[0].tensor) in follow:
+                new.setdefault(group[0].name, unruled(group))
+        return Plan(tuple(new.get(entry.name, entry) for entry in self.entries))
 
     @property
     def summary(self) -> str:

@@ -1,6 +1,6 @@
 """Every name of every parameter and buffer of a model, whatever wraps or parametrizes it.
 
-``planning.groups`` finds the names of one tensor, and which of them is canonical.
+``resolver.groups`` finds the names of one tensor, and which of them is canonical.
 
 Wrappers (``torch.compile``, DistributedDataParallel, checkpoint and FSDP wrappers) do not show in a name, and a
 parametrized weight goes by the name of the weight.

@@ -20,9 +20,9 @@ from zeta.compute.stream.random import parameter_key
 from zeta.compute.values import computed, values_of
 from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
-from zeta.resolve.fitting import Fit, check_dtype
-from zeta.resolve.planning import UNRULED
+from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
+from zeta.resolve.resolver import UNRULED, check_dtype
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
 from zeta.write.parametrized import Inversion, inversion_error, invert

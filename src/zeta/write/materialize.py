@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import modules_of, parameters_of, tensors_of
-from zeta.base.parametrizations import originals
+from zeta.base.parametrizations import following, originals
 from zeta.base.tensors import attributes, extent, has_address, swap
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
@@ -127,12 +127,17 @@ def _check_values(fit: Fit) -> None:
     """Raise ``TargetError`` for tensors on meta to which the plan gives no value."""
     known: set[int] = set()
     problems: list[str] = []
+    written = (slot.parametrization for slot in fit.slots.values() if not fit.plan[slot.name].kept)
+    follow = {id(buffer) for plist in written if plist is not None for buffer in following(plist)}
     for slot in fit.slots.values():
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:
             known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
-        if slot.tensor.is_meta and fit.plan[slot.name].kept:
-            problems.append(f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule")
+        if slot.tensor.is_meta and fit.plan[slot.name].kept and id(slot.tensor) not in follow:
+            problems.append(
+                f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule, or take what the "
+                "constructor computes: model, recorded = zeta.record(...), then recorded.override(rules, model)"
+            )
     problems += [
         f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
         "register_buffer makes it one"

@@ -18,7 +18,7 @@ from zeta.check.watch.batches import Call, mapped
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.moments import TINY, plain
-from zeta.resolve.planning import groups
+from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
 #: random vectors for the mean square, and rounds of the power iteration for the largest singular value

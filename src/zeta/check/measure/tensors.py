@@ -12,7 +12,7 @@ from zeta.check.facts.evidence import Pass, TensorFacts
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
 from zeta.fans import Axes
-from zeta.resolve import planning
+from zeta.resolve import resolver
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
@@ -31,7 +31,7 @@ def tensor_facts(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozens
     """
     entries = {name: entry for entry in plan or () for name in (entry.name, *entry.ties)}
     found: list[TensorFacts] = []
-    for group in planning.groups(slots):
+    for group in resolver.groups(slots):
         slot = group[0]
         values = _values(slot)
         gradient = _gradient(slot, seen)
@@ -86,4 +86,4 @@ def _stats(values: Tensor) -> Stats:
 
 
 def _axes(group: list[Slot]) -> Axes | None:
-    return planning.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None
+    return resolver.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None

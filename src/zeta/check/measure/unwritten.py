@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zeta.base.modules import copy_of, modules_of, tensors_of
 from zeta.check.watch.isolation import preserved
-from zeta.resolve.planning import groups
+from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, walk
 
 Initialize = Callable[[Any], object]

@@ -20,7 +20,7 @@ from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
-from zeta.resolve.planning import groups
+from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
 # graph nodes with one input that are followed from the logits or the output back to the head

@@ -20,8 +20,8 @@ from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
 from zeta.base.tensors import swap
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed, notice
-from zeta.resolve import planning
-from zeta.resolve.fitting import Only, check_dtype, chosen_by
+from zeta.resolve import resolver
+from zeta.resolve.fitting import Only, chosen_by
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.leaving import leave_on_meta
 from zeta.resolve.recording.recognition import Recognized, recognize
@@ -219,7 +219,7 @@ def _plan(
 
     ``before`` is what each name held when the function was called.
     """
-    groups = planning.groups(walk(model))
+    groups = resolver.groups(walk(model))
     wanted = chosen_by(only, groups, lambda group: [slot.name for slot in group])
     tensors = [_RecordedTensor(group=group, node=_node(group[0], recorder, effective)) for group in wanted]
     untouched = {
@@ -242,7 +242,7 @@ def _plan(
     for tensor in tensors:
         name = tensor.slot.name
         if name in kept and name not in ruled:
-            entries.append(planning.unruled(tensor.group, restart=live is None or name not in live))
+            entries.append(resolver.unruled(tensor.group, restart=live is None or name not in live))
         elif name in ruled:
             problems.pop(name, None)
             entries.append(ruled[name])
@@ -310,12 +310,12 @@ def _is_kept(slot: Slot, before: Mapping[str, tuple[_Content, ...]], now: tuple[
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
     """The entries that rules give for the tensors with these names."""
     wanted = [group for group in groups if group[0].name in names]
-    return {entry.name: entry for entry in planning.resolve(rules, groups, wanted, getattr(model, "config", None))}
+    return {entry.name: entry for entry in resolver.resolve(rules, groups, wanted, getattr(model, "config", None))}
 
 
 def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str]) -> Entry:
     slot, node = tensor.slot, tensor.node
-    axes = found.axes if found.axes is not None else planning.axes_if_any(tensor.group)
+    axes = found.axes if found.axes is not None else resolver.axes_if_any(tensor.group)
     entry = Entry(
         name=slot.name,
         ties=tuple(other.name for other in tensor.group[1:]),
@@ -331,7 +331,7 @@ def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str])
     try:
         if axes is not None:
             axes.resolved(slot.shape)
-        check_dtype(entry.initializer, entry.dtype)
+        resolver.check_dtype(entry.initializer, entry.dtype)
     except ZetaError as error:
         problems[slot.name] = str(error)
     return entry

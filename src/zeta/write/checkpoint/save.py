@@ -23,8 +23,9 @@ from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
 from zeta.compute.values import values_of
 from zeta.errors import TargetError, ZetaError, ZetaNotice, listed
-from zeta.resolve.fitting import check_dtype, tie_problems
+from zeta.resolve.fitting import tie_problems
 from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.resolver import check_dtype
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind
 from zeta.write.apply import Progress
