@@ -332,9 +332,10 @@ def _axes(group: list[Slot]) -> Axes:
 
 def _of_tied(each: list[Axes | None], group: list[Slot]) -> Axes | None:
     """The axes of one tensor from those of each name; an embedding that is also an output head has the head's."""
-    resolved = [axes.resolved(slot.shape) for axes, slot in zip(each, group, strict=False) if axes is not None]
-    if len(resolved) < len(group):
+    known = [axes for axes in each if axes is not None]
+    if len(known) < len(each):
         return None
+    resolved = [axes.resolved(slot.shape) for axes, slot in zip(known, group, strict=True)]
     return next((axes for axes in resolved if not axes.lookup), resolved[0])
 
 

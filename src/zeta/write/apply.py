@@ -241,4 +241,5 @@ _fill: Final = uncollected(fill_)
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
-    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else torch.no_grad()
+    # set_grad_enabled takes half as long to make as no_grad, which it is the same as
+    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else torch.set_grad_enabled(False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
-from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
+from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps, storage_of
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
@@ -95,7 +95,8 @@ def is_usual(slot: Slot) -> bool:
         and tensor.layout is torch.strided
         and tensor.dtype in dtypes.DRAWABLE
         and tensor.is_contiguous()
-        and has_address(tensor)
+        and (storage := storage_of(tensor)) is not None
+        and storage.nbytes() >= tensor.storage_offset() * tensor.itemsize + tensor.nbytes
         and runtime_problem(slot) is None
     )
 
