@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.helpers import stream_by_the_book as book
 from tests.helpers.layers import raw
 from tests.helpers.sharded import fake_mesh
 from zeta import Axes, Rule, Rules, utils
+from zeta.base.reading import shown
 from zeta.initializers import (
     Constant,
     Dirac,
@@ -514,3 +516,43 @@ def test_a_kept_tensor_has_none() -> None:
     with pytest.raises(zeta.PlanError, match="weight is kept: its values are those that the model has"):
         zeta.values(plan, "weight", 0)
     assert torch.equal(zeta.values(plan, "bias", 0), torch.zeros(2))
+
+
+class Mixed(nn.Module):
+    """A distribution, a program, constants 0 and 1, complex numbers, whole numbers and truth values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = nn.Parameter(torch.randn(3, 5))
+        self.program = nn.Parameter(torch.randn(3, 5).pow(3))
+        self.zeros, self.ones = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(3))
+        self.turned = nn.Parameter(torch.randn(4, dtype=torch.complex64) * 2j)
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("mask", torch.rand(7) > 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_values_are_given_in_a_dtype_that_holds_them() -> None:
+    _, plan = zeta.record(Mixed)
+    real = {torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2}
+    twofold = {torch.complex64, torch.complex128, torch.complex32}
+    whole = {torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool}
+    for entry in plan:
+        for dtype in real | twofold | whole:
+            if dtype == entry.dtype or dtype in (twofold if entry.dtype.is_complex else real):
+                assert zeta.values(plan, entry.name, 0, dtype=dtype).dtype is dtype
+            else:
+                with pytest.raises(zeta.SpecError, match=f"dtype must be the planned .*, got {dtype}"):
+                    zeta.values(plan, entry.name, 0, dtype=dtype)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "", "mps:99", "lazy", None, 1.5, True, torch.device("cuda:99"), 99])
+def test_a_device_that_torch_does_not_have(device: Any) -> None:
+    model, plan = zeta.record(nn.Linear, 2, 3)
+    for call in (partial(zeta.values, plan, "weight", 0), partial(zeta.materialize_, model, plan, 0)):
+        with pytest.raises(zeta.SpecError, match="device must be one that torch has here") as refused:
+            call(device=device)
+        assert f"got {shown(device)}: " in str(refused.value)
+    assert model.weight.is_meta
+    with pytest.raises(zeta.SpecError, match="device must not be meta"):
+        zeta.materialize_(model, plan, 0, device="meta")

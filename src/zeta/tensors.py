@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zeta.base import dtypes
 from zeta.base.reading import shown, suggestion
+from zeta.base.tensors import with_memory
 from zeta.compute.stream.random import check_seed
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import computed
@@ -130,7 +132,7 @@ def values(
         name: a parameter's or buffer's name; of a tied tensor, any of its names.
         seed: from 0 to 2^64 - 1.
         region: an index as in ``tensor[region]``: integers, slices with step 1 and ``...``. ``None`` is everything.
-        dtype: by default the planned one.
+        dtype: by default the planned one; else a floating-point one, or a complex one where the planned one is complex.
         device: where to compute. The device does not change the values (orthogonal matrices: beyond rounding).
 
     Returns:
@@ -138,7 +140,7 @@ def values(
 
     Raises:
         PlanError: the plan has no such name, or keeps the tensor, so that its values are the model's.
-        SpecError: a seed, region or dtype that is not allowed.
+        SpecError: a seed, region, dtype or device that is not allowed.
 
     >>> from zeta import record
     >>> plan = record(nn.Linear, 512, 256)[1]
@@ -158,9 +160,9 @@ def values(
     dtype = entry.dtype if dtype is None else dtype
     if not isinstance(dtype, torch.dtype):
         raise SpecError(f"dtype must be a torch.dtype, got {shown(dtype)}")
+    _check_range(dtype, entry.dtype)
     check_dtype(entry.initializer, dtype)
-    if torch.device(device).type == "meta":
-        raise SpecError("values need memory; device must not be meta")
+    device = with_memory(device)
     box, shape = _box(region, entry.shape)
     return computed(entry, check_seed(seed), region=box, dtype=dtype, device=device).view(shape)
 
@@ -169,6 +171,16 @@ def _check_tensor(value: object) -> None:
     if not isinstance(value, Tensor):
         hint = "; zeta.init_ and the functions of zeta.utils fill modules" if isinstance(value, nn.Module) else ""
         raise LayerTypeError(f"expected a torch.Tensor, got {shown(value)}{hint}")
+
+
+def _check_range(dtype: torch.dtype, planned: torch.dtype) -> None:
+    """Raise ``SpecError`` for a dtype that cannot hold the planned values, however they are rounded."""
+    if dtype != planned and dtype not in (dtypes.COMPLEX if planned.is_complex else dtypes.REAL):
+        kind = "complex" if planned.is_complex else "floating-point"
+        raise SpecError(
+            f"dtype must be the planned {dtypes.name_of(planned)} or a {kind} dtype that values are rounded to, got "
+            f"{shown(dtype)}"
+        )
 
 
 def _box(region: Any, shape: tuple[int, ...]) -> tuple[Region, tuple[int, ...]]:

@@ -169,6 +169,7 @@ def materialize_(
 
     Raises:
         PlanError: plan and model do not fit.
+        SpecError: a seed, dtype or device that is not allowed.
         TargetError: parameters that cannot be written, or tensors on meta that would be left as raw memory.
         RankError: as ``apply_``; the model is on meta as before.
 

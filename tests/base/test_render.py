@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from zeta.base import text as rendering
+from zeta.base.html import table_section
 from zeta.base.text import TABLE_WIDTH, bytes_text, fold, number_text, range_text, shape_text, table
 
 # -- fold --------------------------------------------------------------------------------------------------------------
@@ -242,3 +243,16 @@ def test_a_narrow_terminal_gets_the_columns_that_fit() -> None:
     assert "long" not in narrow
     assert narrow.splitlines()[-1].split() == ["bias", "22"]
     assert table(headings, rows) == table(headings, rows, expendable=("long",))
+
+
+@pytest.mark.parametrize("letter", ["r", "\x1b", "\u202e"])
+def test_long_texts_of_any_column_are_cut(letter: str) -> None:
+    long = letter * 200_000
+    rows = [(f"{number}{long}", f"{number}{long}", "1") for number in range(200)]
+    for made in (table(("name", "rule", "n"), rows), table(("name", "rule", "n"), rows, width=100)):
+        assert len(made) < 1_000_000
+        assert made.count("characters") >= 200
+    assert len(table_section("t", ("name", "rule", "n"), rows)) < 500_000
+    text = "a" * 300 + "b" * 300
+    assert table_section("t", ("name", "rule"), [("x", text)]).count(text) == 1, "of a shorter one nothing is lost"
+    assert "characters" not in table(("name", "rule"), [("x", text)])

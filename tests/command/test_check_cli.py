@@ -34,11 +34,29 @@ class Net(nn.Module):
     def forward(self, x):
         return self.fc2(F.relu(self.fc1(x)))
 
+class Reading(Net):
+    def __init__(self):
+        super().__init__(same=True)
+        self.register_buffer("scale", torch.linspace(0.5, 1.5, 4))
+        self.largest = self.scale.max().item()
+
+    def forward(self, x):
+        return super().forward(x) * self.scale / self.largest
+
 def batch(): return torch.randn(64, 8)
 def wide(): return torch.randn(64, 9)
 def labelled(model): return torch.randn(64, model.fc1.in_features), torch.arange(64) % 4
 def loss(output, batch): return output.square().mean()
 def fails(): raise RuntimeError("no batch today")
+"""
+RULES = """
+[[rules]]
+kind = "weight"
+initializer = { name = "kaiming_normal", nonlinearity = "relu" }
+
+[[rules]]
+kind = "bias"
+initializer = "Zeros"
 """
 CONFIG = {
     "model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 100, "bos_token_id": 1,
@@ -52,6 +70,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     Path("nets.py").write_text(NETS, encoding="utf-8")
+    Path("rules.toml").write_text(RULES, encoding="utf-8")
     Path("config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
     return tmp_path
 
@@ -130,6 +149,36 @@ def test_init_builds_no_large_model_unasked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(command, "LARGEST", 100)
     result = zeta("init", "nets.py:Net", "--out", "out")
     assert "not checked: the model has 1.7 kB, more than is built in memory by default; give --batch" in result.stdout
+
+
+@pytest.mark.parametrize("device", [(), ("--device", "meta"), ("--device", "cpu")], ids=" ".join)
+def test_what_is_checked_are_the_values_of_the_rules_wherever_the_model_was_built(device: tuple[str, ...]) -> None:
+    """The constructor's own values, which a model on the CPU has at first, cannot learn."""
+    options = ("nets.py:Net", "--kwargs", '{"same": true}', "--rules", "rules.toml", "--batch", "nets.py:batch")
+    written = zeta("init", *options, *device, "--out", "out", "--json")
+    checked = zeta("check", *options, *device, "--json")
+    assert (written.exit_code, checked.exit_code) == (0, 0), written.stderr + checked.stderr
+    for document in (json.loads(written.stdout)["check"], json.loads(checked.stdout)):
+        assert document["ok"]
+        assert not {"Z201", "Z301"} & {finding["rule"] for finding in document["findings"]}
+    assert "Net can learn from here" in zeta("init", *options, *device, "--out", "out", "--force").stdout
+
+
+def test_a_constructor_that_meta_cannot_run_is_checked_with_rules_on_the_cpu() -> None:
+    options = ("nets.py:Reading", "--rules", "rules.toml", "--batch", "nets.py:batch")
+    failed = zeta("check", *options)
+    assert (failed.exit_code, failed.stdout) == (2, "")
+    assert "nets.py:Reading fails on device 'meta'" in failed.stderr
+    checked = zeta("check", *options, "--device", "cpu")
+    assert (checked.exit_code, checked.stderr) == (0, "")
+    assert "Reading can learn from here" in checked.stdout
+    for wrong, message in (
+        (("--rules", "rules.toml", "--device", "cuda"), "--device must be meta or cpu"),
+        (("--device", "cpu"), "--device is where a model is built for --recipe or --rules"),
+    ):
+        refused = zeta("check", "nets.py:Net", "--batch", "nets.py:batch", *wrong)
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.stderr.split())
 
 
 class Configured(nn.Module):

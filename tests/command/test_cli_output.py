@@ -29,8 +29,7 @@ MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers",
 MODEL_OPTIONS |= {"--override", "--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
-    "check": MODEL_OPTIONS - {"--device"}
-    | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
+    "check": MODEL_OPTIONS | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
     "plan": MODEL_OPTIONS,
     "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
     "verify": {"--json", "--debug", "--help"},

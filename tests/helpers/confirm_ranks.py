@@ -211,7 +211,7 @@ def one_cannot(rank: int) -> None:
     cases = [
         (lambda bad: zeta.materialize_(model, plan, -1 if bad else SEED, confirm=True), SpecError),
         (lambda bad: zeta.materialize_(model, None if bad else plan, SEED, confirm=True), Exception),
-        (lambda bad: zeta.materialize_(model, plan, SEED, device="no" if bad else "cpu", confirm=True), RuntimeError),
+        (lambda bad: zeta.materialize_(model, plan, SEED, device="no" if bad else "cpu", confirm=True), SpecError),
         (lambda bad: zeta.apply_(real, plan, SEED, only="nothing" if bad else None, confirm=True), PlanError),
         (lambda bad: zeta.apply_(real, plan, SEED, prefix=3 if bad else None, confirm=True), SpecError),
         (lambda bad: zeta.apply_(real, plan, SEED, progress=3 if bad else None, confirm=True), SpecError),

@@ -13,7 +13,7 @@ from itertools import compress, islice
 from typing import Final
 
 from zeta.base.escaping import visible
-from zeta.base.text import brief
+from zeta.base.text import cells_of
 
 #: the most rows of a table; the rest is counted
 MOST_ROWS: Final = 500
@@ -70,8 +70,8 @@ def table_section(
 ) -> str:
     """A table that folds and scrolls; its first column never wraps, the columns in ``right`` are aligned to the right.
 
-    A short table is unfolded at first, unless ``unfolded`` says so. Empty columns are left out, and the last ones of
-    very many rows.
+    Of a text with hundreds of characters, the middle is left out. A short table is unfolded at first, unless
+    ``unfolded`` says so. Empty columns are left out, and the last ones of very many rows.
     """
     rows = list(rows)
     filled = [number == 0 or not rows or any(row[number] for row in rows) for number in range(len(headings))]
@@ -93,8 +93,8 @@ def escaped(text: str) -> str:
 
 
 def _row(row: Sequence[str], align: Sequence[str]) -> str:
-    name, *others = row
-    cells = [(brief(name), "mono"), *((text, "short" if len(text) <= _SHORT else "long") for text in others)]
+    name, *others = cells_of(row)
+    cells = [(name, "mono"), *((text, "short" if len(text) <= _SHORT else "long") for text in others)]
     return "".join(
         _cell("td", f"{_STYLE['td']};{_STYLE[style]}", text, side)
         for (text, style), side in zip(cells, align, strict=True)

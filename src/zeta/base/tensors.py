@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import named_modules_of
 from zeta.base.parametrizations import hooked
+from zeta.base.reading import shown
+from zeta.errors import SpecError
 
 
 def swap(tensor: Tensor, other: Tensor) -> None:
@@ -134,3 +136,22 @@ def overlaps(tensor: Tensor) -> bool:
             return True
         reach = stride * (size - 1) + reach
     return False
+
+
+def with_memory(device: Any) -> torch.device:
+    """The device that an argument ``device=`` means; ``SpecError`` if torch cannot allocate memory there.
+
+    >>> with_memory("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except Exception as error:  # torch raises many classes of errors for devices that it does not know or have
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SpecError(
+            f"device must be one that torch has here, such as 'cpu' or 'cuda', got {shown(device)}: {reason}"
+        ) from error
+    if found.type == "meta":
+        raise SpecError("values need memory; device must not be meta")
+    return found

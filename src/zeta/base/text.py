@@ -11,7 +11,10 @@ from typing import Final, TypeVar
 from zeta.base.escaping import visible
 
 TABLE_WIDTH: Final = 180
+#: characters of a name, the first text of a row, and of any other, such as a finding's advice; of a longer one, the
+#: middle is left out
 _LONGEST_NAME: Final = 300
+_LONGEST_TEXT: Final = 600
 # characters in a line of a notebook's output, in a window of usual width
 _NOTEBOOK_WIDTH: Final = 110
 # cells between two columns, and that of a column whose longer texts are wrapped to fit a terminal
@@ -123,16 +126,15 @@ def table(
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
     It has no colours and a fixed width, so that a log and a terminal show the same. Only a very long name exceeds the
-    width; of a name with hundreds of characters, and of the long cells of a table with over a thousand rows, the middle
+    width; of a text with hundreds of characters, and of the long cells of a table with over a thousand rows, the middle
     is left out. With ``width``, ``expendable`` columns are left out one at a time, in their order, until the table
     fits; if it still does not, long cells are wrapped.
     """
     from rich.cells import cell_len  # imported when something is shown: the import takes longer than all of zeta's
 
-    shown = ([visible(cell) for cell in row] for row in rows)
+    shown = map(cells_of, rows)
     headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
     columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
-    columns[headings[0]] = [brief(name) for name in columns[headings[0]]]
 
     def needed(heading: str, cells: Sequence[str]) -> int:
         """The width of a column; what can be wrapped need not be shown on one line."""
@@ -146,8 +148,15 @@ def table(
     return _table(list(columns), list(zip(*columns.values(), strict=True)), right, width)
 
 
+def cells_of(row: Sequence[str]) -> list[str]:
+    """The texts of a row, without characters that steer a terminal, and of long ones the two ends."""
+    most = (_LONGEST_NAME, *[_LONGEST_TEXT] * (len(row) - 1))
+    # cut first: a file may have texts of a million characters
+    return [brief(visible(brief(text, longest)), longest) for text, longest in zip(row, most, strict=True)]
+
+
 def brief(name: str, longest: int = _LONGEST_NAME) -> str:
-    """The name; if it is too long, its two ends, and the number of characters between them."""
+    """The name or text; if it is too long, its two ends, and the number of characters between them."""
     if len(name) <= longest:
         return name
     end = longest // 3

@@ -240,6 +240,7 @@ def check_model(
     kwargs: KwargsOption = "{}",
     dtype: DtypeOption = None,
     cast_buffers: CastBuffersOption = False,
+    device: DeviceOption = None,
     fallback: FallbackOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -256,6 +257,7 @@ def check_model(
         kwargs=kwargs,
         dtype=dtype,
         cast_buffers=cast_buffers,
+        device=device,
         fallback=fallback,
     )
     request = CheckOptions(batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, sarif=sarif)

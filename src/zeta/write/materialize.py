@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import modules_of, parameters_of, tensors_of
 from zeta.base.parametrizations import following, originals
-from zeta.base.tensors import attributes, extent, has_address, swap
+from zeta.base.tensors import attributes, extent, has_address, swap, with_memory
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
@@ -65,7 +65,9 @@ def allocated(
     remain. Yields the fit of the plan after the cast to ``dtype``.
 
     Raises ``TargetError`` for tensors that would get memory but no value: the plan keeps them, or does not have them.
+    ``SpecError`` for a device or dtype that is not allowed.
     """
+    place = with_memory(device)
     wanted: dict[int, torch.dtype] = {}
     found = fit
     if dtype is not None:
@@ -76,7 +78,7 @@ def allocated(
         _check_values(fit)
     else:
         everything = _selected(fit, everything)
-    twins = _twins(fit.model, everything, torch.device(device), wanted)
+    twins = _twins(fit.model, everything, place, wanted)
     swapped: list[_Twin] = []
     try:
         for twin in twins:

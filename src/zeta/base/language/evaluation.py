@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from zeta.base import dtypes
 from zeta.base.language.operations import (
     ATTRIBUTE_KINDS,
     OPERATIONS,
@@ -126,7 +127,7 @@ def compute(name: str, operands: Sequence[Operand], attributes: Attributes, dtyp
     To be called inside :func:`fixed_state`.
     """
     with one_thread():
-        return _call(OPERATIONS[name], operands, dict(attributes), dtype, _CPU)
+        return _with_one_nan(name, _call(OPERATIONS[name], operands, dict(attributes), dtype, _CPU))
 
 
 def _call(
@@ -154,6 +155,15 @@ def _call(
     return _plain(result) if isinstance(result, Tensor) else result
 
 
+def _with_one_nan(name: str, values: Tensor) -> Tensor:
+    """The values of an elementwise operation, with one pattern of bits for NaN where it would depend on the place."""
+    if values.dtype not in _UNEVEN.get(name, ()):
+        return values
+    parts = torch.view_as_real(values) if values.is_complex() else values
+    parts = torch.where(parts.isnan(), torch.full((), math.nan, dtype=parts.dtype, device=_CPU), parts)
+    return torch.view_as_complex(parts) if values.is_complex() else parts
+
+
 def _plain(tensor: Tensor) -> Tensor:
     """The values themselves: some of torch's results are marked as to be conjugated or negated."""
     return tensor.resolve_conj().resolve_neg()
@@ -163,6 +173,10 @@ def compute_elementwise(
     name: str, operands: Sequence[Operand], attributes: Attributes, dtype: torch.dtype, shape: Sequence[int]
 ) -> Tensor:
     """Compute an elementwise operation for a result of ``shape``; an element's bits do not depend on other elements.
+
+    With torch's code for AVX2 and AVX-512, this holds for the bits of NaN too: of some operations, see ``_UNEVEN``,
+    every NaN becomes the same one. On other processors, sign and payload of a NaN that an operation makes of several
+    may depend on the place of the element; whether it is NaN never does.
 
     torch uses vector code for whole vectors, and scalar code for the rest at the end of each thread's range or if
     memory is not contiguous. Functions such as ``sigmoid`` differ between the two in the last bits. So the operands are
@@ -185,9 +199,17 @@ def compute_elementwise(
 
         stretches.append(_call(operation, [part(value) for value in operands], dict(attributes), dtype, _CPU))
     flat: Tensor = stretches[0] if len(stretches) == 1 else torch.cat(stretches)
-    return flat[:count].view(*shape)
+    return _with_one_nan(name, flat[:count]).view(*shape)
 
 
+#: operations and dtypes for which torch's loops for AVX2 or AVX-512 combine two NaN in one order at some places, in the
+#: other at others, and so keep other bits; all others have torch's NaN, so that they equal torch's own values
+_UNEVEN: Final[Mapping[str, tuple[torch.dtype, ...]]] = {
+    "mish": (*dtypes.REAL, *dtypes.COMPLEX),
+    "lerp": (torch.float16, torch.bfloat16, *dtypes.COMPLEX),
+    "div": (*dtypes.COMPLEX,),
+    "log1p": (*dtypes.COMPLEX,),
+}
 #: elements of a tensor that torch computes on one thread
 _STRETCH: Final = 2**15
 #: a multiple of the elements that any of torch's vector loops processes at a time

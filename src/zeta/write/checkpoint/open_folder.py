@@ -113,6 +113,16 @@ class Directory:
             )
         return content
 
+    def holds(self, name: str, content: bytes) -> bool:
+        """Whether ``name`` itself, not what it links to, is a file with exactly this content."""
+        try:
+            file = os.open(name, os.O_RDONLY | _FILE, dir_fd=self.descriptor)
+        except OSError:  # also a link, or a file that cannot be read
+            return False
+        with os.fdopen(file, "rb") as stream:
+            found = os.fstat(file)
+            return stat.S_ISREG(found.st_mode) and found.st_size == len(content) and stream.read() == content
+
     def write(self, name: str, content: bytes) -> None:
         """Create a file with ``content`` and fsync it; if that fails, no file is left."""
         file = self.create(name)

@@ -3,7 +3,7 @@
 Unfinished files are in the subfolder ``.zeta-partial``, together with ``request.json``, which says what was asked for.
 No file there has the name of a checkpoint's file. The subfolder is removed when the checkpoint is complete, or when a
 run fails that has written too little to keep. zeta removes and writes only files that ``request.json`` or an earlier
-checkpoint's manifest names, and never through a link.
+checkpoint's manifest names, of settings only those that still have the manifest's text, and never through a link.
 """
 
 from __future__ import annotations
@@ -96,14 +96,19 @@ def _existing(folder: Directory, settings: Collection[str], *, force: bool) -> l
 
 
 def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -> tuple[str, ...]:
-    """The files of an earlier run, by its manifest; ``CheckpointError`` for any other, and as ``_existing``."""
+    """The files of an earlier run, by its manifest; ``CheckpointError`` for any other, and as ``_existing``.
+
+    Other programs and people write files of settings too: one is of the earlier run only while it has the text that the
+    manifest says.
+    """
     existing = _existing(folder, settings, force=force)
     named: tuple[str, ...] = ()
+    texts: dict[str, str] = {}
     reason = f"there is no {MANIFEST}"
     if MANIFEST in existing:
         try:
             earlier = Manifest.read(folder.path / MANIFEST)
-            named = earlier.names
+            named, texts = earlier.names, earlier.settings
             reason = f"{MANIFEST} does not name them"
             existing = _existing(folder, {*settings, *earlier.settings}, force=force)
         except CheckpointError as error:
@@ -115,6 +120,12 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
             "leaves them alone; move them away, or choose another folder:"
         )
         raise CheckpointError(listed(heading, others))
+    if changed := [name for name in existing if name in texts and not folder.holds(name, texts[name].encode("utf-8"))]:
+        heading = (
+            f"{folder.path} has files that were changed or replaced after zeta wrote them. Even force leaves them "
+            "alone; move them away, or choose another folder:"
+        )
+        raise CheckpointError(listed(heading, changed))
     for name in existing:
         if folder.status(f"{EARLIER}{name}") is not None:
             raise folder.obstacle(f"{EARLIER}{name}", "nothing")
@@ -157,9 +168,8 @@ class Work:
 
     def publish(self) -> None:
         """Replace the folder's checkpoint by what was written: all of it, or nothing."""
-        present = set(_own_names(self._folder, {*self._settings, *self._earlier}))
-        if present != set(self._earlier):  # another process has written there in the meantime
-            self._earlier = _replaceable(self._folder, self._settings, force=self._force)
+        # others may have written there in the meantime
+        self._earlier = _replaceable(self._folder, self._settings, force=self._force)
         publish(self._folder, self._partial, self._names, self._earlier)
 
     def is_worth_keeping(self) -> bool:

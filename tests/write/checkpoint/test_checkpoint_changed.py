@@ -1,0 +1,108 @@
+"""Files of settings that were changed or replaced after zeta wrote them: they are the user's, and stay."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zeta
+from tests.write.checkpoint.test_checkpoint import contents
+from tests.write.checkpoint.test_checkpoint_settings import Config, Pretrained, plain, write
+from zeta.errors import CheckpointError
+
+
+def edited(path: Path, victim: Path) -> None:
+    path.write_text(path.read_text().replace("{", '{"mine": 1, ', 1))
+
+
+def shortened(path: Path, victim: Path) -> None:
+    path.write_text(path.read_text()[:-1])
+
+
+def linked(path: Path, victim: Path) -> None:
+    victim.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(victim)
+
+
+def linked_to_nothing(path: Path, victim: Path) -> None:
+    path.unlink()
+    path.symlink_to(victim)
+
+
+def exchanged(path: Path, victim: Path) -> None:
+    victim.write_text("mine")
+    path.unlink()
+    path.hardlink_to(victim)
+
+
+def everything(folder: Path) -> dict[str, bytes | str]:
+    """What is in a folder, with the links themselves."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("change", [edited, shortened, linked, linked_to_nothing, exchanged])
+def test_what_was_changed_after_the_earlier_run_stays(
+    name: str, change: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write(out)
+    change(out / name, tmp_path / "victim")
+    before = everything(tmp_path)
+    for again in (partial(write, out, seed=3), partial(write, out, Pretrained(generates=False)), partial(plain, out)):
+        with pytest.raises(CheckpointError, match=rf"changed or replaced after zeta wrote.*move them(.|\n)*- {name}$"):
+            again(force=True)
+        assert everything(tmp_path) == before
+    (out / name).unlink()
+    write(out, seed=3, force=True)
+    assert zeta.verify(out).ok
+
+
+def test_what_is_changed_during_a_run_stays(tmp_path: Path) -> None:
+    write(tmp_path)
+
+    def edit(*_: Any) -> None:
+        (tmp_path / "config.json").write_text("mine")
+
+    before = {**contents(tmp_path), "config.json": b"mine"}
+    again = partial(write, tmp_path, Pretrained(Config(model_type="other")), force=True)
+    with pytest.raises(CheckpointError, match=r"changed or replaced(.|\n)*- config\.json\n"):
+        again(progress=edit)
+    left = contents(tmp_path)
+    assert {name: left[name] for name in before} == before
+    (tmp_path / "config.json").unlink()
+    again()
+    assert zeta.verify(tmp_path).ok
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "other"
+
+
+def test_a_file_that_a_manifest_of_somebody_else_names_stays(tmp_path: Path) -> None:
+    write(tmp_path, Pretrained(generates=False))
+    (tmp_path / "generation_config.json").write_text("mine")
+    manifest = json.loads((tmp_path / "zeta.json").read_text())
+    manifest["settings"]["generation_config.json"] = "{}"
+    (tmp_path / "zeta.json").write_text(json.dumps(manifest))
+    before = contents(tmp_path)
+    for again in (write, plain):
+        with pytest.raises(CheckpointError, match=r"- generation_config\.json$"):
+            again(tmp_path, force=True)
+        assert contents(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permissions_stays(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "config.json").chmod(0o200)
+    with pytest.raises(CheckpointError, match=r"- config\.json$"):
+        write(tmp_path, force=True)
