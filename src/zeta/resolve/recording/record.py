@@ -18,6 +18,7 @@ from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
 from zeta.base.tensors import swap
+from zeta.base.text import count_text
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed, notice
 from zeta.resolve import planning
 from zeta.resolve.fitting import Only, check_dtype, chosen_by
@@ -242,6 +243,8 @@ def _plan(
             "the function wrote to nothing of the model, so that all of it is kept. A function of one module, as for "
             "model.apply(function), is given as lambda model: model.apply(function)"
         )
+    elif live and isinstance(rules, Rules) and not ruled:
+        _notice_idle(entries)
     if problems:
         raise RecordingError(
             listed(
@@ -250,6 +253,17 @@ def _plan(
             )
         )
     return Plan(tuple(entries))
+
+
+def _notice_idle(entries: list[Entry]) -> None:
+    """Say of a fallback that gave nothing which parameters have values, so that they are kept."""
+    kept = [entry.name for entry in entries if entry.kept and entry.kind is not Kind.BUFFER]
+    if kept:
+        notice(
+            f"fallback= gave nothing: what the function does not write has values, and is kept "
+            f"({count_text(len(kept), 'parameter')}, such as {kept[0]}). fallback= is for what has none, on meta; let "
+            "the function write these, or write them with rules of their own: zeta.init_(model, rules, only=...)"
+        )
 
 
 def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
