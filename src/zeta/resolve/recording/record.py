@@ -55,12 +55,17 @@ def record(
     Raises:
         RecordingError: the constructor reads random values, leaves a parameter without a value, fills it in a way that
             is not recordable, or keeps random tensors outside of parameters and buffers. All problems are listed.
-        LayerTypeError: the factory returned something else than a module.
+        LayerTypeError: the factory returned something else than a module, or is a module itself.
 
     >>> model, plan = record(nn.Linear, 64, 32)
     >>> model.weight.is_meta, plan["bias"].initializer
     (True, Uniform(low=-0.125, high=0.125))
     """
+    if isinstance(factory, nn.Module):
+        raise LayerTypeError(
+            f"record takes the class of a model, or a function that builds it, got a {type(factory).__name__}, which is built "
+            "already; zeta.init_ and zeta.plan take a model"
+        )
     recorder = _recorder(fallback)
     with recording(recorder):
         with within_reach("the constructor", RecordingError):
