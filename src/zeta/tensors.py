@@ -15,6 +15,7 @@ from zeta.compute.values import computed
 from zeta.errors import LayerTypeError, PlanError, SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
+from zeta.initializers.elementwise import notice_order
 from zeta.resolve.fitting import check_dtype
 from zeta.resolve.planning import entry_of
 from zeta.resolve.plans import Plan
@@ -84,6 +85,7 @@ def fill_(
         check_name(name, "cls_token")
     if not isinstance(initializer, Initializer):
         raise SpecError(f"expected an initializer such as Normal(0.02) or Zeros(), got {shown(initializer)}")
+    notice_order(initializer)
     if axes is not None and not isinstance(axes, Axes):
         raise SpecError(f"axes must be Axes(fan_in=..., fan_out=...), got {shown(axes)}")
     recorder = recording_here()

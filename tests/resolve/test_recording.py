@@ -569,7 +569,7 @@ def test_a_fallback_gives_buffers_on_meta_their_values_and_must_give_some() -> N
 
 
 def test_a_model_is_no_factory() -> None:
-    with pytest.raises(zeta.LayerTypeError, match=r"the class of a model, or a function .*got a Linear, .*zeta\.init_ and"):
+    with pytest.raises(zeta.LayerTypeError, match=r"the class of a model, or .*got a Linear, .*zeta\.init_ and"):
         zeta.record(nn.Linear(4, 4))  # type: ignore[arg-type]
 
 

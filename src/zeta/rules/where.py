@@ -71,8 +71,8 @@ def where(condition: Condition) -> Where:
         return Where(getattr(condition, "__name__", shown(condition)), condition)
     raise SpecError(
         "a rule's condition is a name glob, a compiled regular expression, a module class or several "
-        "(nn.Linear | nn.Embedding), a Kind or a predicate; to combine conditions with & and ~, wrap classes and globs: "
-        f'module(nn.Linear) & ~glob("head.*"), got {shown(condition)}'
+        "(nn.Linear | nn.Embedding), a Kind or a predicate, and with & and ~ classes and globs are wrapped: "
+        f'module(nn.Linear) & ~glob("head.*"); got {shown(condition)}'
     )
 
 

@@ -63,8 +63,8 @@ def record(
     """
     if isinstance(factory, nn.Module):
         raise LayerTypeError(
-            f"record takes the class of a model, or a function that builds it, got a {type(factory).__name__}, which is built "
-            "already; zeta.init_ and zeta.plan take a model"
+            f"record takes the class of a model, or a function that builds it, got a {type(factory).__name__}, which "
+            "is built already; zeta.init_ and zeta.plan take a model"
         )
     recorder = _recorder(fallback)
     with recording(recorder):
