@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,10 @@ from zeta.write.seeds import check_name, chosen_seed
 from zeta.write.targets import check_memory, check_stored, check_writable
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
+
+_WITH_MEMORY: Final = (
+    'fill one that has, such as torch.empty_like(tensor, device="cpu"); zeta.materialize_ is for the tensors of a model'
+)
 
 
 @on_values_or_recorded
@@ -92,7 +96,7 @@ def fill_(
     try:
         slot = slot_of(tensor, name or "")
         if recorder is None:
-            check_memory(slot)
+            check_memory(slot, _WITH_MEMORY)
             check_writable(slot)
             check_stored(tensor)
         entry = entry_of(slot, initializer, axes)

@@ -49,6 +49,8 @@ class _Found:
 
 def verify_folder(folder: Path, progress: Progress | None = None) -> Verification:
     """Compare a checkpoint with its own manifest: index, headers, every value, and that there are no other files."""
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; give the folder with its {MANIFEST}, {folder.parent}")
     manifest = Manifest.read(folder / MANIFEST)
     files = manifest.layout
     if not any(os.path.lexists(folder / shard.name) for shard in files.shards):

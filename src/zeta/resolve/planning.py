@@ -32,7 +32,10 @@ _KEPT_RULE: Final = "kept: buffer"
 _UNWRITTEN_RULE: Final = "kept: not written"
 #: what entries have as their rule that no rule was given for
 UNRULED: Final = frozenset([_STATISTICS_RULE, _KEPT_RULE, _UNWRITTEN_RULE])
-
+_IDLE: Final = "these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):"
+_IDLE_OF_RECIPE: Final = (
+    "these rules of it never win (write Rules([...]) for your model, before those of the recipe or instead of them):"
+)
 
 How = Rules | str
 
@@ -70,24 +73,34 @@ def planned(
     inner = unwrap(model)
     rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
-        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {shown(how)}")
+        raise SpecError(
+            f"expected Rules([...]), the name of a recipe, or a function that initializes the model, got {shown(how)}"
+        )
     slots = walk(inner)
     if check is not None:
         check(slots)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
-    made = Plan(tuple(resolve(rules, everything, wanted, getattr(inner, "config", None), named=named)))
+    config, recipe = getattr(inner, "config", None), how if isinstance(how, str) else None
+    made = Plan(tuple(resolve(rules, everything, wanted, config, named=named, recipe=recipe)))
     return fit_of_own(model, made, slots, selected=only is not None)
 
 
 def resolve(
-    rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any, *, named: bool = True
+    rules: Rules,
+    everything: list[list[Slot]],
+    wanted: list[list[Slot]],
+    config: Any,
+    *,
+    named: bool = True,
+    recipe: str | None = None,
 ) -> list[Entry]:
     """The entries that rules give to the ``wanted`` of a model's tensors; the others need no rule.
 
-    ``named``: errors name the rule of a parameter, as its user has written it.
+    ``named``: errors name the rule of a parameter, as its user has written it. ``recipe``: the name of the recipe that
+    the rules are from.
     """
-    resolver = _Resolver(rules, everything, config=config, named=named)
+    resolver = _Resolver(rules, everything, config=config, named=named, recipe=recipe)
     entries = [resolver.entry(group) for group in wanted]
     if len(wanted) < len(everything):
         known = {id(group) for group in wanted}
@@ -114,9 +127,10 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
 class _Resolver:
     """Matches each tensor against the rules and collects everything that is wrong."""
 
-    def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any, *, named: bool) -> None:
+    def __init__(self, rules: Rules, groups: list[list[Slot]], config: Any, *, named: bool, recipe: str | None) -> None:
         self.rules = rules
         self.named = named
+        self.recipe = recipe
         self.config = config
         self.winners: set[int] = set()
         self.overruled: dict[int, str] = {}  # by rule: what it would have matched, but for a tie
@@ -178,7 +192,7 @@ class _Resolver:
         """What the glob of a rule that matches no name may have meant."""
         assert isinstance(rule.where, Where)
         pattern = rule.where.pattern
-        if pattern is None or any(map(glob_matcher(pattern), self._names)):
+        if self.recipe is not None or pattern is None or any(map(glob_matcher(pattern), self._names)):
             return ""
         return did_you_mean_glob(pattern, self._names)
 
@@ -258,10 +272,12 @@ class _Resolver:
                 ("a rule's function must return an initializer:", self.broken.values()),
                 ("a rule gives different initializers to the names of one tensor:", self.contested),
                 ("these parameters cannot be initialized as asked:", self.unsolved),
-                ("these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):", idle),
+                (_IDLE if self.recipe is None else _IDLE_OF_RECIPE, idle),
             )
             if items
         ]
+        if problems and self.recipe is not None:
+            problems.insert(0, f"the recipe {self.recipe!r} does not fit this model")
         if problems:
             raise PlanError("\n".join(problems))
 
