@@ -327,7 +327,7 @@ def lazy() -> Tensor:
 
 
 REFUSED: dict[str, tuple[Callable[[], Tensor], Initializer, type[Exception], str]] = {
-    "meta": (lambda: torch.empty(3, device="meta"), Normal(), zeta.TargetError, "is on the meta device"),
+    "meta": (lambda: torch.empty(3, device="meta"), Normal(), zeta.TargetError, "no memory; fill one that has"),
     "lazy": (lazy, Normal(), zeta.TargetError, "is lazy and has no shape yet"),
     "integer": (lambda: torch.ones(3, dtype=torch.int64), Normal(), zeta.TargetError, "has dtype int64"),
     "integer zeros": (lambda: torch.ones(3, dtype=torch.int64), Zeros(), zeta.TargetError, "has dtype int64"),

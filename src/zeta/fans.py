@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from zeta.base.callable import make_callable
+from zeta.base.modules import named_parameters_of
 from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown, suggestion
 from zeta.base.usage import uses
@@ -219,7 +220,8 @@ def fans(
 
     Args:
         target: the module that owns the parameter; or a 2-D tensor or shape, taken as ``(out, in)``.
-        name: the parameter's local name in that module.
+        name: the parameter's local name in that module, or its dotted name, ``"blocks.0.fc.weight"``. A layer with
+            packed or several weights has no ``weight``: ``fans(nn.LSTM(8, 2), "weight_ih_l0")``.
         axes: the roles of the dimensions, if they are not known for the module.
         torch_compatible: return the numbers of ``torch.nn.init``, which uses the shape alone.
         effective: for a module with a stride, count the products that are actually summed, on average over the outputs.
@@ -238,6 +240,7 @@ def fans(
     """
     module = target if isinstance(target, nn.Module) else None
     if module is not None:
+        module, name = _owner(module, name)
         shape = _shape_in(module, name)
     else:
         assert not isinstance(target, nn.Module)
@@ -256,6 +259,18 @@ def _size(shape: Sequence[int]) -> torch.Size:
         raise FanError(f"fans needs a module, a tensor or a shape, got {shown(shape)}") from None
 
 
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that a dotted name is in, and the rest of the name; a name without dots is the module's own."""
+    path, dot, local = name.rpartition(".")
+    if not dot:
+        return module, name
+    try:
+        return module.get_submodule(path), local
+    except AttributeError:
+        known = [full for full, _ in named_parameters_of(module)]
+        raise FanError(f"{type(module).__name__} has no module {path!r}{suggestion(name, known)}") from None
+
+
 def _shape_in(module: nn.Module, name: str) -> torch.Size:
     if parametrize.is_parametrized(module, name):
         # not module.weight: computing it may change the state of the parametrization
@@ -264,8 +279,9 @@ def _shape_in(module: nn.Module, name: str) -> torch.Size:
         return torch.Size(parametrized_shape(plist))
     weight = getattr(module, name, None)
     if not isinstance(weight, torch.Tensor):
-        known = [own for own, _ in module.named_parameters(recurse=False)]
-        raise FanError(f"{type(module).__name__} has no tensor {name!r}{suggestion(name, known)}")
+        known = [full for full, _ in named_parameters_of(module)]
+        give = f" (give the name of one, as in zeta.fans(module, {known[0]!r}))" if known else ""
+        raise FanError(f"{type(module).__name__} has no tensor {name!r}{give}{suggestion(name, known)}")
     if nn.parameter.is_lazy(weight):
         raise FanError(f"{type(module).__name__}.{name} is lazy and has no shape yet; run one forward pass first")
     return weight.shape

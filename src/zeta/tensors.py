@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from zeta.compute.values import computed
 from zeta.errors import LayerTypeError, PlanError, SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
+from zeta.initializers.elementwise import notice_order
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import check_dtype, entry_of
 from zeta.resolve.slots import slot_of
@@ -27,6 +28,10 @@ from zeta.write.seeds import check_name, chosen_seed
 from zeta.write.targets import check_memory, check_stored, check_writable
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
+
+_WITH_MEMORY: Final = (
+    'fill one that has, such as torch.empty_like(tensor, device="cpu"); zeta.materialize_ is for the tensors of a model'
+)
 
 
 @on_values_or_recorded
@@ -85,13 +90,14 @@ def fill_(
         check_name(name, "cls_token")
     if not isinstance(initializer, Initializer):
         raise SpecError(f"expected an initializer such as Normal(0.02) or Zeros(), got {shown(initializer)}")
+    notice_order(initializer)
     if axes is not None and not isinstance(axes, Axes):
         raise SpecError(f"axes must be Axes(fan_in=..., fan_out=...), got {shown(axes)}")
     recorder = recording_here()
     try:
         slot = slot_of(tensor, name or "")
         if recorder is None:
-            check_memory(slot)
+            check_memory(slot, _WITH_MEMORY)
             check_writable(slot)
             check_stored(tensor)
         entry = entry_of(slot, initializer, axes)

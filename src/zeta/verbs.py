@@ -54,7 +54,7 @@ def plan(model: nn.Module, how: How | Callable[[Any], object], *, fallback: Fall
         how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function that initializes
             the model: its operations on the parameters are recorded, as by :func:`~zeta.record`. What it does not write
             is kept, if it has values; a parameter on meta must be written.
-        fallback: for a function, as for :func:`~zeta.record`.
+        fallback: for a function, as for :func:`~zeta.record`. What has values is kept all the same.
 
     For a sharded model, the plan is of the whole tensors; it also shows what this process holds and computes of them.
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import zeta
 from tests.conftest import rng_states
@@ -500,6 +501,22 @@ def test_losses_of_torch_get_the_target() -> None:
         check(model, x, loss=nn.MSELoss())
     with pytest.raises(SpecError, match=r"loss must be a function of two arguments, the model's output and the batch"):
         check(model, x, loss=lambda y: y.sum())
+
+
+def test_a_function_for_a_target_is_told_that_it_gets_the_batch() -> None:
+    model, x, classes = Mlp(8, 16, 4), vectors(8), torch.arange(64) % 4
+    with pytest.raises(SpecError, match=r"^loss=cross_entropy fails: .*called as loss\(output, batch\)") as caught:
+        check(model, (x, classes), loss=F.cross_entropy)
+    assert "the whole batch (tuple: 0 (64, 8), 1 (64,))" in str(caught.value)
+    assert "lambda output, batch: cross_entropy(output, batch[1]); or give a loss of torch.nn" in str(caught.value)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize("once", [lambda loader: loader, iter, lambda loader: (batch for batch in loader)])
+def test_a_loader_is_no_batch(once: Any) -> None:
+    loader = DataLoader(TensorDataset(vectors(8), torch.arange(64) % 4), batch_size=32)
+    with pytest.raises(SpecError, match=r"check takes one batch, such as next\(iter\(loader\)\), got .*gives many"):
+        check(Mlp(8, 16, 4), once(loader))
 
 
 def test_outputs_that_are_probabilities_are_taken_for_them() -> None:

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zeta
 from tests.helpers.healthy import LIBRARY, MODELS, SPEECH
 from tests.helpers.networks import images
 from zeta.check import check
 from zeta.command.samples import batch_for
+from zeta.initializers import Zeros, xavier_uniform
+from zeta.rules import Rule, Rules, kind
 
 
 def show(report: Any) -> list[str]:
@@ -110,6 +113,27 @@ def test_a_usual_std_is_not_taken_for_a_scheme_of_the_wrong_fan() -> None:
     assert warnings_of(model, images(3)) == []
     nn.init.kaiming_normal_(model[1].weight, mode="fan_out")
     assert [line[:9] for line in warnings_of(model, images(3))] == ["Z205 warn"]
+
+
+class Last(nn.Module):
+    """An LSTM of which the last step is classified."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(inputs, width, batch_first=True), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("width", [16, 48])
+def test_glorots_std_of_the_real_fans_is_not_taken_for_a_scheme_of_the_wrong_fan(width: int) -> None:
+    """Of twice as many inputs as units, 2 / (3 width); tanh's for torch's fan_out of 4 width is 25 / (36 width)."""
+    model = Last(2 * width, width)
+    rules = Rules([Rule(kind("weight"), xavier_uniform()), Rule(kind("bias"), Zeros())])
+    zeta.init_(model, rules, seed=0)
+    found = check(model, torch.randn(32, 5, 2 * width, generator=torch.Generator().manual_seed(0))).findings
+    assert [(one.parameter, one.message) for one in found if one.rule.id == "Z205"] == []
 
 
 class Tokens(nn.Module):

@@ -237,7 +237,9 @@ def test_not_finite_outputs() -> None:
 )
 def test_dead_units(dead: float, samples: int, expected: Severity | None) -> None:
     made = use("act", activation="relu", dead=dead, samples=samples, output=stats(count=samples * 257), weighted=False)
-    assert [one.severity for one in forward.findings(evidence(made))] == ([] if expected is None else [expected])
+    found = list(forward.findings(evidence(made)))
+    assert [one.severity for one in found] == ([] if expected is None else [expected])
+    assert all(one.advice.startswith("Raise the bias") for one in found)  # a unit is off where its input is too low
 
 
 @pytest.mark.parametrize(("units", "off"), [(10, 9), (10, 10), (20, 16), (20, 17), (100, 71), (256, 180)])

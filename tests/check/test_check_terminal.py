@@ -62,6 +62,13 @@ def test_findings_at_alike_places_are_one() -> None:
     assert folded in " ".join(shown.split())
 
 
+def test_findings_at_further_uses_of_a_module_are_one() -> None:
+    places = ["model:relu", *(f"model:relu#{n}" for n in (3, 4, 5, 9)), "blocks.1.act#2", "blocks.2.act#2"]
+    shown = text(results([], [], [finding(UNITS, f"{place} is off", layer=place) for place in places]))
+    found = re.findall(r"^FAIL Z301 \S+ +(.*)$", shown, re.MULTILINE)
+    assert found == ["model:relu", "model:relu#{3..5, 9} (4 places)", "blocks.{1..2}.act#2 (2 places)"]
+
+
 def test_different_advice_is_not_folded() -> None:
     one, other = finding(STD, "m", parameter="a.0"), finding(STD, "m", parameter="a.1")
     assert "(2 places)" in text(results([], [], [one, other]))

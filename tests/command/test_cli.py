@@ -377,6 +377,7 @@ def test_verify_finds_missing_and_surplus_bytes() -> None:
         assert (result.exit_code, result.stderr) == (1, "")
         assert result.stdout.startswith("model.safetensors: ")
         path.write_bytes(data)
+    assert_refused(run("verify", str(path)), f"{path} is a file; give the folder with its zeta.json, out")
     path.unlink()
     assert_refused(run("verify", "out"), "model.safetensors does not exist")
 

@@ -139,7 +139,7 @@ def test_a_transformers_configuration_against_a_recipe(here: Path) -> None:
     (here / "config.json").write_text(json.dumps(config))
     shown = assert_same("hf:config.json", "recipe:llama")
     assert shown.startswith("hf:config.json and recipe llama do the same to all 21 parameters\n")
-    assert_refused("recipe gpt2 does not fit hf:config.json: these rules never win", "hf:config.json", "recipe:gpt2")
+    assert_refused("hf:config.json: the recipe 'gpt2' does not fit this model", "hf:config.json", "recipe:gpt2")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_transformers_configuration_against_a_recipe(here: Path) -> None:
         (("rules:good.toml", "plan.json"), r"rules:good.toml is applied to a model, .* MODEL --rules good.toml --json"),
         (("nets.py:Net", "recipe:gpt3"), "unknown recipe 'gpt3': expected one of bert, gpt2"),
         (("nets.py:Net", "rules:none.toml"), "no such rule file: none.toml"),
-        (("nets.py:Net", "recipe:gpt2"), "recipe gpt2 does not fit nets.py:Net: these rules never win"),
+        (("nets.py:Net", "recipe:gpt2"), "nets.py:Net: the recipe 'gpt2' does not fit this model"),
         (("nets.py:Net", "none.json"), "no such file: none.json"),
         (("nets.py:Net", "broken.json"), "broken.json cannot be read as a plan: "),
         (("nets.py:Net", "list.json"), "list.json cannot be read as a plan: "),

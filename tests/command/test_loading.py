@@ -217,6 +217,11 @@ def test_only_what_the_file_defines_for_others_is_suggested() -> None:
     assert message.partition("it defines ")[2].split(", ") == names.split()
 
 
+def test_a_model_that_is_built_already(here: Path) -> None:
+    (here / "built.py").write_text("from torch import nn\nmodel = nn.Linear(2, 2)\n")
+    assert refusal("built.py:model").startswith("built.py:model is a model that is built already; give its class, or")
+
+
 def test_a_file_without_callables(here: Path) -> None:
     (here / "bare.py").write_text("from torch import nn\nfrom torch.nn import Linear\nmodel = None\n")
     assert refusal("bare.py:model") == "bare.py has no callable 'model'; it defines none"

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import zeta
 from zeta import Rule, Rules
@@ -376,9 +377,17 @@ def test_given_axes_win_over_what_the_module_says() -> None:
     [
         (nn.Linear(7, 3), "bias", r"Linear\.bias of shape \(3,\) has no fans.*Zeros\(\)"),
         (nn.LayerNorm(4), "weight", r"LayerNorm\.weight of shape \(4,\) has no fans"),
-        (nn.Linear(7, 3), "wieght", "Linear has no tensor 'wieght'; did you mean 'weight'?"),
-        (nn.LSTM(7, 3), "weight", "LSTM has no tensor 'weight'; did you mean 'weight_ih_l0'?"),
-        (nn.GRUCell(7, 3), "kernel", "GRUCell has no tensor 'kernel'; expected one of weight_ih, weight_hh, bias_ih"),
+        (nn.Linear(7, 3), "wieght", r"Linear has no tensor 'wieght' \(.*\); did you mean 'weight'\?"),
+        (
+            nn.LSTM(7, 3),
+            "weight",
+            r"LSTM has no tensor 'weight' \(give the name of one, as in zeta\.fans\(module, "
+            r"'weight_ih_l0'\)\); did you mean 'weight_ih_l0'\?",
+        ),
+        (nn.MultiheadAttention(8, 2), "weight", r"zeta\.fans\(module, 'in_proj_weight'\)"),
+        (nn.GRUCell(7, 3), "kernel", r"GRUCell has no tensor 'kernel' \(.*\); expected one of weight_ih, weight_hh, "),
+        (nn.Sequential(nn.Linear(7, 3)), "weight", r"Sequential has no tensor 'weight' .*; did you mean '0\.weight'\?"),
+        (nn.Sequential(nn.Linear(7, 3)), "1.weight", r"Sequential has no module '1'; did you mean '0\.weight'\?"),
         (nn.Linear(7, 3, bias=False), "bias", "Linear has no tensor 'bias'"),
         (nn.Linear(7, 3), "in_features", "Linear has no tensor 'in_features'"),
         (torch.zeros(()), "weight", r"bare tensor of shape \(\) has no fans"),
@@ -392,6 +401,13 @@ def test_given_axes_win_over_what_the_module_says() -> None:
 def test_what_has_no_fans_is_an_error_that_names_it(target: Any, name: str, message: str) -> None:
     with pytest.raises(FanError, match=message):
         fans(target, name)
+
+
+def test_a_dotted_name_is_that_of_a_submodules_tensor() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Linear(7, 3)), nn.LSTM(8, 2), weight_norm(nn.Conv2d(4, 8, 3, groups=2)))
+    assert fans(model, "0.0.weight") == Fans(fan_in=7, fan_out=3)
+    assert fans(model, "1.weight_ih_l0") == fans(model[1], "weight_ih_l0") == Fans(fan_in=8, fan_out=2)
+    assert fans(model, "2.weight") == fans(model[2]) == Fans(fan_in=18, fan_out=36)
 
 
 def test_lazy_weights_have_no_fans_yet() -> None:

@@ -52,6 +52,45 @@ def test_what_is_no_initializer_is_refused_with_what_to_write(given: Any, advice
     assert str(caught.value).startswith(f"rule '*.weight': {advice}")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: kaiming_normal(0, "fan_out", "relu"),  # type: ignore[arg-type]
+        lambda: kaiming_normal(0.01),  # type: ignore[arg-type]
+        lambda: he_normal(a=None, mode=5**0.5),  # type: ignore[arg-type]
+    ],
+)
+def test_kaiming_in_the_order_of_torch_is_told_the_order_here(wrong: Callable[[], Initializer]) -> None:
+    with pytest.raises(SpecError) as caught:
+        wrong()
+    assert str(caught.value).startswith("kaiming_normal takes (mode, nonlinearity, a), and not torch's order")
+    assert 'kaiming_normal(mode="fan_out", nonlinearity="leaky_relu", a=0.1)' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "use", [lambda law: Rule("*", law), lambda law: zeta.fill_(torch.empty(3), law, seed=0)], ids=["rule", "fill_"]
+)
+def test_a_normal_law_in_the_order_of_torch_is_noticed(use: Callable[[Initializer], Any]) -> None:
+    with pytest.warns(ZetaNotice, match=r"is the constant 0\.02\. .*std comes first: Normal\(0\.02\)") as caught:
+        use(Normal(0.0, 0.02))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_normal_law_without_spread_that_nobody_wrote_is_not_noticed() -> None:
+    def built() -> nn.Module:
+        layer = nn.Linear(2, 2)
+        nn.init.normal_(layer.weight, 0.5, 0.0)
+        return layer
+
+    layer, recorded = zeta.record(built)
+    assert recorded["weight"].std == 0
+    law = Normal(0.0, 0.5)
+    plan = zeta.plan(layer, Rules([Rule("*", lambda match: law)]))
+    assert zeta.Plan.from_json(plan.to_json())["weight"].initializer == law
+    Rule("*", Normal(0.0)), Rule("*", Normal(0.5, 0.02)), Rule("*", Constant(0.02))
+
+
 def test_every_function_of_torch_has_an_answer() -> None:
     for name in dir(nn.init):
         function = getattr(nn.init, name)

@@ -320,13 +320,13 @@ def small_gpt() -> nn.Module:
 @pytest.mark.parametrize(
     ("recipe", "factory", "messages"),
     [
-        ("gpt2", lambda: nn.Linear(3, 3), ["these rules never win", "*.c_proj.weight", "norm scale"]),
-        ("gpt2", lambda: ResNet(Basic, 4, 4), ["these rules never win", "*.c_proj.weight"]),
-        ("gpt2", nn.ReLU, ["these rules never win", "*.c_proj.weight"]),
+        ("gpt2", lambda: nn.Linear(3, 3), ["these rules of it never win", "*.c_proj.weight", "norm scale"]),
+        ("gpt2", lambda: ResNet(Basic, 4, 4), ["these rules of it never win", "*.c_proj.weight"]),
+        ("gpt2", nn.ReLU, ["these rules of it never win", "*.c_proj.weight"]),
         ("gpt2", lambda: nn.Sequential(small_gpt(), nn.PReLU()), ["no rule matches", "1.weight", "in PReLU"]),
         ("resnet", small_gpt, ["no rule matches", "wpe.weight 8 x 8, kind embedding", "never win", "module Conv2d"]),
-        ("resnet", lambda: nn.Linear(3, 3), ["these rules never win", "module Conv2d", "kind norm_scale"]),
-        ("resnet", lambda: nn.Conv2d(3, 3, 3), ["these rules never win", "kind norm_scale"]),
+        ("resnet", lambda: nn.Linear(3, 3), ["these rules of it never win", "module Conv2d", "kind norm_scale"]),
+        ("resnet", lambda: nn.Conv2d(3, 3, 3), ["these rules of it never win", "kind norm_scale"]),
         ("resnet", lambda: LAYERS["transformer"](), ["no rule matches", "in_proj_weight"]),
     ],
 )
@@ -335,6 +335,9 @@ def test_the_wrong_model(recipe: str, factory: Callable[[], nn.Module], messages
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(PlanError) as caught:
         zeta.init_(model, recipe, seed=0)
+    assert str(caught.value).startswith(f"the recipe {recipe!r} does not fit this model\n")
+    assert "mistyped" not in str(caught.value)
+    assert "did you mean" not in str(caught.value)
     for message in messages:
         assert message in str(caught.value)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -271,7 +271,7 @@ HEAD = '[[rules]]\nname = "a"\ninitializer = "Zeros"\n[[rules]]\n'
         ('name = 3\ninitializer = "Zeros"', "glob"),
         ('regex = "("\ninitializer = "Zeros"', "not a regular expression: '('"),
         ('kind = "wieght"\ninitializer = "Zeros"', "unknown kind 'wieght': expected one of weight, bias"),
-        ('module = 3\ninitializer = "Zeros"', "module() needs a subclass of torch.nn.Module or its name, got 3"),
+        ('module = 3\ninitializer = "Zeros"', "module() needs a subclass of torch.nn.Module, several"),
         ('shape = [4, "x"]\ninitializer = "Zeros"', "shape() takes numbers and None, got (4, 'x')"),
         ('shape = 4\ninitializer = "Zeros"', "shape"),
         ('name = "*"\nlabel = 3\ninitializer = "Zeros"', "rule '*': label must be a text, got 3"),

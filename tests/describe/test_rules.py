@@ -218,6 +218,12 @@ class Own(nn.Linear):
         (Own, nn.Linear(1, 1), False),
         (nn.modules.batchnorm._BatchNorm, nn.BatchNorm1d(1), True),
         (module("Linear"), Own(1, 1), True),
+        (nn.Linear | nn.Embedding, nn.Embedding(1, 1), True),
+        (nn.Linear | nn.Embedding | nn.Bilinear, Own(1, 1), True),
+        (nn.Linear | nn.Embedding, nn.LayerNorm(1), False),
+        ((nn.Linear, nn.Embedding), nn.Embedding(1, 1), True),
+        (module(nn.Linear | nn.Embedding) & "*.weight", nn.Linear(1, 1), True),
+        (~module((nn.Linear, nn.Embedding)), nn.Linear(1, 1), False),
         (module("Own"), Own(1, 1), True),
         (module("linear"), nn.Linear(1, 1), False),
         (nn.Module, nn.Linear(1, 1), True),
@@ -305,7 +311,11 @@ def test_a_combination_asks_the_second_only_if_it_must() -> None:
     ("build", "message"),
     [
         (lambda: Rule(3, Zeros()), "a rule's condition is a name glob.* got 3"),  # type: ignore[arg-type]
-        (lambda: Rule(int, Zeros()), "subclass of torch.nn.Module or its name, got <class 'int'>"),  # type: ignore[arg-type]
+        (lambda: Rule([nn.Linear, nn.Embedding], Zeros()), r"several \(nn\.Linear \| nn\.Embedding\)"),  # type: ignore[arg-type]
+        (lambda: Rule({"*.weight"}, Zeros()), r"classes and globs are wrapped: module\(nn\.Linear\) & ~glob"),  # type: ignore[arg-type]
+        (lambda: Rule(nn.Linear | None, Zeros()), r"module\(\) needs a subclass of torch\.nn\.Module, several"),
+        (lambda: Rule((), Zeros()), r"module\(\) needs a subclass of torch\.nn\.Module.* got \(\)"),
+        (lambda: Rule(int, Zeros()), "subclass of torch.nn.Module, several .* got <class 'int'>"),  # type: ignore[arg-type]
         (lambda: kind("wieght"), "unknown kind 'wieght': expected one of weight, bias, norm_scale"),
         (lambda: shape(4, "6"), "shape\\(\\) takes numbers and None"),  # type: ignore[arg-type]
         (lambda: shape(True), "shape\\(\\) takes numbers and None"),

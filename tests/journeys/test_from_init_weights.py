@@ -75,6 +75,43 @@ def test_on_meta_a_fallback_gives_the_rest_its_values() -> None:
     assert torch.equal(live[0].weight, model[0].weight)
 
 
+@pytest.mark.parametrize("fallback", ["torch", Rules([Rule("*", Ones())])])
+def test_a_fallback_that_gives_a_live_model_nothing_is_noticed(fallback: Rules | str) -> None:
+    model = build()
+    nn.init.constant_(model[1].weight, 3.0)
+    with pytest.warns(ZetaNotice, match=r"fallback= gave nothing: .* \(2 parameters, such as 1\.weight") as caught:
+        zeta.init_(model, apply, seed=0, fallback=fallback)
+    assert (model[1].weight == 3).all()
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fallback_that_is_not_needed_needs_no_notice() -> None:
+    zeta.plan(build(lambda width: nn.BatchNorm1d(width, affine=False)), apply, fallback="torch")
+    zeta.plan(nn.Sequential(nn.Linear(2, 2), nn.Identity()), apply, fallback="real")
+
+
+class Attention(nn.Module):
+    """Of which a function for linear layers writes a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2), nn.Linear(8, 2)
+
+
+def test_what_the_function_does_not_write_follows_the_seed_in_a_recorded_builder() -> None:
+    def built() -> nn.Module:
+        return Attention().apply(init_weights)
+
+    assert "attention.in_proj_weight" in zeta.init_(Attention(), apply, seed=0).kept
+    model, plan = zeta.record(built)
+    assert not any(entry.kept for entry in plan)
+    assert zeta.materialize_(model, plan, seed=0).ok
+    other = built()
+    zeta.apply_(other, plan, seed=0)
+    assert torch.equal(other.attention.in_proj_weight, model.attention.in_proj_weight)
+
+
 def test_rules_do_the_same() -> None:
     rules = Rules([Rule(kind("weight"), xavier_uniform()), Rule(kind("norm_scale"), Ones()), Rule("*.bias", Zeros())])
     one, other = build(), build()

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -393,7 +394,12 @@ def test_initializers_that_do_not_fit(layer: nn.Module, initializer: Any, messag
         ("linear", ANY, LayerTypeError, "expected a torch.nn.Module, got 'linear'"),
         (nn.Linear, ANY, LayerTypeError, "expected a torch.nn.Module"),
         (nn.Linear(2, 2), "gpt3", SpecError, "unknown recipe 'gpt3': expected one of bert, gpt2"),
-        (nn.Linear(2, 2), list(ANY), SpecError, r"expected Rules\(\[...\]\) or the name of a recipe, got \["),
+        (
+            nn.Linear(2, 2),
+            list(ANY),
+            SpecError,
+            r"Rules\(\[...\]\), the name of a recipe, or a function .*got \[",
+        ),
         (nn.Linear(2, 2), Normal(), SpecError, "expected Rules"),
     ],
 )
@@ -536,6 +542,16 @@ def test_damaged_plans_are_refused(key: str, value: Any) -> None:
     data["entries"][0][key] = value
     with pytest.raises(PlanError):
         Plan.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("given", ["none.json", "here", Path("none.json")])
+def test_the_path_of_a_plan_is_not_its_text(given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").write_text("{}")
+    with pytest.raises(PlanError, match=rf"takes the text of a file: Path\('{given}'\)\.read_text\(\)"):
+        Plan.from_json(given)
+    with pytest.raises(PlanError, match=r"malformed[^;]*$"):
+        Plan.from_json("gone")
 
 
 def test_axes_that_an_initializer_needs_and_does_not_have() -> None:

@@ -643,6 +643,11 @@ def test_a_fallback_gives_buffers_on_meta_their_values_and_must_give_some() -> N
         zeta.plan(token, usual, fallback="torch")
 
 
+def test_a_model_is_no_factory() -> None:
+    with pytest.raises(zeta.LayerTypeError, match=r"the class of a model, or .*got a Linear, .*zeta\.init_ and"):
+        zeta.record(nn.Linear(4, 4))  # type: ignore[arg-type]
+
+
 def test_a_recipe_may_be_the_fallback() -> None:
     layer = nn.Linear(4, 4, device="meta")
     plan = zeta.plan(layer, lambda m: nn.init.zeros_(m.weight), fallback="torch")

@@ -49,7 +49,10 @@ def find_factory(spec: str) -> Callable[..., Any]:
     source, colon, name = spec.partition(":") if spec.startswith("hf:") else spec.rpartition(":")
     if not colon or not name or not source:
         raise UsageError(f"cannot tell what model {spec!r} is: expected {FORMS}")
-    return _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
+    found = _transformers_factory(Path(name)) if source == "hf" else _callable(source, name)
+    if isinstance(found, nn.Module):
+        raise UsageError(f"{spec} is a model that is built already; give its class, or a function that builds it")
+    return found
 
 
 def find_callable(spec: str, option: str) -> Callable[..., Any]:

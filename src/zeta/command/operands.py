@@ -113,5 +113,6 @@ def _applied(how: str, model: nn.Module | None, other: str, building: Building) 
     try:
         decided = plan(model, name if word == "recipe" else read_rules(Path(name), model))
     except PlanError as error:
-        raise UsageError(f"{word} {name} does not fit {other}: {error}") from error
+        misfit = "" if word == "recipe" else f"{word} {name} does not fit: "  # a recipe's error says so
+        raise UsageError(f"{other}: {misfit}{error}") from error
     return Operand(label=f"{word} {name}", plan=cast(decided, model, building.dtype, buffers=building.cast_buffers))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from zeta.base.gaussian import Moments, truncated_moments
 from zeta.base.reading import shown
-from zeta.errors import SpecError
+from zeta.errors import SpecError, notice
 from zeta.initializers.base import Initializer, Site, set_number
 
 # The largest |z| that 32 random bits can give: the p = 2^-33 quantile of the normal distribution is 6.338.
@@ -124,6 +124,16 @@ class Normal(Initializer):
 
     def moments(self, site: Site) -> Moments:
         return Moments(mean=self.mean, std=self.std, kurtosis=3.0)
+
+
+def notice_order(initializer: Initializer) -> None:
+    """Say of a normal law that somebody wrote without spread that its std comes first, before the mean."""
+    if isinstance(initializer, Normal) and initializer.std == 0 and initializer.mean != 0:
+        mean = initializer.mean
+        notice(
+            f"{initializer!r} is the constant {mean!r}. In zeta.initializers, std comes first: Normal({mean!r}) has "
+            f"the std {mean!r}; if the constant is meant, write Constant({mean!r})"
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import ClassVar, Final, Literal
 
 from zeta.base.gaussian import Moments
@@ -81,6 +82,18 @@ def _classical(mode: Mode, distribution: Distribution, gain: float) -> VarianceS
     return scheme.scaled(finite(scheme, "gain", gain))
 
 
+def _kaiming(
+    mode: Mode, distribution: Distribution, nonlinearity: str | Activation, a: float | None
+) -> VarianceScaling:
+    if isinstance(mode, Real):
+        raise SpecError(
+            f"kaiming_{distribution} takes (mode, nonlinearity, a), and not torch's order (a, mode, nonlinearity): got "
+            f"mode={shown(mode)}; write keywords, "
+            f'kaiming_{distribution}(mode="fan_out", nonlinearity="leaky_relu", a=0.1)'
+        )
+    return _classical(mode, distribution, gain(nonlinearity, a))
+
+
 def lecun_normal() -> VarianceScaling:
     """``N(0, 1/fan_in)`` (LeCun et al. 1998)."""
     return VarianceScaling(1.0, "fan_in", "normal")
@@ -115,21 +128,21 @@ def kaiming_normal(
     mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
 ) -> VarianceScaling:
     """``N(0, gain^2/fan)`` with the nonlinearity's gain (He et al. 2015); ``a`` is the slope of ``leaky_relu``."""
-    return _classical(mode, "normal", gain(nonlinearity, a))
+    return _kaiming(mode, "normal", nonlinearity, a)
 
 
 def kaiming_uniform(
     mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
 ) -> VarianceScaling:
     """Uniform on ``±gain * sqrt(3/fan)`` (He et al. 2015); ``a`` is the slope of ``leaky_relu``."""
-    return _classical(mode, "uniform", gain(nonlinearity, a))
+    return _kaiming(mode, "uniform", nonlinearity, a)
 
 
 def kaiming_truncated_normal(
     mode: Mode = "fan_in", nonlinearity: str | Activation = "relu", a: float | None = None
 ) -> VarianceScaling:
     """``kaiming_normal`` cut at 2 sigma, the variance kept."""
-    return _classical(mode, "truncated_normal", gain(nonlinearity, a))
+    return _kaiming(mode, "truncated_normal", nonlinearity, a)
 
 
 glorot_normal = xavier_normal

@@ -14,20 +14,22 @@ from zeta.base.escaping import visible
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDifference:
-    """One tensor that differs from the plan's values: the number of differing elements, and the first of them."""
+    """One tensor that differs from the plan's values: the number of differing elements, and the first of them.
+
+    Both are ``None`` for a kept tensor of a folder, of which the manifest has a hash of its bytes and not the values.
+    """
 
     name: str
-    count: int
-    first: tuple[int, ...]
+    count: int | None
+    first: tuple[int, ...] | None
     found: str
     expected: str
 
     def __str__(self) -> str:
-        place = ", ".join(map(str, self.first))
-        return visible(
-            f"{self.name}: {self.count:,} element(s) differ, first at [{place}]: "
-            f"found {self.found}, expected {self.expected}"
-        )
+        where = ""
+        if self.count is not None and self.first is not None:
+            where = f"{self.count:,} element(s) differ, first at [{', '.join(map(str, self.first))}]: "
+        return visible(f"{self.name}: {where}found {self.found}, expected {self.expected}")
 
 
 class Comparison:

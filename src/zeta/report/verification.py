@@ -83,7 +83,13 @@ class Verification:
         parts = [html.lines([self.summary], bold=True), html.lines(self.problems)]
         if self.differences:
             rows = [
-                (item.name, f"{item.count:,}", str(list(item.first)), item.found, item.expected)
+                (
+                    item.name,
+                    "" if item.count is None else f"{item.count:,}",
+                    "" if item.first is None else str(list(item.first)),
+                    item.found,
+                    item.expected,
+                )
                 for item in self.differences
             ]
             headings = ("name", "elements that differ", "first at", "found", "expected")
@@ -100,7 +106,10 @@ class Verification:
             "kept": list(self.kept),
             "close": list(self.close),
             "problems": list(self.problems),
-            "differences": [{**item.__dict__, "first": list(item.first)} for item in self.differences],
+            "differences": [
+                {**item.__dict__, "first": None if item.first is None else list(item.first)}
+                for item in self.differences
+            ],
         }
 
 

@@ -53,11 +53,14 @@ def planned(
     inner = unwrap(model)
     rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
-        raise SpecError(f"expected Rules([...]) or the name of a recipe, got {shown(how)}")
+        raise SpecError(
+            f"expected Rules([...]), the name of a recipe, or a function that initializes the model, got {shown(how)}"
+        )
     slots = walk(inner)
     if check is not None:
         check(slots)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
-    made = Plan(tuple(resolve(rules, everything, wanted, getattr(inner, "config", None), named=named)))
+    config, recipe = getattr(inner, "config", None), how if isinstance(how, str) else None
+    made = Plan(tuple(resolve(rules, everything, wanted, config, named=named, recipe=recipe)))
     return fit_of_own(model, made, slots, selected=only is not None)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -16,7 +19,7 @@ from zeta.base import dtypes, html
 from zeta.base.modules import check_module
 from zeta.base.parametrizations import following
 from zeta.base.process.garbage import uncollected
-from zeta.base.reading import decode, encode, json_text, repeated, shallow, shown
+from zeta.base.reading import decode, encode, is_file, json_text, repeated, shallow, shown
 from zeta.base.spelling import did_you_mean
 from zeta.base.text import bytes_text, count_text, fold, number_text, shape_text, table, terminal_width
 from zeta.errors import PlanError, SpecError, ZetaError, listed
@@ -125,7 +128,7 @@ class Plan:
             reader = RowReader()
             return cls(tuple([reader.entry(row) for row in decode(content, _Document).entries]))
         except ZetaError as error:
-            raise PlanError(f"not a plan in JSON: {error}") from error
+            raise PlanError(f"not a plan in JSON: {error}{_instead_of_a_path(text)}") from error
 
     def with_dtype(self, dtype: torch.dtype) -> Plan:
         """Return the plan with every floating-point parameter in ``dtype``; buffers keep theirs."""
@@ -252,6 +255,15 @@ class Plan:
     def _cost(self, entries: Iterable[Entry]) -> Cost:
         assert self.costs is not None
         return functools.reduce(Cost.__add__, (self.costs[entry.name] for entry in entries), Cost())
+
+
+def _instead_of_a_path(given: object) -> str:
+    """The end of a message about what is no JSON: what to write if it is the path of a file; or nothing."""
+    if isinstance(given, PathLike):
+        given = os.fspath(given)
+    elif not isinstance(given, str) or not (given.endswith(".json") or is_file(Path(given))):
+        return ""
+    return f"; from_json takes the text of a file: Path({shown(given)}).read_text()"
 
 
 def _is_kept_buffer(entry: Entry) -> bool:

@@ -30,19 +30,30 @@ _KEPT_RULE: Final = "kept: buffer"
 _UNWRITTEN_RULE: Final = "kept: not written"
 #: what entries have as their rule that no rule was given for
 UNRULED: Final = frozenset([_STATISTICS_RULE, _KEPT_RULE, _UNWRITTEN_RULE])
+_IDLE: Final = "these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):"
+_IDLE_OF_RECIPE: Final = (
+    "these rules of it never win (write Rules([...]) for your model, before those of the recipe or instead of them):"
+)
 _NAME: Final = operator.attrgetter("name")
 #: these say nothing about a dtype that check_law could look at
 _WITHOUT_LAW: Final = (Keep, Program)
 
 
 def resolve(
-    rules: Rules, everything: list[list[Slot]], wanted: list[list[Slot]], config: Any, *, named: bool = True
+    rules: Rules,
+    everything: list[list[Slot]],
+    wanted: list[list[Slot]],
+    config: Any,
+    *,
+    named: bool = True,
+    recipe: str | None = None,
 ) -> list[Entry]:
     """The entries that rules give to the ``wanted`` of a model's tensors; the others need no rule.
 
-    ``named``: errors name the rule of a parameter, as its user has written it.
+    ``named``: errors name the rule of a parameter, as its user has written it. ``recipe``: the name of the recipe that
+    the rules are from.
     """
-    resolver = _Resolver(rules, everything, config=config, named=named)
+    resolver = _Resolver(rules, everything, config=config, named=named, recipe=recipe)
     entries = [resolver.entry(group) for group in wanted]
     if len(wanted) < len(everything):
         known = {id(group) for group in wanted}
@@ -87,10 +98,18 @@ class _Resolver:
     """Matches each tensor against the rules and collects everything that is wrong."""
 
     def __init__(
-        self, rules: Rules, groups: list[list[Slot]], config: Any, *, named: bool, partial: bool = False
+        self,
+        rules: Rules,
+        groups: list[list[Slot]],
+        config: Any,
+        *,
+        named: bool,
+        recipe: str | None = None,
+        partial: bool = False,
     ) -> None:
         self.rules = rules
         self.named = named
+        self.recipe = recipe
         self.partial = partial  # a tensor that no rule matches is no problem
         self.config = config
         self.winners: set[int] = set()
@@ -174,7 +193,7 @@ class _Resolver:
         """What the glob of a rule that matches no name may have meant."""
         assert isinstance(rule.where, Where)
         pattern = rule.where.pattern
-        if pattern is None or any(map(glob_matcher(pattern), self._names)):
+        if self.recipe is not None or pattern is None or any(map(glob_matcher(pattern), self._names)):
             return ""
         return did_you_mean_glob(pattern, self._names)
 
@@ -262,10 +281,12 @@ class _Resolver:
                 ("a rule's function must return an initializer:", self.broken.values()),
                 ("a rule gives different initializers to the names of one tensor:", self.contested),
                 ("these parameters cannot be initialized as asked:", self.unsolved),
-                ("these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):", idle),
+                (_IDLE if self.recipe is None else _IDLE_OF_RECIPE, idle),
             )
             if items
         ]
+        if problems and self.recipe is not None:
+            problems.insert(0, f"the recipe {self.recipe!r} does not fit this model")
         if problems:
             raise PlanError("\n".join(problems))
 

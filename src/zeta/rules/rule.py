@@ -13,6 +13,7 @@ from zeta.base.text import count_text, table
 from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
+from zeta.initializers.elementwise import notice_order
 from zeta.rules.instead import FunctionError, instead_of, instead_of_a_tensor, named
 from zeta.rules.match import Kind, Match
 from zeta.rules.where import Condition, Where, where
@@ -58,6 +59,8 @@ class Rule:
                 advice = "expected an initializer such as Normal(0.02), Keep(), or a function of the match"
             if advice is not None:
                 raise SpecError(f"rule {self.label!r}: {advice}, got {named(self.initializer)}")
+        else:
+            notice_order(self.initializer)
         if self.axes is not None and not isinstance(self.axes, Axes):
             raise SpecError(f"rule {self.label!r}: axes must be Axes(...), got {shown(self.axes)}")
 

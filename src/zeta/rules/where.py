@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import types
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -43,14 +45,17 @@ class Where:
         return Where(f"~{self.label}", lambda match: not self(match))
 
 
-Condition = Where | str | re.Pattern[str] | type[nn.Module] | Kind | Callable[[Match], bool]
+#: ``nn.Linear | nn.Embedding``, or a tuple: a module of any of these classes
+Classes = type[nn.Module] | types.UnionType | tuple[type[nn.Module], ...]
+Condition = Where | str | re.Pattern[str] | Classes | Kind | Callable[[Match], bool]
 
 
 def where(condition: Condition) -> Where:
     """Turn what a rule accepts into a :class:`Where`.
 
-    A string is a name glob, a compiled pattern a regular expression, a module class a module type, a :class:`Kind` a
-    kind, and any other callable a predicate on the :class:`Match`. Raises ``SpecError`` on anything else.
+    A string is a name glob, a compiled pattern a regular expression, a module class a module type, as are a union or
+    a tuple of them, a :class:`Kind` a kind, and any other callable a predicate on the :class:`Match`. Raises
+    ``SpecError`` on anything else.
     """
     if isinstance(condition, Where):
         return condition
@@ -60,13 +65,14 @@ def where(condition: Condition) -> Where:
         return glob(condition)
     if isinstance(condition, re.Pattern):
         return regex(condition)
-    if isinstance(condition, type):
+    if isinstance(condition, type | tuple) or _is_union(condition):
         return module(condition)
     if callable(condition):
         return Where(getattr(condition, "__name__", shown(condition)), condition)
     raise SpecError(
-        "a rule's condition is a name glob, a compiled regular expression, a module class, a Kind or a predicate, "
-        f"got {shown(condition)}"
+        "a rule's condition is a name glob, a compiled regular expression, a module class or several "
+        "(nn.Linear | nn.Embedding), a Kind or a predicate, and with & and ~ classes and globs are wrapped: "
+        f'module(nn.Linear) & ~glob("head.*"); got {shown(condition)}'
     )
 
 
@@ -90,15 +96,34 @@ def regex(pattern: str | re.Pattern[str]) -> Where:
     return Where(f"/{compiled.pattern}/", lambda match: compiled.fullmatch(match.name) is not None)
 
 
-def module(module_type: type[nn.Module] | str) -> Where:
-    """Match parameters owned by a module of this class or a subclass; a string is the class's name."""
+def module(module_type: Classes | str) -> Where:
+    """Match parameters owned by a module of this class or a subclass; a string is the class's name.
+
+    A union or a tuple of classes is one of them: ``module(nn.Linear | nn.Embedding)``.
+    """
     if isinstance(module_type, str):
         return Where(
             f"module {module_type}", lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__}
         )
-    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
-        raise SpecError(f"module() needs a subclass of torch.nn.Module or its name, got {shown(module_type)}")
-    return Where(f"module {module_type.__name__}", lambda match: isinstance(match.module, module_type))
+    classes = _classes(module_type)
+    if not classes or not all(isinstance(one, type) and issubclass(one, nn.Module) for one in classes):
+        raise SpecError(
+            "module() needs a subclass of torch.nn.Module, several (nn.Linear | nn.Embedding) or the name of one, got "
+            f"{shown(module_type)}"
+        )
+    names = "|".join(one.__name__ for one in classes)
+    return Where(f"module {names}", lambda match: isinstance(match.module, classes))
+
+
+def _is_union(value: object) -> typing.TypeGuard[types.UnionType]:
+    return typing.get_origin(value) in (types.UnionType, typing.Union)
+
+
+def _classes(given: object) -> tuple[typing.Any, ...]:
+    """The members of a union or a tuple; of anything else, itself."""
+    if isinstance(given, tuple):
+        return given
+    return typing.get_args(given) if _is_union(given) else (given,)
 
 
 def kind(name: Kind | str) -> Where:

@@ -19,6 +19,7 @@ from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 from zeta.write.placeholders import runtime_problem
 
+_MATERIALIZE: Final = "zeta.materialize_(model, plan) gives memory and values to what is on meta"
 _FREED: Final = "has a storage that was freed or made smaller; give its memory back first"
 #: the addresses of the first byte and after the last, the tensor, and its name
 _Extent = tuple[int, int, Tensor, str]
@@ -112,18 +113,18 @@ def check_target(entry: Entry, slot: Slot) -> None:
         raise TargetError(_FREED)
 
 
-def check_memory(slot: Slot) -> None:
-    """Raise ``TargetError`` if the tensor has no memory yet, or stands for memory elsewhere."""
+def check_memory(slot: Slot, advice: str = _MATERIALIZE) -> None:
+    """Raise ``TargetError`` if the tensor has no memory yet, or stands for memory elsewhere.
+
+    ``advice`` is what to do with one on meta.
+    """
     tensor = slot.tensor
     if nn.parameter.is_lazy(tensor):
         raise TargetError("is lazy and has no shape yet; run one forward pass first")
     if slot.kind is not Kind.BUFFER and (elsewhere := runtime_problem(slot)) is not None:
         raise TargetError(elsewhere)
     if tensor.is_meta:
-        raise TargetError(
-            "is on the meta device and has no memory; zeta.materialize_(model, plan) gives memory and values to what "
-            "is on meta"
-        )
+        raise TargetError(f"is on the meta device and has no memory; {advice}")
 
 
 def check_stored(tensor: Tensor) -> None:

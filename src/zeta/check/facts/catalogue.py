@@ -184,7 +184,7 @@ RULES: Final[dict[str, Rule]] = {
             "dead-units",
             FAIL,
             "Most units of an activation are off for every sample of the batch, and pass no gradient.",
-            "Lower the bias or centre the input; use the gain of the activation.",
+            "Raise the bias, or centre the input of the layer before it, so that some samples turn its units on.",
             "Lu et al. 2019 (born dead ReLU)",
         ),
         _rule(
@@ -192,7 +192,7 @@ RULES: Final[dict[str, Rule]] = {
             "saturated",
             FAIL,
             "Most outputs of an activation lie at its bounds, where the gradient vanishes.",
-            "Scale the weights down: std 1/sqrt(fan_in) for inputs of unit variance.",
+            "Scale the weights down, to std 1/sqrt(fan_in) for inputs of unit variance, and keep the bias near zero.",
             "Glorot & Bengio 2010",
         ),
         _rule(

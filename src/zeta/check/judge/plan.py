@@ -25,6 +25,8 @@ from zeta.write.parametrized import inversion_error
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # variance times fan of known schemes: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
 _SCHEMES: Final = {1 / 3: "torch's default", 1.0: "LeCun", 2.0: "He", 25 / 9: "tanh's"}
+# those that are also usual with the mean of the fans: Glorot, alone and with the gains of ReLU and of tanh
+_OF_THE_MEAN: Final = (1.0, 2.0, 25 / 9)
 # stds that are usually written as constants; a std close to one of them is not evidence for a scheme
 _USUAL: Final = (0.01, 0.02, 0.05, 0.1)
 # the rule of a recorded entry is a line of a file
@@ -128,7 +130,9 @@ def _fan(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
         return
     # a weight stored as (in, out): torch takes its fan_out for fan_in, and scaling by fan_out is rarely intended
     fans = (real.fan_in,) if blind.fan_in == real.fan_out else (real.fan_in, real.fan_out)
-    known = [c for c in _SCHEMES for fan in fans if _matches(std, fan, c, slack)]
+    mean = (real.fan_in + real.fan_out) / 2
+    known = any(_matches(std, fan, c, slack) for fan in fans for c in _SCHEMES)
+    known = known or any(_matches(std, mean, c, slack) for c in _OF_THE_MEAN)
     for side, wrong, right in (("in", blind.fan_in, real.fan_in), ("out", blind.fan_out, real.fan_out)):
         off = max(wrong, right) / max(1, min(wrong, right))
         scheme = next((c for c in _SCHEMES if _matches(std, wrong, c, slack)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from os import PathLike
+from typing import overload
 
 from zeta.base.escaping import visible
 from zeta.base.text import count_text
@@ -38,20 +39,32 @@ class CheckReport(Results):
     def _repr_html_(self) -> str:
         return fragment(self)
 
-    def to_json(self, path: str | PathLike[str] | None = None) -> str:
-        """Return everything as JSON text, and write it to ``path`` if given."""
+    @overload
+    def to_json(self, path: None = None) -> str: ...
+    @overload
+    def to_json(self, path: str | PathLike[str]) -> None: ...
+    def to_json(self, path: str | PathLike[str] | None = None) -> str | None:
+        """Return everything as JSON text; or write it to ``path``, and return nothing."""
         return _written(json.dumps(to_json(self), indent=1, allow_nan=False) + "\n", path)
 
-    def to_html(self, path: str | PathLike[str] | None = None) -> str:
-        """Return one self-contained HTML page, and write it to ``path`` if given.
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+    @overload
+    def to_html(self, path: str | PathLike[str]) -> None: ...
+    def to_html(self, path: str | PathLike[str] | None = None) -> str | None:
+        """Return one self-contained HTML page; or write it to ``path``, and return nothing.
 
         Raises:
             UsageError: if plotly is not installed (``pip install 'zeta-init[html]'``), or ``path`` is a link or folder.
         """
         return _written(page(self), path)
 
-    def to_sarif(self, path: str | PathLike[str] | None = None, *, artifact: str | None = None) -> str:
-        """Return the findings as SARIF 2.1.0 text for code-review tools, and write it to ``path`` if given.
+    @overload
+    def to_sarif(self, path: None = None, *, artifact: str | None = None) -> str: ...
+    @overload
+    def to_sarif(self, path: str | PathLike[str], *, artifact: str | None = None) -> None: ...
+    def to_sarif(self, path: str | PathLike[str] | None = None, *, artifact: str | None = None) -> str | None:
+        """Return the findings as SARIF 2.1.0 text for code-review tools; or write it to ``path``, and return nothing.
 
         ``artifact`` is a file of the repository, such as ``src/model.py``, to attach the findings to; some tools show
         no findings without one.
@@ -63,7 +76,9 @@ class CheckReport(Results):
         log_to(self, writer, step)
 
 
-def _written(text: str, path: str | PathLike[str] | None) -> str:
-    if path is not None:
-        write_text(path, text)
-    return text
+def _written(text: str, path: str | PathLike[str] | None) -> str | None:
+    """The text; or nothing, where it was written to a file: a console would show the whole of it."""
+    if path is None:
+        return text
+    write_text(path, text)
+    return None

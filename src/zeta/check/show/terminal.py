@@ -6,6 +6,7 @@ Like zeta's other tables it has no colours, so that a log and a terminal show th
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -27,6 +28,9 @@ _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _DECADES: Final = 2.0  # a scale spans at least this many decades, or small differences would look large
 _NAME: Final = 30
 _LONGEST_FOLD: Final = 200
+#: the mark between a name and the number of a further use, and what it is while names are joined, part by part
+_USE: Final = re.compile(r"#(?=\d+$)")
+_APART: Final = "\0#."
 #: how a severity is written
 MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "note"}
 
@@ -81,11 +85,12 @@ def _findings(findings: Sequence[Finding]) -> str:
 
 
 def _folded(findings: Iterable[Finding]) -> Iterator[tuple[str, list[Finding]]]:
-    """Join findings of one rule at places whose names differ only in numbers."""
+    """Join findings of one rule at places whose names differ only in numbers, further uses of a module included."""
     named: list[tuple[str, Hashable, Finding]] = [
-        (where(found), (found.rule.id, found.advice), found) for found in findings
+        (_USE.sub(_APART, where(found)), (found.rule.id, found.advice), found) for found in findings
     ]
-    for name, members in fold(named):
+    for apart, members in fold(named):
+        name = apart.replace(_APART, "#")
         if len(members) > 1 and len(name) > _LONGEST_FOLD:
             name = where(members[0])
         elif len(members) > 1:

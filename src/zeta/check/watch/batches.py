@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from zeta.base.modules import tensors_of
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap
 
@@ -36,8 +38,10 @@ def call_of(model: nn.Module, batch: Any) -> Call:
     the last element of a tuple if ``forward`` takes one argument less; or a mapping's ``labels`` (``label``,
     ``targets``, ``target``, ``y``) if ``forward`` has no such argument.
 
-    Raises ``SpecError`` if ``forward`` accepts none of these forms, or if all tensors are empty.
+    Raises ``SpecError`` if ``forward`` accepts none of these forms, if all tensors are empty, or for a loader.
     """
+    if isinstance(batch, DataLoader | Iterator):
+        raise SpecError(f"check takes one batch, such as next(iter(loader)), got {shown(batch)}, which gives many")
     tensors = tensors_in(batch)
     if tensors and not any(tensor.numel() for _, tensor in tensors):
         raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")

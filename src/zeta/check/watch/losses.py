@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import is_sharded
 from zeta.base.reading import shown
-from zeta.check.watch.batches import TARGETS, Call, tensors_in
+from zeta.check.watch.batches import TARGETS, Call, describe, tensors_in
 from zeta.errors import SpecError
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
@@ -54,7 +54,7 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     Raises ``SpecError`` for targets beyond the logits' classes, and for a loss of ``torch.nn`` without a target.
     """
     if loss is not None:
-        value = loss(*_arguments(loss, output, call))
+        value = _value(loss, *_arguments(loss, output, call))
         if not isinstance(value, Tensor) or value.numel() != 1:
             raise SpecError(f"loss(output, batch) must return a tensor with one element, got {shown(value)}")
         return Objective(value=_whole(value).reshape(()))
@@ -79,6 +79,23 @@ def _arguments(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
         missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
         raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
     return logits, target
+
+
+def _value(loss: LossFunction, output: Any, other: Any) -> Any:
+    """The value of the loss; ``SpecError`` if these arguments are not what it is made for."""
+    try:
+        return loss(output, other)
+    except TypeError as error:
+        if isinstance(loss, nn.modules.loss._Loss):
+            raise
+        name = getattr(loss, "__name__", type(loss).__name__)
+        function = "F.cross_entropy" if name == "<lambda>" else name
+        raise SpecError(
+            f"loss={name} fails: {error}. It was called as loss(output, batch), with the model's output "
+            f"({describe(output)}) and the whole batch ({describe(other)}). Take the target from the batch, as in "
+            f"lambda output, batch: {function}(output, batch[1]); or give a loss of torch.nn, such as "
+            "nn.CrossEntropyLoss(), which gets the target"
+        ) from error
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
 from zeta.base.tensors import swap
+from zeta.base.text import count_text
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed, notice
 from zeta.resolve import resolver
 from zeta.resolve.fitting import Only, chosen_by
@@ -55,12 +56,17 @@ def record(
     Raises:
         RecordingError: the constructor reads random values, leaves a parameter without a value, fills it in a way that
             is not recordable, or keeps random tensors outside of parameters and buffers. All problems are listed.
-        LayerTypeError: the factory returned something else than a module.
+        LayerTypeError: the factory returned something else than a module, or is a module itself.
 
     >>> model, plan = record(nn.Linear, 64, 32)
     >>> model.weight.is_meta, plan["bias"].initializer
     (True, Uniform(low=-0.125, high=0.125))
     """
+    if isinstance(factory, nn.Module):
+        raise LayerTypeError(
+            f"record takes the class of a model, or a function that builds it, got a {type(factory).__name__}, which "
+            "is built already; zeta.init_ and zeta.plan take a model"
+        )
     recorder = _recorder(fallback)
     with recording(recorder):
         with within_reach("the constructor", RecordingError):
@@ -253,6 +259,8 @@ def _plan(
             "the function wrote to nothing of the model, so that all of it is kept. A function of one module, as for "
             "model.apply(function), is given as lambda model: model.apply(function)"
         )
+    elif live and isinstance(rules, Rules) and not ruled:
+        _notice_idle(entries)
     if problems:
         raise RecordingError(
             listed(
@@ -261,6 +269,17 @@ def _plan(
             )
         )
     return Plan(tuple(entries))
+
+
+def _notice_idle(entries: list[Entry]) -> None:
+    """Say of a fallback that gave nothing which parameters have values, so that they are kept."""
+    kept = [entry.name for entry in entries if entry.kept and entry.kind is not Kind.BUFFER]
+    if kept:
+        notice(
+            f"fallback= gave nothing: what the function does not write has values, and is kept "
+            f"({count_text(len(kept), 'parameter')}, such as {kept[0]}). fallback= is for what has none, on meta; let "
+            "the function write these, or write them with rules of their own: zeta.init_(model, rules, only=...)"
+        )
 
 
 def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
