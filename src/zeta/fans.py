@@ -14,7 +14,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import torch
@@ -95,10 +95,6 @@ class Axes:
             return whole / skipped if whole % skipped else whole // skipped
 
         return Fans(fan_in=product(axes.fan_in, axes.stride_in), fan_out=product(axes.fan_out, axes.stride_out))
-
-    def without_blocks(self, dim: int) -> Axes:
-        """The axes of one of the blocks along a dimension."""
-        return replace(self, blocks=tuple(pair for pair in self.blocks if pair[0] != dim))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly."""

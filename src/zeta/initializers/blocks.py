@@ -97,6 +97,12 @@ class Blocks(Initializer):
             return axes
         return replace(axes, blocks=(*axes.blocks, (self.dim, len(self.parts))))
 
+    def axes_of_one(self, axes: Axes | None) -> Axes | None:
+        """The axes of one block as a tensor of its own; ``axes`` are those of the parameter."""
+        if axes is None:
+            return None
+        return replace(axes, blocks=tuple(pair for pair in axes.blocks if pair[0] != self.dim))
+
     def spans(self, extent: int) -> list[tuple[int, int, Initializer]]:
         """Begin, end and initializer of each block along the dimension, which has this extent."""
         size = extent // len(self.parts)

@@ -114,7 +114,7 @@ def _fill(recorder: Draws, entry: Entry, tensor: Tensor) -> None:
     with torch.no_grad():
         blocks = entry.initializer
         if isinstance(blocks, Blocks):
-            alone = None if entry.axes is None else entry.axes.without_blocks(blocks.dim)
+            alone = blocks.axes_of_one(entry.axes)
             for begin, end, part in blocks.spans(entry.shape[blocks.dim]):
                 _draw(recorder, part, alone, tensor.narrow(blocks.dim, begin, end - begin))
         else:
