@@ -86,8 +86,14 @@ def plan_recorded(
     is of these tensors alone.
     """
     recorder = _recorder(fallback)
-    live = {slot.name for slot in walk(model) if not slot.tensor.is_meta and not nn.parameter.is_lazy(slot.tensor)}
-    with plain(), alone_with(model), restored(model), _unsharded(model), _on_meta(model):
+    with (
+        plain(),
+        alone_with(model),
+        contextlib.nullcontext(_live(model)) as live,  # not before: another thread may have the model on meta
+        restored(model),
+        _unsharded(model),
+        _on_meta(model),
+    ):
         for tensor in _tensors_of(model):
             if _is_strided(tensor):
                 recorder.graph.cell(tensor)  # register the whole tensor before a view of it
@@ -97,6 +103,11 @@ def plan_recorded(
             recorder.lent.settle()
             effective = _effective(model, recorder)
         return _plan(model, recorder, effective, fallback, live=live, only=only)
+
+
+def _live(model: nn.Module) -> set[str]:
+    """The names of the tensors that have values."""
+    return {slot.name for slot in walk(model) if not slot.tensor.is_meta and not nn.parameter.is_lazy(slot.tensor)}
 
 
 def _recorder(fallback: Fallback | None) -> Recorder:
