@@ -11,6 +11,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from zeta.base.modules import modules_of
+from zeta.base.process.interrupts import insist
+
 
 def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
     """The shape of a parametrized weight, computed on meta tensors: no value is read, no tensor changes.
@@ -60,6 +63,24 @@ class _Twins:
         if isinstance(value, dict):
             return type(value)((key, self._of(item)) for key, item in value.items())
         return type(value)(self._of(item) for item in value)
+
+
+def evaluated(plist: parametrize.ParametrizationList) -> Tensor:
+    """The weight as its parametrization computes it in evaluation mode, where it changes no buffer."""
+    modes = [(inner, inner.training) for inner in modules_of(plist)]
+
+    def restore() -> None:
+        for inner, training in modes:
+            inner.training = training
+
+    try:
+        try:
+            return plist.eval()()  # type: ignore[no-any-return]
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:

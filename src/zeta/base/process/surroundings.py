@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch._C import _pop_torch_function_stack, _push_on_torch_function_stack
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 
 from zeta.base.modules import modules_of
+from zeta.base.process.interrupts import insist
 from zeta.errors import TargetError
 
 
@@ -27,22 +34,72 @@ def plain() -> Iterator[None]:
             "zeta was called inside a transform of torch.func (vmap, grad, jvp, functionalize), where tensors are "
             "wrappers without memory; call it outside of the transformed function. Nothing was changed"
         )
-    modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
-    cast = [kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)]
+    before = Modes()
     try:
-        with contextlib.ExitStack() as stack:
-            if torch._C._len_torch_dispatch_stack():
-                stack.enter_context(_disable_current_modes())
-            if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False))
-            for kind in cast:
-                torch.set_autocast_enabled(kind, False)
-            yield
-    finally:
-        for kind in cast:
+        try:
+            with contextlib.ExitStack() as stack:
+                before.leave()
+                if torch._C._len_torch_dispatch_stack():
+                    stack.enter_context(_disable_current_modes())
+                if torch.is_inference_mode_enabled():
+                    stack.enter_context(torch.inference_mode(False))
+                yield
+        finally:
+            insist(before.restore)
+    except BaseException:
+        insist(before.restore_all)
+        raise
+
+
+class Modes:
+    """The modes of this thread at the beginning of a block."""
+
+    def __init__(self) -> None:
+        self._functions = _function_modes()
+        self._dispatched = _get_current_dispatch_mode_stack()
+        self._cast = [kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)]
+        self._grad = torch.is_grad_enabled()
+
+    def leave(self) -> None:
+        """Leave those of torch's functions and autocast."""
+        _leave_functions()
+        for kind in self._cast:
+            torch.set_autocast_enabled(kind, False)
+        torch.clear_autocast_cache()
+
+    def restore(self) -> None:
+        """Be in all of them again, and in no others."""
+        for kind in self._cast:
             torch.set_autocast_enabled(kind, True)
-        for mode in reversed(modes):
-            _push_on_torch_function_stack(mode)
+        torch.clear_autocast_cache()  # casts of weights that may have been written since
+        if not _same(_function_modes(), self._functions):
+            _leave_functions()
+            for mode in self._functions:
+                _push_on_torch_function_stack(mode)
+        if not _same(_get_current_dispatch_mode_stack(), self._dispatched):
+            while torch._C._len_torch_dispatch_stack():
+                _pop_mode()
+            for mode in self._dispatched:
+                _push_mode(mode)
+
+    def restore_all(self) -> None:
+        """The same, and compute gradients as at the beginning: an interrupt in torch's own blocks leaves them off."""
+        _leave_functions()  # which would see the next call
+        torch._C._set_grad_enabled(self._grad)
+        self.restore()
+
+
+def _leave_functions() -> None:
+    while torch._C._len_torch_function_stack():
+        _pop_torch_function_stack()
+
+
+def _function_modes() -> list[Any]:
+    return [torch._C._get_function_stack_at(level) for level in range(torch._C._len_torch_function_stack())]
+
+
+def _same(now: list[Any], before: list[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _autocast_devices() -> tuple[str, ...]:
@@ -52,7 +109,9 @@ def _autocast_devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if accelerator is None else ("cpu", "cuda", accelerator.type)
 
 
-_FREE: Final = threading.Condition()
+#: of what is used below; its own methods, which an interrupt cannot enter, let go of it
+_LOCK: Final = threading.RLock()
+_FREE: Final = threading.Condition(_LOCK)
 #: the thread that is in a block with a module, by the module's ``id``
 _TAKEN: Final[dict[int, int]] = {}
 
@@ -66,14 +125,23 @@ def alone_with(model: nn.Module) -> Iterator[None]:
     mine = threading.get_ident()
     # an argument that is not a module is refused later
     wanted = [id(module) for module in modules_of(model)] if isinstance(model, nn.Module) else []
-    with _FREE:
-        _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
-        taken = [module for module in wanted if module not in _TAKEN]
-        _TAKEN.update(dict.fromkeys(taken, mine))
-    try:
-        yield
-    finally:
-        with _FREE:
-            for module in taken:
-                del _TAKEN[module]
+    outer = {module for module in wanted if _TAKEN.get(module) == mine}
+
+    def leave() -> None:
+        with _LOCK:
+            for module in wanted:
+                if module not in outer and _TAKEN.get(module) == mine:
+                    del _TAKEN[module]
             _FREE.notify_all()
+
+    try:
+        try:
+            with _LOCK:
+                _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
+                _TAKEN.update(dict.fromkeys(wanted, mine))
+            yield
+        finally:
+            insist(leave)
+    except BaseException:
+        insist(leave)
+        raise
