@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -188,8 +189,8 @@ def materialize_(
                     "zeta.apply_ writes to them, and so does overwrite=True"
                 )
         seed = chosen_seed(model, None, seed)
-        with allocated(fitting, device=device, dtype=dtype, cast_buffers=cast_buffers) as fitted:
-            return applied(fitted, seed, progress, meet)
+        write = functools.partial(applied, seed=seed, progress=progress, meet=meet)
+        return allocated(fitting, write, device=device, dtype=dtype, cast_buffers=cast_buffers)
 
 
 @on_values_or_recorded
@@ -223,8 +224,8 @@ def init_(
             fitting = planned(model, _rules(how, fallback), only=only)
         if fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
             seed = chosen_seed(model, None, seed)
-            with allocated(fitting, device="cpu", dtype=None) as fitted:
-                return applied(fitted, seed, progress, meet)
+            write = functools.partial(applied, seed=seed, progress=progress, meet=meet)
+            return allocated(fitting, write, device="cpu", dtype=None)
         return applied(fitting, seed, progress, meet)
 
 

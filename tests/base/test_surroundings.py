@@ -19,7 +19,7 @@ import zeta
 from tests.helpers.networks import vectors
 from zeta import utils
 from zeta.base.process.surroundings import plain
-from zeta.initializers import Normal, Orthogonal, Zeros
+from zeta.initializers import Constant, Normal, Orthogonal, Zeros
 
 
 @contextlib.contextmanager
@@ -290,6 +290,36 @@ def test_modes_hold_again_afterwards() -> None:
         assert torch.is_inference_mode_enabled()
         assert torch.is_autocast_enabled("cpu")
         assert counting.calls > 0
+
+
+AUTOCAST: dict[str, Callable[[nn.Module], object]] = {
+    "init_ with a function": lambda model: zeta.init_(model, lambda m: nn.init.constant_(m.weight, 2.0), 0),
+    "init_ with rules": lambda model: zeta.init_(model, CONSTANT, 0),
+    "apply_": lambda model: zeta.apply_(model, zeta.plan(model, CONSTANT), 0),
+    "fill_": lambda model: zeta.fill_(model.weight, Constant(2.0)),
+}
+CONSTANT = zeta.Rules([zeta.Rule("weight", Constant(2.0))])
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["on", "off"])
+@pytest.mark.parametrize("name", AUTOCAST)
+def test_a_forward_pass_in_the_same_autocast_uses_the_new_weights(name: str, inner: bool) -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    with torch.autocast("cpu"):
+        layer(torch.ones(1, 4))  # autocast keeps what it has cast, and refers to the weight
+        with torch.autocast("cpu", enabled=inner):
+            AUTOCAST[name](layer)
+        assert layer(torch.ones(1, 4)).tolist() == [[8.0] * 3]
+
+
+def test_a_function_is_planned_after_a_forward_pass_in_the_same_autocast() -> None:
+    layer = nn.Linear(4, 3)
+    with torch.autocast("cpu"):
+        before = layer(torch.ones(1, 4))
+        plan = zeta.plan(layer, lambda model: nn.init.normal_(model.weight))
+        assert torch.equal(layer(torch.ones(1, 4)), before)
+        assert torch.is_autocast_enabled("cpu")
+    assert plan["bias"].kept
 
 
 class Tiny(nn.Module):

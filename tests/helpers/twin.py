@@ -290,7 +290,7 @@ def run(factory: Callable[[], nn.Module], values: list[Tensor]) -> nn.Module:
     with (
         leaves_noted(draws.taken),
         mock.patch.object(interception, "intercepted", draws.whole),
-        interception.INTERCEPTION,
+        interception.INTERCEPTION.held(),
         torch.random.fork_rng(devices=[]),
         draws,
     ):

@@ -2,24 +2,85 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from zeta.base.modules import modules_of
+from zeta.base.process.interrupts import insist
+
 
 def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
-    """The shape of a parametrized weight, computed on meta tensors: no value is read, no buffer changes."""
-    state = {**dict(plist.named_parameters()), **dict(plist.named_buffers())}
-    # plain tensors: some operations of DTensor communicate even on meta
-    on_meta = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in state.items()}
+    """The shape of a parametrized weight, computed on meta tensors: no value is read, no tensor changes.
+
+    Other threads may use the parametrization meanwhile, so a twin of it runs.
+    """
     try:
         with torch.no_grad():
-            weight = torch.func.functional_call(plist, on_meta, ())
+            weight = _Twins().of_module(plist)()
     except Exception:  # a parametrization that cannot run on meta; almost all of them keep the shape
         return tuple(originals(plist)[-1].shape)
     return tuple(weight.shape)
+
+
+class _Twins:
+    """Twins of modules, whose tensors are on meta, each made once.
+
+    A twin has its own attributes, lists, sets and dictionaries. Other objects are those of the original: a module that
+    is held outside of the tables of modules may be a whole model.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+
+    def of_module(self, module: nn.Module) -> nn.Module:
+        """The twin of a module, with those of the modules in it."""
+        found = self._made.get(id(module))
+        if found is None:
+            found = self._made[id(module)] = object.__new__(type(module))
+            held = vars(module)
+            inner = {name: child and self.of_module(child) for name, child in module._modules.items()}
+            vars(found).update({name: self._of(value) for name, value in held.items() if name != "_modules"})
+            vars(found)["_modules"] = inner
+        return found
+
+    def _of(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) and type(value) not in (list, tuple, set, dict, OrderedDict):
+            return value
+        found = self._made.get(id(value))
+        if found is None:
+            found = self._made[id(value)] = self._new(value)
+        return found
+
+    def _new(self, value: Any) -> Any:
+        if isinstance(value, Tensor):  # plain ones: some operations of DTensor communicate even on meta
+            return torch.empty(value.shape, dtype=value.dtype, device="meta")
+        if isinstance(value, dict):
+            return type(value)((key, self._of(item)) for key, item in value.items())
+        return type(value)(self._of(item) for item in value)
+
+
+def evaluated(plist: parametrize.ParametrizationList) -> Tensor:
+    """The weight as its parametrization computes it in evaluation mode, where it changes no buffer."""
+    modes = [(inner, inner.training) for inner in modules_of(plist)]
+
+    def restore() -> None:
+        for inner, training in modes:
+            inner.training = training
+
+    try:
+        try:
+            return plist.eval()()  # type: ignore[no-any-return]
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -23,15 +23,48 @@ def swap(tensor: Tensor, other: Tensor) -> None:
     wrapper around a local tensor and a specification, which are swapped too. Needed until torch has a public function
     that swaps the content only.
     """
-    torch._C._swap_tensor_impl(tensor, other)
-    if is_sharded(tensor):
-        for attribute in ("_local_tensor", "_spec"):
-            mine, theirs = getattr(tensor, attribute), getattr(other, attribute)
-            setattr(tensor, attribute, theirs)
-            setattr(other, attribute, mine)
-    for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
-        if getattr(tensor, attribute, None):
-            setattr(tensor, attribute, getattr(tensor, attribute))
+    Swaps([(tensor, other)]).make()
+
+
+class Swaps:
+    """Tensors that are swapped with others, as ``swap`` does, and swapped back."""
+
+    def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self._pairs = [(tensor, other, _home(tensor), _wrapped(tensor), _wrapped(other)) for tensor, other in pairs]
+
+    def make(self) -> None:
+        """Swap all of them."""
+        for tensor, other, _, mine, theirs in self._pairs:
+            torch._C._swap_tensor_impl(tensor, other)
+            _settle(tensor, theirs)
+            _settle(other, mine)
+
+    def undo(self) -> None:
+        """Swap back those that are swapped. It may be called again after it was interrupted, and after ``make`` was."""
+        for tensor, other, home, mine, theirs in self._pairs:
+            if _home(other) == home:
+                torch._C._swap_tensor_impl(tensor, other)
+            _settle(other, theirs)
+            _settle(tensor, mine)
+
+
+def _home(tensor: Tensor) -> int:
+    """Where torch keeps the tensor's metadata and its reference to memory, which are what is swapped."""
+    return int(tensor._cdata)
+
+
+def _wrapped(tensor: Tensor) -> dict[str, Any]:
+    """What a ``DTensor`` wraps."""
+    return {name: getattr(tensor, name) for name in ("_local_tensor", "_spec")} if is_sharded(tensor) else {}
+
+
+def _settle(tensor: Tensor, wrapped: dict[str, Any]) -> None:
+    """Give a tensor what it wraps, and set its hooks again."""
+    for name, value in wrapped.items():
+        setattr(tensor, name, value)
+    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        if getattr(tensor, name, None):
+            setattr(tensor, name, getattr(tensor, name))
 
 
 #: types of attributes that cannot contain a tensor

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,13 @@ from torch.nn.utils import parametrize
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import modules_of, parameters_of, tensors_of
 from zeta.base.parametrizations import following, originals
-from zeta.base.tensors import attributes, extent, has_address, swap, with_memory
+from zeta.base.process.interrupts import insist
+from zeta.base.tensors import Swaps, attributes, extent, has_address, with_memory
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +57,20 @@ def _has_memory(tensor: Tensor) -> bool:
     return not nn.parameter.is_lazy(tensor) and not tensor.is_meta and has_address(local(tensor))
 
 
-@contextlib.contextmanager
 def allocated(
-    fit: Fit, *, device: torch.device | str, dtype: torch.dtype | None, cast_buffers: bool = False
-) -> Iterator[Fit]:
-    """Allocate memory on ``device`` for every parameter and buffer on meta; if the block fails, restore the model.
+    fit: Fit,
+    write: Callable[[Fit], Result],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+    cast_buffers: bool = False,
+) -> Result:
+    """Allocate memory on ``device`` for every parameter and buffer on meta; if ``write`` fails, restore the model.
 
     With a selection, only for the tensors that are selected, and what shares memory with them. The tensors stay the
     same Python objects: names, ties, views of the same memory, ``requires_grad``, strides, class, attributes and hooks
-    remain. Yields the fit of the plan after the cast to ``dtype``.
+    remain. ``write`` gets the fit of the plan after the cast to ``dtype``. It is no context manager, as an interrupt
+    in contextlib would leave the model restored at any later time.
 
     Raises ``TargetError`` for tensors that would get memory but no value: the plan keeps them, or does not have them.
     ``SpecError`` for a device or dtype that is not allowed.
@@ -79,15 +87,16 @@ def allocated(
     else:
         everything = _selected(fit, everything)
     twins = _twins(fit.model, everything, place, wanted)
-    swapped: list[_Twin] = []
+    swaps = Swaps((twin.tensor, twin.real) for twin in twins)
     try:
-        for twin in twins:
-            swap(twin.tensor, twin.real)
-            swapped.append(twin)
-        yield found
+        try:
+            swaps.make()
+            return write(found)
+        except BaseException:
+            insist(swaps.undo)
+            raise
     except BaseException:
-        for twin in swapped:
-            swap(twin.tensor, twin.real)
+        insist(swaps.undo)
         raise
 
 

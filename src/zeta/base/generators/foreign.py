@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from zeta.base.process.exchange import Shared
+from zeta.base.process.interrupts import insist
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +95,30 @@ def foreign_apart() -> Iterator[Callable[[], list[str]]]:
     """
     states = {each: each.state(hidden) for each in _RANDOM_MODULES if (hidden := each.found()) is not None}
     copies = {each.module: each.copy(state) for each, state in states.items()}
-    drawn: list[str] = []
-    outer, _HERE.generators = _HERE.generators, copies
-    try:
-        with _MODULES:
-            yield lambda: drawn
-    finally:
+    drawn: dict[str, None] = {}
+    outer = _HERE.generators
+
+    def restore() -> None:
         _HERE.generators = outer
         alone = threading.active_count() == 1
         for each, state in states.items():
             before = _comparable(state)
             moved = alone and _comparable(each.state(each.found())) != before
+            if moved or _comparable(each.state(copies[each.module])) != before:
+                drawn[each.title] = None
             if moved:
                 each.restore(each.found(), state)
-            if moved or _comparable(each.state(copies[each.module])) != before:
-                drawn.append(each.title)
+
+    try:
+        try:
+            _HERE.generators = copies
+            with _MODULES.held():
+                yield lambda: list(drawn)
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 def _comparable(state: Any) -> Any:
@@ -140,9 +150,9 @@ def _replace() -> None:
 
 
 def _restore() -> None:
-    while _replaced:
-        module, name, function = _replaced.pop()
+    for module, name, function in _replaced:
         setattr(module, name, function)
+    _replaced.clear()
 
 
 def _redirected(module: str, name: str, function: Any) -> Callable[..., Any]:

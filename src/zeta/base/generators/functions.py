@@ -28,7 +28,7 @@ def apart(seed: int | None) -> Iterator[None]:
     Args:
         seed: the seed of the private generators; ``None``: they start from the present state of torch's.
     """
-    with FUNCTIONS, Private(seed):
+    with FUNCTIONS.held(), Private(seed):
         yield
 
 

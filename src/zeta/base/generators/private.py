@@ -17,6 +17,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
+from zeta.base.process.interrupts import insist
+
 _CPU: Final = torch.device("cpu")
 
 
@@ -179,9 +181,17 @@ def _lent(private: torch.Generator) -> Iterator[None]:
     shared = _shared(private.device)
     with _LENDING:
         state = shared.get_state()
-        shared.set_state(private.get_state())
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             private.set_state(shared.get_state())
             shared.set_state(state)
+
+        try:
+            try:
+                shared.set_state(private.get_state())
+                yield
+            finally:
+                insist(restore)
+        except BaseException:
+            insist(restore)
+            raise

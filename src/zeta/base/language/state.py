@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import torch
 
+from zeta.base.process.interrupts import insist
+
 #: in a list, so that Python's compiler does not compute the product in advance
 _HALF: Final = [0.5]
 
@@ -41,9 +43,9 @@ def fixed_state() -> Iterator[None]:
 def subnormals() -> Iterator[None]:
     """Keep subnormal numbers, even if ``torch.set_flush_denormal`` is on in this thread."""
     flushed = sys.float_info.min * _HALF[0] == 0.0
-    if flushed:
-        torch.set_flush_denormal(False)
     try:
+        if flushed:
+            torch.set_flush_denormal(False)
         yield
     finally:
         if flushed:
@@ -58,8 +60,8 @@ def one_thread() -> Iterator[None]:
     """
     with _ALONE.lock, full_precision():
         before = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
+            torch.set_num_threads(1)
             yield
         finally:
             torch.set_num_threads(before)
@@ -72,13 +74,21 @@ def full_precision() -> Iterator[None]:
         backends: tuple[Any, ...] = (torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
         before = [backend.fp32_precision for backend in backends]
         changed = [(backend, found) for backend, found in zip(backends, before, strict=True) if found != "ieee"]
-        for backend, _ in changed:
-            backend.fp32_precision = "ieee"
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             for backend, found in changed:
                 backend.fp32_precision = found
+
+        try:
+            try:
+                for backend, _ in changed:
+                    backend.fp32_precision = "ieee"
+                yield
+            finally:
+                insist(restore)
+        except BaseException:
+            insist(restore)
+            raise
 
 
 @contextlib.contextmanager

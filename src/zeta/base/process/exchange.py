@@ -5,35 +5,62 @@ The new code checks the calling thread. In threads without such a block it does 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, Final
 
+from zeta.base.process.interrupts import insist
 from zeta.errors import ZetaError
 
 
 class Shared:
-    """A change that the first block makes when it is entered, and the last block undoes when it is left."""
+    """A change that the first block makes when it is entered, and the last block undoes when it is left.
+
+    ``undo`` is called for a change that was interrupted or failed, too, and again if it is itself interrupted.
+    """
 
     def __init__(self, make: Callable[[], None], undo: Callable[[], None]) -> None:
         self._make = make
         self._undo = undo
-        self._lock = threading.Lock()
-        self._depth = 0
+        self._lock = threading.RLock()
+        self._holders: set[object] = set()
+        self._begun = self._made = False
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._depth == 0:
-                self._make()
-            self._depth += 1
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A block that needs the change."""
+        holder = object()
+        leave = functools.partial(self._leave, holder)
+        try:
+            try:
+                self._enter(holder)
+                yield
+            finally:
+                insist(leave)
+        except BaseException:
+            insist(leave)
+            raise
 
-    def __exit__(self, *_: object) -> None:
+    def _enter(self, holder: object) -> None:
         with self._lock:
-            self._depth -= 1
-            if self._depth == 0:
+            if self._begun and not self._made:  # it was interrupted, and this thread was faster than that one
                 self._undo()
+            self._holders.add(holder)
+            if not self._made:
+                self._begun = True
+                self._make()
+                self._made = True
+
+    def _leave(self, holder: object) -> None:
+        with self._lock:
+            self._holders.discard(holder)
+            if self._begun and not self._holders:
+                self._undo()
+                self._begun = self._made = False
 
 
 class Exchanged(Shared):
@@ -45,7 +72,7 @@ class Exchanged(Shared):
         functions: the functions, by name.
         codes: their new code, by the same names, with the same arguments or ``*args``. It has no free variables.
 
-    Entering the block raises ``ZetaError`` if another library put something in a function's place that is no function
+    Entering a block raises ``ZetaError`` if another library put something in a function's place that is no function
     of Python, or takes other arguments.
     """
 

@@ -22,8 +22,8 @@ def uncollected(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
     def quiet(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         if not gc.isenabled():
             return function(*args, **kwargs)
-        gc.disable()
         try:
+            gc.disable()
             return function(*args, **kwargs)
         finally:
             gc.enable()

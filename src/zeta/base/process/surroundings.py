@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import threading
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import torch
 from torch import nn
 from torch._C import _pop_torch_function_stack, _push_on_torch_function_stack
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import (
+    _disable_current_modes,
+    _get_current_dispatch_mode_stack,
+    _pop_mode,
+    _push_mode,
+)
 
 from zeta.base.modules import modules_of
+from zeta.base.process.interrupts import insist
 from zeta.errors import TargetError
 
 
@@ -32,30 +39,100 @@ def plain() -> contextlib.AbstractContextManager[None]:
         or torch._C._is_any_autocast_enabled()
         or torch.is_inference_mode_enabled()
     )
-    return _outside() if surrounded else _HERE
+    return _outside() if surrounded else _Here()
 
 
-_HERE: Final = contextlib.nullcontext()
+class _Here:
+    """A block outside of all modes already. An interrupt in torch's own blocks may leave a mode, or gradients off."""
+
+    def __init__(self) -> None:
+        self._before = Modes(grad=torch.is_grad_enabled())
+
+    def __enter__(self) -> None:
+        torch.clear_autocast_cache()  # autocast that is switched off in here has one too
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None:
+            insist(self._before.restore_all)
 
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
-    modes = [_pop_torch_function_stack() for _ in range(torch._C._len_torch_function_stack())]
-    cast = [kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)]
+    before = Modes.now()
     try:
-        with contextlib.ExitStack() as stack:
-            if torch._C._len_torch_dispatch_stack():
-                stack.enter_context(_disable_current_modes())
-            if torch.is_inference_mode_enabled():
-                stack.enter_context(torch.inference_mode(False))
-            for kind in cast:
-                torch.set_autocast_enabled(kind, False)
-            yield
-    finally:
-        for kind in cast:
+        try:
+            with contextlib.ExitStack() as stack:
+                before.leave()
+                if torch._C._len_torch_dispatch_stack():
+                    stack.enter_context(_disable_current_modes())
+                if torch.is_inference_mode_enabled():
+                    stack.enter_context(torch.inference_mode(False))
+                yield
+        finally:
+            insist(before.restore)
+    except BaseException:
+        insist(before.restore_all)
+        raise
+
+
+class Modes:
+    """The modes of this thread at the beginning of a block."""
+
+    def __init__(
+        self, *, functions: Sequence[Any] = (), dispatched: Sequence[Any] = (), cast: Sequence[str] = (), grad: bool
+    ) -> None:
+        self._functions, self._dispatched, self._cast, self._grad = functions, dispatched, cast, grad
+
+    @classmethod
+    def now(cls) -> Modes:
+        """The present ones."""
+        return cls(
+            functions=_function_modes(),
+            dispatched=_get_current_dispatch_mode_stack(),
+            cast=[kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)],
+            grad=torch.is_grad_enabled(),
+        )
+
+    def leave(self) -> None:
+        """Leave those of torch's functions and autocast."""
+        _leave_functions()
+        for kind in self._cast:
+            torch.set_autocast_enabled(kind, False)
+        torch.clear_autocast_cache()
+
+    def restore(self) -> None:
+        """Be in all of them again, and in no others."""
+        for kind in self._cast:
             torch.set_autocast_enabled(kind, True)
-        for mode in reversed(modes):
-            _push_on_torch_function_stack(mode)
+        torch.clear_autocast_cache()  # casts of weights that may have been written since
+        if not _same(_function_modes(), self._functions):
+            _leave_functions()
+            for mode in self._functions:
+                _push_on_torch_function_stack(mode)
+        if not _same(_get_current_dispatch_mode_stack(), self._dispatched):
+            while torch._C._len_torch_dispatch_stack():
+                _pop_mode()
+            for mode in self._dispatched:
+                _push_mode(mode)
+
+    def restore_all(self) -> None:
+        """The same, and compute gradients as at the beginning: an interrupt in torch's own blocks leaves them off."""
+        _leave_functions()  # which would see the next call
+        torch._C._set_grad_enabled(self._grad)
+        self.restore()
+
+
+def _leave_functions() -> None:
+    while torch._C._len_torch_function_stack():
+        _pop_torch_function_stack()
+
+
+def _function_modes() -> list[Any]:
+    return [torch._C._get_function_stack_at(level) for level in range(torch._C._len_torch_function_stack())]
+
+
+def _same(now: Sequence[Any], before: Sequence[Any]) -> bool:
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _autocast_devices() -> tuple[str, ...]:
@@ -65,7 +142,9 @@ def _autocast_devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if accelerator is None else ("cpu", "cuda", accelerator.type)
 
 
-_FREE: Final = threading.Condition()
+#: of what is used below; its own methods, which an interrupt cannot enter, let go of it
+_LOCK: Final = threading.RLock()
+_FREE: Final = threading.Condition(_LOCK)
 #: the thread that is in a block with a module, by the module's ``id``
 _TAKEN: Final[dict[int, int]] = {}
 
@@ -79,14 +158,23 @@ def alone_with(model: nn.Module) -> Iterator[None]:
     mine = threading.get_ident()
     # an argument that is not a module is refused later
     wanted = [id(module) for module in modules_of(model)] if isinstance(model, nn.Module) else []
-    with _FREE:
-        _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
-        taken = [module for module in wanted if module not in _TAKEN]
-        _TAKEN.update(dict.fromkeys(taken, mine))
-    try:
-        yield
-    finally:
-        with _FREE:
-            for module in taken:
-                del _TAKEN[module]
+    outer = {module for module in wanted if _TAKEN.get(module) == mine}
+
+    def leave() -> None:
+        with _LOCK:
+            for module in wanted:
+                if module not in outer and _TAKEN.get(module) == mine:
+                    del _TAKEN[module]
             _FREE.notify_all()
+
+    try:
+        try:
+            with _LOCK:
+                _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
+                _TAKEN.update(dict.fromkeys(wanted, mine))
+            yield
+        finally:
+            insist(leave)
+    except BaseException:
+        insist(leave)
+        raise

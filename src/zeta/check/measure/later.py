@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import any_fsdp
 from zeta.base.modules import modules_of, named_parameters_of
+from zeta.base.process.interrupts import insist
 from zeta.check.facts.evidence import Later, TensorFacts
 from zeta.check.measure.duplicates import rows_of
 from zeta.check.watch.batches import Call
@@ -124,10 +125,18 @@ def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
         for local, parameter in module._parameters.items()
         if parameter is not None and id(parameter) in others
     ]
-    try:
-        for held, local, parameter in places:
-            held[local] = others[id(parameter)]
-        yield
-    finally:
+
+    def restore() -> None:
         for held, local, parameter in places:
             held[local] = parameter
+
+    try:
+        try:
+            for held, local, parameter in places:
+                held[local] = others[id(parameter)]
+            yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise

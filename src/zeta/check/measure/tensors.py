@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta.base.modules import modules_of
-from zeta.base.parametrizations import originals
+from zeta.base.parametrizations import evaluated, originals
 from zeta.check.facts.evidence import Pass, TensorFacts
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
@@ -60,12 +59,7 @@ def _values(slot: Slot) -> Tensor:
         sparse = slot.tensor.layout is not torch.strided and slot.kind is not Kind.BUFFER
         return plain(slot.tensor.to_dense() if sparse else slot.tensor)
     with torch.no_grad(), parametrize.cached():
-        modes = [(inner, inner.training) for inner in modules_of(slot.parametrization)]
-        try:
-            return plain(slot.parametrization.eval()())
-        finally:
-            for inner, training in modes:
-                inner.training = training
+        return plain(evaluated(slot.parametrization))
 
 
 def _parts(slot: Slot) -> list[Tensor]:

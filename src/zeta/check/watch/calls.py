@@ -19,6 +19,7 @@ from torch.utils import checkpoint
 
 from zeta.base.modules import modules_of
 from zeta.base.process.exchange import Shared
+from zeta.base.process.interrupts import insist
 from zeta.check.watch import activations
 
 _OTHERS: Final = {
@@ -77,9 +78,10 @@ def plainly(model: nn.Module) -> Iterator[None]:
     A reentrant checkpoint runs the layer under ``no_grad`` first, so that there is no graph to observe, and it does not
     support ``torch.autograd.grad``.
     """
-    with _uncompiled(model), _CHECKPOINTED:
-        outer, _HERE.plainly = _HERE.plainly, True
+    with _uncompiled(model), _CHECKPOINTED.held():
+        outer = _HERE.plainly
         try:
+            _HERE.plainly = True
             yield
         finally:
             _HERE.plainly = outer
@@ -96,13 +98,21 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
         if "forward" in held and "_orig_mod" in module._modules:
             plain.append((held, "forward", held["_modules"]["_orig_mod"].__call__))
     compiled = [(held, name, held[name]) for held, name, _ in plain]
-    try:
-        for held, name, value in plain:
-            held[name] = value
-        yield
-    finally:
+
+    def restore() -> None:
         for held, name, value in compiled:
             held[name] = value
+
+    try:
+        try:
+            for held, name, value in plain:
+                held[name] = value
+            yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 class _Here(threading.local):
@@ -123,7 +133,7 @@ def _applied(cls: Any, function: Callable[..., Any], preserve_rng_state: bool, *
 #: entered while any thread runs layers plainly; replaces the inherited ``apply`` of torch's reentrant checkpoint
 _CHECKPOINTED: Final = Shared(
     lambda: setattr(_REENTRANT, "apply", _applied),
-    lambda: delattr(_REENTRANT, "apply"),
+    lambda: delattr(_REENTRANT, "apply") if "apply" in vars(_REENTRANT) else None,
 )
 
 

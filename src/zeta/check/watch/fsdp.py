@@ -6,6 +6,7 @@ FSDP2 has no public functions to save and restore its state, so private attribut
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import fsdp_groups, is_fsdp
 from zeta.base.modules import modules_of
+from zeta.base.process.interrupts import insist
 
 # options of a group: whether it reduces gradients, and whether it keeps its parameters gathered
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")
@@ -40,19 +42,29 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     states, groups = _states(model), _groups(model)
     before = _options(groups, _REDUCING) + _options(_contexts(states), ("is_last_backward",))
     waiting = [(group, _present(group, _PARTIAL), _unreduced(group)) for group in groups]
-    for group in groups:
-        nothing = {name: _PARTIAL[name]() for name in _present(group, _PARTIAL)}
-        _hold(group, nothing, [(None, None) for _ in group.fsdp_params])
-        group.reduce_grads = group.all_reduce_grads = True
-    for context in _contexts(states):
-        context.is_last_backward = True
-    with contextlib.ExitStack() as last_first:  # each is called, even if another raises
-        for group, partial, gradients in waiting:
-            last_first.callback(_hold, group, partial, gradients)
-        last_first.callback(_give_back, before)
-        last_first.callback(reshard, model)
-        last_first.callback(_settle, states, groups)
-        yield
+
+    def restore() -> None:
+        with contextlib.ExitStack() as last_first:  # each is called, even if another raises
+            for group, partial, gradients in waiting:
+                last_first.callback(_hold, group, partial, gradients)
+            last_first.callback(_give_back, before)
+            last_first.callback(reshard, model)
+            last_first.callback(_settle, states, groups)
+
+    try:
+        try:
+            for group in groups:
+                nothing = {name: _PARTIAL[name]() for name in _present(group, _PARTIAL)}
+                _hold(group, nothing, [(None, None) for _ in group.fsdp_params])
+                group.reduce_grads = group.all_reduce_grads = True
+            for context in _contexts(states):
+                context.is_last_backward = True
+            yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 def _options(owners: list[Any], names: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]:
@@ -114,13 +126,18 @@ def kept_gathered(model: nn.Module) -> Iterator[None]:
     """
     groups = _groups(model)
     before = _options(groups, _KEEPING)
-    for group in groups:
-        group.post_forward_mesh_info = None
-        group.reshard_after_backward = group.reduce_grads = group.all_reduce_grads = False
+    restore = functools.partial(_give_back, before)
     try:
-        yield
-    finally:
-        _give_back(before)
+        try:
+            for group in groups:
+                group.post_forward_mesh_info = None
+                group.reshard_after_backward = group.reduce_grads = group.all_reduce_grads = False
+            yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 def _states(model: nn.Module) -> list[Any]:

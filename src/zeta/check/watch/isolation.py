@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of
+from zeta.base.process.interrupts import insist
+from zeta.base.process.surroundings import Modes
 from zeta.base.tensors import attributes, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
@@ -33,6 +35,8 @@ _HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
 # types that are not searched for generators and containers: a vocabulary may have hundreds of thousands of them
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
+# how often a step is begun that is interrupted: after that, it is the step itself that raises
+_TRIES: Final = 20
 # levels of nested containers that are saved
 _DEPTH: Final = 4
 
@@ -119,32 +123,56 @@ def preserved(model: nn.Module) -> Iterator[None]:
     Raises:
         TargetError: if something could not be restored; everything else was.
     """
-    steps = list(_steps(model))
+    modes, steps = Modes.now(), _Steps(_steps(model))
+
+    def restore() -> None:
+        modes.restore_all()
+        steps.take()
+
     try:
-        with undisturbed(model), apart(_SEED), foreign_apart(), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        with torch.no_grad():
-            _take(steps)
-
-
-def _take(steps: Iterable[tuple[str, Restore]]) -> None:
-    """Take all steps, even if one of them fails or Ctrl-C is pressed, and raise then."""
-    failed: list[str] = []
-    stopped: BaseException | None = None
-    for name, step in steps:
         try:
-            step()
-        except Exception as error:
-            failed.append(f"{name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
-        except BaseException as error:
-            stopped = error
-    if failed:
-        raise TargetError(
-            listed("these could not be restored after the check, everything else was; build the model again:", failed)
-        ) from stopped
-    if stopped is not None:
-        raise stopped
+            with undisturbed(model), apart(_SEED), foreign_apart(), torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
+
+
+class _Steps:
+    """Steps that restore a model, each of which may be taken again if it was interrupted."""
+
+    def __init__(self, steps: Iterable[tuple[str, Restore]]) -> None:
+        self._pending = deque(steps)
+        self._failed: dict[str, None] = {}
+        self._tries = 0  #: of the first one
+
+    def take(self) -> None:
+        """Take all steps that were not taken to their end, even if one of them fails, and raise then."""
+        grad = torch.is_grad_enabled()
+        try:
+            torch._C._set_grad_enabled(False)
+            while self._pending:
+                name, step = self._pending[0]
+                self._tries += 1
+                try:
+                    if self._tries <= _TRIES:
+                        step()
+                except Exception as error:
+                    first = str(error).partition("\n")[0]
+                    self._failed[f"{name}: {type(error).__name__}: {first}"] = None
+                self._pending.popleft()
+                self._tries = 0
+        finally:
+            torch._C._set_grad_enabled(grad)
+        if self._failed:
+            raise TargetError(
+                listed(
+                    "these could not be restored after the check, everything else was; build the model again:",
+                    self._failed,
+                )
+            )
 
 
 def _steps(model: nn.Module) -> Iterator[tuple[str, Restore]]:

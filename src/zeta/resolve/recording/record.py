@@ -15,10 +15,11 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta import recipes
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
-from zeta.base.parametrizations import originals
+from zeta.base.parametrizations import evaluated, originals
+from zeta.base.process.interrupts import insist
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
-from zeta.base.tensors import swap
+from zeta.base.tensors import Swaps
 from zeta.base.text import count_text
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed, notice
 from zeta.resolve import resolver
@@ -93,8 +94,14 @@ def plan_recorded(
     is of these tensors alone.
     """
     recorder = _recorder(fallback)
-    live = {slot.name for slot in walk(model) if not slot.tensor.is_meta and not nn.parameter.is_lazy(slot.tensor)}
-    with plain(), alone_with(model), restored(model), _unsharded(model), _on_meta(model):
+    with (
+        plain(),
+        alone_with(model),
+        contextlib.nullcontext(_live(model)) as live,  # not before: another thread may have the model on meta
+        restored(model),
+        _unsharded(model),
+        _on_meta(model),
+    ):
         for tensor in _tensors_of(model):
             if _is_strided(tensor):
                 recorder.graph.cell(tensor)  # register the whole tensor before a view of it
@@ -105,6 +112,11 @@ def plan_recorded(
             recorder.lent.settle()
             effective = _effective(model, recorder)
         return _plan(model, recorder, effective, fallback, live=live, before=before, only=only)
+
+
+def _live(model: nn.Module) -> set[str]:
+    """The names of the tensors that have values."""
+    return {slot.name for slot in walk(model) if not slot.tensor.is_meta and not nn.parameter.is_lazy(slot.tensor)}
 
 
 def _recorder(fallback: Fallback | None) -> Recorder:
@@ -121,33 +133,49 @@ def _unsharded(model: nn.Module) -> Iterator[None]:
     owners: list[dict[str, Any]] = [d for module in modules_of(model) for d in (module._parameters, module._buffers)]
     for owned in owners:
         replaced += [(owned, name, tensor) for name, tensor in owned.items() if is_sharded(tensor)]
-    for owned, name, tensor in replaced:
-        twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-        plain = nn.Parameter(twin, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else twin
-        vars(plain).update((key, value) for key, value in vars(tensor).items() if key != "_is_param")
-        owned[name] = twins.setdefault(id(tensor), plain)
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for owned, name, tensor in replaced:
             owned[name] = tensor
+
+    try:
+        try:
+            for owned, name, tensor in replaced:
+                twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+                if isinstance(tensor, nn.Parameter):
+                    twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+                vars(twin).update((key, value) for key, value in vars(tensor).items() if key != "_is_param")
+                owned[name] = twins.setdefault(id(tensor), twin)
+            yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
 
 
 @contextlib.contextmanager
 def _on_meta(model: nn.Module) -> Iterator[None]:
     """Temporarily swap every real parameter and buffer to meta, and restore them afterwards."""
-    swapped: list[tuple[Tensor, Tensor]] = []
+    swaps = Swaps(
+        (
+            tensor,
+            torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad
+            ),
+        )
+        for tensor in _tensors_of(model)
+        if not tensor.is_meta and _is_strided(tensor)
+    )
     try:
-        for tensor in _tensors_of(model):
-            if not tensor.is_meta and _is_strided(tensor):
-                twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-                twin.requires_grad_(tensor.requires_grad)
-                swap(tensor, twin)
-                swapped.append((tensor, twin))
-        yield
-    finally:
-        for tensor, twin in swapped:
-            swap(tensor, twin)
+        try:
+            swaps.make()
+            yield
+        finally:
+            insist(swaps.undo)
+    except BaseException:
+        insist(swaps.undo)
+        raise
 
 
 def _is_strided(tensor: Tensor) -> bool:
@@ -178,14 +206,9 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
         if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
             nodes[id(module)] = _present(recorder, module.original)
             continue
-        modes = [(inner, inner.training) for inner in modules_of(module)]
-        try:
-            with torch.no_grad():
-                node = _present(recorder, module.eval()())
-            nodes[id(module)] = replace(node, source=_present(recorder, originals(module)[-1]).source)
-        finally:
-            for inner, training in modes:
-                inner.training = training
+        with torch.no_grad():
+            node = _present(recorder, evaluated(module))
+        nodes[id(module)] = replace(node, source=_present(recorder, originals(module)[-1]).source)
     return nodes
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zeta.base.modules import modules_of
+from zeta.base.process.interrupts import insist
 from zeta.base.tensors import attributes, inside
 from zeta.errors import RecordingError, listed
 
@@ -57,9 +58,8 @@ def restored(model: nn.Module) -> Iterator[None]:
     plain = [(place, tensor) for place, tensor in attributes(model) if _is_plain(tensor)]
     before = [_memory_of(tensor).clone() for _, tensor in plain]
     written: list[str] = []
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for one in saved:
             one.restore()
         for one in saved:
@@ -68,6 +68,15 @@ def restored(model: nn.Module) -> Iterator[None]:
             if not torch.equal(_memory_of(tensor), memory):
                 _memory_of(tensor).copy_(memory)
                 written.append(f"{place} {tuple(tensor.shape)}")
+
+    try:
+        try:
+            yield
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)
+        raise
     if written:
         raise RecordingError(
             listed(

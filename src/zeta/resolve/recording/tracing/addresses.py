@@ -45,7 +45,8 @@ def _replace() -> None:
 
 
 def _restore() -> None:
-    del torch.UntypedStorage.data_ptr  # the inherited method is there again
+    if "data_ptr" in vars(torch.UntypedStorage):
+        del torch.UntypedStorage.data_ptr  # the inherited method is there again
 
 
 #: held while at least one recording runs

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from zeta.base.generators import FUNCTIONS, Private, foreign_apart
 from zeta.base.language.state import outside_of_modes
+from zeta.base.process.interrupts import insist
 from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.active import ACTIVE
@@ -331,26 +332,34 @@ def recording(recorder: Recorder) -> Iterator[None]:
             "recorded as part of the outer one"
         )
     operations = Operations(recorder)
-    ACTIVE.recorder = recorder
-    ELSEWHERE.append(recorder.elsewhere)
-    try:
-        with (
-            plain(),
-            INTERCEPTION,
-            FUNCTIONS,
-            THREADS,
-            BUILDING,
-            ADDRESSES,
-            operations.borrowing(),
-            foreign_apart() as drawn,
-            Functions(recorder, operations),
-            operations,
-        ):
-            yield
-        recorder.lent.settle()
-    finally:
+
+    def leave() -> None:
         ACTIVE.recorder = None
         ELSEWHERE[:] = [found for found in ELSEWHERE if found is not recorder.elsewhere]
+
+    try:
+        try:
+            ACTIVE.recorder = recorder
+            ELSEWHERE.append(recorder.elsewhere)
+            with (
+                plain(),
+                INTERCEPTION.held(),
+                FUNCTIONS.held(),
+                THREADS.held(),
+                BUILDING.held(),
+                ADDRESSES.held(),
+                operations.borrowing(),
+                foreign_apart() as drawn,
+                Functions(recorder, operations),
+                operations,
+            ):
+                yield
+            recorder.lent.settle()
+        finally:
+            insist(leave)
+    except BaseException:
+        insist(leave)
+        raise
     if recorder.threads:
         warnings.warn(
             f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "

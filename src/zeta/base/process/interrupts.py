@@ -1,0 +1,45 @@
+"""Give back what a block has changed, even if Ctrl-C is pressed in the middle.
+
+Python raises ``KeyboardInterrupt`` between any two steps of its main thread: in a block, and just as well while the
+block's changes are taken back. A block that must not leave anything behind looks like this::
+
+    try:
+        try:
+            change()
+
+Yield:
+        finally:
+            insist(restore)
+    except BaseException:
+        insist(restore)  # an interrupt may have come before the first call had begun
+        raise
+
+Everything that ``restore`` needs is found before ``try``. It looks at what is still changed, and not at what was noted
+of the changes, so that it is right at each point, and may be called again after it was interrupted or has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+#: interrupts after which it is given up: something else than a person raises them
+_PATIENCE: Final = 1000
+
+
+def insist(restore: Callable[[], object]) -> None:
+    """Call a function until it ends without an interrupt, and raise the last interrupt then.
+
+    An ``Exception`` is raised at once.
+    """
+    stopped: BaseException | None = None
+    for _ in range(_PATIENCE):
+        try:
+            restore()
+            break
+        except Exception as error:
+            raise error from (error.__cause__ or stopped)
+        except BaseException as error:
+            stopped = error
+    if stopped is not None:
+        raise stopped
