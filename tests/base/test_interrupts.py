@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import linecache
 import random
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,10 +24,12 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 
 import zeta
+from zeta.base.generators import foreign
 from zeta.base.process import exchange, garbage, interrupts, surroundings
 from zeta.base.process.interrupts import insist
 from zeta.initializers import Normal
 from zeta.resolve.recording.active import ACTIVE
+from zeta.resolve.recording.tracing.addresses import ADDRESSES
 
 PACKAGE = Path(zeta.__file__).parent
 #: what changes something and gives it back, by file, with the functions that are looked at; all of them if empty
@@ -75,7 +79,9 @@ class Interrupted:
         return self.line if wanted else None
 
     def line(self, frame: FrameType, event: str, argument: object) -> Any:
-        if event == "line":
+        # a trace function, and no signal, can come between the last step of a block and the release of its lock
+        locks = linecache.getline(self.file, frame.f_lineno).strip() in ("with _LOCK:", "with self._lock:")
+        if event == "line" and not locks:
             self.lines += 1
             if self.lines == self.at:
                 sys.settrace(None)
@@ -139,7 +145,17 @@ def process() -> dict[str, Any]:
         "collecting": gc.isenabled(),
         "recorder": ACTIVE.recorder,
         "taken": dict(surroundings._TAKEN),
+        "locks": [is_free(lock) for lock in (surroundings._LOCK, ADDRESSES._lock, foreign._MODULES._lock)],
     }
+
+
+def is_free(lock: Any) -> bool:
+    """Whether another thread gets it."""
+    got: list[bool] = []
+    thread = threading.Thread(target=lambda: got.append(lock.acquire(blocking=False) and (lock.release() or True)))
+    thread.start()
+    thread.join()
+    return got[0]
 
 
 def planned(model: Net) -> None:
