@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     "README.md": 4,
     "docs/README.md": 0,
-    "docs/rules.md": 6,
+    "docs/rules.md": 7,
     "docs/coming-from-torch-init.md": 1,
     "docs/recording.md": 3,
     "docs/checkpoints.md": 2,

@@ -95,12 +95,14 @@ class Net(nn.Module):
         self.first, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
         self.second = parametrizations.spectral_norm(nn.Linear(3, 2))
         self.third = parametrizations.weight_norm(nn.Linear(2, 2))
+        self.last = nn.Linear(2, 2)
+        nn.init.zeros_(self.last.weight)  # at first no other parameter has a gradient, so that check takes steps
         self.first.weight.register_hook(lambda gradient: gradient)
         self.calls: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls.append(1)
-        return self.third(self.second(self.norm(self.first(x))))  # type: ignore[no-any-return]
+        return self.last(self.third(self.second(self.norm(self.first(x)))))  # type: ignore[no-any-return]
 
 
 def initialize(model: Any) -> None:
