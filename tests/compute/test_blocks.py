@@ -293,3 +293,48 @@ def test_the_number_of_gates_must_be_that_of_the_layer() -> None:
 def test_a_tensor_alone() -> None:
     filled: Tensor = zeta.fill_(torch.empty(6), Blocks(Zeros(), Ones()), 0)
     assert filled.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("law", [Normal(1e-90), Normal(1e78), Constant(1e-100), Constant(-1e100)], ids=str)
+def test_moments_of_very_large_and_very_small_blocks(law: Initializer) -> None:
+    module, plan = planned(Blocks(law, Zeros()), 8, 4, dtype=torch.float64)
+    scale = law.std if isinstance(law, Normal) else abs(law.value)  # type: ignore[attr-defined]
+    expected = scale / math.sqrt(2) if isinstance(law, Normal) else scale / 2
+    assert plan["w"].std == pytest.approx(expected, rel=1e-12)
+    assert zeta.Plan.from_json(plan.to_json()) == plan
+    report = zeta.apply_(module, plan, 0)
+    assert "w" in str(plan) + str(report)
+
+
+def test_equal_matrices_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zeta.compute import matrices
+
+    calls: list[int] = []
+    real = matrices.orthogonal
+    monkeypatch.setattr(matrices, "orthogonal", lambda *given: calls.append(1) or real(*given))
+    module, plan = planned(Blocks(*[Orthogonal(), Orthogonal(2.0), Normal(0.1), Zeros()] * 8), 64, 2)
+    zeta.apply_(module, plan, 0)
+    assert len(calls) == 2
+    with pytest.raises(zeta.SpecError, match="at most 64 different initializers of matrices"):
+        Blocks(*(Orthogonal(1 + n / 100) for n in range(65)))
+    assert len(Blocks(*(Normal(1 + n / 100) for n in range(65))).parts) == 65
+
+
+@pytest.mark.parametrize("other", [Zeros(), Normal(1e-7)], ids=str)
+def test_the_tolerance_of_a_matrix_is_not_that_of_the_other_blocks(other: Initializer, tmp_path: Path) -> None:
+    module, plan = planned(Blocks(Orthogonal(), other), 16, 8)
+    zeta.apply_(module, plan, 0)
+    assert zeta.verify(module, plan, 0).ok
+    with torch.no_grad():
+        module.w[8:] += 1e-6
+    assert not zeta.verify(module, plan, 0).ok
+    zeta.apply_(module, plan, 0)
+    with torch.no_grad():
+        module.w[:8] += 1e-7  # of a matrix, the last bits may differ
+    assert zeta.verify(module, plan, 0).ok
+    zeta.save(module, plan, tmp_path / "out", 0)
+    assert zeta.verify(tmp_path / "out").ok
+    content = bytearray((tmp_path / "out" / "model.safetensors").read_bytes())
+    content[-4:] = torch.tensor([1e-6]).numpy().tobytes()
+    (tmp_path / "out" / "model.safetensors").write_bytes(content)
+    assert not zeta.verify(tmp_path / "out").ok

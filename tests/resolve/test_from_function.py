@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -184,6 +185,43 @@ def test_what_cannot_be_recorded_is_an_error_of_the_plan(function: Any, message:
     with pytest.raises(zeta.PlanError, match=message):
         zeta.init_(layer, Rules([Rule("weight", from_function(function))]), 0)
     assert torch.equal(layer.weight, before)
+
+
+def test_what_numpy_writes_last_counts() -> None:
+    def function(tensor: Tensor) -> None:
+        tensor.zero_()
+        np.fill_diagonal(tensor.numpy(), 2.0)
+
+    layer = nn.Linear(6, 8, bias=False)
+    zeta.init_(layer, Rules([Rule("weight", from_function(function))]), 0)
+    assert torch.equal(layer.weight.detach(), 2 * torch.eye(8, 6))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda t: setattr(t, "data", torch.randn(t.shape)),
+        lambda t: t.resize_(2, 2).normal_(),
+        lambda t: setattr(t, "data", torch.randn(7)),
+    ],
+)
+def test_the_tensor_must_stay_what_it_is(function: Any) -> None:
+    layer = nn.Linear(3, 4, bias=False, dtype=torch.complex64)
+    with pytest.raises(zeta.PlanError, match=r"the function made of the tensor one of .*, the parameter is 4 x 3"):
+        zeta.plan(layer, Rules([Rule("weight", from_function(function))]))
+
+
+def test_orthogonal_matrices_agree_within_rounding_whatever_the_threads() -> None:
+    table = nn.Embedding(300, 40)
+    plan = zeta.plan(table, Rules([Rule("weight", from_function(nn.init.orthogonal_))]))
+    assert isinstance(plan["weight"].initializer, Program)
+    zeta.apply_(table, plan, 0)
+    with torch.no_grad():
+        table.weight += 1e-7
+    assert zeta.verify(table, plan, 0).ok
+    with torch.no_grad():
+        table.weight += 1e-5
+    assert not zeta.verify(table, plan, 0).ok
 
 
 def test_wrong_arguments_and_places() -> None:

@@ -97,6 +97,12 @@ def test_a_plan_of_another_model_and_wrong_arguments() -> None:
     untied.head.weight = nn.Parameter(torch.ones(10, 4))
     with pytest.raises(zeta.PlanError, match=r"- embed\.weight\n  - embed\.weight, head\.weight\n  - head\.weight"):
         recorded.override(rules, untied)
+    wide = Net()
+    wide.blocks[1] = nn.Linear(4, 6)
+    with pytest.raises(zeta.PlanError, match=r"shapes differ:\n  - blocks\.1\.weight: planned 4 x 4, found 6 x 4"):
+        recorded.override(rules, wide)
+    narrow = recorded.with_dtype(torch.bfloat16).override(rules, model)
+    assert {entry.dtype for entry in narrow.parameters} == {torch.bfloat16}
     with pytest.raises(zeta.SpecError, match=r"expected Rules\(\[\.\.\.\]\), got 'gpt2'"):
         recorded.override("gpt2", model)  # type: ignore[arg-type]
     with pytest.raises(zeta.LayerTypeError):

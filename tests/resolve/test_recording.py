@@ -613,6 +613,26 @@ def test_a_function_that_moves_values_of_a_live_model_is_refused(move: str, writ
     assert all(one is other for one, other in zip(model.parameters(), parameters, strict=True))
 
 
+def test_a_buffer_that_looks_into_another_one_is_not_written_over_it() -> None:
+    model: Any = nn.Module()
+    model.register_buffer("whole", torch.zeros(4, 4))
+    model.register_buffer("view", model.whole[1:3])
+
+    def function(m: Any) -> None:
+        m.view.data = torch.full((2, 4), 9.0)
+
+    with pytest.raises(zeta.TargetError, match=r"view: shares the memory of whole"):
+        zeta.init_(model, function, seed=0)
+    assert not model.whole.any()
+
+
+@pytest.mark.filterwarnings("ignore:.*is under spectral_norm")
+def test_vectors_that_change_with_a_weight_are_not_reported_as_kept() -> None:
+    model = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)))
+    report = zeta.init_(model, Rules([Rule("*", Normal(0.1))]), 0)
+    assert report.kept == ()
+
+
 def test_a_function_that_reads_a_live_model_is_refused_with_a_real_fallback_too() -> None:
     def function(m: Any) -> None:
         if m.weight.std() > 0:

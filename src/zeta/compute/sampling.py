@@ -33,6 +33,7 @@ from zeta.initializers import (
     Initializer,
     Normal,
     Orthogonal,
+    Program,
     Site,
     Sparse,
     TruncatedNormal,
@@ -75,6 +76,7 @@ def fill_(requests: Sequence[Request]) -> None:
     """
     constants: list[Request] = []
     tasks: list[Task] = []
+    last: tuple[Request, Tensor] | None = None  # the last matrices, which several blocks may be cut out of
     for request in _unpacked(requests):
         out, initializer = request.out, request.initializer
         if out.is_neg() or out.is_conj():
@@ -86,7 +88,10 @@ def fill_(requests: Sequence[Request]) -> None:
         elif isinstance(initializer, ELEMENTWISE):
             tasks += _tasks(request)
         elif request.region.numel:
-            out.copy_(_cut(_whole(initializer, request), request))
+            if last is None or not _same_whole(last[0], request):
+                last = None  # its memory first
+                last = request, _whole(initializer, request)
+            out.copy_(_cut(last[1], request))
     _fill_constants(constants)
     kernels.fill(tasks)
     for request in requests:
@@ -103,12 +108,24 @@ def _unpacked(requests: Iterable[Request]) -> Iterator[Request]:
             continue
         region, dim, axes = request.region, blocks.dim, blocks.axes_of(request.axes)
         offset, end = region.offsets[dim], region.offsets[dim] + region.sizes[dim]
-        for begin, stop, part in blocks.spans(region.shape[dim]):
+        spans = blocks.spans(region.shape[dim])
+        if not blocks.is_elementwise:  # equal ones after each other, as their matrices are computed once
+            spans.sort(key=lambda span: repr(span[2]))
+        for begin, stop, part in spans:
             first, last = max(begin, offset), min(stop, end)
             if first < last:
                 out = request.out.narrow(dim, first - offset, last - first)
                 inside = region.within(dim, first, last)
                 yield replace(request, initializer=part, region=inside, out=out, axes=axes, zero_row=None)
+
+
+def _same_whole(one: Request, other: Request) -> bool:
+    """Whether two requests are for parts of the same matrices."""
+    # the text tells -0.0 from 0.0
+    return (repr(one.initializer), one.key, one.draw, one.axes, one.region.shape, one.out.dtype, one.out.device) == (
+        *(repr(other.initializer), other.key, other.draw, other.axes),
+        *(other.region.shape, other.out.dtype, other.out.device),
+    )
 
 
 def sample(
@@ -159,9 +176,16 @@ def tolerance(initializer: Initializer, dtype: torch.dtype) -> float:
 
     It is 0, the same bits everywhere, for all but orthogonal matrices: see :func:`zeta.compute.orthogonal.orthonormal`.
     """
+    if isinstance(initializer, Program):
+        moved = all(step.leaf is not None or step.op in _MOVES for step in initializer.steps)
+        return max((tolerance(draw.initializer, dtype) for draw in initializer.draws), default=0.0) if moved else 0.0
     relative = 1e-13 if dtype in (torch.float64, torch.complex128) else 2e-6
     gains = [law.gain for law in laws_of(initializer) if isinstance(law, Orthogonal | DeltaOrthogonal)]
     return max((abs(gain) * relative for gain in gains), default=0.0)
+
+
+#: operations of programs that only move values, or set some to a constant
+_MOVES: Final = frozenset(("permute", "reshape", "slice", "strided", "expand", "cat", "update", "full"))
 
 
 def pieces(initializer: Initializer, region: Region, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:

@@ -13,6 +13,7 @@ from zeta.errors import SpecError
 from zeta.fans import Axes
 from zeta.initializers.base import Initializer, Site
 from zeta.initializers.elementwise import ELEMENTWISE
+from zeta.initializers.matrix import DeltaOrthogonal, Dirac, Identity, Orthogonal, Sparse
 
 #: the names of blocks, in the order in which torch packs them: LSTM, GRU, attention
 ORDERS: Final = (("i", "f", "g", "o"), ("r", "z", "n"), ("q", "k", "v"), ("k", "v"))
@@ -20,6 +21,9 @@ ORDERS: Final = (("i", "f", "g", "o"), ("r", "z", "n"), ("q", "k", "v"), ("k", "
 _SHOWN: Final = 8
 #: blocks of one parameter
 MOST_BLOCKS: Final = 2**16
+#: different initializers that compute the whole parameter for their blocks of it
+MOST_MATRICES: Final = 64
+_MATRICES: Final = (Orthogonal, DeltaOrthogonal, Identity, Dirac, Sparse)
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -54,6 +58,8 @@ class Blocks(Initializer):
                 raise SpecError(
                     f"Blocks: block {number} must be a law such as Zeros() or Normal(0.02), got {shown(part)}"
                 )
+        if len({repr(part) for part in parts if isinstance(part, _MATRICES)}) > MOST_MATRICES:
+            raise SpecError(f"Blocks: at most {MOST_MATRICES} different initializers of matrices, as each is costly")
         if isinstance(dim, bool) or not isinstance(dim, int):
             raise SpecError(f"Blocks: dim must be the number of a dimension, got {shown(dim)}")
         object.__setattr__(self, "parts", tuple(parts))
@@ -81,11 +87,15 @@ class Blocks(Initializer):
         _, within = self._within(site)
         moments = [found for part in self.parts if (found := part.moments(within)) is not None]
         n = len(self.parts)
-        mean = sum(one.mean for one in moments) / n
-        shifts = [(one, one.mean - mean) for one in moments]
-        variance = sum(one.std**2 + shift**2 for one, shift in shifts) / n
-        fourth = sum(one.kurtosis * one.std**4 + 6 * (one.std * shift) ** 2 + shift**4 for one, shift in shifts) / n
-        return Moments(mean=mean, std=math.sqrt(variance), kurtosis=fourth / variance**2 if variance else 1.0)
+        mean = sum(one.mean / n for one in moments)
+        scale = max(max(one.std, abs(one.mean - mean)) for one in moments)
+        if not scale:
+            return Moments(mean=mean, std=0.0, kurtosis=1.0)
+        # in units of the largest, whose square may leave fp64
+        parts = [(one.std / scale, (one.mean - mean) / scale, one.kurtosis) for one in moments]
+        variance = sum(std**2 + shift**2 for std, shift, _ in parts) / n
+        fourth = sum(kurtosis * std**4 + 6 * (std * shift) ** 2 + shift**4 for std, shift, kurtosis in parts) / n
+        return Moments(mean=mean, std=scale * math.sqrt(variance), kurtosis=fourth / variance**2)
 
     def bounds(self) -> tuple[float, float]:
         ends = [part.bounds() for part in self.parts]
@@ -104,7 +114,7 @@ class Blocks(Initializer):
         return replace(axes, blocks=tuple(pair for pair in axes.blocks if pair[0] != self.dim))
 
     def spans(self, extent: int) -> list[tuple[int, int, Initializer]]:
-        """Begin, end and initializer of each block along the dimension, which has this extent."""
+        """Begin, end and initializer of each block along the dimension of this extent."""
         size = extent // len(self.parts)
         return [(number * size, (number + 1) * size, part) for number, part in enumerate(self.parts)]
 

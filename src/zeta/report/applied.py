@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from zeta.base.parametrizations import following
 from zeta.base.progress import check_progress, progress_of
 from zeta.compute.stream import kernels
 from zeta.report.digests import Claim, claim_of
@@ -27,7 +28,8 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
     """Write the fit's entries and measure them. In a recording, the writes are recorded and nothing is measured."""
     check_progress(progress)
     begin = time.perf_counter()
-    kept = [entry for entry in fit.plan if entry.kept] + [*fit.left]
+    changed = _changed_with(fit)
+    kept = [entry for entry in fit.plan if entry.kept and entry.name not in changed] + [*fit.left]
     if (recorder := recording_here()) is not None:
         note(recorder, fit)
         nbytes = sum(entry.nbytes for entry in fit.entries if not entry.kept)
@@ -48,6 +50,13 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
             on_meta.setdefault(id(slot.tensor), name)
     partial = any(job.held.sharded for job in jobs)
     return replace(report, partial=partial, confirmed=confirmed, on_meta=tuple(on_meta.values()))
+
+
+def _changed_with(fit: Fit) -> set[str]:
+    """The buffers without a value of their own that change with a parametrized weight that is written."""
+    lists = [fit.slots[entry.name].parametrization for entry in fit.entries if not entry.kept]
+    follow = {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
+    return {name for name, slot in fit.slots.items() if id(slot.tensor) in follow} if follow else set()
 
 
 def report_of(

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from zeta.base import dtypes
 from zeta.base.escaping import visible
+from zeta.compute.sampling import tolerance
+from zeta.initializers import Blocks
+from zeta.resolve.entries import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +44,45 @@ class Comparison:
     def __init__(self, name: str, tolerance: float = 0.0) -> None:
         self.name = name
         self.tolerance = tolerance
+        self._blocks: tuple[Blocks, int] | None = None
         self.close = False
         self.count = 0
         self.first: tuple[tuple[int, ...], str, str] | None = None
 
+    @classmethod
+    def of(cls, name: str, entry: Entry, dtype: torch.dtype) -> Comparison:
+        """A comparison of the values of an entry in this dtype; each block has the tolerance of its own law."""
+        comparison = cls(name, tolerance(entry.initializer, dtype))
+        if comparison.tolerance and isinstance(entry.initializer, Blocks):
+            comparison._blocks = entry.initializer, entry.shape[entry.initializer.dim]
+        return comparison
+
     def add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor) -> None:
         """Compare one tile, found at ``index`` of the whole tensor."""
+        if self._blocks is None:
+            self._add(index, found, expected, self.tolerance)
+            return
+        blocks, extent = self._blocks
+        along = index[blocks.dim]
+        for begin, end, law in blocks.spans(extent):
+            first, last = max(begin, along.start), min(end, along.stop)
+            if first < last:
+                place = (*index[: blocks.dim], slice(first, last), *index[blocks.dim + 1 :])
+                one, two = (each.narrow(blocks.dim, first - along.start, last - first) for each in (found, expected))
+                self._add(place, one, two, tolerance(law, found.dtype))
+
+    def _add(self, index: tuple[slice, ...], found: Tensor, expected: Tensor, tolerance: float) -> None:
         one, two = dtypes.bits(found), dtypes.bits(expected)
         if torch.equal(one, two):
             return
         differs = one != two
         if differs.ndim > found.ndim:  # complex: the real or the imaginary part
             differs = differs.any(-1)
-        if self.tolerance and bool(differs.any()):
+        if tolerance and bool(differs.any()):
             wide = torch.complex128 if found.is_complex() else torch.float64
             near_one, near_two = found.to(wide), expected.to(wide)
             rounding = 2 * dtypes.relative_rounding(found.dtype) * near_two.abs()
-            near = (near_one - near_two).abs() <= self.tolerance + rounding
+            near = (near_one - near_two).abs() <= tolerance + rounding
             self.close = self.close or bool((differs & near).any())
             differs &= ~near
         count = int(differs.sum())

@@ -15,7 +15,6 @@ import torch
 from zeta.base import dtypes
 from zeta.base.progress import Done
 from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, opened, parse, read_bytes, shown
-from zeta.compute.sampling import tolerance
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
@@ -124,7 +123,7 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest, done: Done
         done.add(entry.name, entry.nbytes * len(item.names))
         other = [name for name, digest in digests.items() if digest != manifest.kept.get(entry.name)]
         return _Found(differences=tuple(map(_other_bytes, other)))
-    comparisons = [Comparison(name, tolerance(entry.initializer, entry.dtype)) for name in item.names]
+    comparisons = [Comparison.of(name, entry, entry.dtype) for name in item.names]
     position = 0
     for index, values in values_of(entry, manifest.seed):
         found = torch.empty_like(values)

@@ -18,7 +18,7 @@ from zeta.base import html
 from zeta.base.escaping import visible
 from zeta.base.progress import Done
 from zeta.base.text import count_text
-from zeta.compute.sampling import Request, fill_, tolerance
+from zeta.compute.sampling import Request, fill_
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
@@ -136,7 +136,7 @@ class PreparedVerification:
                     differences += comparison.result()
             else:
                 local = job.held.local
-                comparison = Comparison(job.entry.name, tolerance(job.entry.initializer, local.dtype))
+                comparison = Comparison.of(job.entry.name, job.entry, local.dtype)
                 if drawn is not None:
                     comparison.add(job.held.parts[0].region.slices, local, drawn)
                 for part in () if drawn is not None else job.held.parts:

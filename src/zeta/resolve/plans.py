@@ -26,7 +26,7 @@ from zeta.errors import PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes
 from zeta.initializers import Initializer, Program
 from zeta.resolve.entries import Cost, Entry, Row, RowReader, RowWriter, text_of
-from zeta.resolve.resolver import groups, overriding, unruled
+from zeta.resolve.resolver import check_dtype, groups, overriding, unruled
 from zeta.resolve.slots import unwrap, walk
 from zeta.rules import Kind, Rules
 
@@ -164,12 +164,24 @@ class Plan:
         if names != planned:
             other = sorted(", ".join(sorted(tied)) for tied in names ^ planned)
             raise PlanError(listed("this plan is not of this model; only one of them has these names and ties:", other))
+        shapes = {group[0].name: group[0].shape for group in everything}
+        differ = [
+            f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(shapes[entry.name])}"
+            for entry in self.entries
+            if entry.shape != shapes[entry.name]
+        ]
+        if differ:
+            raise PlanError(listed("this plan is not of this model; shapes differ:", differ))
         new = {entry.name: entry for entry in overriding(rules, everything, getattr(inner, "config", None))}
         lists = [group[0].parametrization for group in everything if group[0].name in new]
         follow = {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
         for group in everything:  # these are computed from the new weight
             if id(group[0].tensor) in follow:
                 new.setdefault(group[0].name, unruled(group))
+        for entry in self.entries:  # the plan may be in another dtype than the model
+            if entry.name in new:
+                new[entry.name] = replace(new[entry.name], dtype=entry.dtype)
+                check_dtype(new[entry.name].initializer, entry.dtype)
         return Plan(tuple(new.get(entry.name, entry) for entry in self.entries))
 
     @property

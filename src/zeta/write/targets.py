@@ -29,12 +29,17 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
     """Different tensors with an element in the same memory: to write one would change the other.
 
     Those of which at least one is written; ``written`` has their memory here, by the canonical name. A buffer that is
-    not written may be a view of a parameter, and follows it, unless it is one of those that are ``kept`` on purpose.
+    not written may be a view of a parameter, and follows it, unless it is one of those that are ``kept`` on purpose. It
+    does not follow another buffer.
     """
     memory = list(written.items())
     known = {id(slot.tensor) for slot in slots if slot.name in written}
+    buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
+    followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
     for slot in slots:
-        if id(slot.tensor) not in known and (slot.kind is not Kind.BUFFER or slot.name in kept):
+        if id(slot.tensor) not in known and (
+            slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
+        ):
             known.add(id(slot.tensor))
             if (tensor := _memory(slot.tensor)) is not None:
                 memory.append((slot.name, tensor))
@@ -57,7 +62,9 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
                 f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by assigning "
                 "the same Parameter, or give one its own memory"
                 for _, other_end, owner, owner_name in overlapping
-                if other_end > begin and not {name, owner_name}.isdisjoint(written) and _meet(owner, tensor)
+                if other_end > begin and not {name, owner_name}.isdisjoint(written)
+                if {name, owner_name}.isdisjoint(followers) or {name, owner_name} <= buffers
+                if _meet(owner, tensor)
             ]
             overlapping.append(found)
             end = max(end, until)

@@ -107,10 +107,18 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         shared = self._generators[_CPU] = _shared(_CPU)
         state = shared.get_state()
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             shared.set_state(state)
+
+        try:
+            try:
+                yield
+            finally:
+                insist(restore)
+        except BaseException:
+            insist(restore)
+            raise
 
     def seed_again(self, seed: int, kind: str | None = None) -> None:
         """Seed all generators, or those of one type of device, again."""

@@ -28,7 +28,8 @@ def from_function(function: Callable[[Tensor], Any]) -> InitializerOf:
     shape, which is cast. It is called once for each parameter while the plan is made, on a tensor without memory, and
     recorded as a constructor is (:func:`zeta.record`): draws become draws of the stream, a known law becomes its
     initializer, and everything else a :class:`~zeta.initializers.Program`. The plan's seed and the parameter's name
-    decide the values. Functions of ``torch.nn.init`` count fans as torch does.
+    decide the values. Functions of ``torch.nn.init`` count fans as torch does. What it does to other
+    tensors is done at once, and is no part of the plan.
 
     What cannot be recorded is an error of the plan: memory that gets no value, control flow that depends on random
     values, operations outside of the language of programs (docs/programs.md).
@@ -67,6 +68,12 @@ def _recorded(function: Callable[[Tensor], Any], match: Match) -> Recognized:
             tensor.copy_(result)
         elif result is not None and result is not tensor:
             raise SpecError(f"the function must write to the tensor or return one, it returned {shown(result)}")
+        recorder.lent.settle()  # what NumPy has written last
+        if tensor.shape != match.shape or tensor.dtype != match.dtype:
+            raise SpecError(
+                f"the function made of the tensor one of {shape_text(tuple(tensor.shape))} and {tensor.dtype}, the "
+                f"parameter is {shape_text(match.shape)} and {match.dtype}; write to it, or return another"
+            )
         node = recorder.graph.read(tensor)
     found, problems = recognize({match.name: node}, recorder.frozen)
     if problems:

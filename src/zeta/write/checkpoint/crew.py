@@ -74,6 +74,8 @@ class Crew:
         except (RuntimeError, MemoryError) as error:
             self._lives.pop()
             raise _dead() from error
+        finally:
+            del life  # the traceback of an interrupt would keep it, and leave() would wait for its end
 
     def _work(self, life: _Life) -> None:
         try:
