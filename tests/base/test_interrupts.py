@@ -45,6 +45,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "base/parametrizations.py": ("evaluated", "restore"),
     "base/generators/foreign.py": ("foreign_apart", "restore", "_replace", "_restore"),
     "base/generators/functions.py": ("apart",),
+    "base/generators/private.py": ("borrowing", "restore"),
     "resolve/recording/record.py": ("_on_meta", "_unsharded", "restore", "plan_recorded"),
     "resolve/recording/restoring.py": ("restored", "restore", "restore_properties"),
     "resolve/recording/tracing/modes.py": ("recording", "leave"),

@@ -192,3 +192,23 @@ def test_a_process_without_memory_ends(room: int, tmp_path: Path) -> None:
         return
     write(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "first")
+
+
+def test_an_interrupt_while_a_thread_starts_does_not_make_leave_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = _thread.start_new_thread
+
+    def interrupted(*given: Any) -> None:
+        start(*given)
+        del given  # the traceback holds this frame
+        raise KeyboardInterrupt
+
+    crew = Crew(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(_thread, "start_new_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt) as found:
+            crew.submit(lambda: 1)
+    waiting = threading.Thread(target=crew.leave, daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert found.traceback  # alive until here
