@@ -600,3 +600,10 @@ def test_weights_that_share_what_they_are_computed_from_are_refused() -> None:
         zeta.init_(model, Rules([Rule("*", Normal(1.0))]), seed=0)
     with pytest.raises(TargetError, match=r"second\.weight: is kept, but .* written with first\.weight"):
         zeta.init_(model, Rules([Rule("first.weight", Normal(1.0)), Rule("*", Keep())]), seed=0)
+
+
+def test_the_notice_of_spectral_norm_names_the_line_that_called() -> None:
+    layer = spectral_norm(nn.Linear(3, 3))
+    with pytest.warns(ZetaNotice, match="is under spectral_norm") as caught:
+        zeta.utils.init_normal_(layer, seed=0)
+    assert [one.filename for one in caught] == [__file__]

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from zeta.base.reading import LARGEST_SETTINGS, is_file, is_folder, parse_json, read_bytes, shown
-from zeta.errors import FormatError, UsageError, ZetaError, ZetaNotice, listed
+from zeta.errors import FormatError, UsageError, ZetaError, listed, notice
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording import record as recording
 
@@ -200,11 +199,7 @@ def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
     result: dict[str, Any] = cleaned(config, "")
     if left_out:
-        warnings.warn(
-            listed(f"{path} names code or weights from elsewhere, which are not fetched and not run:", left_out),
-            ZetaNotice,
-            stacklevel=2,
-        )
+        notice(listed(f"{path} names code or weights from elsewhere, which are not fetched and not run:", left_out))
     return result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize
 from zeta.base.generators import apart
 from zeta.base.modules import tensors_of
 from zeta.base.parametrizations import originals
-from zeta.errors import TargetError, ZetaNotice
+from zeta.errors import TargetError, notice
 
 # The allowed error of a parametrized weight, in units of the dtype's eps: it is computed by norms and products of rows.
 _TOLERANCE_EPS = 64
@@ -89,11 +88,9 @@ def invert(
         if not rescaled:
             _check(effective, value, name, trial)
     if rescaled:
-        warnings.warn(
+        notice(
             f"{name} is under spectral_norm: the values went to the tensor underneath, and the weight is that "
-            "tensor divided by its largest singular value",
-            ZetaNotice,
-            stacklevel=2,
+            "tensor divided by its largest singular value"
         )
     changes = [*zip(originals(plist), (t.data for t in originals(trial)), strict=True)]
     buffers = zip(plist.buffers(), trial.buffers(), strict=True)

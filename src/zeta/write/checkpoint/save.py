@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
 from zeta.compute.values import values_of
-from zeta.errors import TargetError, ZetaError, ZetaNotice, listed
+from zeta.errors import TargetError, ZetaError, listed, notice
 from zeta.resolve.fitting import tie_problems
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.resolver import check_dtype
@@ -235,11 +234,9 @@ def _warn_of_extra_state(model: nn.Module) -> None:
         if type(module).get_extra_state is not nn.Module.get_extra_state
     ]
     if left:
-        warnings.warn(
+        notice(
             f"{', '.join(left[:3])}{f' and {len(left) - 3} more' if len(left) > 3 else ''}: what get_extra_state gives "
-            "is no tensor of the plan and is not saved; load with strict=False",
-            ZetaNotice,
-            stacklevel=5,
+            "is no tensor of the plan and is not saved; load with strict=False"
         )
 
 

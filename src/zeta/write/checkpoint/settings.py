@@ -7,7 +7,6 @@ configuration before it is written.
 from __future__ import annotations
 
 import json
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -16,7 +15,7 @@ from torch import nn
 
 from zeta.base import dtypes
 from zeta.base.reading import LARGEST_SETTINGS, parse_json, shown
-from zeta.errors import FormatError, ZetaNotice
+from zeta.errors import FormatError, notice
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import type_name, unwrap
 from zeta.rules import Kind
@@ -45,11 +44,9 @@ def settings_of(model: nn.Module, plan: Plan) -> dict[str, str]:
         if callable(getattr(type(generation), "to_json_string", None)):
             settings[GENERATION] = _text(_object(generation.to_json_string, without=("compile_config",)))
     except FormatError as error:
-        warnings.warn(
+        notice(
             f"{' and '.join(SETTINGS)} are not written, so that from_pretrained will need them from elsewhere: the "
-            f"model's configuration {error}",
-            ZetaNotice,
-            stacklevel=4,
+            f"model's configuration {error}"
         )
         return {}
     return settings

@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from zeta.base.generators import FUNCTIONS, Private, foreign_apart
 from zeta.base.language.state import outside_of_modes
 from zeta.base.process.interrupts import insist
 from zeta.base.process.surroundings import plain
-from zeta.errors import RecordingError, ZetaNotice
+from zeta.errors import RecordingError, notice
 from zeta.resolve.recording.active import ACTIVE
 from zeta.resolve.recording.sources import is_pickled, source_here
 from zeta.resolve.recording.tracing.addresses import ADDRESSES, address_of
@@ -361,17 +360,13 @@ def recording(recorder: Recorder) -> Iterator[None]:
         insist(leave)
         raise
     if recorder.threads:
-        warnings.warn(
+        notice(
             f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "
             "it made is kept as it came out, whatever the seed. Build the model in one thread, or give those parameters"
-            " a rule",
-            ZetaNotice,
-            stacklevel=4,
+            " a rule"
         )
     if drawn():
-        warnings.warn(
+        notice(
             f"the constructor drew random numbers from {' and '.join(drawn())}: what it made of them is kept as it "
-            "came out, whatever the seed. Draw them with torch, or give those parameters a rule",
-            ZetaNotice,
-            stacklevel=4,
+            "came out, whatever the seed. Draw them with torch, or give those parameters a rule"
         )
