@@ -338,3 +338,31 @@ def test_the_tolerance_of_a_matrix_is_not_that_of_the_other_blocks(other: Initia
     content[-4:] = torch.tensor([1e-6]).numpy().tobytes()
     (tmp_path / "out" / "model.safetensors").write_bytes(content)
     assert not zeta.verify(tmp_path / "out").ok
+
+
+def test_matrices_of_one_block_in_a_constructor() -> None:
+    def build() -> nn.Module:
+        lstm = nn.LSTM(8, 8)
+        gates = Blocks(Orthogonal(), Orthogonal(2.0), Zeros(), Sparse(0.5))
+        zeta.init_(lstm, Rules([Rule("weight*", gates), Rule("*", Zeros())]))
+        return lstm
+
+    model, plan = zeta.record(build)
+    assert zeta.materialize_(model, plan, 0).ok
+    first, second, third, fourth = model.get_parameter("weight_hh_l0").detach().double().chunk(4)
+    eye = torch.eye(8, dtype=torch.float64)
+    assert torch.allclose(first @ first.T, eye, atol=1e-6)
+    assert torch.allclose(second @ second.T, 4 * eye, atol=1e-5)
+    assert not third.any()
+    assert ((fourth == 0).sum(0) == 4).all()
+
+
+def test_as_many_blocks_as_are_allowed() -> None:
+    assert len(Blocks(*[Zeros()] * 2**16).parts) == 2**16
+    many = {"name": "Blocks", "parts": [{"name": "Zeros"}] * 2**16}
+    assert len(Initializer.from_json(many).parts) == 2**16  # type: ignore[attr-defined]
+    with pytest.raises(zeta.SpecError, match="at most 65,536"):
+        Blocks(*[Zeros()] * (2**16 + 1))
+    with pytest.raises(zeta.SpecError, match="a list of at most 65,536 initializers"):
+        Initializer.from_json({"name": "Blocks", "parts": [{"name": "Zeros"}] * (2**16 + 1)})
+    assert len(Blocks(*(Orthogonal(1 + n / 100) for n in range(64))).parts) == 64
