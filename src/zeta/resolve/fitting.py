@@ -52,26 +52,20 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
         return replace(self, entries=rest, left=stay) if stay else self
 
     def within(self, name: str) -> Fit:
-        """The fit by the names of the whole model, of which this one is the part ``name``."""
+        """A whole fit by the names of a larger model, of which this one is the part ``name``."""
         naming = Naming(prefix=name)
-
-        def moved(plan: Plan) -> Plan:
-            return Plan(
-                tuple(
-                    dataclasses.replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties)))
-                    for entry in plan
-                )
-            )
-
-        plan = moved(self.plan)
-        names = {naming(entry.name) for entry in self.entries}
+        names = {entry.name for entry in self.entries}
+        moved = [
+            dataclasses.replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties)))
+            for entry in self.plan
+        ]
+        plan = Plan(tuple(moved))
         return replace(
             self,
-            asked=plan if self.asked is self.plan else moved(self.asked),
+            asked=plan,
             plan=plan,
             slots={naming(each): replace(slot, name=naming(each)) for each, slot in self.slots.items()},
-            entries=tuple(entry for entry in plan if entry.name in names),
-            selection=None if self.selection is None else tuple(map(naming, self.selection)),
+            entries=tuple(new for new, old in zip(moved, self.plan, strict=True) if old.name in names),
         )
 
     def cast(self, dtype: torch.dtype, *, buffers: bool) -> tuple[Fit, Casting]:
