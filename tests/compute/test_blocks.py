@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -366,3 +367,21 @@ def test_as_many_blocks_as_are_allowed() -> None:
     with pytest.raises(zeta.SpecError, match="a list of at most 65,536 initializers"):
         Initializer.from_json({"name": "Blocks", "parts": [{"name": "Zeros"}] * (2**16 + 1)})
     assert len(Blocks(*(Orthogonal(1 + n / 100) for n in range(64))).parts) == 64
+
+
+def test_a_report_of_blocks_at_any_scale() -> None:
+    for law in (Normal(1e200), Constant(1e200), Normal(1e-200)):  # whose squares leave fp64
+        module, plan = planned(Blocks(law, Zeros()), 400, 10, dtype=torch.float64)
+        report = zeta.apply_(module, plan, 0)
+        assert "w" in str(report)
+        assert zeta.verify(module, plan, 0).ok
+
+
+def test_axes_of_a_file_are_counted_from_the_front() -> None:
+    _, plan = planned(Blocks(Normal(), Zeros()), 6, 6, axes=Axes(fan_in=(1,), fan_out=(0,)))
+    document = json.loads(plan.to_json())
+    document["entries"][0]["axes"] = {"fan_in": [-1], "fan_out": [-2], "blocks": [[-2, 3]]}
+    with pytest.raises(zeta.PlanError, match="has 2 blocks, but the parameter packs 3 along dimension 0"):
+        zeta.Plan.from_json(json.dumps(document))
+    document["entries"][0]["axes"] = {"fan_in": [-1], "fan_out": [-2]}
+    assert zeta.Plan.from_json(json.dumps(document)) == plan

@@ -142,3 +142,16 @@ def test_a_uniform_number_of_fp64_is_below_one() -> None:
 
 def test_all_formats_are_tried() -> None:
     assert {dtypes.name_of(dtype) for dtype in dtypes.REAL} >= {*FORMATS}
+
+
+def test_the_sign_of_a_zero_does_not_depend_on_what_was_drawn_before() -> None:
+    """Caches of laws are keyed by equality, and -0.0 equals 0.0."""
+    pairs = [(Normal(0.0, 0.0), Normal(0.0, -0.0)), (Normal(5e-324, 0.0), Normal(5e-324, -0.0))]
+    for one, other in pairs:
+        drawn = [
+            [torch.signbit(zeta.fill_(torch.empty(64), law, 0, name="w")) for law in order]
+            for order in ((one, other), (other, one))
+        ]
+        assert torch.equal(drawn[0][0], drawn[1][1])
+        assert torch.equal(drawn[0][1], drawn[1][0])
+        assert not torch.equal(drawn[0][0], drawn[0][1])

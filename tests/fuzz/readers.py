@@ -164,7 +164,12 @@ def readers(folder: Path) -> dict[str, Reader]:
             *manifests, read=in_file("request.json", lambda path: list(changes(Manifest.read(path), request)))
         ),
         "journal": of(
-            {"format": "zeta journal 1", "files": {"model.safetensors": 11, MANIFEST: 12}, "earlier": [MANIFEST]},
+            {
+                "format": "zeta journal 2",
+                "files": {"model.safetensors": 11, MANIFEST: 12},
+                "earlier": [MANIFEST],
+                "states": {"model.safetensors": [100, 1_700_000_000_000_000_000], MANIFEST: [50, 1]},
+            },
             read=in_file(JOURNAL, lambda path: _journal(path.parent)),
         ),
         "safetensors": Reader(

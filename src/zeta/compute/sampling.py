@@ -259,7 +259,7 @@ _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.floa
 def _tasks(request: Request) -> list[Task]:
     """What the kernels have to do: one task, or one for each part of a complex tensor."""
     key, region, out = request.key, request.region, request.out
-    laws = _laws(request.initializer, out.dtype)
+    laws = _laws(request.initializer, out.dtype, _signs(request.initializer))
     parts = [out] if len(laws) == 1 else torch.view_as_real(out).unbind(-1)
     return [
         Task(law=law, key=key, draw=request.draw + draw, region=region, out=part)
@@ -267,11 +267,22 @@ def _tasks(request: Request) -> list[Task]:
     ]
 
 
+def _signs(initializer: Initializer) -> tuple[float, ...]:
+    """The signs of the numbers that may be zero: -0.0 equals 0.0, and gives another bit."""
+    if isinstance(initializer, Uniform):
+        return math.copysign(1.0, initializer.low), math.copysign(1.0, initializer.high)
+    assert isinstance(initializer, Normal | TruncatedNormal)
+    if isinstance(initializer, Normal):
+        return (math.copysign(1.0, initializer.mean),)
+    return tuple(math.copysign(1.0, number) for number in (initializer.mean, *initializer.bounds()))
+
+
 @functools.lru_cache(maxsize=4096)
-def _laws(initializer: Initializer, dtype: torch.dtype) -> tuple[tuple[int, Law], ...]:
+def _laws(initializer: Initializer, dtype: torch.dtype, signs: tuple[float, ...]) -> tuple[tuple[int, Law], ...]:
     """The number and the law of each draw: one, or for a complex dtype those of the real and the imaginary part.
 
-    Both parts share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's.
+    Both parts share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's. ``signs`` are for the
+    cache.
     """
     if dtype not in dtypes.COMPLEX:
         return ((REAL_DRAW, _law(initializer, dtype)),)

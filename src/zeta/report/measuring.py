@@ -151,14 +151,20 @@ class Accumulator:
         if len(found) == 1:
             return found[0]
         count = max(sum(one.count for one in found), 1)
-        mean = sum(one.mean * one.count for one in found) / count
-        variance = sum((one.std**2 + (one.mean - mean) ** 2) * one.count for one in found) / count
+        shares = [one.count / count for one in found]
+        mean = sum(one.mean * share for one, share in zip(found, shares, strict=True))
+        # hypot squares nothing that leaves fp64
+        parts = [
+            math.sqrt(share) * each
+            for one, share in zip(found, shares, strict=True)
+            for each in (one.std, one.mean - mean)
+        ]
         findings = [f"block {number}: {text}" for number, one in enumerate(found) for text in one.findings]
         return Measured(
             name=self.entry.name,
             count=sum(one.count for one in found),
             mean=mean,
-            std=math.sqrt(variance) if math.isfinite(variance) else variance,
+            std=math.hypot(*parts),
             low=min(one.low for one in found),
             high=max(one.high for one in found),
             planned_mean=self.entry.mean,

@@ -225,7 +225,7 @@ def _checked(
     roles = decode(axes, dict[str, Any] | None)  # type: ignore[arg-type]
     known = None if roles is None else Axes.from_json(roles)
     if known is not None:
-        known.resolved(shape)
+        known = known.resolved(shape)
     site = Site(shape=shape, axes=known)
     solved = Initializer.from_json(decode(initializer, dict[str, Any])).solve(site)
     _mean_and_std(solved, site)

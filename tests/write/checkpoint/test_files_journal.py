@@ -19,6 +19,7 @@ from torch import nn
 import zeta
 from tests.write.checkpoint.test_checkpoint import UNIFORM, contents, save
 from zeta.errors import CheckpointError
+from zeta.write.checkpoint.journal import Journal
 
 PARTIAL = ".zeta-partial"
 #: whatever changes a folder or lets the disk have it
@@ -189,7 +190,7 @@ def test_a_process_that_is_killed_between_two_files(number: int, whole: dict[str
     assert contents(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format": "zeta journal 1"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format": "zeta journal 2"}'])
 def test_a_damaged_journal(text: str, tmp_path: Path) -> None:
     killed(20, partial(write, tmp_path))
     (tmp_path / PARTIAL / "journal.json").write_text(text)
@@ -204,7 +205,9 @@ def test_a_journal_that_names_other_files(name: str, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     (tmp_path / "out" / PARTIAL).mkdir(parents=True)
     inode = (tmp_path / "README.md").stat().st_ino
-    text = f'{{"format": "zeta journal 1", "files": {{"{name}": {inode}, "zeta.json": 1}}, "earlier": []}}'
+    states = f'{{"{name}": [1, 1], "zeta.json": [1, 1]}}'
+    files = f'{{"{name}": {inode}, "zeta.json": 1}}'
+    text = f'{{"format": "zeta journal 2", "files": {files}, "earlier": [], "states": {states}}}'
     (tmp_path / "out" / PARTIAL / "journal.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"journal\.json is damaged"):
         write(tmp_path / "out", force=True)
@@ -247,3 +250,24 @@ def test_files_that_were_trained_on_between_the_renamings_are_not_taken_back(tmp
     with pytest.raises(CheckpointError, match="is damaged, or not of these files"):
         write(tmp_path)
     assert contents(tmp_path) == before
+
+
+def test_a_file_that_was_copied_over_after_the_kill_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``cp`` keeps the inode, and ``cp -p`` sets an earlier time."""
+    folder = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "forget_earlier", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            write(folder)
+    assert zeta.verify(folder).ok, "the checkpoint is complete, and the journal is still there"
+    path = folder / "model-00001-of-00003.safetensors"
+    inode, mine = path.stat().st_ino, b"mine".ljust(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.write(mine)
+    os.utime(path, (1.7e9, 1.7e9))
+    assert path.stat().st_ino == inode
+    with pytest.raises(CheckpointError, match="damaged, or not of these files"):
+        write(folder)
+    assert path.read_bytes() == mine

@@ -30,7 +30,7 @@ from zeta.write.checkpoint.settings import SETTINGS
 JOURNAL: Final = "journal.json"
 EARLIER: Final = ".zeta-earlier."
 PART: Final = ".part"
-_FORMAT: Final = "zeta journal 1"
+_FORMAT: Final = "zeta journal 2"
 _MOST_BYTES: Final = 2**26
 
 
@@ -44,31 +44,40 @@ def part(name: str) -> str:
     return f"{name}{PART}"
 
 
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
 class _Document(msgspec.Struct, frozen=True):
     """The content of ``journal.json``."""
 
     format: Text
     files: dict[Text, int]
     earlier: Texts
+    states: dict[Text, tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Journal:
-    """``files``: the inode of each new file, the manifest last; ``earlier``: the files set aside, manifest first."""
+    """``files``: the inode of each new file, the manifest last; ``earlier``: the files set aside, manifest first.
+
+    ``states``: size and time of the last change of each new file, in ns. A file that was copied over keeps its inode.
+    """
 
     files: dict[str, int]
     earlier: tuple[str, ...]
+    states: Mapping[str, tuple[int, int]]
 
     @classmethod
     def of(cls, place: Directory, parts: Mapping[str, str], earlier: Sequence[str]) -> Self:
         """The journal for new files; ``parts`` maps their final names to their present names in ``place``."""
-        files = {}
+        files, states = {}, {}
         for name in sorted(parts, key=lambda name: name == MANIFEST):
             found = place.status(parts[name])
             if found is None:
                 raise CheckpointError(f"{place.path / parts[name]} has disappeared; run the same again")
-            files[name] = found.st_ino
-        return cls(files=files, earlier=tuple(sorted(earlier, key=lambda name: name != MANIFEST)))
+            files[name], states[name] = found.st_ino, _state(found)
+        return cls(files=files, earlier=tuple(sorted(earlier, key=lambda name: name != MANIFEST)), states=states)
 
     @classmethod
     def read(cls, partial: Directory) -> Self | None:
@@ -82,16 +91,18 @@ class Journal:
         try:
             data = parse(content, _Document)
             valid = data.format == _FORMAT and list(data.files)[-1:] == [MANIFEST]
+            valid &= data.states.keys() == data.files.keys()
             valid &= all(is_own(name) or name in SETTINGS for name in (*data.files, *data.earlier))
         except FormatError:
             valid = False
         if not valid:
             raise _damaged(partial)
-        return cls(files=data.files, earlier=data.earlier)
+        return cls(files=data.files, earlier=data.earlier, states=data.states)
 
     def write(self, partial: Directory) -> None:
         """Write and fsync the journal, as a whole or not at all."""
-        text = json.dumps({"format": _FORMAT, "files": self.files, "earlier": self.earlier}, indent=1)
+        content = {"format": _FORMAT, "files": self.files, "earlier": self.earlier, "states": self.states}
+        text = json.dumps(content, indent=1)
         partial.remove(part(JOURNAL))
         partial.write(part(JOURNAL), text.encode())
         partial.move(part(JOURNAL), partial, JOURNAL)
@@ -102,11 +113,10 @@ class Journal:
 
         The user may have trained in place or replaced a file. Such files are the user's, and nothing is changed.
         """
-        written = partial.status(JOURNAL)
         for name, inode in self.files.items():
             places = (folder.status(name), partial.status(part(name)))
             found = next((place for place in places if place is not None and place.st_ino == inode), None)
-            if found is None or written is None or found.st_mtime_ns > written.st_mtime_ns:
+            if found is None or _state(found) != tuple(self.states[name]):
                 raise _damaged(partial)
 
     def is_complete(self, folder: Directory, partial: Directory) -> bool:
