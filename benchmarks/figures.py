@@ -266,8 +266,8 @@ def architectures(figures: Figures) -> str:
     compared, most, equal = found(r"values of (\d+) \(those of up to ([\d,]+) elements\).*?: (\d+) are equal").groups()
     return (
         f"transformers {version} has {buildable} architectures that can be built from a default configuration.\n"
-        f"{complete} of them record completely. {compared} of them have at most {most} values. These values were\n"
-        f"computed and compared with those of a real constructor on the same random numbers; {equal} are equal."
+        f"{complete} of them record completely. Of those with at most {most} values, the values of {compared}\n"
+        f"were compared with those of a real constructor on the same random numbers; {equal} are equal."
     )
 
 

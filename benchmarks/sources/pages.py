@@ -64,7 +64,7 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
         f"- the values of {len(twins)} (those of up to {most:,} elements) were computed and held against a real "
         f"construction on the same draws: {sum(r.twin == 'equal' for r in twins)} are equal in every parameter and "
         f"buffer. {sum(r.equal for r in twins):,} tensors are equal bit by bit, {sum(r.close for r in twins):,} within "
-        "the rounding of a law that replaced a formula.",
+        "the rounding of a law that replaced a formula. Models that do not fit twice into 6 GiB are left out.",
         "",
         f"| {of.noun} | class | outcome | values | parameters | buffers | random programs | computed | seconds | |",
         "|---|---|---|---|--:|--:|--:|--:|--:|---|",
