@@ -121,7 +121,7 @@ def _unpacked(requests: Iterable[Request]) -> Iterator[Request]:
 
 def _same_whole(one: Request, other: Request) -> bool:
     """Whether two requests are for parts of the same matrices."""
-    # the text tells -0.0 from 0.0
+    # initializers are compared as text, because -0.0 equals 0.0
     return (repr(one.initializer), one.key, one.draw, one.axes, one.region.shape, one.out.dtype, one.out.device) == (
         *(repr(other.initializer), other.key, other.draw, other.axes),
         *(other.region.shape, other.out.dtype, other.out.device),

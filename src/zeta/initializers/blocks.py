@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
@@ -76,7 +76,7 @@ class Blocks(Initializer):
         return all(isinstance(part, ELEMENTWISE) for part in self.parts)
 
     def scaled(self, factor: float) -> Blocks:
-        return self._of(part.scaled(factor) for part in self.parts)
+        return Blocks(*(part.scaled(factor) for part in self.parts), dim=self.dim)
 
     def solve(self, site: Site) -> Blocks:
         dim, within = self._within(site)
@@ -103,9 +103,7 @@ class Blocks(Initializer):
 
     def axes_of(self, axes: Axes | None) -> Axes | None:
         """The axes of a parameter with these blocks; ``axes`` are its own. ``dim`` must not be negative."""
-        if axes is None or self.dim in (*axes.batch, *(dim for dim, _ in axes.blocks)):
-            return axes
-        return replace(axes, blocks=(*axes.blocks, (self.dim, len(self.parts))))
+        return _packed(axes, self.dim, len(self.parts))
 
     def axes_of_one(self, axes: Axes | None) -> Axes | None:
         """The axes of one block as a tensor of its own; ``axes`` are those of the parameter."""
@@ -130,9 +128,6 @@ class Blocks(Initializer):
             raise SpecError("Blocks: a block must be a law, and not a program or other blocks")
         return cls(*(Initializer.from_json(part) for part in parts), dim=values.get("dim", 0))
 
-    def _of(self, parts: Iterable[Initializer]) -> Blocks:
-        return Blocks(*parts, dim=self.dim)
-
     def _within(self, site: Site) -> tuple[int, Site]:
         """The dimension, not negative, and the site with these blocks; ``SpecError`` if they do not fit."""
         ndim, n = len(site.shape), len(self.parts)
@@ -144,8 +139,7 @@ class Blocks(Initializer):
         packed = [] if site.axes is None else [blocks for along, blocks in site.axes.blocks if along == dim]
         if packed and packed != [n]:
             raise SpecError(f"{self} has {n} blocks, but the parameter packs {packed[0]} along dimension {dim}")
-        resolved = Blocks(*self.parts, dim=dim)
-        return dim, Site(shape=site.shape, axes=resolved.axes_of(site.axes))
+        return dim, Site(shape=site.shape, axes=_packed(site.axes, dim, n))
 
     def _text(self, number: Any) -> str:
         parts = [part._text(number) for part in self.parts]
@@ -162,6 +156,13 @@ def is_elementwise(initializer: Initializer) -> bool:
 def laws_of(initializer: Initializer) -> tuple[Initializer, ...]:
     """The initializers of all blocks; of what has no blocks, itself."""
     return initializer.parts if isinstance(initializer, Blocks) else (initializer,)
+
+
+def _packed(axes: Axes | None, dim: int, n: int) -> Axes | None:
+    """The axes with ``n`` blocks along a dimension, which is not negative; as they are if they have blocks there."""
+    if axes is None or dim in (*axes.batch, *(along for along, _ in axes.blocks)):
+        return axes
+    return replace(axes, blocks=(*axes.blocks, (dim, n)))
 
 
 def _ordered(parts: tuple[Initializer, ...], named: Mapping[str, Initializer]) -> tuple[Initializer, ...]:

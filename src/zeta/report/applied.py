@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 
-from zeta.base.parametrizations import following
 from zeta.base.progress import check_progress, progress_of
 from zeta.compute.stream import kernels
 from zeta.report.digests import Claim, claim_of
@@ -16,6 +15,7 @@ from zeta.report.measuring import Measured, measure_all
 from zeta.report.report import Report
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
+from zeta.resolve.slots import changed_with
 from zeta.write.apply import Progress, prepare, write
 from zeta.write.guards import note, recording_here
 from zeta.write.seeds import chosen_seed
@@ -54,8 +54,7 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
 
 def _changed_with(fit: Fit) -> set[str]:
     """The buffers without a value of their own that change with a parametrized weight that is written."""
-    lists = [fit.slots[entry.name].parametrization for entry in fit.entries if not entry.kept]
-    follow = {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
+    follow = changed_with(fit.slots[entry.name] for entry in fit.entries if not entry.kept)
     return {name for name, slot in fit.slots.items() if id(slot.tensor) in follow} if follow else set()
 
 

@@ -17,7 +17,6 @@ from torch import nn
 
 from zeta.base import dtypes, html
 from zeta.base.modules import check_module
-from zeta.base.parametrizations import following
 from zeta.base.process.garbage import uncollected
 from zeta.base.reading import decode, encode, is_file, json_text, repeated, shallow, shown
 from zeta.base.spelling import did_you_mean
@@ -27,7 +26,7 @@ from zeta.fans import Axes
 from zeta.initializers import Initializer, Program
 from zeta.resolve.entries import Cost, Entry, Row, RowReader, RowWriter, text_of
 from zeta.resolve.resolver import check_dtype, groups, overriding, unruled
-from zeta.resolve.slots import unwrap, walk
+from zeta.resolve.slots import changed_with, unwrap, walk
 from zeta.rules import Kind, Rules
 
 __all__ = ["FORMAT", "Cost", "Entry", "Plan", "essences"]
@@ -173,8 +172,7 @@ class Plan:
         if differ:
             raise PlanError(listed("this plan is not of this model; shapes differ:", differ))
         new = {entry.name: entry for entry in overriding(rules, everything, getattr(inner, "config", None))}
-        lists = [group[0].parametrization for group in everything if group[0].name in new]
-        follow = {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
+        follow = changed_with(group[0] for group in everything if group[0].name in new)
         for group in everything:  # these are computed from the new weight
             if id(group[0].tensor) in follow:
                 new.setdefault(group[0].name, unruled(group))

@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from zeta.base.distributed import is_fsdp
-from zeta.base.parametrizations import hooked, originals, parametrized_shape, stored_names
+from zeta.base.parametrizations import following, hooked, originals, parametrized_shape, stored_names
 from zeta.errors import TargetError
 from zeta.resolve.kinds import kind_of
 from zeta.rules import Kind
@@ -282,6 +282,12 @@ def hook_problem(slot: Slot) -> str | None:
                 f"torch.nn.utils.parametrizations.{kind}, record the model (zeta.record), or leave it with Keep()"
             )
     return None
+
+
+def changed_with(written: Iterable[Slot]) -> set[int]:
+    """The ``id`` of each buffer that gets a new value because a parametrized weight among these is written."""
+    lists = [slot.parametrization for slot in written]
+    return {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
 
 
 def is_norm_statistic(slot: Slot) -> bool:

@@ -12,12 +12,13 @@ from torch.nn.utils import parametrize
 
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import modules_of, parameters_of, tensors_of
-from zeta.base.parametrizations import following, originals
+from zeta.base.parametrizations import originals
 from zeta.base.process.interrupts import insist
 from zeta.base.tensors import Swaps, attributes, extent, has_address, with_memory
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
+from zeta.resolve.slots import changed_with
 
 Result = TypeVar("Result")
 
@@ -138,8 +139,7 @@ def _check_values(fit: Fit) -> None:
     """Raise ``TargetError`` for tensors on meta to which the plan gives no value."""
     known: set[int] = set()
     problems: list[str] = []
-    written = (slot.parametrization for slot in fit.slots.values() if not fit.plan[slot.name].kept)
-    follow = {id(buffer) for plist in written if plist is not None for buffer in following(plist)}
+    follow = changed_with(slot for slot in fit.slots.values() if not fit.plan[slot.name].kept)
     for slot in fit.slots.values():
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:

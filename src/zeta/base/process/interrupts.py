@@ -6,8 +6,7 @@ block's changes are taken back. A block that must not leave anything behind look
     try:
         try:
             change()
-
-Yield:
+            ...  # what the change is for
         finally:
             insist(restore)
     except BaseException:
@@ -23,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-#: interrupts after which it is given up: something else than a person raises them
+#: after so many interrupts it gives up: a person does not press Ctrl-C so often
 _PATIENCE: Final = 1000
 
 
