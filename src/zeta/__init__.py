@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from zeta.resolve.plans import Entry, Plan
     from zeta.resolve.recording.function import from_function
     from zeta.resolve.recording.record import record
-    from zeta.rules import Kind, Match, Rule, Rules
+    from zeta.resolve.roles import roles_of
+    from zeta.rules import Kind, Match, Role, Rule, Rules
     from zeta.tensors import fill_, values
     from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 
@@ -63,6 +64,7 @@ __all__ = [
     "RankError",
     "RecordingError",
     "Report",
+    "Role",
     "Rule",
     "Rules",
     "ShardPlan",
@@ -87,6 +89,7 @@ __all__ = [
     "recipes",
     "record",
     "register_fans",
+    "roles_of",
     "rules",
     "save",
     "shard_plan",
@@ -122,7 +125,8 @@ _HOMES: Final = {
     "zeta.resolve.plans": ("Entry", "Plan"),
     "zeta.resolve.recording.function": ("from_function",),
     "zeta.resolve.recording.record": ("record",),
-    "zeta.rules": ("Kind", "Match", "Rule", "Rules", "rules"),
+    "zeta.resolve.roles": ("roles_of",),
+    "zeta.rules": ("Kind", "Match", "Role", "Rule", "Rules", "rules"),
     "zeta.tensors": ("fill_", "values"),
     "zeta.utils": ("utils",),
     "zeta.verbs": ("apply_", "init_", "materialize_", "plan", "save", "verify"),

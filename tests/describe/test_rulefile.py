@@ -39,6 +39,9 @@ from zeta.rules.file import read_rules
 Write = Callable[..., Rules]
 
 
+CONDITIONS = "name, regex, module, kind, role, shape, ndim"
+
+
 @pytest.fixture
 def read(tmp_path: Path) -> Write:
     def write_and_read(text: str | bytes, suffix: str = ".toml", model: nn.Module | None = None) -> Rules:
@@ -252,8 +255,8 @@ HEAD = '[[rules]]\nname = "a"\ninitializer = "Zeros"\n[[rules]]\n'
         ('nmae = "*"\ninitializer = "Zeros"', "unknown key 'nmae'; did you mean 'name'?"),
         ('name = "*"\ninitialiser = "Zeros"', "unknown key 'initialiser'; did you mean 'initializer'?"),
         ('name = "*"\ninitializer = "Zeros"\nq = 1', "unknown key 'q'; expected one of name, regex, module, kind"),
-        ('name = "*"', "needs an initializer and at least one of name, regex, module, kind, shape, ndim"),
-        ('initializer = "Zeros"', "needs an initializer and at least one of name, regex, module, kind, shape, ndim"),
+        ('name = "*"', f"needs an initializer and at least one of {CONDITIONS}"),
+        ('initializer = "Zeros"', f"needs an initializer and at least one of {CONDITIONS}"),
         ('name = "*"\ninitializer = "Nromal"', "unknown initializer 'Nromal'; did you mean 'Normal'?"),
         ('name = "*"\ninitializer = "kaiming_norml"', "unknown initializer 'kaiming_norml'; did you mean 'kaiming_no"),
         ('name = "*"\ninitializer = 3', "an initializer is a name, or a table with one, got 3"),

@@ -171,7 +171,7 @@ class Plan:
         ]
         if differ:
             raise PlanError(listed("this plan is not of this model; shapes differ:", differ))
-        new = {entry.name: entry for entry in overriding(rules, everything, getattr(inner, "config", None))}
+        new = {entry.name: entry for entry in overriding(rules, everything, inner)}
         follow = changed_with(group[0] for group in everything if group[0].name in new)
         for group in everything:  # these are computed from the new weight
             if id(group[0].tensor) in follow:

@@ -19,8 +19,9 @@ from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
 from zeta.initializers.reach import check_law
 from zeta.resolve.entries import Entry
+from zeta.resolve.roles import found_in
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of
-from zeta.rules import Kind, Match, Rule, Rules, Where
+from zeta.rules import Kind, Match, Role, Rule, Rules, Where
 from zeta.rules.globs import glob_matcher
 from zeta.rules.instead import FunctionError
 from zeta.rules.where import did_you_mean_glob
@@ -43,17 +44,17 @@ def resolve(
     rules: Rules,
     everything: list[list[Slot]],
     wanted: list[list[Slot]],
-    config: Any,
+    model: nn.Module,
     *,
     named: bool = True,
     recipe: str | None = None,
 ) -> list[Entry]:
-    """The entries that rules give to the ``wanted`` of a model's tensors; the others need no rule.
+    """The entries that rules give to the ``wanted`` of ``everything`` that a model holds; the others need no rule.
 
     ``named``: errors name the rule of a parameter, as its user has written it. ``recipe``: the name of the recipe that
     the rules are from.
     """
-    resolver = _Resolver(rules, everything, config=config, named=named, recipe=recipe)
+    resolver = _Resolver(rules, everything, model, named=named, recipe=recipe)
     entries = [resolver.entry(group) for group in wanted]
     if len(wanted) < len(everything):
         known = {id(group) for group in wanted}
@@ -64,9 +65,9 @@ def resolve(
     return [entry for entry in entries if entry is not None]
 
 
-def overriding(rules: Rules, everything: list[list[Slot]], config: Any) -> list[Entry]:
+def overriding(rules: Rules, everything: list[list[Slot]], model: nn.Module) -> list[Entry]:
     """The entries of the tensors that a rule matches; all others are left out. Rules that never win are an error."""
-    resolver = _Resolver(rules, everything, config=config, named=True, partial=True)
+    resolver = _Resolver(rules, everything, model, named=True, partial=True)
     entries = [resolver.entry(group) for group in everything]
     resolver.raise_problems()
     return [entry for entry in entries if entry is not None]
@@ -101,7 +102,7 @@ class _Resolver:
         self,
         rules: Rules,
         groups: list[list[Slot]],
-        config: Any,
+        model: nn.Module,
         *,
         named: bool,
         recipe: str | None = None,
@@ -111,7 +112,8 @@ class _Resolver:
         self.named = named
         self.recipe = recipe
         self.partial = partial  # a tensor that no rule matches is no problem
-        self.config = config
+        self.config = getattr(model, "config", None)
+        self.model = model
         self.winners: set[int] = set()
         self.overruled: dict[int, str] = {}  # by rule: what it would have matched, but for a tie
         self.unmatched: list[str] = []
@@ -120,7 +122,8 @@ class _Resolver:
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
         self._laws: dict[tuple[Any, ...], _Law] = {}
-        self._names = [slot.name for group in groups for slot in group]
+        self._slots = [slot for group in groups for slot in group]
+        self._names = [slot.name for slot in self._slots]
 
     def _layers(self, name: str) -> tuple[int, int] | None:
         return self._all_layers[name]
@@ -128,6 +131,13 @@ class _Resolver:
     @functools.cached_property
     def _all_layers(self) -> dict[str, tuple[int, int] | None]:
         return layers_of(self._names)
+
+    def _role(self, name: str) -> Role | None:
+        return self._all_roles.get(name)
+
+    @functools.cached_property
+    def _all_roles(self) -> dict[str, Role]:
+        return found_in(self.model, self._slots)
 
     def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
         """The first rule that matches any name of one tensor, and these names' matches."""
@@ -142,6 +152,7 @@ class _Resolver:
                 module=slot.module,
                 local_name=slot.local_name,
                 layers=self._layers,
+                roles=self._role,
                 config=self.config,
                 axes_of=axes_of,
             )

@@ -10,14 +10,15 @@
 The first rule that matches wins.
 """
 
-from zeta.rules.match import Kind, Match
+from zeta.rules.match import Kind, Match, Role
 from zeta.rules.rule import Rule, Rules
-from zeta.rules.where import Condition, Where, glob, kind, module, ndim, regex, shape, where
+from zeta.rules.where import Condition, Where, glob, kind, module, ndim, regex, role, shape, where
 
 __all__ = [
     "Condition",
     "Kind",
     "Match",
+    "Role",
     "Rule",
     "Rules",
     "Where",
@@ -26,6 +27,7 @@ __all__ = [
     "module",
     "ndim",
     "regex",
+    "role",
     "shape",
     "where",
 ]

@@ -1,7 +1,7 @@
 """Read rules from a file: TOML or JSON for simple rules, Python for anything else.
 
     [[rules]]
-    name = "*.c_proj.weight"                        # conditions: name, regex, module, kind, shape, ndim; all must hold
+    name = "*.c_proj.weight"                        # name, regex, module, kind, role, shape, ndim; all must hold
     initializer = { name = "Normal", std = 0.02 }   # or just "Zeros", or a classical name with its arguments
     residual = true                                 # optional: divide by sqrt(2 * layers)
 
@@ -25,13 +25,14 @@ from zeta.base.reading import LARGEST_RULES, is_file, parse_json, parse_toml, re
 from zeta.errors import FormatError, SpecError, UsageError
 from zeta.fans import Axes
 from zeta.initializers import Blocks, Initializer
-from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, ndim, regex, shape
+from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, ndim, regex, role, shape
 
 _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
     "name": glob,
     "regex": regex,
     "module": module,
     "kind": kind,
+    "role": role,
     "shape": lambda extents: _shape(extents),
     "ndim": ndim,
 }

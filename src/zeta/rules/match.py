@@ -25,6 +25,30 @@ class Kind(StrEnum):
     BUFFER = "buffer"
 
 
+class Role(StrEnum):
+    """What a weight does in its network."""
+
+    EMBEDDING = "embedding"  # a table that is looked up: tokens, types, classes
+    POSITION = "position"  # a table of positions, learned
+    RELATIVE_POSITION = "relative_position"
+    CLASS_TOKEN = "class_token"
+    PATCH_EMBEDDING = "patch_embedding"
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    QUERY_KEY_VALUE = "query_key_value"  # several of them in one tensor
+    ATTENTION_OUTPUT = "attention_output"
+    MLP_UP = "mlp_up"
+    MLP_GATE = "mlp_gate"
+    MLP_GATE_UP = "mlp_gate_up"  # both in one tensor
+    MLP_DOWN = "mlp_down"
+    ROUTER = "router"  # scores the experts
+    READOUT = "readout"  # gives the logits, or whatever the model is trained on
+    LAYER_SCALE = "layer_scale"
+    ADAPTER_A = "adapter_a"
+    ADAPTER_B = "adapter_b"
+
+
 #: torch's normalization layers
 NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -43,6 +67,7 @@ class Match(Struct, frozen=True, kw_only=True):
     module: nn.Module
     local_name: str
     layers: Callable[[str], tuple[int, int] | None]
+    roles: Callable[[str], Role | None] = lambda name: None
     config: Any = None
     axes_of: Callable[[], Axes]
 
@@ -57,6 +82,11 @@ class Match(Struct, frozen=True, kw_only=True):
         """The number of values that ``layer`` takes in the model."""
         found = self.layers(self.name)
         return None if found is None else found[1]
+
+    @property
+    def role(self) -> Role | None:
+        """What the weight does in its network, if that is known; of a bias, what the weight of its layer does."""
+        return self.roles(self.name)
 
     def __repr__(self) -> str:
         return f"Match({self.name!r}, shape={self.shape}, kind={self.kind.value}, module={type(self.module).__name__})"

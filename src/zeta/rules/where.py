@@ -14,7 +14,7 @@ from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.rules.globs import glob_matcher
-from zeta.rules.match import Kind, Match
+from zeta.rules.match import Kind, Match, Role
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,22 @@ class Where:
 
 #: ``nn.Linear | nn.Embedding``, or a tuple: a module of any of these classes
 Classes = type[nn.Module] | types.UnionType | tuple[type[nn.Module], ...]
-Condition = Where | str | re.Pattern[str] | Classes | Kind | Callable[[Match], bool]
+Condition = Where | str | re.Pattern[str] | Classes | Kind | Role | Callable[[Match], bool]
 
 
 def where(condition: Condition) -> Where:
     """Turn what a rule accepts into a :class:`Where`.
 
     A string is a name glob, a compiled pattern a regular expression, a module class a module type, as are a union or
-    a tuple of them, a :class:`Kind` a kind, and any other callable a predicate on the :class:`Match`. Raises
-    ``SpecError`` on anything else.
+    a tuple of them, a :class:`Kind` a kind, a :class:`Role` a role, and any other callable a predicate on the
+    :class:`Match`. Raises ``SpecError`` on anything else.
     """
     if isinstance(condition, Where):
         return condition
     if isinstance(condition, Kind):
         return kind(condition)
+    if isinstance(condition, Role):
+        return role(condition)
     if isinstance(condition, str):
         return glob(condition)
     if isinstance(condition, re.Pattern):
@@ -132,6 +134,21 @@ def kind(name: Kind | str) -> Where:
         raise SpecError(f"unknown kind {shown(name)}: expected one of {', '.join(Kind)}{did_you_mean(name, Kind)}")
     wanted = Kind(name)
     return Where(f"kind {wanted.value}", lambda match: match.kind is wanted)
+
+
+def role(name: Role | str, *, bias: bool = False) -> Where:
+    """Match the weights that have a role: attention_output, mlp_down, readout, router, embedding, adapter_b and others.
+
+    ``bias=True``: the biases of these layers, and not their weights. The roles of a model are found by the names that
+    libraries use and by the weights beside each other; ``zeta.roles_of(model)`` shows them.
+    """
+    if name not in list(Role):
+        raise SpecError(f"unknown role {shown(name)}: expected one of {', '.join(Role)}{did_you_mean(name, Role)}")
+    wanted = Role(name)
+    return Where(
+        f"role {wanted.value}{' (bias)' if bias else ''}",
+        lambda match: (match.kind is Kind.BIAS) is bias and match.role is wanted,
+    )
 
 
 def shape(*extents: int | None) -> Where:

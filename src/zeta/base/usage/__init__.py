@@ -27,3 +27,10 @@ def normalizes(layer: Any) -> bool:
     from zeta.base.usage import forward
 
     return forward.normalizes(layer)
+
+
+def attends(layer: Any) -> bool:
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, computes an attention."""
+    from zeta.base.usage import forward
+
+    return forward.attends(layer)

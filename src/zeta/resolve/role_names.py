@@ -1,0 +1,99 @@
+"""The names that libraries give to layers, by role: transformers, timm, torchvision, torchtitan, diffusers, peft.
+
+Where a pattern is for the last part of a name, the part is in lower case and without the words of ``LAYER_WORDS``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from zeta.rules.match import Role
+
+
+def _any(*names: str) -> re.Pattern[str]:
+    return re.compile("|".join(names), re.IGNORECASE)
+
+
+#: what says only that it is a layer: ``q_proj`` and ``linear_q`` are both ``q``
+LAYER_WORDS: Final = re.compile(
+    r"(?<=.)_?(proj|projection|lin|linear|layer|weight)$|^(linear|lin|to|proj|projection)_(?=.)"
+)
+#: what stands between a layer and its weight, as in peft
+WRAPPED: Final = frozenset(["base_layer"])
+#: a last part that says nothing without the one before it
+GENERIC: Final = frozenset(["dense", "conv", "linear", "proj", "projection", "layer", "fc", "lin", "base"])
+
+# -- by whole parts of a name
+
+ADAPTER_A: Final = _any("lora_?(embedding_?)?a", "lora_?down", "down_?lora")
+ADAPTER_B: Final = _any("lora_?(embedding_?)?b", "lora_?up", "up_?lora")
+CLASS_TOKEN: Final = _any("cls_?tok(en)?", "class_?token", "class_?embedding", "cls_?embed(ding)?")
+LAYER_SCALE: Final = _any("lambda_?[12]", "layer_?scale(_?[12])?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma")
+EXPERTS: Final = _any("^experts$", "^expert_", "_experts$")
+ROUTER: Final = _any(
+    "gate", "router", "wg", "gating",
+    r"router\.(classifier|layer|proj|linear|dense|weight)", r"gate\.(wg|weight|proj)",
+)  # fmt: skip
+#: a linear layer, or a convolution, that embeds pieces of an image or a sound
+PATCHES: Final = _any(r"patch_?embed(ding|der|dings)?s?(\.proj(ection)?|\.\d+|\.linear)?")
+
+# -- anywhere in a part, or in the name inside a block
+
+RELATIVE: Final = _any("relative", "rel_pos", "rel_bias", "distance_embedding", "rpb", "r_emb")
+POSITION: Final = _any(
+    "(?<![a-z])pos(?![a-z])", "pos_?emb", "posit", "(?<![a-z])wpe(?![a-z])", "row_embed", "col(umn)?_embed"
+)
+NO_POSITION: Final = _any("type")
+PATCH: Final = _any("patch", "embed", "conv_proj", "stem")
+ATTENTION: Final = _any("att(n|ention)s?(?![a-z])", "attention", "(^|_)att(_|$)", "(^|_)mha(_|$)")
+ATTENTION_CLASS: Final = _any("attention(?!pool|layer|block|model)", "attn(?!layer|block)")
+MLP: Final = _any(
+    "mlps?(?![a-z])", "ffns?(?![a-z])", "feed_?forward", r"(^|_)ff(_|\d|$)", "experts?(?![a-z])", "denserelu",
+    "(^|_)moe(_|$)",
+)  # fmt: skip
+MLP_CLASS: Final = _any("MLP(?!Mixer|Layer|Block)", "FFN", "FeedForward", "Experts?$")
+#: weights of an attention that lead neither into it nor out of it
+BESIDE: Final = _any(
+    "gate", "rel", "pos(?!t)", "index", "sampling", "attention_weights", "bias", "norm", "conv", "forget", "lambda",
+    r"(^|\.)[abgfr](_[ab])?_proj", "compress", "mlp", "router", r"in_proj_[abz]$", "lora",
+)  # fmt: skip
+#: pairs of weights that are no MLP of a residual stream
+NO_MLP: Final = _any(
+    "conv(?!1d)", "squeeze", r"(^|\.)se(\.|$)", "router", "adapter", "projector", "pooler", "merger", "score", "lora",
+    "hyper", "mamba", "ssm", "lstm", "modulation", "temporal_block", r"mixer\.(in|out)_proj", "rms_norm",
+)  # fmt: skip
+NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
+
+# -- by the last part, or the last two
+
+_PARTS: Final = "(_[ab]|_nope|_rope|_pe|_up|_down|_global|_content|_pos)?(_current|_delayed)?"
+PROJECTIONS: Final = {
+    Role.QUERY: _any(f"(w|c_)?(q|query)(_head)?{_PARTS}"),
+    Role.KEY: _any(f"(w|c_)?(k|key)(_head)?{_PARTS}"),
+    Role.VALUE: _any(f"(w|c_)?(v|value)(_head)?{_PARTS}"),
+    Role.QUERY_KEY_VALUE: _any(
+        "(w|c_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
+        "c_attn", "in", "in_proj", "in_qkvz?", "attn_qkv", "qkv_?same", "w?_?pack",
+    ),
+}  # fmt: skip
+ATTENTION_OUTPUT: Final = _any(
+    "w?o", "o_?b", "wo_b", "w?out", "out_1", "output", "c_proj", "c", "to_out", r"to_out\.0", "attn_?out",
+    "attention_?out", "proj", "projection", "final", "fc_out", "dense", r"\w+\.dense",
+    r"att\w*\.(proj|projection|fc)", "merge", "post",
+)  # fmt: skip
+MLP_DOWN: Final = _any(
+    "down", "fc_?2", "linear_fc2", "w_?2", "lin_?2", "linear_?2", "_?2", "dense_?2", "conv_?2", "ff_?2", "c_proj", "c",
+    "w?_?o", "w?_?out", "out_0", "output", "value", "dense_4h_to_h", "dense_out", "output_dense", "dense_output",
+    "fc_out", "ff_out", "proj_out", "ffn_output", r"output(_query)?\.dense",
+    r"(net|ffn|mlp|ff|feed_?forward)\.[1-5]",
+)  # fmt: skip
+MLP_GATE: Final = _any("gate", "w1", "wi_0", "w_gate", "gating")
+READOUT: Final = _any(
+    "(lm_?)?head", r"heads?\.head", r"(lm_?)?head\.(decoder|fc|\d+|linear|out)", r"head\w*\.fc", "head_dist",
+    "(ctc|cls|distilled|policy|value)_head", "classifier", r"classifier\.(\d+|out|dense)", "labels_classifier",
+    "class_head", "class_predictor", "class_labels_classifier", "score", "cls_score", r"class_?embed(\.\d+)?",
+    "embed_out", "qa_outputs", "(final_|to_)?logits", "output", "out", "generator", "decoder", "fc", "lm", "proj_?lm",
+    r"predictions\.decoder", "unembed(ding)?", "wu", "read_?out", "final", "vocab", "actor", "critic",
+    "policy(_net)?", "value(_net)?",
+)  # fmt: skip

@@ -1,0 +1,341 @@
+"""The role of each weight in its network: attention output, MLP down projection, router, read-out and the like.
+
+Names propose, shapes decide. ``role_names`` has the names that libraries use. A weight is an MLP's down projection
+only if a weight beside it leads from its output's width to its input's, and an attention's output only in a module
+that is an attention by its name, its class or its ``forward``. Weights without a known name get a role by the shapes
+of the weights beside them, in the order of registration.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+from torch import nn
+
+from zeta.base.usage import attends
+from zeta.fans import known_axes
+from zeta.resolve import role_names as names
+from zeta.resolve.slots import Slot, named_modules, walk
+from zeta.rules.match import Kind, Role
+
+_WEIGHTS: Final = (Kind.WEIGHT, Kind.EMBEDDING, Kind.OTHER)
+_PROJECTIONS: Final = (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE)
+
+
+def roles_of(model: nn.Module) -> dict[str, Role]:
+    """The role of each parameter that has one, by name; of a bias, the role of its layer's weight.
+
+    >>> roles = roles_of(nn.MultiheadAttention(4, 2))
+    >>> roles["in_proj_weight"].value, roles["out_proj.bias"].value
+    ('query_key_value', 'attention_output')
+    """
+    return found_in(model, walk(model))
+
+
+def found_in(model: nn.Module, slots: Sequence[Slot]) -> dict[str, Role]:
+    """``roles_of`` for a model whose names are known."""
+    search = _Search(model, slots)
+    roles = search.roles()
+    layers = {(id(slot.module), _layer(slot.local_name)): roles[slot.name] for slot in slots if slot.name in roles}
+    biases = {
+        slot.name: layers[key]
+        for slot in slots
+        if slot.kind is Kind.BIAS and (key := (id(slot.module), _layer(slot.local_name))) in layers
+    }
+    return {slot.name: found for slot in slots if (found := roles.get(slot.name) or biases.get(slot.name)) is not None}
+
+
+def _layer(local_name: str) -> str:
+    """What the names of a weight and its bias have in common: ``in_proj_`` of ``in_proj_weight``."""
+    return re.sub(r"weight|bias", "", local_name)
+
+
+class _Site(Struct, frozen=True, kw_only=True, eq=False):
+    """A weight that maps vectors: where it stands, and the widths that it leads from and to."""
+
+    slot: Slot
+    #: the parts of its name, without "weight" and what wraps a layer
+    path: tuple[str, ...]
+    into: int
+    out: int
+    #: the path of the attention, or of the MLP, that it belongs to
+    attention: tuple[str, ...] | None = None
+    mlp: tuple[str, ...] | None = None
+
+    @property
+    def within(self) -> str:
+        """Its name inside the block, or the last three parts of it."""
+        return ".".join(self.path[max(len(self.block), len(self.path) - 3) :])
+
+    @property
+    def block(self) -> tuple[str, ...]:
+        """The path of the module that is numbered and holds it; all weights outside of one have the same."""
+        numbered = [index for index, part in enumerate(self.path[:-1]) if part.isdecimal()]
+        return self.path[: numbered[-1] + 1] if numbered else ()
+
+
+class _Search:
+    """Finds the roles in one model."""
+
+    def __init__(self, model: nn.Module, slots: Sequence[Slot]) -> None:
+        self._model = model
+        self._modules = named_modules(model)
+        self._slots = [slot for slot in slots if slot.kind in _WEIGHTS]
+        self._found: dict[str, Role] = {}
+
+    def roles(self) -> dict[str, Role]:
+        """By name of the weight."""
+        for slot in self._slots:
+            if (role := _by_name(slot)) is not None:
+                self._found[slot.name] = role
+        sites = [site for slot in self._slots if slot.name not in self._found for site in self._site(slot)]
+        self._readouts_by_model()
+        for site in sites:
+            if (role := self._of_layer(site)) is not None:
+                self._set(site, role)
+        for attention in _grouped(sites, lambda site: site.attention):
+            self._in_attention(attention)
+        for mlp in _grouped(sites, lambda site: site.mlp):
+            self._in_mlp(mlp)
+        attending = {
+            site.path[:length]
+            for site in sites
+            if self._role(site) is Role.ATTENTION_OUTPUT
+            for length in range(1, len(site.path))
+        }
+        for block in _grouped(
+            sites, lambda site: site.block if site.mlp is None and self._role(site) is None else None
+        ):
+            self._in_mlp(block, named=block[0].block not in attending)
+        self._last(sites)
+        return self._found
+
+    def _set(self, site: _Site, role: Role) -> None:
+        self._found.setdefault(site.slot.name, role)
+
+    def _role(self, site: _Site) -> Role | None:
+        return self._found.get(site.slot.name)
+
+    # -- what one weight says of itself
+
+    def _site(self, slot: Slot) -> Iterator[_Site]:
+        axes = known_axes(slot.module, slot.local_name, slot.shape)
+        if axes is None or len(slot.shape) < 2:
+            return
+        kernel = set(axes.fan_in) & set(axes.fan_out)
+        if math.prod(slot.shape[dim] for dim in kernel) != 1 and not _is_patch(slot):
+            return
+        path = tuple(slot.name.split("."))
+        path = path[:-1] if path[-1] == "weight" and len(path) > 1 else path
+        while len(path) > 1 and path[-1] in names.WRAPPED:
+            path = path[:-1]
+        into, out = (
+            math.prod(slot.shape[dim] for dim in dims if dim not in kernel) for dims in (axes.fan_in, axes.fan_out)
+        )
+        yield _Site(slot=slot, path=path, into=into, out=out, **self._context(path))
+
+    def _context(self, path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+        """The path of the attention or of the MLP around a weight, whichever is nearer."""
+        for length in range(len(path) - 1, -1, -1):
+            local = path[length - 1] if length else ""
+            if (module := self._modules.get(".".join(path[:length]))) is None:
+                continue
+            kind: Any = type(module)
+            if names.ATTENTION.search(local) or (length and names.ATTENTION_CLASS.search(kind.__name__)):
+                return {"attention": path[: self._outermost(path, length)]}
+            if names.MLP.search(local) or (length and names.MLP_CLASS.search(kind.__name__)):
+                # each expert of a list is an MLP
+                return {"mlp": path[: length + (path[length].isdecimal() and length < len(path) - 1)]}
+            if isinstance(module, nn.MultiheadAttention) or attends(kind):
+                return {"attention": path[:length]}
+            if local.isdecimal() and length < len(path) - 1:
+                break
+        return {}
+
+    def _outermost(self, path: tuple[str, ...], length: int) -> int:
+        """``attention.self`` and ``attention.output`` belong to one attention."""
+        for outer in range(length - 1, 0, -1):
+            if path[outer - 1].isdecimal():
+                break
+            if names.ATTENTION.search(path[outer - 1]):
+                length = outer
+        return length
+
+    def _of_layer(self, site: _Site) -> Role | None:
+        """Roles that do not depend on the weights beside."""
+        if _is_patch(site.slot):
+            return Role.PATCH_EMBEDDING if names.PATCH.search(".".join(site.path[-3:])) else None
+        if names.PATCHES.fullmatch(site.path[-1]) or names.PATCHES.fullmatch(".".join(site.path[-2:])):
+            return Role.PATCH_EMBEDDING
+        if self._routes(site):
+            return Role.ROUTER
+        outside = not any(part.isdecimal() for part in site.path[:-2])
+        if outside and not site.attention and not site.mlp and names.READOUT.fullmatch(_last_parts(site.path)):
+            return Role.READOUT
+        return None
+
+    def _routes(self, site: _Site) -> bool:
+        if not names.ROUTER.fullmatch(site.path[-1]) and not names.ROUTER.fullmatch(".".join(site.path[-2:])):
+            return False
+        depth = len(site.path) - 1
+        for length in (depth, depth - 1):
+            module = self._modules.get(".".join(site.path[:length]))
+            if module is not None and any(names.EXPERTS.search(child) for child in _children(module)):
+                return True
+        return "router" in site.path[-1]
+
+    def _readouts_by_model(self) -> None:
+        """What the model itself names as its output layer, and weights that are tied to an embedding."""
+        embeddings = {id(slot.tensor) for slot in self._slots if self._found.get(slot.name) is Role.EMBEDDING}
+        head = _output_embeddings(self._model)
+        for slot in self._slots:
+            tied = id(slot.tensor) in embeddings and slot.kind is not Kind.EMBEDDING
+            if tied or (head is not None and slot.module is head and slot.kind is Kind.WEIGHT):
+                self._found[slot.name] = Role.READOUT
+
+    # -- what the weights beside say
+
+    def _in_attention(self, sites: list[_Site]) -> None:
+        free = [site for site in sites if self._role(site) is None]
+        for site in free:
+            last = _plain(site.path[-1])
+            for role, pattern in names.PROJECTIONS.items():
+                if pattern.fullmatch(last):
+                    self._set(site, role)
+        projections = [site for site in sites if self._role(site) in _PROJECTIONS]
+        rest = [site for site in free if self._role(site) is None and not names.BESIDE.search(".".join(site.path[-2:]))]
+        widths = {site.into for site in projections if self._role(site) in (Role.QUERY, Role.QUERY_KEY_VALUE)}
+        outputs = [site for site in rest if names.ATTENTION_OUTPUT.fullmatch(_last_parts(site.path))]
+        if not outputs and projections:
+            outputs = [site for site in rest if site.out in widths][-1:]
+        if not projections and self._by_shape(rest):
+            return
+        for site in outputs:
+            self._set(site, Role.ATTENTION_OUTPUT)
+
+    def _by_shape(self, sites: list[_Site]) -> bool:
+        """An attention whose names say nothing: one packed or three separate projections, then the output."""
+        if len(sites) == 2 and sites[0].out == 3 * sites[0].into and sites[1].out == sites[0].into:
+            found: tuple[Role, ...] = (Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT)
+        elif len(sites) == 4 and sites[0].out == sites[3].into and sites[3].out == sites[0].into:
+            found = (Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUTPUT)
+        else:
+            return False
+        for site, role in zip(sites, found, strict=True):
+            self._set(site, role)
+        return True
+
+    def _in_mlp(self, sites: list[_Site], *, named: bool = False) -> None:
+        """``named``: only by names, as no module around says that this is an MLP."""
+        free = [site for site in sites if self._role(site) is None and not names.NO_MLP.search(site.within)]
+        pairs = [
+            (
+                down,
+                [up for up in free if up is not down and up.into == down.out and up.out in (down.into, 2 * down.into)],
+            )
+            for down in free
+        ]
+        pairs = [(down, ups) for down, ups in pairs if ups]
+        known = [(down, ups) for down, ups in pairs if names.MLP_DOWN.fullmatch(_last_parts(down.path))]
+        if not known and not named:
+            known = [(down, ups) for down, ups in pairs if down is free[-1]]
+        downs = [down for down, _ in known]
+        for down in downs:
+            self._set(down, Role.MLP_DOWN)
+        for down, ups in known:
+            self._set_ups([up for up in ups if up not in downs], down.into)
+
+    def _set_ups(self, ups: list[_Site], hidden: int) -> None:
+        """Those that lead into an MLP of width ``hidden``; the first of two, or the one so named, is the gate."""
+        single = [up for up in ups if up.out == hidden]
+        for up in ups:
+            if up not in single:
+                self._set(up, Role.MLP_GATE_UP)
+        if len(single) == 2 and single[0].path[:-1] == single[1].path[:-1]:
+            gates = [up for up in single if names.MLP_GATE.fullmatch(_plain(up.path[-1]))]
+            self._set(gates[0] if len(gates) == 1 else single[0], Role.MLP_GATE)
+        for up in single:
+            self._set(up, Role.MLP_UP)
+
+    def _last(self, sites: list[_Site]) -> None:
+        """The last weight is the read-out if nothing else is, and it is in no block."""
+        if Role.READOUT in self._found.values() or not sites:
+            return
+        last = sites[-1]
+        alone = last.block == () and not names.NO_READOUT.search(".".join(last.path))
+        if alone and self._role(last) in (None, Role.MLP_DOWN) and not last.attention and len(sites) > 1:
+            self._found[last.slot.name] = Role.READOUT
+
+
+def _by_name(slot: Slot) -> Role | None:
+    """Roles that a name gives away: adapters, tables, tokens and scales."""
+    parts = slot.name.split(".")
+    for part in parts:
+        if names.ADAPTER_A.fullmatch(part):
+            return Role.ADAPTER_A
+        if names.ADAPTER_B.fullmatch(part):
+            return Role.ADAPTER_B
+    local = ".".join(parts[-2:]) if parts[-1] == "weight" else parts[-1]
+    if slot.kind is Kind.EMBEDDING or (slot.kind is not Kind.WEIGHT or parts[-1] != "weight"):
+        if names.RELATIVE.search(local):
+            return Role.RELATIVE_POSITION
+        if names.POSITION.search(local) and not names.NO_POSITION.search(local):
+            return Role.POSITION
+    if slot.kind is Kind.EMBEDDING:
+        return Role.EMBEDDING
+    if names.CLASS_TOKEN.fullmatch(parts[-1]):
+        return Role.CLASS_TOKEN
+    if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(local):
+        return Role.LAYER_SCALE
+    return None
+
+
+def _leads_into(up: _Site, down: _Site) -> bool:
+    """Whether the one can be an MLP's up projection, or gate and up in one, and the other its down projection."""
+    return up.into == down.out and up.out in (down.into, 2 * down.into)
+
+
+def _is_patch(slot: Slot) -> bool:
+    """Whether a convolution cuts its input into pieces that do not overlap."""
+    kernel, stride = (getattr(slot.module, name, None) for name in ("kernel_size", "stride"))
+    apart = isinstance(kernel, tuple) and kernel == stride and max(kernel) > 1
+    return apart and getattr(slot.module, "groups", 1) == 1
+
+
+def _children(module: nn.Module) -> Iterable[str]:
+    return [*module._modules, *module._parameters]
+
+
+def _output_embeddings(model: nn.Module) -> Any:
+    """The module that a model of transformers says is its output layer."""
+    try:
+        return model.get_output_embeddings()  # type: ignore[operator]
+    except Exception:  # it is the model's own code, and there need not be any
+        return None
+
+
+def _plain(part: str) -> str:
+    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``."""
+    return re.sub(
+        r"(?<=.)_?(proj|projection|lin|linear|layer|weight)$|^(linear|lin|to|proj|projection)_(?=.)", "", part.lower()
+    )
+
+
+def _last_parts(path: tuple[str, ...]) -> str:
+    """The last part of a name in plain form; with the one before it if it says nothing by itself."""
+    last = _plain(path[-1])
+    if (last.isdecimal() or last in names.GENERIC) and len(path) > 1:
+        return f"{path[-2].lower()}.{last}"
+    return last
+
+
+def _grouped(sites: list[_Site], key: Any) -> list[list[_Site]]:
+    found: dict[Any, list[_Site]] = {}
+    for site in sites:
+        if (group := key(site)) is not None:
+            found.setdefault(group, []).append(site)
+    return list(found.values())

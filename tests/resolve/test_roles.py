@@ -1,0 +1,237 @@
+"""The roles of weights: in models of libraries and in hand-written ones, whose names say nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+import zeta
+from zeta import Role, Rule, Rules, roles_of
+from zeta.errors import PlanError, SpecError
+from zeta.initializers import Normal, Ones, Zeros
+from zeta.rules import kind, role
+
+D, F, V = 8, 24, 32
+
+
+def roles(model: nn.Module) -> dict[str, str]:
+    """The roles of weights only, by name."""
+    return {name: found.value for name, found in roles_of(model).items() if not name.endswith("bias")}
+
+
+class Named(nn.Module):
+    """Torchtitan's names."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.ModuleDict(
+                {"wq": linear(D, D), "wk": linear(D, 4), "wv": linear(D, 4), "wo": linear(D, D)}
+            )
+            self.feed_forward = nn.ModuleDict({"w1": linear(D, F), "w2": linear(F, D), "w3": linear(D, F)})
+            self.attention_norm = nn.RMSNorm(D)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(V, D)
+        self.layers = nn.ModuleDict({str(number): self.Block() for number in range(2)})
+        self.output = linear(D, V)
+
+
+def linear(into: int, out: int) -> nn.Linear:
+    return nn.Linear(into, out, bias=False)
+
+
+class Mix(nn.Module):
+    """An attention by its forward only."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
+        if packed:
+            self.a = nn.Linear(D, 3 * D)
+        else:
+            self.a, self.b, self.c = nn.Linear(D, D), nn.Linear(D, D), nn.Linear(D, D)
+        self.d = nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.a(x).chunk(3, -1) if self.packed else (self.a(x), self.b(x), self.c(x))
+        return self.d(torch.softmax(a @ b.mT, -1) @ c)  # type: ignore[no-any-return]
+
+
+class Own(nn.Module):
+    """Names that say nothing."""
+
+    class Block(nn.Module):
+        def __init__(self, packed: bool, square: bool) -> None:
+            super().__init__()
+            self.x = Mix(packed)
+            self.one = nn.Linear(D, D if square else F)
+            self.two = nn.Linear(D if square else F, D)
+
+    def __init__(self, packed: bool = False, square: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(V, D)
+        self.steps = nn.ModuleList(self.Block(packed, square) for _ in range(2))
+        self.last = nn.Linear(D, V)
+
+
+def test_names_of_a_library() -> None:
+    assert roles(Named()) == {
+        "tok_embeddings.weight": "embedding",
+        **{
+            f"layers.{number}.{name}.weight": found
+            for number in range(2)
+            for name, found in {
+                "attention.wq": "query",
+                "attention.wk": "key",
+                "attention.wv": "value",
+                "attention.wo": "attention_output",
+                "feed_forward.w1": "mlp_gate",
+                "feed_forward.w2": "mlp_down",
+                "feed_forward.w3": "mlp_up",
+            }.items()
+        },
+        "output.weight": "readout",
+    }
+
+
+@pytest.mark.parametrize("square", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_names_that_say_nothing(packed: bool, square: bool) -> None:
+    found = roles(Own(packed, square))
+    projections = {"a": "query_key_value"} if packed else {"a": "query", "b": "key", "c": "value"}
+    block = {**{f"x.{name}": one for name, one in projections.items()}, "x.d": "attention_output"}
+    block |= {"one": "mlp_up", "two": "mlp_down"}
+    assert found == {
+        "table.weight": "embedding",
+        **{f"steps.{number}.{name}.weight": one for number in range(2) for name, one in block.items()},
+        "last.weight": "readout",
+    }
+
+
+def test_torchs_own_layers() -> None:
+    found = roles(nn.Transformer(D, 2, 1, 1, F, batch_first=True))
+    assert {name.partition("layers.0.")[2]: one for name, one in found.items()} == {
+        "self_attn.in_proj_weight": "query_key_value",
+        "self_attn.out_proj.weight": "attention_output",
+        "multihead_attn.in_proj_weight": "query_key_value",
+        "multihead_attn.out_proj.weight": "attention_output",
+        "linear1.weight": "mlp_up",
+        "linear2.weight": "mlp_down",
+    }
+
+
+def test_biases_have_the_role_of_their_layer() -> None:
+    found = roles_of(Own())
+    assert found["last.bias"] is found["last.weight"] is Role.READOUT
+    assert found["steps.1.two.bias"] is Role.MLP_DOWN
+    rules = Rules(
+        [
+            Rule(role("readout", bias=True), Ones()),
+            Rule(role("readout"), Normal(0.5)),
+            Rule(kind("weight") | kind("embedding"), Normal(0.02)),
+            Rule("*.bias", Zeros()),
+        ]
+    )
+    plan = zeta.plan(Own(), rules)
+    assert plan["last.bias"].initializer == Ones()
+    assert plan["last.weight"].initializer == Normal(0.5)
+    assert plan["steps.0.two.bias"].initializer == Zeros()
+
+
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = linear(D, 4)
+        self.experts = nn.ModuleList(
+            nn.ModuleDict({"w1": linear(D, F), "w2": linear(F, D), "w3": linear(D, F)}) for _ in range(4)
+        )
+
+
+def test_experts_and_their_router() -> None:
+    model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"ffn": Experts()})])})
+    found = roles(model)
+    assert found["layers.0.ffn.gate.weight"] == "router"
+    assert found["layers.0.ffn.experts.3.w2.weight"] == "mlp_down"
+    assert found["layers.0.ffn.experts.3.w1.weight"] == "mlp_gate"
+
+
+def test_a_gate_without_experts_is_no_router() -> None:
+    assert "router" not in roles(nn.ModuleDict({"ffn": nn.ModuleDict({"gate": linear(D, 4)})})).values()
+
+
+class Adapted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.base_layer = linear(D, D)
+        self.lora_A, self.lora_B = linear(D, 2), linear(2, D)
+
+
+def test_adapters_by_name() -> None:
+    model = Named()
+    block: Any = model.layers["0"]
+    block.attention["wo"] = Adapted()
+    found = roles(model)
+    assert found["layers.0.attention.wo.lora_A.weight"] == "adapter_a"
+    assert found["layers.0.attention.wo.lora_B.weight"] == "adapter_b"
+    assert found["layers.0.attention.wo.base_layer.weight"] == "attention_output"
+
+
+def test_a_tied_output_layer_is_the_readout() -> None:
+    model = Own()
+    model.last.weight = model.table.weight
+    assert roles(model)["last.weight"] == "readout"
+    assert roles(model)["table.weight"] == "embedding"
+
+
+def test_an_image_model() -> None:
+    class Image(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, D))
+            self.pos_embed = nn.Parameter(torch.zeros(1, 5, D))
+            self.patch_embed = nn.Conv2d(3, D, 4, 4)
+            self.stem = nn.Conv2d(3, D, 3)
+            self.head = nn.Linear(D, 10)
+
+    assert roles(Image()) == {
+        "cls_token": "class_token",
+        "pos_embed": "position",
+        "patch_embed.weight": "patch_embedding",
+        "head.weight": "readout",
+    }
+
+
+def test_an_mlp_ends_in_its_readout() -> None:
+    assert roles(nn.Sequential(nn.Linear(3, D), nn.ReLU(), nn.Linear(D, D), nn.ReLU(), nn.Linear(D, 2))) == {
+        "4.weight": "readout"
+    }
+
+
+def test_wrappers_do_not_show() -> None:
+    model = Named()
+    for name, block in model.layers.items():
+        model.layers[name] = checkpoint_wrapper(block)
+    assert roles(model) == roles(Named())
+
+
+def test_meta_and_parametrized() -> None:
+    with torch.device("meta"):
+        model = Named()
+    nn.utils.parametrizations.weight_norm(model.layers["1"].attention["wo"])  # type: ignore[index]
+    assert roles(model)["layers.1.attention.wo.weight"] == "attention_output"
+
+
+def test_misspelt() -> None:
+    with pytest.raises(SpecError, match=r"unknown role 'readuot': .*; did you mean 'readout'\?"):
+        role("readuot")
+
+
+def test_a_role_that_nothing_has() -> None:
+    with pytest.raises(PlanError, match=r"rule 1 \(role router\)"):
+        zeta.plan(nn.Linear(2, 2), Rules([Rule(Role.ROUTER, Normal(1.0)), Rule("*", Zeros())]))
