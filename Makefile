@@ -126,8 +126,9 @@ figures: $(STAMP) ## take the figures of the last benchmarks into docs/performan
 	$(BIN)/python -m benchmarks.figures $(wildcard build/bench/cpu.json build/bench/checkpoint.json) \
 	    $(if $(MACHINE),--machine "$(MACHINE)")
 
-pages: figures ## write all that is generated in docs/: figures, sections of check.md, the picture of a report
+pages: figures ## write all that is generated in docs/: figures, sections of check.md, pages of recipes, the picture of a report
 	$(BIN)/python docs/catalogue.py
+	$(BIN)/python docs/recipe_pages.py
 	$(BIN)/python docs/images/make.py
 
 # auditwheel finds patchelf on PATH

@@ -44,7 +44,11 @@ PAGES = {
 #: what a page needs beside the development environment
 NEEDS = {"docs/guide/lora.md": "peft", "docs/guide/lightning.md": "lightning"}
 #: every page, as a path from the root
-ALL = [path.relative_to(ROOT).as_posix() for folder in (DOCS, DOCS / "guide") for path in sorted(folder.glob("*.md"))]
+ALL = [
+    path.relative_to(ROOT).as_posix()
+    for folder in (DOCS, DOCS / "guide", DOCS / "recipes")
+    for path in sorted(folder.glob("*.md"))
+]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:

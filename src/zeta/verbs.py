@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 
 
 @on_values_or_recorded
-def plan(model: nn.Module, how: How | Callable[[Any], object], *, fallback: Fallback | None = None) -> Plan:
+def plan(
+    model: nn.Module, how: How | Callable[[Any], object], *, fallback: Fallback | None = None, **options: Any
+) -> Plan:
     """Decide the initializer of every parameter and buffer of ``model``. Reads and writes no values; meta is fine.
 
     Args:
@@ -56,6 +58,8 @@ def plan(model: nn.Module, how: How | Callable[[Any], object], *, fallback: Fall
             the model: its operations on the parameters are recorded, as by :func:`~zeta.record`. What it does not write
             is kept, if it has values; a parameter on meta must be written.
         fallback: for a function, as for :func:`~zeta.record`. What has values is kept all the same.
+        options: of a recipe, as ``zeta.plan(model, "resnet", zero_init_residual=True)``; ``zeta recipes show resnet``
+            lists them.
 
     For a sharded model, the plan is of the whole tensors; it also shows what this process holds and computes of them.
 
@@ -66,8 +70,9 @@ def plan(model: nn.Module, how: How | Callable[[Any], object], *, fallback: Fall
         RecordingError: the function does something that cannot be recorded, or leaves a parameter without a value.
     """
     if callable(how) and isinstance(model, nn.Module):
+        _no_options(options)
         return with_costs(plan_recorded(model, how, fallback=fallback), model)
-    return with_costs(planning.plan(model, _rules(how, fallback)), model)
+    return with_costs(planning.plan(model, _rules(how, fallback), options), model)
 
 
 @on_values_or_recorded
@@ -203,12 +208,13 @@ def init_(
     progress: Progress | bool | None = None,
     confirm: bool | ProcessGroup = False,
     fallback: Fallback | None = None,
+    **options: Any,
 ) -> Report:
     """Plan and apply in one call: ``apply_(model, plan(model, how), seed)``; a meta model is materialized on the CPU.
 
     A function writes what it writes; all else that has values keeps them. With ``only``, the rest of the model needs
     neither rule nor value. ``confirm`` as for ``apply_``; its error also names a process that cannot plan. ``fallback``
-    as for ``plan``.
+    and the options of a recipe as for ``plan``.
 
     >>> from zeta import Rule, Rules
     >>> from zeta.initializers import Zeros, kaiming_normal
@@ -219,9 +225,10 @@ def init_(
     """
     with _meeting(confirm) as meet:
         if callable(how) and isinstance(model, nn.Module):
+            _no_options(options)
             fitting = fit(model, plan_recorded(model, how, fallback=fallback, only=only), only=only)
         else:
-            fitting = planned(model, _rules(how, fallback), only=only)
+            fitting = planned(model, _rules(how, fallback), options, only=only)
         if fitting.slots and all(slot.tensor.is_meta for slot in fitting.slots.values()):
             seed = chosen_seed(model, None, seed)
             write = functools.partial(applied, seed=seed, progress=progress, meet=meet)
@@ -384,6 +391,11 @@ def _rules(how: How, fallback: Fallback | None) -> How:
     if fallback is not None:
         raise SpecError("fallback= is for a function, whose operations may not all be recordable; rules need none")
     return how
+
+
+def _no_options(options: dict[str, Any]) -> None:
+    if options:
+        raise SpecError(f"only recipes have options, and this is a function: got {', '.join(options)}")
 
 
 def _folder(target: Any, own: bool) -> Path:

@@ -320,13 +320,13 @@ def small_gpt() -> nn.Module:
 @pytest.mark.parametrize(
     ("recipe", "factory", "messages"),
     [
-        ("gpt2", lambda: nn.Linear(3, 3), ["these rules of it never win", "*.c_proj.weight", "norm scale"]),
-        ("gpt2", lambda: ResNet(Basic, 4, 4), ["these rules of it never win", "*.c_proj.weight"]),
-        ("gpt2", nn.ReLU, ["these rules of it never win", "*.c_proj.weight"]),
+        ("gpt2", lambda: nn.Linear(3, 3), ["these rules of it never win", "attention outputs", "MLP down"]),
+        ("gpt2", lambda: ResNet(Basic, 4, 4), ["these rules of it never win", "attention outputs", "MLP down"]),
+        ("gpt2", nn.ReLU, ["these rules of it never win", "attention outputs", "MLP down"]),
         ("gpt2", lambda: nn.Sequential(small_gpt(), nn.PReLU()), ["no rule matches", "1.weight", "in PReLU"]),
-        ("resnet", small_gpt, ["no rule matches", "wpe.weight 8 x 8, kind embedding", "never win", "module Conv2d"]),
-        ("resnet", lambda: nn.Linear(3, 3), ["these rules of it never win", "module Conv2d", "kind norm_scale"]),
-        ("resnet", lambda: nn.Conv2d(3, 3, 3), ["these rules of it never win", "kind norm_scale"]),
+        ("resnet", small_gpt, ["no rule matches", "wpe.weight 8 x 8, kind embedding", "never win", "convolutions"]),
+        ("resnet", lambda: nn.Linear(3, 3), ["these rules of it never win", "convolutions", "norm scales"]),
+        ("resnet", lambda: nn.Conv2d(3, 3, 3), ["these rules of it never win", "norm scales"]),
         ("resnet", lambda: LAYERS["transformer"](), ["no rule matches", "in_proj_weight"]),
     ],
 )

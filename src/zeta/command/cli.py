@@ -22,7 +22,7 @@ from zeta import __version__, recipes
 from zeta.command.help import command
 from zeta.command.printing import complain, say, say_json
 from zeta.command.requests import DTYPES, LEVELS, MAX_SHARD_SIZE, CheckOptions, ModelOptions
-from zeta.errors import RecordingError, ZetaError, ZetaNotice
+from zeta.errors import RecordingError, UsageError, ZetaError, ZetaNotice
 
 app = typer.Typer(
     help="Weight initialization for PyTorch: decide, compute, check.",
@@ -50,6 +50,10 @@ ModelArgument = Annotated[
 RecipeOption = Annotated[
     str | None,
     typer.Option("--recipe", help="a recipe by name; zeta recipes lists them", autocompletion=lambda: recipes.names()),
+]
+OptionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="an option of the recipe; may be given several times"),
 ]
 RulesOption = Annotated[
     Path | None, typer.Option("--rules", help="a rule file: .toml, .json, or .py that defines rules")
@@ -156,6 +160,7 @@ def init_command(
     model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write to")],
     recipe: RecipeOption = None,
+    option: OptionsOption = None,
     rules: RulesOption = None,
     override: OverrideOption = None,
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
@@ -191,6 +196,7 @@ def init_command(
     asked = ModelOptions(
         model=model,
         recipe=recipe,
+        options=tuple(option or ()),
         rules=rules,
         override=override,
         kwargs=kwargs,
@@ -234,6 +240,7 @@ def check_model(
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write one HTML page")] = None,
     sarif: Annotated[Path | None, typer.Option("--sarif", metavar="FILE", help="write SARIF")] = None,
     recipe: RecipeOption = None,
+    option: OptionsOption = None,
     rules: RulesOption = None,
     override: OverrideOption = None,
     seed: Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")] = "0",
@@ -252,6 +259,7 @@ def check_model(
     asked = ModelOptions(
         model=model,
         recipe=recipe,
+        options=tuple(option or ()),
         rules=rules,
         override=override,
         kwargs=kwargs,
@@ -270,6 +278,7 @@ def check_model(
 def plan_command(
     model: ModelArgument,
     recipe: RecipeOption = None,
+    option: OptionsOption = None,
     rules: RulesOption = None,
     override: OverrideOption = None,
     kwargs: KwargsOption = "{}",
@@ -287,6 +296,7 @@ def plan_command(
     asked = ModelOptions(
         model=model,
         recipe=recipe,
+        options=tuple(option or ()),
         rules=rules,
         override=override,
         kwargs=kwargs,
@@ -330,24 +340,39 @@ def diff_command(
 
 @command(app, "recipes")
 def recipes_command(
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="one recipe, to see its rules", autocompletion=lambda: recipes.names()),
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[show] [NAME] [MODEL]",
+            help="one recipe, to see its rules; with a model, also the plan that it makes of it",
+            autocompletion=lambda: ["show", *recipes.names()],
+        ),
     ] = None,
+    option: OptionsOption = None,
+    kwargs: KwargsOption = "{}",
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the recipes, or show the rules of one."""
-    if name is not None:
-        with _errors(debug):
-            _tasks().recipe(name, as_json=as_json)
-        return
-    summaries = {each: recipes.summary(each) for each in recipes.names()}
+    """List the recipes by family, or show one: formulas, source, options, and the plan for a model."""
+    rest = words[1:] if words and words[0] == "show" else words or []
+    with _errors(debug):
+        if len(rest) > 2 or (words and not rest):
+            raise UsageError(f"expected zeta recipes show NAME [MODEL], got {' '.join(words or [])}")
+        if rest:
+            model = rest[1] if rest[1:] else None
+            _tasks().recipe(rest[0], model, kwargs=kwargs, given=tuple(option or ()), as_json=as_json)
+            return
+    summaries = {
+        family: {each: recipes.summary(each) for each in names} for family, names in recipes.families().items()
+    }
     if as_json:
         say_json(summaries)
-    else:
-        for each, summary in summaries.items():
-            say(f"{each:8} {summary}")
+        return
+    longest = max(map(len, recipes.names()))
+    for number, (family, about) in enumerate(summaries.items()):
+        say(f"{chr(10) if number else ''}{family}")
+        for name, summary in about.items():
+            say(f"  {name:{longest}} {summary}")
 
 
 @command(app, "doctor")

@@ -30,7 +30,11 @@ EXAMPLES: Final = {
         "zeta diff nets.py:Classifier out",
         "zeta diff old.json new.json",
     ),
-    "recipes": ("zeta recipes", "zeta recipes llama", "zeta recipes gpt2 --json"),
+    "recipes": (
+        "zeta recipes",
+        "zeta recipes show llama",
+        "zeta recipes show resnet nets.py:Net --option zero_init_residual=true",
+    ),
     "doctor": ("zeta doctor", "zeta doctor --json"),
 }
 

@@ -32,6 +32,8 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
         raise UsageError("--recipe and --rules exclude each other; give one of them")
     if recipe is not None and recipe not in recipes.names():
         raise UsageError(f"unknown recipe {recipe!r}: expected one of {', '.join(recipes.names())}")
+    if asked.options and recipe is None:
+        raise UsageError("--option is an option of a recipe; give --recipe too")
     arguments, dtype = arguments_of(asked.kwargs), dtype_of(asked.dtype)
     if asked.cast_buffers and dtype is None:
         raise UsageError("--cast-buffers extends --dtype to buffers; give --dtype too")
@@ -52,7 +54,8 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
         if asked.fallback is not None:
             raise UsageError("--fallback is for recording; with --recipe or --rules, add a rule instead")
         built = load_model(asked.model, arguments, device or "meta")
-        decided = plan(built, read_rules(rules, built) if rules is not None else str(recipe))
+        how = read_rules(rules, built) if rules is not None else str(recipe)
+        decided = plan(built, how, options_of(asked.options))
         if lost := _lost_buffers(decided, built):
             decided = _with_recorded(decided, lost, asked.model, arguments)
     return built, cast(decided, built, dtype, buffers=asked.cast_buffers)
@@ -88,6 +91,20 @@ def arguments_of(kwargs: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise UsageError(f"--kwargs must be a JSON object, got {shown(arguments)}")
     return arguments
+
+
+def options_of(given: tuple[str, ...]) -> dict[str, Any]:
+    """The options of a recipe, ``KEY=VALUE`` each; a value that is no JSON is a text."""
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--option must be KEY=VALUE, such as zero_init_residual=true, got {text!r}")
+        try:
+            found[key] = parse_json(value)
+        except FormatError:
+            found[key] = value
+    return found
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

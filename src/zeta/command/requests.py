@@ -28,6 +28,7 @@ class ModelOptions:
 
     model: str
     recipe: str | None = None
+    options: tuple[str, ...] = ()
     rules: Path | None = None
     override: Path | None = None
     kwargs: str = "{}"

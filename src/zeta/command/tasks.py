@@ -18,6 +18,7 @@ from zeta.command import recipe as recipes
 from zeta.command.operands import Building, operands
 from zeta.command.printing import bytes_bar, say, say_document, say_json, stdout_for_json, time_bar, width
 from zeta.command.requests import CheckOptions, ModelOptions
+from zeta.errors import UsageError
 from zeta.report import plan_differences
 from zeta.write.checkpoint import CONFIG, bytes_of, check_folder, files_of, output_path
 
@@ -127,12 +128,21 @@ def diff(
     return difference.same
 
 
-def recipe(name: str, *, as_json: bool) -> bool:
-    """Show the rules of a recipe."""
+def recipe(name: str, model: str | None, *, kwargs: str, given: tuple[str, ...], as_json: bool) -> bool:
+    """Show a recipe, and the plan that it makes of a model."""
+    if model is None and given:
+        raise UsageError(f"--option is for a plan; give the model: zeta recipes show {name} MODEL")
+    described = recipes.described(name) if as_json else {}
+    text = "" if as_json else recipes.text_of(name)
+    if model is not None:
+        with stdout_for_json(as_json):
+            _, decided = options.planned(ModelOptions(model=model, recipe=name, options=given, kwargs=kwargs))
+        described["plan"] = msgspec.Raw(decided.to_json().encode())
+        text = f"{text}\n\n{decided.text(width())}"
     if as_json:
-        say_json(recipes.described(name))
+        say_json(described)
     else:
-        say(recipes.text_of(name))
+        say(text)
     return True
 
 

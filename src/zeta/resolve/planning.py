@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -20,26 +21,27 @@ from zeta.rules import Rules
 How = Rules | str
 
 
-def plan(model: nn.Module, how: How) -> Plan:
+def plan(model: nn.Module, how: How, options: Mapping[str, Any] | None = None) -> Plan:
     """Decide what every parameter and buffer of ``model`` gets. No value is read or written; the model may be on meta.
 
     Args:
         model: any module; wrappers and parametrizations do not change the names.
-        how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a function from the model
-            to its rules, as every recipe is one.
+        how: :class:`~zeta.rules.Rules`, or the name of a recipe (``zeta.recipes.names()``).
+        options: of the recipe.
 
     Raises:
         LayerTypeError: ``model`` is not a module.
         PlanError: parameters that no rule matches, rules that never win, ties that different rules claim, initializers
             that do not fit their parameter. Everything wrong is listed at once.
     """
-    return planned(model, how).plan
+    return planned(model, how, options).plan
 
 
 @uncollected
 def planned(
     model: nn.Module,
     how: How,
+    options: Mapping[str, Any] | None = None,
     *,
     only: Only | None = None,
     check: Callable[[Sequence[Slot]], None] | None = None,
@@ -51,7 +53,9 @@ def planned(
     """
     check_module(model)
     inner = unwrap(model)
-    rules = recipes.rules_for(how, inner) if isinstance(how, str) else how
+    if options and not isinstance(how, str):
+        raise SpecError(f"only recipes have options, and this is none: got {', '.join(options)}")
+    rules = recipes.rules_for(how, inner, **(options or {})) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
         raise SpecError(
             f"expected Rules([...]), the name of a recipe, or a function that initializes the model, got {shown(how)}"

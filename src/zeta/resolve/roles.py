@@ -18,8 +18,8 @@ from torch import nn
 
 from zeta.base.usage import attends
 from zeta.fans import known_axes
-from zeta.resolve import role_names as names
 from zeta.resolve.slots import Slot, named_modules, walk
+from zeta.rules import role_names as names
 from zeta.rules.match import Kind, Role
 
 _WEIGHTS: Final = (Kind.WEIGHT, Kind.EMBEDDING, Kind.OTHER)
@@ -85,12 +85,18 @@ class _Search:
         self._model = model
         self._modules = named_modules(model)
         self._slots = [slot for slot in slots if slot.kind in _WEIGHTS]
+        #: what peft's layers say belongs to their adapters
+        self._adapters = {
+            f"{name}.{part}"
+            for name, module in self._modules.items()
+            for part in getattr(module, "adapter_layer_names", ())
+        }
         self._found: dict[str, Role] = {}
 
     def roles(self) -> dict[str, Role]:
         """By name of the weight."""
         for slot in self._slots:
-            if (role := _by_name(slot)) is not None:
+            if (role := self._adapter(slot) or _by_name(slot)) is not None:
                 self._found[slot.name] = role
         sites = [site for slot in self._slots if slot.name not in self._found for site in self._site(slot)]
         self._readouts_by_model()
@@ -113,6 +119,18 @@ class _Search:
             self._in_mlp(block, named=block[0].block not in attending)
         self._last(sites)
         return self._found
+
+    def _adapter(self, slot: Slot) -> Role | None:
+        """The role of a parameter that belongs to an adapter: by the names of LoRA, or in a module of peft."""
+        parts = slot.name.split(".")
+        for part in parts:
+            if names.ADAPTER_A.fullmatch(part):
+                return Role.ADAPTER_A
+            if names.ADAPTER_B.fullmatch(part):
+                return Role.ADAPTER_B
+        holders = {".".join(parts[: length + 1]) for length in range(len(parts))}
+        inside = holders & self._adapters or any(map(names.ADAPTER.fullmatch, parts))
+        return Role.ADAPTER if inside or type(slot.module).__module__.startswith("peft.") else None
 
     def _set(self, site: _Site, role: Role) -> None:
         self._found.setdefault(site.slot.name, role)
@@ -272,13 +290,8 @@ class _Search:
 
 
 def _by_name(slot: Slot) -> Role | None:
-    """Roles that a name gives away: adapters, tables, tokens and scales."""
+    """Roles that a name gives away: tables, tokens and scales."""
     parts = slot.name.split(".")
-    for part in parts:
-        if names.ADAPTER_A.fullmatch(part):
-            return Role.ADAPTER_A
-        if names.ADAPTER_B.fullmatch(part):
-            return Role.ADAPTER_B
     local = ".".join(parts[-2:]) if parts[-1] == "weight" else parts[-1]
     if slot.kind is Kind.EMBEDDING or (slot.kind is not Kind.WEIGHT or parts[-1] != "weight"):
         if names.RELATIVE.search(local):

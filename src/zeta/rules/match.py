@@ -47,6 +47,7 @@ class Role(StrEnum):
     LAYER_SCALE = "layer_scale"
     ADAPTER_A = "adapter_a"
     ADAPTER_B = "adapter_b"
+    ADAPTER = "adapter"  # any other parameter of an adapter
 
 
 #: torch's normalization layers

@@ -1,4 +1,4 @@
-"""What torch's own layers do in ``reset_parameters``."""
+"""Defaults of frameworks: torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from zeta.base.modules import modules_of
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Uniform, Zeros
+from zeta.recipes.parts import recipe
 from zeta.rules import Kind, Match, Rule, Rules, Where, kind, module, ndim
 from zeta.rules.match import NORMS
 
@@ -19,13 +20,16 @@ _FAN_IN_LAYERS = (
 )  # fmt: skip
 
 
+@recipe
 def torch_default(model: nn.Module) -> Rules:
     """Torch's own defaults: every layer's ``reset_parameters``, with the fans as torch counts them.
 
     Linear and convolutions uniform on ±1/sqrt(fan_in), weights and biases; embeddings N(0, 1); norms 1 and 0; recurrent
     layers uniform on ±1/sqrt(hidden_size); attention's input projections Xavier-uniform. An embedding that is also an
     output layer is drawn as an embedding. What is not a parameter of one of torch's layers is kept, as torch has no
-    default for it. Source: torch.nn, version 2.13.
+    default for it.
+
+    Source: torch.nn, version 2.13.
     """
     attention = module(nn.MultiheadAttention)
     transformers = [child for child in modules_of(model) if isinstance(child, nn.Transformer)]
@@ -43,18 +47,18 @@ def torch_default(model: nn.Module) -> Rules:
     return Rules(
         [
             # Transformer._reset_parameters overrides what its layers have set
-            *([Rule(transformer_matrix, _xavier_uniform)] if transformers else []),
+            *([Rule(Where("matrices of a transformer", transformer_matrix), _xavier_uniform)] if transformers else []),
             Rule(attention & kind("weight"), _xavier_uniform, optional=True),
             Rule(attention & ndim(3), _xavier_normal, optional=True),
             Rule(attention, Zeros(), optional=True),
-            Rule(output_projection_bias, Zeros(), optional=True),
+            Rule(Where("biases of output projections", output_projection_bias), Zeros(), optional=True),
             Rule(module(nn.Embedding) | module(nn.EmbeddingBag), Normal(1.0), optional=True),
             *(Rule(module(layer), _by_fan_in, optional=True) for layer in _FAN_IN_LAYERS),
             Rule(module(nn.Bilinear), _by_first_input, optional=True),
             Rule(module(nn.RNNBase) | module(nn.RNNCellBase), _by_hidden_size, optional=True),
             Rule(module(nn.PReLU), initial_slope, optional=True),
             Rule(kind("norm_scale"), Ones(), optional=True),
-            Rule(_norm_bias, Zeros(), optional=True),
+            Rule(Where("biases of norms", _norm_bias), Zeros(), optional=True),
             Rule(Where("no default in torch", lambda match: True), Keep(), optional=True),
         ]
     )
@@ -104,5 +108,5 @@ def _xavier_normal(match: Match) -> Initializer:
 
 
 def initial_slope(match: Match) -> Initializer:
-    """The slope that a ``PReLU`` starts with."""
+    """The slope that a ``PReLU`` starts with (init=)."""
     return Constant(float(match.module.init))  # type: ignore[arg-type]
