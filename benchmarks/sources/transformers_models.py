@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,26 @@ def model_class(config: Any) -> type | None:
         if type(config) in mapping:
             found = mapping[type(config)]
             return found[0] if isinstance(found, tuple | list) else found  # type: ignore[no-any-return]
+    return None
+
+
+#: the kinds of models with an output layer, in the order in which one is taken
+HEADED = (
+    "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "IMAGE_TEXT_TO_TEXT", "IMAGE_CLASSIFICATION", "CTC",
+    "AUDIO_CLASSIFICATION", "OBJECT_DETECTION",
+)  # fmt: skip
+
+
+def headed(name: str) -> Candidate | None:
+    """A model with an output layer, two layers deep; ``None`` if transformers has none of this type."""
+    config = CONFIG_MAPPING[name]()
+    shallow(config)
+    for kind in HEADED:
+        mapping = getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING")
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            model: Any = found[0] if isinstance(found, tuple | list) else found
+            return model.__name__, functools.partial(model, config)
     return None
 
 
