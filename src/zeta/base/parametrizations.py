@@ -12,7 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from zeta.base.modules import modules_of
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 
 
 def parametrized_shape(plist: parametrize.ParametrizationList) -> tuple[int, ...]:
@@ -73,14 +73,8 @@ def evaluated(plist: parametrize.ParametrizationList) -> Tensor:
         for inner, training in modes:
             inner.training = training
 
-    try:
-        try:
-            return plist.eval()()  # type: ignore[no-any-return]
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        return plist.eval()()  # type: ignore[no-any-return]
 
 
 def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:

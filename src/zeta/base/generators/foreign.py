@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from zeta.base.process.exchange import Shared
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +109,10 @@ def foreign_apart() -> Iterator[Callable[[], list[str]]]:
             if moved:
                 each.restore(each.found(), state)
 
-    try:
-        try:
-            _HERE.generators = copies
-            with _MODULES.held():
-                yield lambda: list(drawn)
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        _HERE.generators = copies
+        with _MODULES.held():
+            yield lambda: list(drawn)
 
 
 def _comparable(state: Any) -> Any:

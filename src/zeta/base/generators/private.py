@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 
 _CPU: Final = torch.device("cpu")
 
@@ -111,14 +111,8 @@ class Private(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def restore() -> None:
             shared.set_state(state)
 
-        try:
-            try:
-                yield
-            finally:
-                insist(restore)
-        except BaseException:
-            insist(restore)
-            raise
+        with undone_on_error(restore), undone(restore):
+            yield
 
     def seed_again(self, seed: int, kind: str | None = None) -> None:
         """Seed all generators, or those of one type of device, again."""
@@ -194,12 +188,6 @@ def _lent(private: torch.Generator) -> Iterator[None]:
             private.set_state(shared.get_state())
             shared.set_state(state)
 
-        try:
-            try:
-                shared.set_state(private.get_state())
-                yield
-            finally:
-                insist(restore)
-        except BaseException:
-            insist(restore)
-            raise
+        with undone_on_error(restore), undone(restore):
+            shared.set_state(private.get_state())
+            yield

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 
 #: in a list, so that Python's compiler does not compute the product in advance
 _HALF: Final = [0.5]
@@ -79,16 +79,10 @@ def full_precision() -> Iterator[None]:
             for backend, found in changed:
                 backend.fp32_precision = found
 
-        try:
-            try:
-                for backend, _ in changed:
-                    backend.fp32_precision = "ieee"
-                yield
-            finally:
-                insist(restore)
-        except BaseException:
-            insist(restore)
-            raise
+        with undone_on_error(restore), undone(restore):
+            for backend, _ in changed:
+                backend.fp32_precision = "ieee"
+            yield
 
 
 @contextlib.contextmanager

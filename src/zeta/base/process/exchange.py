@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, Final
 
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.errors import ZetaError
 
 
@@ -35,15 +35,9 @@ class Shared:
         """A block that needs the change."""
         holder = object()
         leave = functools.partial(self._leave, holder)
-        try:
-            try:
-                self._enter(holder)
-                yield
-            finally:
-                insist(leave)
-        except BaseException:
-            insist(leave)
-            raise
+        with undone_on_error(leave), undone(leave):
+            self._enter(holder)
+            yield
 
     def _enter(self, holder: object) -> None:
         with self._lock:

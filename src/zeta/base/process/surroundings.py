@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import (
 )
 
 from zeta.base.modules import modules_of
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.errors import TargetError
 
 
@@ -42,37 +42,26 @@ def plain() -> contextlib.AbstractContextManager[None]:
     return _outside() if surrounded else _Here()
 
 
-class _Here:
+class _Here(undone_on_error):
     """A block outside of all modes already. An interrupt in torch's own blocks may leave a mode, or gradients off."""
 
     def __init__(self) -> None:
-        self._before = Modes(grad=torch.is_grad_enabled())
+        super().__init__(Modes(grad=torch.is_grad_enabled()).restore_all)
 
     def __enter__(self) -> None:
         torch.clear_autocast_cache()  # autocast that is switched off in here has one too
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is not None:
-            insist(self._before.restore_all)
 
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
     before = Modes.now()
-    try:
-        try:
-            with contextlib.ExitStack() as stack:
-                before.leave()
-                if torch._C._len_torch_dispatch_stack():
-                    stack.enter_context(_disable_current_modes())
-                if torch.is_inference_mode_enabled():
-                    stack.enter_context(torch.inference_mode(False))
-                yield
-        finally:
-            insist(before.restore)
-    except BaseException:
-        insist(before.restore_all)
-        raise
+    with undone_on_error(before.restore_all), undone(before.restore), contextlib.ExitStack() as stack:
+        before.leave()
+        if torch._C._len_torch_dispatch_stack():
+            stack.enter_context(_disable_current_modes())
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        yield
 
 
 class Modes:
@@ -167,14 +156,8 @@ def alone_with(model: nn.Module) -> Iterator[None]:
                     del _TAKEN[module]
             _FREE.notify_all()
 
-    try:
-        try:
-            with _LOCK:
-                _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
-                _TAKEN.update(dict.fromkeys(wanted, mine))
-            yield
-        finally:
-            insist(leave)
-    except BaseException:
-        insist(leave)
-        raise
+    with undone_on_error(leave), undone(leave):
+        with _LOCK:
+            _FREE.wait_for(lambda: all(_TAKEN.get(module, mine) == mine for module in wanted))
+            _TAKEN.update(dict.fromkeys(wanted, mine))
+        yield

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import any_fsdp
 from zeta.base.modules import modules_of, named_parameters_of
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.check.facts.evidence import Later, TensorFacts
 from zeta.check.measure.duplicates import rows_of
 from zeta.check.watch.batches import Call
@@ -130,13 +130,7 @@ def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
         for held, local, parameter in places:
             held[local] = parameter
 
-    try:
-        try:
-            for held, local, parameter in places:
-                held[local] = others[id(parameter)]
-            yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        for held, local, parameter in places:
+            held[local] = others[id(parameter)]
+        yield

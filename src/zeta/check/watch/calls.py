@@ -19,7 +19,7 @@ from torch.utils import checkpoint
 
 from zeta.base.modules import modules_of
 from zeta.base.process.exchange import Shared
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.check.watch import activations
 
 _OTHERS: Final = {
@@ -103,16 +103,10 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
         for held, name, value in compiled:
             held[name] = value
 
-    try:
-        try:
-            for held, name, value in plain:
-                held[name] = value
-            yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        for held, name, value in plain:
+            held[name] = value
+        yield
 
 
 class _Here(threading.local):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zeta.base.distributed import fsdp_groups, is_fsdp
 from zeta.base.modules import modules_of
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 
 # options of a group: whether it reduces gradients, and whether it keeps its parameters gathered
 _REDUCING: Final = ("reduce_grads", "all_reduce_grads")
@@ -51,20 +51,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             last_first.callback(reshard, model)
             last_first.callback(_settle, states, groups)
 
-    try:
-        try:
-            for group in groups:
-                nothing = {name: _PARTIAL[name]() for name in _present(group, _PARTIAL)}
-                _hold(group, nothing, [(None, None) for _ in group.fsdp_params])
-                group.reduce_grads = group.all_reduce_grads = True
-            for context in _contexts(states):
-                context.is_last_backward = True
-            yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        for group in groups:
+            nothing = {name: _PARTIAL[name]() for name in _present(group, _PARTIAL)}
+            _hold(group, nothing, [(None, None) for _ in group.fsdp_params])
+            group.reduce_grads = group.all_reduce_grads = True
+        for context in _contexts(states):
+            context.is_last_backward = True
+        yield
 
 
 def _options(owners: list[Any], names: tuple[str, ...]) -> list[tuple[Any, dict[str, Any]]]:
@@ -127,17 +121,11 @@ def kept_gathered(model: nn.Module) -> Iterator[None]:
     groups = _groups(model)
     before = _options(groups, _KEEPING)
     restore = functools.partial(_give_back, before)
-    try:
-        try:
-            for group in groups:
-                group.post_forward_mesh_info = None
-                group.reshard_after_backward = group.reduce_grads = group.all_reduce_grads = False
-            yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        for group in groups:
+            group.post_forward_mesh_info = None
+            group.reshard_after_backward = group.reduce_grads = group.all_reduce_grads = False
+        yield
 
 
 def _states(model: nn.Module) -> list[Any]:

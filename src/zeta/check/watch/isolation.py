@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
 from zeta.base.tensors import attributes, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
@@ -129,15 +129,16 @@ def preserved(model: nn.Module) -> Iterator[None]:
         modes.restore_all()
         steps.take()
 
-    try:
-        try:
-            with undisturbed(model), apart(_SEED), foreign_apart(), torch.inference_mode(False), torch.enable_grad():
-                yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with (
+        undone_on_error(restore),
+        undone(restore),
+        undisturbed(model),
+        apart(_SEED),
+        foreign_apart(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield
 
 
 class _Steps:

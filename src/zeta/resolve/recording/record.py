@@ -16,7 +16,7 @@ from zeta import recipes
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
 from zeta.base.parametrizations import evaluated, originals
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
 from zeta.base.tensors import Swaps
@@ -138,20 +138,14 @@ def _unsharded(model: nn.Module) -> Iterator[None]:
         for owned, name, tensor in replaced:
             owned[name] = tensor
 
-    try:
-        try:
-            for owned, name, tensor in replaced:
-                twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-                if isinstance(tensor, nn.Parameter):
-                    twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
-                vars(twin).update((key, value) for key, value in vars(tensor).items() if key != "_is_param")
-                owned[name] = twins.setdefault(id(tensor), twin)
-            yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        for owned, name, tensor in replaced:
+            twin = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            if isinstance(tensor, nn.Parameter):
+                twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+            vars(twin).update((key, value) for key, value in vars(tensor).items() if key != "_is_param")
+            owned[name] = twins.setdefault(id(tensor), twin)
+        yield
 
 
 @contextlib.contextmanager
@@ -167,15 +161,9 @@ def _on_meta(model: nn.Module) -> Iterator[None]:
         for tensor in _tensors_of(model)
         if not tensor.is_meta and _is_strided(tensor)
     )
-    try:
-        try:
-            swaps.make()
-            yield
-        finally:
-            insist(swaps.undo)
-    except BaseException:
-        insist(swaps.undo)
-        raise
+    with undone_on_error(swaps.undo), undone(swaps.undo):
+        swaps.make()
+        yield
 
 
 def _is_strided(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zeta.base.modules import modules_of
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.tensors import attributes, inside
 from zeta.errors import RecordingError, listed
 
@@ -69,14 +69,8 @@ def restored(model: nn.Module) -> Iterator[None]:
                 _memory_of(tensor).copy_(memory)
                 written.append(f"{place} {tuple(tensor.shape)}")
 
-    try:
-        try:
-            yield
-        finally:
-            insist(restore)
-    except BaseException:
-        insist(restore)
-        raise
+    with undone_on_error(restore), undone(restore):
+        yield
     if written:
         raise RecordingError(
             listed(

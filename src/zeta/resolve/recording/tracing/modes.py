@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from zeta.base.generators import FUNCTIONS, Private, foreign_apart
 from zeta.base.language.state import outside_of_modes
-from zeta.base.process.interrupts import insist
+from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import plain
 from zeta.errors import RecordingError, notice
 from zeta.resolve.recording.active import ACTIVE
@@ -336,29 +336,23 @@ def recording(recorder: Recorder) -> Iterator[None]:
         ACTIVE.recorder = None
         ELSEWHERE[:] = [found for found in ELSEWHERE if found is not recorder.elsewhere]
 
-    try:
-        try:
-            ACTIVE.recorder = recorder
-            ELSEWHERE.append(recorder.elsewhere)
-            with (
-                plain(),
-                INTERCEPTION.held(),
-                FUNCTIONS.held(),
-                THREADS.held(),
-                BUILDING.held(),
-                ADDRESSES.held(),
-                operations.borrowing(),
-                foreign_apart() as drawn,
-                Functions(recorder, operations),
-                operations,
-            ):
-                yield
-            recorder.lent.settle()
-        finally:
-            insist(leave)
-    except BaseException:
-        insist(leave)
-        raise
+    with undone_on_error(leave), undone(leave):
+        ACTIVE.recorder = recorder
+        ELSEWHERE.append(recorder.elsewhere)
+        with (
+            plain(),
+            INTERCEPTION.held(),
+            FUNCTIONS.held(),
+            THREADS.held(),
+            BUILDING.held(),
+            ADDRESSES.held(),
+            operations.borrowing(),
+            foreign_apart() as drawn,
+            Functions(recorder, operations),
+            operations,
+        ):
+            yield
+        recorder.lent.settle()
     if recorder.threads:
         notice(
             f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "
