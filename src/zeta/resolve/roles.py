@@ -23,6 +23,8 @@ from zeta.rules import role_names as names
 from zeta.rules.match import Kind, Role
 
 _WEIGHTS: Final = (Kind.WEIGHT, Kind.EMBEDDING, Kind.OTHER)
+#: more weights of one shape lead nowhere in particular
+_MOST_UPS: Final = 3
 _PROJECTIONS: Final = (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE)
 
 
@@ -113,9 +115,8 @@ class _Search:
             if self._role(site) is Role.ATTENTION_OUTPUT
             for length in range(1, len(site.path))
         }
-        for block in _grouped(
-            sites, lambda site: site.block if site.mlp is None and self._role(site) is None else None
-        ):
+        rest = [site for site in sites if site.mlp is None and self._role(site) is None]
+        for block in _grouped(rest, lambda site: site.block):
             self._in_mlp(block, named=block[0].block not in attending)
         self._last(sites)
         return self._found
@@ -250,28 +251,30 @@ class _Search:
     def _in_mlp(self, sites: list[_Site], *, named: bool = False) -> None:
         """``named``: only by names, as no module around says that this is an MLP."""
         free = [site for site in sites if self._role(site) is None and not names.NO_MLP.search(site.within)]
-        pairs = [
-            (
-                down,
-                [up for up in free if up is not down and up.into == down.out and up.out in (down.into, 2 * down.into)],
-            )
-            for down in free
-        ]
-        pairs = [(down, ups) for down, ups in pairs if ups]
-        known = [(down, ups) for down, ups in pairs if names.MLP_DOWN.fullmatch(_last_parts(down.path))]
-        if not known and not named:
-            known = [(down, ups) for down, ups in pairs if down is free[-1]]
-        downs = [down for down, _ in known]
+        widths: dict[tuple[int, int], list[_Site]] = {}
+        for site in free:
+            widths.setdefault((site.into, site.out), []).append(site)
+
+        def ups_of(down: _Site) -> list[_Site]:
+            """Those that may be its up projection, its gate, or both in one: beside it, or else the last before it."""
+            found = [*widths.get((down.out, down.into), []), *widths.get((down.out, 2 * down.into), [])]
+            found = [up for up in found if up is not down]
+            beside = [up for up in found if up.path[:-1] == down.path[:-1]] or found
+            return beside if len(beside) <= _MOST_UPS else beside[-1:]
+
+        downs = [site for site in free if names.MLP_DOWN.fullmatch(_last_parts(site.path)) and ups_of(site)]
+        if not downs and not named:
+            downs = [site for site in free[-1:] if ups_of(site)]
         for down in downs:
             self._set(down, Role.MLP_DOWN)
-        for down, ups in known:
-            self._set_ups([up for up in ups if up not in downs], down.into)
+        for down in downs:
+            self._set_ups([up for up in ups_of(down) if self._role(up) is not Role.MLP_DOWN], down.into)
 
     def _set_ups(self, ups: list[_Site], hidden: int) -> None:
         """Those that lead into an MLP of width ``hidden``; the first of two, or the one so named, is the gate."""
         single = [up for up in ups if up.out == hidden]
         for up in ups:
-            if up not in single:
+            if up.out != hidden:
                 self._set(up, Role.MLP_GATE_UP)
         if len(single) == 2 and single[0].path[:-1] == single[1].path[:-1]:
             gates = [up for up in single if names.MLP_GATE.fullmatch(_plain(up.path[-1]))]
@@ -305,11 +308,6 @@ def _by_name(slot: Slot) -> Role | None:
     if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(local):
         return Role.LAYER_SCALE
     return None
-
-
-def _leads_into(up: _Site, down: _Site) -> bool:
-    """Whether the one can be an MLP's up projection, or gate and up in one, and the other its down projection."""
-    return up.into == down.out and up.out in (down.into, 2 * down.into)
 
 
 def _is_patch(slot: Slot) -> bool:

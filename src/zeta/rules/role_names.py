@@ -85,7 +85,7 @@ ATTENTION_OUTPUT: Final = _any(
     r"att\w*\.(proj|projection|fc)", "merge", "post",
 )  # fmt: skip
 MLP_DOWN: Final = _any(
-    "down", "fc_?2", "linear_fc2", "w_?2", "lin_?2", "linear_?2", "_?2", "dense_?2", "conv_?2", "ff_?2", "c_proj", "c",
+    "down", "fc_?2", "linear_fc2", "w_?2", "lin_?2", "linear_?2", "_2", "dense_?2", "conv_?2", "ff_?2", "c_proj", "c",
     "w?_?o", "w?_?out", "out_0", "output", "value", "dense_4h_to_h", "dense_out", "output_dense", "dense_output",
     "fc_out", "ff_out", "proj_out", "ffn_output", r"output(_query)?\.dense",
     r"(net|ffn|mlp|ff|feed_?forward)\.[1-5]",
