@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -55,10 +54,7 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
         """A whole fit by the names of a larger model, of which this one is the part ``name``."""
         naming = Naming(prefix=name)
         names = {entry.name for entry in self.entries}
-        moved = [
-            dataclasses.replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties)))
-            for entry in self.plan
-        ]
+        moved = [replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties))) for entry in self.plan]
         plan = Plan(tuple(moved))
         return replace(
             self,
@@ -156,7 +152,7 @@ def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
         return None
     first = slots.pop(names[0])
     slots[entry.name] = replace(first, name=entry.name)
-    return dataclasses.replace(entry, ties=tuple(names[1:]))
+    return replace(entry, ties=tuple(names[1:]))
 
 
 def _selected(plan: Plan, only: Only | None) -> list[Entry]:

@@ -6,13 +6,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from zeta.base import dtypes, html

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import torch
 from msgspec import Struct
-from msgspec.structs import replace
 from torch import nn
 
 from zeta.base.text import shape_text
@@ -120,7 +119,11 @@ class _Resolver:
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
         self._laws: dict[tuple[Any, ...], _Law] = {}
-        self._names = [slot.name for group in groups for slot in group]
+        self._groups = groups
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        return [slot.name for group in self._groups for slot in group]
 
     def _layers(self, name: str) -> tuple[int, int] | None:
         return self._all_layers[name]
@@ -129,37 +132,48 @@ class _Resolver:
     def _all_layers(self) -> dict[str, tuple[int, int] | None]:
         return layers_of(self._names)
 
-    def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
-        """The first rule that matches any name of one tensor, and these names' matches."""
-        claims: dict[int, list[Match]] = {}
-        axes_of = functools.partial(_axes, group)
+    def claim(self, group: list[Slot]) -> tuple[int | None, list[Slot]]:
+        """The first rule that matches any name of one tensor, and these names."""
+        claims: dict[int, list[Slot]] = {}
         for slot in group:
-            match = Match(
-                name=slot.name,
-                shape=slot.shape,
-                dtype=slot.tensor.dtype,
-                kind=slot.kind,
-                module=slot.module,
-                local_name=slot.local_name,
-                layers=self._layers,
-                config=self.config,
-                axes_of=axes_of,
-            )
-            position = self.rules.first(match)
+            position = self.rules.first(slot, functools.partial(self._match, slot, group))
             if position is not None:
-                claims.setdefault(position, []).append(match)
+                claims.setdefault(position, []).append(slot)
         if not claims:
             return None, []
         winner = min(claims)
         self.winners.add(winner)
-        for position, matches in claims.items():
-            if position != winner:
-                self._note_overruled(position, winner, matches, group[0])
+        if len(claims) > 1:
+            for position, slots in claims.items():
+                if position != winner:
+                    self._note_overruled(position, winner, slots, group)
         return winner, claims[winner]
+
+    def _match(self, slot: Slot, group: list[Slot], axes: Axes | None = None) -> Match:
+        """What a rule's predicate and function see of one name of a tensor; ``axes`` are those of the rule."""
+        return Match(
+            name=slot.name,
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=slot.kind,
+            module=slot.module,
+            local_name=slot.local_name,
+            layers=self._layers,
+            config=self.config,
+            axes_of=functools.partial(_axes, group)
+            if axes is None
+            else functools.partial(axes.resolved, group[0].shape),
+        )
+
+    def _asked(self, rule: Rule, slots: list[Slot], group: list[Slot]) -> list[Initializer]:
+        """The initializer of a rule for each of these names."""
+        if isinstance(rule.initializer, Initializer):
+            return [rule.initializer] * len(slots)
+        return [rule.initializer_for(self._match(slot, group, rule.axes)) for slot in slots]
 
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
-        winner, matches = self.claim(group)
+        winner, slots = self.claim(group)
         if winner is None and self.partial:
             return None
         if winner is None and group[0].kind is Kind.BUFFER:
@@ -173,20 +187,20 @@ class _Resolver:
                 f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}{tied}"
             )
             return None
-        return self._solved(group, matches, winner)
+        return self._solved(group, slots, winner)
 
     def _label(self, position: int) -> str:
         return f"rule {position + 1} ({self.rules[position].label})"
 
-    def _note_overruled(self, claim: int, winner: int, matches: list[Match], first: Slot) -> None:
+    def _note_overruled(self, claim: int, winner: int, slots: list[Slot], group: list[Slot]) -> None:
         """A rule would have matched these names of a tied tensor, of which an earlier rule matches another."""
-        for match in matches:
+        for slot in slots:
             if claim not in self.overruled:
                 with contextlib.suppress(ZetaError):
+                    asked = self.rules[claim].initializer_for(self._match(slot, group))
                     self.overruled[claim] = (
-                        f"; {match.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
-                        f'rule, or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the '
-                        "other"
+                        f"; {slot.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
+                        f'rule, or put Rule("{group[0].name}", {asked!r}) before the other'
                     )
 
     def _meant(self, rule: Rule) -> str:
@@ -197,17 +211,13 @@ class _Resolver:
             return ""
         return did_you_mean_glob(pattern, self._names)
 
-    def _solved(self, group: list[Slot], matches: list[Match], position: int) -> Entry | None:
+    def _solved(self, group: list[Slot], slots: list[Slot], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
-
         try:
-            if rule.axes is not None:
-                given = functools.partial(rule.axes.resolved, slot.shape)
-                matches = [replace(match, axes_of=given) for match in matches]
-            asked = [rule.initializer_for(match) for match in matches]
-            if asked.count(asked[0]) < len(asked):
+            asked = self._asked(rule, slots, group)
+            if any(other is not asked[0] and other != asked[0] for other in asked[1:]):
                 named = "; ".join(
-                    f"{each.name}: {initializer!r}" for each, initializer in zip(matches, asked, strict=True)
+                    f"{each.name}: {initializer!r}" for each, initializer in zip(slots, asked, strict=True)
                 )
                 self.contested.append(
                     f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
