@@ -87,7 +87,7 @@ class Library:
 
         The results have the same bits for any number of threads.
         """
-        views = [_views(tensor, centre) for tensor, centre in zip(tensors, centres, strict=True)]
+        views = _views(tensors, centres)
         joined = b"".join(views)
         count = len(joined) // _VIEW_SIZE
         answers = ctypes.create_string_buffer(_SUMS.size * count)
@@ -170,12 +170,25 @@ def _jobs(task: Task) -> bytes:
     return jobs
 
 
-def _views(tensor: Tensor, centre: float) -> bytes:
-    """The tensor as a ``zeta_view``, or as several if it has more dimensions than a view."""
+def _views(tensors: Iterable[Tensor], centres: Iterable[float]) -> list[bytes]:
+    """Each tensor as a ``zeta_view``, or as several if it has more dimensions than a view."""
+    runs: dict[tuple[int, torch.dtype, float], bytes] = {}  # a view without its address
+    views: list[bytes] = []
+    for tensor, centre in zip(tensors, centres, strict=True):
+        if not tensor.is_contiguous():
+            views.append(_boxed(tensor, centre))
+            continue
+        key = (tensor.numel(), tensor.dtype, centre)
+        run = runs.get(key)
+        if run is None:
+            run = runs[key] = b"".join(_run(tensor.numel())) + _TYPE.pack(_DTYPES[tensor.dtype], centre)
+        views.append(_ADDRESS.pack(tensor.data_ptr()) + run)
+    return views
+
+
+def _boxed(tensor: Tensor, centre: float) -> bytes:
+    """A tensor with gaps, or in another order, as views of boxes."""
     kind = _TYPE.pack(_DTYPES[tensor.dtype], centre)
-    if tensor.is_contiguous():
-        sizes, strides = _run(tensor.numel())
-        return _ADDRESS.pack(tensor.data_ptr()) + sizes + strides + kind
     views = b""
     for (offset,), extents, (steps,) in boxes(tuple(tensor.shape), [tensor.stride()]):
         place = _ADDRESS.pack(tensor.data_ptr() + offset * tensor.element_size())
