@@ -49,7 +49,7 @@ TARGETS: Final = {"uniform": (8, 0.7), "normal": (6, 0.3), "truncated normal, 2 
 
 def fill(initializer: Initializer, out: Tensor) -> None:
     """Write an initializer's values to a tensor, all of it."""
-    fill_([Request(initializer=initializer, key=1, region=Region.whole(out.shape), out=out)])
+    fill_([Request(initializer=initializer, keys=(1,), region=Region.whole(out.shape), outs=(out,))])
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def regions(figures: Figures) -> None:
     law = LAWS["normal"]
     seconds = medians(
         {
-            "columns": lambda: fill_([Request(initializer=law, key=1, region=columns, out=shard)]),
+            "columns": lambda: fill_([Request(initializer=law, keys=(1,), region=columns, outs=(shard,))]),
             "run": lambda: fill(law, run),
         },
         ROUNDS,
@@ -173,7 +173,7 @@ def orthogonal(figures: Figures) -> None:
     """A 2048 x 2048 orthogonal matrix."""
     out = torch.empty(2048, 2048)
     axes = zeta.Axes(fan_in=(1,), fan_out=(0,))
-    request = Request(initializer=Orthogonal(), key=1, region=Region.whole(out.shape), out=out, axes=axes)
+    request = Request(initializer=Orthogonal(), keys=(1,), region=Region.whole(out.shape), outs=(out,), axes=axes)
     seconds = medians({"zeta": lambda: fill_([request]), "torch": lambda: nn.init.orthogonal_(out)}, ROUNDS)
     figures.add("orthogonal, 2048 x 2048", seconds, {"torch": seconds["torch"] / seconds["zeta"]}, {"torch": 2.0})
 
@@ -246,7 +246,7 @@ def tiny(figures: Figures) -> None:
             "zeta.init_": lambda: zeta.init_(network, rules, seed=0),
             "zeta.apply_": lambda: zeta.apply_(network, plan, seed=0),
             "kernels": lambda: fill_(
-                [Request(initializer=law, key=1, region=Region.whole(w.shape), out=w) for w in weights]
+                [Request(initializer=law, keys=[1] * layers, region=Region.whole(weights[0].shape), outs=weights)]
             ),
             "torch": by_torch,
         },

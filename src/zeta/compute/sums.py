@@ -17,7 +17,7 @@ from zeta.compute.stream.regions import Region
 _TILE: Final = 2**20
 
 
-class Sums(Struct, frozen=True, kw_only=True):
+class Sums(Struct, frozen=True, kw_only=True, gc=False):
     """The number of elements, their sum and sum of squares about a centre, and their minimum and maximum.
 
     >>> Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0) + Sums()

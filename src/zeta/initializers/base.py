@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -45,6 +46,23 @@ class Initializer:
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):
             Initializer.registry[cls.__name__] = cls
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both give the same values: the same class with the same fields, the sign of a zero included."""
+        if not isinstance(other, Initializer):
+            return NotImplemented
+        return self is other or self._exact == other._exact
+
+    def __hash__(self) -> int:
+        return hash(self._exact)
+
+    @functools.cached_property
+    def _exact(self) -> tuple[Any, ...]:
+        """The class and the fields, with the sign of each zero: -0.0 equals 0.0, and gives another bit."""
+        kind: Any = type(self)  # mypy takes its __hash__ for that of an instance
+        values = tuple([getattr(self, name) for name in _names(kind)])
+        signs = [math.copysign(1.0, value) if isinstance(value, float) and value == 0 else 0.0 for value in values]
+        return kind, values, tuple(signs)
 
     def scaled(self, factor: float) -> Initializer:
         """Return the initializer whose values are these times ``factor``."""
@@ -142,6 +160,12 @@ def _fields(owner: Initializer | type[Initializer]) -> tuple[Field[Any], ...]:
     return fields(owner)  # type: ignore[arg-type]
 
 
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """The names of the fields."""
+    return tuple(item.name for item in _fields(kind))
+
+
 def set_number(owner: Initializer, name: str, *, above: float | None = None, least: float | None = None) -> None:
     """Check the number ``owner.name`` and store it as a float."""
     value = finite(owner, name, getattr(owner, name))
@@ -152,7 +176,7 @@ def set_number(owner: Initializer, name: str, *, above: float | None = None, lea
     object.__setattr__(owner, name, value)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Keep(Initializer):
     """Keep the parameter's present values, on purpose."""
 

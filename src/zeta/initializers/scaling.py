@@ -21,7 +21,7 @@ MODES: Final[tuple[str, ...]] = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS: Final[tuple[str, ...]] = ("normal", "truncated_normal", "uniform")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class VarianceScaling(Initializer):
     """Zero mean and variance ``scale / n``, with ``n`` one of the fans or their arithmetic or geometric mean.
 

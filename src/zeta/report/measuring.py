@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, overload
+from typing import Final, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -360,21 +360,18 @@ class Measurements(Sequence[Measured]):
 @uncollected
 def measure_all(jobs: Sequence[Job]) -> Measurements:
     """Measure what was written, as it lies in memory here, all parameters together."""
-    known: dict[tuple[Any, ...], _Scheme] = {}
+    known: dict[int, _Scheme] = {}  # by the sort of the job
     schemes: list[_Scheme] = []
     parts: list[tuple[Tensor, float]] = []
     ends: list[int] = []  # of each job's parts
     with torch.no_grad():
         for job in jobs:
-            entry, held = job.entry, job.held
-            dtype, error = held.local.dtype, job.error
-            partial = held.sharded and held.numel != entry.numel
-            # by identity, as equal initializers may differ in the sign of a zero
-            key = (id(entry.initializer), entry.shape, id(entry.axes), dtype, entry.padding_idx, error, partial)
-            scheme = known.get(key)
+            scheme = known.get(job.sort)
             if scheme is None:
-                scheme = known[key] = _Scheme(entry, dtype, error, partial=partial)
-            for values, region in held.places():
+                partial = job.held.sharded and job.held.numel != job.entry.numel
+                scheme = _Scheme(job.entry, job.held.local.dtype, job.error, partial=partial)
+                known[job.sort] = scheme
+            for values, region in job.held.places():
                 parts += scheme.parts(region.slices, values)
             schemes.append(scheme)
             ends.append(len(parts))

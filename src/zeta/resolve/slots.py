@@ -30,7 +30,7 @@ _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
 _PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
-class Slot(Struct, frozen=True, kw_only=True, eq=False):
+class Slot(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """One name of one parameter or buffer.
 
     ``tensor`` is what is stored: for a parametrized weight its first original tensor, and ``parametrization`` the list

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 from msgspec import Struct
@@ -16,7 +16,8 @@ from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
 from zeta.base.process.garbage import uncollected
 from zeta.compute.sampling import Request, fill_, pieces
-from zeta.compute.stream.random import parameter_key
+from zeta.compute.stream.random import keys_of, parameter_key
+from zeta.compute.stream.regions import Region
 from zeta.compute.values import computed, values_of
 from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
@@ -36,15 +37,17 @@ _BATCH: Final = 2**24
 Progress = Callable[[str, int, int], None]
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, frozen=True, kw_only=True, gc=False):
     """One entry, and what is here of the tensor that it is written to.
 
-    For a parametrized weight: what its originals become, and as what is here the weight that they give.
+    For a parametrized weight: what its originals become, and as what is here the weight that they give. Jobs with the
+    same ``sort`` differ in their names and memory only.
     """
 
     entry: Entry
     slot: Slot
     held: Held
+    sort: int = 0
     inversion: Inversion | None = None
 
     @property
@@ -76,6 +79,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     problems: list[str] = gathered(fit.model)
     parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
     given = _plain_entries(fit) if parametrized else {}
+    sorts: Sorts = {}
+    held_as: set[tuple[int, torch.dtype]] = set()  # the initializers, by identity, that these dtypes can hold
     for entry in fit.entries:
         slot = fit.slots[entry.name]
         try:
@@ -83,9 +88,10 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
                 check_target(entry, slot)
             if entry.kept:
                 continue
-            if not checked:
+            if not checked and (law := (id(entry.initializer), slot.tensor.dtype)) not in held_as:
                 check_dtype(entry.initializer, slot.tensor.dtype)
-            jobs.append(job_of(entry, slot, seed, given))
+                held_as.add(law)
+            jobs.append(job_of(entry, slot, seed, given, sorts))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
@@ -166,7 +172,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             done += job.nbytes
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
-        outs = [request.out for request in batch]
+        outs = [out for request in batch for out in request.outs]
         with _writable(outs):
             _fill(batch)
         if progress is not None:
@@ -183,10 +189,20 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     torch.autograd.graph.increment_version(changed)
 
 
-def job_of(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | None = None) -> Job:
+#: the number of each sort of jobs, by all that decides what is written and measured but names: parts by identity
+Sorts = dict[tuple[Any, ...], int]
+
+
+def job_of(
+    entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | None = None, sorts: Sorts | None = None
+) -> Job:
     """What is to be written to a checked target, where ``given`` are the entries of plain tensors, by their ``id``."""
+    sorts = {} if sorts is None else sorts
     if slot.parametrization is None:
-        return Job(entry=entry, slot=slot, held=held(slot.tensor))
+        here = held(slot.tensor)
+        memory = here.local
+        like = (id(entry.initializer), id(entry.axes), entry.padding_idx, id(here.parts), memory.dtype, memory.device)
+        return Job(entry=entry, slot=slot, held=here, sort=sorts.setdefault(like, len(sorts)))
     value = _whole(entry, seed, slot.tensor)
     # the plan may also give values to what a parametrization stores itself, such as a scale or singular vectors
     known = given or {}
@@ -198,7 +214,8 @@ def job_of(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | Non
     key = parameter_key(seed, entry.name)
     with _writable([slot.tensor]):
         inversion = invert(slot.parametrization, value, name=entry.name, seed=key, planned=planned)
-    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=inversion)
+    alone = sorts.setdefault((entry.name,), len(sorts))
+    return Job(entry=entry, slot=slot, held=whole(inversion.effective), sort=alone, inversion=inversion)
 
 
 def _whole(entry: Entry, seed: int, like: Tensor) -> Tensor:
@@ -217,23 +234,52 @@ def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
-    """Yield requests of about ``_BATCH`` elements in all, and the name of the last."""
-    batch: list[Request] = []
+    """Yield requests of about ``_BATCH`` elements in all, one for all jobs of a sort, and the name of the last job."""
+    batch: dict[tuple[int, int], tuple[Request, list[int], list[Tensor]]] = {}  # by the sort, and the piece
     count = 0
+    key_of = keys_of(seed)
+    cuts: dict[int, list[_Cut]] = {}
     for job in jobs:
-        entry = job.entry
-        initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
-        key = 0 if isinstance(initializer, Constant) else parameter_key(seed, entry.name)
-        for values, region in job.held.places():
-            for index, piece in pieces(initializer, region, _BATCH):
-                out = values if piece is region else values[index]
-                batch.append(Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=row))
-                count += piece.numel
-                if count >= _BATCH:
-                    yield entry.name, batch
-                    batch, count = [], 0
+        entry, sort = job.entry, job.sort
+        if sort not in cuts:
+            cuts[sort] = list(_cut(job))
+        key = 0 if isinstance(entry.initializer, Constant) else key_of(entry.name)
+        for number, (indices, piece) in enumerate(cuts[sort]):
+            out = job.held.local
+            for index in indices:
+                out = out[index]
+            known = batch.get((sort, number))
+            if known is None:
+                known = batch[sort, number] = _request(entry, piece)
+            known[1].append(key)
+            known[2].append(out)
+            count += piece.numel
+            if count >= _BATCH:
+                yield entry.name, [request for request, *_ in batch.values()]
+                batch, count = {}, 0
     if batch:
-        yield jobs[-1].entry.name, batch
+        yield jobs[-1].entry.name, [request for request, *_ in batch.values()]
+
+
+def _request(entry: Entry, piece: Region) -> tuple[Request, list[int], list[Tensor]]:
+    """A request of an entry's sort, with the lists of its keys and tensors, which are empty yet."""
+    keys: list[int] = []
+    outs: list[Tensor] = []
+    initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
+    return Request(initializer=initializer, keys=keys, region=piece, outs=outs, axes=axes, zero_row=row), keys, outs
+
+
+#: where a piece is in the local tensor, by one index after the other, and its region of the whole tensor
+_Cut = tuple[tuple[tuple[slice, ...], ...], Region]
+
+
+def _cut(job: Job) -> Iterator[_Cut]:
+    """What is here, in pieces of at most ``_BATCH`` elements."""
+    parts = job.held.parts
+    for part in parts:
+        first = () if len(parts) == 1 else (part.index,)
+        for index, piece in pieces(job.entry.initializer, part.region, _BATCH):
+            yield (first if piece is part.region else (*first, index)), piece
 
 
 _fill: Final = uncollected(fill_)

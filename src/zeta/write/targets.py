@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
-from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps, storage_of
+from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
@@ -96,17 +96,24 @@ def is_usual(slot: Slot) -> bool:
     One after the other, all those checks of a small tensor take longer than to write it.
     """
     tensor = slot.tensor
-    return (
-        type(tensor) in (nn.Parameter, Tensor)
-        and slot.parametrization is None
-        and not tensor.is_meta
-        and tensor.layout is torch.strided
-        and tensor.dtype in dtypes.DRAWABLE
-        and tensor.is_contiguous()
-        and (storage := storage_of(tensor)) is not None
-        and storage.nbytes() >= tensor.storage_offset() * tensor.itemsize + tensor.nbytes
-        and runtime_problem(slot) is None
-    )
+    try:
+        return (
+            type(tensor) in _PLAIN
+            and slot.parametrization is None
+            and not tensor.is_meta
+            and tensor.layout is torch.strided
+            and tensor.dtype in dtypes.DRAWABLE
+            and tensor.is_contiguous()
+            and (tensor.data_ptr() != 0 or not tensor.nbytes)
+            and tensor.untyped_storage().nbytes() >= tensor.storage_offset() * tensor.itemsize + tensor.nbytes
+            and runtime_problem(slot) is None
+        )
+    except RuntimeError:  # it has no storage
+        return False
+
+
+#: the classes of tensors that are nothing but an array in memory
+_PLAIN: Final = frozenset([nn.Parameter, Tensor])
 
 
 def check_target(entry: Entry, slot: Slot) -> None:

@@ -78,7 +78,7 @@ class Library:
 
         A thread that called ``stay_on_this_thread`` runs them alone.
         """
-        jobs = b"".join([_jobs(task) for task in tasks])
+        jobs = _jobs(tasks)
         count = len(jobs) // _JOB_SIZE
         self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
 
@@ -156,18 +156,22 @@ def library_path(folders: Iterable[str]) -> Path:
     )
 
 
-def _jobs(task: Task) -> bytes:
-    """The task as a ``zeta_job``, or as several if it has more dimensions than a job."""
-    region, out, law = task.region, task.out, _packed(task.law)
-    stream = _STREAM.pack(task.key, task.draw)
-    if region.is_run and out.is_contiguous():
+def _jobs(tasks: Iterable[Task]) -> bytes:
+    """Each task as a ``zeta_job``, or as several if it has more dimensions than a job."""
+    parts: list[bytes] = []
+    for task in tasks:
+        region, draw, law = task.region, task.draw, _packed(task.law)
         sizes, strides = _run(region.numel)
-        return _PLACE.pack(out.data_ptr(), region.start) + sizes + strides + strides + stream + law
-    jobs = b""
-    for (index, offset), extents, steps in boxes(region.sizes, [region.strides, out.stride()]):
-        place = _PLACE.pack(out.data_ptr() + offset * out.element_size(), region.start + index)
-        jobs += place + b"".join(_BOX.pack(*numbers) for numbers in (extents, *steps)) + stream + law
-    return jobs
+        run, start = sizes + strides + strides, region.start
+        for key, out in zip(task.keys, task.outs, strict=True):
+            if region.is_run and out.is_contiguous():
+                parts += (_PLACE.pack(out.data_ptr(), start), run, _STREAM.pack(key, draw), law)
+                continue
+            for (index, offset), extents, steps in boxes(region.sizes, [region.strides, out.stride()]):
+                parts.append(_PLACE.pack(out.data_ptr() + offset * out.element_size(), start + index))
+                parts += [_BOX.pack(*numbers) for numbers in (extents, *steps)]
+                parts += (_STREAM.pack(key, draw), law)
+    return b"".join(parts)
 
 
 def _views(tensors: Iterable[Tensor], centres: Iterable[float]) -> list[bytes]:
