@@ -141,8 +141,9 @@ def _each(request: Request) -> Iterator[_One]:
 
 def _same_whole(one: _One, other: _One) -> bool:
     """Whether two requests are for parts of the same matrices."""
-    return (one.initializer, one.key, one.draw, one.axes, one.region.shape, one.out.dtype, one.out.device) == (
-        *(other.initializer, other.key, other.draw, other.axes),
+    # initializers are compared as text, because -0.0 equals 0.0
+    return (repr(one.initializer), one.key, one.draw, one.axes, one.region.shape, one.out.dtype, one.out.device) == (
+        *(repr(other.initializer), other.key, other.draw, other.axes),
         *(other.region.shape, other.out.dtype, other.out.device),
     )
 
@@ -280,17 +281,18 @@ _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.floa
 def _tasks(request: Request) -> Iterator[Task]:
     """What the kernels have to do: one task, or one for each part of complex tensors."""
     region, outs = request.region, request.outs
-    laws = _laws(request.initializer, outs[0].dtype)
+    laws = _laws(request.initializer, outs[0].dtype, request.initializer.signs)
     for number, (draw, law) in enumerate(laws):
         parts = outs if len(laws) == 1 else [torch.view_as_real(out)[..., number] for out in outs]
         yield Task(law=law, keys=request.keys, draw=request.draw + draw, region=region, outs=parts)
 
 
 @functools.lru_cache(maxsize=4096)
-def _laws(initializer: Initializer, dtype: torch.dtype) -> tuple[tuple[int, Law], ...]:
+def _laws(initializer: Initializer, dtype: torch.dtype, signs: tuple[float, ...]) -> tuple[tuple[int, Law], ...]:
     """The number and the law of each draw: one, or for a complex dtype those of the real and the imaginary part.
 
-    Both parts share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's.
+    Both parts share the variance evenly, so that ``E|x - mean|^2`` is the real distribution's. ``signs`` are for the
+    cache.
     """
     if dtype not in dtypes.COMPLEX:
         return ((REAL_DRAW, _law(initializer, dtype)),)

@@ -48,21 +48,22 @@ class Initializer:
             Initializer.registry[cls.__name__] = cls
 
     def __eq__(self, other: object) -> bool:
-        """Whether both give the same values: the same class with the same fields, the sign of a zero included."""
         if not isinstance(other, Initializer):
             return NotImplemented
-        return self is other or self._exact == other._exact
+        return self is other or self._content == other._content
 
     def __hash__(self) -> int:
-        return hash(self._exact)
+        return hash(self._content)
 
     @functools.cached_property
-    def _exact(self) -> tuple[Any, ...]:
-        """The class and the fields, with the sign of each zero: -0.0 equals 0.0, and gives another bit."""
+    def _content(self) -> tuple[Any, ...]:
         kind: Any = type(self)  # mypy takes its __hash__ for that of an instance
-        values = tuple([getattr(self, name) for name in _names(kind)])
-        signs = [math.copysign(1.0, value) if isinstance(value, float) and value == 0 else 0.0 for value in values]
-        return kind, values, tuple(signs)
+        return kind, tuple([getattr(self, name) for name in _names(kind)])
+
+    @functools.cached_property
+    def signs(self) -> tuple[float, ...]:
+        """The signs of the numbers, for caches: -0.0 equals 0.0, and gives another bit."""
+        return tuple([math.copysign(1.0, value) for value in self._content[1] if isinstance(value, float)])
 
     def scaled(self, factor: float) -> Initializer:
         """Return the initializer whose values are these times ``factor``."""
@@ -141,7 +142,7 @@ class Initializer:
         return cls(**values)
 
 
-def finite(owner: Initializer, name: str, value: Any) -> float:
+def finite(owner: Initializer | type[Initializer], name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
     if isinstance(value, bool) or not isinstance(value, (float, int, Real)):  # Real alone asks its registry
         number = math.nan
@@ -151,7 +152,8 @@ def finite(owner: Initializer, name: str, value: Any) -> float:
         except OverflowError:
             number = math.inf
     if not math.isfinite(number):
-        raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {shown(value)}")
+        kind = owner if isinstance(owner, type) else type(owner)
+        raise SpecError(f"{kind.__name__}: {name} must be a finite number, got {shown(value)}")
     return number
 
 

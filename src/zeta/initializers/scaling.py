@@ -78,8 +78,8 @@ class VarianceScaling(Initializer):
 
 
 def _classical(mode: Mode, distribution: Distribution, gain: float) -> VarianceScaling:
-    scheme = VarianceScaling(1.0, mode, distribution)
-    return scheme.scaled(finite(scheme, "gain", gain))
+    factor = finite(VarianceScaling, "gain", gain)
+    return VarianceScaling(factor * factor, mode, distribution)
 
 
 def _kaiming(

@@ -112,6 +112,8 @@ class _Scheme:
         ]
         #: the sums of no values
         self.nothing = [_NOTHING] * sum(len(law.expected) for law in self._laws)
+        #: the centre of all values, if none is left out and they are summed as they lie in memory
+        self.centre = self._laws[0].centres[0] if len(self.nothing) == 1 and entry.padding_idx is None else None
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
         """As ``Accumulator.parts``."""
@@ -371,8 +373,11 @@ def measure_all(jobs: Sequence[Job]) -> Measurements:
                 partial = job.held.sharded and job.held.numel != job.entry.numel
                 scheme = _Scheme(job.entry, job.held.local.dtype, job.error, partial=partial)
                 known[job.sort] = scheme
-            for values, region in job.held.places():
-                parts += scheme.parts(region.slices, values)
+            if scheme.centre is not None and len(job.held.parts) == 1:
+                parts.append((job.held.local, scheme.centre))
+            else:
+                for values, region in job.held.places():
+                    parts += scheme.parts(region.slices, values)
             schemes.append(scheme)
             ends.append(len(parts))
         sums_of = summed(parts)

@@ -61,6 +61,6 @@ def planned(
         check(slots)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
-    config, recipe = getattr(inner, "config", None), how if isinstance(how, str) else None
-    made = Plan(tuple(resolve(rules, everything, wanted, config, named=named, recipe=recipe)))
+    recipe = how if isinstance(how, str) else None
+    made = Plan(tuple(resolve(rules, everything, wanted, inner, named=named, recipe=recipe)))
     return fit_of_own(model, made, slots, selected=only is not None)

@@ -61,9 +61,12 @@ class Plan:
     costs: Mapping[str, Cost] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = [name for entry in self.entries for name in (entry.name, *entry.ties)]
+        names = [entry.name for entry in self.entries]
+        for entry in self.entries:
+            if entry.ties:
+                names += entry.ties
         if len(set(names)) < len(names):
-            twice = map(repr, repeated(names))
+            twice = map(repr, repeated([name for entry in self.entries for name in (entry.name, *entry.ties)]))
             raise PlanError(listed("a plan names every tensor once; these names occur again:", twice))
 
     def __iter__(self) -> Iterator[Entry]:
@@ -76,6 +79,11 @@ class Plan:
         if name not in self._named:
             raise KeyError(f"the plan has no parameter or buffer named {shown(name)}{did_you_mean(name, self._named)}")
         return self._named[name]
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """All names, those of tied tensors too."""
+        return frozenset([name for entry in self.entries for name in (entry.name, *entry.ties)])
 
     @functools.cached_property
     def _named(self) -> dict[str, Entry]:
@@ -172,7 +180,7 @@ class Plan:
         ]
         if differ:
             raise PlanError(listed("this plan is not of this model; shapes differ:", differ))
-        new = {entry.name: entry for entry in overriding(rules, everything, getattr(inner, "config", None))}
+        new = {entry.name: entry for entry in overriding(rules, everything, inner)}
         follow = changed_with(group[0] for group in everything if group[0].name in new)
         for group in everything:  # these are computed from the new weight
             if id(group[0].tensor) in follow:

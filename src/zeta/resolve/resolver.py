@@ -42,7 +42,7 @@ def resolve(
     rules: Rules,
     everything: list[list[Slot]],
     wanted: list[list[Slot]],
-    config: Any,
+    model: nn.Module,
     *,
     named: bool = True,
     recipe: str | None = None,
@@ -52,7 +52,7 @@ def resolve(
     ``named``: errors name the rule of a parameter, as its user has written it. ``recipe``: the name of the recipe that
     the rules are from.
     """
-    resolver = _Resolver(rules, everything, config=config, named=named, recipe=recipe)
+    resolver = _Resolver(rules, everything, model=model, named=named, recipe=recipe)
     entries = [resolver.entry(group) for group in wanted]
     if len(wanted) < len(everything):
         known = {id(group) for group in wanted}
@@ -63,9 +63,9 @@ def resolve(
     return [entry for entry in entries if entry is not None]
 
 
-def overriding(rules: Rules, everything: list[list[Slot]], config: Any) -> list[Entry]:
+def overriding(rules: Rules, everything: list[list[Slot]], model: nn.Module) -> list[Entry]:
     """The entries of the tensors that a rule matches; all others are left out. Rules that never win are an error."""
-    resolver = _Resolver(rules, everything, config=config, named=True, partial=True)
+    resolver = _Resolver(rules, everything, model=model, named=True, partial=True)
     entries = [resolver.entry(group) for group in everything]
     resolver.raise_problems()
     return [entry for entry in entries if entry is not None]
@@ -100,7 +100,7 @@ class _Resolver:
         self,
         rules: Rules,
         groups: list[list[Slot]],
-        config: Any,
+        model: nn.Module,
         *,
         named: bool,
         recipe: str | None = None,
@@ -110,7 +110,7 @@ class _Resolver:
         self.named = named
         self.recipe = recipe
         self.partial = partial  # a tensor that no rule matches is no problem
-        self.config = config
+        self.model = model
         self.winners: set[int] = set()
         self.overruled: dict[int, str] = {}  # by rule: what it would have matched, but for a tie
         self.unmatched: list[str] = []
@@ -124,6 +124,10 @@ class _Resolver:
     @functools.cached_property
     def _names(self) -> list[str]:
         return [slot.name for group in self._groups for slot in group]
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        return getattr(self.model, "config", None)
 
     def _layers(self, name: str) -> tuple[int, int] | None:
         return self._all_layers[name]
@@ -159,7 +163,7 @@ class _Resolver:
             module=slot.module,
             local_name=slot.local_name,
             layers=self._layers,
-            config=self.config,
+            config=self._config,
             axes_of=functools.partial(_axes, group)
             if axes is None
             else functools.partial(axes.resolved, group[0].shape),
@@ -268,13 +272,7 @@ class _Resolver:
         key = (id(asked), slot.shape, slot.tensor.dtype, *map(id, given))
         law = self._laws.get(key)
         if law is None:
-            if axes is not None:
-                axes = axes.resolved(slot.shape)
-            else:
-                axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
-            solved = asked.solve(Site(shape=slot.shape, axes=axes))
-            check_dtype(solved, slot.tensor.dtype)
-            law = self._laws[key] = _Law(solved=solved, axes=axes, keys=(asked, *given))
+            law = self._laws[key] = _solution(asked, axes, given, group)
         return law
 
     def raise_problems(self) -> None:
@@ -284,6 +282,8 @@ class _Resolver:
             for position, rule in enumerate(self.rules)
             if position not in self.winners and not rule.optional
         ]
+        if not (idle or self.unmatched or self.broken or self.contested or self.unsolved):
+            return
         problems = [
             listed(heading, items)
             for heading, items in (
@@ -299,6 +299,35 @@ class _Resolver:
             problems.insert(0, f"the recipe {self.recipe!r} does not fit this model")
         if problems:
             raise PlanError("\n".join(problems))
+
+
+def _solution(asked: Initializer, axes: Axes | None, given: list[Axes | None], group: list[Slot]) -> _Law:
+    """What an initializer becomes for one tensor, with the ``axes`` of the rule, or else those that are ``given``.
+
+    Small models are planned one after the other, and what they have in common is solved once.
+    """
+    dtype = group[0].tensor.dtype
+    shapes = [slot.shape for slot in group]
+    key = (None if isinstance(asked, Program) else asked, asked.signs, dtype, axes is None, *shapes, *map(id, given))
+    law = _SOLVED.get(key)
+    if law is None:
+        if axes is not None:
+            axes = axes.resolved(shapes[0])
+        else:
+            axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
+        solved = asked.solve(Site(shape=shapes[0], axes=axes))
+        check_dtype(solved, dtype)
+        law = _Law(solved=solved, axes=axes, keys=(asked, *given))
+        if len(_SOLVED) >= _MOST_SOLVED:
+            _SOLVED.clear()
+        if key[0] is not None:
+            _SOLVED[key] = law
+    return law
+
+
+#: by an initializer's value, a site, and the identity of axes, which the law keeps alive
+_SOLVED: Final[dict[tuple[Any, ...], _Law]] = {}
+_MOST_SOLVED: Final = 4096
 
 
 def entry_of(slot: Slot, initializer: Initializer, axes: Axes | None) -> Entry:

@@ -71,17 +71,20 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
     ``gathering``: keep a wrapper that ``fully_shard`` was applied to, whose call gathers the parameters.
     """
     while not (gathering and is_fsdp(module)):
-        layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
-        if _traits(layer).scripted:
-            raise TargetError(
-                f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
-                "before torch.jit.script or trace"
-            )
+        _refuse_script(module)
         inner = _inside(module) if module._modules else None
         if inner is None:
             break
         module = inner
     return module
+
+
+def _refuse_script(module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TargetError(
+            f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model before "
+            "torch.jit.script or trace"
+        )
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
@@ -133,11 +136,13 @@ def walk(model: nn.Module) -> list[Slot]:
             raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
         layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
         traits = _traits(layer)
-        if traits.is_list:
-            continue  # reached on its own, as by Module.apply: its tensors are the layer's business
-        if traits.quantized:
-            _refuse_quantized(module, item.prefix)
-        found += _own(item)
+        if not traits.usual:
+            if traits.is_list:
+                continue  # reached on its own, as by Module.apply: its tensors are the layer's business
+            _refuse_script(module)
+            if traits.quantized:
+                _refuse_quantized(module, item.prefix)
+        _find_own(item, found)
         if module._modules:
             above.add(id(module))
             pending.append(id(module))
@@ -145,20 +150,19 @@ def walk(model: nn.Module) -> list[Slot]:
     return found
 
 
-def _own(place: _Place) -> list[Slot]:
-    """The parameters and buffers of one module itself."""
+def _find_own(place: _Place, found: list[Slot]) -> None:
+    """Add the parameters and buffers of one module itself."""
     module, prefix, inside = place.module, place.prefix, place.inside
-    own: list[Slot] = []
     for local, parameter in module._parameters.items():
         if parameter is not None:
             shape, ndim = _shape(parameter, prefix, local)
             kind = Kind.PARAMETRIZATION if inside else kind_of(module, local, ndim)
             name = prefix + local
-            own.append(Slot(name=name, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
+            found.append(Slot(name=name, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
     for local, buffer in module._buffers.items():
         if buffer is not None:
             shape, _ = _shape(buffer, prefix, local)
-            own.append(
+            found.append(
                 Slot(
                     name=prefix + local,
                     local_name=local,
@@ -169,14 +173,15 @@ def _own(place: _Place) -> list[Slot]:
                     persistent=local not in module._non_persistent_buffers_set,
                 )
             )
-    for slot in own:
-        if not slot.local_name.isascii():
-            _refuse_no_text(slot.name)
-    return own
 
 
 def _shape(tensor: Tensor, prefix: str, local: str) -> tuple[tuple[int, ...], int | None]:
-    """The shape and the number of dimensions, which a lazy tensor has not yet; ``TargetError`` for foreign storage."""
+    """The shape and the number of dimensions, which a lazy tensor has not yet.
+
+    Raises ``TargetError`` for a name that is no text, and for foreign storage.
+    """
+    if not local.isascii():
+        _refuse_no_text(prefix + local)
     if tensor.is_nested or "_is_flat_param" in tensor.__dict__:
         _refuse_unknown_storage(tensor, prefix, local)
     if nn.parameter.is_lazy(tensor):
@@ -195,7 +200,8 @@ def _held(place: _Place) -> list[Slot | _Place]:
         if local == "parametrizations" and parametrize.is_parametrized(module):
             held += _met_parametrized(module, child, prefix)
         else:
-            held.append(_Place(module=unwrap(child), prefix=f"{prefix}{local}.", inside=place.inside))
+            inner = unwrap(child) if child._modules else child
+            held.append(_Place(module=inner, prefix=f"{prefix}{local}.", inside=place.inside))
     return held
 
 
@@ -251,20 +257,19 @@ def _where(prefix: str) -> str:
 
 
 class _Traits(Struct, frozen=True, kw_only=True):
-    """What the walk asks of a module's class."""
+    """What the walk asks of a module's class; a class is usual unless its modules may have to be refused."""
 
-    scripted: bool
-    quantized: bool
+    usual: bool
     is_list: bool
+    quantized: bool
 
 
 @functools.lru_cache(maxsize=4096)
 def _traits(layer: Any) -> _Traits:
-    return _Traits(
-        scripted=issubclass(layer, torch.jit.ScriptModule),
-        quantized=layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")),
-        is_list=issubclass(layer, parametrize.ParametrizationList),
-    )
+    is_list = issubclass(layer, parametrize.ParametrizationList)
+    quantized = layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
+    usual = not (is_list or quantized or issubclass(layer, torch.jit.ScriptModule))
+    return _Traits(usual=usual, is_list=is_list, quantized=quantized)
 
 
 _NO_MODULE: Final = nn.Module()

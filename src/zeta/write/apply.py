@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -184,9 +185,9 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     for module in modules.values():
         if hooked(module) and not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
             recompute(module)
-    sharded = [job.held.local for job in jobs if job.held.sharded]
-    changed = [tensor for tensor in [*[job.slot.tensor for job in jobs], *sharded] if not tensor.is_inference()]
-    torch.autograd.graph.increment_version(changed)
+    changed = [job.slot.tensor for job in jobs]
+    changed += [job.held.local for job in jobs if job.held.sharded]
+    torch.autograd.graph.increment_version([*itertools.filterfalse(Tensor.is_inference, changed)])
 
 
 #: the number of each sort of jobs, by all that decides what is written and measured but names: parts by identity
@@ -200,8 +201,8 @@ def job_of(
     sorts = {} if sorts is None else sorts
     if slot.parametrization is None:
         here = held(slot.tensor)
-        memory = here.local
-        like = (id(entry.initializer), id(entry.axes), entry.padding_idx, id(here.parts), memory.dtype, memory.device)
+        asked = entry.shape, id(entry.initializer), id(entry.axes), entry.padding_idx, entry.dtype
+        like = (*asked, id(here.parts), here.local.dtype, here.local.device)
         return Job(entry=entry, slot=slot, held=here, sort=sorts.setdefault(like, len(sorts)))
     value = _whole(entry, seed, slot.tensor)
     # the plan may also give values to what a parametrization stores itself, such as a scale or singular vectors

@@ -23,7 +23,10 @@ def is_random(initializer: Initializer) -> bool:
     """Whether the values depend on the seed."""
     if isinstance(initializer, Program):
         return bool(initializer.draws)
-    return not all(isinstance(law, Constant | Dirac | Identity | Keep) for law in laws_of(initializer))
+    return not all(isinstance(law, _FIXED) for law in laws_of(initializer))
+
+
+_FIXED: Final = (Constant, Dirac, Identity, Keep)
 
 
 class _Drawn(Struct, frozen=True, kw_only=True, eq=False):

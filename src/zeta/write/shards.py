@@ -106,7 +106,7 @@ def held(tensor: Tensor) -> Held:
 
 def whole(tensor: Tensor) -> Held:
     """A plain tensor, as a shard that holds all of it."""
-    return Held(local=tensor, parts=_all(tuple(tensor.shape)))
+    return Held(local=tensor, parts=_all(tensor.shape))
 
 
 def _check_order(tensor: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -43,6 +44,9 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
             known.add(id(slot.tensor))
             if (tensor := _memory(slot.tensor)) is not None:
                 memory.append((slot.name, tensor))
+    spans = sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory])
+    if all(begin + nbytes <= after for (begin, nbytes), (after, _) in itertools.pairwise(spans) if begin):
+        return []  # whatever the devices are
     by_device: dict[torch.device, list[_Extent]] = {}
     for name, tensor in memory:
         begin, nbytes = tensor.data_ptr(), nbytes_of(tensor)
@@ -100,12 +104,11 @@ def is_usual(slot: Slot) -> bool:
         return (
             type(tensor) in _PLAIN
             and slot.parametrization is None
-            and not tensor.is_meta
             and tensor.layout is torch.strided
             and tensor.dtype in dtypes.DRAWABLE
             and tensor.is_contiguous()
-            and (tensor.data_ptr() != 0 or not tensor.nbytes)
-            and tensor.untyped_storage().nbytes() >= tensor.storage_offset() * tensor.itemsize + tensor.nbytes
+            and (tensor.data_ptr() != 0 or not (tensor.nbytes or tensor.is_meta))
+            and tensor.untyped_storage().nbytes() >= tensor.nbytes + tensor.storage_offset() * tensor.itemsize
             and runtime_problem(slot) is None
         )
     except RuntimeError:  # it has no storage

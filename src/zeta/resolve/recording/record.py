@@ -352,7 +352,7 @@ def _is_kept(slot: Slot, before: Mapping[str, tuple[_Content, ...]], now: tuple[
 def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: Rules) -> dict[str, Entry]:
     """The entries that rules give for the tensors with these names."""
     wanted = [group for group in groups if group[0].name in names]
-    return {entry.name: entry for entry in resolver.resolve(rules, groups, wanted, getattr(model, "config", None))}
+    return {entry.name: entry for entry in resolver.resolve(rules, groups, wanted, model)}
 
 
 def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str]) -> Entry:
