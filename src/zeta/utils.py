@@ -398,7 +398,9 @@ def _write(
     number = chosen_seed(layer, generator, seed)
     recorder = recording_here()
     of_layer = planned(layer, rules, check=check_parameters if recorder is None else None, named=False)
-    wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
+    wanted = of_layer
+    if any(entry.kind is Kind.BUFFER for entry in of_layer.entries):
+        wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
     if recorder is not None:
         note(recorder, wanted)
         return layer

@@ -169,12 +169,6 @@ class _Resolver:
             else functools.partial(axes.resolved, group[0].shape),
         )
 
-    def _asked(self, rule: Rule, slots: list[Slot], group: list[Slot]) -> list[Initializer]:
-        """The initializer of a rule for each of these names."""
-        if isinstance(rule.initializer, Initializer):
-            return [rule.initializer] * len(slots)
-        return [rule.initializer_for(self._match(slot, group, rule.axes)) for slot in slots]
-
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
         winner, slots = self.claim(group)
@@ -218,21 +212,24 @@ class _Resolver:
     def _solved(self, group: list[Slot], slots: list[Slot], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
         try:
-            asked = self._asked(rule, slots, group)
-            if any(other is not asked[0] and other != asked[0] for other in asked[1:]):
-                named = "; ".join(
-                    f"{each.name}: {initializer!r}" for each, initializer in zip(slots, asked, strict=True)
-                )
-                self.contested.append(
-                    f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
-                )
-                return None
-            if not isinstance(asked[0], Keep):
+            asked = rule.initializer
+            if not isinstance(asked, Initializer):
+                several = [rule.initializer_for(self._match(each, group, rule.axes)) for each in slots]
+                asked = several[0]
+                if several.count(asked) < len(several):
+                    named = "; ".join(
+                        f"{each.name}: {initializer!r}" for each, initializer in zip(slots, several, strict=True)
+                    )
+                    self.contested.append(
+                        f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked!r}) first, or another'
+                    )
+                    return None
+            if not isinstance(asked, Keep):
                 if nn.parameter.is_lazy(slot.tensor):
                     raise SpecError("is lazy and has no shape yet; run one forward pass first")
                 if (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
-            law = self._law(group, asked[0], rule.axes)
+            law = self._law(group, asked, rule.axes)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
@@ -247,7 +244,7 @@ class _Resolver:
                 padding = each.padding_idx if padding is None else padding
         return Entry(
             name=slot.name,
-            ties=tuple(map(_NAME, group[1:])),
+            ties=tuple(map(_NAME, group[1:])) if len(group) > 1 else (),
             shape=slot.shape,
             dtype=slot.tensor.dtype,
             kind=slot.kind,

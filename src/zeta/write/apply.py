@@ -97,9 +97,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    on_purpose = {
-        entry.name for entry in fit.plan if entry.kind is Kind.BUFFER and entry.kept and entry.rule not in UNRULED
-    }
+    buffers = [entry for entry in fit.plan.entries if entry.kind is Kind.BUFFER]
+    on_purpose = {entry.name for entry in buffers if entry.kept and entry.rule not in UNRULED}
     problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values(), on_purpose)
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))

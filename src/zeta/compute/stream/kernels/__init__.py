@@ -102,7 +102,8 @@ def problems(device: torch.device | str = "cpu") -> tuple[str, ...]:
 
 def choice(device: torch.device | str = "cpu") -> tuple[Backend, tuple[str, ...]]:
     """``backend`` and ``problems`` in one call, without the notice."""
-    return _choice("cuda" if torch.device(device).type == "cuda" else "cpu", os.environ.get(VARIABLE) or None)
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    return _choice("cuda" if kind == "cuda" else "cpu", os.environ.get(VARIABLE) or None)
 
 
 @functools.cache

@@ -64,6 +64,9 @@ class Library:
         if not same:
             raise OSError(f"{path} is of another version of zeta; install zeta again")
         self._library.zeta_stream_from.restype = ctypes.c_int64
+        number, count, memory = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+        self._library.zeta_fill.argtypes = (ctypes.c_char_p, memory, count, count, number, memory)
+        self._library.zeta_measure.argtypes = (ctypes.c_char_p, memory, memory, count, number, memory)
         #: a fill of at least this many bytes uses stores that bypass the caches
         self.stream_from: int = self._library.zeta_stream_from()
 
@@ -80,7 +83,7 @@ class Library:
         """
         jobs = _jobs(tasks)
         count = len(jobs) // _JOB_SIZE
-        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
+        self._call("zeta_fill", isa, jobs, count, self.stream_from)
 
     def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[RawSums]:
         """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
@@ -91,7 +94,7 @@ class Library:
         joined = b"".join(views)
         count = len(joined) // _VIEW_SIZE
         answers = ctypes.create_string_buffer(_SUMS.size * count)
-        self._call("zeta_measure", isa, joined, answers, ctypes.c_int64(count))
+        self._call("zeta_measure", isa, joined, answers, count)
         found: Iterator[RawSums] = _SUMS.iter_unpack(answers.raw)
         if count == len(tensors) and all(views):
             return list(found)
@@ -104,7 +107,7 @@ class Library:
         return measured
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
-        threads = ctypes.c_int32(getattr(_this_thread, "threads", None) or torch.get_num_threads())
+        threads = getattr(_this_thread, "threads", None) or torch.get_num_threads()
         code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(was_forked()))
         if code == _NO_MEMORY:
             raise MemoryError(f"{function} of the native kernels found no memory; nothing was written")
