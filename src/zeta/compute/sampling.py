@@ -79,7 +79,7 @@ def fill_(requests: Sequence[Request]) -> None:
     last: tuple[_One, Tensor] | None = None  # the last matrices, which several blocks may be cut out of
     for request in _unpacked(requests):
         initializer = request.initializer
-        if any(out.is_neg() or out.is_conj() for out in request.outs):
+        if any(map(Tensor.is_neg, request.outs)) or any(map(Tensor.is_conj, request.outs)):
             plain = [torch.empty(request.region.sizes, dtype=out.dtype, device=out.device) for out in request.outs]
             fill_([replace(request, outs=plain)])
             for out, values in zip(request.outs, plain, strict=True):
@@ -95,7 +95,8 @@ def fill_(requests: Sequence[Request]) -> None:
                     last = one, _whole(initializer, one)
                 one.out.copy_(_cut(last[1], one))
     _fill_constants(constants)
-    kernels.fill(tasks)
+    if tasks:
+        kernels.fill(tasks)
     for request in requests:
         if request.zero_row is not None:
             for out in request.outs:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zeta.base.gaussian import Moments
 from zeta.base.process.garbage import uncollected
+from zeta.base.process.surroundings import Ungraded
 from zeta.compute.sampling import tolerance
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, summed, sums_of_all
@@ -366,7 +367,7 @@ def measure_all(jobs: Sequence[Job]) -> Measurements:
     schemes: list[_Scheme] = []
     parts: list[tuple[Tensor, float]] = []
     ends: list[int] = []  # of each job's parts
-    with torch.no_grad():
+    with Ungraded():
         for job in jobs:
             scheme = known.get(job.sort)
             if scheme is None:

@@ -118,7 +118,7 @@ class _Resolver:
         self.unsolved: list[str] = []
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
-        self._laws: dict[tuple[Any, ...], _Law] = {}
+        self._laws: dict[tuple[Any, ...], tuple[_Law, object]] = {}
         self._groups = groups
 
     @functools.cached_property
@@ -267,10 +267,10 @@ class _Resolver:
         except FanError:  # a registered function refuses
             given = [None]
         key = (id(asked), slot.shape, slot.tensor.dtype, *map(id, given))
-        law = self._laws.get(key)
-        if law is None:
-            law = self._laws[key] = _solution(asked, axes, given, group)
-        return law
+        known = self._laws.get(key)
+        if known is None:  # with the keys, so that nothing else gets their identity
+            known = self._laws[key] = _solution(asked, axes, given, group), (asked, *given)
+        return known[0]
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""

@@ -16,9 +16,9 @@ from zeta.base.modules import tensors_of
 from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
 from zeta.base.process.garbage import uncollected
+from zeta.base.process.surroundings import Ungraded
 from zeta.compute.sampling import Request, fill_, pieces
-from zeta.compute.stream.random import keys_of, parameter_key
-from zeta.compute.stream.regions import Region
+from zeta.compute.stream.random import parameter_key
 from zeta.compute.values import computed, values_of
 from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
@@ -233,53 +233,60 @@ def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield values[index], tile
 
 
+class _Piece(Struct, frozen=True, kw_only=True, gc=False):
+    """A piece of all jobs of a sort, of at most ``_BATCH`` elements: where it is in their memory, and its request."""
+
+    indices: tuple[tuple[slice, ...], ...]  # one after the other
+    numel: int
+    keys: list[int]
+    outs: list[Tensor]
+    request: Request
+
+
 def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
     """Yield requests of about ``_BATCH`` elements in all, one for all jobs of a sort, and the name of the last job."""
-    batch: dict[tuple[int, int], tuple[Request, list[int], list[Tensor]]] = {}  # by the sort, and the piece
+    cuts: dict[int, list[_Piece]] = {}
     count = 0
-    key_of = keys_of(seed)
-    cuts: dict[int, list[_Cut]] = {}
     for job in jobs:
-        entry, sort = job.entry, job.sort
+        sort, name = job.sort, job.entry.name
         if sort not in cuts:
-            cuts[sort] = list(_cut(job))
-        key = 0 if isinstance(entry.initializer, Constant) else key_of(entry.name)
-        for number, (indices, piece) in enumerate(cuts[sort]):
+            cuts[sort] = _cut(job)
+        key = 0 if isinstance(job.entry.initializer, Constant) else parameter_key(seed, name)
+        for piece in cuts[sort]:
             out = job.held.local
-            for index in indices:
+            for index in piece.indices:
                 out = out[index]
-            known = batch.get((sort, number))
-            if known is None:
-                known = batch[sort, number] = _request(entry, piece)
-            known[1].append(key)
-            known[2].append(out)
+            piece.keys.append(key)
+            piece.outs.append(out)
             count += piece.numel
             if count >= _BATCH:
-                yield entry.name, [request for request, *_ in batch.values()]
-                batch, count = {}, 0
-    if batch:
-        yield jobs[-1].entry.name, [request for request, *_ in batch.values()]
+                yield name, _requests(cuts)
+                count = 0
+                for each in itertools.chain.from_iterable(cuts.values()):
+                    each.keys.clear()
+                    each.outs.clear()
+    if count:
+        yield jobs[-1].entry.name, _requests(cuts)
 
 
-def _request(entry: Entry, piece: Region) -> tuple[Request, list[int], list[Tensor]]:
-    """A request of an entry's sort, with the lists of its keys and tensors, which are empty yet."""
-    keys: list[int] = []
-    outs: list[Tensor] = []
+def _requests(cuts: Mapping[int, list[_Piece]]) -> list[Request]:
+    return [piece.request for pieces in cuts.values() for piece in pieces if piece.outs]
+
+
+def _cut(job: Job) -> list[_Piece]:
+    """What is here, in pieces without keys and tensors yet."""
+    entry, parts = job.entry, job.held.parts
     initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
-    return Request(initializer=initializer, keys=keys, region=piece, outs=outs, axes=axes, zero_row=row), keys, outs
-
-
-#: where a piece is in the local tensor, by one index after the other, and its region of the whole tensor
-_Cut = tuple[tuple[tuple[slice, ...], ...], Region]
-
-
-def _cut(job: Job) -> Iterator[_Cut]:
-    """What is here, in pieces of at most ``_BATCH`` elements."""
-    parts = job.held.parts
+    found: list[_Piece] = []
     for part in parts:
         first = () if len(parts) == 1 else (part.index,)
-        for index, piece in pieces(job.entry.initializer, part.region, _BATCH):
-            yield (first if piece is part.region else (*first, index)), piece
+        for index, region in pieces(initializer, part.region, _BATCH):
+            keys: list[int] = []
+            outs: list[Tensor] = []
+            request = Request(initializer=initializer, keys=keys, region=region, outs=outs, axes=axes, zero_row=row)
+            indices = first if region is part.region else (*first, index)
+            found.append(_Piece(indices=indices, numel=region.numel, keys=keys, outs=outs, request=request))
+    return found
 
 
 _fill: Final = uncollected(fill_)
@@ -287,5 +294,4 @@ _fill: Final = uncollected(fill_)
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
-    # set_grad_enabled takes half as long to make as no_grad, which it is the same as
-    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else torch.set_grad_enabled(False)
+    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else Ungraded()

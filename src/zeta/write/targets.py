@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -37,15 +36,20 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
     known = {id(slot.tensor) for slot in slots if slot.name in written}
     buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
     followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
-    for slot in slots:
+    others = [slot for slot in slots if id(slot.tensor) not in known]
+    for slot in others:
         if id(slot.tensor) not in known and (
             slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
         ):
             known.add(id(slot.tensor))
             if (tensor := _memory(slot.tensor)) is not None:
                 memory.append((slot.name, tensor))
-    spans = sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory])
-    if all(begin + nbytes <= after for (begin, nbytes), (after, _) in itertools.pairwise(spans) if begin):
+    end = 0
+    for begin, nbytes in sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory]):
+        if begin < end:
+            break
+        end = begin + nbytes if begin else 0
+    else:
         return []  # whatever the devices are
     by_device: dict[torch.device, list[_Extent]] = {}
     for name, tensor in memory:

@@ -56,6 +56,17 @@ class _Here:
             insist(self._before.restore_all)
 
 
+class Ungraded:
+    """``torch.no_grad()``, which takes longer to make than a small tensor to write."""
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        torch._C._set_grad_enabled(self._before)
+
+
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
     before = Modes.now()

@@ -19,7 +19,7 @@ import hashlib
 import math
 import operator
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Final
@@ -63,19 +63,9 @@ def parameter_key(seed: int, name: str) -> int:
     >>> hex(parameter_key(0, "h.0.attn.c_attn.weight"))
     '0xef9580d9cca4fbe'
     """
-    return keys_of(seed)(name)
-
-
-def keys_of(seed: int) -> Callable[[str], int]:
-    """The function from names to keys, for one seed."""
-    of_seed = _hash_of(check_seed(seed))
-
-    def key(name: str) -> int:
-        hashed = of_seed.copy()
-        hashed.update(name.encode())
-        return int.from_bytes(hashed.digest(), "little")
-
-    return key
+    hashed = _hash_of(check_seed(seed)).copy()
+    hashed.update(name.encode())
+    return int.from_bytes(hashed.digest(), "little")
 
 
 @functools.lru_cache(maxsize=16)
