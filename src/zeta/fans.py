@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -26,8 +26,10 @@ from zeta.base.modules import named_parameters_of
 from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown, suggestion
 from zeta.base.usage import uses
-from zeta.base.usage.views import ParameterUse
 from zeta.errors import FanError, SpecError
+
+if TYPE_CHECKING:
+    from zeta.base.usage.views import ParameterUse
 
 
 @dataclass(frozen=True, kw_only=True)

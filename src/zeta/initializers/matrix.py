@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from msgspec import Struct
+
 from zeta.base.gaussian import Moments
 from zeta.errors import SpecError
 from zeta.initializers.base import Initializer, Site, set_number
@@ -24,8 +26,7 @@ class _Matrix(Initializer):
         return replace(self, gain=self.gain * factor)  # type: ignore[type-var]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixShape:
+class MatrixShape(Struct, frozen=True, kw_only=True):
     """The matrices packed into a weight: their number and extents. The kernel is not part of ``columns``."""
 
     count: int

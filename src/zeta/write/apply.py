@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from msgspec import Struct
@@ -27,9 +27,11 @@ from zeta.resolve.plans import Entry
 from zeta.resolve.resolver import UNRULED, check_dtype
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
-from zeta.write.parametrized import Inversion, inversion_error, invert
 from zeta.write.shards import Held, held, whole
 from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared
+
+if TYPE_CHECKING:
+    from zeta.write.parametrized import Inversion
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
@@ -64,7 +66,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def error(self) -> float:
         """By how much values may miss what was drawn, in parts of the largest: a parametrization computes them."""
-        return 0.0 if self.inversion is None else inversion_error(self.held.local.dtype)
+        return 0.0 if self.inversion is None else _parametrized().inversion_error(self.held.local.dtype)
 
 
 @uncollected
@@ -213,9 +215,17 @@ def job_of(
     }
     key = parameter_key(seed, entry.name)
     with _writable([slot.tensor]):
-        inversion = invert(slot.parametrization, value, name=entry.name, seed=key, planned=planned)
+        inversion: Inversion = _parametrized().invert(
+            slot.parametrization, value, name=entry.name, seed=key, planned=planned
+        )
     alone = sorts.setdefault((entry.name,), len(sorts))
     return Job(entry=entry, slot=slot, held=whole(inversion.effective), sort=alone, inversion=inversion)
+
+
+def _parametrized() -> Any:
+    from zeta.write import parametrized  # here, because few models need it
+
+    return parametrized
 
 
 def _whole(entry: Entry, seed: int, like: Tensor) -> Tensor:

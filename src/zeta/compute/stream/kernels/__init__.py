@@ -12,11 +12,11 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base.language.state import outside_of_modes
@@ -80,7 +80,7 @@ def _staged(task: Task) -> None:
     for key, out in zip(task.keys, task.outs, strict=True):
         for index, tile in task.region.tiles(STAGE):
             values = torch.empty(tile.sizes, dtype=law.dtype, device=device)
-            fill([msgspec.structs.replace(task, law=law, keys=(key,), region=tile, outs=(values,))])
+            fill([replace(task, law=law, keys=(key,), region=tile, outs=(values,))])
             out[index].copy_(values)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
@@ -21,8 +20,7 @@ DIMS: Final = 6
 DrawKind = Literal["words", "uniform", "normal"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # hashed by identity, which is faster in the caches of the backends
-class Law:
+class Law(Struct, frozen=True, kw_only=True, eq=False):  # hashed by identity, which is faster in the caches
     """A distribution of real numbers in a dtype, with all its constants: ``draw * scale + shift``, then clamped.
 
     ``uniform`` draws ``u`` in ``[0, 1)``, ``normal`` draws ``z`` within the interval ``within``; both are computed in
