@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import torch
@@ -25,7 +25,7 @@ _FREED: Final = "has a storage that was freed or made smaller; give its memory b
 _Extent = tuple[int, int, Tensor, str]
 
 
-def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collection[str] = ()) -> list[str]:
+def shared(written: Mapping[str, Tensor], slots: Collection[Slot], kept: Collection[str] = ()) -> list[str]:
     """Different tensors with an element in the same memory: to write one would change the other.
 
     Those of which at least one is written; ``written`` has their memory here, by the canonical name. A buffer that is
@@ -33,17 +33,19 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
     does not follow another buffer.
     """
     memory = list(written.items())
-    known = {id(slot.tensor) for slot in slots if slot.name in written}
-    buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
-    followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
-    others = [slot for slot in slots if id(slot.tensor) not in known]
-    for slot in others:
-        if id(slot.tensor) not in known and (
-            slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
-        ):
-            known.add(id(slot.tensor))
-            if (tensor := _memory(slot.tensor)) is not None:
-                memory.append((slot.name, tensor))
+    buffers: set[str] = set()
+    followers: set[str] = set()
+    if len(written) < len(slots):
+        known = {id(slot.tensor) for slot in slots if slot.name in written}
+        buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
+        followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
+        for slot in [slot for slot in slots if id(slot.tensor) not in known]:
+            if id(slot.tensor) not in known and (
+                slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
+            ):
+                known.add(id(slot.tensor))
+                if (tensor := _memory(slot.tensor)) is not None:
+                    memory.append((slot.name, tensor))
     end = 0
     for begin, nbytes in sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory]):
         if begin < end:
