@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -27,9 +27,6 @@ from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown, suggestion
 from zeta.base.usage import uses
 from zeta.errors import FanError, SpecError
-
-if TYPE_CHECKING:
-    from zeta.base.usage.views import ParameterUse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +333,7 @@ def known_axes(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> A
     return _PLAIN if seen is None and len(shape) == 2 else seen
 
 
-def _divides(use: ParameterUse, dim: int, n: int, shape: tuple[int, ...]) -> bool:
+def _divides(use: Any, dim: int, n: int, shape: tuple[int, ...]) -> bool:
     return dim in (*use.fan_in, *use.fan_out) and shape[dim] % n == 0
 
 

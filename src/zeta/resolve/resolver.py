@@ -118,7 +118,6 @@ class _Resolver:
         self.unsolved: list[str] = []
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
-        self._laws: dict[tuple[Any, ...], tuple[_Law, object]] = {}
         self._groups = groups
 
     @functools.cached_property
@@ -229,7 +228,7 @@ class _Resolver:
                     raise SpecError("is lazy and has no shape yet; run one forward pass first")
                 if (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
-            law = self._law(group, asked, rule.axes)
+            law = _solution(asked, rule.axes, group)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
@@ -254,23 +253,6 @@ class _Resolver:
             padding_idx=padding,
             persistent=slot.persistent,
         )
-
-    def _law(self, group: list[Slot], asked: Initializer, axes: Axes | None) -> _Law:
-        """What one tensor gets, with the ``axes`` of its rule: solved once for all that have the same site.
-
-        The same initializer and axes are the same objects here: equal ones may differ in the sign of a zero.
-        """
-        slot = group[0]
-        given: list[Axes | None]
-        try:
-            given = [axes] if axes is not None else _each_known(group)
-        except FanError:  # a registered function refuses
-            given = [None]
-        key = (id(asked), slot.shape, slot.tensor.dtype, *map(id, given))
-        known = self._laws.get(key)
-        if known is None:  # with the keys, so that nothing else gets their identity
-            known = self._laws[key] = _solution(asked, axes, given, group), (asked, *given)
-        return known[0]
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
@@ -298,26 +280,32 @@ class _Resolver:
             raise PlanError("\n".join(problems))
 
 
-def _solution(asked: Initializer, axes: Axes | None, given: list[Axes | None], group: list[Slot]) -> _Law:
-    """What an initializer becomes for one tensor, with the ``axes`` of the rule, or else those that are ``given``.
+def _solution(asked: Initializer, axes: Axes | None, group: list[Slot]) -> _Law:
+    """What one tensor gets, with the ``axes`` of its rule: solved once for all that have the same site, of all models.
 
-    Small models are planned one after the other, and what they have in common is solved once.
+    An initializer is known by its value and the signs of its zeros, and axes by their identity.
     """
     dtype = group[0].tensor.dtype
-    shapes = [slot.shape for slot in group]
-    key = (None if isinstance(asked, Program) else asked, asked.signs, dtype, axes is None, *shapes, *map(id, given))
-    law = _SOLVED.get(key)
+    given: list[Axes | None]
+    try:
+        given = [axes] if axes is not None else _each_known(group)
+    except FanError:  # a registered function refuses
+        given = [None]
+    key = (asked, asked.signs, dtype, axes is None, *[slot.shape for slot in group], *map(id, given))
+    kept = not isinstance(asked, Program)
+    law = _SOLVED.get(key) if kept else None
     if law is None:
+        shape = group[0].shape
         if axes is not None:
-            axes = axes.resolved(shapes[0])
+            axes = axes.resolved(shape)
         else:
             axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
-        solved = asked.solve(Site(shape=shapes[0], axes=axes))
+        solved = asked.solve(Site(shape=shape, axes=axes))
         check_dtype(solved, dtype)
         law = _Law(solved=solved, axes=axes, keys=(asked, *given))
-        if len(_SOLVED) >= _MOST_SOLVED:
-            _SOLVED.clear()
-        if key[0] is not None:
+        if kept:
+            if len(_SOLVED) >= _MOST_SOLVED:
+                _SOLVED.clear()
             _SOLVED[key] = law
     return law
 

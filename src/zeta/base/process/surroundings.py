@@ -46,14 +46,14 @@ class _Here:
     """A block outside of all modes already. An interrupt in torch's own blocks may leave a mode, or gradients off."""
 
     def __init__(self) -> None:
-        self._before = Modes(grad=torch.is_grad_enabled())
+        self._grad = torch.is_grad_enabled()
 
     def __enter__(self) -> None:
         torch.clear_autocast_cache()  # autocast that is switched off in here has one too
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         if kind is not None:
-            insist(self._before.restore_all)
+            insist(Modes(grad=self._grad).restore_all)
 
 
 class Ungraded:
