@@ -14,7 +14,7 @@ from zeta.errors import PlanError, SpecError, listed
 NameMap = Callable[[str], str] | Mapping[str, str]
 
 
-class Naming(Struct, frozen=True, kw_only=True):
+class Naming(Struct, frozen=True, kw_only=True, dict=True):
     """How names of a part become names of the whole model: apply ``name_map``, then prepend ``prefix``.
 
     >>> Naming(prefix="model", name_map={"layers.0": "layers.6"})("layers.0.weight")
