@@ -38,7 +38,7 @@ def words(key: int, start: int, count: int, draw: int = 0) -> Words:
     if importlib.util.find_spec("zeta.compute.stream.kernels"):
         kernels: Any = importlib.import_module("zeta.compute.stream.kernels")
         region = Region(shape=(start + count,), offsets=(start,), sizes=(count,))
-        kernels.fill([kernels.Task(law=kernels.WORDS, key=key, draw=draw, region=region, out=out)])
+        kernels.fill([kernels.Task(law=kernels.WORDS, keys=(key,), draw=draw, region=region, outs=(out,))])
     else:
         for at in range(0, count, TILE):
             size = min(TILE, count - at)

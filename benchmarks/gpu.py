@@ -72,7 +72,7 @@ def medians(contestants: Mapping[str, Callable[[], object]], rounds: int = ROUND
 
 def fill(initializer: Initializer, out: Tensor, region: Region | None = None) -> None:
     """Write an initializer's values to a tensor: those of a region, by default of a tensor of its shape."""
-    fill_([Request(initializer=initializer, key=1, region=region or Region.whole(out.shape), out=out)])
+    fill_([Request(initializer=initializer, keys=(1,), region=region or Region.whole(out.shape), outs=(out,))])
 
 
 def laws(figures: Figures) -> None:
@@ -122,7 +122,7 @@ def orthogonal(figures: Figures) -> None:
     """A 2048 x 2048 orthogonal matrix, which zeta computes on the CPU."""
     out = torch.empty(2048, 2048, device="cuda")
     axes = zeta.Axes(fan_in=(1,), fan_out=(0,))
-    request = Request(initializer=Orthogonal(), key=1, region=Region.whole(out.shape), out=out, axes=axes)
+    request = Request(initializer=Orthogonal(), keys=(1,), region=Region.whole(out.shape), outs=(out,), axes=axes)
     seconds = medians({"zeta": lambda: fill_([request]), "torch": lambda: nn.init.orthogonal_(out)}, 5)
     figures.add("orthogonal, 2048 x 2048", seconds, {"torch": seconds["torch"] / seconds["zeta"]})
 

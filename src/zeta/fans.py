@@ -26,7 +26,6 @@ from zeta.base.modules import named_parameters_of
 from zeta.base.parametrizations import parametrized_shape
 from zeta.base.reading import shown, suggestion
 from zeta.base.usage import uses
-from zeta.base.usage.views import ParameterUse
 from zeta.errors import FanError, SpecError
 
 
@@ -334,7 +333,7 @@ def known_axes(module: nn.Module | None, name: str, shape: tuple[int, ...]) -> A
     return _PLAIN if seen is None and len(shape) == 2 else seen
 
 
-def _divides(use: ParameterUse, dim: int, n: int, shape: tuple[int, ...]) -> bool:
+def _divides(use: Any, dim: int, n: int, shape: tuple[int, ...]) -> bool:
     return dim in (*use.fan_in, *use.fan_out) and shape[dim] % n == 0
 
 

@@ -367,9 +367,13 @@ def _fill(
 
 
 def _rules(weight: Initializer, bias: float | None) -> Rules:
-    of_bias = Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
+    of_bias = _BIAS_ZERO if type(bias) is float and str(bias) == "0.0" else _of_bias(bias)
     others = () if isinstance(weight, Constant) else _SCALES
     return Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
+
+
+def _of_bias(bias: float | None) -> Rule:
+    return Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
 
 
 def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
@@ -378,9 +382,11 @@ def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
 
 
 _BIASES, _ALL = kind("bias"), glob("*")
+# made once, as nothing in them depends on the call
+_BIAS_ZERO: Final = _of_bias(0.0)
 _PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
 _SCALES: Final = (Rule(kind("norm_scale"), Ones(), optional=True), Rule(module(nn.PReLU), initial_slope, optional=True))
-_ALL_ZERO: Final = _rules(Zeros(), 0.0)  # made once, as nothing in them depends on the call
+_ALL_ZERO: Final = _rules(Zeros(), 0.0)
 
 
 @on_values_or_recorded
@@ -392,7 +398,9 @@ def _write(
     number = chosen_seed(layer, generator, seed)
     recorder = recording_here()
     of_layer = planned(layer, rules, check=check_parameters if recorder is None else None, named=False)
-    wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
+    wanted = of_layer
+    if any(entry.kind is Kind.BUFFER for entry in of_layer.entries):
+        wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
     if recorder is not None:
         note(recorder, wanted)
         return layer

@@ -318,7 +318,7 @@ def save(
 
     with progress_of(progress) as tell:
         found = save_files(model, request, folder, force=force, watch=watch, progress=tell)
-    measured = Measurements(accumulators)
+    measured = Measurements(len(accumulators), lambda: (accumulator.result() for accumulator in accumulators))
     claim = Claim(seed=request.seed, plan=request.plan)
     nbytes = sum(entry.nbytes for entry in saved)
     kept = [entry for entry in request.plan if entry.kept]

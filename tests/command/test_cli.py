@@ -249,7 +249,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, Tensor], 
         def spoilt(requests: Sequence[sampling.Request]) -> None:
             original(requests)
             for request in requests:
-                request.out.copy_(change(next(count), request.out))
+                request.outs[0].copy_(change(next(count), request.outs[0]))
 
         monkeypatch.setattr(sampling, "fill_", spoilt)
 

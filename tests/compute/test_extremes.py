@@ -118,7 +118,7 @@ def test_a_law_at_the_ends_of_the_stream(
     for block, (key, draw, index) in PLACES.items():
         out = torch.empty(4, dtype=dtype)
         region = Region(shape=(2**62,), offsets=(index,), sizes=(4,))
-        kernels.fill([Task(law=_law(law, dtype), key=key, draw=draw, region=region, out=out)])
+        kernels.fill([Task(law=_law(law, dtype), keys=(key,), draw=draw, region=region, outs=(out,))])
         for word, got in zip(block, out.double().tolist(), strict=True):
             value, error = exact(law, word)
             assert law.bounds()[0] <= got <= law.bounds()[1]  # in each of these a number of the dtype lies

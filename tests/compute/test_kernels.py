@@ -59,7 +59,7 @@ def test_of_the_test_that_it_sees_what_is_wrong(wrong: str) -> None:
             memory[12 if wrong == "one value" else 30] += 1e-7
 
     region = Region(shape=(2**40,), offsets=(7,), sizes=(20,))
-    task = Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=region, out=memory[5:25])
+    task = Task(law=LAWS["normal"](torch.float32), keys=(KEY,), draw=0, region=region, outs=(memory[5:25],))
     assert_same(task, reference.fill)
     memory.zero_()
     with pytest.raises(AssertionError):
@@ -73,7 +73,7 @@ def test_a_run_has_the_bits_of_the_reference(isa: str, name: str, dtype: torch.d
     chosen = LAWS[name](dtype)
     out = torch.zeros(3000, dtype=chosen.dtype)
     region = Region(shape=(2**40,), offsets=(2**34 - 777,), sizes=(3000,))
-    assert_same(Task(law=chosen, key=KEY, draw=2**40 + 5, region=region, out=out), kernels.backend().fill)
+    assert_same(Task(law=chosen, keys=(KEY,), draw=2**40 + 5, region=region, outs=(out,)), kernels.backend().fill)
 
 
 @pytest.mark.sanitize
@@ -91,8 +91,8 @@ def test_what_passes_the_caches_has_the_same_bits(
     memory = torch.zeros(2, 3000, dtype=chosen.dtype)
     region = Region(shape=(2**24, 2**16), offsets=(2**20, 512 - skipped), sizes=(2, 2700))
     fill = kernels.backend().fill
-    assert_same(Task(law=chosen, key=KEY, draw=1, region=region, out=memory[:, 64:2764]), fill)
-    assert_same(Task(law=chosen, key=KEY, draw=1, region=Region.whole((6000,)), out=memory.view(-1)), fill)
+    assert_same(Task(law=chosen, keys=(KEY,), draw=1, region=region, outs=(memory[:, 64:2764],)), fill)
+    assert_same(Task(law=chosen, keys=(KEY,), draw=1, region=Region.whole((6000,)), outs=(memory.view(-1),)), fill)
 
 
 @pytest.mark.sanitize
@@ -109,7 +109,7 @@ def test_any_number_of_threads(isa: str, threads: int) -> None:
     sizes = [700_001, 1, 0, 17, 300_000]
     outs = [torch.zeros(size) for size in sizes]
     fills = [
-        Task(law=LAWS["normal"](torch.float32), key=i, draw=0, region=Region.whole((size,)), out=out)
+        Task(law=LAWS["normal"](torch.float32), keys=(i,), draw=0, region=Region.whole((size,)), outs=(out,))
         for i, (size, out) in enumerate(zip(sizes, outs, strict=True))
     ]
     before = torch.get_num_threads()
@@ -120,7 +120,7 @@ def test_any_number_of_threads(isa: str, threads: int) -> None:
         torch.set_num_threads(before)
     for i, out in enumerate(outs):
         expected = torch.zeros_like(out)
-        reference.fill([Task(law=fills[i].law, key=i, draw=0, region=fills[i].region, out=expected)])
+        reference.fill([Task(law=fills[i].law, keys=(i,), draw=0, region=fills[i].region, outs=(expected,))])
         assert torch.equal(out, expected)
 
 
@@ -130,10 +130,10 @@ def test_unaligned_memory(isa: str, dtype: torch.dtype) -> None:
     memory = bytearray(4096)
     out = torch.frombuffer(memory, dtype=dtype, offset=1, count=400)
     assert out.data_ptr() % dtype.itemsize
-    assert_same(Task(law=LAWS["normal"](dtype), key=1, draw=0, region=Region.whole((400,)), out=out),
+    assert_same(Task(law=LAWS["normal"](dtype), keys=(1,), draw=0, region=Region.whole((400,)), outs=(out,)),
                 kernels.backend().fill)  # fmt: skip
     strided = out.view(20, 20).t()
-    assert_same(Task(law=LAWS["normal"](dtype), key=1, draw=0, region=Region.whole((20, 20)), out=strided),
+    assert_same(Task(law=LAWS["normal"](dtype), keys=(1,), draw=0, region=Region.whole((20, 20)), outs=(strided,)),
                 kernels.backend().fill)  # fmt: skip
 
 
@@ -141,15 +141,17 @@ def test_unaligned_memory(isa: str, dtype: torch.dtype) -> None:
 def test_the_last_elements_of_the_largest_tensor(isa: str) -> None:
     """The index of the last element of 2^62 by 2 is 2^63 - 1."""
     region = Region(shape=(2**62, 2), offsets=(2**62 - 100, 0), sizes=(100, 2))
-    assert_same(Task(law=LAWS["normal"](torch.float32), key=3, draw=0, region=region, out=torch.zeros(100, 2)),
+    assert_same(Task(law=LAWS["normal"](torch.float32), keys=(3,), draw=0, region=region, outs=(torch.zeros(100, 2),)),
                 kernels.backend().fill)  # fmt: skip
 
 
 def test_flushing_subnormals_changes_nothing(isa: str) -> None:
     """A caller's floating-point mode is neither used nor changed."""
-    task = Task(law=LAWS["subnormal"](torch.float32), key=1, draw=0, region=Region.whole((999,)), out=torch.zeros(999))
+    task = Task(
+        law=LAWS["subnormal"](torch.float32), keys=(1,), draw=0, region=Region.whole((999,)), outs=(torch.zeros(999),)
+    )
     kernels.backend().fill([task])
-    expected = task.out.clone()
+    expected = task.outs[0].clone()
     assert (expected != 0).any()
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormal numbers")
@@ -158,7 +160,7 @@ def test_flushing_subnormals_changes_nothing(isa: str) -> None:
         assert float(torch.tensor(1e-40) * 1.0) == 0.0, "the mode is still the caller's"
     finally:
         torch.set_flush_denormal(False)
-    assert torch.equal(bits(task.out), bits(expected))
+    assert torch.equal(bits(task.outs[0]), bits(expected))
 
 
 # -- dtypes and memory that no backend writes to -----------------------------------------------------------------------
@@ -171,7 +173,7 @@ def test_other_dtypes_are_the_fp32_values_rounded(dtype: torch.dtype, monkeypatc
     for into in (out, wide):
         within = interval(-2.0, 2.0)
         cut = Law(kind="normal", dtype=into.dtype, scale=0.5, low=-0.25, high=0.25, within=within)
-        kernels.fill([Task(law=cut, key=1, draw=0, region=Region.whole((3, 1234)), out=into)])
+        kernels.fill([Task(law=cut, keys=(1,), draw=0, region=Region.whole((3, 1234)), outs=(into,))])
     assert torch.equal(bits(out), bits(wide.to(dtype)))
 
 
@@ -334,7 +336,7 @@ def test_a_backend_with_a_wrong_answer_is_left_out(monkeypatch: pytest.MonkeyPat
     def spoilt(self: native.Library, isa: str, tasks: list[Task]) -> None:
         original(self, isa, tasks)
         if isa == ISAS[0] and tasks[0].law.dtype is torch.bfloat16:
-            tasks[0].out[-1] += 1
+            tasks[0].outs[0][-1] += 1
 
     monkeypatch.setattr(native.Library, "fill", spoilt)
     with pytest.warns(ZetaNotice, match=rf"{ISAS[0]}: gives wrong values for .*normal bfloat16"):
@@ -350,7 +352,7 @@ from zeta.compute.stream.random import interval
 from zeta.compute.stream.regions import Region
 law = Law(kind="normal", dtype=torch.float64, within=interval(bits=53))
 out, running, counted = torch.empty(2**24, dtype=torch.float64), True, 0
-task = Task(law=law, key=0, draw=0, region=Region.whole((2**24,)), out=out)
+task = Task(law=law, keys=(0,), draw=0, region=Region.whole((2**24,)), outs=(out,))
 fill([task])
 started = threading.Event()
 def count():
@@ -454,13 +456,13 @@ def test_large_fills_run_on_the_threads_of_torch(isa: str, teams_of_three: list[
     fill = kernels.backend().fill
     for size, expected in ((1000, []), (700_001, [3])):
         out, whole = torch.zeros(size), Region.whole((size,))
-        assert_same(Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out), fill)
+        assert_same(Task(law=LAWS["normal"](torch.float32), keys=(KEY,), draw=0, region=whole, outs=(out,)), fill)
         assert teams_of_three == expected
 
 
 def test_a_thread_that_says_so_computes_alone(isa: str, teams_of_three: list[int]) -> None:
     out, whole = torch.zeros(700_001), Region.whole((700_001,))
-    task = Task(law=LAWS["normal"](torch.float32), key=KEY, draw=0, region=whole, out=out)
+    task = Task(law=LAWS["normal"](torch.float32), keys=(KEY,), draw=0, region=whole, outs=(out,))
     with ThreadPoolExecutor(1, initializer=native.stay_on_this_thread) as pool:
         pool.submit(assert_same, task, kernels.backend().fill).result()
         assert teams_of_three == []

@@ -100,7 +100,7 @@ def test_neon_gives_the_bits_of_the_reference(name: str, dtype: torch.dtype) -> 
     law = LAWS[name](dtype)
     region = Region(shape=(2**40,), offsets=(2**34 - 777,), sizes=(3000,))
     out = torch.zeros(3000, dtype=law.dtype)
-    assert_same(Task(law=law, key=0x299F31D0A4093822, draw=2**40 + 5, region=region, out=out), neon.fill)
+    assert_same(Task(law=law, keys=(0x299F31D0A4093822,), draw=2**40 + 5, region=region, outs=(out,)), neon.fill)
 
 
 @pytest.mark.arm
@@ -114,7 +114,7 @@ def test_neon_fills_any_region_in_any_memory(task: Task) -> None:
 def test_neon_on_several_threads() -> None:
     law, size = LAWS["normal"](torch.float32), 700_001
     region = Region(shape=(2**40,), offsets=(12345,), sizes=(size,))
-    assert_same(Task(law=law, key=1, draw=0, region=region, out=torch.zeros(size)), neon.fill)
+    assert_same(Task(law=law, keys=(1,), draw=0, region=region, outs=(torch.zeros(size),)), neon.fill)
 
 
 @pytest.mark.arm

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from torch import Tensor
 
 from tests.vectors.make import PATH, bits_of, initializer_of
@@ -105,11 +105,11 @@ def bits(values: Tensor) -> Tensor:
 def same_bits(kernel: Any, law: Law, region: Region, out: Tensor, *, key: int = KEY, draw: int = 0) -> None:
     """Assert that both backends write the same bits to ``out``, and that the kernel writes nothing beside it."""
     expected = torch.empty(region.sizes, dtype=law.dtype)
-    reference.fill([Task(law=law, key=key, draw=draw, region=region, out=expected)])
+    reference.fill([Task(law=law, keys=(key,), draw=draw, region=region, outs=(expected,))])
     everything = bits(torch.empty(0, dtype=out.dtype).set_(out.untyped_storage()))  # type: ignore[call-overload]
     everything.fill_(0x5A5A)
     before = everything.clone()
-    kernel.fill([Task(law=law, key=key, draw=draw, region=region, out=out)])
+    kernel.fill([Task(law=law, keys=(key,), draw=draw, region=region, outs=(out,))])
     assert torch.equal(bits(out), bits(expected))
     bits(out).fill_(0x5A5A)
     assert torch.equal(everything, before)
@@ -122,7 +122,7 @@ def same_bits(kernel: Any, law: Law, region: Region, out: Tensor, *, key: int = 
 def test_the_kernel_gives_the_bits_of_the_file(kernel: Any, case: dict[str, Any]) -> None:
     law, region = law_of(case), run(case["start"], case["count"])
     out = torch.empty(region.sizes, dtype=law.dtype)
-    kernel.fill([Task(law=law, key=int(case["key"], 16), draw=case["draw"], region=region, out=out)])
+    kernel.fill([Task(law=law, keys=(int(case["key"], 16),), draw=case["draw"], region=region, outs=(out,))])
     assert bits_of(out) == case["bits"]
 
 
@@ -155,7 +155,7 @@ def test_quantiles_are_those_of_the_file(kernel: Any, given_words: Any, case: di
     law = normal(getattr(torch, case["dtype"]), **case["parameters"])
     given_words([int(word, 16) for word in case["words"]], law.dtype)
     out = torch.empty(len(case["words"]), dtype=law.dtype)
-    kernel.fill([Task(law=law, key=0, draw=0, region=run(0, out.numel()), out=out)])
+    kernel.fill([Task(law=law, keys=(0,), draw=0, region=run(0, out.numel()), outs=(out,))])
     assert bits_of(out) == case["bits"]
 
 
@@ -179,7 +179,7 @@ def test_quantiles_are_the_references_over_the_whole_range(
     words = [min(max(word % width if word < 0 else word, 0), width - 1) for word in (*spread, *tails, *edges)]
     given_words(words, dtype)
     out = torch.empty(len(words), dtype=dtype)
-    kernel.fill([Task(law=law, key=0, draw=0, region=run(0, len(words)), out=out)])
+    kernel.fill([Task(law=law, keys=(0,), draw=0, region=run(0, len(words)), outs=(out,))])
     drawn = torch.tensor(words)
     z = normal64(drawn, law.within) if dtype is torch.float64 else normal32(drawn, law.within)
     expected = z.to(dtype) * 1.0 + -0.0
@@ -223,7 +223,7 @@ def test_halfway_values_go_to_the_even_neighbour(
     given_words([(2 * number + 1) << 31 - digits for number in range(2**digits)], dtype)
     out = torch.empty(2**digits, dtype=dtype)
     law = Law(kind="uniform", dtype=dtype, scale=scale)
-    kernel.fill([Task(law=law, key=0, draw=0, region=run(0, out.numel()), out=out)])
+    kernel.fill([Task(law=law, keys=(0,), draw=0, region=run(0, out.numel()), outs=(out,))])
     halfway = [(2 * number + 1) * scale / 2 ** (digits + 1) for number in range(2**digits)]
     assert torch.equal(out, torch.tensor(halfway).to(dtype))
     assert out.unique().numel() < out.numel()
@@ -242,7 +242,7 @@ def test_runs_anywhere_have_the_references_bits(kernel: Any, start: int, count: 
 def test_the_words_are_philox_s(kernel: Any) -> None:
     start, draw = 2**34 - 2, 2**40 + 7
     out = torch.empty(5, dtype=torch.uint32)
-    kernel.fill([Task(law=WORDS, key=KEY, draw=draw, region=run(start, 5), out=out)])
+    kernel.fill([Task(law=WORDS, keys=(KEY,), draw=draw, region=run(start, 5), outs=(out,))])
     assert out.tolist() == [word_by_integers(KEY, start + i, draw) for i in range(5)]
 
 
@@ -263,9 +263,9 @@ def test_empty_regions_are_left_alone(kernel: Any) -> None:
 @pytest.mark.parametrize("key", range(6))
 def test_a_single_element_is_the_first_of_a_run(kernel: Any, key: int) -> None:
     law, first = normal(torch.float32), torch.empty(1)
-    reference.fill([Task(law=law, key=key, draw=0, region=run(0, 1), out=first)])
+    reference.fill([Task(law=law, keys=(key,), draw=0, region=run(0, 1), outs=(first,))])
     around = torch.zeros(5)
-    kernel.fill([Task(law=law, key=key, draw=0, region=Region.whole(()), out=around[3])])
+    kernel.fill([Task(law=law, keys=(key,), draw=0, region=Region.whole(()), outs=(around[3],))])
     assert torch.equal(around, torch.nn.functional.pad(first, (3, 1)))
     same_bits(kernel, law, Region(shape=(7, 9), offsets=(6, 8), sizes=(1, 1)), torch.empty(1, 1), key=key)
 
@@ -273,9 +273,9 @@ def test_a_single_element_is_the_first_of_a_run(kernel: Any, key: int) -> None:
 def test_tasks_are_done_in_order_into_parameters_too(kernel: Any) -> None:
     region, out = Region.whole((3, 5)), torch.nn.Parameter(torch.empty(3, 5))
     laws = normal(torch.float32), Law(kind="uniform", dtype=torch.float32)
-    kernel.fill([Task(law=law, key=KEY, draw=0, region=region, out=out) for law in laws])
+    kernel.fill([Task(law=law, keys=(KEY,), draw=0, region=region, outs=(out,)) for law in laws])
     expected = torch.empty(3, 5)
-    reference.fill([Task(law=laws[1], key=KEY, draw=0, region=region, out=expected)])
+    reference.fill([Task(law=laws[1], keys=(KEY,), draw=0, region=region, outs=(expected,))])
     assert torch.equal(out.detach(), expected)
     assert out.grad_fn is None
 
@@ -340,7 +340,7 @@ tasks = {"whole": (normal, whole), "box": (normal, box), "double": (double, whol
 for name, (law, region) in {**tasks, "words": (WORDS, whole)}.items():
     built = []
     out = torch.empty(region.sizes, dtype=law.dtype)
-    kernel.fill([Task(law=law, key=1, draw=0, region=region, out=out)])
+    kernel.fill([Task(law=law, keys=(1,), draw=0, region=region, outs=(out,))])
     ptx, binary = built[0].asm["ptx"], built[0].asm["cubin"]
     assert binary.startswith(b"\x7fELF"), "assembled for the architecture too"
     instructions = re.findall(r"^\s*(?:@!?%p\d+ )?([a-z]+\.[\w.:]+)", ptx, re.MULTILINE)

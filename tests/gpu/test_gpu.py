@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 import zeta
@@ -64,12 +64,12 @@ def bits(values: Tensor) -> Tensor:
 
 def on_cpu(law: Law, region: Region) -> Tensor:
     values = torch.empty(region.sizes, dtype=law.dtype)
-    reference.fill([Task(law=law, key=KEY, draw=2**33 + 1, region=region, out=values)])
+    reference.fill([Task(law=law, keys=(KEY,), draw=2**33 + 1, region=region, outs=(values,))])
     return values
 
 
 def same_bits(law: Law, region: Region, out: Tensor) -> None:
-    kernels.fill([Task(law=law, key=KEY, draw=2**33 + 1, region=region, out=out)])
+    kernels.fill([Task(law=law, keys=(KEY,), draw=2**33 + 1, region=region, outs=(out,))])
     assert torch.equal(bits(out.cpu()), bits(on_cpu(law, region)))
 
 
@@ -108,7 +108,7 @@ def test_two_to_the_32_elements_are_written_to_their_places() -> None:
         pytest.skip("needs 12 GiB of GPU memory")
     law, shape = normal(torch.bfloat16), (count,)
     out = torch.empty(shape, dtype=law.dtype, device="cuda")
-    kernels.fill([Task(law=law, key=KEY, draw=2**33 + 1, region=Region.whole(shape), out=out)])
+    kernels.fill([Task(law=law, keys=(KEY,), draw=2**33 + 1, region=Region.whole(shape), outs=(out,))])
     for start in (0, 2**31 - 500, 2**32 - 500, count - 1001):
         tile = Region(shape=shape, offsets=(start,), sizes=(1001,))
         assert torch.equal(bits(out[start : start + 1001].cpu()), bits(on_cpu(law, tile))), start
@@ -121,7 +121,7 @@ def test_work_follows_the_current_stream() -> None:
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         out.fill_(7.0)
-        kernels.fill([Task(law=law, key=KEY, draw=2**33 + 1, region=region, out=out)])
+        kernels.fill([Task(law=law, keys=(KEY,), draw=2**33 + 1, region=region, outs=(out,))])
     stream.synchronize()
     assert torch.equal(bits(out.cpu()), bits(on_cpu(law, region)))
 

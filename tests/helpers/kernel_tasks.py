@@ -52,7 +52,7 @@ def bits(values: Tensor) -> Tensor:
 
 def assert_same(task: Task, fill: Any) -> None:
     """``fill`` writes what the reference writes, and nothing beside it."""
-    memory = torch.empty(0, dtype=torch.uint8).set_(task.out.untyped_storage())
+    memory = torch.empty(0, dtype=torch.uint8).set_(task.outs[0].untyped_storage())
     before = memory.clone()
     reference.fill([task])
     expected = memory.clone()
@@ -79,5 +79,5 @@ def tasks(draw: st.DrawFn) -> Task:
     out = torch.zeros(memory, dtype=chosen.dtype)[tuple(slice(None, None, step) for step in steps)]
     out = out.permute([order.index(dim) for dim in range(ndim)])
     region = Region(shape=tuple(shape), offsets=tuple(offsets), sizes=tuple(sizes))
-    return Task(law=chosen, key=draw(st.integers(0, 2**64 - 1)), draw=draw(st.integers(0, 2**64 - 1)), region=region,
-                out=out)  # fmt: skip
+    key, number = draw(st.integers(0, 2**64 - 1)), draw(st.integers(0, 2**64 - 1))
+    return Task(law=chosen, keys=(key,), draw=number, region=region, outs=(out,))

@@ -70,7 +70,7 @@ class Words:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         region = Region(shape=(2**40,), offsets=(start,), sizes=(count,))
-        job = native._jobs(Task(law=self.law, key=0, draw=0, region=region, out=torch.empty(count)))
+        job = native._jobs([Task(law=self.law, keys=(0,), draw=0, region=region, outs=(torch.empty(count),))])
         self.process.stdin.write(job)
         self.process.stdin.flush()
         values = self.process.stdout.read(4 * count)
@@ -88,7 +88,7 @@ class Remote:
     def fill(self, tasks: Sequence[Task]) -> None:
         """As ``Library.fill``, one task after the other."""
         for task in tasks:
-            memory = torch.empty(0, dtype=torch.uint8).set_(task.out.untyped_storage())
+            memory = torch.empty(0, dtype=torch.uint8).set_(task.outs[0].untyped_storage())
             jobs = [_moved(job, memory) for job in _each(native._jobs(task), native._JOB_SIZE)]
             written = self._call(jobs, memory, measures=False)
             memory.copy_(torch.frombuffer(bytearray(written), dtype=torch.uint8) if written else memory)

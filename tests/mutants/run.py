@@ -57,6 +57,7 @@ MODULES = {
     "write/shards": "shards",
     "write/targets": "shards guards apply",
     "report/measuring": "distributions report blocks",
+    "report/scores": "report",
     "report/expected": "report rounding",
     "report/digests": "digests",
     "resolve/fitting": "utils_names apply materialize",

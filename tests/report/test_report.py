@@ -30,7 +30,8 @@ from zeta.initializers import (
     Zeros,
 )
 from zeta.report.digests import Claim
-from zeta.report.measuring import Accumulator, Measured, _bennett, measure
+from zeta.report.measuring import Accumulator, Measured, measure
+from zeta.report.scores import bennett
 
 SIGMA = 0.02
 F64 = torch.float64
@@ -166,10 +167,10 @@ def test_a_std_is_flagged_beyond_five_standard_errors_of_its_law(law: str, n: in
 def test_rare_events_have_nearly_the_scores_of_poissons_law(rate: float, count: int) -> None:
     """The bound is no smaller than the probability, and larger by little more than Stirling's root of the count."""
     for most in (1.0, 0.25):
-        score = _bennett(most * (count - rate), most * most * rate, most)
+        score = bennett(most * (count - rate), most * most * rate, most)
         excess = -score * score / 2 - scipy.stats.poisson.logsf(count - 1, rate)
         assert 0 < excess < math.log(math.sqrt(2 * math.pi * count)) + 0.1
-        assert _bennett(-most * (count - rate), most * most * rate, most) == -score < 0
+        assert bennett(-most * (count - rate), most * most * rate, most) == -score < 0
 
 
 @pytest.mark.parametrize("std", [2.5e-4, 2.7e-4])

@@ -78,7 +78,7 @@ def bits_from_source(case: Case) -> list[str]:
     if case["kind"] == "words":
         region = Region(shape=(start + count,), offsets=(start,), sizes=(count,))
         words = torch.empty(count, dtype=torch.uint32)
-        kernels.fill([Task(law=kernels.WORDS, key=key, draw=draw, region=region, out=words)])
+        kernels.fill([Task(law=kernels.WORDS, keys=(key,), draw=draw, region=region, outs=(words,))])
         return [f"{word:08x}" for word in words.tolist()]
     assert draw == 0, "values of a parameter begin with draw 0"
     if case["kind"] == "sparse":

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from typing import Final
+
+from msgspec import Struct
 
 #: 50 digits, rounded half to even, whatever context the caller has set
 DECIMALS: Final = Context(prec=50)
@@ -52,8 +53,7 @@ def upper_tail(z: float | Decimal) -> Decimal:
         return density / fraction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moments:
+class Moments(Struct, frozen=True, kw_only=True):
     """Expected moments of a tensor's elements: mean, std and kurtosis ``E[(x - mean)^4] / std^4``.
 
     A kurtosis of 1 means that the mean square does not vary at all (constants, orthogonal matrices).

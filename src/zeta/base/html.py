@@ -7,7 +7,6 @@ is readable on a dark and on a light one. All text is untrusted and escaped here
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from itertools import compress, islice
 from typing import Final
@@ -89,6 +88,8 @@ def table_section(
 
 def escaped(text: str) -> str:
     """Text for HTML, on one line, without characters that steer a terminal or turn the order of letters."""
+    import html  # with a table of all entities of HTML, and here so that not each import of zeta reads it
+
     return html.escape(visible(text))
 
 

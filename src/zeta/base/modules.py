@@ -47,7 +47,15 @@ def named_modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def modules_of(model: nn.Module) -> Iterator[nn.Module]:
     """Each module once: ``model.modules()``."""
-    return (module for _, module in named_modules_of(model))
+    known: set[int] = set()
+    pending = [model]
+    while pending:
+        module = pending.pop()
+        if id(module) not in known:
+            known.add(id(module))
+            yield module
+            if module._modules:
+                pending += reversed([child for child in module._modules.values() if child is not None])
 
 
 def named_parameters_of(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -14,7 +14,6 @@ import re
 import reprlib
 import stat
 import sys
-import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Final, TypeVar
@@ -135,6 +134,8 @@ def parse_toml(text: bytes) -> Any:
     for number, line in enumerate(text.split(b"\n"), 1):
         if line.count(b".") > MOST_DOTS:
             raise FormatError(f"line {number} has more than {MOST_DOTS} dots; divide it")
+    import tomllib  # here, as only files of rules need it
+
     return _within_limits(_guarded(lambda: tomllib.loads(text.decode())))
 
 

@@ -142,8 +142,8 @@ def _within(tensor: Tensor, storage: torch.UntypedStorage) -> bool:
 
 def nbytes_of(tensor: Tensor) -> int:
     """The number of bytes from the tensor's first element in memory to the last, both included."""
-    nbytes = tensor.nbytes if tensor.is_contiguous() else extent(tensor) * tensor.itemsize
-    return -(-nbytes // _PACKED.get(tensor.dtype, 1))
+    nbytes: int = tensor.nbytes if tensor.is_contiguous() else extent(tensor) * tensor.itemsize
+    return -(-nbytes // _PACKED[tensor.dtype]) if tensor.dtype in _PACKED else nbytes
 
 
 #: elements in a byte, of dtypes for which torch counts each as an element

@@ -53,17 +53,17 @@ MASK_DRAW: Final = 2
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """Write the values of ``region`` of one parameter to ``out``, a tensor of the region's sizes with any strides.
+    """Write the values of ``region`` of parameters that differ in their keys only, each to one of ``outs``.
 
-    ``key`` is the parameter's, of ``parameter_key``; ``axes`` are the roles of its dimensions, which
-    the matrix initializers need; ``zero_row`` is the global index along dimension 0 of a row that is zero; ``draw`` is
-    added to the numbers of all draws.
+    ``keys`` are those of ``parameter_key``, and ``outs`` tensors of the region's sizes and of one dtype, with any
+    strides. ``axes`` are the roles of the dimensions, which the matrix initializers need; ``zero_row`` is the global
+    index along dimension 0 of a row that is zero; ``draw`` is added to the numbers of all draws.
     """
 
     initializer: Initializer
-    key: int
+    keys: Sequence[int]
     region: Region
-    out: Tensor
+    outs: Sequence[Tensor]
     axes: Axes | None = None
     zero_row: int | None = None
     draw: int = 0
@@ -76,27 +76,31 @@ def fill_(requests: Sequence[Request]) -> None:
     """
     constants: list[Request] = []
     tasks: list[Task] = []
-    last: tuple[Request, Tensor] | None = None  # the last matrices, which several blocks may be cut out of
+    last: tuple[_One, Tensor] | None = None  # the last matrices, which several blocks may be cut out of
     for request in _unpacked(requests):
-        out, initializer = request.out, request.initializer
-        if out.is_neg() or out.is_conj():
-            plain = torch.empty(request.region.sizes, dtype=out.dtype, device=out.device)
-            fill_([replace(request, out=plain)])
-            out.copy_(plain)
+        initializer = request.initializer
+        if any(map(Tensor.is_neg, request.outs)) or any(map(Tensor.is_conj, request.outs)):
+            plain = [torch.empty(request.region.sizes, dtype=out.dtype, device=out.device) for out in request.outs]
+            fill_([replace(request, outs=plain)])
+            for out, values in zip(request.outs, plain, strict=True):
+                out.copy_(values)
         elif isinstance(initializer, Constant):
             constants.append(request)
         elif isinstance(initializer, ELEMENTWISE):
             tasks += _tasks(request)
         elif request.region.numel:
-            if last is None or not _same_whole(last[0], request):
-                last = None  # its memory first
-                last = request, _whole(initializer, request)
-            out.copy_(_cut(last[1], request))
+            for one in _each(request):
+                if last is None or not _same_whole(last[0], one):
+                    last = None  # its memory first
+                    last = one, _whole(initializer, one)
+                one.out.copy_(_cut(last[1], one))
     _fill_constants(constants)
-    kernels.fill(tasks)
+    if tasks:
+        kernels.fill(tasks)
     for request in requests:
         if request.zero_row is not None:
-            with_zero_row(request.out, request.region, request.zero_row)
+            for out in request.outs:
+                with_zero_row(out, request.region, request.zero_row)
 
 
 def _unpacked(requests: Iterable[Request]) -> Iterator[Request]:
@@ -114,12 +118,29 @@ def _unpacked(requests: Iterable[Request]) -> Iterator[Request]:
         for begin, stop, part in spans:
             first, last = max(begin, offset), min(stop, end)
             if first < last:
-                out = request.out.narrow(dim, first - offset, last - first)
+                outs = [out.narrow(dim, first - offset, last - first) for out in request.outs]
                 inside = region.within(dim, first, last)
-                yield replace(request, initializer=part, region=inside, out=out, axes=axes, zero_row=None)
+                yield replace(request, initializer=part, region=inside, outs=outs, axes=axes, zero_row=None)
 
 
-def _same_whole(one: Request, other: Request) -> bool:
+class _One(Struct, frozen=True, kw_only=True):
+    """A request for one parameter."""
+
+    initializer: Initializer
+    key: int
+    region: Region
+    out: Tensor
+    axes: Axes | None
+    draw: int
+
+
+def _each(request: Request) -> Iterator[_One]:
+    initializer, region, axes, draw = request.initializer, request.region, request.axes, request.draw
+    for key, out in zip(request.keys, request.outs, strict=True):
+        yield _One(initializer=initializer, key=key, region=region, out=out, axes=axes, draw=draw)
+
+
+def _same_whole(one: _One, other: _One) -> bool:
     """Whether two requests are for parts of the same matrices."""
     # initializers are compared as text, because -0.0 equals 0.0
     return (repr(one.initializer), one.key, one.draw, one.axes, one.region.shape, one.out.dtype, one.out.device) == (
@@ -154,7 +175,7 @@ def sample(
             [0.0043, 0.0111]])
     """
     out = torch.empty(region.sizes, dtype=dtype, device=device)
-    fill_([Request(initializer=initializer, key=key, region=region, out=out, axes=axes, draw=draw)])
+    fill_([Request(initializer=initializer, keys=(key,), region=region, outs=(out,), axes=axes, draw=draw)])
     return out
 
 
@@ -193,7 +214,8 @@ def pieces(initializer: Initializer, region: Region, most: int) -> Iterable[tupl
 
     A matrix initializer's region stays whole, as each piece would cost as much as all of it.
     """
-    return region.tiles(most if is_elementwise(initializer) else max(most, region.numel))
+    whole = region.numel <= most or not is_elementwise(initializer)
+    return region.tiles(max(most, region.numel) if whole else most)
 
 
 def tiles(
@@ -211,7 +233,7 @@ def tiles(
     for index, piece in pieces(initializer, region, TILE_BYTES // dtype.itemsize):
         out = torch.empty(piece.sizes, dtype=dtype, device=device)
         request = Request(
-            initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=zero_row, draw=draw
+            initializer=initializer, keys=(key,), region=piece, outs=(out,), axes=axes, zero_row=zero_row, draw=draw
         )
         fill_([request])
         yield index, out
@@ -235,15 +257,16 @@ def _fill_constants(requests: Sequence[Request]) -> None:
     small: dict[float, list[Tensor]] = {}
     for request in requests:
         assert isinstance(request.initializer, Constant)
-        out = request.out
-        value = dtypes.rounded(request.initializer.value, out.dtype)  # what rounds to zero keeps its sign
+        outs, dtype = request.outs, request.outs[0].dtype
+        value = dtypes.rounded(request.initializer.value, dtype)  # what rounds to zero keeps its sign
         if value == 0 and math.copysign(1.0, value) > 0:
-            zeros.append(out)
-        elif value and out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
-            zeros.append(out)
-            small.setdefault(value, []).append(out)
+            zeros += outs
+        elif value and dtype in _FOREACH_ADDS and request.region.numel <= _LARGE:
+            zeros += outs
+            small.setdefault(value, []).extend(outs)
         else:
-            out.fill_(value)
+            for out in outs:
+                out.fill_(value)
     if zeros:
         torch._foreach_zero_(zeros)
     for value, outs in small.items():
@@ -256,25 +279,13 @@ _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.floa
 # -- draws -----------------------------------------------------------------------------------------------------------
 
 
-def _tasks(request: Request) -> list[Task]:
-    """What the kernels have to do: one task, or one for each part of a complex tensor."""
-    key, region, out = request.key, request.region, request.out
-    laws = _laws(request.initializer, out.dtype, _signs(request.initializer))
-    parts = [out] if len(laws) == 1 else torch.view_as_real(out).unbind(-1)
-    return [
-        Task(law=law, key=key, draw=request.draw + draw, region=region, out=part)
-        for part, (draw, law) in zip(parts, laws, strict=True)
-    ]
-
-
-def _signs(initializer: Initializer) -> tuple[float, ...]:
-    """The signs of the numbers that may be zero: -0.0 equals 0.0, and gives another bit."""
-    if isinstance(initializer, Uniform):
-        return math.copysign(1.0, initializer.low), math.copysign(1.0, initializer.high)
-    assert isinstance(initializer, Normal | TruncatedNormal)
-    if isinstance(initializer, Normal):
-        return (math.copysign(1.0, initializer.mean),)
-    return tuple(math.copysign(1.0, number) for number in (initializer.mean, *initializer.bounds()))
+def _tasks(request: Request) -> Iterator[Task]:
+    """What the kernels have to do: one task, or one for each part of complex tensors."""
+    region, outs = request.region, request.outs
+    laws = _laws(request.initializer, outs[0].dtype, request.initializer.signs)
+    for number, (draw, law) in enumerate(laws):
+        parts = outs if len(laws) == 1 else [torch.view_as_real(out)[..., number] for out in outs]
+        yield Task(law=law, keys=request.keys, draw=request.draw + draw, region=region, outs=parts)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -324,29 +335,29 @@ def _parts(initializer: Initializer) -> tuple[Initializer, Initializer]:
 
 
 @functools.singledispatch
-def _whole(initializer: Initializer, request: Request) -> Tensor:
+def _whole(initializer: Initializer, request: _One) -> Tensor:
     """The whole parameter that a request is for a part of, in the precision that its Gaussian is drawn in."""
     raise TypeError(f"{initializer!r} cannot be sampled: solve it for a parameter first")
 
 
 @_whole.register
-def _orthogonal(initializer: Orthogonal, request: Request) -> Tensor:
+def _orthogonal(initializer: Orthogonal, request: _One) -> Tensor:
     return matrices.orthogonal(_gaussian(request), initializer.gain, _axes(request))
 
 
 @_whole.register
-def _delta_orthogonal(initializer: DeltaOrthogonal, request: Request) -> Tensor:
+def _delta_orthogonal(initializer: DeltaOrthogonal, request: _One) -> Tensor:
     return matrices.delta_orthogonal(_gaussian(request), initializer.gain, _axes(request))
 
 
 @_whole.register(Identity)
 @_whole.register(Dirac)
-def _diagonal(initializer: Identity | Dirac, request: Request) -> Tensor:
+def _diagonal(initializer: Identity | Dirac, request: _One) -> Tensor:
     return matrices.diagonal(request.region.shape, initializer.gain, _axes(request))
 
 
 @_whole.register
-def _sparse(initializer: Sparse, request: Request) -> Tensor:
+def _sparse(initializer: Sparse, request: _One) -> Tensor:
     axes = _axes(request)
     rows = matrix_shape(Site(shape=request.region.shape, axes=axes)).rows
     # the product in fp64 and then rounded: the bits of the stream's version
@@ -355,18 +366,18 @@ def _sparse(initializer: Sparse, request: Request) -> Tensor:
     return matrices.sparse_columns(values, _words(request, MASK_DRAW), initializer.zeros(rows), axes)
 
 
-def _axes(request: Request) -> Axes:
+def _axes(request: _One) -> Axes:
     assert request.axes is not None
     check_threads()  # torch's operations work on the whole
     return request.axes
 
 
-def _device(request: Request) -> torch.device:
+def _device(request: _One) -> torch.device:
     """Where the whole is computed: where it is wanted, as far as there is linear algebra."""
     return request.out.device if request.out.device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
-def _gaussian(request: Request) -> Tensor:
+def _gaussian(request: _One) -> Tensor:
     """Standard normal values of the whole parameter."""
     double = request.out.dtype in (torch.float64, torch.complex128)
     if request.out.dtype in dtypes.COMPLEX:
@@ -377,15 +388,15 @@ def _gaussian(request: Request) -> Tensor:
     return sample(Normal(), key=request.key, region=region, dtype=dtype, device=_device(request), draw=request.draw)
 
 
-def _words(request: Request, draw: int) -> Tensor:
+def _words(request: _One, draw: int) -> Tensor:
     """The 32-bit words of all elements of the whole parameter, as int64."""
     region = Region.whole(request.region.shape)
     out = torch.empty(region.sizes, dtype=torch.uint32, device=_device(request))
-    kernels.fill([Task(law=kernels.WORDS, key=request.key, draw=request.draw + draw, region=region, out=out)])
+    kernels.fill([Task(law=kernels.WORDS, keys=(request.key,), draw=request.draw + draw, region=region, outs=(out,))])
     return out.to(torch.int64)
 
 
-def _cut(weight: Tensor, request: Request) -> Tensor:
+def _cut(weight: Tensor, request: _One) -> Tensor:
     """The request's region of a whole weight, rounded through fp32."""
     region = weight[request.region.slices]
     if request.out.dtype not in (torch.float64, torch.complex128):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -17,7 +17,7 @@ from zeta.compute.stream.regions import Region
 _TILE: Final = 2**20
 
 
-class Sums(Struct, frozen=True, kw_only=True):
+class Sums(Struct, frozen=True, kw_only=True, gc=False):
     """The number of elements, their sum and sum of squares about a centre, and their minimum and maximum.
 
     >>> Sums(count=1, sum=2.0, squares=4.0, low=2.0, high=2.0) + Sums()
@@ -59,20 +59,37 @@ def sums_of(values: Tensor, centre: float) -> Sums:
 
 def sums_of_all(parts: Sequence[tuple[Tensor, float]]) -> list[Sums]:
     """Return ``sums_of`` each (values, centre). The CPU kernels compute all that they can read in one call."""
-    sums: list[Sums | None] = [None] * len(parts)
-    together: list[int] = []
+    return summed(parts)()
+
+
+def summed(parts: Sequence[tuple[Tensor, float]]) -> Callable[[], list[Sums]]:
+    """Compute ``sums_of_all`` now, and return a function that makes the objects of it; it keeps no tensor."""
     kernel = kernels.backend().measure
+    others: dict[int, Sums] = {}
+    tensors: list[Tensor] = []
+    centres: list[float] = []
+    counts: list[int] = []
     for number, (values, centre) in enumerate(parts):
+        counts.append(values.numel())
         if kernel is not None and values.is_cpu and values.dtype in native.DTYPES and not values.is_neg():
-            together.append(number)
+            tensors.append(values)
+            centres.append(centre)
         else:
-            sums[number] = _by_torch(values, centre)
-    if kernel is not None and together:
-        tensors, centres = [parts[number][0] for number in together], [parts[number][1] for number in together]
-        for number, measured in zip(together, kernel(tensors, centres), strict=True):
-            total, squares, low, high = measured
-            sums[number] = Sums(count=parts[number][0].numel(), sum=total, squares=squares, low=low, high=high)
-    return [one for one in sums if one is not None]
+            others[number] = _by_torch(values, centre)
+    measured = kernel(tensors, centres) if kernel is not None and tensors else []
+
+    def made() -> list[Sums]:
+        by_kernel = iter(measured)
+        sums: list[Sums] = []
+        for number, count in enumerate(counts):
+            if number in others:
+                sums.append(others[number])
+            else:
+                total, squares, low, high = next(by_kernel)
+                sums.append(Sums(count=count, sum=total, squares=squares, low=low, high=high))
+        return sums
+
+    return made
 
 
 def _by_torch(values: Tensor, centre: float) -> Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
@@ -45,6 +46,24 @@ class Initializer:
         super().__init_subclass__(**kwargs)
         if not cls.__name__.startswith("_"):
             Initializer.registry[cls.__name__] = cls
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Initializer):
+            return NotImplemented
+        return self is other or self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    @functools.cached_property
+    def _content(self) -> tuple[Any, ...]:
+        kind: Any = type(self)  # mypy takes its __hash__ for that of an instance
+        return kind, tuple([getattr(self, name) for name in _names(kind)])
+
+    @functools.cached_property
+    def signs(self) -> tuple[float, ...]:
+        """The signs of the numbers, for caches: -0.0 equals 0.0, and gives another bit."""
+        return tuple([math.copysign(1.0, value) for value in self._content[1] if isinstance(value, float)])
 
     def scaled(self, factor: float) -> Initializer:
         """Return the initializer whose values are these times ``factor``."""
@@ -123,7 +142,7 @@ class Initializer:
         return cls(**values)
 
 
-def finite(owner: Initializer, name: str, value: Any) -> float:
+def finite(owner: Initializer | type[Initializer], name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
     if isinstance(value, bool) or not isinstance(value, (float, int, Real)):  # Real alone asks its registry
         number = math.nan
@@ -133,13 +152,20 @@ def finite(owner: Initializer, name: str, value: Any) -> float:
         except OverflowError:
             number = math.inf
     if not math.isfinite(number):
-        raise SpecError(f"{type(owner).__name__}: {name} must be a finite number, got {shown(value)}")
+        kind = owner if isinstance(owner, type) else type(owner)
+        raise SpecError(f"{kind.__name__}: {name} must be a finite number, got {shown(value)}")
     return number
 
 
 def _fields(owner: Initializer | type[Initializer]) -> tuple[Field[Any], ...]:
     """The fields; every subclass is a dataclass, which the base itself is not."""
     return fields(owner)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    """The names of the fields."""
+    return tuple(item.name for item in _fields(kind))
 
 
 def set_number(owner: Initializer, name: str, *, above: float | None = None, least: float | None = None) -> None:
@@ -152,7 +178,7 @@ def set_number(owner: Initializer, name: str, *, above: float | None = None, lea
     object.__setattr__(owner, name, value)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Keep(Initializer):
     """Keep the parameter's present values, on purpose."""
 

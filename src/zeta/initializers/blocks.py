@@ -26,7 +26,7 @@ MOST_MATRICES: Final = 64
 _MATRICES: Final = (Orthogonal, DeltaOrthogonal, Identity, Dirac, Sparse)
 
 
-@dataclass(frozen=True, repr=False, init=False)
+@dataclass(frozen=True, repr=False, init=False, eq=False)
 class Blocks(Initializer):
     """Each of ``n`` equal blocks along dimension ``dim`` gets an initializer of its own, in the order of the arguments.
 

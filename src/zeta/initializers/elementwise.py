@@ -19,7 +19,7 @@ FARTHEST_SIGMA: Final = 8.0
 _NARROWEST_SIGMA: Final = 1e-24
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Constant(Initializer):
     """Every element is ``value``, rounded to the parameter's dtype.
 
@@ -42,7 +42,7 @@ class Constant(Initializer):
         return (self.value, self.value)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Zeros(Constant):
     """Every element is 0."""
 
@@ -55,7 +55,7 @@ class Zeros(Constant):
         return {"name": "Zeros"}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Ones(Constant):
     """Every element is 1."""
 
@@ -65,7 +65,7 @@ class Ones(Constant):
         return {"name": "Ones"}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Uniform(Initializer):
     """Uniform on ``[low, high]``: ``low + (high - low) u`` with ``u`` in ``[0, 1)``.
 
@@ -100,7 +100,7 @@ class Uniform(Initializer):
         return (self.low, self.high)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Normal(Initializer):
     """Normal with standard deviation ``std`` and mean ``mean``. Tails reach 6.3 std in fp32, 8.2 in fp64.
 
@@ -136,7 +136,7 @@ def notice_order(initializer: Initializer) -> None:
         )
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TruncatedNormal(Initializer):
     """Normal with parent ``std`` and ``mean``, conditioned on an interval by a change of interval, not by rejection.
 

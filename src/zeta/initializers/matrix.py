@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from msgspec import Struct
+
 from zeta.base.gaussian import Moments
 from zeta.errors import SpecError
 from zeta.initializers.base import Initializer, Site, set_number
@@ -24,8 +26,7 @@ class _Matrix(Initializer):
         return replace(self, gain=self.gain * factor)  # type: ignore[type-var]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatrixShape:
+class MatrixShape(Struct, frozen=True, kw_only=True):
     """The matrices packed into a weight: their number and extents. The kernel is not part of ``columns``."""
 
     count: int
@@ -57,7 +58,7 @@ def _sparse_moments(gain: float, ones: int, total: int) -> Moments:
     return Moments(mean=gain * density, std=abs(gain) * math.sqrt(density * (1 - density)), kurtosis=1.0)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Orthogonal(_Matrix):
     """Each matrix, outputs x (inputs * kernel), is ``gain`` times a Haar-distributed (semi-)orthogonal matrix.
 
@@ -82,7 +83,7 @@ class Orthogonal(_Matrix):
         return (-abs(self.gain), abs(self.gain))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class DeltaOrthogonal(_Matrix):
     """A convolution that is an orthogonal matrix at the kernel's centre and zero elsewhere (Xiao et al. 2018).
 
@@ -110,7 +111,7 @@ class DeltaOrthogonal(_Matrix):
         return (-abs(self.gain), abs(self.gain))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Identity(_Matrix):
     """Each matrix has ``gain`` on its main diagonal and 0 elsewhere. For convolutions, use ``Dirac``."""
 
@@ -129,7 +130,7 @@ class Identity(_Matrix):
         return _with_zero(self.gain)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Dirac(_Matrix):
     """A convolution that passes its input channels through: ``gain`` at the kernel's centre, on the channels' diagonal.
 
@@ -152,7 +153,7 @@ class Dirac(_Matrix):
         return _with_zero(self.gain)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Sparse(Initializer):
     """``N(0, std^2)``, with ``ceil(sparsity * outputs)`` elements of every column set to zero (Martens 2010).
 

@@ -21,7 +21,7 @@ MODES: Final[tuple[str, ...]] = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 DISTRIBUTIONS: Final[tuple[str, ...]] = ("normal", "truncated_normal", "uniform")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class VarianceScaling(Initializer):
     """Zero mean and variance ``scale / n``, with ``n`` one of the fans or their arithmetic or geometric mean.
 
@@ -78,8 +78,8 @@ class VarianceScaling(Initializer):
 
 
 def _classical(mode: Mode, distribution: Distribution, gain: float) -> VarianceScaling:
-    scheme = VarianceScaling(1.0, mode, distribution)
-    return scheme.scaled(finite(scheme, "gain", gain))
+    factor = finite(VarianceScaling, "gain", gain)
+    return VarianceScaling(factor * factor, mode, distribution)
 
 
 def _kaiming(

@@ -9,10 +9,10 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from zeta.base import dtypes
@@ -33,15 +33,13 @@ _HEX: Final = re.compile("[0-9a-f]{16}")
 LONGEST_SHOWN: Final = 72
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(Struct, frozen=True):
     """The result of an earlier step."""
 
     step: int
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(Struct, frozen=True):
     """A constant tensor, as its bytes in row-major order, little-endian."""
 
     content: bytes
@@ -62,8 +60,7 @@ class Data:
         return f"<{len(self.content)} bytes>"
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(Struct, frozen=True):
     """A random leaf: draw ``number`` of the parameter ``of``; by default of the program's own parameter."""
 
     initializer: Initializer
@@ -72,8 +69,7 @@ class Draw:
     axes: Axes | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(Struct, frozen=True, kw_only=True):
     """One operation of the language (docs/programs.md), or a leaf: ``draw`` or ``data``, with its content in ``leaf``.
 
     Operands are results of earlier steps (:class:`Ref`), numbers, or ``None``; attributes are sorted by name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -41,19 +42,22 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
     confirmed = meet(claim)
     with progress_of(progress) as tell:
         write(jobs, seed, tell)
-    devices = {job.held.local.device for job in jobs}
-    nbytes = sum([job.nbytes for job in jobs])
+    sorts, counts = {job.sort: job for job in jobs}, Counter([job.sort for job in jobs])
+    devices = {job.held.local.device for job in sorts.values()}
+    nbytes = sum(job.nbytes * counts[sort] for sort, job in sorts.items())
     report = report_of(seed, claim, begin, measure_all(jobs), kept, nbytes, devices)
     on_meta: dict[int, str] = {}  # each tensor once, by the first of its names
     for name, slot in fit.slots.items():
         if slot.tensor.is_meta:
             on_meta.setdefault(id(slot.tensor), name)
-    partial = any(job.held.sharded for job in jobs)
+    partial = any(job.held.sharded for job in sorts.values())
     return replace(report, partial=partial, confirmed=confirmed, on_meta=tuple(on_meta.values()))
 
 
 def _changed_with(fit: Fit) -> set[str]:
     """The buffers without a value of their own that change with a parametrized weight that is written."""
+    if not any(slot.parametrization is not None for slot in fit.slots.values()):
+        return set()
     follow = changed_with(fit.slots[entry.name] for entry in fit.entries if not entry.kept)
     return {name for name, slot in fit.slots.items() if id(slot.tensor) in follow} if follow else set()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+from msgspec import structs
 from torch import nn
 
 from zeta.base import dtypes, html
@@ -204,7 +205,7 @@ def _temporary(entry: Entry) -> int:
         return _peak(entry.initializer)
     if isinstance(entry.initializer, Blocks):
         laws = [law for law in entry.initializer.parts if not is_elementwise(law)]
-        return max(_temporary(replace(entry, initializer=law)) for law in laws)
+        return max(_temporary(structs.replace(entry, initializer=law)) for law in laws)
     if isinstance(entry.initializer, Identity | Dirac):
         return entry.numel * _DIAGONAL_BYTES
     if isinstance(entry.initializer, Sparse):

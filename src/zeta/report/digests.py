@@ -170,12 +170,15 @@ def claim_of(fit: Fit, seed: int, jobs: Collection[Job]) -> Claim:
         options.append(("left", f"{len(fit.left)} tensors, {_hash(entry.name for entry in fit.left)[:_SHOWN]}"))
     if others := _dtypes(jobs):
         options.append(("dtypes", ", ".join(sorted(others))))
-    held = layouts_of((job.entry.name, job.slot.tensor) for job in jobs if job.held.sharded)
+    held = layouts_of([(job.entry.name, job.slot.tensor) for job in jobs if job.held.sharded])
     return Claim(seed=seed, plan=fit.asked, held=held, options=tuple(options))
 
 
 def _dtypes(jobs: Collection[Job]) -> list[str]:
     """The dtypes of plain tensors that differ from the plan's: for all tensors of a dtype, or a hash of their names."""
+    sorts = {job.sort: job for job in jobs}.values()
+    if all(job.slot.tensor.dtype is job.entry.dtype for job in sorts):
+        return []
     planned: dict[torch.dtype, dict[torch.dtype, list[str]]] = {}
     for job in jobs:
         if not job.held.sharded:

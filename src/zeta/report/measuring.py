@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, overload
 
@@ -13,13 +13,15 @@ from torch import Tensor
 
 from zeta.base.gaussian import Moments
 from zeta.base.process.garbage import uncollected
+from zeta.base.process.surroundings import Ungraded
 from zeta.compute.sampling import tolerance
 from zeta.compute.stream.regions import Region
-from zeta.compute.sums import Sums, sums_of_all
+from zeta.compute.sums import Sums, summed, sums_of_all
 from zeta.initializers import Blocks, Dirac, Identity, Initializer, Program, Site
 from zeta.initializers.blocks import laws_of
 from zeta.initializers.elementwise import ELEMENTWISE
 from zeta.report.expected import Expected, expected
+from zeta.report.scores import bennett, beyond, errors, nearer, ratio, wilson_hilferty
 from zeta.resolve.plans import Entry
 from zeta.write.apply import Job
 
@@ -93,35 +95,30 @@ def _forecast_of(initializer: Initializer, site: Site, dtype: torch.dtype, parti
     return _forecast(initializer, _ANYWHERE if isinstance(initializer, ELEMENTWISE) else site, dtype, partial)
 
 
-class Accumulator:
-    """Sums over an entry's values, fed tile by tile; a padding row is left out. Each block is measured alone.
+class _Scheme:
+    """What is summed of an entry's values, and what the sums say of it. Each block is measured alone.
 
-    Args:
-        entry: what was planned.
-        dtype: of the values, where it is not the entry's.
-        error: by how much the values may miss what was drawn, in parts of the largest one.
-        partial: not all of the tensor is measured, so that properties of a whole matrix hold in the mean only.
+    Entries that differ in their names only have the same.
     """
 
-    def __init__(
-        self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0, *, partial: bool = False
-    ) -> None:
-        self.entry = entry
+    def __init__(self, entry: Entry, dtype: torch.dtype, error: float, *, partial: bool) -> None:
+        self._entry = entry
         initializer, site = entry.initializer, entry.site
         if isinstance(initializer, Blocks):
             site = Site(shape=entry.shape, axes=initializer.axes_of(entry.axes))
         partial_rows = partial or entry.padding_idx is not None
-        self._laws = []
-        for law in laws_of(initializer):
-            forecast = _forecast_of(law, site, dtype or entry.dtype, partial_rows)
-            self._laws.append(_OneLaw(law, forecast, error, partial=partial))
+        self._laws = [
+            _OneLaw(law, _forecast_of(law, site, dtype, partial_rows), error, partial=partial)
+            for law in laws_of(initializer)
+        ]
+        #: the sums of no values
+        self.nothing = [_NOTHING] * sum(len(law.expected) for law in self._laws)
+        #: the centre of all values, if none is left out and they are summed as they lie in memory
+        self.centre = self._laws[0].centres[0] if len(self.nothing) == 1 and entry.padding_idx is None else None
 
     def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
-        """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart.
-
-        Of every law there are as many, in turn, some of them without elements.
-        """
-        row = self.entry.padding_idx
+        """As ``Accumulator.parts``."""
+        row = self._entry.padding_idx
         if row is None or not index[0].start <= row < index[0].stop:
             return self._by_law(index, values)
         inside, (first, *others) = row - index[0].start, index
@@ -129,25 +126,27 @@ class Accumulator:
         return above + self._by_law((slice(row + 1, first.stop), *others), values[inside + 1 :])
 
     def _by_law(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
-        blocks = self.entry.initializer
+        blocks = self._entry.initializer
         if not isinstance(blocks, Blocks):
             return self._laws[0].parts(values)
         start, stop = index[blocks.dim].start, index[blocks.dim].stop
         parts: list[tuple[Tensor, float]] = []
-        for law, (begin, end, _) in zip(self._laws, blocks.spans(self.entry.shape[blocks.dim]), strict=True):
+        for law, (begin, end, _) in zip(self._laws, blocks.spans(self._entry.shape[blocks.dim]), strict=True):
             first, last = (min(max(place, start), stop) for place in (begin, end))
             parts += law.parts(values.narrow(blocks.dim, first - start, last - first))
         return parts
 
-    def take(self, sums: Sequence[Sums]) -> None:
-        """Add the sums of ``parts``."""
-        each = len(self._laws[0].sums)
+    def added(self, total: Sequence[Sums], sums: Sequence[Sums]) -> list[Sums]:
+        """A total with the sums of ``parts``."""
+        total = list(total)
         for number, one in enumerate(sums):
-            self._laws[number // each % len(self._laws)].sums[number % each] += one
+            total[number % len(total)] += one
+        return total
 
-    def result(self) -> Measured:
-        """The measurement, with everything that deviates from the plan."""
-        found = [law.result(self.entry.name) for law in self._laws]
+    def result(self, name: str, total: Sequence[Sums]) -> Measured:
+        """The measurement of the parameter ``name``, with everything that deviates from the plan."""
+        each = len(self._laws[0].expected)
+        found = [law.result(name, total[number * each :][:each]) for number, law in enumerate(self._laws)]
         if len(found) == 1:
             return found[0]
         count = max(sum(one.count for one in found), 1)
@@ -161,29 +160,61 @@ class Accumulator:
         ]
         findings = [f"block {number}: {text}" for number, one in enumerate(found) for text in one.findings]
         return Measured(
-            name=self.entry.name,
+            name=name,
             count=sum(one.count for one in found),
             mean=mean,
             std=math.hypot(*parts),
             low=min(one.low for one in found),
             high=max(one.high for one in found),
-            planned_mean=self.entry.mean,
-            planned_std=self.entry.std,
+            planned_mean=self._entry.mean,
+            planned_std=self._entry.std,
             mean_z=max((one.mean_z for one in found), key=abs),
             std_z=max((one.std_z for one in found), key=abs),
             findings=tuple(findings),
         )
 
 
+class Accumulator:
+    """Sums over an entry's values, fed tile by tile; a padding row is left out.
+
+    Args:
+        entry: what was planned.
+        dtype: of the values, where it is not the entry's.
+        error: by how much the values may miss what was drawn, in parts of the largest one.
+        partial: not all of the tensor is measured, so that properties of a whole matrix hold in the mean only.
+    """
+
+    def __init__(
+        self, entry: Entry, dtype: torch.dtype | None = None, error: float = 0.0, *, partial: bool = False
+    ) -> None:
+        self._name = entry.name
+        self._scheme = _Scheme(entry, dtype or entry.dtype, error, partial=partial)
+        self._total = self._scheme.nothing
+
+    def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
+        """What is to be summed of the tile at ``index``, and about which centre: real and imaginary parts apart.
+
+        Of every law there are as many, in turn, some of them without elements.
+        """
+        return self._scheme.parts(index, values)
+
+    def take(self, sums: Sequence[Sums]) -> None:
+        """Add the sums of ``parts``."""
+        self._total = self._scheme.added(self._total, sums)
+
+    def result(self) -> Measured:
+        """The measurement, with everything that deviates from the plan."""
+        return self._scheme.result(self._name, self._total)
+
+
 class _OneLaw:
-    """Sums over values of one law, and what they say of it."""
+    """What is summed over values of one law, and what the sums say of it."""
 
     def __init__(self, initializer: Initializer, forecast: _Forecast, error: float, *, partial: bool) -> None:
         self.initializer = initializer
         self.error = error
         self.partial = partial
         self.planned, self.expected, self.tolerance, self.centres = forecast
-        self.sums = [_NOTHING] * len(self.expected)
 
     def parts(self, values: Tensor) -> list[tuple[Tensor, float]]:
         """What is to be summed, and about which centre."""
@@ -191,8 +222,21 @@ class _OneLaw:
             return [(values, self.centres[0])]
         return list(zip((values.real, values.imag), self.centres, strict=True))
 
-    def result(self, name: str) -> Measured:
+    def result(self, name: str, sums: Sequence[Sums]) -> Measured:
         """The measurement of the parameter ``name``, as far as it is of this law."""
+        return _Comparison(self, sums).result(name)
+
+
+class _Comparison:
+    """Sums over values, compared with the law that they were drawn from."""
+
+    def __init__(self, law: _OneLaw, sums: Sequence[Sums]) -> None:
+        self.initializer, self.error, self.partial = law.initializer, law.error, law.partial
+        self.planned, self.expected, self.tolerance = law.planned, law.expected, law.tolerance
+        self.sums = sums
+
+    def result(self, name: str) -> Measured:
+        """The measurement of the parameter ``name``."""
         count = self.sums[0].count
         n = max(count, 1)
         shifts = [sums.sum / n for sums in self.sums]
@@ -225,12 +269,12 @@ class _OneLaw:
         allowed = self._allowed()
         scores = []
         for sums, law in zip(self.sums, self.expected, strict=True):
-            deviation = _beyond(sums.sum, allowed * sums.count)
+            deviation = beyond(sums.sum, allowed * sums.count)
             error = law.std * math.sqrt(sums.count)
-            score = _ratio(deviation, error)
+            score = ratio(deviation, error)
             if law.jump is not None:  # in units of the std, whose square may leave fp64
-                rare = _bennett(deviation / law.std, sums.count, law.jump / law.std)
-                score = _nearer(score, rare)
+                rare = bennett(deviation / law.std, sums.count, law.jump / law.std)
+                score = nearer(score, rare)
             scores.append(score)
         return scores
 
@@ -244,20 +288,20 @@ class _OneLaw:
             sums.count * (law.kurtosis - 1) * law.std**4 for sums, law in zip(self.sums, self.expected, strict=True)
         )
         slack = self._allowed() * math.sqrt(len(self.sums) * self.sums[0].count)
-        root = math.sqrt(planned) + _beyond(math.sqrt(total) - math.sqrt(planned), slack) if total >= 0 else math.nan
+        root = math.sqrt(planned) + beyond(math.sqrt(total) - math.sqrt(planned), slack) if total >= 0 else math.nan
         deviation = root * root - planned
         if not math.isfinite(deviation):
             return math.inf
         if abs(deviation) <= _EXACT * planned:
             return 0.0
         if variance == 0:
-            return _ratio(deviation, 0.0)
-        score = _wilson_hilferty(root * root / planned, 2 * planned * planned / variance)
+            return ratio(deviation, 0.0)
+        score = wilson_hilferty(root * root / planned, 2 * planned * planned / variance)
         jumps = [law.jump for law in self.expected if law.jump is not None]
         if jumps:
             # a square lies at most jump^2 above its mean, and at most std^2 below
             most = max(jumps) ** 2 if deviation > 0 else largest**2
-            score = _nearer(score, _bennett(deviation, variance, most))
+            score = nearer(score, bennett(deviation, variance, most))
         return score
 
     def _findings(self, measured: Measured, scores: Sequence[float]) -> Iterator[str]:
@@ -272,9 +316,9 @@ class _OneLaw:
             if abs(score) > STANDARD_ERRORS:
                 planned = 0.0 if part else measured.planned_mean
                 mean = law.mean + sums.sum / sums.count
-                yield f"mean{part} {mean:.6g}, planned {planned:.6g}{_errors(score)}"
+                yield f"mean{part} {mean:.6g}, planned {planned:.6g}{errors(score)}"
         if abs(measured.std_z) > STANDARD_ERRORS:
-            yield f"std {measured.std:.6g}, planned {measured.planned_std:.6g}{_errors(measured.std_z)}"
+            yield f"std {measured.std:.6g}, planned {measured.planned_std:.6g}{errors(measured.std_z)}"
         allowed = self._allowed()
         for part, sums, law in zip(_PARTS, self.sums, self.expected, strict=False):
             if sums.low < law.low - allowed or sums.high > law.high + allowed:
@@ -282,39 +326,6 @@ class _OneLaw:
                     f"values{part} from {sums.low:.6g} to {sums.high:.6g} leave the planned "
                     f"[{law.low:.6g}, {law.high:.6g}]"
                 )
-
-
-def _beyond(deviation: float, allowed: float) -> float:
-    """What of a deviation is more than allowed."""
-    return math.copysign(max(abs(deviation) - allowed, 0.0), deviation) if math.isfinite(deviation) else math.inf
-
-
-def _ratio(deviation: float, error: float) -> float:
-    if deviation == 0:
-        return 0.0
-    return deviation / error if error > 0 else math.copysign(math.inf, deviation)
-
-
-def _nearer(first: float, second: float) -> float:
-    return min(first, second, key=abs)
-
-
-def _wilson_hilferty(ratio: float, freedom: float) -> float:
-    """The normal score of a chi-square variable that is ``ratio`` times its mean (Wilson & Hilferty 1931)."""
-    return (math.cbrt(ratio) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
-
-
-def _bennett(deviation: float, variance: float, most: float) -> float:
-    """The score ``z`` with ``exp(-z^2 / 2)`` Bennett's bound on the probability of so large a sum.
-
-    Of independent terms that exceed their means by at most ``most``. For rare events it is close to Poisson's law.
-    """
-    u = most * abs(deviation) / variance
-    return math.copysign(math.sqrt(max(2 * variance * ((1 + u) * math.log1p(u) - u), 0.0)) / most, deviation)
-
-
-def _errors(score: float) -> str:
-    return f": {score:.1f} standard errors" if math.isfinite(score) else ", which nothing may change"
 
 
 def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
@@ -325,17 +336,18 @@ def measure(entry: Entry, values: Tensor, error: float = 0.0) -> Measured:
 
 
 class Measurements(Sequence[Measured]):
-    """The results of accumulators, worked out when they are first looked at."""
+    """Results that are worked out when they are first looked at."""
 
-    def __init__(self, accumulators: Iterable[Accumulator]) -> None:
-        self._accumulators = tuple(accumulators)
+    def __init__(self, count: int, results: Callable[[], Iterable[Measured]]) -> None:
+        self._count = count
+        self._results_of = results
 
     @functools.cached_property
     def _results(self) -> tuple[Measured, ...]:
-        return tuple(accumulator.result() for accumulator in self._accumulators)
+        return tuple(self._results_of())
 
     def __len__(self) -> int:
-        return len(self._accumulators)
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> Measured: ...
@@ -351,23 +363,31 @@ class Measurements(Sequence[Measured]):
 @uncollected
 def measure_all(jobs: Sequence[Job]) -> Measurements:
     """Measure what was written, as it lies in memory here, all parameters together."""
-    accumulators = [
-        Accumulator(
-            job.entry,
-            job.held.local.dtype,
-            job.error,
-            partial=job.held.sharded and job.held.numel != job.entry.numel,
-        )
-        for job in jobs
-    ]
+    known: dict[int, _Scheme] = {}  # by the sort of the job
+    schemes: list[_Scheme] = []
     parts: list[tuple[Tensor, float]] = []
-    ends: list[int] = []  # of each accumulator's own
-    for accumulator, job in zip(accumulators, jobs, strict=True):
-        for values, region in job.held.places():
-            parts += accumulator.parts(region.slices, values)
-        ends.append(len(parts))
-    sums, begin = sums_of_all(parts), 0
-    for accumulator, end in zip(accumulators, ends, strict=True):
-        accumulator.take(sums[begin:end])
-        begin = end
-    return Measurements(accumulators)
+    ends: list[int] = []  # of each job's parts
+    with Ungraded():
+        for job in jobs:
+            scheme = known.get(job.sort)
+            if scheme is None:
+                partial = job.held.sharded and job.held.numel != job.entry.numel
+                scheme = _Scheme(job.entry, job.held.local.dtype, job.error, partial=partial)
+                known[job.sort] = scheme
+            if scheme.centre is not None and len(job.held.parts) == 1:
+                parts.append((job.held.local, scheme.centre))
+            else:
+                for values, region in job.held.places():
+                    parts += scheme.parts(region.slices, values)
+            schemes.append(scheme)
+            ends.append(len(parts))
+        sums_of = summed(parts)
+    names = [job.entry.name for job in jobs]
+
+    def results() -> Iterator[Measured]:
+        sums, begin = sums_of(), 0
+        for name, scheme, end in zip(names, schemes, ends, strict=True):
+            yield scheme.result(name, scheme.added(scheme.nothing, sums[begin:end]))
+            begin = end
+
+    return Measurements(len(jobs), results)

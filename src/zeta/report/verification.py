@@ -135,7 +135,7 @@ class PreparedVerification:
                     comparison.add(Region.whole(value.shape).slices, stored.detach().cpu(), value)
                     differences += comparison.result()
             else:
-                local = job.held.local
+                local = job.held.local.detach()
                 comparison = Comparison.of(job.entry.name, job.entry, local.dtype)
                 if drawn is not None:
                     comparison.add(job.held.parts[0].region.slices, local, drawn)
@@ -164,9 +164,9 @@ def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tens
             [
                 Request(
                     initializer=job.entry.initializer,
-                    key=parameter_key(seed, job.entry.name),
+                    keys=(parameter_key(seed, job.entry.name),),
                     region=job.held.parts[0].region,
-                    out=out,
+                    outs=(out,),
                     zero_row=job.entry.padding_idx,
                 )
                 for job, out in zip(some, outs, strict=True)

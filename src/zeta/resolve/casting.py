@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
+from msgspec import Struct
+from msgspec.structs import replace
 from torch import nn
 
 from zeta.base import dtypes
@@ -25,8 +26,7 @@ _KEPT: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Casting:
+class Casting(Struct, frozen=True, kw_only=True):
     """Floating-point parameters are cast to ``dtype``, with ``buffers`` also all buffers; names in ``kept`` are not.
 
     ``following`` names buffers that are cast with their module's parameters: torch's running statistics of a norm with

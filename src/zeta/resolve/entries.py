@@ -27,8 +27,7 @@ def text_of(part: Initializer | Axes | None) -> str:
     return ascii(None if part is None else part.to_json())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The initialization of one parameter or buffer.
 
     ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and ``std``

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -12,6 +11,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from zeta.base.modules import check_module
+from zeta.base.process.garbage import uncollected
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed, notice
@@ -55,10 +55,7 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
         """A whole fit by the names of a larger model, of which this one is the part ``name``."""
         naming = Naming(prefix=name)
         names = {entry.name for entry in self.entries}
-        moved = [
-            dataclasses.replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties)))
-            for entry in self.plan
-        ]
+        moved = [replace(entry, name=naming(entry.name), ties=tuple(map(naming, entry.ties))) for entry in self.plan]
         plan = Plan(tuple(moved))
         return replace(
             self,
@@ -78,6 +75,7 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
         return replace(self, asked=asked, plan=plan, entries=entries), casting
 
 
+@uncollected
 def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Naming | None = None) -> Fit:
     """Find what a plan says of a model. With ``naming`` the model is a part of the planned one.
 
@@ -156,7 +154,7 @@ def _present(entry: Entry, slots: dict[str, Slot]) -> Entry | None:
         return None
     first = slots.pop(names[0])
     slots[entry.name] = replace(first, name=entry.name)
-    return dataclasses.replace(entry, ties=tuple(names[1:]))
+    return replace(entry, ties=tuple(names[1:]))
 
 
 def _selected(plan: Plan, only: Only | None) -> list[Entry]:
@@ -198,15 +196,15 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
 
 def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool) -> None:
     """Raise ``PlanError`` if names or shapes of plan and model differ."""
-    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
-    missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
-    extra = [name for name in slots if name not in planned] if whole else []
+    absent, unplanned = plan.names - slots.keys(), slots.keys() - plan.names
+    missing = [name for entry in selected for name in (entry.name, *entry.ties) if name in absent] if absent else []
+    extra = [name for name in slots if name in unplanned] if whole else []
     shapes = [
-        f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slots[entry.name].shape)}"
+        f"{entry.name}: planned {shape_text(entry.shape)}, found {shape_text(slot.shape)}"
         for entry in selected
-        if entry.name in slots
-        and slots[entry.name].shape != entry.shape
-        and not nn.parameter.is_lazy(slots[entry.name].tensor)
+        if (slot := slots.get(entry.name)) is not None
+        and slot.shape != entry.shape
+        and not nn.parameter.is_lazy(slot.tensor)
     ]
     wanted = {entry.name for entry in selected}
     problems = [
@@ -229,8 +227,9 @@ def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entr
     A tie is lost, for one, by ``to_empty``, which makes a parameter of its own for each name.
     """
     problems: list[str] = []
+    tied = len(plan.names) > len(plan.entries) or len({id(slot.tensor) for slot in slots.values()}) < len(slots)
     owners: dict[int, Entry] = {}
-    for entry in plan:
+    for entry in plan if tied else ():
         slot = slots.get(entry.name)
         if slot is None:
             continue

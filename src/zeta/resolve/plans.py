@@ -6,13 +6,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from zeta.base import dtypes, html
@@ -60,9 +61,12 @@ class Plan:
     costs: Mapping[str, Cost] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = [name for entry in self.entries for name in (entry.name, *entry.ties)]
+        names = [entry.name for entry in self.entries]
+        for entry in self.entries:
+            if entry.ties:
+                names += entry.ties
         if len(set(names)) < len(names):
-            twice = map(repr, repeated(names))
+            twice = map(repr, repeated([name for entry in self.entries for name in (entry.name, *entry.ties)]))
             raise PlanError(listed("a plan names every tensor once; these names occur again:", twice))
 
     def __iter__(self) -> Iterator[Entry]:
@@ -75,6 +79,11 @@ class Plan:
         if name not in self._named:
             raise KeyError(f"the plan has no parameter or buffer named {shown(name)}{did_you_mean(name, self._named)}")
         return self._named[name]
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """All names, those of tied tensors too."""
+        return frozenset([name for entry in self.entries for name in (entry.name, *entry.ties)])
 
     @functools.cached_property
     def _named(self) -> dict[str, Entry]:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import torch
 from msgspec import Struct
-from msgspec.structs import replace
 from torch import nn
 
 from zeta.base.text import shape_text
@@ -54,7 +53,7 @@ def resolve(
     ``named``: errors name the rule of a parameter, as its user has written it. ``recipe``: the name of the recipe that
     the rules are from.
     """
-    resolver = _Resolver(rules, everything, model, named=named, recipe=recipe)
+    resolver = _Resolver(rules, everything, model=model, named=named, recipe=recipe)
     entries = [resolver.entry(group) for group in wanted]
     if len(wanted) < len(everything):
         known = {id(group) for group in wanted}
@@ -67,7 +66,7 @@ def resolve(
 
 def overriding(rules: Rules, everything: list[list[Slot]], model: nn.Module) -> list[Entry]:
     """The entries of the tensors that a rule matches; all others are left out. Rules that never win are an error."""
-    resolver = _Resolver(rules, everything, model, named=True, partial=True)
+    resolver = _Resolver(rules, everything, model=model, named=True, partial=True)
     entries = [resolver.entry(group) for group in everything]
     resolver.raise_problems()
     return [entry for entry in entries if entry is not None]
@@ -112,7 +111,6 @@ class _Resolver:
         self.named = named
         self.recipe = recipe
         self.partial = partial  # a tensor that no rule matches is no problem
-        self.config = getattr(model, "config", None)
         self.model = model
         self.winners: set[int] = set()
         self.overruled: dict[int, str] = {}  # by rule: what it would have matched, but for a tie
@@ -121,9 +119,15 @@ class _Resolver:
         self.unsolved: list[str] = []
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
-        self._laws: dict[tuple[Any, ...], _Law] = {}
-        self._slots = [slot for group in groups for slot in group]
-        self._names = [slot.name for slot in self._slots]
+        self._groups = groups
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        return [slot.name for group in self._groups for slot in group]
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        return getattr(self.model, "config", None)
 
     def _layers(self, name: str) -> tuple[int, int] | None:
         return self._all_layers[name]
@@ -137,40 +141,45 @@ class _Resolver:
 
     @functools.cached_property
     def _all_roles(self) -> dict[str, Role]:
-        return found_in(self.model, self._slots)
+        return found_in(self.model, [slot for group in self._groups for slot in group])
 
-    def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
-        """The first rule that matches any name of one tensor, and these names' matches."""
-        claims: dict[int, list[Match]] = {}
-        axes_of = functools.partial(_axes, group)
+    def claim(self, group: list[Slot]) -> tuple[int | None, list[Slot]]:
+        """The first rule that matches any name of one tensor, and these names."""
+        claims: dict[int, list[Slot]] = {}
         for slot in group:
-            match = Match(
-                name=slot.name,
-                shape=slot.shape,
-                dtype=slot.tensor.dtype,
-                kind=slot.kind,
-                module=slot.module,
-                local_name=slot.local_name,
-                layers=self._layers,
-                roles=self._role,
-                config=self.config,
-                axes_of=axes_of,
-            )
-            position = self.rules.first(match)
+            position = self.rules.first(slot, functools.partial(self._match, slot, group))
             if position is not None:
-                claims.setdefault(position, []).append(match)
+                claims.setdefault(position, []).append(slot)
         if not claims:
             return None, []
         winner = min(claims)
         self.winners.add(winner)
-        for position, matches in claims.items():
-            if position != winner:
-                self._note_overruled(position, winner, matches, group[0])
+        if len(claims) > 1:
+            for position, slots in claims.items():
+                if position != winner:
+                    self._note_overruled(position, winner, slots, group)
         return winner, claims[winner]
+
+    def _match(self, slot: Slot, group: list[Slot], axes: Axes | None = None) -> Match:
+        """What a rule's predicate and function see of one name of a tensor; ``axes`` are those of the rule."""
+        return Match(
+            name=slot.name,
+            shape=slot.shape,
+            dtype=slot.tensor.dtype,
+            kind=slot.kind,
+            module=slot.module,
+            local_name=slot.local_name,
+            layers=self._layers,
+            roles=self._role,
+            config=self._config,
+            axes_of=functools.partial(_axes, group)
+            if axes is None
+            else functools.partial(axes.resolved, group[0].shape),
+        )
 
     def entry(self, group: list[Slot]) -> Entry | None:
         """The entry of one tensor, or ``None`` after noting what is wrong with it."""
-        winner, matches = self.claim(group)
+        winner, slots = self.claim(group)
         if winner is None and self.partial:
             return None
         if winner is None and group[0].kind is Kind.BUFFER:
@@ -184,20 +193,20 @@ class _Resolver:
                 f"{slot.name} {shape_text(slot.shape)}, kind {slot.kind.value}, in {type(slot.module).__name__}{tied}"
             )
             return None
-        return self._solved(group, matches, winner)
+        return self._solved(group, slots, winner)
 
     def _label(self, position: int) -> str:
         return f"rule {position + 1} ({self.rules[position].label})"
 
-    def _note_overruled(self, claim: int, winner: int, matches: list[Match], first: Slot) -> None:
+    def _note_overruled(self, claim: int, winner: int, slots: list[Slot], group: list[Slot]) -> None:
         """A rule would have matched these names of a tied tensor, of which an earlier rule matches another."""
-        for match in matches:
+        for slot in slots:
             if claim not in self.overruled:
                 with contextlib.suppress(ZetaError):
+                    asked = self.rules[claim].initializer_for(self._match(slot, group))
                     self.overruled[claim] = (
-                        f"; {match.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
-                        f'rule, or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the '
-                        "other"
+                        f"; {slot.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
+                        f'rule, or put Rule("{group[0].name}", {asked!r}) before the other'
                     )
 
     def _meant(self, rule: Rule) -> str:
@@ -208,28 +217,27 @@ class _Resolver:
             return ""
         return did_you_mean_glob(pattern, self._names)
 
-    def _solved(self, group: list[Slot], matches: list[Match], position: int) -> Entry | None:
+    def _solved(self, group: list[Slot], slots: list[Slot], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
-
         try:
-            if rule.axes is not None:
-                given = functools.partial(rule.axes.resolved, slot.shape)
-                matches = [replace(match, axes_of=given) for match in matches]
-            asked = [rule.initializer_for(match) for match in matches]
-            if asked.count(asked[0]) < len(asked):
-                named = "; ".join(
-                    f"{each.name}: {initializer!r}" for each, initializer in zip(matches, asked, strict=True)
-                )
-                self.contested.append(
-                    f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
-                )
-                return None
-            if not isinstance(asked[0], Keep):
+            asked = rule.initializer
+            if not isinstance(asked, Initializer):
+                several = [rule.initializer_for(self._match(each, group, rule.axes)) for each in slots]
+                asked = several[0]
+                if several.count(asked) < len(several):
+                    named = "; ".join(
+                        f"{each.name}: {initializer!r}" for each, initializer in zip(slots, several, strict=True)
+                    )
+                    self.contested.append(
+                        f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked!r}) first, or another'
+                    )
+                    return None
+            if not isinstance(asked, Keep):
                 if nn.parameter.is_lazy(slot.tensor):
                     raise SpecError("is lazy and has no shape yet; run one forward pass first")
                 if (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
-            law = self._law(group, asked[0], rule.axes)
+            law = _solution(asked, rule.axes, group)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
@@ -244,7 +252,7 @@ class _Resolver:
                 padding = each.padding_idx if padding is None else padding
         return Entry(
             name=slot.name,
-            ties=tuple(map(_NAME, group[1:])),
+            ties=tuple(map(_NAME, group[1:])) if len(group) > 1 else (),
             shape=slot.shape,
             dtype=slot.tensor.dtype,
             kind=slot.kind,
@@ -255,29 +263,6 @@ class _Resolver:
             persistent=slot.persistent,
         )
 
-    def _law(self, group: list[Slot], asked: Initializer, axes: Axes | None) -> _Law:
-        """What one tensor gets, with the ``axes`` of its rule: solved once for all that have the same site.
-
-        The same initializer and axes are the same objects here: equal ones may differ in the sign of a zero.
-        """
-        slot = group[0]
-        given: list[Axes | None]
-        try:
-            given = [axes] if axes is not None else _each_known(group)
-        except FanError:  # a registered function refuses
-            given = [None]
-        key = (id(asked), slot.shape, slot.tensor.dtype, *map(id, given))
-        law = self._laws.get(key)
-        if law is None:
-            if axes is not None:
-                axes = axes.resolved(slot.shape)
-            else:
-                axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
-            solved = asked.solve(Site(shape=slot.shape, axes=axes))
-            check_dtype(solved, slot.tensor.dtype)
-            law = self._laws[key] = _Law(solved=solved, axes=axes, keys=(asked, *given))
-        return law
-
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
         idle = [
@@ -285,6 +270,8 @@ class _Resolver:
             for position, rule in enumerate(self.rules)
             if position not in self.winners and not rule.optional
         ]
+        if not (idle or self.unmatched or self.broken or self.contested or self.unsolved):
+            return
         problems = [
             listed(heading, items)
             for heading, items in (
@@ -300,6 +287,41 @@ class _Resolver:
             problems.insert(0, f"the recipe {self.recipe!r} does not fit this model")
         if problems:
             raise PlanError("\n".join(problems))
+
+
+def _solution(asked: Initializer, axes: Axes | None, group: list[Slot]) -> _Law:
+    """What one tensor gets, with the ``axes`` of its rule: solved once for all that have the same site, of all models.
+
+    An initializer is known by its value and the signs of its zeros, and axes by their identity.
+    """
+    dtype = group[0].tensor.dtype
+    given: list[Axes | None]
+    try:
+        given = [axes] if axes is not None else _each_known(group)
+    except FanError:  # a registered function refuses
+        given = [None]
+    key = (asked, asked.signs, dtype, axes is None, *[slot.shape for slot in group], *map(id, given))
+    kept = not isinstance(asked, Program)
+    law = _SOLVED.get(key) if kept else None
+    if law is None:
+        shape = group[0].shape
+        if axes is not None:
+            axes = axes.resolved(shape)
+        else:
+            axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
+        solved = asked.solve(Site(shape=shape, axes=axes))
+        check_dtype(solved, dtype)
+        law = _Law(solved=solved, axes=axes, keys=(asked, *given))
+        if kept:
+            if len(_SOLVED) >= _MOST_SOLVED:
+                _SOLVED.clear()
+            _SOLVED[key] = law
+    return law
+
+
+#: by an initializer's value, a site, and the identity of axes, which the law keeps alive
+_SOLVED: Final[dict[tuple[Any, ...], _Law]] = {}
+_MOST_SOLVED: Final = 4096
 
 
 def entry_of(slot: Slot, initializer: Initializer, axes: Axes | None) -> Entry:

@@ -30,7 +30,7 @@ _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
 _PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
-class Slot(Struct, frozen=True, kw_only=True, eq=False):
+class Slot(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """One name of one parameter or buffer.
 
     ``tensor`` is what is stored: for a parametrized weight its first original tensor, and ``parametrization`` the list
@@ -71,22 +71,26 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
     ``gathering``: keep a wrapper that ``fully_shard`` was applied to, whose call gathers the parameters.
     """
     while not (gathering and is_fsdp(module)):
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TargetError(
-                f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model "
-                "before torch.jit.script or trace"
-            )
-        if module._modules.get("_fsdp_wrapped_module") is not None:
-            _refuse_shards(module)
-        inner = _inside(module)
+        _refuse_script(module)
+        inner = _inside(module) if module._modules else None
         if inner is None:
             break
         module = inner
     return module
 
 
+def _refuse_script(module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TargetError(
+            f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model before "
+            "torch.jit.script or trace"
+        )
+
+
 def _inside(module: nn.Module) -> nn.Module | None:
     """What a wrapper wraps. A wrapper holds nothing else: a module with more is walked like any other."""
+    if module._modules.get("_fsdp_wrapped_module") is not None:
+        _refuse_shards(module)
     if len(module._modules) != 1 or module._parameters or module._buffers:
         return None
     [(name, inner)] = module._modules.items()
@@ -115,70 +119,90 @@ def walk(model: nn.Module) -> list[Slot]:
     """Every name of every parameter and buffer, in registration order; shared ones once per name."""
     # in a loop: Python ends calls within calls a thousand levels down
     found: list[Slot] = []
-    first = _Place(module=unwrap(model), prefix="")
-    path = [(first, iter(_met(first)))]  # where the walk is, from the model on, and what is still to be met there
-    above = {id(first.module)}
-    while path:
-        place, rest = path[-1]
-        for item in rest:
-            if isinstance(item, Slot):
-                if not item.name.isascii():
-                    _refuse_no_text(item.name)
-                found.append(item)
-                continue
-            if not item.prefix.isascii():
-                _refuse_no_text(item.prefix)
-            if id(item.module) in above:
-                raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
-            above.add(id(item.module))
-            path.append((item, iter(_met(item))))
-            break
-        else:
-            path.pop()
-            above.remove(id(place.module))
+    pending: list[Slot | _Place | int] = [_Place(module=unwrap(model), prefix="")]  # the next one last
+    above: set[int] = set()  # the modules that hold what is next
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Slot):
+            found.append(item)
+            continue
+        if isinstance(item, int):  # all that this module holds is found
+            above.remove(item)
+            continue
+        module = item.module
+        if not item.prefix.isascii():
+            _refuse_no_text(item.prefix)
+        if id(module) in above:
+            raise TargetError(f"module {item.prefix.rstrip('.')!r} contains itself")
+        layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
+        traits = _traits(layer)
+        if not traits.usual:
+            if traits.is_list:
+                continue  # reached on its own, as by Module.apply: its tensors are the layer's business
+            _refuse_script(module)
+            if traits.quantized:
+                _refuse_quantized(module, item.prefix)
+        _find_own(item, found)
+        if module._modules:
+            above.add(id(module))
+            pending.append(id(module))
+            pending += reversed(_held(item))
     return found
 
 
-def _met(place: _Place) -> list[Slot | _Place]:
-    """What the walk meets at a module: its own parameters and buffers, then the modules that it holds."""
-    module, prefix = place.module, place.prefix
-    if isinstance(module, parametrize.ParametrizationList):
-        return []  # reached on its own, as by Module.apply: its tensors are the layer's business
-    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
-    if _is_quantized(layer):
-        _refuse_quantized(module, prefix)
-    met: list[Slot | _Place] = []
+def _find_own(place: _Place, found: list[Slot]) -> None:
+    """Add the parameters and buffers of one module itself."""
+    module, prefix, inside = place.module, place.prefix, place.inside
     for local, parameter in module._parameters.items():
-        if parameter is None:
-            continue
-        _refuse_unknown_storage(parameter, prefix, local)
-        lazy = nn.parameter.is_lazy(parameter)
-        shape = () if lazy else tuple(parameter.shape)
-        kind = Kind.PARAMETRIZATION if place.inside else kind_of(module, local, None if lazy else len(shape))
-        met.append(Slot(name=prefix + local, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
+        if parameter is not None:
+            shape, ndim = _shape(parameter, prefix, local)
+            kind = Kind.PARAMETRIZATION if inside else kind_of(module, local, ndim)
+            name = prefix + local
+            found.append(Slot(name=name, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
     for local, buffer in module._buffers.items():
-        if buffer is None:
-            continue
-        _refuse_unknown_storage(buffer, prefix, local)
-        met.append(
-            Slot(
-                name=prefix + local,
-                local_name=local,
-                module=module,
-                tensor=buffer,
-                shape=() if nn.parameter.is_lazy(buffer) else tuple(buffer.shape),
-                kind=Kind.BUFFER,
-                persistent=local not in module._non_persistent_buffers_set,
+        if buffer is not None:
+            shape, _ = _shape(buffer, prefix, local)
+            found.append(
+                Slot(
+                    name=prefix + local,
+                    local_name=local,
+                    module=module,
+                    tensor=buffer,
+                    shape=shape,
+                    kind=Kind.BUFFER,
+                    persistent=local not in module._non_persistent_buffers_set,
+                )
             )
-        )
+
+
+def _shape(tensor: Tensor, prefix: str, local: str) -> tuple[tuple[int, ...], int | None]:
+    """The shape and the number of dimensions, which a lazy tensor has not yet.
+
+    Raises ``TargetError`` for a name that is no text, and for foreign storage.
+    """
+    if not local.isascii():
+        _refuse_no_text(prefix + local)
+    if tensor.is_nested or "_is_flat_param" in tensor.__dict__:
+        _refuse_unknown_storage(tensor, prefix, local)
+    if nn.parameter.is_lazy(tensor):
+        return (), None
+    shape = tuple(tensor.shape)
+    return shape, len(shape)
+
+
+def _held(place: _Place) -> list[Slot | _Place]:
+    """What the walk meets at the modules that a module holds."""
+    module, prefix = place.module, place.prefix
+    held: list[Slot | _Place] = []
     for local, child in module._modules.items():
         if child is None:
             continue
         if local == "parametrizations" and parametrize.is_parametrized(module):
-            met += _met_parametrized(module, child, prefix)
+            held += _met_parametrized(module, child, prefix)
         else:
-            met.append(_Place(module=unwrap(child), prefix=f"{prefix}{local}.", inside=place.inside))
-    return met
+            inner = unwrap(child) if child._modules else child
+            held.append(_Place(module=inner, prefix=f"{prefix}{local}.", inside=place.inside))
+    return held
 
 
 def _met_parametrized(module: nn.Module, lists: nn.Module, prefix: str) -> Iterator[Slot | _Place]:
@@ -217,6 +241,7 @@ def _refuse_quantized(module: nn.Module, prefix: str) -> None:
 
 
 def _refuse_unknown_storage(tensor: Tensor, prefix: str, local: str) -> None:
+    """Raise ``TargetError`` for a tensor that is not one array, or whose memory FSDP1 has cut."""
     if tensor.is_nested:
         raise TargetError(f"{prefix}{local}: is a nested tensor, which has no one shape; keep its parts apart")
     # FlatParameter makes plain Parameters and marks them
@@ -231,9 +256,20 @@ def _where(prefix: str) -> str:
     return f"{prefix}*" if prefix else "the model"
 
 
-@functools.cache
-def _is_quantized(layer: Any) -> bool:
-    return bool(layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")))
+class _Traits(Struct, frozen=True, kw_only=True):
+    """What the walk asks of a module's class; a class is usual unless its modules may have to be refused."""
+
+    usual: bool
+    is_list: bool
+    quantized: bool
+
+
+@functools.lru_cache(maxsize=4096)
+def _traits(layer: Any) -> _Traits:
+    is_list = issubclass(layer, parametrize.ParametrizationList)
+    quantized = layer.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized"))
+    usual = not (is_list or quantized or issubclass(layer, torch.jit.ScriptModule))
+    return _Traits(usual=usual, is_list=is_list, quantized=quantized)
 
 
 _NO_MODULE: Final = nn.Module()
@@ -241,8 +277,7 @@ _NO_MODULE: Final = nn.Module()
 
 def slot_of(tensor: Tensor, name: str) -> Slot:
     """A tensor that no module holds, by the name that it shall have."""
-    _refuse_unknown_storage(tensor, "", "the tensor")
-    shape = () if nn.parameter.is_lazy(tensor) else tuple(tensor.shape)
+    shape, _ = _shape(tensor, "", "the tensor")
     return Slot(name=name, local_name=name, module=_NO_MODULE, tensor=tensor, shape=shape, kind=Kind.OTHER)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from zeta.base.reading import shown
 from zeta.errors import PlanError, SpecError, listed
@@ -13,8 +14,7 @@ from zeta.errors import PlanError, SpecError, listed
 NameMap = Callable[[str], str] | Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Naming:
+class Naming(Struct, frozen=True, kw_only=True, dict=True):
     """How names of a part become names of the whole model: apply ``name_map``, then prepend ``prefix``.
 
     >>> Naming(prefix="model", name_map={"layers.0": "layers.6"})("layers.0.weight")

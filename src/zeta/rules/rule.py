@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from torch import nn
 
 from zeta.base import html
 from zeta.base.escaping import visible
@@ -24,6 +26,19 @@ _MOST: Final = 5
 _LABEL: Final = 28
 
 InitializerOf = Callable[[Match], Initializer]
+
+
+class _Seen(Protocol):
+    """What most conditions look at, of a match or of a tensor of a model."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def module(self) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -78,17 +93,7 @@ class Rule:
 
     def matches(self, match: Match) -> bool:
         """Whether this rule applies to ``match``; ``SpecError`` if its predicate raises."""
-        assert isinstance(self.where, Where)
-        if (match.kind is Kind.BUFFER) is not self.buffers:
-            return False
-        try:
-            return bool(self.where.test(match))
-        except ZetaError:
-            raise
-        except Exception as error:
-            raise SpecError(
-                f"rule {self.label!r}: its condition fails for {match.name}: {type(error).__name__}: {error}"
-            ) from error
+        return Rules((self,)).first(match) is not None
 
     def initializer_for(self, match: Match) -> Initializer:
         """The initializer for ``match``.
@@ -123,6 +128,11 @@ class Rules(Sequence[Rule]):
                 raise SpecError(f"Rules: item {position} must be a Rule, got {shown(rule)}")
         if not self._rules:
             raise SpecError("Rules: at least one rule is needed")
+        wheres = [rule.where for rule in self._rules if isinstance(rule.where, Where)]
+        self._tests = [
+            (position, rule.buffers, where.test, where.brief)
+            for position, (rule, where) in enumerate(zip(self._rules, wheres, strict=True))
+        ]
 
     def __getitem__(self, index: Any) -> Any:
         return self._rules[index]
@@ -160,9 +170,32 @@ class Rules(Sequence[Rule]):
             for position, rule in enumerate(self, start=1)
         ]
 
-    def first(self, match: Match) -> int | None:
-        """The position of the first rule that matches, or ``None``."""
-        for position, rule in enumerate(self._rules):
-            if rule.matches(match):
-                return position
+    def first(self, seen: _Seen, match_of: Callable[[], Match] | None = None) -> int | None:
+        """The position of the first rule that matches, or ``None``; ``SpecError`` if a predicate raises.
+
+        ``seen``: a match; or, with ``match_of`` that makes it, what has its name, shape, kind and module.
+        """
+        of_buffer = seen.kind is Kind.BUFFER
+        match = seen if match_of is None else None
+        position = 0
+        try:
+            for position, buffers, test, brief in self._tests:
+                if buffers is not of_buffer:
+                    continue
+                if brief:
+                    found = test(seen)  # type: ignore[arg-type]
+                else:
+                    if match is None:
+                        assert match_of is not None
+                        match = match_of()
+                    found = test(match)  # type: ignore[arg-type]
+                if found:
+                    return position
+        except ZetaError:
+            raise
+        except Exception as error:
+            raise SpecError(
+                f"rule {self._rules[position].label!r}: its condition fails for {seen.name}: {type(error).__name__}: "
+                f"{error}"
+            ) from error
         return None

@@ -25,6 +25,8 @@ class Where:
     test: Callable[[Match], bool] = field(repr=False, compare=False)
     #: the name glob, if it is one
     pattern: str | None = field(default=None, repr=False, compare=False, kw_only=True)
+    #: whether the test looks at the name, shape, kind and module alone, so that no whole match need be made for it
+    brief: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
     def __call__(self, match: Match) -> bool:
         """Whether ``match`` satisfies the condition."""
@@ -32,17 +34,19 @@ class Where:
 
     def __and__(self, other: Condition) -> Where:
         right = where(other)
-        return Where(f"({self.label} & {right.label})", lambda match: self(match) and right(match))
+        both = self.brief and right.brief
+        return Where(f"({self.label} & {right.label})", lambda match: self(match) and right(match), brief=both)
 
     def __or__(self, other: Condition) -> Where:
         right = where(other)
-        return Where(f"({self.label} | {right.label})", lambda match: self(match) or right(match))
+        both = self.brief and right.brief
+        return Where(f"({self.label} | {right.label})", lambda match: self(match) or right(match), brief=both)
 
     __rand__ = __and__
     __ror__ = __or__
 
     def __invert__(self) -> Where:
-        return Where(f"~{self.label}", lambda match: not self(match))
+        return Where(f"~{self.label}", lambda match: not self(match), brief=self.brief)
 
 
 #: ``nn.Linear | nn.Embedding``, or a tuple: a module of any of these classes
@@ -86,7 +90,7 @@ def glob(pattern: str) -> Where:
     ``*.bias`` finds the bias of a model that is a single layer.
     """
     matches = glob_matcher(pattern)
-    return Where(pattern, lambda match: matches(match.name), pattern=pattern)
+    return Where(pattern, lambda match: matches(match.name), pattern=pattern, brief=True)
 
 
 def regex(pattern: str | re.Pattern[str]) -> Where:
@@ -95,7 +99,7 @@ def regex(pattern: str | re.Pattern[str]) -> Where:
         compiled = re.compile(pattern)
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise SpecError(f"not a regular expression: {shown(pattern)} ({error})") from None
-    return Where(f"/{compiled.pattern}/", lambda match: compiled.fullmatch(match.name) is not None)
+    return Where(f"/{compiled.pattern}/", lambda match: compiled.fullmatch(match.name) is not None, brief=True)
 
 
 def module(module_type: Classes | str) -> Where:
@@ -105,7 +109,9 @@ def module(module_type: Classes | str) -> Where:
     """
     if isinstance(module_type, str):
         return Where(
-            f"module {module_type}", lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__}
+            f"module {module_type}",
+            lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__},
+            brief=True,
         )
     classes = _classes(module_type)
     if not classes or not all(isinstance(one, type) and issubclass(one, nn.Module) for one in classes):
@@ -114,7 +120,7 @@ def module(module_type: Classes | str) -> Where:
             f"{shown(module_type)}"
         )
     names = "|".join(one.__name__ for one in classes)
-    return Where(f"module {names}", lambda match: isinstance(match.module, classes))
+    return Where(f"module {names}", lambda match: isinstance(match.module, classes), brief=True)
 
 
 def _is_union(value: object) -> typing.TypeGuard[types.UnionType]:
@@ -133,7 +139,7 @@ def kind(name: Kind | str) -> Where:
     if name not in list(Kind):
         raise SpecError(f"unknown kind {shown(name)}: expected one of {', '.join(Kind)}{did_you_mean(name, Kind)}")
     wanted = Kind(name)
-    return Where(f"kind {wanted.value}", lambda match: match.kind is wanted)
+    return Where(f"kind {wanted.value}", lambda match: match.kind is wanted, brief=True)
 
 
 def role(name: Role | str, *, bias: bool = False) -> Where:
@@ -162,14 +168,14 @@ def shape(*extents: int | None) -> Where:
             wanted is None or wanted == extent for wanted, extent in zip(extents, match.shape, strict=True)
         )
 
-    return Where(f"shape ({label})", test)
+    return Where(f"shape ({label})", test, brief=True)
 
 
 def ndim(number: int) -> Where:
     """Match tensors with this number of dimensions."""
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
-    return Where(f"ndim {number}", lambda match: len(match.shape) == number)
+    return Where(f"ndim {number}", lambda match: len(match.shape) == number, brief=True)
 
 
 def did_you_mean_glob(pattern: str, names: Iterable[str]) -> str:

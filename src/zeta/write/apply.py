@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from msgspec import Struct
@@ -15,6 +16,7 @@ from zeta.base.modules import tensors_of
 from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
 from zeta.base.process.garbage import uncollected
+from zeta.base.process.surroundings import Ungraded
 from zeta.compute.sampling import Request, fill_, pieces
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.values import computed, values_of
@@ -25,9 +27,11 @@ from zeta.resolve.plans import Entry
 from zeta.resolve.resolver import UNRULED, check_dtype
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
-from zeta.write.parametrized import Inversion, inversion_error, invert
 from zeta.write.shards import Held, held, whole
 from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared
+
+if TYPE_CHECKING:
+    from zeta.write.parametrized import Inversion
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
@@ -36,15 +40,17 @@ _BATCH: Final = 2**24
 Progress = Callable[[str, int, int], None]
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, frozen=True, kw_only=True, gc=False):
     """One entry, and what is here of the tensor that it is written to.
 
-    For a parametrized weight: what its originals become, and as what is here the weight that they give.
+    For a parametrized weight: what its originals become, and as what is here the weight that they give. Jobs with the
+    same ``sort`` differ in their names and memory only.
     """
 
     entry: Entry
     slot: Slot
     held: Held
+    sort: int = 0
     inversion: Inversion | None = None
 
     @property
@@ -60,7 +66,7 @@ class Job(Struct, frozen=True, kw_only=True):
     @property
     def error(self) -> float:
         """By how much values may miss what was drawn, in parts of the largest: a parametrization computes them."""
-        return 0.0 if self.inversion is None else inversion_error(self.held.local.dtype)
+        return 0.0 if self.inversion is None else _parametrized().inversion_error(self.held.local.dtype)
 
 
 @uncollected
@@ -76,6 +82,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     problems: list[str] = gathered(fit.model)
     parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
     given = _plain_entries(fit) if parametrized else {}
+    sorts: Sorts = {}
+    held_as: set[tuple[int, torch.dtype]] = set()  # the initializers, by identity, that these dtypes can hold
     for entry in fit.entries:
         slot = fit.slots[entry.name]
         try:
@@ -83,16 +91,16 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
                 check_target(entry, slot)
             if entry.kept:
                 continue
-            if not checked:
+            if not checked and (law := (id(entry.initializer), slot.tensor.dtype)) not in held_as:
                 check_dtype(entry.initializer, slot.tensor.dtype)
-            jobs.append(job_of(entry, slot, seed, given))
+                held_as.add(law)
+            jobs.append(job_of(entry, slot, seed, given, sorts))
         except ZetaError as error:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    on_purpose = {
-        entry.name for entry in fit.plan if entry.kind is Kind.BUFFER and entry.kept and entry.rule not in UNRULED
-    }
+    buffers = [entry for entry in fit.plan.entries if entry.kind is Kind.BUFFER]
+    on_purpose = {entry.name for entry in buffers if entry.kept and entry.rule not in UNRULED}
     problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values(), on_purpose)
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
@@ -166,7 +174,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             done += job.nbytes
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
-        outs = [request.out for request in batch]
+        outs = [out for request in batch for out in request.outs]
         with _writable(outs):
             _fill(batch)
         if progress is not None:
@@ -178,15 +186,25 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     for module in modules.values():
         if hooked(module) and not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
             recompute(module)
-    sharded = [job.held.local for job in jobs if job.held.sharded]
-    changed = [tensor for tensor in [*[job.slot.tensor for job in jobs], *sharded] if not tensor.is_inference()]
-    torch.autograd.graph.increment_version(changed)
+    changed = [job.slot.tensor for job in jobs]
+    changed += [job.held.local for job in jobs if job.held.sharded]
+    torch.autograd.graph.increment_version([*itertools.filterfalse(Tensor.is_inference, changed)])
 
 
-def job_of(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | None = None) -> Job:
+#: the number of each sort of jobs, by all that decides what is written and measured but names: parts by identity
+Sorts = dict[tuple[Any, ...], int]
+
+
+def job_of(
+    entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | None = None, sorts: Sorts | None = None
+) -> Job:
     """What is to be written to a checked target, where ``given`` are the entries of plain tensors, by their ``id``."""
+    sorts = {} if sorts is None else sorts
     if slot.parametrization is None:
-        return Job(entry=entry, slot=slot, held=held(slot.tensor))
+        here = held(slot.tensor)
+        asked = entry.shape, id(entry.initializer), id(entry.axes), entry.padding_idx, entry.dtype
+        like = (*asked, id(here.parts), here.local.dtype, here.local.device)
+        return Job(entry=entry, slot=slot, held=here, sort=sorts.setdefault(like, len(sorts)))
     value = _whole(entry, seed, slot.tensor)
     # the plan may also give values to what a parametrization stores itself, such as a scale or singular vectors
     known = given or {}
@@ -197,8 +215,17 @@ def job_of(entry: Entry, slot: Slot, seed: int, given: Mapping[int, Entry] | Non
     }
     key = parameter_key(seed, entry.name)
     with _writable([slot.tensor]):
-        inversion = invert(slot.parametrization, value, name=entry.name, seed=key, planned=planned)
-    return Job(entry=entry, slot=slot, held=whole(inversion.effective), inversion=inversion)
+        inversion: Inversion = _parametrized().invert(
+            slot.parametrization, value, name=entry.name, seed=key, planned=planned
+        )
+    alone = sorts.setdefault((entry.name,), len(sorts))
+    return Job(entry=entry, slot=slot, held=whole(inversion.effective), sort=alone, inversion=inversion)
+
+
+def _parametrized() -> Any:
+    from zeta.write import parametrized  # here, because few models need it
+
+    return parametrized
 
 
 def _whole(entry: Entry, seed: int, like: Tensor) -> Tensor:
@@ -216,24 +243,60 @@ def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield values[index], tile
 
 
+class _Piece(Struct, frozen=True, kw_only=True, gc=False):
+    """A piece of all jobs of a sort, of at most ``_BATCH`` elements: where it is in their memory, and its request."""
+
+    indices: tuple[tuple[slice, ...], ...]  # one after the other
+    numel: int
+    keys: list[int]
+    outs: list[Tensor]
+    request: Request
+
+
 def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
-    """Yield requests of about ``_BATCH`` elements in all, and the name of the last."""
-    batch: list[Request] = []
+    """Yield requests of about ``_BATCH`` elements in all, one for all jobs of a sort, and the name of the last job."""
+    cuts: dict[int, list[_Piece]] = {}
     count = 0
     for job in jobs:
-        entry = job.entry
-        initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
-        key = 0 if isinstance(initializer, Constant) else parameter_key(seed, entry.name)
-        for values, region in job.held.places():
-            for index, piece in pieces(initializer, region, _BATCH):
-                out = values if piece is region else values[index]
-                batch.append(Request(initializer=initializer, key=key, region=piece, out=out, axes=axes, zero_row=row))
-                count += piece.numel
-                if count >= _BATCH:
-                    yield entry.name, batch
-                    batch, count = [], 0
-    if batch:
-        yield jobs[-1].entry.name, batch
+        sort, name = job.sort, job.entry.name
+        if sort not in cuts:
+            cuts[sort] = _cut(job)
+        key = 0 if isinstance(job.entry.initializer, Constant) else parameter_key(seed, name)
+        for piece in cuts[sort]:
+            out = job.held.local
+            for index in piece.indices:
+                out = out[index]
+            piece.keys.append(key)
+            piece.outs.append(out)
+            count += piece.numel
+            if count >= _BATCH:
+                yield name, _requests(cuts)
+                count = 0
+                for each in itertools.chain.from_iterable(cuts.values()):
+                    each.keys.clear()
+                    each.outs.clear()
+    if count:
+        yield jobs[-1].entry.name, _requests(cuts)
+
+
+def _requests(cuts: Mapping[int, list[_Piece]]) -> list[Request]:
+    return [piece.request for pieces in cuts.values() for piece in pieces if piece.outs]
+
+
+def _cut(job: Job) -> list[_Piece]:
+    """What is here, in pieces without keys and tensors yet."""
+    entry, parts = job.entry, job.held.parts
+    initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
+    found: list[_Piece] = []
+    for part in parts:
+        first = () if len(parts) == 1 else (part.index,)
+        for index, region in pieces(initializer, part.region, _BATCH):
+            keys: list[int] = []
+            outs: list[Tensor] = []
+            request = Request(initializer=initializer, keys=keys, region=region, outs=outs, axes=axes, zero_row=row)
+            indices = first if region is part.region else (*first, index)
+            found.append(_Piece(indices=indices, numel=region.numel, keys=keys, outs=outs, request=request))
+    return found
 
 
 _fill: Final = uncollected(fill_)
@@ -241,5 +304,4 @@ _fill: Final = uncollected(fill_)
 
 def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
-    # set_grad_enabled takes half as long to make as no_grad, which it is the same as
-    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else torch.set_grad_enabled(False)
+    return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else Ungraded()

@@ -20,7 +20,6 @@ from zeta.resolve.plans import Entry
 from zeta.resolve.recording.active import ACTIVE, Draws
 from zeta.resolve.recording.sources import source_here
 from zeta.resolve.slots import Slot
-from zeta.write.parametrized import restart_power_iteration
 from zeta.write.targets import check_writable
 
 Arguments = ParamSpec("Arguments")
@@ -92,6 +91,8 @@ def note(recorder: Draws, fit: Fit) -> None:
         first = slot.parametrization[0]
         if isinstance(first, parametrizations._SpectralNorm):
             with torch.no_grad():
+                from zeta.write.parametrized import restart_power_iteration  # here, because few models need it
+
                 restart_power_iteration(first, originals(slot.parametrization)[0])
 
 

@@ -21,14 +21,18 @@ from zeta.resolve.slots import Slot
 def runtime_problem(slot: Slot) -> str | None:
     """Which runtime manages the parameter's memory, and what to do; ``None`` for an ordinary parameter."""
     tensor = slot.tensor
-    if "ds_id" in vars(tensor):
+    if "ds_id" in tensor.__dict__:
         return (
             f"belongs to DeepSpeed's ZeRO-3, which holds its {tuple(getattr(tensor, 'ds_shape', ()))} elsewhere; "
             "initialize before deepspeed.initialize, or inside deepspeed.zero.GatheredParameters"
         )
     layer: Any = type(slot.module)  # mypy takes its __hash__ for that of an instance
     shape = _extents_of(layer).get(slot.local_name)
-    if shape is None or tensor.numel() == (extent := math.prod(shape(slot.module))):
+    if (
+        shape is None
+        or slot.shape == (extents := shape(slot.module))
+        or tensor.numel() == (extent := math.prod(extents))
+    ):
         return None
     if slot.parametrization is not None or is_sharded(tensor):
         return None

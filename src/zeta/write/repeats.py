@@ -23,7 +23,10 @@ def is_random(initializer: Initializer) -> bool:
     """Whether the values depend on the seed."""
     if isinstance(initializer, Program):
         return bool(initializer.draws)
-    return not all(isinstance(law, Constant | Dirac | Identity | Keep) for law in laws_of(initializer))
+    return any([not isinstance(law, _FIXED) for law in laws_of(initializer)])  # noqa: C419 - most have one law
+
+
+_FIXED: Final = (Constant, Dirac, Identity, Keep)
 
 
 class _Drawn(Struct, frozen=True, kw_only=True, eq=False):
@@ -53,9 +56,10 @@ def note_repeated(filled: nn.Module | Tensor, seed: int, entries: Iterable[Entry
     with each other. One ``ZetaNotice`` is given for several repetitions in a row, and none where the other module or
     memory no longer exists.
     """
-    tensors = frozenset((entry.name, entry.shape) for entry in entries if is_random(entry.initializer))
-    if not tensors:
+    drawn = [(entry.name, entry.shape) for entry in entries if is_random(entry.initializer)]
+    if not drawn:
         return
+    tensors = frozenset(drawn)
     last, again = _LAST.drawn, ""
     target = _identity(filled)
     other = None if last is None or last.seed != seed else last.target()

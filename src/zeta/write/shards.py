@@ -32,7 +32,7 @@ class Part(Struct, frozen=True, kw_only=True):
     index: tuple[slice, ...]
 
 
-class Held(Struct, frozen=True, kw_only=True, eq=False):
+class Held(Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The local shard of a tensor, all of it if it is plain: its memory, and the parts of the tensor that fill it."""
 
     local: Tensor
@@ -88,7 +88,7 @@ def parts_of(
 def held(tensor: Tensor) -> Held:
     """Return the local shard of a tensor; all of a plain one. ``TargetError`` if its placements do not determine it."""
     if not is_sharded(tensor):
-        return whole(tensor.detach())
+        return whole(tensor)
     mesh, placements, memory = tensor.device_mesh, tensor.placements, local(tensor)
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the mesh
@@ -106,7 +106,7 @@ def held(tensor: Tensor) -> Held:
 
 def whole(tensor: Tensor) -> Held:
     """A plain tensor, as a shard that holds all of it."""
-    return Held(local=tensor, parts=_all(tuple(tensor.shape)))
+    return Held(local=tensor, parts=_all(tensor.shape))
 
 
 def _check_order(tensor: Any) -> None:

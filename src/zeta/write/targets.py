@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of
-from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps, storage_of
+from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
@@ -25,7 +25,7 @@ _FREED: Final = "has a storage that was freed or made smaller; give its memory b
 _Extent = tuple[int, int, Tensor, str]
 
 
-def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collection[str] = ()) -> list[str]:
+def shared(written: Mapping[str, Tensor], slots: Collection[Slot], kept: Collection[str] = ()) -> list[str]:
     """Different tensors with an element in the same memory: to write one would change the other.
 
     Those of which at least one is written; ``written`` has their memory here, by the canonical name. A buffer that is
@@ -33,16 +33,26 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
     does not follow another buffer.
     """
     memory = list(written.items())
-    known = {id(slot.tensor) for slot in slots if slot.name in written}
-    buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
-    followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
-    for slot in slots:
-        if id(slot.tensor) not in known and (
-            slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
-        ):
-            known.add(id(slot.tensor))
-            if (tensor := _memory(slot.tensor)) is not None:
-                memory.append((slot.name, tensor))
+    buffers: set[str] = set()
+    followers: set[str] = set()
+    if len(written) < len(slots):
+        known = {id(slot.tensor) for slot in slots if slot.name in written}
+        buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
+        followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
+        for slot in [slot for slot in slots if id(slot.tensor) not in known]:
+            if id(slot.tensor) not in known and (
+                slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
+            ):
+                known.add(id(slot.tensor))
+                if (tensor := _memory(slot.tensor)) is not None:
+                    memory.append((slot.name, tensor))
+    end = 0
+    for begin, nbytes in sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory]):
+        if begin < end:
+            break
+        end = begin + nbytes if begin else 0
+    else:
+        return []  # whatever the devices are
     by_device: dict[torch.device, list[_Extent]] = {}
     for name, tensor in memory:
         begin, nbytes = tensor.data_ptr(), nbytes_of(tensor)
@@ -96,17 +106,23 @@ def is_usual(slot: Slot) -> bool:
     One after the other, all those checks of a small tensor take longer than to write it.
     """
     tensor = slot.tensor
-    return (
-        type(tensor) in (nn.Parameter, Tensor)
-        and slot.parametrization is None
-        and not tensor.is_meta
-        and tensor.layout is torch.strided
-        and tensor.dtype in dtypes.DRAWABLE
-        and tensor.is_contiguous()
-        and (storage := storage_of(tensor)) is not None
-        and storage.nbytes() >= tensor.storage_offset() * tensor.itemsize + tensor.nbytes
-        and runtime_problem(slot) is None
-    )
+    try:
+        return (
+            type(tensor) in _PLAIN
+            and slot.parametrization is None
+            and tensor.layout is torch.strided
+            and tensor.dtype in dtypes.DRAWABLE
+            and tensor.is_contiguous()
+            and (tensor.data_ptr() != 0 or not (tensor.nbytes or tensor.is_meta))
+            and tensor.untyped_storage().nbytes() >= tensor.nbytes + tensor.storage_offset() * tensor.itemsize
+            and runtime_problem(slot) is None
+        )
+    except RuntimeError:  # it has no storage
+        return False
+
+
+#: the classes of tensors that are nothing but an array in memory
+_PLAIN: Final = frozenset([nn.Parameter, Tensor])
 
 
 def check_target(entry: Entry, slot: Slot) -> None:

@@ -169,9 +169,9 @@ def test_no_more_than_a_tile_for_each_thread_is_in_memory(tmp_path: Path, monkey
 
     def counted(requests: Sequence[sampling.Request]) -> None:
         for request in requests:
-            sizes.append(request.out.nbytes)
-            weakref.finalize(request.out, change, -request.out.nbytes)
-            change(request.out.nbytes)
+            sizes.append(request.outs[0].nbytes)
+            weakref.finalize(request.outs[0], change, -request.outs[0].nbytes)
+            change(request.outs[0].nbytes)
         original(requests)
 
     monkeypatch.setattr(sampling, "fill_", counted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import errno
 import os
 import shutil
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
@@ -304,7 +304,7 @@ def test_a_model_name_that_the_manifest_cannot_hold(tmp_path: Path) -> None:
 def test_a_law_in_a_dtype_that_cannot_hold_it_is_refused(tmp_path: Path, dtype: torch.dtype, law: Initializer) -> None:
     model = nn.Linear(4, 2, bias=False)
     [entry] = zeta.plan(model, Rules([Rule("*", Normal(1.0))]))
-    plan = zeta.Plan((dataclasses.replace(entry, dtype=dtype, initializer=law),))
+    plan = zeta.Plan((replace(entry, dtype=dtype, initializer=law),))
     with pytest.raises(zeta.ZetaError):
         zeta.save(model, plan, tmp_path / "out", seed=0)
     assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import (
 )
 
 from zeta.base.modules import modules_of
-from zeta.base.process.interrupts import undone, undone_on_error
+from zeta.base.process.interrupts import insist, undone, undone_on_error
 from zeta.errors import TargetError
 
 
@@ -42,14 +42,29 @@ def plain() -> contextlib.AbstractContextManager[None]:
     return _outside() if surrounded else _Here()
 
 
-class _Here(undone_on_error):
+class _Here:
     """A block outside of all modes already. An interrupt in torch's own blocks may leave a mode, or gradients off."""
 
     def __init__(self) -> None:
-        super().__init__(Modes(grad=torch.is_grad_enabled()).restore_all)
+        self._grad = torch.is_grad_enabled()
 
     def __enter__(self) -> None:
         torch.clear_autocast_cache()  # autocast that is switched off in here has one too
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is not None:
+            insist(Modes(grad=self._grad).restore_all)
+
+
+class Ungraded:
+    """``torch.no_grad()``, which takes longer to make than a small tensor to write."""
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        torch._C._set_grad_enabled(self._before)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ import math
 import operator
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Final
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from zeta.base.gaussian import DECIMALS, upper_tail
@@ -304,8 +304,7 @@ def _quantile64(q: Tensor, p: Tensor) -> Tensor:
 # -- distributions ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Side:
+class Side(Struct, frozen=True, kw_only=True):
     """One side of the centre of a normal distribution, on which ``count`` words have equal probability.
 
     Word number ``j``, counted outwards, lies at distance ``q = j * scale + q_offset`` from 1/2 and has the tail ``p =
@@ -318,8 +317,7 @@ class Side:
     p_offset: Decimal
 
 
-@dataclass(frozen=True, kw_only=True)
-class Interval:
+class Interval(Struct, frozen=True, kw_only=True):
     """An interval of normal quantiles, as a split of the ``2^bits`` words: below ``split``, ``z`` is negative."""
 
     bits: int

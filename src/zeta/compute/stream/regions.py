@@ -6,14 +6,13 @@ import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Region:
+class Region(Struct, frozen=True, kw_only=True, dict=True):
     """A box inside a global tensor: ``sizes`` elements from ``offsets`` on, in each dimension of ``shape``.
 
     >>> (

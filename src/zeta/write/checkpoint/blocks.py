@@ -50,9 +50,9 @@ class Block:
         requests = [
             Request(
                 initializer=item.entry.initializer,
-                key=parameter_key(seed, item.entry.name),
+                keys=(parameter_key(seed, item.entry.name),),
                 region=Region.whole(item.entry.shape),
-                out=values,
+                outs=(values,),
                 zero_row=item.entry.padding_idx,
             )
             for item, values in zip(self.stored, self.views(memory), strict=True)

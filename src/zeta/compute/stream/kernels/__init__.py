@@ -12,11 +12,11 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base.language.state import outside_of_modes
@@ -57,7 +57,7 @@ def fill(tasks: Iterable[Task]) -> None:
     """Run all tasks; those of one device in one call, so that many small tasks cost little more than a large one."""
     by_device: dict[torch.device, list[Task]] = {}
     for task in tasks:
-        by_device.setdefault(task.out.device, []).append(task)
+        by_device.setdefault(task.device, []).append(task)
     for device, of_device in by_device.items():
         chosen = backend(device)
         at_once: list[Task] = []
@@ -76,11 +76,12 @@ def fill(tasks: Iterable[Task]) -> None:
 def _staged(task: Task) -> None:
     """Compute into a temporary, in fp32 if no backend writes the dtype, on the CPU if none runs there, and copy it."""
     law = task.law if task.law.dtype in _EVERY_DTYPE else replace(task.law, dtype=torch.float32)
-    device = task.out.device if task.out.device.type == "cuda" else torch.device("cpu")
-    for index, tile in task.region.tiles(STAGE):
-        values = torch.empty(tile.sizes, dtype=law.dtype, device=device)
-        fill([msgspec.structs.replace(task, law=law, region=tile, out=values)])
-        task.out[index].copy_(values)
+    device = task.device if task.device.type == "cuda" else torch.device("cpu")
+    for key, out in zip(task.keys, task.outs, strict=True):
+        for index, tile in task.region.tiles(STAGE):
+            values = torch.empty(tile.sizes, dtype=law.dtype, device=device)
+            fill([replace(task, law=law, keys=(key,), region=tile, outs=(values,))])
+            out[index].copy_(values)
 
 
 def backend(device: torch.device | str = "cpu") -> Backend:
@@ -101,7 +102,8 @@ def problems(device: torch.device | str = "cpu") -> tuple[str, ...]:
 
 def choice(device: torch.device | str = "cpu") -> tuple[Backend, tuple[str, ...]]:
     """``backend`` and ``problems`` in one call, without the notice."""
-    return _choice("cuda" if torch.device(device).type == "cuda" else "cpu", os.environ.get(VARIABLE) or None)
+    kind = device.type if isinstance(device, torch.device) else torch.device(device).type
+    return _choice("cuda" if kind == "cuda" else "cpu", os.environ.get(VARIABLE) or None)
 
 
 @functools.cache

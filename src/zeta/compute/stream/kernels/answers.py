@@ -73,7 +73,7 @@ def digest(fill: Callable[[Sequence[Task]], None], law: Law, device: str = "cpu"
     run = torch.zeros(_RUN.sizes, dtype=law.dtype, device=device)
     box = torch.zeros(tuple(reversed(_BOX.sizes)), dtype=law.dtype, device=device)
     places = ((_RUN, run), (_BOX, box.t()))
-    fill([Task(law=law, key=_KEY, draw=_DRAW, region=region, out=out) for region, out in places])
+    fill([Task(law=law, keys=(_KEY,), draw=_DRAW, region=region, outs=(out,)) for region, out in places])
     found = hashlib.sha256()
     for values in (run, box):
         found.update(bytes(values.cpu().view(torch.uint8).flatten().tolist()))

@@ -64,6 +64,9 @@ class Library:
         if not same:
             raise OSError(f"{path} is of another version of zeta; install zeta again")
         self._library.zeta_stream_from.restype = ctypes.c_int64
+        number, count, memory = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+        self._library.zeta_fill.argtypes = (ctypes.c_char_p, memory, count, count, number, memory)
+        self._library.zeta_measure.argtypes = (ctypes.c_char_p, memory, memory, count, number, memory)
         #: a fill of at least this many bytes uses stores that bypass the caches
         self.stream_from: int = self._library.zeta_stream_from()
 
@@ -78,20 +81,20 @@ class Library:
 
         A thread that called ``stay_on_this_thread`` runs them alone.
         """
-        jobs = b"".join([_jobs(task) for task in tasks])
+        jobs = _jobs(tasks)
         count = len(jobs) // _JOB_SIZE
-        self._call("zeta_fill", isa, jobs, ctypes.c_int64(count), ctypes.c_int64(self.stream_from))
+        self._call("zeta_fill", isa, jobs, count, self.stream_from)
 
     def measure(self, isa: str, tensors: Sequence[Tensor], centres: Sequence[float]) -> list[RawSums]:
         """Sum and sum of squares about the centre, minimum and maximum of each tensor, all in one call.
 
         The results have the same bits for any number of threads.
         """
-        views = [_views(tensor, centre) for tensor, centre in zip(tensors, centres, strict=True)]
+        views = _views(tensors, centres)
         joined = b"".join(views)
         count = len(joined) // _VIEW_SIZE
         answers = ctypes.create_string_buffer(_SUMS.size * count)
-        self._call("zeta_measure", isa, joined, answers, ctypes.c_int64(count))
+        self._call("zeta_measure", isa, joined, answers, count)
         found: Iterator[RawSums] = _SUMS.iter_unpack(answers.raw)
         if count == len(tensors) and all(views):
             return list(found)
@@ -104,7 +107,7 @@ class Library:
         return measured
 
     def _call(self, function: str, isa: str, *arguments: object) -> None:
-        threads = ctypes.c_int32(getattr(_this_thread, "threads", None) or torch.get_num_threads())
+        threads = getattr(_this_thread, "threads", None) or torch.get_num_threads()
         code = getattr(self._library, function)(isa.encode(), *arguments, threads, _team(was_forked()))
         if code == _NO_MEMORY:
             raise MemoryError(f"{function} of the native kernels found no memory; nothing was written")
@@ -156,26 +159,43 @@ def library_path(folders: Iterable[str]) -> Path:
     )
 
 
-def _jobs(task: Task) -> bytes:
-    """The task as a ``zeta_job``, or as several if it has more dimensions than a job."""
-    region, out, law = task.region, task.out, _packed(task.law)
-    stream = _STREAM.pack(task.key, task.draw)
-    if region.is_run and out.is_contiguous():
+def _jobs(tasks: Iterable[Task]) -> bytes:
+    """Each task as a ``zeta_job``, or as several if it has more dimensions than a job."""
+    parts: list[bytes] = []
+    for task in tasks:
+        region, draw, law = task.region, task.draw, _packed(task.law)
         sizes, strides = _run(region.numel)
-        return _PLACE.pack(out.data_ptr(), region.start) + sizes + strides + strides + stream + law
-    jobs = b""
-    for (index, offset), extents, steps in boxes(region.sizes, [region.strides, out.stride()]):
-        place = _PLACE.pack(out.data_ptr() + offset * out.element_size(), region.start + index)
-        jobs += place + b"".join(_BOX.pack(*numbers) for numbers in (extents, *steps)) + stream + law
-    return jobs
+        run, start = sizes + strides + strides, region.start
+        for key, out in zip(task.keys, task.outs, strict=True):
+            if region.is_run and out.is_contiguous():
+                parts += (_PLACE.pack(out.data_ptr(), start), run, _STREAM.pack(key, draw), law)
+                continue
+            for (index, offset), extents, steps in boxes(region.sizes, [region.strides, out.stride()]):
+                parts.append(_PLACE.pack(out.data_ptr() + offset * out.element_size(), start + index))
+                parts += [_BOX.pack(*numbers) for numbers in (extents, *steps)]
+                parts += (_STREAM.pack(key, draw), law)
+    return b"".join(parts)
 
 
-def _views(tensor: Tensor, centre: float) -> bytes:
-    """The tensor as a ``zeta_view``, or as several if it has more dimensions than a view."""
+def _views(tensors: Iterable[Tensor], centres: Iterable[float]) -> list[bytes]:
+    """Each tensor as a ``zeta_view``, or as several if it has more dimensions than a view."""
+    runs: dict[tuple[int, torch.dtype, float], bytes] = {}  # a view without its address
+    views: list[bytes] = []
+    for tensor, centre in zip(tensors, centres, strict=True):
+        if not tensor.is_contiguous():
+            views.append(_boxed(tensor, centre))
+            continue
+        key = (tensor.numel(), tensor.dtype, centre)
+        run = runs.get(key)
+        if run is None:
+            run = runs[key] = b"".join(_run(tensor.numel())) + _TYPE.pack(_DTYPES[tensor.dtype], centre)
+        views.append(_ADDRESS.pack(tensor.data_ptr()) + run)
+    return views
+
+
+def _boxed(tensor: Tensor, centre: float) -> bytes:
+    """A tensor with gaps, or in another order, as views of boxes."""
     kind = _TYPE.pack(_DTYPES[tensor.dtype], centre)
-    if tensor.is_contiguous():
-        sizes, strides = _run(tensor.numel())
-        return _ADDRESS.pack(tensor.data_ptr()) + sizes + strides + kind
     views = b""
     for (offset,), extents, (steps,) in boxes(tuple(tensor.shape), [tensor.stride()]):
         place = _ADDRESS.pack(tensor.data_ptr() + offset * tensor.element_size())

@@ -30,8 +30,9 @@ TILE: Final = 2**16
 def fill(tasks: Sequence[Task]) -> None:
     """Run the tasks one after the other, in bounded tiles."""
     for task in tasks:
-        for index, tile in task.region.tiles(TILE):
-            task.out[index].copy_(_values(task, tile).view(tile.sizes))
+        for key, out in zip(task.keys, task.outs, strict=True):
+            for index, tile in task.region.tiles(TILE):
+                out[index].copy_(_values(task, key, tile).view(tile.sizes))
 
 
 def words(key: int, draw: int, region: Region, device: torch.device) -> Tensor:
@@ -41,13 +42,13 @@ def words(key: int, draw: int, region: Region, device: torch.device) -> Tensor:
     return words_at(key, region.indices(device).view(-1), draw=draw)
 
 
-def _values(task: Task, tile: Region) -> Tensor:
-    law, device = task.law, task.out.device
-    first = words(task.key, task.draw, tile, device)
+def _values(task: Task, key: int, tile: Region) -> Tensor:
+    law, device = task.law, task.device
+    first = words(key, task.draw, tile, device)
     if law.kind == "words":
         return first
     if law.dtype is torch.float64:
-        return _values64(law, first, words(task.key, task.draw | LOW_WORD, tile, device))
+        return _values64(law, first, words(key, task.draw | LOW_WORD, tile, device))
     return _values32(law, first)
 
 

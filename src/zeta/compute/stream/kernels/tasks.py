@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
@@ -21,8 +20,7 @@ DIMS: Final = 6
 DrawKind = Literal["words", "uniform", "normal"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)  # hashed by identity, which is faster in the caches of the backends
-class Law:
+class Law(Struct, frozen=True, kw_only=True, eq=False):  # hashed by identity, which is faster in the caches
     """A distribution of real numbers in a dtype, with all its constants: ``draw * scale + shift``, then clamped.
 
     ``uniform`` draws ``u`` in ``[0, 1)``, ``normal`` draws ``z`` within the interval ``within``; both are computed in
@@ -53,20 +51,26 @@ WORDS = Law(kind="words", dtype=torch.uint32)
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """Write the values of ``law`` for the elements of ``region`` to ``out``, a tensor of its sizes with any strides.
+    """Write the values of ``law`` for the elements of ``region`` to ``outs``, tensors of its sizes with any strides.
 
-    ``key`` is the parameter's key; ``draw`` is the draw number, the upper 64 bits of the counter.
+    ``keys`` are the parameters' keys, one for each of ``outs``, which are on one device; ``draw`` is the draw number,
+    the upper 64 bits of the counter.
     """
 
     law: Law
-    key: int
+    keys: Sequence[int]
     draw: int
     region: Region
-    out: Tensor
+    outs: Sequence[Tensor]
 
     def __post_init__(self) -> None:
-        assert tuple(self.out.shape) == self.region.sizes, (self.out.shape, self.region)
-        assert self.out.dtype is self.law.dtype, (self.out.dtype, self.law)
+        sizes, dtype = self.region.sizes, self.law.dtype
+        assert all(out.shape == sizes and out.dtype is dtype for out in self.outs), self
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the tensors."""
+        return self.outs[0].device
 
 
 StridedBox = tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]

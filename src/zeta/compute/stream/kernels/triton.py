@@ -363,15 +363,16 @@ def _law_arguments(law: Law) -> dict[str, Any]:
 
 
 def fill(tasks: Sequence[Task]) -> None:
-    """Run the tasks in order, each with one launch on the current stream of its device."""
+    """Run the tasks in order, with one launch for each tensor on the current stream of its device."""
     for task in tasks:
         if task.region.numel:
-            with torch.cuda.device_of(task.out):
-                _launch(task)
+            with torch.cuda.device_of(task.outs[0]):
+                for key, out in zip(task.keys, task.outs, strict=True):
+                    _launch(task, key, out.detach())
 
 
-def _launch(task: Task) -> None:
-    region, out = task.region, task.out.detach()
+def _launch(task: Task, key: int, out: torch.Tensor) -> None:
+    region = task.region
     for (index, offset), box, strides in boxes(region.sizes, [region.strides, out.stride()]):
         rows = [dim for dim in zip(box, *strides, strict=True) if dim[0] != 1]
         inner, _, step = rows.pop() if rows and rows[-1][1] == 1 else (1, 1, 1)
@@ -390,7 +391,7 @@ def _launch(task: Task) -> None:
             index_strides=index_strides,
             out_strides=out_strides,
             step=step,
-            key=task.key,
+            key=key,
             draw=task.draw,
             **_law_arguments(task.law),
             WHOLE=whole,
