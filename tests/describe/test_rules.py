@@ -356,7 +356,7 @@ def test_the_first_rule_that_matches_wins() -> None:
 
 def test_a_rule_hidden_by_an_earlier_one_is_an_error_unless_optional() -> None:
     hidden = Rule("*.weight", Zeros())
-    with pytest.raises(PlanError, match=r"never win.*\n  - rule 2 \(\*\.weight\)$"):
+    with pytest.raises(PlanError, match=r"never win.*\n  - rule 2 \(\*\.weight\): hidden by rule 1 \(\*\)$"):
         chosen(Rules([Rule("*", Ones()), hidden]))
     chosen(Rules([Rule("*", Ones()), dataclasses.replace(hidden, optional=True)]))
 

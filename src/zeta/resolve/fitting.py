@@ -20,7 +20,8 @@ from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.resolve.submodels import Naming, check_used, renamed
 from zeta.rules.globs import glob_matcher
-from zeta.rules.where import Where, did_you_mean_glob
+from zeta.rules.missing import missing
+from zeta.rules.where import Where
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]
@@ -179,14 +180,11 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise SpecError(f"{_ONLY}, got {shown(only)}")
         names = {name for item in items for name in names_of(item)}
-        hits = {
-            pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
-            for pattern in patterns
-        }
-        empty = [f"{pattern}{did_you_mean_glob(pattern, names)}" for pattern, found in hits.items() if not found]
-        if empty:
+        globs = [pattern for pattern in patterns if pattern not in names]
+        if empty := [line for pattern in globs for line in missing(pattern, names)]:
             raise PlanError(listed("only= names nothing in the plan:", empty))
-        hit = set().union(*hits.values())
+        hit = {*patterns} & names
+        hit.update(*(filter(glob_matcher(pattern), names) for pattern in globs))
         chosen = [item for item in items if not hit.isdisjoint(names_of(item))]
         if not patterns:
             notice("only= is empty: nothing is selected, and nothing is done")

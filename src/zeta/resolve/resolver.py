@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -19,18 +19,18 @@ from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
 from zeta.initializers.reach import check_law
 from zeta.resolve.entries import Entry
+from zeta.resolve.idle import label_of, names_of_nothing, why_idle
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of
-from zeta.rules import Kind, Match, Rule, Rules, Where
-from zeta.rules.globs import glob_matcher
+from zeta.rules import Kind, Match, Rules
 from zeta.rules.instead import FunctionError
-from zeta.rules.where import did_you_mean_glob
 
 _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
 _UNWRITTEN_RULE: Final = "kept: not written"
 #: what entries have as their rule that no rule was given for
 UNRULED: Final = frozenset([_STATISTICS_RULE, _KEPT_RULE, _UNWRITTEN_RULE])
-_IDLE: Final = "these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):"
+_IDLE: Final = "these rules never win (optional=True allows it):"
+_MISSING: Final = "these rules name what the model does not have (optional=True allows it):"
 _IDLE_OF_RECIPE: Final = (
     "these rules of it never win (write Rules([...]) for your model, before those of the recipe or instead of them):"
 )
@@ -120,6 +120,7 @@ class _Resolver:
         self.broken: dict[int, str] = {}  # by rule: why its function gives no initializer
         self.written: set[int] = set()  # modules of which a parameter gets values
         self._laws: dict[tuple[Any, ...], _Law] = {}
+        self._groups = groups
         self._names = [slot.name for group in groups for slot in group]
 
     def _layers(self, name: str) -> tuple[int, int] | None:
@@ -129,12 +130,11 @@ class _Resolver:
     def _all_layers(self) -> dict[str, tuple[int, int] | None]:
         return layers_of(self._names)
 
-    def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
-        """The first rule that matches any name of one tensor, and these names' matches."""
-        claims: dict[int, list[Match]] = {}
+    def _matches(self, group: list[Slot]) -> Iterator[Match]:
+        """What rules get of each name of one tensor."""
         axes_of = functools.partial(_axes, group)
         for slot in group:
-            match = Match(
+            yield Match(
                 name=slot.name,
                 shape=slot.shape,
                 dtype=slot.tensor.dtype,
@@ -145,6 +145,11 @@ class _Resolver:
                 config=self.config,
                 axes_of=axes_of,
             )
+
+    def claim(self, group: list[Slot]) -> tuple[int | None, list[Match]]:
+        """The first rule that matches any name of one tensor, and these names' matches."""
+        claims: dict[int, list[Match]] = {}
+        for match in self._matches(group):
             position = self.rules.first(match)
             if position is not None:
                 claims.setdefault(position, []).append(match)
@@ -175,27 +180,16 @@ class _Resolver:
             return None
         return self._solved(group, matches, winner)
 
-    def _label(self, position: int) -> str:
-        return f"rule {position + 1} ({self.rules[position].label})"
-
     def _note_overruled(self, claim: int, winner: int, matches: list[Match], first: Slot) -> None:
         """A rule would have matched these names of a tied tensor, of which an earlier rule matches another."""
         for match in matches:
             if claim not in self.overruled:
                 with contextlib.suppress(ZetaError):
+                    written = f'Rule("{first.name}", {self.rules[claim].initializer_for(match)!r})'
                     self.overruled[claim] = (
-                        f"; {match.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
-                        f'rule, or put Rule("{first.name}", {self.rules[claim].initializer_for(match)!r}) before the '
-                        "other"
+                        f"{match.name} is tied to a tensor that {label_of(self.rules, winner)} matches first: remove "
+                        f"this rule, or put {written} before the other"
                     )
-
-    def _meant(self, rule: Rule) -> str:
-        """What the glob of a rule that matches no name may have meant."""
-        assert isinstance(rule.where, Where)
-        pattern = rule.where.pattern
-        if self.recipe is not None or pattern is None or any(map(glob_matcher(pattern), self._names)):
-            return ""
-        return did_you_mean_glob(pattern, self._names)
 
     def _solved(self, group: list[Slot], matches: list[Match], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
@@ -209,9 +203,8 @@ class _Resolver:
                 named = "; ".join(
                     f"{each.name}: {initializer!r}" for each, initializer in zip(matches, asked, strict=True)
                 )
-                self.contested.append(
-                    f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked[0]!r}) first, or another'
-                )
+                by = label_of(self.rules, position)
+                self.contested.append(f'{named} (by {by}); put Rule("{slot.name}", {asked[0]!r}) first, or another')
                 return None
             if not isinstance(asked[0], Keep):
                 if nn.parameter.is_lazy(slot.tensor):
@@ -223,7 +216,7 @@ class _Resolver:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
         except ZetaError as error:
-            by = f", {self._label(position)}" if self.named else ""
+            by = f", {label_of(self.rules, position)}" if self.named else ""
             self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}{by}: {error}")
             return None
         padding = None
@@ -269,10 +262,20 @@ class _Resolver:
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
+        names = {
+            of_buffers: [
+                slot.name for group in self._groups for slot in group if (slot.kind is Kind.BUFFER) is of_buffers
+            ]
+            for of_buffers in (False, True)
+        }
         idle = [
-            self._label(position) + (self.overruled.get(position) or self._meant(rule))
-            for position, rule in enumerate(self.rules)
-            if position not in self.winners and not rule.optional
+            position for position, rule in enumerate(self.rules) if position not in self.winners and not rule.optional
+        ]
+        matches = [match for group in self._groups for match in self._matches(group)] if idle else []
+        reasons = [
+            f"{label_of(self.rules, position)}: "
+            f"{self.overruled.get(position) or why_idle(self.rules, position, matches, names)}"
+            for position in idle
         ]
         problems = [
             listed(heading, items)
@@ -281,7 +284,8 @@ class _Resolver:
                 ("a rule's function must return an initializer:", self.broken.values()),
                 ("a rule gives different initializers to the names of one tensor:", self.contested),
                 ("these parameters cannot be initialized as asked:", self.unsolved),
-                (_IDLE if self.recipe is None else _IDLE_OF_RECIPE, idle),
+                (_IDLE if self.recipe is None else _IDLE_OF_RECIPE, reasons),
+                (_MISSING, list(names_of_nothing(self.rules, self.winners, names))),
             )
             if items
         ]

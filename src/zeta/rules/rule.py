@@ -35,7 +35,8 @@ class Rule:
         initializer: an :class:`Initializer`, ``Keep()`` to keep the parameter's values on purpose, or a function of the
             :class:`Match` that returns one.
         axes: the roles of the dimensions, if they cannot be derived from the module, or are derived wrongly.
-        optional: the rule may match nothing. Any other rule that never wins is an error.
+        optional: the rule may match nothing. Any other rule that never wins is an error, and so is a glob in its
+            condition, or a choice in the glob's braces, that matches no name.
         buffers: the rule applies to buffers and not to parameters.
         label: the name of the rule in tables and messages; by default the condition in words.
     """

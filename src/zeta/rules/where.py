@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -23,8 +23,8 @@ class Where:
 
     label: str
     test: Callable[[Match], bool] = field(repr=False, compare=False)
-    #: the name glob, if it is one
-    pattern: str | None = field(default=None, repr=False, compare=False, kw_only=True)
+    #: the name globs in it, also those that it excludes
+    globs: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     def __call__(self, match: Match) -> bool:
         """Whether ``match`` satisfies the condition."""
@@ -32,17 +32,19 @@ class Where:
 
     def __and__(self, other: Condition) -> Where:
         right = where(other)
-        return Where(f"({self.label} & {right.label})", lambda match: self(match) and right(match))
+        label, globs = f"({self.label} & {right.label})", self.globs + right.globs
+        return Where(label, lambda match: self(match) and right(match), globs=globs)
 
     def __or__(self, other: Condition) -> Where:
         right = where(other)
-        return Where(f"({self.label} | {right.label})", lambda match: self(match) or right(match))
+        label, globs = f"({self.label} | {right.label})", self.globs + right.globs
+        return Where(label, lambda match: self(match) or right(match), globs=globs)
 
     __rand__ = __and__
     __ror__ = __or__
 
     def __invert__(self) -> Where:
-        return Where(f"~{self.label}", lambda match: not self(match))
+        return Where(f"~{self.label}", lambda match: not self(match), globs=self.globs)
 
 
 #: ``nn.Linear | nn.Embedding``, or a tuple: a module of any of these classes
@@ -84,7 +86,7 @@ def glob(pattern: str) -> Where:
     ``*.bias`` finds the bias of a model that is a single layer.
     """
     matches = glob_matcher(pattern)
-    return Where(pattern, lambda match: matches(match.name), pattern=pattern)
+    return Where(pattern, lambda match: matches(match.name), globs=(pattern,))
 
 
 def regex(pattern: str | re.Pattern[str]) -> Where:
@@ -153,21 +155,3 @@ def ndim(number: int) -> Where:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
     return Where(f"ndim {number}", lambda match: len(match.shape) == number)
-
-
-def did_you_mean_glob(pattern: str, names: Iterable[str]) -> str:
-    """The end of a message about a glob that matches no name: the closest glob of the same form, or nothing.
-
-    >>> did_you_mean_glob("*.wieght", ["h.0.weight", "h.0.bias"])
-    "; did you mean '*.weight'?"
-    """
-    names = list(names)
-    if any(name.startswith(f"{pattern}.") for name in names):
-        return f"; did you mean {pattern + '.*'!r}?"
-    parts = pattern.count(".") if pattern.startswith("*.") else 0
-    forms: dict[str, None] = {}
-    for name in names:
-        words = name.split(".")
-        forms["*." + ".".join(words[-parts:]) if parts else name] = None
-        forms[".".join("*" if word.isdecimal() else word for word in words)] = None
-    return did_you_mean(pattern, forms)

@@ -1,0 +1,53 @@
+"""Rules that do nothing, or of which a name does nothing, and why: each is an error, as it may be mistyped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from zeta.errors import ZetaError
+from zeta.rules import Match, Rule, Rules, Where
+from zeta.rules.missing import missing
+
+#: by whether they are of buffers
+Names = Mapping[bool, Sequence[str]]
+#: rules that a message names as hiding another one
+_MOST: Final = 3
+_NOUN: Final = {False: "parameter", True: "buffer"}
+_OPTION: Final = {True: "write buffers=True", False: "leave buffers=True out"}
+
+
+def label_of(rules: Rules, position: int) -> str:
+    """A rule in a message."""
+    return f"rule {position + 1} ({rules[position].label})"
+
+
+def names_of_nothing(rules: Rules, winners: Collection[int], names: Names) -> Iterator[str]:
+    """The globs, and choices in their braces, that match no name, of rules that win."""
+    for position, rule in enumerate(rules):
+        if position in winners and not rule.optional:
+            yield from (f"{label_of(rules, position)}: {line}" for line in _missing(rule, names))
+
+
+def why_idle(rules: Rules, position: int, matches: Sequence[Match], names: Names) -> str:
+    """Why a rule wins none of a model's tensors."""
+    rule = rules[position]
+    first = {rules.first(match) for match in matches if rule.matches(match)}
+    if hiding := sorted(each for each in first if each not in (None, position)):
+        more = f" and {len(hiding) - _MOST} more" if len(hiding) > _MOST else ""
+        return f"hidden by {', '.join(label_of(rules, each) for each in hiding[:_MOST])}{more}"
+    other = replace(rule, buffers=not rule.buffers)
+    for match in matches:
+        with contextlib.suppress(ZetaError):
+            if other.matches(match):
+                return f"{match.name} is a {_NOUN[other.buffers]}: {_OPTION[other.buffers]}"
+    return ", ".join(_missing(rule, names)) or "matches nothing"
+
+
+def _missing(rule: Rule, names: Names) -> Iterator[str]:
+    assert isinstance(rule.where, Where)
+    for pattern in rule.where.globs:
+        for line in missing(pattern, names[rule.buffers]):
+            yield f"no {_NOUN[rule.buffers]} is named {line}"
