@@ -327,6 +327,19 @@ def test_one_flipped_bit_in_the_file(dtype: torch.dtype, tmp_path: Path) -> None
         assert found(zeta.verify(tmp_path)) == {"b": (1, divmod(position, 7))}
 
 
+def test_a_file_of_another_program_is_not_compared_and_says_what_to_do(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    header, tensors = read(folder)
+    rewrite(folder, {**header, "__metadata__": {"by": "another program"}}, tensors)
+    [problem] = zeta.verify(folder).problems
+    assert "another program has written it" in problem
+    assert "zeta.verify(model, plan, seed) names those that differ" in problem
+    rewrite(folder, header, tensors)
+    path.write_bytes(path.read_bytes()[:-1])
+    [problem] = zeta.verify(folder).problems
+    assert problem == f"model.safetensors: {path.stat().st_size:,} bytes, expected {path.stat().st_size + 1:,}"
+
+
 def test_a_flipped_bit_in_the_copy_for_a_tied_name(folder: Path) -> None:
     header, tensors = read(folder)
     tensors["head.weight"] = tensors["head.weight"][:-4] + b"good"

@@ -566,7 +566,7 @@ def test_a_plan_of_another_model_lists_every_difference() -> None:
     with pytest.raises(PlanError) as caught:
         zeta.apply_(model, plan, seed=0)
     assert str(caught.value) == (
-        "this plan is not for this model; nothing was changed\n"
+        "this plan is not for this model\n"
         "the plan names what the model does not have:\n  - a.weight\n  - a.bias\n"
         "the model has what the plan does not name:\n  - d.weight\n"
         "shapes differ:\n  - b.weight: planned 4 x 3, found 3 x 4\n  - b.bias: planned 4, found 3"

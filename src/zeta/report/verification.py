@@ -196,7 +196,7 @@ def _is_small(job: Job) -> bool:
 def prepare_verification(fit: Fit, seed: int) -> PreparedVerification:
     """Check that the model can be compared. Raises the errors of ``prepare``."""
     jobs = prepare(fit, seed)
-    kept = tuple(entry.name for entry in fit.plan if entry.kept)
+    kept = tuple(entry.name for entry in fit.entries if entry.kept)
     return PreparedVerification(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
 
 

@@ -18,14 +18,17 @@ from zeta.errors import PlanError, SpecError, listed, notice
 from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
-from zeta.resolve.submodels import Naming, check_used, renamed
+from zeta.resolve.submodels import Naming, check_used, prefixes, renamed
 from zeta.rules.globs import glob_matcher
-from zeta.rules.missing import missing
+from zeta.rules.missing import missing as missing_names
 from zeta.rules.where import Where
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]
 Item = TypeVar("Item")
+_NOT_FOR_IT: Final = "this plan is not for this model"
+#: prefixes that a message names
+_MOST_PREFIXES: Final = 3
 _ONLY: Final = "only must be a name or glob, a collection of them, or a function of the name, as in only='head.*'"
 
 
@@ -103,7 +106,7 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
         names |= _following(here, slots, names)
         entries = tuple(entry for entry in here if entry.name in names)
         selection = tuple(entry.name for entry in plan if entry.name in names)
-    _check_names(here, entries, slots, whole=only is None)
+    _check_names(here, entries, slots, whole=only is None, part=naming is not None)
     return Fit(model=model, asked=plan, plan=here, slots=slots, entries=entries, selection=selection)
 
 
@@ -181,7 +184,7 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
             raise SpecError(f"{_ONLY}, got {shown(only)}")
         names = {name for item in items for name in names_of(item)}
         globs = [pattern for pattern in patterns if pattern not in names]
-        if empty := [line for pattern in globs for line in missing(pattern, names)]:
+        if empty := [line for pattern in globs for line in missing_names(pattern, names)]:
             raise PlanError(listed("only= names nothing in the plan:", empty))
         hit = {*patterns} & names
         hit.update(*(filter(glob_matcher(pattern), names) for pattern in globs))
@@ -194,9 +197,9 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
     return chosen
 
 
-def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool) -> None:
-    """Raise ``PlanError`` if names or shapes of plan and model differ."""
-    planned = {name for entry in plan for name in (entry.name, *entry.ties)}
+def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool, part: bool) -> None:
+    """Raise ``PlanError`` if names or shapes of plan and model differ; ``whole`` if everything is selected."""
+    planned = {name: entry.shape for entry in plan for name in (entry.name, *entry.ties)}
     missing = [name for entry in selected for name in (entry.name, *entry.ties) if name not in slots]
     extra = [name for name in slots if name not in planned] if whole else []
     shapes = [
@@ -206,6 +209,9 @@ def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot
         and slots[entry.name].shape != entry.shape
         and not nn.parameter.is_lazy(slots[entry.name].tensor)
     ]
+    places = _places(slots, planned) if missing and not part else []
+    if places and "" not in places:
+        raise PlanError(f"{_NOT_FOR_IT}: {_as_a_part(next(iter(slots)), places)}")
     wanted = {entry.name for entry in selected}
     problems = [
         listed(heading, names)
@@ -218,7 +224,23 @@ def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot
         if names
     ]
     if problems:
-        raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
+        hint = ["if it is a part of the planned one, with the same names: prefix=''"] if places else []
+        raise PlanError("\n".join([_NOT_FOR_IT, *problems, *hint]))
+
+
+def _places(slots: Mapping[str, Slot], planned: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The prefixes with which the model has the names and shapes of a part of the planned one."""
+    return [
+        prefix
+        for prefix in prefixes(slots, planned)
+        if all(planned[Naming(prefix=prefix)(name)] == slot.shape for name, slot in slots.items())
+    ]
+
+
+def _as_a_part(first: str, places: Sequence[str]) -> str:
+    known = [f"{Naming(prefix=prefix)(first)} with prefix={prefix!r}" for prefix in places[:_MOST_PREFIXES]]
+    more = f", and so on for {len(places)} places" if len(places) > len(known) else ""
+    return f"it has the names of a part of the planned one; its {first} is {', or '.join(known)}{more}"
 
 
 def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entry], bool]) -> list[str]:
