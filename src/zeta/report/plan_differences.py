@@ -106,7 +106,7 @@ class Difference:
         lines = [self.summary]
         if self.changes:
             headings = self._headings()
-            lines.append(table(headings, self._rows(), width=width, expendable=headings[:3:-1]))
+            lines.append(table(headings, self._rows(), width=width, expendable=[headings[4:]]))
         return "\n".join([*lines, *self._remarks()])
 
     def _repr_html_(self) -> str:
