@@ -462,6 +462,9 @@ def test_gradients_that_are_not_finite() -> None:
         # logits of variance 2 * 0.5 make the loss of a batch vary: 1 more is allowed
         (10, math.log(10) + 0.5 - 1.24, math.log(10) + 0.5, []),
         (10, math.log(10) + 0.5 - 1.26, math.log(10) + 0.5, [("Z602", "warn", math.log(10) + 0.5)]),
+        # logits that explode make it vary as much as they are large
+        (10, 1e9 + 2.3e8, 1e9, [("Z601", "fail", 2 * math.log(10))]),
+        (10, 1e9 - 4.7e8, 1e9, [("Z601", "fail", 2 * math.log(10))]),
     ],
 )  # fmt: skip
 def test_initial_losses(
