@@ -34,6 +34,7 @@ BIASES = Rule("*.bias", Zeros())
         (Zeros, "write Zeros(), with parentheses"),
         (Keep, "write Keep(), with parentheses"),
         (Constant, "write Constant(value), with parentheses"),
+        (Normal, "write Normal(std), with parentheses"),  # Normal() has std 1, which hardly anybody means
         (nn.init.zeros_, "write Zeros(), of zeta.initializers: torch.nn.init.zeros_ writes to tensors"),
         (nn.init.kaiming_normal_, "write kaiming_normal(), of zeta.initializers"),
         (nn.init.trunc_normal_, "write TruncatedNormal(std), of zeta.initializers"),
@@ -104,7 +105,11 @@ def test_every_function_of_torch_has_an_answer() -> None:
 @pytest.mark.parametrize(
     ("function", "advice"),
     [
-        (lambda m: torch.zeros(m.shape), "got a tensor of shape (3, 3); a rule gives the law of the values"),
+        (
+            lambda m: torch.zeros(m.shape),
+            "got a tensor of shape (3, 3); a rule's function gets a Match (name, shape, kind, module, depth, ...), "
+            "not a tensor, and returns an initializer, as in lambda m: Normal(0.02 / m.depth); zeta.from_function(function)",
+        ),
         (lambda m: kaiming_normal, "write kaiming_normal(), with parentheses"),
         (lambda m: Zeros, "write Zeros(), with parentheses"),
         (lambda m: nn.init.zeros_(m), "'Match' object has no attribute 'zero_'; a rule's function gets a Match"),

@@ -14,7 +14,7 @@ from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.initializers.elementwise import notice_order
-from zeta.rules.instead import FunctionError, instead_of, instead_of_a_tensor, named
+from zeta.rules.instead import FunctionError, instead_of, instead_of_a_result, instead_of_a_tensor, named
 from zeta.rules.match import Kind, Match
 from zeta.rules.where import Condition, Where, where
 
@@ -108,7 +108,7 @@ class Rule:
                 raise FunctionError(f"{failed}; {advice}") from error
             raise SpecError(failed) from error
         if not isinstance(result, Initializer):
-            advice = instead_of(result)
+            advice = instead_of_a_result(result)
             message = f"rule {self.label!r} must return an initializer for {match.name}, got {named(result)}"
             raise FunctionError(message if advice is None else f"{message}; {advice}")
         return result
