@@ -108,7 +108,7 @@ def test_every_function_of_torch_has_an_answer() -> None:
         (
             lambda m: torch.zeros(m.shape),
             "got a tensor of shape (3, 3); a rule's function gets a Match (name, shape, kind, module, depth, ...), "
-            "not a tensor, and returns an initializer, as in lambda m: Normal(0.02 / m.depth); zeta.from_function(function)",
+            "not a tensor, and returns an initializer, as in lambda m: Normal(0.02 / m.depth); zeta.from_function",
         ),
         (lambda m: kaiming_normal, "write kaiming_normal(), with parentheses"),
         (lambda m: Zeros, "write Zeros(), with parentheses"),

@@ -398,9 +398,12 @@ def test_initializers_that_do_not_fit(layer: nn.Module, initializer: Any, messag
             nn.Linear(2, 2),
             list(ANY),
             SpecError,
-            r"Rules\(\[...\]\), the name of a recipe, or a function .*got \[",
+            r"Rules\(\[...\]\), the name of a recipe, or a function .*got a list",
         ),
         (nn.Linear(2, 2), Normal(), SpecError, "expected Rules"),
+        (nn.Linear(2, 2), [Rule("*", Zeros())], SpecError, r"got a list: wrap rules, as in Rules\(\[Rule\("),
+        (nn.Linear(2, 2), Rule("*", Zeros()), SpecError, "got a Rule: wrap rules"),
+        (nn.Linear(2, 2), {"*": Zeros()}, SpecError, "got a dict: wrap rules"),
     ],
 )
 def test_wrong_arguments(model: Any, how: Any, error: type[Exception], message: str) -> None:

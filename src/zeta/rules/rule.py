@@ -115,9 +115,17 @@ class Rule:
 
 
 class Rules(Sequence[Rule]):
-    """An ordered list of rules; the first that matches wins. ``+`` joins two lists."""
+    """An ordered list of rules; the first that matches wins. ``+`` joins two lists.
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    Args:
+        rules: at least one :class:`Rule`.
+
+    Raises ``SpecError`` if there is none, or something else than rules.
+    """
+
+    def __init__(self, rules: Iterable[Rule], *more: Rule) -> None:
+        if more or isinstance(rules, Rule) or not isinstance(rules, Iterable):
+            raise SpecError(f"Rules takes one list: Rules([Rule(...), Rule(...)]), got {named(rules)}")
         self._rules = tuple(rules)
         for position, rule in enumerate(self._rules):
             if not isinstance(rule, Rule):
