@@ -17,7 +17,7 @@ from zeta import Rule, Rules, ZetaNotice
 from zeta.base.spelling import did_you_mean
 from zeta.errors import PlanError, SpecError
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Zeros, he_normal, kaiming_normal
-from zeta.rules import glob, kind
+from zeta.rules import glob, kind, module
 from zeta.rules.globs import glob_matcher
 from zeta.rules.missing import did_you_mean_glob
 from zeta.utils import init_constant_, init_dirac_, init_identity_, init_xavier_normal_, init_zero_
@@ -300,6 +300,17 @@ def test_a_rule_of_the_wrong_tensors_says_which_option_to_write() -> None:
         "  - rule 1 (steps): steps is a buffer: write buffers=True",
         "  - rule 2 (attn.*): attn.weight is a parameter: leave buffers=True out",
     ]
+
+
+def test_a_mistyped_class_of_modules() -> None:
+    rules = Rules([Rule(module("Linaer"), Zeros()), Rule(module("Linear") & glob("dwn.*"), Ones()), REST])
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(Counting(), rules)
+    assert str(caught.value).splitlines()[1:] == [
+        "  - rule 1 (module Linaer): no module is a Linaer; did you mean 'Linear'?",
+        "  - rule 2 ((module Linear & dwn.*)): no parameter is named dwn.*; did you mean 'down.*'?",
+    ]
+    zeta.plan(Counting(), Rules([Rule(module("Linear") | module("Conv2d"), Zeros()), REST]))
 
 
 def test_a_hidden_rule_names_those_that_hide_it() -> None:

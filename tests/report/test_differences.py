@@ -162,6 +162,14 @@ def test_real_models() -> None:
     assert [c.name for c in diff(zeta.record(build, 1.5)[1], planned)] == ["0.weight"]
 
 
+def test_one_thing_is_one_thing() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(3))
+    model.register_buffer("steps", torch.zeros(3))
+    plan = zeta.plan(model, Rules([Rule("*", Ones()), Rule("steps", Zeros(), buffers=True)]))
+    assert diff(plan, plan).summary == "A and B do the same to the one parameter and 1 buffer"
+
+
 def test_what_is_no_plan_is_refused() -> None:
     with pytest.raises(SpecError, match=r"expected a Plan, of zeta\.record, .* got 'llama'"):
         diff(Plan(()), "llama")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ _LONGEST_TEXT: Final = 600
 _NOTEBOOK_WIDTH: Final = 110
 # cells between two columns, and that of a column whose longer texts are wrapped to fit a terminal
 _GAP: Final = 3
-_WRAPPED: Final = 36
+_WRAPPED: Final = 44
 # cells that are left for all other columns, below which they are not wrapped to fit a terminal
 _NARROWEST: Final = 30
 _LEFT_OUT: Final = "left out at this width: {names}; text() and a wider terminal show all"

@@ -87,8 +87,9 @@ class Difference:
         ]
         if not counts:
             compared = self.buffers - len(self.unsaid)
-            buffers_too = f" and {compared} buffers" if compared else ""
-            return f"{a} and {b} do the same to all {self.parameters} parameters{buffers_too}"
+            buffers_too = f" and {count_text(compared, 'buffer')}" if compared else ""
+            parameters = "the one parameter" if self.parameters == 1 else f"all {self.parameters} parameters"
+            return f"{a} and {b} do the same to {parameters}{buffers_too}"
         return f"{a} differs from {b} in {' and '.join(counts)}"
 
     def __repr__(self) -> str:

@@ -7,15 +7,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from zeta.base.spelling import did_you_mean
 from zeta.errors import ZetaError
 from zeta.rules import Match, Rule, Rules, Where
 from zeta.rules.missing import missing
+from zeta.rules.where import class_names
 
 #: by whether they are of buffers
 Names = Mapping[bool, Sequence[str]]
 #: rules that a message names as hiding another one
 _MOST: Final = 3
 _NOUN: Final = {False: "parameter", True: "buffer"}
+_OF_ALL: Final = {"Module", "object"}
 _OPTION: Final = {True: "write buffers=True", False: "leave buffers=True out"}
 
 
@@ -43,7 +46,8 @@ def why_idle(rules: Rules, position: int, matches: Sequence[Match], names: Names
         with contextlib.suppress(ZetaError):
             if other.matches(match):
                 return f"{match.name} is a {_NOUN[other.buffers]}: {_OPTION[other.buffers]}"
-    return ", ".join(_missing(rule, names)) or "matches nothing"
+    lines = [*_missing(rule, names), *_no_such_class(rule, matches)]
+    return ", ".join(lines) or "matches nothing"
 
 
 def _missing(rule: Rule, names: Names) -> Iterator[str]:
@@ -51,3 +55,11 @@ def _missing(rule: Rule, names: Names) -> Iterator[str]:
     for pattern in rule.where.globs:
         for line in missing(pattern, names[rule.buffers]):
             yield f"no {_NOUN[rule.buffers]} is named {line}"
+
+
+def _no_such_class(rule: Rule, matches: Sequence[Match]) -> Iterator[str]:
+    assert isinstance(rule.where, Where)
+    known = {name: None for match in matches for name in sorted(class_names(match.module) - _OF_ALL)}
+    for name in rule.where.classes:
+        if name not in known:
+            yield f"no module is a {name}{did_you_mean(name, known)}"

@@ -25,6 +25,8 @@ class Where:
     test: Callable[[Match], bool] = field(repr=False, compare=False)
     #: the name globs in it, also those that it excludes
     globs: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
+    #: the names of classes of modules in it, likewise
+    classes: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
 
     def __call__(self, match: Match) -> bool:
         """Whether ``match`` satisfies the condition."""
@@ -32,19 +34,27 @@ class Where:
 
     def __and__(self, other: Condition) -> Where:
         right = where(other)
-        label, globs = f"({self.label} & {right.label})", self.globs + right.globs
-        return Where(label, lambda match: self(match) and right(match), globs=globs)
+        return _of(f"({self.label} & {right.label})", lambda match: self(match) and right(match), self, right)
 
     def __or__(self, other: Condition) -> Where:
         right = where(other)
-        label, globs = f"({self.label} | {right.label})", self.globs + right.globs
-        return Where(label, lambda match: self(match) or right(match), globs=globs)
+        return _of(f"({self.label} | {right.label})", lambda match: self(match) or right(match), self, right)
 
     __rand__ = __and__
     __ror__ = __or__
 
     def __invert__(self) -> Where:
-        return Where(f"~{self.label}", lambda match: not self(match), globs=self.globs)
+        return _of(f"~{self.label}", lambda match: not self(match), self)
+
+
+def _of(label: str, test: Callable[[Match], bool], *parts: Where) -> Where:
+    """A condition made of others, with the names in them."""
+    return Where(
+        label,
+        test,
+        globs=tuple(name for part in parts for name in part.globs),
+        classes=tuple(name for part in parts for name in part.classes),
+    )
 
 
 #: ``nn.Linear | nn.Embedding``, or a tuple: a module of any of these classes
@@ -104,9 +114,7 @@ def module(module_type: Classes | str) -> Where:
     A union or a tuple of classes is one of them: ``module(nn.Linear | nn.Embedding)``.
     """
     if isinstance(module_type, str):
-        return Where(
-            f"module {module_type}", lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__}
-        )
+        return Where(f"module {module_type}", lambda m: module_type in class_names(m.module), classes=(module_type,))
     classes = _classes(module_type)
     if not classes or not all(isinstance(one, type) and issubclass(one, nn.Module) for one in classes):
         raise SpecError(
@@ -115,6 +123,11 @@ def module(module_type: Classes | str) -> Where:
         )
     names = "|".join(one.__name__ for one in classes)
     return Where(f"module {names}", lambda match: isinstance(match.module, classes))
+
+
+def class_names(owner: nn.Module) -> set[str]:
+    """The names of a module's class and of those that it is derived from."""
+    return {cls.__name__ for cls in type(owner).__mro__}
 
 
 def _is_union(value: object) -> typing.TypeGuard[types.UnionType]:
