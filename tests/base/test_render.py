@@ -240,8 +240,12 @@ def test_a_narrow_terminal_gets_the_columns_that_fit() -> None:
     headings, rows = ("name", "long", "short"), [("weight", "x" * 50, "1"), ("bias", "y", "22")]
     assert "x" * 50 in table(headings, rows, width=80, expendable=("long",))
     narrow = table(headings, rows, width=40, expendable=("long", "short"))
-    assert "long" not in narrow
-    assert narrow.splitlines()[-1].split() == ["bias", "22"]
+    assert narrow.splitlines()[0].split() == ["name", "short"]
+    assert narrow.splitlines()[-3].split() == ["bias", "22"]
+    assert narrow.splitlines()[-2:] == ["left out at this width: long; text() and", "a wider terminal show all"]
+    together = table(headings, rows, width=40, expendable=(("short", "long"), "no such"))
+    assert together.splitlines()[0].split() == ["name"], "columns of a tuple go together"
+    assert "left out" not in table(headings[:1], [("x" * 50,)], width=40, expendable=("no such",))
     assert table(headings, rows) == table(headings, rows, expendable=("long",))
 
 

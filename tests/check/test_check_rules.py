@@ -150,8 +150,11 @@ def test_depth_scales_are_slope_times_layers(scales: float, severity: Severity |
     for one in found:
         assert (one.parameter, one.layer, one.value) == ("fc6.weight", "fc6", pytest.approx(scales, rel=1e-9))
         assert "from fc0 to fc6: " in one.message
-        assert f"{'shrinks' if sign < 0 else 'grows'} by {math.exp(per_layer):.3g} per layer over 7" in one.message
-        assert f"the depth scale is {6 / scales:.2g} layers, and {scales:.2g} of them are passed" in one.message
+        assert (
+            f"{'shrinks' if sign < 0 else 'grows'} by a factor of {math.exp(per_layer):.3g} per layer over 7"
+            in one.message
+        )
+        assert one.message.endswith(f"from fc0 to fc6: by e^{sign * scales:.2g} in all")
 
 
 def test_the_slope_is_the_median_over_all_pairs() -> None:
@@ -462,6 +465,9 @@ def test_gradients_that_are_not_finite() -> None:
         # logits of variance 2 * 0.5 make the loss of a batch vary: 1 more is allowed
         (10, math.log(10) + 0.5 - 1.24, math.log(10) + 0.5, []),
         (10, math.log(10) + 0.5 - 1.26, math.log(10) + 0.5, [("Z602", "warn", math.log(10) + 0.5)]),
+        # logits that explode make it vary as much as they are large
+        (10, 1e9 + 2.3e8, 1e9, [("Z601", "fail", 2 * math.log(10))]),
+        (10, 1e9 - 4.7e8, 1e9, [("Z601", "fail", 2 * math.log(10))]),
     ],
 )  # fmt: skip
 def test_initial_losses(

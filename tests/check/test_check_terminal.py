@@ -105,6 +105,15 @@ def test_one_rule_does_not_crowd_out_another() -> None:
     assert not any(row.split()[0] == "l.170" for row in shown), "failures come first"
 
 
+def test_a_wide_terminal_has_room_for_names() -> None:
+    name = "model.layers.0.self_attn.q_proj_and_more"
+    given = results([layer(name), layer("head")], [])
+    assert name not in text(given)
+    assert "…" in rows(text(given, 60))[0], "a log's width is the least"
+    assert rows(text(given, 90))[0].split()[0] == name
+    assert rows(text(given, 400)) == rows(text(given, 90)), "no wider than the names"
+
+
 def test_a_layer_between_the_shown_ones_is_never_lost() -> None:
     for number in (32, 33, 34, 63, 64, 65):
         layers = [layer(f"l.{i}") for i in range(number)]

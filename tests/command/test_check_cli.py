@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def test_a_healthy_model() -> None:
     result = zeta("check", "nets.py:Net", "--batch", "nets.py:batch")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "Net can learn from here" in result.stdout
+    assert not {"Z101", "Z701"} & {*re.findall(r"Z\d+", result.stdout)}, "no option of the command line is for these"
 
 
 def test_a_sick_model_gives_exit_code_1_and_files() -> None:

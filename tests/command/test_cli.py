@@ -650,7 +650,7 @@ def test_everything_wrong_is_listed_at_once(here: Path) -> None:
     assert_refused(
         result, r"no rule matches these parameters.*\n  - emb.weight 6 x 4, kind embedding, in Embedding, tied"
     )
-    assert "rule 1 (*.wieght); did you mean '*.weight'?" in result.stderr
+    assert "rule 1 (*.wieght): no parameter is named *.wieght; did you mean '*.weight'?" in result.stderr
     assert all(name in result.stderr for name in ("head.weight", "body.weight", "body.bias"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from zeta import Rule, Rules, ZetaNotice
 from zeta.base.spelling import did_you_mean
 from zeta.errors import PlanError, SpecError
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Zeros, he_normal, kaiming_normal
-from zeta.rules import glob
-from zeta.rules.where import did_you_mean_glob
+from zeta.rules import glob, kind, module
+from zeta.rules.globs import glob_matcher
+from zeta.rules.missing import did_you_mean_glob
 from zeta.utils import init_constant_, init_dirac_, init_identity_, init_xavier_normal_, init_zero_
 from zeta.verbs import init_
 
@@ -32,6 +34,7 @@ BIASES = Rule("*.bias", Zeros())
         (Zeros, "write Zeros(), with parentheses"),
         (Keep, "write Keep(), with parentheses"),
         (Constant, "write Constant(value), with parentheses"),
+        (Normal, "write Normal(std), with parentheses"),  # Normal() has std 1, which hardly anybody means
         (nn.init.zeros_, "write Zeros(), of zeta.initializers: torch.nn.init.zeros_ writes to tensors"),
         (nn.init.kaiming_normal_, "write kaiming_normal(), of zeta.initializers"),
         (nn.init.trunc_normal_, "write TruncatedNormal(std), of zeta.initializers"),
@@ -102,7 +105,11 @@ def test_every_function_of_torch_has_an_answer() -> None:
 @pytest.mark.parametrize(
     ("function", "advice"),
     [
-        (lambda m: torch.zeros(m.shape), "got a tensor of shape (3, 3); a rule gives the law of the values"),
+        (
+            lambda m: torch.zeros(m.shape),
+            "got a tensor of shape (3, 3); a rule's function gets a Match (name, shape, kind, module, depth, ...), "
+            "not a tensor, and returns an initializer, as in lambda m: Normal(0.02 / m.depth); zeta.from_function",
+        ),
         (lambda m: kaiming_normal, "write kaiming_normal(), with parentheses"),
         (lambda m: Zeros, "write Zeros(), with parentheses"),
         (lambda m: nn.init.zeros_(m), "'Match' object has no attribute 'zero_'; a rule's function gets a Match"),
@@ -154,6 +161,9 @@ def test_a_function_of_one_layer_speaks_of_no_rule(fill: Callable[..., Any]) -> 
         ("x", ["weight"], ""),
         ("", ["weight"], ""),
         (5, ["5"], ""),
+        ("0.c_proj.weight", ["0.pos.weight", "0.fc.weight"], ""),
+        ("bais", ["0.weight", "0.bias"], "; did you mean '0.bias'?"),
+        ("h.7.mlp.wieght", ["h.0.mlp.weight", "h.1.mlp.weight"], "; did you mean 'h.1.mlp.weight'?"),
         ("we\x1bght", ["we\x1bight"], "; did you mean 'we\\x1bight'?"),
         ("x" * 10_000, ["x" * 10_001], ""),
     ],
@@ -173,13 +183,21 @@ def test_very_many_names_take_no_time() -> None:
         ("*.atn.weight", "*.attn.weight"),
         ("h.*.atn.weight", "h.*.attn.weight"),
         ("h.0.attn.wieght", "h.0.attn.weight"),
+        ("h.{0..2}.atn.{weight,bias}", "h.*.attn.*"),
+        ("h.3.*", "h.2.*"),
+        ("h.3.atn.*", "h.2.attn.*"),
+        ("h.[12]", "h.[12].*"),
+        ("h.[12].attn.wieght", "h.*.attn.weight"),
         ("{a,b}", None),
+        # only the words around are close
+        ("*.proj.weight", None),
+        ("h.0.mlp.weight", None),
     ],
 )
 def test_the_closest_glob(pattern: str, expected: str | None) -> None:
     names = [f"h.{n}.attn.{name}" for n in range(3) for name in ("weight", "bias")]
     assert did_you_mean_glob(pattern, names) == ("" if expected is None else f"; did you mean '{expected}'?")
-    assert expected is None or any(glob(expected).pattern == expected for _ in names)
+    assert expected is None or any(map(glob_matcher(expected), names))
 
 
 def test_names_that_do_not_exist() -> None:
@@ -208,10 +226,97 @@ def test_a_rule_that_matches_nothing() -> None:
     with pytest.raises(PlanError) as caught:
         zeta.plan(model, rules)
     assert str(caught.value).splitlines()[1:] == [
-        "  - rule 1 (*.wieght); did you mean '*.weight'?",
-        "  - rule 3 (*.bias)",  # hidden by the rule before
-        "  - rule 4 (zzzz)",
+        "  - rule 1 (*.wieght): no parameter is named *.wieght; did you mean '*.weight'?",
+        "  - rule 3 (*.bias): hidden by rule 2 (*)",
+        "  - rule 4 (zzzz): no parameter is named zzzz",
     ]
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn, self.down = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.register_buffer("steps", torch.arange(3))
+
+
+REST = Rule("*", Ones(), optional=True)
+
+
+@pytest.mark.parametrize(
+    ("rule", "problem"),
+    [
+        (Rule("{attn,dwn}.weight", Zeros()), "no parameter is named dwn.weight; did you mean 'down.weight'?"),
+        (Rule("*.{b,wieght}*", Zeros()), "no parameter is named *.wieght*; did you mean '*.weight'?"),
+        (Rule("{attn,down{,s}}.*", Zeros()), "no parameter is named downs.*; did you mean 'down.*'?"),
+        (Rule(glob("attn.*") | glob("dwn.*"), Zeros()), "no parameter is named dwn.*; did you mean 'down.*'?"),
+        (Rule(glob("*") & ~glob("dwn.*"), Zeros()), "no parameter is named dwn.*; did you mean 'down.*'?"),
+        (Rule("{attn.bias,steps}", Zeros()), "no parameter is named steps"),
+    ],
+    ids=lambda case: case.label if isinstance(case, Rule) else "",
+)
+def test_a_name_in_a_rule_that_matches_nothing(rule: Rule, problem: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(Counting(), Rules([rule, REST]))
+    assert str(caught.value).splitlines() == [
+        "these rules name what the model does not have (optional=True allows it):",
+        f"  - rule 1 ({rule.label}): {problem}",
+    ]
+    zeta.plan(Counting(), Rules([replace(rule, optional=True), REST]))
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "{attn,down}.{weight,bias}",
+        "*.{weight,bias}",
+        "{a,do}*",
+        "{attn.{weight,bias},down.bias}",
+        "{attn,down}.{weight,b}*",
+        nn.Linear | nn.Conv2d,
+        kind("weight") | kind("embedding"),
+    ],
+    ids=str,
+)
+def test_what_a_rule_may_name(condition: Any) -> None:
+    """Each choice in braces is there, whatever the others are; classes, kinds and numbers are those that there are."""
+    zeta.plan(nn.ModuleDict({"x": Counting()}), Rules([Rule(condition, Zeros(), optional=True), REST]))
+    zeta.plan(Counting(), Rules([Rule(condition, Zeros()), REST]))
+
+
+def test_a_choice_in_only_that_selects_nothing() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    plan = zeta.plan(model, Rules([Rule("*", Ones())]))
+    message = r"only= names nothing in the plan:\n  - 1\.wieght; did you mean '1\.weight'\?$"
+    with pytest.raises(PlanError, match=message):
+        zeta.apply_(model, plan, 0, only="{0.weight,1.wieght}")
+    assert len(zeta.apply_(model, plan, 0, only="{0..7}.{weight,bias}").measured) == 4
+
+
+def test_a_rule_of_the_wrong_tensors_says_which_option_to_write() -> None:
+    rules = Rules([Rule("steps", Zeros()), Rule("attn.*", Zeros(), buffers=True), REST])
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(Counting(), rules)
+    assert str(caught.value).splitlines()[1:] == [
+        "  - rule 1 (steps): steps is a buffer: write buffers=True",
+        "  - rule 2 (attn.*): attn.weight is a parameter: leave buffers=True out",
+    ]
+
+
+def test_a_mistyped_class_of_modules() -> None:
+    rules = Rules([Rule(module("Linaer"), Zeros()), Rule(module("Linear") & glob("dwn.*"), Ones()), REST])
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(Counting(), rules)
+    assert str(caught.value).splitlines()[1:] == [
+        "  - rule 1 (module Linaer): no module is a Linaer; did you mean 'Linear'?",
+        "  - rule 2 ((module Linear & dwn.*)): no parameter is named dwn.*; did you mean 'down.*'?",
+    ]
+    zeta.plan(Counting(), Rules([Rule(module("Linear") | module("Conv2d"), Zeros()), REST]))
+
+
+def test_a_hidden_rule_names_those_that_hide_it() -> None:
+    every = [Rule(name, Ones()) for name in ("attn.weight", "attn.bias", "down.weight", "down.bias")]
+    with pytest.raises(PlanError, match=r"rule 5 \(\*\): hidden by rule 1 \(attn\.weight\), .*, rule 3 .* and 1 more$"):
+        zeta.plan(Counting(), Rules([*every, Rule("*", Zeros())]))
 
 
 # -- nothing to do -----------------------------------------------------------------------------------------------------

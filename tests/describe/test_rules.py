@@ -325,6 +325,9 @@ def test_a_combination_asks_the_second_only_if_it_must() -> None:
         (lambda: Rule("*", 0.02), r"rule '\*': expected an initializer such as .* got 0.02"),  # type: ignore[arg-type]
         (lambda: Rule("*", Zeros(), axes=(1, 0)), r"rule '\*': axes must be Axes"),  # type: ignore[arg-type]
         (lambda: Rules([]), "at least one rule"),
+        (lambda: Rules(Rule("a", Zeros()), Rule("b", Zeros())), r"Rules takes one list: Rules\(\[Rule\(\.\.\.\), Rule"),  # type: ignore[arg-type]
+        (lambda: Rules(Rule("a", Zeros())), "Rules takes one list"),  # type: ignore[arg-type]
+        (lambda: Rules(3), "Rules takes one list: .* got 3"),  # type: ignore[arg-type]
         (lambda: Rules([Rule("*", Zeros()), ("*", Zeros())]), "item 1 must be a Rule"),  # type: ignore[list-item]
         (lambda: Rules([Rule("*", Zeros())]).__add__([Zeros()]), "item 1 must be a Rule"),  # type: ignore[list-item]
     ],
@@ -356,7 +359,7 @@ def test_the_first_rule_that_matches_wins() -> None:
 
 def test_a_rule_hidden_by_an_earlier_one_is_an_error_unless_optional() -> None:
     hidden = Rule("*.weight", Zeros())
-    with pytest.raises(PlanError, match=r"never win.*\n  - rule 2 \(\*\.weight\)$"):
+    with pytest.raises(PlanError, match=r"never win.*\n  - rule 2 \(\*\.weight\): hidden by rule 1 \(\*\)$"):
         chosen(Rules([Rule("*", Ones()), hidden]))
     chosen(Rules([Rule("*", Ones()), dataclasses.replace(hidden, optional=True)]))
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
+import pydoc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import zeta
 
 PUBLIC = {
     "zeta",
@@ -61,3 +64,9 @@ def test_what_is_not_public_is_seen() -> None:
     assert private("from zeta.utils import _fill") == ["zeta.utils._fill"]
     assert private("import zeta\nzeta.verbs.plan") == ["zeta.verbs"]
     assert private("import zeta\nfrom zeta.rules import kind\nzeta.plan") == []
+
+
+def test_help_of_a_callable_module_begins_with_what_it_takes() -> None:
+    for module, argument in ((zeta.check, "batch: a tensor"), (zeta.fans, "layer")):
+        shown = pydoc.plain(pydoc.render_doc(module))
+        assert argument in shown.partition("PACKAGE CONTENTS")[0].partition("CLASSES")[0]

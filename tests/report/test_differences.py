@@ -118,7 +118,8 @@ def test_a_narrow_terminal_loses_the_rules_first() -> None:
     found = diff(Plan((entry("w"),)), Plan((entry("w", Zeros()),)), names=("first", "second"))
     assert "by (first)" in found.text()
     narrow = found.text(60)
-    assert "by (" not in narrow
+    assert "by (" not in narrow.splitlines()[1]
+    assert "left out at this width: by (first), by (second)" in narrow
     assert max(map(len, narrow.splitlines())) <= 60
     assert "Normal(std=0.02)   Zeros()" in narrow
 
@@ -159,6 +160,14 @@ def test_real_models() -> None:
         == "A and B do the same to all 4 parameters and 3 buffers"
     )
     assert [c.name for c in diff(zeta.record(build, 1.5)[1], planned)] == ["0.weight"]
+
+
+def test_one_thing_is_one_thing() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(3))
+    model.register_buffer("steps", torch.zeros(3))
+    plan = zeta.plan(model, Rules([Rule("*", Ones()), Rule("steps", Zeros(), buffers=True)]))
+    assert diff(plan, plan).summary == "A and B do the same to the one parameter and 1 buffer"
 
 
 def test_what_is_no_plan_is_refused() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 from typing import Any
 
@@ -140,14 +139,28 @@ def test_print_fits_the_terminal(which: str, columns: int, monkeypatch: pytest.M
     assert set(headings) <= set(whole.split("\n")[0].split())
 
 
-def test_columns_go_one_at_a_time_and_name_and_initializer_stay() -> None:
+def headings(text: str, *which: str) -> tuple[str, ...]:
+    return tuple(heading for heading in which if heading in text.splitlines()[0])
+
+
+def test_columns_go_by_their_weight_and_name_and_initializer_stay() -> None:
     plan = results()["plan"]
-    found = [tuple(plan.text(width).splitlines()[0].split()) for width in range(180, 10, -1)]
-    steps = list(dict.fromkeys(found))
-    assert len(steps[0]) == 10 + 1, "fan in/out is two words"
-    assert steps[-1] == ("name", "initializer")
-    assert len(steps) == 9
-    assert all(set(fewer) < set(more) for more, fewer in itertools.pairwise(steps))
+    columns = ("name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes")
+    assert headings(plan.text(180), *columns) == columns
+    assert headings(plan.text(30), *columns) == ("name", "initializer")
+    for width in range(30, 180):
+        text = plan.text(width)
+        found = headings(text, *columns)
+        line = " ".join(text.splitlines()[-5:-1])
+        assert len(found) == 10 or f"left out at this width: {', '.join(c for c in columns if c not in found)};" in line
+        assert width < 70 or "rule" in found, "what decided is worth more than a size"
+    assert "left out" not in plan.text(180)
+    assert "left out" not in plan.text()
+
+
+def test_the_mean_of_a_norm_stays_in_a_narrow_report() -> None:
+    report = zeta.init_(nn.LayerNorm(8), Rules([Rule("weight", Ones()), Rule("bias", Zeros())]), 0)
+    assert headings(report.text(40), "planned", "mean", "std", "verdict") == ("mean", "std", "verdict")
 
 
 def test_a_table_is_the_same_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:

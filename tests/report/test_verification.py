@@ -21,7 +21,7 @@ import zeta
 from tests.helpers.layers import raw, state
 from zeta import Rule, Rules, Verification
 from zeta.errors import CheckpointError, LayerTypeError, PlanError, SpecError
-from zeta.initializers import Keep, Normal, Orthogonal, Uniform, Zeros
+from zeta.initializers import Constant, Keep, Normal, Orthogonal, Uniform, Zeros
 from zeta.report import folders
 
 NORMAL = Rules([Rule("*", Normal(0.5, 0.25))])
@@ -96,8 +96,37 @@ def test_one_flipped_bit_of_any_dtype_is_found_and_named(dtype: torch.dtype) -> 
         result = zeta.verify(model, plan, 1)
         assert found(result) == {"a.weight": (1, divmod(position, 7))}
         bad = model["a"].weight.detach().view(-1)[position].item()
-        assert (result.differences[0].found, result.differences[0].expected) == (str(bad), str(good))
+        for shown, value in ((result.differences[0].found, bad), (result.differences[0].expected, good)):
+            number = torch.tensor(complex(shown), dtype=torch.complex128)
+            assert str((number if dtype.is_complex else number.real).to(dtype).item()) == str(value)
+            assert len(shown) <= len(str(value))
         flip(model["a"].weight, position, bit)
+
+
+def test_numbers_have_the_digits_of_their_dtype() -> None:
+    layer = nn.Linear(2, 2)
+    plan = zeta.plan(layer, Rules([Rule("*", Constant(0.1))]))
+    zeta.apply_(layer, plan, 0)
+    layer.weight.data[0, 1] = 0.3
+    assert str(zeta.verify(layer, plan, 0)).startswith(
+        "weight: 1 element(s) differ, first at [0, 1]: found 0.3, expected 0.1\n"
+    )
+
+
+def test_another_seed_is_guessed() -> None:
+    model, plan = written()
+    remark = "every random tensor differs, and all others are equal: these are the values of another seed"
+    result = zeta.verify(model, plan, 4)
+    assert result.remark.startswith(remark)
+    assert str(result).splitlines()[-2] == result.remark
+    assert result.remark in result._repr_html_()
+    zeta.apply_(model, plan, 4, only="one.*")
+    assert not zeta.verify(model, plan, 4).remark, "one tensor is that of the seed"
+    model, _ = written()
+    with torch.no_grad():
+        model.one.bias += 1
+    assert not zeta.verify(model, plan, 4).remark, "a constant differs"
+    assert not zeta.verify(model, plan, 3).remark
 
 
 LINEAR = nn.Linear(9, 5, bias=False)
@@ -327,6 +356,19 @@ def test_one_flipped_bit_in_the_file(dtype: torch.dtype, tmp_path: Path) -> None
         assert found(zeta.verify(tmp_path)) == {"b": (1, divmod(position, 7))}
 
 
+def test_a_file_of_another_program_is_not_compared_and_says_what_to_do(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    header, tensors = read(folder)
+    rewrite(folder, {**header, "__metadata__": {"by": "another program"}}, tensors)
+    [problem] = zeta.verify(folder).problems
+    assert "another program has written it" in problem
+    assert "zeta.verify(model, plan, seed) names those that differ" in problem
+    rewrite(folder, header, tensors)
+    path.write_bytes(path.read_bytes()[:-1])
+    [problem] = zeta.verify(folder).problems
+    assert problem == f"model.safetensors: {path.stat().st_size:,} bytes, expected {path.stat().st_size + 1:,}"
+
+
 def test_a_flipped_bit_in_the_copy_for_a_tied_name(folder: Path) -> None:
     header, tensors = read(folder)
     tensors["head.weight"] = tensors["head.weight"][:-4] + b"good"
@@ -522,5 +564,6 @@ def test_a_long_list_of_differences_is_cut() -> None:
     model, rules = nn.ModuleList(nn.Linear(1, 1) for _ in range(20)), Rules([Rule("*", Normal())])
     zeta.init_(model, rules, seed=1)
     lines = str(zeta.verify(model, zeta.plan(model, rules), 2)).splitlines()
-    assert len(lines) == 22
+    assert len(lines) == 23
     assert lines[20] == "and 20 more"
+    assert "of another seed" in lines[21]

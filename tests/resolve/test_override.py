@@ -75,7 +75,7 @@ def test_the_vectors_of_a_new_weight_are_not_those_of_the_old_one() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (Rules([Rule("blokcs.*", Zeros())]), r"never win.*\n  - rule 1 \(blokcs\.\*\); did you mean"),
+        (Rules([Rule("blokcs.*", Zeros())]), r"never win.*\n  - rule 1 \(blokcs\.\*\): .*; did you mean 'blocks\.\*'"),
         (Rules([Rule("mask", Ones())]), r"never win.*\n  - rule 1 \(mask\)"),
         (Rules([Rule("norm.weight", kaiming_normal())]), r"norm\.weight 4, rule 1 \(norm\.weight\)"),
     ],

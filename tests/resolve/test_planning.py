@@ -265,7 +265,7 @@ def test_the_first_rule_that_matches_any_name_of_a_tensor_wins(
 def test_a_rule_that_loses_all_it_matches_to_ties_says_what_to_write() -> None:
     rules = [Rule("a_head.*", Normal(0.3)), Rule("b.*", Zeros()), Rule("wte.*", Normal(0.1))]
     message = (
-        r"never win .*\n  - rule 3 \(wte\.\*\); wte\.weight is tied to a tensor that rule 1 \(a_head\.\*\) matches "
+        r"never win .*\n  - rule 3 \(wte\.\*\): wte\.weight is tied to a tensor that rule 1 \(a_head\.\*\) matches "
         r'first: remove this rule, or put Rule\("wte\.weight", Normal\(std=0\.1\)\) before the other$'
     )
     with pytest.raises(PlanError, match=message):
@@ -316,7 +316,7 @@ def test_all_problems_are_in_one_error_and_nothing_is_touched() -> None:
     expected = [
         r"no rule matches.*\n  - free 5, kind other, in Tied\n  - loose scalar, kind other, in Tied",
         r"- table 2 x 2 x 2, rule 3 \(table\): .*which dimensions.*\n  - counts 3, rule 4 \(counts\): int64 is not",
-        r"never win.*\n  - rule 2 \(a_head\.weight\); .* tied to .*\n  - rule 5 \(mistyped\)\n  - rule 8 \(table\)",
+        r"never win.*\n  - rule 2 \(a_head\.weight\): .* tied to .*\n.*\n  - rule 8 \(table\): hidden by rule 3",
     ]
     for section, pattern in zip(sections, expected, strict=True):
         assert re.search(pattern, section), section
@@ -398,9 +398,12 @@ def test_initializers_that_do_not_fit(layer: nn.Module, initializer: Any, messag
             nn.Linear(2, 2),
             list(ANY),
             SpecError,
-            r"Rules\(\[...\]\), the name of a recipe, or a function .*got \[",
+            r"Rules\(\[...\]\), the name of a recipe, or a function .*got a list",
         ),
         (nn.Linear(2, 2), Normal(), SpecError, "expected Rules"),
+        (nn.Linear(2, 2), [Rule("*", Zeros())], SpecError, r"got a list: wrap rules, as in Rules\(\[Rule\("),
+        (nn.Linear(2, 2), Rule("*", Zeros()), SpecError, "got a Rule: wrap rules"),
+        (nn.Linear(2, 2), {"*": Zeros()}, SpecError, "got a dict: wrap rules"),
     ],
 )
 def test_wrong_arguments(model: Any, how: Any, error: type[Exception], message: str) -> None:

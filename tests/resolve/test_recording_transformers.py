@@ -113,6 +113,16 @@ def test_a_model_on_meta_is_planned_from_its_own_method() -> None:
     assert {e.name: e.initializer for e in plan} == {e.name: e.initializer for e in expected}
 
 
+def test_a_live_model_whose_method_skips_what_is_initialized_says_what_to_record() -> None:
+    model = factory("Llama")()
+    with pytest.warns(
+        zeta.ZetaNotice, match=r"wrote to nothing .* transformers skips .*zeta\.record\(type\(model\), model\.config"
+    ):
+        zeta.plan(model, lambda m: m.init_weights())
+    _, plan = zeta.record(type(model), model.config)
+    assert zeta.apply_(model, plan, 0).kept == ()
+
+
 def test_recording_a_llama_of_32_layers_adds_less_than_a_second() -> None:
     """Of 6.7 billion parameters; beside a construction on meta, in the time of this thread's own work."""
     config = transformers.LlamaConfig()

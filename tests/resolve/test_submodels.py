@@ -96,8 +96,41 @@ def test_what_the_plan_does_not_name_is_told(reference: tuple[Awkward, zeta.Plan
         zeta.materialize_(stage, plan, prefix="", seed=0)
     with pytest.raises(PlanError, match=r"names nothing of this part .* 'other\.blocks\.1\."):
         zeta.materialize_(stage, plan, prefix="other", seed=0)
-    with pytest.raises(PlanError, match=r"the plan names what the model does not have"):
+    with pytest.raises(PlanError, match=r"(?s)the plan names what the model does not have.*other\.weight"):
         zeta.materialize_(stage, plan, seed=0)
+
+
+def test_a_part_without_its_prefix_is_told_where_it_may_be(reference: tuple[Awkward, zeta.Plan]) -> None:
+    whole, plan = reference
+    message = (
+        "^this plan is not for this model: it has the names of a part of the planned one; its "
+        r"{} is blocks\.0\.{} with prefix='blocks\.0', or blocks\.1\.{} with prefix='blocks\.1'$"
+    )
+    first = next(iter(whole.blocks[1].state_dict()))
+    for verb in (zeta.apply_, zeta.verify):
+        with pytest.raises(PlanError, match=message.replace("{}", first)):
+            verb(copy.deepcopy(whole.blocks[1]), plan, seed=2)
+    with pytest.raises(PlanError, match=r"(?s)model does not have:.*\nif it is a part .* same names: prefix=''$"):
+        zeta.apply_(Stage(copy.deepcopy(whole)), plan, seed=2)
+    with pytest.raises(PlanError, match="shapes differ"):
+        zeta.apply_(nn.ModuleDict({"norm": nn.RMSNorm(5)}), plan, seed=2)
+
+
+def test_a_part_of_many_is_told_a_few_places() -> None:
+    whole = nn.Sequential(*(nn.Linear(2, 2) for _ in range(9)))
+    plan = zeta.plan(whole, zeta.Rules([zeta.Rule("*", zeta.initializers.Ones())]))
+    with pytest.raises(PlanError, match=r"or 2\.weight with prefix='2', and so on for 9 places$"):
+        zeta.apply_(whole[3], plan, seed=0)
+
+
+def test_what_only_leaves_out_is_not_kept() -> None:
+    model = nn.ModuleDict({"a": nn.BatchNorm1d(3), "b": nn.Linear(3, 3)})
+    model.register_buffer("steps", torch.arange(3))
+    plan = zeta.plan(model, zeta.Rules([zeta.Rule("*", zeta.initializers.Ones())]))
+    assert zeta.apply_(model, plan, 0).kept == ("steps",)
+    assert zeta.apply_(model, plan, 0, only="b.*").kept == ()
+    assert zeta.apply_(model, plan, 0, only=["b.*", "steps"]).kept == ("steps",)
+    assert zeta.verify(model, plan, 0, only="b.*").kept == ()
 
 
 def test_names_that_collide_are_told(reference: tuple[Awkward, zeta.Plan]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import textwrap
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -19,9 +20,10 @@ _LONGEST_TEXT: Final = 600
 _NOTEBOOK_WIDTH: Final = 110
 # cells between two columns, and that of a column whose longer texts are wrapped to fit a terminal
 _GAP: Final = 3
-_WRAPPED: Final = 36
+_WRAPPED: Final = 44
 # cells that are left for all other columns, below which they are not wrapped to fit a terminal
 _NARROWEST: Final = 30
+_LEFT_OUT: Final = "left out at this width: {names}; text() and a wider terminal show all"
 #: rows up to which long cells wrap, which takes a millisecond for each row; of more rows, their middle is left out
 _MOST_WRAPPED: Final = 1000
 _LONGEST_CELL: Final = 60
@@ -121,19 +123,20 @@ def table(
     *,
     right: Sequence[str] = (),
     width: int | None = None,
-    expendable: Sequence[str] = (),
+    expendable: Sequence[str | tuple[str, ...]] = (),
 ) -> str:
     """A plain-text table; the first column never wraps, the columns in ``right`` are aligned to the right.
 
     It has no colours and a fixed width, so that a log and a terminal show the same. Only a very long name exceeds the
     width; of a text with hundreds of characters, and of the long cells of a table with over a thousand rows, the middle
-    is left out. With ``width``, ``expendable`` columns are left out one at a time, in their order, until the table
-    fits; if it still does not, long cells are wrapped.
+    is left out. With ``width``, those ``expendable`` columns are left out that have no room, the first ones first and
+    those of a tuple together, and a line says which; if the table still does not fit, long cells are wrapped.
     """
     from rich.cells import cell_len  # imported when something is shown: the import takes longer than all of zeta's
 
     shown = map(cells_of, rows)
-    headings, right, expendable = ([*map(visible, names)] for names in (headings, right, expendable))
+    headings, right = ([*map(visible, names)] for names in (headings, right))
+    groups = [[*map(visible, (group,) if isinstance(group, str) else group)] for group in expendable]
     columns = {heading: cells for heading, *cells in zip(headings, *shown, strict=True)}
 
     def needed(heading: str, cells: Sequence[str]) -> int:
@@ -141,11 +144,22 @@ def table(
         longest = max(map(cell_len, (heading, *cells)))
         return longest if heading in right or heading == headings[0] else min(longest, _WRAPPED)
 
-    for heading in expendable:
-        if width is None or sum(needed(*column) + _GAP for column in columns.items()) <= width:
-            break
-        columns.pop(heading, None)
-    return _table(list(columns), list(zip(*columns.values(), strict=True)), right, width)
+    left_out: list[str] = []
+    if width is not None:
+        widths = {heading: needed(heading, cells) + _GAP for heading, cells in columns.items()}
+        room = width - sum(widths.values()) + sum(widths.get(heading, 0) for group in groups for heading in group)
+        for group in reversed(groups):
+            taken = sum(widths.get(heading, 0) for heading in group)
+            if taken > room:
+                left_out += group
+            else:
+                room -= taken
+    kept = [heading for heading in columns if heading not in left_out]
+    shown_table = _table(kept, list(zip(*(columns[heading] for heading in kept), strict=True)), right, width)
+    names = ", ".join(heading for heading in columns if heading in left_out)
+    return "\n".join(
+        [shown_table, *textwrap.wrap(_LEFT_OUT.format(names=names), width)] if names and width else [shown_table]
+    )
 
 
 def cells_of(row: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ from zeta.errors import UsageError, ZetaError
 from zeta.resolve.plans import Plan
 from zeta.write.checkpoint import check_output
 
+#: check rules that need an argument for which the command line has no option
+_WITHOUT_OPTION: Final = ("Z101", "Z701")
 #: bytes of the largest model that ``zeta init`` builds in memory for its final check, unless a batch is given
 LARGEST: Final = 2**30
 
@@ -65,6 +68,7 @@ def run(
         raise
     except Exception as error:
         raise UsageError(f"the model fails on this batch: {type(error).__name__}: {error}") from error
+    report = replace(report, skipped=tuple(pair for pair in report.skipped if pair[0] not in _WITHOUT_OPTION))
     for path, write in ((request.html, report.to_html), (request.sarif, report.to_sarif)):
         if path is not None:
             _write(path, write)

@@ -169,8 +169,11 @@ def _ordered(parts: tuple[Initializer, ...], named: Mapping[str, Initializer]) -
     order = next((order for order in ORDERS if set(order) == set(named)), None)
     if parts or order is None:
         known = "; ".join(", ".join(order) for order in ORDERS)
+        begun = next((order for order in ORDERS if not parts and set(order) > set(named)), ())
+        missing = ", ".join(name for name in begun if name not in named)
+        given = f"{len(parts)} without a name and {', '.join(map(shown, named))}" if parts else ", ".join(named)
         raise SpecError(
-            f"Blocks: give the initializers in order, or all of one of these sets of names: {known}; got "
-            f"{len(parts)} without a name and {', '.join(map(shown, named))}"
+            f"Blocks: give the initializers in order, or all of one of these sets of names: {known}; got {given}"
+            + (f", so that {missing} {'is' if len(begun) - len(named) == 1 else 'are'} missing" if missing else "")
         )
     return tuple(named[name] for name in order)

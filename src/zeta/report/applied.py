@@ -30,7 +30,7 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
     check_progress(progress)
     begin = time.perf_counter()
     changed = _changed_with(fit)
-    kept = [entry for entry in fit.plan if entry.kept and entry.name not in changed] + [*fit.left]
+    kept = [entry for entry in fit.entries if entry.kept and entry.name not in changed] + [*fit.left]
     if (recorder := recording_here()) is not None:
         note(recorder, fit)
         nbytes = sum(entry.nbytes for entry in fit.entries if not entry.kept)

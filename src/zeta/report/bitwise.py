@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -91,7 +92,7 @@ class Comparison:
         if self.first is None:
             where = tuple(int(i) for i in differs.nonzero()[0])
             place = tuple(part.start + i for part, i in zip(index, where, strict=True))
-            self.first = (place, str(found[where].item()), str(expected[where].item()))
+            self.first = (place, _shortest(found[where]), _shortest(expected[where]))
         self.count += count
 
     def result(self) -> Iterable[TensorDifference]:
@@ -99,3 +100,14 @@ class Comparison:
         if self.first is not None:
             place, found, expected = self.first
             yield TensorDifference(name=self.name, count=self.count, first=place, found=found, expected=expected)
+
+
+def _shortest(element: Tensor) -> str:
+    """A number with as few digits as tell it from its neighbours in its dtype; Python writes those of float64."""
+    value, dtype = element.item(), element.dtype
+    if dtype.is_floating_point and math.isfinite(value):
+        for digits in range(1, 10):
+            short = float(f"{value:.{digits}g}")
+            if torch.tensor(short, dtype=torch.float64, device="cpu").to(dtype).item() == value:
+                return str(short)
+    return str(value)

@@ -26,6 +26,10 @@ from zeta.write.checkpoint.settings import differences
 
 #: bytes that are read and hashed at a time
 _BLOCK_BYTES: Final = 2**22
+_OF_ANOTHER: Final = (
+    "its header is not the one that zeta writes, so that another program has written it, and its tensors were not "
+    "compared: load it into the model, and zeta.verify(model, plan, seed) names those that differ"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,8 @@ def _verify_file(folder: Path, shard: Shard, files: Layout, manifest: Manifest, 
             if owner not in (shard.name, None):
                 return _Found(problems=(f"{shard.name}: has the header of {owner}",))
             if size != shard.size:
-                return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}",))
+                by = "" if owner else f"; {_OF_ANOTHER}"
+                return _Found(problems=(f"{shard.name}: {size:,} bytes, expected {shard.size:,}{by}",))
             header = () if owner else (f"{shard.name}: the header is not the one that the plan gives",)
             parts = [
                 _compare_block(item, file, manifest, done)

@@ -87,8 +87,9 @@ class Difference:
         ]
         if not counts:
             compared = self.buffers - len(self.unsaid)
-            buffers_too = f" and {compared} buffers" if compared else ""
-            return f"{a} and {b} do the same to all {self.parameters} parameters{buffers_too}"
+            buffers_too = f" and {count_text(compared, 'buffer')}" if compared else ""
+            parameters = "the one parameter" if self.parameters == 1 else f"all {self.parameters} parameters"
+            return f"{a} and {b} do the same to {parameters}{buffers_too}"
         return f"{a} differs from {b} in {' and '.join(counts)}"
 
     def __repr__(self) -> str:
@@ -106,7 +107,7 @@ class Difference:
         lines = [self.summary]
         if self.changes:
             headings = self._headings()
-            lines.append(table(headings, self._rows(), width=width, expendable=headings[:3:-1]))
+            lines.append(table(headings, self._rows(), width=width, expendable=[headings[4:]]))
         return "\n".join([*lines, *self._remarks()])
 
     def _repr_html_(self) -> str:

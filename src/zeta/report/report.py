@@ -19,7 +19,7 @@ from zeta.report.measuring import Measured
 
 _HEADINGS: Final = ("name", "planned mean", "mean", "planned std", "std", "min", "max", "values", "verdict")
 #: the columns that a narrow terminal has no room for, the first ones first; name and verdict stay
-_EXPENDABLE: Final = ("values", "min", "max", "planned mean", "mean", "planned std", "std")
+_EXPENDABLE: Final = ("values", ("min", "max"), "planned std", "planned mean", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ from zeta.report.ranks import disagreements, failures, together
 from zeta.resolve.fitting import Fit
 from zeta.write.apply import Job, Progress, prepare
 
+_OTHER_SEED: Final = (
+    "every random tensor differs, and all others are equal: these are the values of another seed, or not drawn by zeta"
+)
 #: problems and differences that are printed
 _MOST_SHOWN: Final = 20
 #: Small tensors (at most _SMALL elements) among this many jobs are drawn in one call, which saves a call per tensor.
@@ -42,7 +45,7 @@ class Verification:
 
     ``close`` names orthogonal tensors that are equal only within their tolerance, because another linear algebra
     library computed them. ``kept`` names what the plan keeps: of a folder it has the bytes that were saved
-    (``kept_compared``); of a model nobody knows what it had.
+    (``kept_compared``); of a model nobody knows what it had. ``remark`` says what the differences have in common.
     """
 
     seed: int
@@ -52,6 +55,7 @@ class Verification:
     problems: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
     kept_compared: bool = False
+    remark: str = ""
 
     @property
     def ok(self) -> bool:
@@ -77,10 +81,14 @@ class Verification:
     def __str__(self) -> str:
         found = [*self.problems, *map(str, self.differences)]
         more = [f"and {len(found) - _MOST_SHOWN} more"] if len(found) > _MOST_SHOWN else []
-        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, self.summary])
+        return "\n".join([*map(visible, found[:_MOST_SHOWN]), *more, *self._remarks, self.summary])
+
+    @property
+    def _remarks(self) -> list[str]:
+        return [self.remark] if self.remark else []
 
     def _repr_html_(self) -> str:
-        parts = [html.lines([self.summary], bold=True), html.lines(self.problems)]
+        parts = [html.lines([self.summary, *self._remarks], bold=True), html.lines(self.problems)]
         if self.differences:
             rows = [
                 (
@@ -93,7 +101,7 @@ class Verification:
                 for item in self.differences
             ]
             headings = ("name", "elements that differ", "first at", "found", "expected")
-            title = f"{count_text(len(rows), 'tensor')} that differ"
+            title = f"{count_text(len(rows), 'tensor')} that {'differs' if len(rows) == 1 else 'differ'}"
             parts.append(html.table_section(title, headings, rows, right=(headings[1],)))
         return html.page(*parts)
 
@@ -106,6 +114,7 @@ class Verification:
             "kept": list(self.kept),
             "close": list(self.close),
             "problems": list(self.problems),
+            "remark": self.remark,
             "differences": [
                 {**item.__dict__, "first": None if item.first is None else list(item.first)}
                 for item in self.differences
@@ -148,11 +157,24 @@ class PreparedVerification:
                 differences += comparison.result()
                 close += [job.entry.name] if comparison.close else []
             done.add(job.entry.name, job.nbytes)
-        return self.result(compared=len(self.jobs), differences=tuple(differences), close=tuple(close))
+        return self.result(
+            compared=len(self.jobs),
+            differences=tuple(differences),
+            remark=_remark(self.jobs, differences),
+            close=tuple(close),
+        )
 
     def result(self, **found: Any) -> Verification:
         """A ``Verification`` for this model."""
         return Verification(seed=self.seed, kept=self.kept, **found)
+
+
+def _remark(jobs: Sequence[Job], differences: Sequence[TensorDifference]) -> str:
+    """What to say if the tensors that differ are those that a seed decides; else nothing."""
+    counts = {difference.name: difference.count or 0 for difference in differences}
+    drawn = [job for job in jobs if job.entry.std and job.held.numel]
+    of_seed = {job.entry.name for job in drawn if 10 * counts.get(job.entry.name, 0) > job.held.numel}
+    return _OTHER_SEED if of_seed and len(of_seed) == len(drawn) and of_seed == counts.keys() else ""
 
 
 def _with_small_ones(jobs: Sequence[Job], seed: int) -> Iterator[tuple[Job, Tensor | None]]:
@@ -196,7 +218,7 @@ def _is_small(job: Job) -> bool:
 def prepare_verification(fit: Fit, seed: int) -> PreparedVerification:
     """Check that the model can be compared. Raises the errors of ``prepare``."""
     jobs = prepare(fit, seed)
-    kept = tuple(entry.name for entry in fit.plan if entry.kept)
+    kept = tuple(entry.name for entry in fit.entries if entry.kept)
     return PreparedVerification(seed=seed, jobs=jobs, kept=kept, claim=claim_of(fit, seed, jobs))
 
 
@@ -229,4 +251,5 @@ def reduced(
             for difference in one.differences
         ),
         close=tuple(dict.fromkeys(name for one in finished.values() for name in one.close)),
+        remark=_OTHER_SEED if all(one.remark for one in finished.values()) else "",
     )

@@ -18,13 +18,17 @@ from zeta.errors import PlanError, SpecError, listed, notice
 from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
-from zeta.resolve.submodels import Naming, check_used, renamed
+from zeta.resolve.submodels import Naming, check_used, prefixes, renamed
 from zeta.rules.globs import glob_matcher
-from zeta.rules.where import Where, did_you_mean_glob
+from zeta.rules.missing import missing as missing_names
+from zeta.rules.where import Where
 
 #: names a part of a plan: a glob, several names or globs, or a predicate on the name
 Only = str | Collection[str] | Callable[[str], bool]
 Item = TypeVar("Item")
+_NOT_FOR_IT: Final = "this plan is not for this model"
+#: prefixes that a message names
+_MOST_PREFIXES: Final = 3
 _ONLY: Final = "only must be a name or glob, a collection of them, or a function of the name, as in only='head.*'"
 
 
@@ -100,7 +104,7 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
         names |= _following(here, slots, names)
         entries = tuple(entry for entry in here if entry.name in names)
         selection = tuple(entry.name for entry in plan if entry.name in names)
-    _check_names(here, entries, slots, whole=only is None)
+    _check_names(here, entries, slots, whole=only is None, part=naming is not None)
     return Fit(model=model, asked=plan, plan=here, slots=slots, entries=entries, selection=selection)
 
 
@@ -177,14 +181,11 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise SpecError(f"{_ONLY}, got {shown(only)}")
         names = {name for item in items for name in names_of(item)}
-        hits = {
-            pattern: {pattern} if pattern in names else set(filter(glob_matcher(pattern), names))
-            for pattern in patterns
-        }
-        empty = [f"{pattern}{did_you_mean_glob(pattern, names)}" for pattern, found in hits.items() if not found]
-        if empty:
+        globs = [pattern for pattern in patterns if pattern not in names]
+        if empty := [line for pattern in globs for line in missing_names(pattern, names)]:
             raise PlanError(listed("only= names nothing in the plan:", empty))
-        hit = set().union(*hits.values())
+        hit = {*patterns} & names
+        hit.update(*(filter(glob_matcher(pattern), names) for pattern in globs))
         chosen = [item for item in items if not hit.isdisjoint(names_of(item))]
         if not patterns:
             notice("only= is empty: nothing is selected, and nothing is done")
@@ -194,8 +195,8 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
     return chosen
 
 
-def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool) -> None:
-    """Raise ``PlanError`` if names or shapes of plan and model differ."""
+def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot], *, whole: bool, part: bool) -> None:
+    """Raise ``PlanError`` if names or shapes of plan and model differ; ``whole`` if everything is selected."""
     absent, unplanned = plan.names - slots.keys(), slots.keys() - plan.names
     missing = [name for entry in selected for name in (entry.name, *entry.ties) if name in absent] if absent else []
     extra = [name for name in slots if name in unplanned] if whole else []
@@ -206,6 +207,9 @@ def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot
         and slot.shape != entry.shape
         and not nn.parameter.is_lazy(slot.tensor)
     ]
+    places = _places(slots, plan) if missing and not part else []
+    if places and "" not in places:
+        raise PlanError(f"{_NOT_FOR_IT}: {_as_a_part(next(iter(slots)), places)}")
     wanted = {entry.name for entry in selected}
     problems = [
         listed(heading, names)
@@ -218,7 +222,24 @@ def _check_names(plan: Plan, selected: Sequence[Entry], slots: Mapping[str, Slot
         if names
     ]
     if problems:
-        raise PlanError("this plan is not for this model; nothing was changed\n" + "\n".join(problems))
+        hint = ["if it is a part of the planned one, with the same names: prefix=''"] if places else []
+        raise PlanError("\n".join([_NOT_FOR_IT, *problems, *hint]))
+
+
+def _places(slots: Mapping[str, Slot], plan: Plan) -> list[str]:
+    """The prefixes with which the model has the names and shapes of a part of the planned one."""
+    planned = {name: entry.shape for entry in plan for name in (entry.name, *entry.ties)}
+    return [
+        prefix
+        for prefix in prefixes(slots, planned)
+        if all(planned[Naming(prefix=prefix)(name)] == slot.shape for name, slot in slots.items())
+    ]
+
+
+def _as_a_part(first: str, places: Sequence[str]) -> str:
+    known = [f"{Naming(prefix=prefix)(first)} with prefix={prefix!r}" for prefix in places[:_MOST_PREFIXES]]
+    more = f", and so on for {len(places)} places" if len(places) > len(known) else ""
+    return f"it has the names of a part of the planned one; its {first} is {', or '.join(known)}{more}"
 
 
 def tie_problems(plan: Plan, slots: Mapping[str, Slot], concerns: Callable[[Entry], bool]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any, Final
 
 from torch import nn
 
@@ -16,9 +16,11 @@ from zeta.resolve.fitting import Fit, Only, chosen_by, fit_of_own
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import groups, resolve
 from zeta.resolve.slots import Slot, unwrap, walk
-from zeta.rules import Rules
+from zeta.rules import Rule, Rules
 
 How = Rules | str
+_SEVERAL: Final = (Rule, Mapping, Set, list, tuple)
+_WRAPPED: Final = 'Rules([Rule("*.bias", Zeros()), ...])'
 
 
 def plan(model: nn.Module, how: How, options: Mapping[str, Any] | None = None) -> Plan:
@@ -58,7 +60,8 @@ def planned(
     rules = recipes.rules_for(how, inner, **(options or {})) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
         raise SpecError(
-            f"expected Rules([...]), the name of a recipe, or a function that initializes the model, got {shown(how)}"
+            "expected Rules([...]), the name of a recipe, or a function that initializes the model, got "
+            + (f"a {type(how).__name__}: wrap rules, as in {_WRAPPED}" if isinstance(how, _SEVERAL) else shown(how))
         )
     slots = walk(inner)
     if check is not None:

@@ -36,17 +36,17 @@ __all__ = ["FORMAT", "Cost", "Entry", "Plan", "essences"]
 FORMAT: Final = 2
 #: the columns of a table that a narrow terminal has no room for, the first ones first; name and initializer stay
 _EXPENDABLE: Final = (
-    "mean",
-    "fan in/out",
     "dtype",
     "kind",
+    "fan in/out",
     "temporary",
     "computed",
-    "rule",
-    "std",
     "bytes",
+    "mean",
+    "std",
     "held",
     "shape",
+    "rule",
 )
 
 

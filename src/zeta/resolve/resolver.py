@@ -18,19 +18,19 @@ from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
 from zeta.initializers.reach import check_law
 from zeta.resolve.entries import Entry
+from zeta.resolve.idle import label_of, names_of_nothing, why_idle
 from zeta.resolve.roles import found_in
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of
-from zeta.rules import Kind, Match, Role, Rule, Rules, Where
-from zeta.rules.globs import glob_matcher
+from zeta.rules import Kind, Match, Role, Rules
 from zeta.rules.instead import FunctionError
-from zeta.rules.where import did_you_mean_glob
 
 _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
 _UNWRITTEN_RULE: Final = "kept: not written"
 #: what entries have as their rule that no rule was given for
 UNRULED: Final = frozenset([_STATISTICS_RULE, _KEPT_RULE, _UNWRITTEN_RULE])
-_IDLE: Final = "these rules never win (mistyped, or hidden by an earlier rule; optional=True allows it):"
+_IDLE: Final = "these rules never win (optional=True allows it):"
+_MISSING: Final = "these rules name what the model does not have (optional=True allows it):"
 _IDLE_OF_RECIPE: Final = (
     "these rules of it never win (write Rules([...]) for your model, before those of the recipe or instead of them):"
 )
@@ -126,6 +126,15 @@ class _Resolver:
         return [slot.name for group in self._groups for slot in group]
 
     @functools.cached_property
+    def _names_by_buffer(self) -> dict[bool, list[str]]:
+        """The names of parameters, and of buffers."""
+        found: dict[bool, list[str]] = {False: [], True: []}
+        for group in self._groups:
+            for slot in group:
+                found[slot.kind is Kind.BUFFER].append(slot.name)
+        return found
+
+    @functools.cached_property
     def _config(self) -> Any:
         return getattr(self.model, "config", None)
 
@@ -195,9 +204,6 @@ class _Resolver:
             return None
         return self._solved(group, slots, winner)
 
-    def _label(self, position: int) -> str:
-        return f"rule {position + 1} ({self.rules[position].label})"
-
     def _note_overruled(self, claim: int, winner: int, slots: list[Slot], group: list[Slot]) -> None:
         """A rule would have matched these names of a tied tensor, of which an earlier rule matches another."""
         for slot in slots:
@@ -205,17 +211,9 @@ class _Resolver:
                 with contextlib.suppress(ZetaError):
                     asked = self.rules[claim].initializer_for(self._match(slot, group))
                     self.overruled[claim] = (
-                        f"; {slot.name} is tied to a tensor that {self._label(winner)} matches first: remove this "
-                        f'rule, or put Rule("{group[0].name}", {asked!r}) before the other'
+                        f"{slot.name} is tied to a tensor that {label_of(self.rules, winner)} matches first: remove "
+                        f'this rule, or put Rule("{group[0].name}", {asked!r}) before the other'
                     )
-
-    def _meant(self, rule: Rule) -> str:
-        """What the glob of a rule that matches no name may have meant."""
-        assert isinstance(rule.where, Where)
-        pattern = rule.where.pattern
-        if self.recipe is not None or pattern is None or any(map(glob_matcher(pattern), self._names)):
-            return ""
-        return did_you_mean_glob(pattern, self._names)
 
     def _solved(self, group: list[Slot], slots: list[Slot], position: int) -> Entry | None:
         rule, slot = self.rules[position], group[0]
@@ -228,9 +226,8 @@ class _Resolver:
                     named = "; ".join(
                         f"{each.name}: {initializer!r}" for each, initializer in zip(slots, several, strict=True)
                     )
-                    self.contested.append(
-                        f'{named} (by {self._label(position)}); put Rule("{slot.name}", {asked!r}) first, or another'
-                    )
+                    by = label_of(self.rules, position)
+                    self.contested.append(f'{named} (by {by}); put Rule("{slot.name}", {asked!r}) first, or another')
                     return None
             if not isinstance(asked, Keep):
                 if nn.parameter.is_lazy(slot.tensor):
@@ -242,7 +239,7 @@ class _Resolver:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
         except ZetaError as error:
-            by = f", {self._label(position)}" if self.named else ""
+            by = f", {label_of(self.rules, position)}" if self.named else ""
             self.unsolved.append(f"{slot.name} {shape_text(slot.shape)}{by}: {error}")
             return None
         padding = None
@@ -266,12 +263,22 @@ class _Resolver:
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
         idle = [
-            self._label(position) + (self.overruled.get(position) or self._meant(rule))
-            for position, rule in enumerate(self.rules)
-            if position not in self.winners and not rule.optional
+            position for position, rule in enumerate(self.rules) if position not in self.winners and not rule.optional
         ]
-        if not (idle or self.unmatched or self.broken or self.contested or self.unsolved):
+        absent = (
+            list(names_of_nothing(self.rules, self.winners, lambda: self._names_by_buffer))
+            if self.recipe is None
+            else []
+        )
+        if not (idle or absent or self.unmatched or self.broken or self.contested or self.unsolved):
             return
+        slots = [(slot, group) for group in self._groups for slot in group]
+        matches = [self._match(slot, group) for slot, group in slots] if idle else []
+        reasons = [
+            f"{label_of(self.rules, position)}: "
+            f"{self.overruled.get(position) or why_idle(self.rules, position, matches, self._names_by_buffer)}"
+            for position in idle
+        ]
         problems = [
             listed(heading, items)
             for heading, items in (
@@ -279,7 +286,8 @@ class _Resolver:
                 ("a rule's function must return an initializer:", self.broken.values()),
                 ("a rule gives different initializers to the names of one tensor:", self.contested),
                 ("these parameters cannot be initialized as asked:", self.unsolved),
-                (_IDLE if self.recipe is None else _IDLE_OF_RECIPE, idle),
+                (_IDLE if self.recipe is None else _IDLE_OF_RECIPE, reasons),
+                (_MISSING, absent),
             )
             if items
         ]

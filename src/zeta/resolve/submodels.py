@@ -71,6 +71,19 @@ def naming(prefix: str | None, name_map: NameMap | None) -> Naming | None:
     return Naming(prefix="" if prefix is None else prefix, name_map=name_map)
 
 
+def prefixes(own: Collection[str], planned: Collection[str]) -> list[str]:
+    """The prefixes with which all of a model's own names are names of a larger one, in its order.
+
+    >>> prefixes(["up.bias"], ["h.0.up.bias", "h.0.down.bias", "h.1.up.bias"])
+    ['h.0', 'h.1']
+    """
+    if not own:
+        return []
+    first = next(iter(own))
+    found = [name.removesuffix(first).removesuffix(".") for name in planned if f".{name}".endswith(f".{first}")]
+    return [prefix for prefix in found if all(map(set(planned).__contains__, map(Naming(prefix=prefix), own)))]
+
+
 def check_used(naming: Naming, names: Collection[str]) -> None:
     """Raise ``PlanError`` if ``name_map`` has a name that the part does not have."""
     if not isinstance(naming.name_map, Mapping):

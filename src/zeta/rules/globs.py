@@ -5,6 +5,7 @@ A part of a glob is a function from the positions in a name where it may begin t
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -20,6 +21,8 @@ _SPECIAL: Final = re.compile(r"[*?\[{]")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 #: braces inside each other
 _DEEPEST: Final = 16
+#: choices that :func:`choices_of` gives, as each is as long as the glob
+_MOST_CHOICES: Final = 1000
 
 
 def glob_matcher(pattern: str) -> Callable[[str], bool]:
@@ -50,6 +53,34 @@ def glob_matcher(pattern: str) -> Callable[[str], bool]:
         return name.endswith(ending) and len(name) in whole(name, {0})
 
     return matches
+
+
+def choices_of(pattern: str) -> Iterator[str]:
+    """A valid glob with each choice in its braces alone, the first thousand of them; none if it has no choice.
+
+    A range of numbers is one choice.
+
+    >>> list(choices_of("h.{0..11}.{attn.{q,k},mlp}.bias"))
+    ['h.{0..11}.attn.q.bias', 'h.{0..11}.attn.k.bias', 'h.{0..11}.mlp.bias']
+    """
+    return itertools.islice(filter(None, _choices(pattern)), _MOST_CHOICES)
+
+
+def _choices(text: str, depth: int = 0) -> Iterator[str]:
+    special, place = re.compile(r"\{" if depth else r"[\[{]"), 0
+    while found := special.search(text, place):
+        before, opened, rest = text[: found.start()], found[0], text[found.end() :]
+        if opened == "[":
+            place = len(text) - len(rest.partition("]")[2])
+            continue
+        inside, _, rest = _braced(rest)
+        options = list(_options(inside))
+        for option in options:
+            for choice in list(_choices(option, depth + 1)) or [option] * (len(options) > 1):
+                # what would mean something else without braces keeps them
+                bare = not (_SPECIAL.search(choice) or _RANGE.fullmatch(choice))
+                yield f"{before}{choice}{rest}" if bare else f"{before}{{{choice}}}{rest}"
+        place = len(text) - len(rest)
 
 
 def _parsed(text: str, pattern: str, depth: int = 0) -> Iterator[Part]:

@@ -55,10 +55,16 @@ def instead_of(value: Any) -> str | None:
         return f"write {written}, of zeta.initializers: {home}.{name} writes to tensors" if known else _OF_A_MATCH
     if isinstance(function, type) and issubclass(function, Initializer):
         needs = [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]
-        return f"write {name}({', '.join(needs)}), with parentheses"
+        usual = next((text for text in _NAMES.values() if text.startswith(f"{name}(")), f"{name}({', '.join(needs)})")
+        return f"write {usual}, with parentheses"
     if home.startswith(f"{initializers.__name__}.") and getattr(initializers, name, None) is function:
         return f"write {name}(), with parentheses"
     return None
+
+
+def instead_of_a_result(result: Any) -> str | None:
+    """What a rule's function should return or be, if it returned ``result``; ``None`` if nothing is known."""
+    return _OF_A_MATCH if isinstance(result, Tensor) else instead_of(result)
 
 
 def instead_of_a_tensor(error: Exception) -> str | None:

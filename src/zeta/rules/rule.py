@@ -16,7 +16,7 @@ from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.initializers.elementwise import notice_order
-from zeta.rules.instead import FunctionError, instead_of, instead_of_a_tensor, named
+from zeta.rules.instead import FunctionError, instead_of, instead_of_a_result, instead_of_a_tensor, named
 from zeta.rules.match import Kind, Match
 from zeta.rules.where import Condition, Where, where
 
@@ -50,7 +50,8 @@ class Rule:
         initializer: an :class:`Initializer`, ``Keep()`` to keep the parameter's values on purpose, or a function of the
             :class:`Match` that returns one.
         axes: the roles of the dimensions, if they cannot be derived from the module, or are derived wrongly.
-        optional: the rule may match nothing. Any other rule that never wins is an error.
+        optional: the rule may match nothing. Any other rule that never wins is an error, and so is a glob in its
+            condition, or a choice in the glob's braces, that matches no name.
         buffers: the rule applies to buffers and not to parameters.
         label: the name of the rule in tables and messages; by default the condition in words.
     """
@@ -112,16 +113,24 @@ class Rule:
                 raise FunctionError(f"{failed}; {advice}") from error
             raise SpecError(failed) from error
         if not isinstance(result, Initializer):
-            advice = instead_of(result)
+            advice = instead_of_a_result(result)
             message = f"rule {self.label!r} must return an initializer for {match.name}, got {named(result)}"
             raise FunctionError(message if advice is None else f"{message}; {advice}")
         return result
 
 
 class Rules(Sequence[Rule]):
-    """An ordered list of rules; the first that matches wins. ``+`` joins two lists."""
+    """An ordered list of rules; the first that matches wins. ``+`` joins two lists.
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
+    Args:
+        rules: at least one :class:`Rule`.
+
+    Raises ``SpecError`` if there is none, or something else than rules.
+    """
+
+    def __init__(self, rules: Iterable[Rule], *more: Rule) -> None:
+        if more or isinstance(rules, Rule) or not isinstance(rules, Iterable):
+            raise SpecError(f"Rules takes one list: Rules([Rule(...), Rule(...)]), got {named(rules)}")
         self._rules = tuple(rules)
         for position, rule in enumerate(self._rules):
             if not isinstance(rule, Rule):

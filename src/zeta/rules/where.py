@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -23,8 +23,10 @@ class Where:
 
     label: str
     test: Callable[[Match], bool] = field(repr=False, compare=False)
-    #: the name glob, if it is one
-    pattern: str | None = field(default=None, repr=False, compare=False, kw_only=True)
+    #: the name globs in it, also those that it excludes
+    globs: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
+    #: the names of classes of modules in it, likewise
+    classes: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
     #: whether the test looks at the name, shape, kind and module alone, so that no whole match need be made for it
     brief: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
@@ -34,19 +36,28 @@ class Where:
 
     def __and__(self, other: Condition) -> Where:
         right = where(other)
-        both = self.brief and right.brief
-        return Where(f"({self.label} & {right.label})", lambda match: self(match) and right(match), brief=both)
+        return _of(f"({self.label} & {right.label})", lambda match: self(match) and right(match), self, right)
 
     def __or__(self, other: Condition) -> Where:
         right = where(other)
-        both = self.brief and right.brief
-        return Where(f"({self.label} | {right.label})", lambda match: self(match) or right(match), brief=both)
+        return _of(f"({self.label} | {right.label})", lambda match: self(match) or right(match), self, right)
 
     __rand__ = __and__
     __ror__ = __or__
 
     def __invert__(self) -> Where:
-        return Where(f"~{self.label}", lambda match: not self(match), brief=self.brief)
+        return _of(f"~{self.label}", lambda match: not self(match), self)
+
+
+def _of(label: str, test: Callable[[Match], bool], *parts: Where) -> Where:
+    """A condition made of others, with the names in them."""
+    return Where(
+        label,
+        test,
+        globs=tuple(name for part in parts for name in part.globs),
+        classes=tuple(name for part in parts for name in part.classes),
+        brief=all(part.brief for part in parts),
+    )
 
 
 #: ``nn.Linear | nn.Embedding``, or a tuple: a module of any of these classes
@@ -90,7 +101,7 @@ def glob(pattern: str) -> Where:
     ``*.bias`` finds the bias of a model that is a single layer.
     """
     matches = glob_matcher(pattern)
-    return Where(pattern, lambda match: matches(match.name), pattern=pattern, brief=True)
+    return Where(pattern, lambda match: matches(match.name), globs=(pattern,), brief=True)
 
 
 def regex(pattern: str | re.Pattern[str]) -> Where:
@@ -110,7 +121,8 @@ def module(module_type: Classes | str) -> Where:
     if isinstance(module_type, str):
         return Where(
             f"module {module_type}",
-            lambda match: module_type in {cls.__name__ for cls in type(match.module).__mro__},
+            lambda match: module_type in class_names(match.module),
+            classes=(module_type,),
             brief=True,
         )
     classes = _classes(module_type)
@@ -121,6 +133,11 @@ def module(module_type: Classes | str) -> Where:
         )
     names = "|".join(one.__name__ for one in classes)
     return Where(f"module {names}", lambda match: isinstance(match.module, classes), brief=True)
+
+
+def class_names(owner: nn.Module) -> set[str]:
+    """The names of a module's class and of those that it is derived from."""
+    return {cls.__name__ for cls in type(owner).__mro__}
 
 
 def _is_union(value: object) -> typing.TypeGuard[types.UnionType]:
@@ -176,21 +193,3 @@ def ndim(number: int) -> Where:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise SpecError(f"ndim() needs a number of dimensions, got {shown(number)}")
     return Where(f"ndim {number}", lambda match: len(match.shape) == number, brief=True)
-
-
-def did_you_mean_glob(pattern: str, names: Iterable[str]) -> str:
-    """The end of a message about a glob that matches no name: the closest glob of the same form, or nothing.
-
-    >>> did_you_mean_glob("*.wieght", ["h.0.weight", "h.0.bias"])
-    "; did you mean '*.weight'?"
-    """
-    names = list(names)
-    if any(name.startswith(f"{pattern}.") for name in names):
-        return f"; did you mean {pattern + '.*'!r}?"
-    parts = pattern.count(".") if pattern.startswith("*.") else 0
-    forms: dict[str, None] = {}
-    for name in names:
-        words = name.split(".")
-        forms["*." + ".".join(words[-parts:]) if parts else name] = None
-        forms[".".join("*" if word.isdecimal() else word for word in words)] = None
-    return did_you_mean(pattern, forms)

@@ -19,6 +19,7 @@ from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
 from zeta.resolve.slots import changed_with
+from zeta.rules import Kind
 
 Result = TypeVar("Result")
 
@@ -145,8 +146,9 @@ def _check_values(fit: Fit) -> None:
         if slot.parametrization is not None:
             known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
         if slot.tensor.is_meta and fit.plan[slot.name].kept and id(slot.tensor) not in follow:
+            rule = f'Rule("{slot.name}", ..., buffers=True)' if slot.kind is Kind.BUFFER else "a rule"
             problems.append(
-                f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it a rule, or take what the "
+                f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it {rule}, or take what the "
                 "constructor computes: model, recorded = zeta.record(...), then recorded.override(rules, model)"
             )
     problems += [

@@ -95,9 +95,8 @@ def _depth(evidence: Evidence) -> Iterator[Finding]:
             continue
         verb = "shrinks" if total < 0 else "grows"
         message = (
-            f"the signal's variance {verb} by {math.exp(per_layer):.3g} per layer over {len(run)} layers without "
-            f"normalization, from {run[0].layer.name} to {run[-1].layer.name}: the depth scale is "
-            f"{1 / abs(per_layer):.2g} layers, and {abs(total):.2g} of them are passed"
+            f"the signal's variance {verb} by a factor of {math.exp(per_layer):.3g} per layer over {len(run)} layers "
+            f"without normalization, from {run[0].layer.name} to {run[-1].layer.name}: by e^{total:.2g} in all"
         )
         yield found(
             "Z402",

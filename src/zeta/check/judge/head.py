@@ -53,7 +53,11 @@ def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Itera
     if evidence.paired:
         return  # contrastive losses: similar pairs of inputs give a loss below chance level without any learning
     missed = loss.value - loss.expected
-    spread = math.sqrt(max(2 * (loss.expected - neutral), 0.0))
+    # The labels' logits miss the mean logit by up to their spread s, if the rows of a batch prefer the same classes.
+    # It adds s^2 / 2 to the expected loss while it is small, and s times the mean of the largest of `classes` normal
+    # values, at least s / 2, once it is large: both are 1/2 at s = 1.
+    added = max(loss.expected - neutral, 0.0)
+    spread = max(math.sqrt(2 * added), 2 * added)
     if abs(missed) > limits.loss_deficit + spread:
         side = "below" if missed < 0 else "above"
         message = f"the initial loss is {loss.value:.4g}, {abs(missed):.3g} {side} its expected value for random labels"

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import overload
 
 from zeta.base.escaping import visible
-from zeta.base.text import count_text
+from zeta.base.text import count_text, terminal_width
 from zeta.check.facts.places import counts_text
 from zeta.check.facts.results import Results
 from zeta.check.show.html import page
@@ -29,7 +29,7 @@ class CheckReport(Results):
         return f"CheckReport({visible(self.model)}, {'ok' if self.ok else 'NOT ok'}: {found})"
 
     def __str__(self) -> str:
-        return text(self)
+        return text(self, terminal_width())
 
     @property
     def summary(self) -> str:

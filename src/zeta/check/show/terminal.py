@@ -1,6 +1,6 @@
-"""Results as text in 80 columns: the verdict, the findings (worst first), and the layers with small bars.
+"""Results as text: the verdict, the findings (worst first), and the layers with small bars.
 
-Like zeta's other tables it has no colours, so that a log and a terminal show the same.
+It has 80 columns; in a wider terminal, the names of layers get the room. There are no colours.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MOST_LAYERS: Final = 32
 _BAR: Final = 6
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉"
 _DECADES: Final = 2.0  # a scale spans at least this many decades, or small differences would look large
+#: cells of a layer's name, in 80 columns
 _NAME: Final = 30
 _LONGEST_FOLD: Final = 200
 #: the mark between a name and the number of a further use, and what it is while names are joined, part by part
@@ -35,9 +36,10 @@ _APART: Final = "\0#."
 MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "note"}
 
 
-def text(results: Results) -> str:
-    """The results for a terminal or a log: verdict, findings, layers."""
-    parts = [_verdict(results), _findings(results.findings), _layers(results), _footer(results)]
+def text(results: Results, width: int | None = None) -> str:
+    """The results for a log, or a terminal of this width: verdict, findings, layers."""
+    names = _NAME + max((width or 0) - WIDTH, 0)
+    parts = [_verdict(results), _findings(results.findings), _layers(results, names), _footer(results)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -122,7 +124,8 @@ def _wrapped(line: str, first: str = "", later: str = "  ") -> list[str]:
 # -- the layers --------------------------------------------------------------------------------------------------------
 
 
-def _layers(results: Results) -> str:
+def _layers(results: Results, longest: int) -> str:
+    """The table of the layers, whose names have at most ``longest`` cells."""
     if not results.layers:
         return ""
     found = findings_by_layer(results)
@@ -135,7 +138,7 @@ def _layers(results: Results) -> str:
         rules = sorted({finding.rule.id for finding in findings if finding.severity is severity})
         rows.append(
             (
-                _elided(visible(run[0].name)) if len(run) == 1 else f"  ... {len(run):,} layers",
+                _elided(visible(run[0].name), longest) if len(run) == 1 else f"  ... {len(run):,} layers",
                 outputs.cell([layer.output.rms for layer in run]),
                 gradients.cell([layer.gradient.rms for layer in run if layer.gradient is not None]),
                 "" if severity is None else f"{MARK[severity]} {rules[0]}{'+' if len(rules) > 1 else ''}",
@@ -217,13 +220,13 @@ def _number(value: float) -> str:
     return f"{value:.2g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
-def _elided(name: str) -> str:
-    """A name of at most ``_NAME`` cells; the middle of a longer one is left out."""
+def _elided(name: str, longest: int) -> str:
+    """A name of at most so many cells; the middle of a longer one is left out."""
     from rich.cells import cell_len, chop_cells
 
-    if cell_len(name) <= _NAME:
+    if cell_len(name) <= longest:
         return name
-    half = _NAME // 2
+    half = longest // 2
     return chop_cells(name, half - 1)[0] + "…" + chop_cells(name[::-1], half)[0][::-1]
 
 

@@ -34,6 +34,8 @@ from zeta.rules import Kind, Rules
 
 Model = TypeVar("Model", bound=nn.Module)
 Fallback = Rules | str  # "real", or the name of a recipe
+#: what transformers sets on a module that it has initialized, and then skips
+_INITIALIZED = "_is_hf_initialized"
 
 
 def record(
@@ -266,10 +268,7 @@ def _plan(
         elif name not in problems:
             entries.append(_entry(tensor, recognized[name], problems))
     if live and len(untouched) == len(groups):
-        notice(
-            "the function wrote to nothing of the model, so that all of it is kept. A function of one module, as for "
-            "model.apply(function), is given as lambda model: model.apply(function)"
-        )
+        notice(f"the function wrote to nothing of the model, so that all of it is kept. {_advice(model)}")
     elif live and isinstance(rules, Rules) and not ruled:
         _notice_idle(entries)
     if problems:
@@ -280,6 +279,16 @@ def _plan(
             )
         )
     return Plan(tuple(entries))
+
+
+def _advice(model: nn.Module) -> str:
+    """What to do if a function writes nothing."""
+    if any(getattr(module, _INITIALIZED, False) for module in modules_of(model)):
+        return (
+            "transformers skips modules that are initialized already, as here. Record what builds the model "
+            "instead: _, plan = zeta.record(type(model), model.config), then zeta.apply_(model, plan, seed)"
+        )
+    return "A function of one module, as for model.apply(function), is given as lambda model: model.apply(function)"
 
 
 def _notice_idle(entries: list[Entry]) -> None:

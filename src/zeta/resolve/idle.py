@@ -1,0 +1,72 @@
+"""Rules that do nothing, or of which a name does nothing, and why: each is an error, as it may be mistyped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from zeta.base.spelling import did_you_mean
+from zeta.errors import ZetaError
+from zeta.rules import Match, Rule, Rules, Where
+from zeta.rules.missing import missing
+from zeta.rules.where import class_names
+
+#: by whether they are of buffers
+Names = Mapping[bool, Sequence[str]]
+#: rules that a message names as hiding another one
+_MOST: Final = 3
+_NOUN: Final = {False: "parameter", True: "buffer"}
+_OF_ALL: Final = {"Module", "object"}
+_OPTION: Final = {True: "write buffers=True", False: "leave buffers=True out"}
+
+
+def label_of(rules: Rules, position: int) -> str:
+    """A rule in a message."""
+    return f"rule {position + 1} ({rules[position].label})"
+
+
+def names_of_nothing(rules: Rules, winners: Collection[int], names: Callable[[], Names]) -> Iterator[str]:
+    """The globs, and choices in their braces, that match no name, of rules that win."""
+    for position, rule in enumerate(rules):
+        if position in winners and not rule.optional and _has_choices(rule):
+            yield from (f"{label_of(rules, position)}: {line}" for line in _missing(rule, names()))
+
+
+def _has_choices(rule: Rule) -> bool:
+    """Whether the rule may win although a name in it is of nothing; one glob without braces has matched."""
+    assert isinstance(rule.where, Where)
+    globs = rule.where.globs
+    return bool(globs) and (globs != (rule.where.label,) or "{" in globs[0])
+
+
+def why_idle(rules: Rules, position: int, matches: Sequence[Match], names: Names) -> str:
+    """Why a rule wins none of a model's tensors."""
+    rule = rules[position]
+    first = {rules.first(match) for match in matches if rule.matches(match)}
+    if hiding := sorted(each for each in first if each not in (None, position)):
+        more = f" and {len(hiding) - _MOST} more" if len(hiding) > _MOST else ""
+        return f"hidden by {', '.join(label_of(rules, each) for each in hiding[:_MOST])}{more}"
+    other = replace(rule, buffers=not rule.buffers)
+    for match in matches:
+        with contextlib.suppress(ZetaError):
+            if other.matches(match):
+                return f"{match.name} is a {_NOUN[other.buffers]}: {_OPTION[other.buffers]}"
+    lines = [*_missing(rule, names), *_no_such_class(rule, matches)]
+    return ", ".join(lines) or "matches nothing"
+
+
+def _missing(rule: Rule, names: Names) -> Iterator[str]:
+    assert isinstance(rule.where, Where)
+    for pattern in rule.where.globs:
+        for line in missing(pattern, names[rule.buffers]):
+            yield f"no {_NOUN[rule.buffers]} is named {line}"
+
+
+def _no_such_class(rule: Rule, matches: Sequence[Match]) -> Iterator[str]:
+    assert isinstance(rule.where, Where)
+    known = {name: None for match in matches for name in sorted(class_names(match.module) - _OF_ALL)}
+    for name in rule.where.classes:
+        if name not in known:
+            yield f"no module is a {name}{did_you_mean(name, known)}"
