@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zeta.recipes.frameworks import torch_default
-    from zeta.recipes.language import bert, gpt2, llama
+    from zeta.recipes.language import bert, gpt2, llama, t5
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -40,13 +40,14 @@ __all__ = [
     "resnet",
     "rules_for",
     "summary",
+    "t5",
     "torch_default",
     "vit",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
-    "language": ("bert", "gpt2", "llama"),
+    "language": ("bert", "gpt2", "llama", "t5"),
     "vision": ("resnet", "vit"),
     "frameworks": ("torch",),
 }

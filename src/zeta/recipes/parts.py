@@ -123,6 +123,24 @@ def layer(match: Match) -> int:
     return match.layer
 
 
+def positive(recipe_name: str, **options: float | None) -> None:
+    """``SpecError`` if an option that is given is no positive number."""
+    for option, value in options.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
+            raise SpecError(f"the recipe {recipe_name!r}: {option} must be a positive number, got {shown(value)}")
+
+
+def size(match: Match, option: str, given: int | None, *attributes: str) -> int:
+    """A size of the model: as ``given``, or the first of the ``attributes`` that its ``config`` has."""
+    found = given if given is not None else next(
+        (value for name in attributes if isinstance(value := getattr(match.config, name, None), int)), None
+    )  # fmt: skip
+    if found is None:
+        raise SpecError(f"no config of the model has {' or '.join(attributes)}; give {option}=")
+    return found
+
+
 def initializer_range(match: Match) -> float:
     """The std in the model's ``config``; 0.02 if it has none."""
     return float(getattr(match.config, "initializer_range", None) or 0.02)
