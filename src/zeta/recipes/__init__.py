@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.language import bert, gpt2, llama, t5
+    from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
+    from zeta.recipes.state_space import mamba, mamba2
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -34,20 +36,29 @@ __all__ = [
     "bert",
     "families",
     "gpt2",
+    "gpt_neox",
     "llama",
+    "mamba",
+    "mamba2",
+    "megatron",
     "names",
+    "olmo",
     "options",
     "resnet",
     "rules_for",
     "summary",
     "t5",
     "torch_default",
+    "torchtitan_deepseek_v3",
+    "torchtitan_llama3",
     "vit",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
     "language": ("bert", "gpt2", "llama", "t5"),
+    "pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
+    "state_space": ("mamba", "mamba2"),
     "vision": ("resnet", "vit"),
     "frameworks": ("torch",),
 }

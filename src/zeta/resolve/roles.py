@@ -332,7 +332,11 @@ def _output_embeddings(model: nn.Module) -> Any:
 
 
 def _plain(part: str) -> str:
-    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``."""
+    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``.
+
+    And without the letters of its dimensions: ``w1`` of ``w1_EFD``.
+    """
+    part = re.sub(r"(?<=[a-z0-9])_[A-Z]{2,}$", "", part)
     return re.sub(
         r"(?<=.)_?(proj|projection|lin|linear|layer|weight)$|^(linear|lin|to|proj|projection)_(?=.)", "", part.lower()
     )
