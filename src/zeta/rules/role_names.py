@@ -37,6 +37,8 @@ ROUTER: Final = _any(
     "gate", "router", "wg", "gating",
     r"router\.(classifier|layer|proj|linear|dense|weight)", r"gate\.(wg|weight|proj)",
 )  # fmt: skip
+#: a class of one table of embeddings that is not torch's
+EMBEDDING_CLASS: Final = _any("(vocab|word|token|parallel)embeddings?$")
 #: a linear layer, or a convolution, that embeds pieces of an image or a sound
 PATCHES: Final = _any(r"patch_?embed(ding|der|dings)?s?(\.proj(ection)?|\.\d+|\.linear)?")
 
