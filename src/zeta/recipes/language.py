@@ -7,10 +7,12 @@ from typing import Final
 
 from torch import nn
 
-from zeta.initializers import Constant, Normal, Zeros
+from zeta.initializers import Constant, Normal, TruncatedNormal, Zeros
 from zeta.recipes.parts import (
+    EXPERTS,
     NORM_SCALE,
     RESIDUAL,
+    choice,
     initializer_range,
     law,
     layers,
@@ -76,7 +78,8 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
     T5 does not divide the logits of attention by sqrt(d_kv), where d_kv is the width of a head: the std of the queries
     has this factor instead. The relative position bias is N(0, f²/d_model), norm scales are f, and an output head that
     is tied to the embedding is drawn as the embedding. Heads for classification are N(0, f²/fan_in), as in
-    transformers, except for that of single tokens, which is N(0, f²).
+    transformers, except for that of single tokens, which is N(0, f²). The original code also cuts the matrices of MLPs
+    at 2 std; transformers and this recipe do not.
 
     Options:
         d_kv: the width of one head; by default the config's d_kv
@@ -117,5 +120,49 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
             Rule(Where("output head", role("readout")), whole, optional=True),
             Rule(Where("norm scales", NORM_SCALE), law("f = 1 by default", lambda match: Constant(times(match)))),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
+        ]
+    )
+
+
+@recipe
+def moe(model: nn.Module, *, scheme: str = "normal", scale: float = 0.1, d_model: int | None = None) -> Rules:
+    """Mixture of experts: routers, experts and all other weights N(0, s²), or N(0, c/fan_in) cut at 2 std.
+
+    ``normal`` is what Mixtral, DeepSeek-V3, Qwen and OLMoE have in transformers: s is the config's
+    ``initializer_range``, or 0.02. ``switch`` is that of Switch Transformers: matrices, also those of each expert, are
+    drawn from a normal of the variance c/fan_in, with c ten times smaller than usual, and what is beyond 2 std is drawn
+    again, so that the std is 0.88 sqrt(c/fan_in); embeddings are N(0, 1), the relative position bias N(0, 1/d_model).
+    Norms are 1, biases 0. A model without a router or without experts is an error.
+
+    For Switch Transformers, transformers takes routers N(0, 1), down projections of experts N(0, 1/d_model) and not
+    N(0, 1/d_ff), and c = 1 for all; this recipe follows the paper.
+
+    Options:
+        scheme: normal or switch
+        scale: c
+        d_model: the width of the residual stream, for a relative position bias; by default the config's d_model
+
+    Source: Jiang et al. 2024 (arXiv:2401.04088) and ``MixtralPreTrainedModel`` in transformers; switch: Fedus, Zoph and
+    Shazeer 2021 (arXiv:2101.03961, section 2.4).
+    """
+    positive("moe", scale=scale, d_model=d_model)
+    switch = choice("moe", "scheme", scheme, ("normal", "switch")) == "switch"
+    relative = law("N(0, 1/d_model)", lambda match: Normal(size(match, "d_model", d_model, "d_model") ** -0.5))
+    tables = [
+        Rule(Where("relative position bias", role("relative_position")), relative, optional=True),
+        Rule(Where("embeddings", kind("embedding") | role("embedding") | role("position")), Normal(1.0)),
+    ]
+    cut = law(
+        "N(0, c/fan_in), cut at 2 std",
+        lambda match: TruncatedNormal(math.sqrt(scale / match.fans.fan_in), cutoff=2),
+    )
+    weights = cut if switch else _RANGE
+    return Rules(
+        [
+            *(tables if switch else []),
+            Rule(Where("routers", role("router")), weights),
+            Rule(EXPERTS, weights),
+            Rule(Where("other weights", kind("weight")) if switch else _WEIGHTS, weights),
+            *norms_and_biases(),
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ RESIDUAL: Final = (
     Where("attention outputs", role("attention_output")),
     Where("MLP down projections", role("mlp_down")),
 )
+#: the weights of experts, by their names
+EXPERTS: Final = Where("experts", regex(r"(.*[._])?experts?[._].*") & kind("weight"))
 
 
 def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
@@ -121,6 +124,11 @@ def layer(match: Match) -> int:
     if match.layer is None:
         raise SpecError("the number of its layer does not follow from its name")
     return match.layer
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Whether a module is named as experts are."""
+    return any(re.search(r"(^|[._])experts?([._]|$)", name) for name, _ in named_modules_of(model))
 
 
 def positive(recipe_name: str, **options: float | None) -> None:

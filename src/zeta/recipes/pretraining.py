@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import named_modules_of
 from zeta.errors import SpecError
 from zeta.initializers import Blocks, Initializer, Normal, Orthogonal, TruncatedNormal, Uniform
 from zeta.recipes.parts import (
+    EXPERTS,
     RESIDUAL,
     Law,
     choice,
+    has_experts,
     law,
     layer,
     norms_and_biases,
@@ -24,7 +24,7 @@ from zeta.recipes.parts import (
 )
 from zeta.recipes.parts import layers as number_of_layers
 from zeta.recipes.state_space import state_space_rules
-from zeta.rules import Match, Rule, Rules, Where, glob, kind, regex, role
+from zeta.rules import Match, Rule, Rules, Where, glob, role
 
 _READOUT: Final = Where("output head", role("readout"))
 _EMBEDDINGS: Final = Where("embeddings", role("embedding"))
@@ -127,8 +127,6 @@ def _head(match: Match) -> Initializer:
 
 # -- OLMo-core ---------------------------------------------------------------------------------------------------------
 
-_EXPERT: Final = r"(.*[._])?experts?[._].*"
-
 
 @recipe
 def olmo(
@@ -185,13 +183,13 @@ def olmo(
         "normalized": law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5)),
         "fan_in": Normal(1 / embed_scale),
     }
-    experts = any(re.fullmatch(_EXPERT, f"{name}.") for name, _ in named_modules_of(model))
+    experts = has_experts(model)
     return Rules(
         [
             Rule(_EMBEDDINGS, embeddings.get(scheme, Normal(1.0))),
             Rule(_READOUT, head, optional=True),
             Rule(Where("routers", role("router") | glob("*router.weight")), of_experts, optional=not experts),
-            Rule(Where("experts", regex(_EXPERT) & kind("weight")), of_experts, optional=not experts),
+            Rule(EXPERTS, of_experts, optional=not experts),
             Rule(Where("gates of attention", glob("*attention.w_g.weight")), into, optional=True),
             Rule(_INTO_ATTENTION, into),
             Rule(RESIDUAL[0], out),
