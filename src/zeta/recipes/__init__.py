@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zeta.recipes.frameworks import torch_default
-    from zeta.recipes.language import bert, gpt2, llama, moe, t5
+    from zeta.recipes.language import bert, clip, gpt2, llama, moe, t5
     from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
     from zeta.recipes.state_space import mamba, mamba2
     from zeta.recipes.vision import resnet, vit
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "bert",
+    "clip",
     "families",
     "gpt2",
     "gpt_neox",
@@ -57,7 +58,7 @@ __all__ = [
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
-    "language": ("bert", "gpt2", "llama", "moe", "t5"),
+    "language": ("bert", "clip", "gpt2", "llama", "moe", "t5"),
     "pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
     "state_space": ("mamba", "mamba2"),
     "vision": ("resnet", "vit"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+import re
 from typing import Final
 
 from torch import nn
 
-from zeta.initializers import Constant, Normal, TruncatedNormal, Zeros
+from zeta.base.modules import named_modules_of
+from zeta.initializers import Constant, Initializer, Normal, TruncatedNormal, Uniform, Zeros
 from zeta.recipes.parts import (
     EXPERTS,
     NORM_SCALE,
     RESIDUAL,
+    Law,
     choice,
     initializer_range,
     law,
@@ -21,7 +26,8 @@ from zeta.recipes.parts import (
     recipe,
     size,
 )
-from zeta.rules import Match, Rule, Rules, Where, glob, kind, role
+from zeta.recipes.parts import layers as number_of_layers
+from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 _WEIGHTS: Final = Where("weights and embeddings", kind("weight") | kind("embedding") | role("position"))
 _RANGE: Final = law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match)))
@@ -166,3 +172,84 @@ def moe(model: nn.Module, *, scheme: str = "normal", scale: float = 0.1, d_model
             *norms_and_biases(),
         ]
     )
+
+
+_IMAGE: Final = re.compile(r"(.*\.)?(visual|vision|vision_model|vision_tower|image|image_encoder)\..*")
+_ATTENTION: Final = ("query", "key", "value", "query_key_value")
+
+
+@recipe
+def clip(model: nn.Module, *, layers: int | None = None) -> Rules:
+    """CLIP: text attention N(0, 1/d), outputs N(0, 1/(2 L d)), MLP N(0, 1/(2 d)), N(0, 1/(2 L d)); images as in torch.
+
+    d is the width of the text tower, L its number of layers. Token embeddings are N(0, 0.02²), text positions
+    N(0, 0.01²), projections to the common space N(0, 1/fan_in), logit_scale is ln(1/0.07), norms are 1 and 0.
+
+    The image tower keeps what torch's layers start from: queries, keys and values uniform on ±sqrt(6/(d + 3 d)), with
+    the three as one matrix, other matrices and convolutions uniform on ±1/sqrt(fan_in). Only its class token and its
+    positions are N(0, 1/d), with its own d. In a ResNet, the attention that pools is N(0, 1/d), and the scale of the
+    last norm (``bn3``) of each block is 0. In both towers, the biases of attention are 0, and those of other layers
+    uniform on ±1/sqrt(fan_in), as torch draws them.
+
+    transformers draws both towers by the laws of the text, exchanges the std of attention's inputs and outputs, and has
+    text positions N(0, 0.02²) and biases 0; this recipe follows the released code.
+
+    Options:
+        layers: L; by default as the names count
+
+    Source: openai/CLIP, clip/model.py; Radford et al. 2021 (arXiv:2103.00020).
+    """
+    positive("clip", layers=layers)
+    depth = functools.partial(number_of_layers, given=layers)
+    images = any(_IMAGE.fullmatch(f"{name}.") for name, _ in named_modules_of(model))
+
+    def image(label: str, condition: Where, how: Initializer | Law, *, optional: bool = False) -> Rule:
+        return Rule(Where(f"image: {label}", regex(_IMAGE) & condition), how, optional=optional or not images)
+
+    into = law("N(0, 1/d)", lambda match: Normal(match.fans.fan_in**-0.5))
+    table = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
+    plain = law("uniform on ±1/sqrt(fan_in)", lambda match: _symmetric(math.prod(match.shape[1:])))
+    packed = law("uniform on ±sqrt(6/(d + 3 d))", lambda match: _symmetric(match.torch_fans.fan_in * 4 / 6))
+    up = law("N(0, 1/(2 d))", lambda match: Normal((2 * match.fans.fan_in) ** -0.5))
+    out = law("N(0, 1/(2 L d))", lambda match: Normal((2 * depth(match) * match.fans.fan_out) ** -0.5))
+    other = role("attention_output") | role("mlp_up") | role("mlp_down") | role("patch_embedding")
+    biases = functools.reduce(operator.or_, (role(name, bias=True) for name in (*_ATTENTION, "attention_output")))
+    attention = functools.reduce(operator.or_, map(role, _ATTENTION))
+    common = glob("*{text,visual}_projection") | glob("*{text,visual}_projection.weight") | glob("*visual.proj")
+    return Rules(
+        [
+            Rule(Where("projections to the common space", common), law("N(0, 1/fan_in)", _projection), optional=True),
+            image("last norm of each block", regex(r".*layer\d+\.\d+\.bn3\.weight"), Zeros(), optional=True),
+            image("class token and positions", role("class_token") | role("position"), table),
+            image("attention that pools", glob("*.attnpool.{q,k,v,c}_proj.weight"), into, optional=True),
+            image("queries, keys, values", attention, packed, optional=True),
+            image("other matrices, convolutions", other | (module(nn.Conv2d) & kind("weight")), plain),
+            Rule(Where("token embeddings", role("embedding")), Normal(0.02)),
+            Rule(Where("text positions", role("position")), Normal(0.01)),
+            Rule(Where("text: queries, keys, values", attention), into),
+            *(Rule(Where(f"text: {each.label}", each), out) for each in RESIDUAL),
+            Rule(Where("text: MLP up projections", role("mlp_up")), up),
+            Rule(Where("logit_scale", glob("*logit_scale")), Constant(math.log(1 / 0.07)), optional=True),
+            Rule(Where("biases of attention", biases), Zeros(), optional=True),
+            Rule(
+                Where("biases of other layers", module(nn.Linear) & kind("bias")),
+                law("uniform on ±1/sqrt(fan_in)", _bias),
+                optional=True,
+            ),
+            *norms_and_biases(),
+        ]
+    )
+
+
+def _projection(match: Match) -> Initializer:
+    """Of a Linear, or of a matrix that the tower's output is multiplied by from the left."""
+    return Normal((match.shape[1] if match.local_name == "weight" else match.shape[0]) ** -0.5)
+
+
+def _bias(match: Match) -> Initializer:
+    return _symmetric(int(match.module.in_features))  # type: ignore[arg-type]
+
+
+def _symmetric(number: float) -> Initializer:
+    """Uniform on ±1/sqrt(number)."""
+    return Uniform(-(number**-0.5), number**-0.5)
