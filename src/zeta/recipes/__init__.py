@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.language import bert, clip, gpt2, llama, moe, t5
     from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
+    from zeta.recipes.speedruns import modded_nanogpt, nanochat
     from zeta.recipes.state_space import mamba, mamba2
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
@@ -42,8 +43,10 @@ __all__ = [
     "mamba",
     "mamba2",
     "megatron",
+    "modded_nanogpt",
     "moe",
     "names",
+    "nanochat",
     "olmo",
     "options",
     "resnet",
@@ -60,6 +63,7 @@ __all__ = [
 _FAMILIES: Final = {
     "language": ("bert", "clip", "gpt2", "llama", "moe", "t5"),
     "pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
+    "speedruns": ("modded_nanogpt", "nanochat"),
     "state_space": ("mamba", "mamba2"),
     "vision": ("resnet", "vit"),
     "frameworks": ("torch",),

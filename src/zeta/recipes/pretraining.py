@@ -8,57 +8,30 @@ from typing import Final
 
 from torch import nn
 
-from zeta.errors import SpecError
-from zeta.initializers import Blocks, Initializer, Normal, Orthogonal, TruncatedNormal, Uniform
+from zeta.initializers import Initializer, Normal, Orthogonal, TruncatedNormal, Uniform
 from zeta.recipes.parts import (
+    EMBEDDINGS,
     EXPERTS,
+    GATES,
+    INTO_ATTENTION,
+    READOUT,
     RESIDUAL,
+    ROUTERS,
+    UP,
     Law,
     choice,
+    gated,
     has_experts,
     law,
     layer,
     norms_and_biases,
     positive,
     recipe,
+    width,
 )
 from zeta.recipes.parts import layers as number_of_layers
 from zeta.recipes.state_space import state_space_rules
 from zeta.rules import Match, Rule, Rules, Where, glob, role
-
-_READOUT: Final = Where("output head", role("readout"))
-_EMBEDDINGS: Final = Where("embeddings", role("embedding"))
-_INTO_ATTENTION: Final = Where(
-    "queries, keys, values", role("query") | role("key") | role("value") | role("query_key_value")
-)
-_GATES: Final = Where("MLP gates, also packed with up projections", role("mlp_gate") | role("mlp_gate_up"))
-_UP: Final = Where("MLP up projections", role("mlp_up"))
-_ROUTERS: Final = Where("routers", role("router"))
-
-
-def _gated(gate: Law, up: Law) -> Law:
-    """The law of gates; for a gate and an up projection in one tensor, that of each block."""
-
-    def one_or_both(match: Match) -> Initializer:
-        if match.role != "mlp_gate_up":
-            return gate(match)
-        if getattr(match.module, "is_concatenated", True) is False:
-            raise SpecError("gates and up projections take turns in this tensor, and no law is for both of them")
-        [out] = match.axes_of().resolved(match.shape).fan_out
-        return Blocks(gate(match), up(match), dim=out)
-
-    one = (gate.__doc__ or "").strip()
-    other = (up.__doc__ or "").strip()
-    return law(one if one == other else f"{one}; packed: up projections {other}", one_or_both)
-
-
-def _width(match: Match) -> int:
-    """The width of the residual stream, at the end of the weight that is there."""
-    if match.role in ("embedding", "position"):
-        return match.shape[-1]
-    out = match.role in ("attention_output", "mlp_down")
-    return int(match.fans.fan_out if out else match.fans.fan_in)
-
 
 # -- torchtitan --------------------------------------------------------------------------------------------------------
 
@@ -109,14 +82,14 @@ def _torchtitan(std: float, *, moe: bool) -> list[Rule]:
         lambda match: TruncatedNormal(std / math.sqrt(2 * (layer(match) + 1)), low=-2, high=2),
     )
     return [
-        Rule(_READOUT, law("N(0, 1/d), cut at 3 std", _head), optional=True),
+        Rule(READOUT, law("N(0, 1/d), cut at 3 std", _head), optional=True),
         # a head that is tied to the embedding decides for both
-        Rule(_EMBEDDINGS, Normal(1.0), optional=True),
-        Rule(_INTO_ATTENTION, plain),
+        Rule(EMBEDDINGS, Normal(1.0), optional=True),
+        Rule(INTO_ATTENTION, plain),
         *(Rule(each, deep) for each in RESIDUAL),
-        Rule(_GATES, _gated(plain, deep)),
-        Rule(_UP, deep, optional=True),
-        *([Rule(_ROUTERS, deep)] if moe else []),
+        Rule(GATES, gated(plain, deep)),
+        Rule(UP, deep, optional=True),
+        *([Rule(ROUTERS, deep)] if moe else []),
         *norms_and_biases(),
     ]
 
@@ -186,16 +159,16 @@ def olmo(
     experts = has_experts(model)
     return Rules(
         [
-            Rule(_EMBEDDINGS, embeddings.get(scheme, Normal(1.0))),
-            Rule(_READOUT, head, optional=True),
+            Rule(EMBEDDINGS, embeddings.get(scheme, Normal(1.0))),
+            Rule(READOUT, head, optional=True),
             Rule(Where("routers", role("router") | glob("*router.weight")), of_experts, optional=not experts),
             Rule(EXPERTS, of_experts, optional=not experts),
             Rule(Where("gates of attention", glob("*attention.w_g.weight")), into, optional=True),
-            Rule(_INTO_ATTENTION, into),
+            Rule(INTO_ATTENTION, into),
             Rule(RESIDUAL[0], out),
             Rule(RESIDUAL[1], out, optional=experts),
-            Rule(_GATES, _gated(into, up), optional=experts),
-            Rule(_UP, up, optional=True),
+            Rule(GATES, gated(into, up), optional=experts),
+            Rule(UP, up, optional=True),
             *norms_and_biases(),
         ]
     )
@@ -214,7 +187,7 @@ def _fan_in(match: Match) -> int:
 #: all matrices that do not lead back to the residual stream; where one is missed, no rule matches it
 _OTHERS: Final = Where(
     "embeddings, routers, output head and what leads into attention and MLP",
-    _EMBEDDINGS | role("position") | _INTO_ATTENTION | _GATES | _UP | _ROUTERS | _READOUT,
+    EMBEDDINGS | role("position") | INTO_ATTENTION | GATES | UP | ROUTERS | READOUT,
 )
 
 
@@ -261,8 +234,8 @@ def gpt_neox(
         "normal": law("N(0, s²)", lambda match: Normal(std)),
         "scaled": law("N(0, s²/(2 L))", lambda match: Normal(std / math.sqrt(2 * number(match)))),
         "scaled_once": law("N(0, s²/L)", lambda match: Normal(std / math.sqrt(number(match)))),
-        "small": law("N(0, 2/(5 d))", lambda match: Normal(math.sqrt(2 / (5 * _width(match))))),
-        "wang": law("N(0, 4/(L² d))", lambda match: Normal(2 / (number(match) * math.sqrt(_width(match))))),
+        "small": law("N(0, 2/(5 d))", lambda match: Normal(math.sqrt(2 / (5 * width(match))))),
+        "wang": law("N(0, 4/(L² d))", lambda match: Normal(2 / (number(match) * math.sqrt(width(match))))),
         "orthogonal": law("orthogonal, gain sqrt(2)", lambda match: Orthogonal(math.sqrt(2))),
         "scaled_orthogonal": law("orthogonal, gain sqrt(2/L)", lambda match: Orthogonal(math.sqrt(2 / number(match)))),
         "xavier_uniform": law("uniform on ±sqrt(6/(fan_in + fan_out))", xavier_uniform),
@@ -311,7 +284,7 @@ def megatron(
         Rule(Where("input projections of mixers", glob("*mixer.in_proj.weight")), Normal(std)),
         *state_space_rules("megatron"),
     ]
-    tables = _EMBEDDINGS | role("position")
+    tables = EMBEDDINGS | role("position")
     return Rules(
         [
             *(mixers if hybrid else []),

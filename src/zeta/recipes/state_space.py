@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
-import torch
 from torch import nn
 
 from zeta.errors import SpecError
-from zeta.initializers import Constant, Draw, Initializer, Normal, Ones, Program, Ref, Step, Uniform
-from zeta.recipes.parts import Law, choice, initializer_range, law, norms_and_biases, positive, recipe
+from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform
+from zeta.recipes.parts import Law, Steps, choice, initializer_range, law, norms_and_biases, positive, recipe
 from zeta.recipes.parts import layers as number_of_layers
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, role
 
@@ -136,7 +135,7 @@ def state_space_rules(
     _check_range(name, a_min=a_min, a_max=a_max)
 
     def decay(match: Match) -> Initializer:
-        program = _Steps(match)
+        program = Steps(match)
         return program.result(program("log", program.draw(Uniform(a_min, a_max))))
 
     return [
@@ -205,35 +204,9 @@ def _check_range(name: str, **ends: float) -> None:
 # -- laws that no initializer has, as programs -------------------------------------------------------------------------
 
 
-class _Steps:
-    """The steps of a program, in the parameter's shape; computed in fp32, or fp64 if the parameter is fp64."""
-
-    def __init__(self, match: Match) -> None:
-        self._match = match
-        self._dtype = torch.float64 if match.dtype == torch.float64 else torch.float32
-        self._steps: list[Step] = []
-
-    def __call__(self, op: str, *operands: Ref | float | None, **attributes: object) -> Ref:
-        shape = attributes.pop("of", self._match.shape)
-        named = tuple(sorted(attributes.items()))
-        return self._add(Step(op=op, operands=operands, attributes=named, shape=shape, dtype=self._dtype))  # type: ignore[arg-type]
-
-    def draw(self, initializer: Initializer) -> Ref:
-        return self._add(Step(op="draw", leaf=Draw(initializer, 0), shape=self._match.shape, dtype=self._dtype))
-
-    def result(self, last: Ref) -> Program:
-        if self._dtype != self._match.dtype:
-            self._add(Step(op="cast", operands=(last,), shape=self._match.shape, dtype=self._match.dtype))
-        return Program(tuple(self._steps))
-
-    def _add(self, step: Step) -> Ref:
-        self._steps.append(step)
-        return Ref(len(self._steps) - 1)
-
-
 def _logarithms(match: Match) -> Initializer:
     """The logarithms of 1 to N, in each row."""
-    program, count = _Steps(match), match.shape[-1]
+    program, count = Steps(match), match.shape[-1]
     row = program("arange", start=1, end=count + 1, step=1, of=(count,))
     one = (*[1] * (len(match.shape) - 1), count)
     rows = program("expand", program("reshape", row, shape=one, of=one), shape=match.shape)
@@ -246,7 +219,7 @@ def _steps(name: str, dt_min: float, dt_max: float, dt_floor: float) -> Law:
     positive(name, dt_floor=dt_floor)
 
     def inverse(match: Match) -> Initializer:
-        program = _Steps(match)
+        program = Steps(match)
         low, high = math.log(dt_min), math.log(dt_max)
         u = program("add", program("mul", program.draw(Uniform(0.0, 1.0)), high - low), low)
         x = program("clamp", program("exp", u), dt_floor, None)
