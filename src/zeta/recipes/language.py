@@ -140,8 +140,8 @@ def moe(model: nn.Module, *, scheme: str = "normal", scale: float = 0.1, d_model
     again, so that the std is 0.88 sqrt(c/fan_in); embeddings are N(0, 1), the relative position bias N(0, 1/d_model).
     Norms are 1, biases 0. A model without a router or without experts is an error.
 
-    For Switch Transformers, transformers takes routers N(0, 1), down projections of experts N(0, 1/d_model) and not
-    N(0, 1/d_ff), and c = 1 for all; this recipe follows the paper.
+    In transformers, Switch Transformers have routers N(0, 1), down projections of experts N(0, 1/d_model) and not
+    N(0, 1/d_ff), c = 1, and no cut; this recipe follows the paper.
 
     Options:
         scheme: normal or switch
@@ -180,10 +180,11 @@ _ATTENTION: Final = ("query", "key", "value", "query_key_value")
 
 @recipe
 def clip(model: nn.Module, *, layers: int | None = None) -> Rules:
-    """CLIP: text attention N(0, 1/d), outputs N(0, 1/(2 L d)), MLP N(0, 1/(2 d)), N(0, 1/(2 L d)); images as in torch.
+    """CLIP: text queries, keys, values N(0, 1/d), MLP up N(0, 1/(2 d)), outputs N(0, 1/(2 L d)); images as in torch.
 
-    d is the width of the text tower, L its number of layers. Token embeddings are N(0, 0.02²), text positions
-    N(0, 0.01²), projections to the common space N(0, 1/fan_in), logit_scale is ln(1/0.07), norms are 1 and 0.
+    d is the width of the text tower, L its number of layers; the outputs are those of attention and MLP. Token
+    embeddings are N(0, 0.02²), text positions N(0, 0.01²), projections to the common space N(0, 1/fan_in), logit_scale
+    is ln(1/0.07), norms are 1 and 0.
 
     The image tower keeps what torch's layers start from: queries, keys and values uniform on ±sqrt(6/(d + 3 d)), with
     the three as one matrix, other matrices and convolutions uniform on ±1/sqrt(fan_in). Only its class token and its
@@ -191,7 +192,7 @@ def clip(model: nn.Module, *, layers: int | None = None) -> Rules:
     last norm (``bn3``) of each block is 0. In both towers, the biases of attention are 0, and those of other layers
     uniform on ±1/sqrt(fan_in), as torch draws them.
 
-    transformers draws both towers by the laws of the text, exchanges the std of attention's inputs and outputs, and has
+    In transformers, both towers have the laws of the text, with the std of attention's inputs and outputs exchanged,
     text positions N(0, 0.02²) and biases 0; this recipe follows the released code.
 
     Options:

@@ -185,10 +185,10 @@ def _fan_in(match: Match) -> int:
 # -- GPT-NeoX and Megatron ---------------------------------------------------------------------------------------------
 
 #: all matrices that do not lead back to the residual stream; where one is missed, no rule matches it
-_OTHERS: Final = Where(
-    "embeddings, routers, output head and what leads into attention and MLP",
-    EMBEDDINGS | role("position") | INTO_ATTENTION | GATES | UP | ROUTERS | READOUT,
+_MATRICES: Final = Where(
+    "routers, output head, what leads into attention and MLP", INTO_ATTENTION | GATES | UP | ROUTERS | READOUT
 )
+_OTHERS: Final = Where(f"embeddings, {_MATRICES.label}", EMBEDDINGS | role("position") | _MATRICES)
 
 
 @recipe
@@ -262,7 +262,7 @@ def megatron(
 
     Hybrid models have one branch in each layer, which is an attention, an MLP or a Mamba-2 mixer: the projections are
     N(0, s²/L). A mixer's input projection is N(0, s²); its convolution and the parameters of its state space are those
-    of the recipe mamba2. A layer that holds an attention and an MLP is two in a hybrid model.
+    of the recipe mamba2. If layers of a hybrid hold several branches, L is the number of branches.
 
     Options:
         hybrid: the model is a hybrid with Mamba layers
@@ -291,7 +291,7 @@ def megatron(
             *(Rule(each, outputs, optional=hybrid) for each in RESIDUAL),
             Rule(Where("embeddings", tables), Normal(std if embedding_std is None else embedding_std)),
             Rule(Where("biases of routers", role("router", bias=True)), Normal(std), optional=True),
-            Rule(_OTHERS, Normal(std), optional=hybrid),
+            Rule(_MATRICES, Normal(std), optional=hybrid),
             *norms_and_biases(),
         ]
     )
