@@ -148,7 +148,7 @@ def test_a_transformers_configuration_against_a_recipe(here: Path) -> None:
         (("recipe:gpt2", "rules:good.toml"), "recipe:gpt2 and rules:good.toml both need a model to be applied to"),
         (("plan.json", "recipe:gpt2"), r"recipe:gpt2 is applied to a model, and plan.json is a plan.*--recipe gpt2"),
         (("rules:good.toml", "plan.json"), r"rules:good.toml is applied to a model, .* MODEL --rules good.toml --json"),
-        (("nets.py:Net", "recipe:gpt3"), "unknown recipe 'gpt3': expected one of bert, gpt2"),
+        (("nets.py:Net", "recipe:gpt3"), "unknown recipe 'gpt3': expected one of bert, "),
         (("nets.py:Net", "rules:none.toml"), "no such rule file: none.toml"),
         (("nets.py:Net", "recipe:gpt2"), "nets.py:Net: the recipe 'gpt2' does not fit this model"),
         (("nets.py:Net", "none.json"), "no such file: none.json"),

@@ -393,7 +393,7 @@ def test_initializers_that_do_not_fit(layer: nn.Module, initializer: Any, messag
     [
         ("linear", ANY, LayerTypeError, "expected a torch.nn.Module, got 'linear'"),
         (nn.Linear, ANY, LayerTypeError, "expected a torch.nn.Module"),
-        (nn.Linear(2, 2), "gpt3", SpecError, "unknown recipe 'gpt3': expected one of bert, gpt2"),
+        (nn.Linear(2, 2), "gpt3", SpecError, "unknown recipe 'gpt3': expected one of bert, "),
         (
             nn.Linear(2, 2),
             list(ANY),

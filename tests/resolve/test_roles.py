@@ -161,6 +161,47 @@ def test_experts_and_their_router() -> None:
     assert found["layers.0.ffn.experts.3.w1.weight"] == "mlp_gate"
 
 
+class Lettered(nn.Module):
+    """Experts whose names have the letters of their dimensions, as torchtitan's; all are square."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w1_EFD, self.w2_EDF, self.w3_EFD = (nn.Parameter(torch.empty(4, D, D)) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.bmm(x, self.w1_EFD.transpose(-2, -1)) * torch.bmm(x, self.w3_EFD.transpose(-2, -1))
+        return torch.bmm(hidden, self.w2_EDF.transpose(-2, -1))
+
+
+def test_letters_of_dimensions_are_no_part_of_a_name() -> None:
+    found = roles(nn.ModuleDict({"0": nn.ModuleDict({"experts": Lettered()}), "1": linear(D, V)}))
+    assert [found[f"0.experts.{name}"] for name in ("w1_EFD", "w2_EDF", "w3_EFD")] == ["mlp_gate", "mlp_down", "mlp_up"]
+
+
+def test_projections_beside_a_gate_of_the_attention() -> None:
+    attention = {f"w_{name}": linear(D, n) for name, n in {"q": D, "k": 4, "v": 4, "g": 2, "out": D}.items()}
+    found = roles(nn.ModuleDict({"attention": nn.ModuleDict(attention), "head": linear(D, V)}))
+    assert found == {
+        "attention.w_q.weight": "query", "attention.w_k.weight": "key", "attention.w_v.weight": "value",
+        "attention.w_out.weight": "attention_output", "head.weight": "readout",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_table_that_is_no_embedding_of_torch(tied: bool) -> None:
+    class VocabParallelEmbedding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(V, D))
+
+    model = nn.ModuleDict({"word_embeddings": VocabParallelEmbedding(), "inner": linear(D, D), "head": linear(D, V)})
+    if tied:
+        model["head"].weight = model["word_embeddings"].weight
+    found = roles(model)
+    assert found["word_embeddings.weight"] == "embedding"
+    assert tied or found["head.weight"] == "readout"
+
+
 def test_a_gate_without_experts_is_no_router() -> None:
     assert "router" not in roles(nn.ModuleDict({"ffn": nn.ModuleDict({"gate": linear(D, 4)})})).values()
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zeta.recipes.frameworks import torch_default
-    from zeta.recipes.language import bert, gpt2, llama
+    from zeta.recipes.language import bert, clip, gpt2, llama, moe, t5
+    from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
+    from zeta.recipes.speedruns import modded_nanogpt, nanochat
+    from zeta.recipes.state_space import mamba, mamba2
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -32,21 +35,36 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "bert",
+    "clip",
     "families",
     "gpt2",
+    "gpt_neox",
     "llama",
+    "mamba",
+    "mamba2",
+    "megatron",
+    "modded_nanogpt",
+    "moe",
     "names",
+    "nanochat",
+    "olmo",
     "options",
     "resnet",
     "rules_for",
     "summary",
+    "t5",
     "torch_default",
+    "torchtitan_deepseek_v3",
+    "torchtitan_llama3",
     "vit",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
-    "language": ("bert", "gpt2", "llama"),
+    "language": ("bert", "clip", "gpt2", "llama", "moe", "t5"),
+    "pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
+    "speedruns": ("modded_nanogpt", "nanochat"),
+    "state_space": ("mamba", "mamba2"),
     "vision": ("resnet", "vit"),
     "frameworks": ("torch",),
 }

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
+import torch
 from torch import nn
 
 from zeta.base.modules import named_modules_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
-from zeta.initializers import Initializer, Normal, Ones, Zeros, kaiming_uniform
+from zeta.initializers import Blocks, Draw, Initializer, Normal, Ones, Program, Ref, Step, Zeros, kaiming_uniform
 from zeta.rules import Match, Rule, Rules, Where, kind, ndim, regex, role
 from zeta.rules.role_names import ADAPTER
 
@@ -27,6 +29,16 @@ RESIDUAL: Final = (
     Where("attention outputs", role("attention_output")),
     Where("MLP down projections", role("mlp_down")),
 )
+READOUT: Final = Where("output head", role("readout"))
+EMBEDDINGS: Final = Where("embeddings", role("embedding"))
+INTO_ATTENTION: Final = Where(
+    "queries, keys, values", role("query") | role("key") | role("value") | role("query_key_value")
+)
+GATES: Final = Where("MLP gates, also packed with up projections", role("mlp_gate") | role("mlp_gate_up"))
+UP: Final = Where("MLP up projections", role("mlp_up"))
+ROUTERS: Final = Where("routers", role("router"))
+#: the weights of experts, by their names
+EXPERTS: Final = Where("experts", regex(r"(.*[._])?experts?[._].*") & kind("weight"))
 
 
 def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
@@ -123,9 +135,88 @@ def layer(match: Match) -> int:
     return match.layer
 
 
+def has_experts(model: nn.Module) -> bool:
+    """Whether a module is named as experts are."""
+    return any(re.search(r"(^|[._])experts?([._]|$)", name) for name, _ in named_modules_of(model))
+
+
+def positive(recipe_name: str, **options: float | None) -> None:
+    """``SpecError`` if an option that is given is no positive number."""
+    for option, value in options.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
+            raise SpecError(f"the recipe {recipe_name!r}: {option} must be a positive number, got {shown(value)}")
+
+
+def size(match: Match, option: str, given: int | None, *attributes: str) -> int:
+    """A size of the model: as ``given``, or the first of the ``attributes`` that its ``config`` has."""
+    found = given if given is not None else next(
+        (value for name in attributes if isinstance(value := getattr(match.config, name, None), int)), None
+    )  # fmt: skip
+    if found is None:
+        raise SpecError(f"no config of the model has {' or '.join(attributes)}; give {option}=")
+    return found
+
+
 def initializer_range(match: Match) -> float:
     """The std in the model's ``config``; 0.02 if it has none."""
     return float(getattr(match.config, "initializer_range", None) or 0.02)
+
+
+def gated(gate: Law, up: Law) -> Law:
+    """The law of gates; for a gate and an up projection in one tensor, that of each block."""
+
+    def one_or_both(match: Match) -> Initializer:
+        if match.role != "mlp_gate_up":
+            return gate(match)
+        if getattr(match.module, "is_concatenated", True) is False:
+            raise SpecError("gates and up projections take turns in this tensor, and no law is for both of them")
+        [out] = match.axes_of().resolved(match.shape).fan_out
+        return Blocks(gate(match), up(match), dim=out)
+
+    one = (gate.__doc__ or "").strip()
+    other = (up.__doc__ or "").strip()
+    return law(one if one == other else f"{one}; packed: up projections {other}", one_or_both)
+
+
+def width(match: Match) -> int:
+    """The width of the residual stream, at the end of the weight that is there."""
+    if match.role in ("embedding", "position"):
+        return match.shape[-1]
+    out = match.role in ("attention_output", "mlp_down")
+    return int(match.fans.fan_out if out else match.fans.fan_in)
+
+
+class Steps:
+    """The steps of a program for a law that no initializer has, in the parameter's shape.
+
+    They are computed in fp32, and in fp64 if the parameter is fp64.
+    """
+
+    def __init__(self, match: Match) -> None:
+        self._match = match
+        self._dtype = torch.float64 if match.dtype == torch.float64 else torch.float32
+        self._steps: list[Step] = []
+
+    def __call__(self, op: str, *operands: Ref | float | None, **attributes: object) -> Ref:
+        """Add an operation; ``of`` is its shape, where that is not the parameter's."""
+        shape = attributes.pop("of", self._match.shape)
+        named = tuple(sorted(attributes.items()))
+        return self._add(Step(op=op, operands=operands, attributes=named, shape=shape, dtype=self._dtype))  # type: ignore[arg-type]
+
+    def draw(self, initializer: Initializer) -> Ref:
+        """Add values of a law."""
+        return self._add(Step(op="draw", leaf=Draw(initializer, 0), shape=self._match.shape, dtype=self._dtype))
+
+    def result(self, last: Ref) -> Program:
+        """The program, with its last step ``last``."""
+        if self._dtype != self._match.dtype:
+            self._add(Step(op="cast", operands=(last,), shape=self._match.shape, dtype=self._match.dtype))
+        return Program(tuple(self._steps))
+
+    def _add(self, step: Step) -> Ref:
+        self._steps.append(step)
+        return Ref(len(self._steps) - 1)
 
 
 def norms_and_biases() -> list[Rule]:

@@ -212,7 +212,7 @@ class _Search:
         embeddings = {id(slot.tensor) for slot in self._slots if self._found.get(slot.name) is Role.EMBEDDING}
         head = _output_embeddings(self._model)
         for slot in self._slots:
-            tied = id(slot.tensor) in embeddings and slot.kind is not Kind.EMBEDDING
+            tied = id(slot.tensor) in embeddings and slot.kind is not Kind.EMBEDDING and not _is_table(slot)
             if tied or (head is not None and slot.module is head and slot.kind is Kind.WEIGHT):
                 self._found[slot.name] = Role.READOUT
 
@@ -296,18 +296,25 @@ def _by_name(slot: Slot) -> Role | None:
     """Roles that a name gives away: tables, tokens and scales."""
     parts = slot.name.split(".")
     local = ".".join(parts[-2:]) if parts[-1] == "weight" else parts[-1]
-    if slot.kind is Kind.EMBEDDING or (slot.kind is not Kind.WEIGHT or parts[-1] != "weight"):
+    table = slot.kind is Kind.EMBEDDING or _is_table(slot)
+    if table or (slot.kind is not Kind.WEIGHT or parts[-1] != "weight"):
         if names.RELATIVE.search(local):
             return Role.RELATIVE_POSITION
         if names.POSITION.search(local) and not names.NO_POSITION.search(local):
             return Role.POSITION
-    if slot.kind is Kind.EMBEDDING:
+    if table:
         return Role.EMBEDDING
     if names.CLASS_TOKEN.fullmatch(parts[-1]):
         return Role.CLASS_TOKEN
     if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(local):
         return Role.LAYER_SCALE
     return None
+
+
+def _is_table(slot: Slot) -> bool:
+    """Whether a class other than torch's says that its weight is a table, as Megatron's ``VocabParallelEmbedding``."""
+    named = names.EMBEDDING_CLASS.search(type(slot.module).__name__) is not None
+    return named and slot.local_name == "weight" and len(slot.shape) == 2
 
 
 def _is_patch(slot: Slot) -> bool:
@@ -330,7 +337,11 @@ def _output_embeddings(model: nn.Module) -> Any:
 
 
 def _plain(part: str) -> str:
-    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``."""
+    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``.
+
+    And without the letters of its dimensions: ``w1`` of ``w1_EFD``.
+    """
+    part = re.sub(r"(?<=[a-z0-9])_[A-Z]{2,}$", "", part)
     return re.sub(
         r"(?<=.)_?(proj|projection|lin|linear|layer|weight)$|^(linear|lin|to|proj|projection)_(?=.)", "", part.lower()
     )

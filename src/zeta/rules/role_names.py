@@ -37,6 +37,8 @@ ROUTER: Final = _any(
     "gate", "router", "wg", "gating",
     r"router\.(classifier|layer|proj|linear|dense|weight)", r"gate\.(wg|weight|proj)",
 )  # fmt: skip
+#: a class of one table of embeddings that is not torch's
+EMBEDDING_CLASS: Final = _any("(vocab|word|token|parallel)embeddings?$")
 #: a linear layer, or a convolution, that embeds pieces of an image or a sound
 PATCHES: Final = _any(r"patch_?embed(ding|der|dings)?s?(\.proj(ection)?|\.\d+|\.linear)?")
 
@@ -71,16 +73,16 @@ NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
 
 _PARTS: Final = "(_[ab]|_nope|_rope|_pe|_up|_down|_global|_content|_pos)?(_current|_delayed)?"
 PROJECTIONS: Final = {
-    Role.QUERY: _any(f"(w|c_)?(q|query)(_head)?{_PARTS}"),
-    Role.KEY: _any(f"(w|c_)?(k|key)(_head)?{_PARTS}"),
-    Role.VALUE: _any(f"(w|c_)?(v|value)(_head)?{_PARTS}"),
+    Role.QUERY: _any(f"(w_?|c_)?(q|query)(_head)?{_PARTS}"),
+    Role.KEY: _any(f"(w_?|c_)?(k|key)(_head)?{_PARTS}"),
+    Role.VALUE: _any(f"(w_?|c_)?(v|value)(_head)?{_PARTS}"),
     Role.QUERY_KEY_VALUE: _any(
-        "(w|c_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
+        "(w_?|c_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
         "c_attn", "in", "in_proj", "in_qkvz?", "attn_qkv", "qkv_?same", "w?_?pack",
     ),
 }  # fmt: skip
 ATTENTION_OUTPUT: Final = _any(
-    "w?o", "o_?b", "wo_b", "w?out", "out_1", "output", "c_proj", "c", "to_out", r"to_out\.0", "attn_?out",
+    "(w_?)?o", "o_?b", "wo_b", "(w_?)?out", "out_1", "output", "c_proj", "c", "to_out", r"to_out\.0", "attn_?out",
     "attention_?out", "proj", "projection", "final", "fc_out", "dense", r"\w+\.dense",
     r"att\w*\.(proj|projection|fc)", "merge", "post",
 )  # fmt: skip
