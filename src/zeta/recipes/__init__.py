@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.language import bert, gpt2, llama
-    from zeta.recipes.vision import resnet, vit
+    from zeta.recipes.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
     from zeta.rules import Rules
 
     Recipe = Callable[..., Rules]
@@ -32,14 +32,21 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "bert",
+    "convnext",
+    "deit",
+    "efficientnet",
     "families",
     "gpt2",
     "llama",
     "names",
+    "nnunet",
     "options",
     "resnet",
     "rules_for",
     "summary",
+    "swin",
+    "swin_v2",
+    "timm_vit",
     "torch_default",
     "vit",
 ]
@@ -47,7 +54,7 @@ __all__ = [
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
     "language": ("bert", "gpt2", "llama"),
-    "vision": ("resnet", "vit"),
+    "vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
     "frameworks": ("torch",),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}

@@ -14,8 +14,8 @@ from zeta.base.modules import named_modules_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
-from zeta.initializers import Initializer, Normal, Ones, Zeros, kaiming_uniform
-from zeta.rules import Match, Rule, Rules, Where, kind, ndim, regex, role
+from zeta.initializers import Initializer, Normal, Ones, Uniform, Zeros, kaiming_uniform
+from zeta.rules import Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.role_names import ADAPTER
 
 Law = Callable[[Match], Initializer]
@@ -27,6 +27,10 @@ RESIDUAL: Final = (
     Where("attention outputs", role("attention_output")),
     Where("MLP down projections", role("mlp_down")),
 )
+#: weights of layers that map vectors, and no tokens or tables of three dimensions
+MATRICES: Final = Where("matrices", kind("weight") & ndim(2))
+#: weights and biases of torch's convolutions
+CONVOLUTIONS: Final = Where("convolutions", module(nn.modules.conv._ConvNd))
 
 
 def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
@@ -126,6 +130,23 @@ def layer(match: Match) -> int:
 def initializer_range(match: Match) -> float:
     """The std in the model's ``config``; 0.02 if it has none."""
     return float(getattr(match.config, "initializer_range", None) or 0.02)
+
+
+def xavier(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)), in and out as torch counts them."""
+    return symmetric(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out))
+
+
+def xavier_packed(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)); for each of query, key and value, out = 3 d, as if they were in one matrix."""
+    fans = match.torch_fans
+    packed = 3 if match.role in (Role.QUERY, Role.KEY, Role.VALUE) else 1
+    return symmetric(6 / (fans.fan_in + packed * fans.fan_out))
+
+
+def symmetric(square: float) -> Uniform:
+    """Uniform on ± the root of ``square``."""
+    return Uniform(-math.sqrt(square), math.sqrt(square))
 
 
 def norms_and_biases() -> list[Rule]:
