@@ -261,6 +261,12 @@ class _Search:
         known = [(down, ups) for down, ups in pairs if names.MLP_DOWN.fullmatch(_last_parts(down.path))]
         if not known and not named:
             known = [(down, ups) for down, ups in pairs if down is free[-1]]
+        # of numbered layers, ``net.1`` and ``net.4``, the last leads out
+        known = [
+            (down, ups)
+            for number, (down, ups) in enumerate(known)
+            if not down.path[-1].isdecimal() or not any(later in ups for later, _ in known[number + 1 :])
+        ]
         downs = [down for down, _ in known]
         for down in downs:
             self._set(down, Role.MLP_DOWN)
@@ -302,7 +308,7 @@ def _by_name(slot: Slot) -> Role | None:
         return Role.EMBEDDING
     if names.CLASS_TOKEN.fullmatch(parts[-1]):
         return Role.CLASS_TOKEN
-    if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(local):
+    if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(".".join(parts[-2:])):
         return Role.LAYER_SCALE
     return None
 
