@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zeta.recipes.frameworks import torch_default
+    from zeta.recipes.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
     from zeta.rules import Rules
@@ -32,8 +33,14 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "bert",
+    "controlnet",
     "convnext",
+    "dcgan",
     "deit",
+    "diffusion_unet",
+    "dit",
+    "edm",
+    "edm2",
     "efficientnet",
     "families",
     "gpt2",
@@ -43,18 +50,21 @@ __all__ = [
     "options",
     "resnet",
     "rules_for",
+    "stylegan2",
     "summary",
     "swin",
     "swin_v2",
     "timm_vit",
     "torch_default",
     "vit",
+    "vq",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
     "language": ("bert", "gpt2", "llama"),
     "vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
+    "generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
     "frameworks": ("torch",),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}

@@ -144,6 +144,12 @@ def xavier_packed(match: Match) -> Initializer:
     return symmetric(6 / (fans.fan_in + packed * fans.fan_out))
 
 
+def xavier_of_each(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)), of one of query, key and value: out = 3 d is counted as d."""
+    fans = match.torch_fans
+    return symmetric(6 / (fans.fan_in + fans.fan_out // (3 if match.role is Role.QUERY_KEY_VALUE else 1)))
+
+
 def symmetric(square: float) -> Uniform:
     """Uniform on ± the root of ``square``."""
     return Uniform(-math.sqrt(square), math.sqrt(square))

@@ -33,8 +33,9 @@ from zeta.recipes.parts import (
     recipe,
     symmetric,
     xavier,
+    xavier_of_each,
 )
-from zeta.rules import Match, Role, Rule, Rules, Where, glob, kind, module, regex, role
+from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 _CONVOLUTION_AS_TORCH: Final = Rule(CONVOLUTIONS, by_fan_in, optional=True)
 _MLP_BIASES: Final = Where(
@@ -156,7 +157,7 @@ def timm_vit(
             *(Rule(each, scaled) for each in RESIDUAL if fix_init),
             *(classifier if jax and head else []),
             *(convolution if jax else [_CONVOLUTION_AS_TORCH]),
-            *([Rule(_PROJECTIONS, _xavier_of_each)] if scheme == "moco" else []),
+            *([Rule(_PROJECTIONS, xavier_of_each)] if scheme == "moco" else []),
             Rule(MATRICES, weights),
             *norms_and_biases(),
         ]
@@ -170,12 +171,6 @@ def _divided(weights: Law) -> Law:
 def _no_classes(match: Match) -> Initializer:
     """-ln(classes): each class starts with the probability 1/classes under a sigmoid."""
     return Constant(-math.log(match.shape[0]))
-
-
-def _xavier_of_each(match: Match) -> Initializer:
-    """Uniform on ±sqrt(6 / (in + out)), of one of query, key and value: out = 3 d is counted as d."""
-    fans = match.torch_fans
-    return symmetric(6 / (fans.fan_in + fans.fan_out // (3 if match.role is Role.QUERY_KEY_VALUE else 1)))
 
 
 def _layer_scale(given: float | None, default: float | None = None) -> Law:

@@ -99,5 +99,5 @@ READOUT: Final = _any(
     "class_head", "class_predictor", "class_labels_classifier", "score", "cls_score", r"class_?embed(\.\d+)?",
     "embed_out", "qa_outputs", "(final_|to_)?logits", "output", "out", "generator", "decoder", "fc", "lm", "proj_?lm",
     r"predictions\.decoder", "unembed(ding)?", "wu", "read_?out", "final", "vocab", "actor", "critic",
-    "policy(_net)?", "value(_net)?",
+    "policy(_net)?", "value(_net)?", r"final(_layer)?\.(linear|proj|dense)",
 )  # fmt: skip
