@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from zeta.recipes.detection import deformable_detr, detr, retinanet
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
     from zeta.recipes.language import bert, gpt2, llama
@@ -36,7 +37,9 @@ __all__ = [
     "controlnet",
     "convnext",
     "dcgan",
+    "deformable_detr",
     "deit",
+    "detr",
     "diffusion_unet",
     "dit",
     "edm",
@@ -49,6 +52,7 @@ __all__ = [
     "nnunet",
     "options",
     "resnet",
+    "retinanet",
     "rules_for",
     "stylegan2",
     "summary",
@@ -64,6 +68,7 @@ __all__ = [
 _FAMILIES: Final = {
     "language": ("bert", "gpt2", "llama"),
     "vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
+    "detection": ("deformable_detr", "detr", "retinanet"),
     "generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
     "frameworks": ("torch",),
 }
