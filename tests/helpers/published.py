@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from zeta import Plan
 from zeta.initializers import Blocks, Constant, Initializer, Keep, Normal, TruncatedNormal, Uniform
 
 Law = tuple[Any, ...]
+#: by name of the parameter
+Laws = dict[str, Law]
 
 KEPT: Law = ("kept",)
 
@@ -101,6 +103,27 @@ def drawn(model: nn.Module, recipe: str, published: Mapping[str, Law], **options
             if abs(float(values.mean()) - mean) > 6 * std / n**0.5:
                 wrong.append(f"{name}: mean {float(values.mean())} and not {mean}")
     return wrong
+
+
+# -- laws of layers --------------------------------------------------------------------------------------------------
+
+
+def norm(*names: str, scale: Law = ONE) -> Laws:
+    return {f"{name}.{local}": law for name in names for local, law in (("weight", scale), ("bias", ZERO))}
+
+
+def linear(law: Law, *names: str, bias: Law = ZERO) -> Laws:
+    return {f"{name}.{local}": found for name in names for local, found in (("weight", law), ("bias", bias))}
+
+
+def within(prefixes: Iterable[str], laws: Laws) -> Laws:
+    return {f"{prefix}.{name}": law for prefix in prefixes for name, law in laws.items()}
+
+
+def agrees(factory: Callable[[], nn.Module], recipe: str, published: Laws, **options: Any) -> None:
+    """The recipe's plan is what is published, for every parameter, and so are the values that it draws."""
+    assert differences(zeta.plan(factory(), recipe, **options), published) == []
+    assert drawn(factory(), recipe, published, **options) == []
 
 
 # -- formulas of torch -------------------------------------------------------------------------------------------------

@@ -326,7 +326,7 @@ def dcgan(model: nn.Module) -> Rules:
 
 
 @recipe
-def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01) -> Rules:
+def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool = False) -> Rules:
     """StyleGAN2: weights N(0, 1/m²), m the layer's learning rate multiplier; biases 0, those of styles 1.
 
     The forward pass multiplies each weight with m/sqrt(fan_in), the equalized learning rate. m is 1, and mapping_lr in
@@ -335,6 +335,7 @@ def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01) -> Rules:
 
     Options:
         mapping_lr: m of the layers of the mapping network, where they have no attribute that says it.
+        discriminator: True for a discriminator, which has no styles; a model without them is otherwise an error.
 
     Source: NVlabs/stylegan2, training/networks_stylegan2.py (Karras et al. 2019, arXiv:1912.04958).
     """
@@ -342,13 +343,14 @@ def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01) -> Rules:
     styles = kind("bias") & regex(r"(.*\.)?(affine|modulation|style_?(proj|affine)|to_style)\.bias")
     return Rules(
         [
-            Rule(Where("biases of styles", styles), Ones()),
+            *([] if discriminator else [Rule(Where("biases of styles", styles), Ones())]),
             Rule(Where("noise strengths", noise), Zeros(), optional=True),
             Rule(
                 Where("weights and constant input", kind("weight")),
                 law("N(0, 1/m²), m = mapping_lr or 1", _equalized(mapping_lr)),
             ),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
+            Rule(Where("constant noise", regex(r"(.*\.)?noise_const")), Normal(1.0), buffers=True, optional=True),
         ]
     )
 
@@ -375,7 +377,9 @@ def vq(model: nn.Module) -> Rules:
 
     Source: google-deepmind/sonnet and the released VQ-VAE and VQGAN code (van den Oord et al. 2017, arXiv:1711.00937).
     """
-    codebooks = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*|vq)([._].*)?") | module("VectorQuantizer")
+    named = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*|vq)([._].*)?")
+    quantizers = (part for part in modules_of(model) if _QUANTIZER.search(type(part).__name__))
+    codebooks = named | _of("", (part for quantizer in quantizers for part in modules_of(quantizer)))
     tables = codebooks & (kind("embedding") | (kind("weight") & ~module(nn.Linear) & ~CONVOLUTIONS))
     return Rules(
         [
@@ -384,6 +388,9 @@ def vq(model: nn.Module) -> Rules:
             *norms_and_biases(),
         ]
     )
+
+
+_QUANTIZER: Final = re.compile(r"(?i)quantiz|codebook|^vq")
 
 
 def _within(bound: float) -> Initializer:

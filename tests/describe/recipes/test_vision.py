@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,19 +21,21 @@ from tests.helpers.published import (  # noqa: E402
     ONE,
     ZERO,
     Law,
+    Laws,
+    agrees,
     constant,
-    differences,
-    drawn,
+    linear,
+    norm,
     normal,
     truncated,
     uniform,
+    within,
     xavier,
 )
 from zeta.errors import PlanError, SpecError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
-Laws = dict[str, Law]
 S = normal(0.02)
 D, F, CLASSES, PATCH = 32, 64, 10, 3 * 8 * 8
 VIT = {
@@ -44,23 +46,6 @@ VIT = {
 
 def library(model: str, config: str, sizes: dict[str, Any]) -> nn.Module:
     return getattr(transformers, model)(getattr(transformers, config)(**sizes))  # type: ignore[no-any-return]
-
-
-def norm(*names: str, scale: Law = ONE) -> Laws:
-    return {f"{name}.{local}": law for name in names for local, law in (("weight", scale), ("bias", ZERO))}
-
-
-def linear(law: Law, *names: str, bias: Law = ZERO) -> Laws:
-    return {f"{name}.{local}": found for name in names for local, found in (("weight", law), ("bias", bias))}
-
-
-def within(prefixes: Iterable[str], laws: Laws) -> Laws:
-    return {f"{prefix}.{name}": law for prefix in prefixes for name, law in laws.items()}
-
-
-def agrees(factory: Callable[[], nn.Module], recipe: str, published: Laws, **options: Any) -> None:
-    assert differences(zeta.plan(factory(), recipe, **options), published) == []
-    assert drawn(factory(), recipe, published, **options) == []
 
 
 # -- vision transformers -----------------------------------------------------------------------------------------------
