@@ -70,7 +70,7 @@ def dit(model: nn.Module) -> Rules:
             Rule(Where("final layer", final), Zeros()),
             Rule(Where("timestep MLP", MATRICES & _TIMESTEP), Normal(0.02)),
             Rule(Where("table of labels", role("embedding")), Normal(0.02), optional=True),
-            Rule(Where("positions", role("position")), law("sin, cos of columns, then of rows", _sines), optional=True),
+            Rule(Where("positions", role("position")), _SINES, optional=True),
             Rule(Where("patch embedding", role("patch_embedding")), _xavier_of_patches),
             Rule(MATRICES, xavier_packed),
             *norms_and_biases(),
@@ -105,6 +105,8 @@ def _sines(match: Match) -> Initializer:
     table = torch.cat([columns, rows], dim=2).reshape(match.shape).to(match.dtype)
     return Program((Step(op="data", leaf=Data.of(table), shape=match.shape, dtype=match.dtype),))
 
+
+_SINES: Final = law("sin(p w), cos(p w), w = 10000^(-4 k/d), p the column, then the row", _sines)
 
 # -- U-Nets ------------------------------------------------------------------------------------------------------------
 
