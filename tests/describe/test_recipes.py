@@ -309,7 +309,7 @@ def test_names_and_summaries() -> None:
         assert summary
         assert "\n" not in summary.strip()
     with pytest.raises(
-        SpecError, match="unknown recipe 'gpt3': expected one of bert, .*gpt2, .*llama, .*resnet, .*torch"
+        SpecError, match=r"unknown recipe 'gpt3': expected one of bert, .*gpt2, .*llama, .*resnet, .*torch"
     ):
         zeta.plan(nn.Linear(1, 1), "gpt3")
     with pytest.raises(SpecError, match="unknown recipe 'GPT2'"):
