@@ -419,41 +419,98 @@ def test_recipes() -> None:
     result, as_json = run("recipes"), run("recipes", "--json")
     assert_done(result)
     assert_done(as_json)
-    lines = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
-    assert {name: text for name, text in lines} == json.loads(as_json.stdout)  # noqa: C416
-    assert [name for name, _ in lines] == zeta.recipes.names() == ["bert", "gpt2", "llama", "resnet", "torch", "vit"]
-    assert all(text.endswith(".") and "\n" not in text for _, text in lines)
+    found = json.loads(as_json.stdout)
+    assert {family: sorted(about) for family, about in found.items()} == zeta.recipes.families()
+    families = result.stdout.split("\n\n")
+    assert [family.splitlines()[0] for family in families] == list(found)
+    for family, about in zip(families, found.values(), strict=True):
+        assert dict(line.split(maxsplit=1) for line in family.splitlines()[1:]) == about
+    named = [name for about in found.values() for name in about]
+    assert sorted(named) == zeta.recipes.names()
+    assert all(text.endswith(".") for about in found.values() for text in about.values())
 
 
 @pytest.mark.parametrize("name", zeta.recipes.names())
 def test_the_rules_of_a_recipe(name: str) -> None:
-    result, as_json = run("recipes", name), run("recipes", name, "--json")
+    result, as_json = run("recipes", "show", name), run("recipes", name, "--json")
     assert_done(result)
     assert_done(as_json)
     found = json.loads(as_json.stdout)
     assert (found["name"], found["summary"]) == (name, zeta.recipes.summary(name))
+    assert found["options"] == zeta.recipes.options(name)
     rules = zeta.recipes.rules_for(name, nn.Module())
-    fixed = {rule["where"]: rule["initializer"] for rule in found["rules"] if not rule["by_parameter"]}
-    for rule in rules:
-        if isinstance(rule.initializer, zeta.Initializer) and not rule.label.isidentifier():
-            assert fixed[rule.label] == repr(rule.initializer)
+    assert [rule["where"] for rule in found["rules"]] == [rule.label for rule in rules]
+    for shown, rule in zip(found["rules"], rules, strict=True):
+        assert shown["by_parameter"] is not isinstance(rule.initializer, zeta.Initializer)
+        assert shown["by_parameter"] or shown["initializer"] == repr(rule.initializer)
     rest = " ".join(result.stdout.split())
     assert found["summary"] in rest
     assert all(" ".join(rule["where"].split()) in rest for rule in found["rules"])
-    assert f"zeta plan MODEL --recipe {name} shows the values" in rest
+    assert f"zeta recipes show {name} MODEL shows the values" in rest
     assert all(len(line) <= 80 or "  " in line.strip() or "─" in line for line in result.stdout.splitlines())
 
 
-def test_which_rules_depend_on_the_model() -> None:
-    def dependent(name: str) -> list[str]:
-        found = json.loads(run("recipes", name, "--json").stdout)
-        return [rule["where"] for rule in found["rules"] if rule["depends_on_model"]]
+GPT = ("examples/gpt.py:gpt2", "--kwargs", '{"n_layer": 2}')
 
-    assert dependent("llama") == dependent("bert") == dependent("vit") == ["(kind weight | kind embedding)"]
-    assert dependent("gpt2") == ["*.c_proj.weight", "(kind weight | kind embedding)"]
-    assert dependent("torch") == ["transformer matrix"]
-    assert dependent("resnet") == []
-    assert_refused(run("recipes", "nope"), "unknown recipe 'nope': expected one of bert, gpt2")
+
+def test_a_recipe_and_its_plan_for_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    result, alone = run("recipes", "show", "gpt2", *GPT), run("recipes", "gpt2")
+    assert_done(result)
+    assert result.stdout.startswith(alone.stdout)
+    assert "h.{0..1}.mlp.c_proj.weight" in result.stdout
+    as_json = json.loads(run("recipes", "show", "gpt2", *GPT, "--json").stdout)
+    assert as_json["name"] == "gpt2"
+    assert as_json["plan"] == json.loads(run("plan", *GPT, "--recipe", "gpt2", "--json").stdout)
+
+
+def test_options_of_a_recipe() -> None:
+    Path("nets.py").write_text(RESIDUAL)
+    norm = {True: "Zeros", False: "Ones"}
+    for zero, given in (
+        (False, ()),
+        (True, ("--option", "zero_init_residual=true")),
+        (False, ("--option", "zero_init_residual=false")),
+    ):
+        result = run("plan", "nets.py:Net", "--recipe", "resnet", *given, "--json")
+        assert_done(result)
+        initializers = {entry["name"]: entry["initializer"]["name"] for entry in json.loads(result.stdout)["entries"]}
+        assert initializers["bn2.weight"] == norm[zero]
+
+
+RESIDUAL = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("recipes", "nope"), "unknown recipe 'nope': expected one of "),
+        (("recipes", "show", "gpt"), "did you mean 'gpt2'?"),
+        (("recipes", "show"), "expected zeta recipes show NAME [MODEL], got show"),
+        (("recipes", "show", "gpt2", "nets.py:Net", "more"), "expected zeta recipes show NAME [MODEL], got show gpt2"),
+        (("recipes", "show", "resnet", "--option", "a=1"), "--option is for a plan; give the model"),
+        (("plan", "nets.py:Net", "--option", "a=1"), "--option is an option of a recipe; give --recipe too"),
+        (("plan", "nets.py:Net", "--recipe", "resnet", "--option", "a"), "--option must be KEY=VALUE, such as "),
+        (
+            ("plan", "nets.py:Net", "--recipe", "resnet", "--option", "zero_init=true"),
+            "the recipe 'resnet' has no option 'zero_init': its options are zero_init_residual; did you mean "
+            "'zero_init_residual'?",
+        ),
+        (("plan", "nets.py:Net", "--recipe", "bert", "--option", "a=1"), "has no option 'a': it has none"),
+    ],
+)
+def test_what_recipes_refuse(arguments: tuple[str, ...], message: str) -> None:
+    Path("nets.py").write_text(RESIDUAL)
+    assert_refused(run(*arguments), re.escape(message))
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,14 @@ from zeta.write.checkpoint import MAX_SHARD_SIZE
 
 LINEAR = ("torch.nn:Linear", "--recipe", "torch", "--kwargs", '{"in_features": 4, "out_features": 8}')
 MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers", "--device", "--fallback"}
-MODEL_OPTIONS |= {"--override", "--json", "--debug", "--help"}
+MODEL_OPTIONS |= {"--option", "--override", "--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
     "check": MODEL_OPTIONS | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
     "plan": MODEL_OPTIONS,
     "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
     "verify": {"--json", "--debug", "--help"},
-    "recipes": {"--json", "--debug", "--help"},
+    "recipes": {"--option", "--kwargs", "--json", "--debug", "--help"},
     "doctor": {"--json", "--debug", "--help"},
 }
 
@@ -56,7 +56,7 @@ def test_help_of_each_command(command: str) -> None:
     assert (code, errors) == (0, "")
     assert set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE)) == OPTIONS[command]
     assert ("MODEL" in text, "DIR" in text) == (
-        command in ("init", "check", "plan", "diff"),
+        command in ("init", "check", "plan", "diff", "recipes"),
         command in ("init", "diff", "verify"),
     )
 
