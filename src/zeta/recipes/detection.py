@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from zeta.base.modules import modules_of
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -134,7 +135,10 @@ def deformable_detr(
     def matrix(match: Match) -> Initializer:
         return (xavier if match.module in own else xavier_packed)(match)
 
-    directions = law("direction of head h times i + 1", _directions(holders, heads=heads, levels=levels, points=points))
+    directions = law(
+        "(cos, sin)(2π h/heads), divided by the larger, times i + 1",
+        _directions(holders, heads=heads, levels=levels, points=points),
+    )
     projection = regex(r"(.*\.)?(input_proj\w*|feature_proj\w*)\..*") & CONVOLUTIONS
     references = regex(r"(.*\.)?reference_points\.\w+")
     last = _BOXES & Where("4 outputs", lambda match: match.shape[0] == 4)
@@ -151,12 +155,12 @@ def deformable_detr(
             *_BACKBONE_RULES,
             *([] if two_stage else [Rule(Where("first box bias", last & first), offsets)]),
             Rule(Where("last layer of the box heads", last), Zeros()),
-            Rule(Where("classes' bias", _CLASSES & kind("bias")), Constant(-math.log((1 - prior) / prior))),
+            Rule(Where("classes' bias", _CLASSES & kind("bias")), _prior("deformable_detr", prior)),
             Rule(_HEADS, by_fan_in),
             Rule(Where("biases of projections", (projection | references) & kind("bias")), Zeros(), optional=True),
-            Rule(Where("projections of the features", projection), xavier_packed),
+            Rule(Where("projections of the features", projection), xavier),
             _ATTENTION_BIASES,
-            Rule(Where("reference points", references), xavier_packed, optional=True),
+            Rule(Where("reference points", references), xavier, optional=True),
             Rule(_TRANSFORMER.where, law(xavier_packed.__doc__ or "", matrix)),
             Rule(Where("other linear layers", module(nn.Linear)), by_fan_in, optional=True),
             *norms_and_biases(),
@@ -190,6 +194,13 @@ def _number(holder: nn.Module | None, name: str, given: int | None) -> int:
     raise SpecError(f"the number of {name} of its attention is not known; give {name}=")
 
 
+def _prior(recipe_name: str, prior: Any) -> Initializer:
+    """The bias with which a class has the probability ``prior``."""
+    if not isinstance(prior, float | int) or not 0 < prior < 1:
+        raise SpecError(f"the recipe {recipe_name!r}: prior must be a probability between 0 and 1, got {shown(prior)}")
+    return Constant(-math.log((1 - prior) / prior))
+
+
 # -- RetinaNet ---------------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +225,7 @@ def retinanet(model: nn.Module, *, prior: float = 0.01) -> Rules:
     convolution = CONVOLUTIONS & kind("weight")
     return Rules(
         [
-            Rule(Where("classes' bias", classes), Constant(-math.log((1 - prior) / prior))),
+            Rule(Where("classes' bias", classes), _prior("retinanet", prior)),
             Rule(Where("convolutions of the heads", head & convolution), Normal(0.01)),
             Rule(Where("convolutions of the feature pyramid", pyramid & convolution), lecun_uniform(), optional=True),
             *_BACKBONE_RULES,

@@ -142,11 +142,10 @@ def diffusion_unet(model: nn.Module, *, scheme: str = "adm") -> Rules:
         Where("attention outputs", attentions | regex(r"(.*\.)?proj_out\.\w+")),
         Where("output", _of("", _outputs(model))),
     ]
+    start, affected = (_small, kind("weight")) if ddpm else (Zeros(), kind("weight") | kind("bias"))
     return Rules(
         [
-            Rule(ends[0] & ~kind("bias") if ddpm else ends[0], _small if ddpm else Zeros()),
-            Rule(ends[1] & ~kind("bias") if ddpm else ends[1], _small if ddpm else Zeros(), optional=True),
-            Rule(ends[2] & ~kind("bias") if ddpm else ends[2], _small if ddpm else Zeros()),
+            *(Rule(end & affected, start, label=end.label, optional=end is ends[1]) for end in ends),
             *(_XAVIER if ddpm else _AS_TORCH),
             *norms_and_biases(),
         ]
@@ -261,9 +260,9 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
     frequencies = Where("frequencies", regex(r"(.*\.)?freqs"))
     return Rules(
         [
-            Rule(ends & kind("weight"), _small),
-            Rule(attentions & kind("weight"), _small, optional=True),
-            Rule(output & kind("weight"), _small),
+            Rule(ends & kind("weight"), _small, label=ends.label),
+            Rule(attentions & kind("weight"), _small, optional=True, label=attentions.label),
+            Rule(output & kind("weight"), _small, label=output.label),
             Rule(packed, law("sqrt(0.2) times uniform on ±sqrt(6 / (in + out))", _fifth), optional=True),
             Rule(Where("weights", kind("weight") & (ndim(2) | ndim(4))), xavier),
             *norms_and_biases(),

@@ -37,7 +37,16 @@ from zeta.recipes.parts import (
 )
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
-_CONVOLUTION_AS_TORCH: Final = Rule(CONVOLUTIONS, by_fan_in, optional=True)
+
+def _cuts_patches(match: Match) -> bool:
+    """Whether a convolution cuts the image into pieces that do not overlap."""
+    kernel, stride = (getattr(match.module, name, None) for name in ("kernel_size", "stride"))
+    return isinstance(kernel, tuple) and kernel == stride and max(kernel) > 1
+
+
+#: other convolutions have no rule: hybrids with a network in front are refused
+_PATCHES: Final = CONVOLUTIONS & _cuts_patches
+_PATCHES_AS_TORCH: Final = Rule(Where("convolution of patches", _PATCHES), by_fan_in, optional=True)
 _MLP_BIASES: Final = Where(
     "MLP biases",
     role("mlp_up", bias=True) | role("mlp_gate", bias=True) | role("mlp_gate_up", bias=True)
@@ -146,7 +155,7 @@ def timm_vit(
         Rule(Where("classifier bias", role("readout", bias=True)), _no_classes if scheme == "jax_nlhb" else Zeros()),
     ]
     convolution = [
-        Rule(Where("convolutions", CONVOLUTIONS & kind("weight")), lecun_truncated_normal(), optional=True),
+        Rule(Where("convolution of patches", _PATCHES & kind("weight")), lecun_truncated_normal(), optional=True),
         Rule(_MLP_BIASES, Normal(1e-6)),
     ]
     return Rules(
@@ -156,7 +165,7 @@ def timm_vit(
             Rule(Where("layer scales", role("layer_scale")), _layer_scale(layer_scale), optional=True),
             *(Rule(each, scaled) for each in RESIDUAL if fix_init),
             *(classifier if jax and head else []),
-            *(convolution if jax else [_CONVOLUTION_AS_TORCH]),
+            *(convolution if jax else [_PATCHES_AS_TORCH]),
             *([Rule(_PROJECTIONS, xavier_of_each)] if scheme == "moco" else []),
             Rule(MATRICES, weights),
             *norms_and_biases(),
@@ -184,7 +193,7 @@ def _layer_scale(given: float | None, default: float | None = None) -> Law:
             raise SpecError("is a layer scale, and its module does not say where it starts; give layer_scale=")
         return Constant(value)
 
-    return law("layer_scale=" if default is None else f"layer_scale=, {default:g} without it", found)
+    return law(f"layer_scale=, or what the model says{'' if default is None else f', or {default:g}'}", found)
 
 
 @recipe
@@ -207,7 +216,7 @@ def deit(model: nn.Module, *, layer_scale: float | None = None) -> Rules:
             Rule(tokens, Normal(0.02)),
             Rule(Where("positions", role("position")), Normal(0.02)),
             Rule(Where("layer scales", role("layer_scale")), _layer_scale(layer_scale), optional=True),
-            _CONVOLUTION_AS_TORCH,
+            _PATCHES_AS_TORCH,
             Rule(MATRICES, Normal(0.02)),
             *norms_and_biases(),
         ]
@@ -229,7 +238,7 @@ def swin(model: nn.Module) -> Rules:
         [
             Rule(Where("tables of relative positions", role("relative_position")), Normal(0.02)),
             Rule(_POSITIONS_AND_MASK, Normal(0.02), optional=True),
-            _CONVOLUTION_AS_TORCH,
+            _PATCHES_AS_TORCH,
             Rule(MATRICES, Normal(0.02)),
             *norms_and_biases(),
         ]
@@ -264,7 +273,7 @@ def swin_v2(model: nn.Module) -> Rules:
             Rule(Where("logit scales", regex(r"(.*\.)?(logit_?scale|tau)")), Constant(math.log(10))),
             Rule(_NORMS_OF_BRANCHES, Zeros()),
             Rule(_POSITIONS_AND_MASK, Normal(0.02), optional=True),
-            _CONVOLUTION_AS_TORCH,
+            _PATCHES_AS_TORCH,
             Rule(MATRICES, Normal(0.02)),
             *norms_and_biases(),
         ]

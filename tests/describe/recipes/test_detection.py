@@ -31,7 +31,7 @@ from tests.helpers.published import (  # noqa: E402
     within,
     xavier,
 )
-from zeta.errors import PlanError  # noqa: E402
+from zeta.errors import PlanError, SpecError  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -330,6 +330,13 @@ def test_torchvision(architecture: str) -> None:
     model, recorded = zeta.record(getattr(detection, architecture), weights=None, weights_backbone=None)
     difference = zeta.diff(recorded, zeta.plan(model, "retinanet"))
     assert difference.same, str(difference)
+
+
+@pytest.mark.parametrize("recipe", ["retinanet", "deformable_detr"])
+@pytest.mark.parametrize("prior", [0, 1.0, "0.5"])
+def test_a_prior_is_a_probability(recipe: str, prior: Any) -> None:
+    with pytest.raises(SpecError, match=f"{recipe}.*prior must be a probability between 0 and 1, got"):
+        zeta.plan(nn.Module(), recipe, prior=prior)
 
 
 def test_a_network_without_heads_is_no_retinanet() -> None:

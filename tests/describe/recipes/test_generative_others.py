@@ -90,9 +90,7 @@ def test_edm() -> None:
         **linear(uniform(1e-5 * math.sqrt(6 / (9 * C + 27))), "dec.8x8_aux_conv"),
     }
     agrees(Song, "edm", published)
-    model = Song()
-    zeta.init_(model, "edm", seed=0)
-    assert 14 < float(model.map_noise.freqs.std()) < 18
+    assert zeta.plan(Song(), "edm")["map_noise.freqs"].std == 16
 
 
 class Dhariwal(nn.Module):
@@ -150,10 +148,9 @@ def test_edm2(gain: str, frequencies: bool) -> None:
     agrees(lambda: Magnitude(gain, frequencies), "edm2", published)
     if frequencies:
         model = Magnitude(gain, True)
-        zeta.init_(model, "edm2", seed=0)
-        assert float(model.freqs.std()) == pytest.approx(2 * math.pi, rel=0.1)
-        assert 0 <= float(model.phases.min()) < 0.1
-        assert 6.2 < float(model.phases.max()) <= 2 * math.pi
+        plan = zeta.plan(model, "edm2")
+        assert (plan["freqs"].mean, plan["freqs"].std) == (0, 2 * math.pi)
+        assert plan["phases"].initializer == zeta.initializers.Uniform(0, 2 * math.pi)
     with pytest.raises(PlanError, match="gains"):
         zeta.plan(MPConv(3, 4), "edm2")
 
@@ -230,6 +227,13 @@ def test_stylegan2(style: str, multiplier: dict[str, float], options: dict[str, 
         "conv0.noise_strength": ZERO,
     }
     agrees(lambda: generator(style, **multiplier), "stylegan2", published, **options)
+
+
+def test_the_constant_noise_of_stylegan2() -> None:
+    model = generator("affine")
+    model.register_buffer("noise_const", torch.zeros(200, 200))
+    plan = zeta.plan(model, "stylegan2")
+    assert (plan["noise_const"].mean, plan["noise_const"].std) == (0, 1)
 
 
 def test_the_discriminator_of_stylegan2() -> None:

@@ -174,6 +174,14 @@ def test_the_head_that_jax_needs() -> None:
         zeta.plan(Own(), "timm_vit", scheme="jaxx")
 
 
+def test_a_network_in_front_of_the_transformer_needs_rules_of_its_own() -> None:
+    model = Own()
+    model.stem = nn.Conv2d(3, 3, 7, 2)
+    for recipe, options in (("timm_vit", {}), ("timm_vit", {"scheme": "jax"}), ("deit", {})):
+        with pytest.raises(PlanError, match=r"no rule matches these parameters.*\n.*stem\.weight"):
+            zeta.plan(model, recipe, **options)
+
+
 def test_layer_scales_start_as_given_or_as_their_module_says() -> None:
     class LayerScale(nn.Module):
         def __init__(self, init_values: float | None) -> None:
