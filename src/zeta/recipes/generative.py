@@ -61,12 +61,13 @@ def dit(model: nn.Module) -> Rules:
 
     Source: facebookresearch/DiT, models.py (Peebles & Xie 2022, arXiv:2212.09748).
     """
-    modulation = _of("modulations", _modulations(model)) | regex(r"(.*\.)?proj_out_1\.\w+")
-    modulations = Where("last layer of each modulation", modulation & (kind("weight") | kind("bias")))
-    final = (role("readout") | role("readout", bias=True)) & ~modulations
+    modulations = _of("last layer of each modulation", _modulations(model))
+    last = Where("modulation of the final layer", regex(r"(.*\.)?proj_out_1\.\w+"))
+    final = (role("readout") | role("readout", bias=True)) & ~(modulations | last)
     return Rules(
         [
             Rule(modulations, Zeros()),
+            Rule(last, Zeros(), optional=True),
             Rule(Where("final layer", final), Zeros()),
             Rule(Where("timestep MLP", MATRICES & _TIMESTEP), Normal(0.02)),
             Rule(Where("table of labels", role("embedding")), Normal(0.02), optional=True),

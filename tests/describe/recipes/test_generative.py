@@ -129,7 +129,7 @@ class OtherDiT(nn.Module):
         self.patch_embed = nn.Linear(12, D)
         self.time_mlp = nn.Sequential(nn.Linear(64, D), nn.SiLU(), nn.Linear(D, D))
         self.layers = nn.ModuleList(self.Block() for _ in range(2))
-        self.norm_out = AdaLayerNormZero(2)
+        self.proj_out_1 = nn.Linear(D, 2 * D)
         self.head = nn.Linear(D, 12)
 
 
@@ -145,8 +145,7 @@ def test_dit_on_other_names() -> None:
         **linear(xavier(12, D), "patch_embed"),
         **linear(S, "time_mlp.0", "time_mlp.2"),
         **within(["layers.0", "layers.1"], block),
-        **linear(xavier(D, D), "norm_out.embed"),
-        **linear(ZERO, "norm_out.out", "head"),
+        **linear(ZERO, "proj_out_1", "head"),
     }
     agrees(OtherDiT, "dit", published)
 
@@ -201,12 +200,25 @@ class AttentionBlock(nn.Module):
         self.qkv, self.proj_out = nn.Conv1d(C, 3 * C, 1), nn.Conv1d(C, C, 1)
 
 
+class SpatialTransformer(nn.Module):
+    """Its inner layers are torch's own, its output is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.proj_in = nn.GroupNorm(4, C), nn.Conv2d(C, C, 1)
+        inner = {name: nn.Linear(C, C) for name in ("to_q", "to_k", "to_v", "to_out")}
+        self.transformer_blocks = nn.ModuleList([nn.ModuleDict({"attn1": nn.ModuleDict(inner)})])
+        self.proj_out = nn.Conv2d(C, C, 1)
+
+
 class Guided(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.time_embed = nn.Sequential(nn.Linear(C, F), nn.SiLU(), nn.Linear(F, F))
         self.label_emb = nn.Embedding(5, F)
-        self.input_blocks = nn.ModuleList([nn.Conv2d(3, C, 3), nn.Sequential(ResBlock(C), AttentionBlock())])
+        self.input_blocks = nn.ModuleList(
+            [nn.Conv2d(3, C, 3), nn.Sequential(ResBlock(C), AttentionBlock(), SpatialTransformer())]
+        )
         self.output_blocks = nn.ModuleList([nn.Sequential(ResBlock(2 * C))])
         self.out = nn.Sequential(nn.GroupNorm(4, C), nn.SiLU(), nn.Conv2d(C, 3, 3))
 
@@ -228,9 +240,11 @@ def test_diffusion_unet() -> None:
         "label_emb.weight": normal(1.0),
         **torchs(3 * 9, "input_blocks.0"),
         **within(["input_blocks.1.0"], residual(C)),
-        **norm("input_blocks.1.1.norm", "out.0"),
+        **norm("input_blocks.1.1.norm", "input_blocks.1.2.norm", "out.0"),
+        **torchs(C, "input_blocks.1.2.proj_in"),
+        **torchs(C, *(f"input_blocks.1.2.transformer_blocks.0.attn1.to_{name}" for name in ("q", "k", "v", "out"))),
         **torchs(C, "input_blocks.1.1.qkv"),
-        **linear(ZERO, "input_blocks.1.1.proj_out", "out.2"),
+        **linear(ZERO, "input_blocks.1.1.proj_out", "input_blocks.1.2.proj_out", "out.2"),
         **within(["output_blocks.0.0"], residual(2 * C)),
     }
     agrees(Guided, "diffusion_unet", published)
@@ -255,9 +269,10 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, convolves: bool) -> None:
         super().__init__()
-        self.to_qkv, self.to_out = nn.Conv2d(C, 3 * C, 1, bias=False), nn.Conv2d(C, C, 1)
+        self.to_qkv = nn.Conv2d(C, 3 * C, 1, bias=False) if convolves else nn.Linear(C, 3 * C, bias=False)
+        self.to_out = nn.Conv2d(C, C, 1) if convolves else nn.Linear(C, C)
 
 
 class Plain(nn.Module):
@@ -265,7 +280,8 @@ class Plain(nn.Module):
         super().__init__()
         self.init_conv = nn.Conv2d(3, C, 7)
         self.time_mlp = nn.Linear(C, F)
-        self.downs = nn.ModuleList([nn.ModuleList([ResnetBlock(), Attention()])])
+        self.downs = nn.ModuleList([nn.ModuleList([ResnetBlock(), Attention(True), Attention(False)])])
+        self.side = nn.ModuleDict({"out": nn.Conv2d(C, C, 1)})  # only the last of this name is the output
         self.final_res_block = ResnetBlock()
         self.final_conv = nn.Conv2d(C, 3, 1)
 
@@ -292,8 +308,9 @@ def test_diffusion_unet_on_other_names(scheme: str) -> None:
         **free(C, F, 1, "time_mlp"),
         **within(["downs.0.0", "final_res_block"], block),
         # of each of query, key and value
-        "downs.0.1.to_qkv.weight": xavier(C, C) if ddpm else uniform(C**-0.5),
-        **linear(end(C, C, 1), "downs.0.1.to_out"),
+        **dict.fromkeys((f"downs.0.{n}.to_qkv.weight" for n in (1, 2)), xavier(C, C) if ddpm else uniform(C**-0.5)),
+        **linear(end(C, C, 1), "downs.0.1.to_out", "downs.0.2.to_out"),
+        **free(C, C, 1, "side.out"),
         **linear(end(C, 3, 1), "final_conv"),
     }
     agrees(Plain, "diffusion_unet", published, scheme=scheme)

@@ -174,6 +174,18 @@ def test_the_head_that_jax_needs() -> None:
         zeta.plan(Own(), "timm_vit", scheme="jaxx")
 
 
+def test_the_biases_of_gated_mlps_are_tiny_in_jax() -> None:
+    model = Own()
+    model.layers[0][1] = nn.ModuleDict({"mlp": nn.ModuleDict({"w12": nn.Linear(D, 2 * F), "w3": nn.Linear(F, D)})})
+    gated = {"gate_proj": nn.Linear(D, F), "up_proj": nn.Linear(D, F), "down_proj": nn.Linear(F, D)}
+    model.layers[1][1] = nn.ModuleDict({"mlp": nn.ModuleDict(gated)})
+    plan = zeta.plan(model, "timm_vit", scheme="jax")
+    biases = {entry.name: entry.std for entry in plan if ".mlp." in entry.name and entry.name.endswith("bias")}
+    assert biases == {f"layers.{name}.bias": 1e-6 for name in (
+        "0.1.mlp.w12", "0.1.mlp.w3", "1.1.mlp.gate_proj", "1.1.mlp.up_proj", "1.1.mlp.down_proj"
+    )}  # fmt: skip
+
+
 def test_a_network_in_front_of_the_transformer_needs_rules_of_its_own() -> None:
     model = Own()
     model.stem = nn.Conv2d(3, 3, 7, 2)
@@ -198,6 +210,7 @@ def test_layer_scales_start_as_given_or_as_their_module_says() -> None:
         return made
 
     name = "layers.0.2.ls1.gamma"
+    assert zeta.plan(model(1e-4), "deit")[name].mean == 1e-4
     assert zeta.plan(model(1e-5), "timm_vit")[name].mean == 1e-5
     assert zeta.plan(model(1e-5), "timm_vit", layer_scale=0.1)[name].mean == 0.1
     with pytest.raises(PlanError, match=r"gamma.*\n?.*is a layer scale.*give layer_scale="):
