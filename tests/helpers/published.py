@@ -122,8 +122,9 @@ def within(prefixes: Iterable[str], laws: Laws) -> Laws:
 
 def agrees(factory: Callable[[], nn.Module], recipe: str, published: Laws, **options: Any) -> None:
     """The recipe's plan is what is published, for every parameter, and so are the values that it draws."""
-    assert differences(zeta.plan(factory(), recipe, **options), published) == []
-    assert drawn(factory(), recipe, published, **options) == []
+    wrong = differences(zeta.plan(factory(), recipe, **options), published)
+    wrong += drawn(factory(), recipe, published, **options) if not wrong else []
+    assert wrong == [], "\n".join(wrong)  # pytest rewrites the assertions of test modules only
 
 
 # -- formulas of torch -------------------------------------------------------------------------------------------------

@@ -232,6 +232,7 @@ class Refined(nn.Module):
     def __init__(self, **numbers: int) -> None:
         super().__init__()
         self.encoder = nn.ModuleList([nn.ModuleDict({"attn": Sampling(**numbers)})])
+        self.enc_output = nn.Linear(D, F)
         self.input_proj = nn.Conv2d(8, D, 1)
         self.bbox_head = nn.ModuleList(
             nn.ModuleDict({"mid": nn.Linear(D, D), "out": nn.Linear(D, 4)}) for _ in range(2)
@@ -245,6 +246,7 @@ NUMBERS = {"num_heads": HEADS, "num_levels": 2, "num_points": 5}
 def test_deformable_detr_on_other_names() -> None:
     published = {
         **within(["encoder.0"], deformable("attn", 2, 5)),
+        **linear(xavier(D, F), "enc_output", bias=uniform(D**-0.5)),
         **linear(xavier(8, D), "input_proj"),
         **torchs(D, "bbox_head.0.mid", "bbox_head.1.mid"),
         **linear(ZERO, "bbox_head.0.out", bias=blocks(ZERO, constant(-2.0))),
