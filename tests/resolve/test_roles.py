@@ -276,3 +276,17 @@ def test_misspelt() -> None:
 def test_a_role_that_nothing_has() -> None:
     with pytest.raises(PlanError, match=r"rule 1 \(role router\)"):
         zeta.plan(nn.Linear(2, 2), Rules([Rule(Role.ROUTER, Normal(1.0)), Rule("*", Zeros())]))
+
+
+def test_numbered_layers_of_an_mlp_after_a_norm() -> None:
+    net = nn.Sequential(nn.LayerNorm(D), nn.Linear(D, F), nn.GELU(), nn.Dropout(), nn.Linear(F, D))
+    model = nn.ModuleList([nn.ModuleDict({"net": net})])
+    assert roles(model) == {"0.net.1.weight": "mlp_up", "0.net.4.weight": "mlp_down"}
+
+
+def test_layer_scales_by_two_parts_of_their_names() -> None:
+    scale = nn.Module()
+    scale.gamma = nn.Parameter(torch.empty(D))
+    model = nn.ModuleDict({"ls1": scale, "block": nn.Module()})
+    model["block"].layer_scale_parameter = nn.Parameter(torch.empty(D))
+    assert roles(model) == {"ls1.gamma": "layer_scale", "block.layer_scale_parameter": "layer_scale"}

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from zeta.recipes.detection import deformable_detr, detr, retinanet
     from zeta.recipes.frameworks import torch_default
+    from zeta.recipes.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
     from zeta.recipes.language import bert, clip, gpt2, llama, moe, t5
     from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
     from zeta.recipes.speedruns import modded_nanogpt, nanochat
     from zeta.recipes.state_space import mamba, mamba2
-    from zeta.recipes.vision import resnet, vit
+    from zeta.recipes.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
     from zeta.rules import Rules
 
     Recipe = Callable[..., Rules]
@@ -36,6 +38,17 @@ __all__ = [
     "RECIPES",
     "bert",
     "clip",
+    "controlnet",
+    "convnext",
+    "dcgan",
+    "deformable_detr",
+    "deit",
+    "detr",
+    "diffusion_unet",
+    "dit",
+    "edm",
+    "edm2",
+    "efficientnet",
     "families",
     "gpt2",
     "gpt_neox",
@@ -47,16 +60,23 @@ __all__ = [
     "moe",
     "names",
     "nanochat",
+    "nnunet",
     "olmo",
     "options",
     "resnet",
+    "retinanet",
     "rules_for",
+    "stylegan2",
     "summary",
+    "swin",
+    "swin_v2",
     "t5",
+    "timm_vit",
     "torch_default",
     "torchtitan_deepseek_v3",
     "torchtitan_llama3",
     "vit",
+    "vq",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
@@ -65,7 +85,9 @@ _FAMILIES: Final = {
     "pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
     "speedruns": ("modded_nanogpt", "nanochat"),
     "state_space": ("mamba", "mamba2"),
-    "vision": ("resnet", "vit"),
+    "vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
+    "detection": ("deformable_detr", "detr", "retinanet"),
+    "generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
     "frameworks": ("torch",),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}

@@ -53,7 +53,7 @@ def torch_default(model: nn.Module) -> Rules:
             Rule(attention, Zeros(), optional=True),
             Rule(Where("biases of output projections", output_projection_bias), Zeros(), optional=True),
             Rule(module(nn.Embedding) | module(nn.EmbeddingBag), Normal(1.0), optional=True),
-            *(Rule(module(layer), _by_fan_in, optional=True) for layer in _FAN_IN_LAYERS),
+            *(Rule(module(layer), by_fan_in, optional=True) for layer in _FAN_IN_LAYERS),
             Rule(module(nn.Bilinear), _by_first_input, optional=True),
             Rule(module(nn.RNNBase) | module(nn.RNNCellBase), _by_hidden_size, optional=True),
             Rule(module(nn.PReLU), initial_slope, optional=True),
@@ -74,7 +74,7 @@ def _symmetric(match: Match, bound: float) -> Initializer:
     return Uniform(-reach, reach)
 
 
-def _by_fan_in(match: Match) -> Initializer:
+def by_fan_in(match: Match) -> Initializer:
     """Uniform on ±1/sqrt(fan_in)."""
     # from the module's attributes; module.weight may be parametrized, and would have to be computed
     module: Any = match.module

@@ -16,8 +16,20 @@ from zeta.base.modules import named_modules_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
-from zeta.initializers import Blocks, Draw, Initializer, Normal, Ones, Program, Ref, Step, Zeros, kaiming_uniform
-from zeta.rules import Match, Rule, Rules, Where, kind, ndim, regex, role
+from zeta.initializers import (
+    Blocks,
+    Draw,
+    Initializer,
+    Normal,
+    Ones,
+    Program,
+    Ref,
+    Step,
+    Uniform,
+    Zeros,
+    kaiming_uniform,
+)
+from zeta.rules import Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.role_names import ADAPTER
 
 Law = Callable[[Match], Initializer]
@@ -39,6 +51,10 @@ UP: Final = Where("MLP up projections", role("mlp_up"))
 ROUTERS: Final = Where("routers", role("router"))
 #: the weights of experts, by their names
 EXPERTS: Final = Where("experts", regex(r"(.*[._])?experts?[._].*") & kind("weight"))
+#: weights of layers that map vectors, and no tokens or tables of three dimensions
+MATRICES: Final = Where("matrices", kind("weight") & ndim(2))
+#: weights and biases of torch's convolutions
+CONVOLUTIONS: Final = Where("convolutions", module(nn.modules.conv._ConvNd))
 
 
 def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
@@ -217,6 +233,29 @@ class Steps:
     def _add(self, step: Step) -> Ref:
         self._steps.append(step)
         return Ref(len(self._steps) - 1)
+
+
+def xavier(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)), in and out as torch counts them."""
+    return symmetric(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out))
+
+
+def xavier_packed(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)); for each of query, key and value, out = 3 d, as if they were in one matrix."""
+    fans = match.torch_fans
+    packed = 3 if match.role in (Role.QUERY, Role.KEY, Role.VALUE) else 1
+    return symmetric(6 / (fans.fan_in + packed * fans.fan_out))
+
+
+def xavier_of_each(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)), of one of query, key and value: out = 3 d is counted as d."""
+    fans = match.torch_fans
+    return symmetric(6 / (fans.fan_in + fans.fan_out // (3 if match.role is Role.QUERY_KEY_VALUE else 1)))
+
+
+def symmetric(square: float) -> Uniform:
+    """Uniform on ± the root of ``square``."""
+    return Uniform(-math.sqrt(square), math.sqrt(square))
 
 
 def norms_and_biases() -> list[Rule]:

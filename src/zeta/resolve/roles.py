@@ -265,6 +265,11 @@ class _Search:
         downs = [site for site in free if names.MLP_DOWN.fullmatch(_last_parts(site.path)) and ups_of(site)]
         if not downs and not named:
             downs = [site for site in free[-1:] if ups_of(site)]
+        downs = [  # of numbered layers, ``net.1`` and ``net.4``, the last leads out
+            down
+            for number, down in enumerate(downs)
+            if not down.path[-1].isdecimal() or not any(down in ups_of(later) for later in downs[number + 1 :])
+        ]
         for down in downs:
             self._set(down, Role.MLP_DOWN)
         for down in downs:
@@ -306,7 +311,7 @@ def _by_name(slot: Slot) -> Role | None:
         return Role.EMBEDDING
     if names.CLASS_TOKEN.fullmatch(parts[-1]):
         return Role.CLASS_TOKEN
-    if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(local):
+    if names.LAYER_SCALE.fullmatch(parts[-1]) or names.LAYER_SCALE.fullmatch(".".join(parts[-2:])):
         return Role.LAYER_SCALE
     return None
 

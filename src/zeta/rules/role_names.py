@@ -31,7 +31,9 @@ ADAPTER_B: Final = _any("lora_?(embedding_?)?b", "lora_?up", "up_?lora")
 #: any part of LoRA and its kin
 ADAPTER: Final = _any(r"lora_\w+", r"\w+_lora", r"vera_\w+", r"ia3_\w+", "adapter_prompt", "prompt_encoder")
 CLASS_TOKEN: Final = _any("cls_?tok(en)?", "class_?token", "class_?embedding", "cls_?embed(ding)?")
-LAYER_SCALE: Final = _any("lambda_?[12]", "layer_?scale(_?[12])?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma")
+LAYER_SCALE: Final = _any(
+    "lambda_?[12]", "layer_?scale(_?[12]|_parameter)?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma"
+)
 EXPERTS: Final = _any("^experts$", "^expert_", "_experts$")
 ROUTER: Final = _any(
     "gate", "router", "wg", "gating",
@@ -99,5 +101,5 @@ READOUT: Final = _any(
     "class_head", "class_predictor", "class_labels_classifier", "score", "cls_score", r"class_?embed(\.\d+)?",
     "embed_out", "qa_outputs", "(final_|to_)?logits", "output", "out", "generator", "decoder", "fc", "lm", "proj_?lm",
     r"predictions\.decoder", "unembed(ding)?", "wu", "read_?out", "final", "vocab", "actor", "critic",
-    "policy(_net)?", "value(_net)?",
+    "policy(_net)?", "value(_net)?", r"final(_layer)?\.(linear|proj|dense)",
 )  # fmt: skip

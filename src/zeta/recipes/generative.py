@@ -1,0 +1,399 @@
+"""Generative models: diffusion networks, adversarial networks and codebooks."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from zeta.base.modules import modules_of, named_modules_of
+from zeta.errors import SpecError
+from zeta.initializers import Data, Initializer, Keep, Normal, Ones, Program, Step, Uniform, Zeros
+from zeta.recipes.frameworks import by_fan_in
+from zeta.recipes.parts import (
+    CONVOLUTIONS,
+    MATRICES,
+    Law,
+    choice,
+    law,
+    norms_and_biases,
+    recipe,
+    symmetric,
+    xavier,
+    xavier_of_each,
+    xavier_packed,
+)
+from zeta.rules import Match, Rule, Rules, Where, kind, module, ndim, regex, role
+
+#: linear layers and convolutions as torch's own, and tables N(0, 1)
+_AS_TORCH: Final = (
+    Rule(Where("convolutions", CONVOLUTIONS), by_fan_in, optional=True),
+    Rule(Where("linear layers", module(nn.Linear)), by_fan_in, optional=True),
+    Rule(Where("embeddings", kind("embedding")), Normal(1.0), optional=True),
+)
+
+
+def _of(label: str, layers: Iterator[nn.Module] | frozenset[nn.Module]) -> Where:
+    """The weights and biases of these layers."""
+    found = frozenset(layers)
+    return Where(label, lambda match: match.module in found)
+
+
+# -- transformers ------------------------------------------------------------------------------------------------------
+
+_MODULATION: Final = re.compile(r"(?i)ada_?ln(_?modulation|_?zero)?|(\w+_)?modulation(_\w+)?|ada_?norm")
+_MODULATION_CLASS: Final = re.compile(r"Ada(ptive)?(Layer|RMS)?(Norm|LN)(Zero|Single|Continuous)*|\w*Modulation")
+_TIMESTEP: Final = regex(r"(?i)(.*[._])?(t|time_?steps?|time)_?(embed\w*|emb|mlp|proj)\..*")
+
+
+@recipe
+def dit(model: nn.Module) -> Rules:
+    """DiT: weights Xavier-uniform, label table and timestep MLP N(0, 0.02²), modulations and the final layer 0.
+
+    The modulations are the last linear layers of each adaptive norm (adaLN-Zero), so that each block starts as the
+    identity. The patch embedding is Xavier-uniform as a linear layer would be: its in is channels times pixels, its out
+    the width. A packed query, key and value counts as one matrix, as in the released code; separate ones get the same
+    law. Positions, if they are a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
+
+    Source: facebookresearch/DiT, models.py (Peebles & Xie 2022, arXiv:2212.09748).
+    """
+    modulations = _of("last layer of each modulation", _modulations(model))
+    last = Where("modulation of the final layer", regex(r"(.*\.)?proj_out_1\.\w+"))
+    final = (role("readout") | role("readout", bias=True)) & ~(modulations | last)
+    return Rules(
+        [
+            Rule(modulations, Zeros()),
+            Rule(last, Zeros(), optional=True),
+            Rule(Where("final layer", final), Zeros()),
+            Rule(Where("timestep MLP", MATRICES & _TIMESTEP), Normal(0.02)),
+            Rule(Where("table of labels", role("embedding")), Normal(0.02), optional=True),
+            Rule(Where("positions", role("position")), _SINES, optional=True),
+            Rule(Where("patch embedding", role("patch_embedding")), _xavier_of_patches),
+            Rule(MATRICES, xavier_packed),
+            *norms_and_biases(),
+        ]
+    )
+
+
+def _modulations(model: nn.Module) -> Iterator[nn.Module]:
+    """The last linear layer of each adaptive norm, by the name or the class of the module around it."""
+    for name, part in named_modules_of(model):
+        if _MODULATION.fullmatch(name.rpartition(".")[2]) or _MODULATION_CLASS.fullmatch(type(part).__name__):
+            yield from [layer for layer in modules_of(part) if isinstance(layer, nn.Linear)][-1:]
+
+
+def _xavier_of_patches(match: Match) -> Initializer:
+    """Uniform on ±sqrt(6 / (in + out)), in = channels times pixels, out = width."""
+    return symmetric(6 / (match.shape[0] + math.prod(match.shape[1:])))
+
+
+def _sines(match: Match) -> Initializer:
+    *_, positions, width = match.shape
+    side = math.isqrt(positions)
+    if side * side != positions or width % 4 or math.prod(match.shape) != positions * width:
+        raise SpecError(
+            f"is a table of positions of shape {tuple(match.shape)}, and no square grid with a width that 4 divides; "
+            "put a rule of your own before the recipe"
+        )
+    rates = 10000 ** -(torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
+    angles = torch.arange(side, dtype=torch.float64, device="cpu")[:, None] * rates
+    line = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns, rows = line.expand(side, side, -1), line[:, None].expand(side, side, -1)
+    table = torch.cat([columns, rows], dim=2).reshape(match.shape).to(match.dtype)
+    return Program((Step(op="data", leaf=Data.of(table), shape=match.shape, dtype=match.dtype),))
+
+
+_SINES: Final = law("sin(p w), cos(p w), w = 10000^(-4 k/d), p the column, then the row", _sines)
+
+# -- U-Nets ------------------------------------------------------------------------------------------------------------
+
+_BLOCK_CLASS: Final = re.compile(r"(?i)res(idual|net)?_?(conv)?_?(block|unit)\w*|unet_?block")
+#: convolutions of a residual block that are not on its main path
+_BESIDE: Final = re.compile(r"(?i)skip|shortcut|res(idual)?_?conv|\bnin|identity|sample|att(n|ention)|qkv|^proj$")
+_OUTPUT: Final = re.compile(r"(?i)(.*\.)?(out|output|conv_?out|out_?conv|final_?conv|final|\w+_aux_conv)(\.\d+)?")
+
+
+@recipe
+def diffusion_unet(model: nn.Module, *, scheme: str = "adm") -> Rules:
+    """Diffusion U-Net: as torch's own, but the ends of residual blocks, the attention outputs and the output 0.
+
+    The end of a block is its last convolution. Each block starts as the identity, and the network predicts 0. An
+    attention's output is 0 where it leads back to the image; the layers inside of transformer blocks (latent diffusion)
+    start as torch's own, and the projection behind them at 0. diffusers sets none of these to 0; the recipe follows the
+    released code. Residual blocks are found by their classes (ResBlock, ResnetBlock2D and the like), the output by its
+    name.
+
+    Options:
+        scheme: ``"adm"`` as above: guided and latent diffusion. ``"ddpm"``: weights Xavier-uniform, biases 0, and 1e-5
+            times that for what is 0 above (a variance of 1e-10); a packed query, key and value counts as three
+            matrices, which they are there.
+
+    Source: openai/guided-diffusion, unet.py (Dhariwal & Nichol 2021, arXiv:2105.05233), and CompVis/latent-diffusion,
+    openaimodel.py; hojonathanho/diffusion, nn.py and models/unet.py (Ho et al. 2020, arXiv:2006.11239).
+    """
+    choice("diffusion_unet", "scheme", scheme, ("adm", "ddpm"))
+    ddpm = scheme == "ddpm"
+    attentions = (role("attention_output") | role("attention_output", bias=True)) & ~regex(r".*transformer_?blocks.*")
+    ends = [
+        Where("last convolution of each residual block", _of("", _residual_ends(model))),
+        Where("attention outputs", attentions | regex(r"(.*\.)?proj_out\.\w+")),
+        Where("output", _of("", _outputs(model))),
+    ]
+    start, affected = (_small, kind("weight")) if ddpm else (Zeros(), kind("weight") | kind("bias"))
+    return Rules(
+        [
+            *(Rule(end & affected, start, label=end.label, optional=end is ends[1]) for end in ends),
+            *(_XAVIER if ddpm else _AS_TORCH),
+            *norms_and_biases(),
+        ]
+    )
+
+
+_XAVIER: Final = (
+    Rule(Where("convolutions", CONVOLUTIONS & kind("weight")), xavier_of_each),
+    Rule(MATRICES, xavier_of_each, optional=True),
+)
+
+
+def _small(match: Match) -> Initializer:
+    """Uniform on ±1e-5 sqrt(6 / (in + out))."""
+    return xavier(match) * 1e-5
+
+
+def _convolves(layer: nn.Module) -> bool:
+    """Also a convolution that is not torch's, by its weight."""
+    weight = layer._parameters.get("weight")
+    return isinstance(layer, nn.modules.conv._ConvNd) or (weight is not None and weight.ndim in (3, 4, 5))
+
+
+def _residual_ends(model: nn.Module) -> Iterator[nn.Module]:
+    """The last convolution on the main path of each residual block."""
+    for block in modules_of(model):
+        if _BLOCK_CLASS.fullmatch(type(block).__name__):
+            main = [part for name, part in named_modules_of(block) if _convolves(part) and not _BESIDE.search(name)]
+            yield from main[-1:]
+
+
+def _outputs(model: nn.Module) -> Iterator[nn.Module]:
+    """The convolution that gives the output; of DDPM++ with several outputs, one of each resolution."""
+    found = {name: part for name, part in named_modules_of(model) if _convolves(part) and _OUTPUT.fullmatch(name)}
+    several = [part for name, part in found.items() if name.endswith("_aux_conv")]
+    yield from several or [*found.values()][-1:]
+
+
+@recipe
+def controlnet(model: nn.Module) -> Rules:
+    """ControlNet: the zero convolutions and the end of the hint's encoder 0; keeps the copied encoder.
+
+    The zero convolutions lead from the copy to the locked network, so that training starts from what the locked network
+    computes. The other convolutions of the hint's encoder start as torch's own. All other parameters are the copy of a
+    trained U-Net, which no law can give: load them before or after.
+
+    Source: lllyasviel/ControlNet, cldm/cldm.py (Zhang et al. 2023, arXiv:2302.05543).
+    """
+    hints = [part for name, part in named_modules_of(model) if _HINT.fullmatch(name.rpartition(".")[2])]
+    ends = (layer for hint in hints for layer in [each for each in modules_of(hint) if _layer(each)][-1:])
+    inside = (layer for hint in hints for layer in modules_of(hint))
+    zero = regex(
+        r"(.*\.)?(zero_?convs?\w*|controlnet_(down_|single_)?blocks|middle_block_out|controlnet_mid_block)"
+        r"(\..*)?\.(weight|bias)"
+    )
+    return Rules(
+        [
+            Rule(Where("zero convolutions", zero), Zeros()),
+            Rule(_of("end of the hint's encoder", ends), Zeros()),
+            Rule(Where("hint's encoder", _of("", inside) & CONVOLUTIONS), by_fan_in, optional=True),
+            Rule(Where("copied encoder", lambda match: True), Keep(), optional=True),
+        ]
+    )
+
+
+_HINT: Final = re.compile(
+    r"(?i)(input_)?hint(_?(block|encoder|embed\w*))?|controlnet_cond_embedding|cond_?(embedding|encoder)"
+    r"|controlnet_x_embedder|pos_embed_input"
+)
+
+
+def _layer(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear | nn.modules.conv._ConvNd)
+
+
+# -- EDM ---------------------------------------------------------------------------------------------------------------
+
+
+@recipe
+def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
+    """EDM: weights Xavier-uniform, of attention sqrt(0.2) of it, the ends of branches and the output 1e-5 of it.
+
+    Biases are 0, norms 1. This is the initialization of DDPM++ and NCSN++ in EDM's code. "Of attention" is the packed
+    query, key and value, which count as one matrix. The
+    frequencies of NCSN++ are N(0, 16²). Residual blocks are found by their class (UNetBlock, ResBlock and the like).
+
+    Options:
+        scheme: ``"ddpmpp"`` as above. ``"adm"``: weights and biases uniform on ±1/sqrt(fan_in); the ends of branches,
+            the output and the map of augmentations 0; the map of labels N(0, 1).
+
+    Source: NVlabs/edm, training/networks.py (Karras et al. 2022, arXiv:2206.00364).
+    """
+    choice("edm", "scheme", scheme, ("ddpmpp", "adm"))
+    ends = Where("ends of residual blocks", _of("", _residual_ends(model)))
+    attentions = Where("attention outputs", regex(r"(.*\.)?(proj|proj_out|attn_proj|to_out)(\.0)?\.(weight|bias)"))
+    output = Where("output", _of("", _outputs(model)))
+    if scheme == "adm":
+        weights = kind("weight") & (ndim(2) | ndim(4))
+        return Rules(
+            [
+                Rule(ends, Zeros()),
+                Rule(attentions, Zeros(), optional=True),
+                Rule(output, Zeros()),
+                Rule(Where("map of augmentations", regex(r"(.*\.)?map_augment\.weight")), Zeros(), optional=True),
+                Rule(Where("map of labels", regex(r"(.*\.)?map_label\.weight")), Normal(1.0), optional=True),
+                Rule(Where("norm scales", kind("norm_scale")), Ones(), optional=True),
+                Rule(Where("norm biases", kind("bias") & _has_vectors), Zeros(), optional=True),
+                Rule(Where("weights and biases", weights | kind("bias")), _by_its_weight),
+            ]
+        )
+    packed = Where("queries, keys and values", regex(r"(.*\.)?(attn_)?(to_)?qkv\.weight"))
+    frequencies = Where("frequencies", regex(r"(.*\.)?freqs"))
+    return Rules(
+        [
+            Rule(ends & kind("weight"), _small, label=ends.label),
+            Rule(attentions & kind("weight"), _small, optional=True, label=attentions.label),
+            Rule(output & kind("weight"), _small, label=output.label),
+            Rule(packed, law("sqrt(0.2) times uniform on ±sqrt(6 / (in + out))", _fifth), optional=True),
+            Rule(Where("weights", kind("weight") & (ndim(2) | ndim(4))), xavier),
+            *norms_and_biases(),
+            Rule(frequencies, Normal(16.0), buffers=True, optional=True),
+        ]
+    )
+
+
+def _fifth(match: Match) -> Initializer:
+    return xavier(match) * math.sqrt(0.2)
+
+
+def _has_vectors(match: Match) -> bool:
+    """Whether a module's weight is a vector, as of a norm."""
+    weight = match.module._parameters.get("weight")
+    return weight is not None and weight.ndim < 2
+
+
+def _by_its_weight(match: Match) -> Initializer:
+    """Uniform on ±1/sqrt(fan_in), of a bias too."""
+    weight: Any = match.module._parameters.get("weight")
+    return symmetric(1 / math.prod((match.shape if weight is None else weight.shape)[1:]))
+
+
+@recipe
+def edm2(model: nn.Module) -> Rules:
+    """EDM2: weights N(0, 1), gains 0; frequencies N(0, (2π)²), phases uniform on [0, 2π).
+
+    The forward pass normalizes the weights (forced weight normalization), so that their scale has no effect. The gains
+    of the embeddings and of the output are scalars.
+
+    Source: NVlabs/edm2, training/networks_edm2.py (Karras et al. 2023, arXiv:2312.02696).
+    """
+    return Rules(
+        [
+            Rule(Where("gains", regex(r"(.*[._])?gain")), Zeros()),
+            Rule(Where("weights", kind("weight")), Normal(1.0)),
+            Rule(Where("frequencies", regex(r"(.*\.)?freqs")), Normal(2 * math.pi), buffers=True, optional=True),
+            Rule(Where("phases", regex(r"(.*\.)?phases")), Uniform(0.0, 2 * math.pi), buffers=True, optional=True),
+        ]
+    )
+
+
+# -- adversarial networks and codebooks --------------------------------------------------------------------------------
+
+
+@recipe
+def dcgan(model: nn.Module) -> Rules:
+    """DCGAN: convolutions N(0, 0.02²), norm scales N(1, 0.02²), biases 0; for the generator and the discriminator.
+
+    Source: section 4 of Radford et al. 2015 (arXiv:1511.06434) for the weights; pytorch/examples, dcgan/main.py, for
+    the norms.
+    """
+    return Rules(
+        [
+            Rule(Where("convolutions", CONVOLUTIONS & kind("weight")), Normal(0.02)),
+            Rule(MATRICES, Normal(0.02), optional=True),
+            Rule(Where("norm scales", kind("norm_scale")), Normal(0.02, mean=1.0), optional=True),
+            Rule(Where("biases", kind("bias")), Zeros(), optional=True),
+        ]
+    )
+
+
+@recipe
+def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool = False) -> Rules:
+    """StyleGAN2: weights N(0, 1/m²), m the layer's learning rate multiplier; biases 0, those of styles 1.
+
+    The forward pass multiplies each weight with m/sqrt(fan_in), the equalized learning rate. m is 1, and mapping_lr in
+    the mapping network, unless the layer says otherwise (``bias_gain`` or ``lr_mul``). The styles are the affine layers
+    before each modulated convolution. The constant input is N(0, 1), the strengths of the noise are 0.
+
+    Options:
+        mapping_lr: m of the layers of the mapping network, where they have no attribute that says it.
+        discriminator: True for a discriminator, which has no styles; a model without them is otherwise an error.
+
+    Source: NVlabs/stylegan2, training/networks_stylegan2.py (Karras et al. 2019, arXiv:1912.04958).
+    """
+    noise = regex(r"(.*\.)?(noise_strength|noise(_?injection)?\d*\.weight|noise_weight)")
+    styles = kind("bias") & regex(r"(.*\.)?(affine|modulation|style_?(proj|affine)|to_style)\.bias")
+    return Rules(
+        [
+            *([] if discriminator else [Rule(Where("biases of styles", styles), Ones())]),
+            Rule(Where("noise strengths", noise), Zeros(), optional=True),
+            Rule(
+                Where("weights and constant input", kind("weight")),
+                law("N(0, 1/m²), m = mapping_lr or 1", _equalized(mapping_lr)),
+            ),
+            Rule(Where("biases", kind("bias")), Zeros(), optional=True),
+            Rule(Where("constant noise", regex(r"(.*\.)?noise_const")), Normal(1.0), buffers=True, optional=True),
+        ]
+    )
+
+
+_MAPPING: Final = re.compile(r"(.*\.)?(mapping(_network)?\.(?!embed).*|style\.\d+\..*)")
+
+
+def _equalized(mapping_lr: float) -> Law:
+    def found(match: Match) -> Initializer:
+        stated = (getattr(match.module, name, None) for name in ("bias_gain", "lr_mul", "lr_multiplier"))
+        in_mapping = mapping_lr if _MAPPING.fullmatch(match.name) else 1.0
+        multiplier = next((float(each) for each in stated if isinstance(each, float | int)), in_mapping)
+        return Normal(1 / multiplier)
+
+    return found
+
+
+@recipe
+def vq(model: nn.Module) -> Rules:
+    """VQ: codebooks of K codes uniform on ±1/K, everything else as torch's own.
+
+    A codebook is a parameter, or the table of an ``nn.Embedding``, whose name or module says so (codebook, quantizer,
+    vq). Codebooks that are running averages are buffers, which are kept.
+
+    Source: google-deepmind/sonnet and the released VQ-VAE and VQGAN code (van den Oord et al. 2017, arXiv:1711.00937).
+    """
+    named = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*|vq)([._].*)?")
+    quantizers = (part for part in modules_of(model) if _QUANTIZER.search(type(part).__name__))
+    codebooks = named | _of("", (part for quantizer in quantizers for part in modules_of(quantizer)))
+    tables = codebooks & (kind("embedding") | (kind("weight") & ~module(nn.Linear) & ~CONVOLUTIONS))
+    return Rules(
+        [
+            Rule(Where("codebooks", tables), law("uniform on ±1/K", lambda match: _within(1 / match.shape[-2]))),
+            *_AS_TORCH,
+            *norms_and_biases(),
+        ]
+    )
+
+
+_QUANTIZER: Final = re.compile(r"(?i)quantiz|codebook|^vq")
+
+
+def _within(bound: float) -> Initializer:
+    return Uniform(-bound, bound)
