@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.language import bert, gpt2, llama
+    from zeta.recipes.recurrent import gru, irnn, lstm
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -34,7 +35,10 @@ __all__ = [
     "bert",
     "families",
     "gpt2",
+    "gru",
+    "irnn",
     "llama",
+    "lstm",
     "names",
     "options",
     "resnet",
@@ -48,6 +52,7 @@ __all__ = [
 _FAMILIES: Final = {
     "language": ("bert", "gpt2", "llama"),
     "vision": ("resnet", "vit"),
+    "recurrent": ("gru", "irnn", "lstm"),
     "frameworks": ("torch",),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
