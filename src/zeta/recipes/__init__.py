@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from zeta.recipes.adapters import lora, rslora
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.recurrent import gru, irnn, lstm
@@ -38,10 +39,12 @@ __all__ = [
     "gru",
     "irnn",
     "llama",
+    "lora",
     "lstm",
     "names",
     "options",
     "resnet",
+    "rslora",
     "rules_for",
     "summary",
     "torch_default",
@@ -53,6 +56,7 @@ _FAMILIES: Final = {
     "language": ("bert", "gpt2", "llama"),
     "vision": ("resnet", "vit"),
     "recurrent": ("gru", "irnn", "lstm"),
+    "adapters": ("lora", "rslora"),
     "frameworks": ("torch",),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}

@@ -80,7 +80,9 @@ def _rest() -> list[Rule]:
 
 
 def _gated(gates: int) -> list[Rule]:
-    glorot = law("Glorot uniform, per gate", lambda match: _per_gate(match, gates, glorot_uniform()))
+    glorot = law(
+        "uniform on ±sqrt(6 / (fan_in + fan_out)), per gate", lambda match: _per_gate(match, gates, glorot_uniform())
+    )
     orthogonal = law("Orthogonal(), per gate", lambda match: _per_gate(match, gates, Orthogonal(), square=True))
     return [
         Rule(_INPUT_KERNELS, glorot),
