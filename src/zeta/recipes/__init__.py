@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zeta.recipes.adapters import lora, rslora
+    from zeta.recipes.fields import instant_ngp, nerf, siren
     from zeta.recipes.frameworks import torch_default
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.recurrent import gru, irnn, lstm
@@ -37,15 +38,18 @@ __all__ = [
     "families",
     "gpt2",
     "gru",
+    "instant_ngp",
     "irnn",
     "llama",
     "lora",
     "lstm",
     "names",
+    "nerf",
     "options",
     "resnet",
     "rslora",
     "rules_for",
+    "siren",
     "summary",
     "torch_default",
     "vit",
@@ -57,6 +61,7 @@ _FAMILIES: Final = {
     "vision": ("resnet", "vit"),
     "recurrent": ("gru", "irnn", "lstm"),
     "adapters": ("lora", "rslora"),
+    "fields": ("instant_ngp", "nerf", "siren"),
     "frameworks": ("torch",),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
