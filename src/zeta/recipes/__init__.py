@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from zeta.recipes.adapters import lora, rslora
     from zeta.recipes.fields import instant_ngp, nerf, siren
-    from zeta.recipes.frameworks import torch_default
+    from zeta.recipes.frameworks import flax, keras, torch_default
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.recurrent import gru, irnn, lstm
     from zeta.recipes.vision import resnet, vit
@@ -36,10 +36,12 @@ __all__ = [
     "RECIPES",
     "bert",
     "families",
+    "flax",
     "gpt2",
     "gru",
     "instant_ngp",
     "irnn",
+    "keras",
     "llama",
     "lora",
     "lstm",
@@ -62,7 +64,7 @@ _FAMILIES: Final = {
     "recurrent": ("gru", "irnn", "lstm"),
     "adapters": ("lora", "rslora"),
     "fields": ("instant_ngp", "nerf", "siren"),
-    "frameworks": ("torch",),
+    "frameworks": ("flax", "keras", "torch"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
 #: the recipes whose functions have other names
