@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zeta.recipes.frameworks import flax, keras, torch_default
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.recurrent import gru, irnn, lstm
+    from zeta.recipes.reinforcement import ppo
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -48,6 +49,7 @@ __all__ = [
     "names",
     "nerf",
     "options",
+    "ppo",
     "resnet",
     "rslora",
     "rules_for",
@@ -64,6 +66,7 @@ _FAMILIES: Final = {
     "recurrent": ("gru", "irnn", "lstm"),
     "adapters": ("lora", "rslora"),
     "fields": ("instant_ngp", "nerf", "siren"),
+    "reinforcement": ("ppo",),
     "frameworks": ("flax", "keras", "torch"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
