@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zeta.recipes.adapters import lora, rslora
+    from zeta.recipes.depth import deepnorm, fixup, rezero, skipinit, t_fixup
     from zeta.recipes.fields import instant_ngp, nerf, siren
     from zeta.recipes.frameworks import flax, keras, torch_default
     from zeta.recipes.language import bert, gpt2, llama
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "bert",
+    "deepnorm",
     "families",
+    "fixup",
     "flax",
     "gpt2",
     "gru",
@@ -51,10 +54,13 @@ __all__ = [
     "options",
     "ppo",
     "resnet",
+    "rezero",
     "rslora",
     "rules_for",
     "siren",
+    "skipinit",
     "summary",
+    "t_fixup",
     "torch_default",
     "vit",
 ]
@@ -67,6 +73,7 @@ _FAMILIES: Final = {
     "adapters": ("lora", "rslora"),
     "fields": ("instant_ngp", "nerf", "siren"),
     "reinforcement": ("ppo",),
+    "depth": ("deepnorm", "fixup", "rezero", "skipinit", "t_fixup"),
     "frameworks": ("flax", "keras", "torch"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
