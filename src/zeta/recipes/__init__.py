@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.recurrent import gru, irnn, lstm
     from zeta.recipes.reinforcement import ppo
+    from zeta.recipes.theory import critical, zer_o
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RECIPES",
     "bert",
+    "critical",
     "deepnorm",
     "families",
     "fixup",
@@ -63,6 +65,7 @@ __all__ = [
     "t_fixup",
     "torch_default",
     "vit",
+    "zer_o",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
@@ -74,6 +77,7 @@ _FAMILIES: Final = {
     "fields": ("instant_ngp", "nerf", "siren"),
     "reinforcement": ("ppo",),
     "depth": ("deepnorm", "fixup", "rezero", "skipinit", "t_fixup"),
+    "theory": ("critical", "zer_o"),
     "frameworks": ("flax", "keras", "torch"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
