@@ -22,7 +22,7 @@ from zeta.initializers import (
     xavier_uniform,
 )
 from zeta.recipes.frameworks import torch_default
-from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, recipe
+from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, of_adapter, recipe
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def _branches(model: nn.Module) -> list[list[nn.Module]]:
     found: dict[str, list[nn.Module]] = {}
     for name, block in named_modules_of(model):
         if _BLOCK.fullmatch(name.rpartition(".")[2]):
-            inside = [layer for path, layer in named_modules_of(block) if _in_branch(path) and _is_layer(layer)]
+            inside = [layer for path, layer in named_modules_of(block) if _is_layer(layer) and _in_branch(path)]
             if len(inside) > 1:
                 found[name] = inside
     return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
@@ -101,7 +101,7 @@ def _is_layer(part: nn.Module) -> bool:
 
 
 def _in_branch(path: str) -> bool:
-    return bool(path) and not any(map(_SHORTCUT.fullmatch, path.split(".")))
+    return bool(path) and not any(map(_SHORTCUT.fullmatch, path.split("."))) and not of_adapter(path)
 
 
 def _without_norms() -> list[Rule]:

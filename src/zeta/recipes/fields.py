@@ -11,7 +11,7 @@ from zeta.base.modules import named_modules_of
 from zeta.errors import SpecError
 from zeta.fans import fans
 from zeta.initializers import Initializer, Uniform, Zeros, glorot_uniform
-from zeta.recipes.parts import law, recipe
+from zeta.recipes.parts import RECURRENT, law, of_adapter, recipe
 from zeta.rules import Match, Rule, Rules, Where, kind, ndim, regex
 
 #: the last parts of names
@@ -61,7 +61,7 @@ def siren(model: nn.Module, *, omega: float = 30.0, first: str | None = None) ->
 
 def _first_layers(model: nn.Module, given: str | None) -> frozenset[nn.Module]:
     named = dict(named_modules_of(model))
-    layers = {name: module for name, module in named.items() if _is_layer(module)}
+    layers = {name: module for name, module in named.items() if _is_layer(module) and not of_adapter(name)}
     if given is not None:
         if layers and given not in layers:
             raise SpecError(f"the recipe 'siren': first={given!r} names no layer; the layers are {', '.join(layers)}")
@@ -100,7 +100,7 @@ def nerf(model: nn.Module) -> Rules:
     """
     return Rules(
         [
-            Rule(Where("weights", kind("weight")), glorot_uniform()),
+            Rule(Where("weights", kind("weight") & ~RECURRENT), glorot_uniform()),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )
@@ -122,7 +122,7 @@ def instant_ngp(model: nn.Module) -> Rules:
         [
             Rule(fused, law("refused", _refuse_fused), optional=True),
             Rule(tables, _within(1e-4)),
-            Rule(Where("weights", kind("weight")), glorot_uniform()),
+            Rule(Where("weights", kind("weight") & ~RECURRENT), glorot_uniform()),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )

@@ -22,7 +22,7 @@ from zeta.initializers import (
     glorot_uniform,
     lecun_truncated_normal,
 )
-from zeta.recipes.parts import law, norms_and_biases, recipe
+from zeta.recipes.parts import RECURRENT, law, norms_and_biases, recipe
 from zeta.rules import Kind, Match, Rule, Rules, Where, kind, module, ndim, regex
 from zeta.rules.match import NORMS
 
@@ -143,8 +143,7 @@ def keras(model: nn.Module) -> Rules:
     Source: ``keras/src/layers``, version 3.
     """
     whole = Axes(fan_in=(1,), fan_out=(0,))
-    recurrent = module(nn.RNNBase) | module(nn.RNNCellBase)
-    again, into = recurrent & regex(r"(.*\.)?weight_hh.*"), recurrent & kind("weight")
+    again, into = RECURRENT & regex(r"(.*\.)?weight_hh.*"), RECURRENT & kind("weight")
     convolution = Where("convolutions", kind("weight") & module(nn.modules.conv._ConvNd))
     dense = Where("weights", kind("weight") & (_DENSE | _PROJECTIONS))
     return Rules(
@@ -172,9 +171,8 @@ def flax(model: nn.Module) -> Rules:
 
     Source: ``flax/linen/linear.py``, ``recurrent.py``, ``normalization.py`` and ``activation.py``, version 0.12.
     """
-    recurrent = module(nn.RNNBase) | module(nn.RNNCellBase)
-    again = recurrent & regex(r"(.*\.)?weight_hh.*")
-    weights = _DENSE | module(nn.modules.conv._ConvNd) | recurrent | _PROJECTIONS
+    again = RECURRENT & regex(r"(.*\.)?weight_hh.*")
+    weights = _DENSE | module(nn.modules.conv._ConvNd) | RECURRENT | _PROJECTIONS
     width = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
     return Rules(
         [

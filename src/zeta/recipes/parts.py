@@ -15,13 +15,15 @@ from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.initializers import Initializer, Normal, Ones, Zeros, kaiming_uniform
-from zeta.rules import Kind, Match, Rule, Rules, Where, kind, ndim, regex, role
+from zeta.rules import Kind, Match, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
 
 Law = Callable[[Match], Initializer]
 
 #: also scales that are vectors of the model itself, without a norm module
 NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
+#: torch's recurrent layers
+RECURRENT: Final = Where("recurrent layers", module(nn.RNNBase) | module(nn.RNNCellBase))
 #: what leads back to the residual stream; a rule for each, so that a model without one of them is an error
 RESIDUAL: Final = (
     Where("attention outputs", role("attention_output")),
@@ -77,14 +79,14 @@ def options_of(function: Callable[..., Rules]) -> dict[str, Any]:
 def has_adapters(model: nn.Module) -> bool:
     """Whether a part of a name is that of an adapter, or the model is one of peft."""
     return any(
-        type(module).__module__.startswith("peft.")
-        or any(_names_adapter(part) for part in (name.rpartition(".")[2], *module._parameters))
-        for name, module in named_modules_of(model)
+        type(part).__module__.startswith("peft.") or any(map(of_adapter, (name.rpartition(".")[2], *part._parameters)))
+        for name, part in named_modules_of(model)
     )
 
 
-def _names_adapter(part: str) -> bool:
-    return any(pattern.fullmatch(part) for pattern in (ADAPTER, ADAPTER_A, ADAPTER_B))
+def of_adapter(name: str) -> bool:
+    """Whether a part of a name is that of an adapter; recipes that look for layers leave these out."""
+    return any(pattern.fullmatch(part) for part in name.split(".") for pattern in (ADAPTER, ADAPTER_A, ADAPTER_B))
 
 
 def adapters_off(model: nn.Module) -> list[Rule]:

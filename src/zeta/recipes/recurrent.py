@@ -49,12 +49,15 @@ _PROJECTIONS: Final = _matches("projections of hidden states", _PROJECTION)
 def _per_gate(match: Match, gates: int, initializer: Initializer, *, square: bool = False) -> Initializer:
     """The initializer for each gate; the axes of torch's layers say already that gates are packed."""
     axes = match.axes_of().resolved(match.shape)
-    if len(axes.fan_out) != 1 or axes.blocks:
+    [dim] = axes.fan_out
+    if isinstance(match.module, nn.RNNBase | nn.RNNCellBase):
+        if axes.blocks != ((dim, gates),):
+            raise SpecError(f"is of a {type(match.module).__name__}, which does not have {gates} gates")
         return initializer
     fans = match.fans
     if fans.fan_out % gates or (square and fans.fan_out != gates * fans.fan_in):
         raise SpecError(f"does not have {gates} gates one after the other, with {fans.fan_in} inputs")
-    return Blocks(*[initializer] * gates, dim=axes.fan_out[0])
+    return Blocks(*[initializer] * gates, dim=dim)
 
 
 def _is_bias(match: Match) -> bool:

@@ -11,8 +11,8 @@ from torch import nn
 from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.fans import Axes
 from zeta.initializers import Ones, Orthogonal, Zeros
-from zeta.recipes.parts import NORM_SCALE, recipe
-from zeta.rules import Rule, Rules, Where, glob, kind, module, regex
+from zeta.recipes.parts import NORM_SCALE, RECURRENT, of_adapter, recipe
+from zeta.rules import Rule, Rules, Where, glob, kind, regex
 
 #: parts of names of the networks, or of the layers, that give actions and values
 _LAYER: Final = "mean|mu|net|network|heads?|logits|function|fn|layer|out"
@@ -39,14 +39,13 @@ def ppo(model: nn.Module, *, policy: str | None = None, value: str | None = None
     ``ActorCriticPolicy`` of Stable-Baselines3; Huang et al. 2022, "The 37 Implementation Details of Proximal Policy
     Optimization", detail 2.
     """
-    recurrent = module(nn.RNNBase) | module(nn.RNNCellBase)
     return Rules(
         [
             Rule(Where("log std", regex(_LOG_STD)), Zeros(), optional=True),
             Rule(Where("the policy's last layer", _head(model, _POLICY, policy)), Orthogonal(0.01)),
             Rule(Where("the value's last layer", _head(model, _VALUE, value)), Orthogonal(1.0)),
             Rule(
-                Where("recurrent layers", recurrent & kind("weight")),
+                Where("recurrent layers", RECURRENT & kind("weight")),
                 Orthogonal(1.0),
                 axes=Axes(fan_in=(1,), fan_out=(0,)),
                 optional=True,
@@ -62,7 +61,7 @@ def _head(model: nn.Module, wanted: re.Pattern[str], given: str | None) -> Where
     """The last layer of a network, or of each of the list that holds it."""
     if given is not None:
         return glob(given)
-    names = [name for name, parameter in named_parameters_of(model) if parameter.ndim >= 2]
+    names = [name for name, weight in named_parameters_of(model) if weight.ndim >= 2 and not of_adapter(name)]
     found = [(name, path) for name in names if (path := _network(name, wanted)) is not None]
     heads: set[str] = set()
     if found:

@@ -28,7 +28,7 @@ from zeta.initializers import (
     Step,
     Zeros,
 )
-from zeta.recipes.parts import NORM_SCALE, choice, law, recipe
+from zeta.recipes.parts import NORM_SCALE, RECURRENT, choice, law, recipe
 from zeta.rules import Match, Rule, Rules, Where, kind
 
 Activation = Callable[[Tensor], Tensor]
@@ -91,7 +91,10 @@ def critical(model: nn.Module, *, activation: str = "tanh", bias_variance: float
 
     return Rules(
         [
-            Rule(Where("weights", kind("weight")), law(f"Orthogonal at the centre, gain={gain:.6g}", orthogonal)),
+            Rule(
+                Where("weights", kind("weight") & ~RECURRENT),
+                law(f"Orthogonal at the centre, gain={gain:.6g}", orthogonal),
+            ),
             Rule(Where("biases", kind("bias")), Normal(math.sqrt(biases)) if biases else Zeros(), optional=True),
         ]
     )
@@ -157,7 +160,7 @@ def zer_o(model: nn.Module) -> Rules:
     """
     return Rules(
         [
-            Rule(Where("weights", kind("weight")), law("identity, or Hadamard / sqrt(p)", _zer_o)),
+            Rule(Where("weights", kind("weight") & ~RECURRENT), law("identity, or Hadamard / sqrt(p)", _zer_o)),
             Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zeta
 from tests.helpers.models import Basic, ResNet
 from tests.helpers.recipe_truth import KEPT, ZERO, assert_plan, draw, normal, uniform
-from zeta import recipes
+from zeta import Plan, recipes
 from zeta.errors import PlanError, SpecError
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -185,6 +185,22 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0])
 
 
+class Residual(nn.Module):
+    """Without norms, with a scalar for each branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(12, 16), nn.Linear(16, 5)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16)) for _ in range(3))
+        self.scales = nn.ParameterList(torch.ones(1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block, scale in zip(self.blocks, self.scales, strict=True):
+            x = x + scale * block(x)
+        return self.head(x)
+
+
 class Agent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -194,6 +210,28 @@ class Agent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.actor(x), self.critic(x)], -1)
+
+
+class Encoder(nn.Module):
+    """A transformer's, without norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 16)
+        attention = [nn.ModuleDict({name: nn.Linear(16, 16) for name in ("q", "k", "v", "out")}) for _ in range(2)]
+        mlps = [nn.ModuleDict({"up": nn.Linear(16, 32), "down": nn.Linear(32, 16)}) for _ in range(2)]
+        pairs = zip(attention, mlps, strict=True)
+        self.encoder = nn.ModuleList(nn.ModuleDict({"attention": each, "mlp": mlp}) for each, mlp in pairs)
+        self.head = nn.Linear(16, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for layer in self.encoder:
+            attention, mlp = layer["attention"], layer["mlp"]
+            scores = attention["q"](x) @ attention["k"](x).transpose(-1, -2)
+            x = x + attention["out"](scores.softmax(-1) @ attention["v"](x))
+            x = x + mlp["down"](mlp["up"](x).relu())
+        return self.head(x)
 
 
 def gpt2() -> nn.Module:
@@ -230,7 +268,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "gru": (lambda: Recurrent(nn.GRU), VECTORS),
     "rnn": (lambda: Recurrent(nn.RNN, nonlinearity="relu"), VECTORS),
     "agent": (Agent, VECTORS),
+    "residual": (Residual, VECTORS),
     "tokens": (Tokens, IDS),
+    "encoder": (Encoder, IDS),
 }
 OWN = ("lora", "rslora")
 #: each recipe with the models that it fits, or that have LoRA
@@ -293,9 +333,22 @@ def test_every_recipe_leaves_lora_without_effect(recipe: str, name: str) -> None
         for key, parameter in model.named_parameters():
             if "lora" in key:
                 parameter.fill_(7.0)
-    zeta.init_(model, recipe, seed=0)
+    plan = zeta.plan(model, recipe)
+    zeta.apply_(model, plan, seed=0)
+    assert_base_as_without(plan, MODELS[name][0](), recipe)
     assert_lora_off(model)
     assert torch.equal(output(model, x), without_adapters(model, x))
+
+
+def assert_base_as_without(plan: Plan, base: nn.Module, recipe: str) -> None:
+    """The model itself gets what it gets without adapters."""
+    if recipe in OWN:
+        return
+    found = {
+        entry.name.removeprefix("base_model.model.").replace("base_layer.", ""): entry for entry in plan.parameters
+    }
+    for entry in zeta.plan(base, recipe).parameters:
+        assert found[entry.name].initializer == entry.initializer, entry.name
 
 
 def assert_lora_off(model: nn.Module) -> None:
@@ -357,7 +410,9 @@ def test_every_recipe_leaves_pefts_lora_without_effect(recipe: str, name: str) -
         pytest.skip("does not fit the model itself")
     model = MODELS[name][0]()
     model = with_peft(model, target_modules=layers_of(model), init_lora_weights=False)
-    zeta.init_(model, recipe, seed=0)
+    plan = zeta.plan(model, recipe)
+    zeta.apply_(model, plan, seed=0)
+    assert_base_as_without(plan, MODELS[name][0](), recipe)
     assert_lora_off(model)
 
 

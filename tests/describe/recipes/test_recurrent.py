@@ -180,6 +180,9 @@ class ByGate(nn.Module):
 def test_what_is_not_packed_is_refused() -> None:
     with pytest.raises(PlanError, match="does not have 3 gates one after the other, with 56 inputs"):
         zeta.plan(ByGate(), "gru")
+    for recipe, other, gates in (("lstm", nn.GRU(4, 4), 4), ("gru", nn.LSTM(4, 4), 3), ("lstm", nn.RNNCell(4, 4), 4)):
+        with pytest.raises(PlanError, match=f"is of a {type(other).__name__}, which does not have {gates} gates"):
+            zeta.plan(other, recipe)
     for recipe in ("lstm", "gru", "irnn"):
         with pytest.raises(PlanError, match=r"(?s)these rules of it never win.*\n.*recurrent kernels"):
             zeta.plan(nn.Linear(3, 3), recipe)
