@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from zeta.recipes.language import bert, gpt2, llama
     from zeta.recipes.recurrent import gru, irnn, lstm
     from zeta.recipes.reinforcement import ppo
-    from zeta.recipes.theory import critical, zer_o
+    from zeta.recipes.theory import critical, mimetic, zer_o
     from zeta.recipes.vision import resnet, vit
     from zeta.rules import Rules
 
@@ -51,6 +51,7 @@ __all__ = [
     "llama",
     "lora",
     "lstm",
+    "mimetic",
     "names",
     "nerf",
     "options",
@@ -77,7 +78,7 @@ _FAMILIES: Final = {
     "fields": ("instant_ngp", "nerf", "siren"),
     "reinforcement": ("ppo",),
     "depth": ("deepnorm", "fixup", "rezero", "skipinit", "t_fixup"),
-    "theory": ("critical", "zer_o"),
+    "theory": ("critical", "mimetic", "zer_o"),
     "frameworks": ("flax", "keras", "torch"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}

@@ -1,35 +1,26 @@
-"""Theory: mean field theory, and initializations without random numbers."""
+"""Theory: mean field theory, initializations without random numbers, products of weights."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.errors import SpecError
-from zeta.fans import Axes
-from zeta.initializers import (
-    Data,
-    DeltaOrthogonal,
-    Dirac,
-    Identity,
-    Initializer,
-    Normal,
-    Ones,
-    Orthogonal,
-    Program,
-    Ref,
-    Step,
-    Zeros,
-)
+from zeta.initializers import DeltaOrthogonal, Initializer, Normal, Ones, Orthogonal, Zeros
 from zeta.recipes.parts import NORM_SCALE, RECURRENT, choice, law, recipe
-from zeta.rules import Match, Rule, Rules, Where, kind
+from zeta.recipes.programs import AttentionProgram, identity_or_hadamard
+from zeta.recipes.vision import vit
+from zeta.rules import Match, Role, Rule, Rules, Where, kind, role
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -158,82 +149,120 @@ def zer_o(model: nn.Module) -> Rules:
     Source: Zhao, Schäfer & Anandkumar 2022 (arXiv:2110.12661), algorithms 1 and 2; ``example_mnist.ipynb`` of the
     released code.
     """
+    matrices = law("identity, or Hadamard / sqrt(p)", lambda match: identity_or_hadamard(match))
     return Rules(
         [
-            Rule(Where("weights", kind("weight") & ~RECURRENT), law("identity, or Hadamard / sqrt(p)", _zer_o)),
+            Rule(Where("weights", kind("weight") & ~RECURRENT), matrices),
             Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )
 
 
-def _zer_o(match: Match) -> Initializer:
-    axes = match.axes_of().resolved(match.shape)
-    kernel = [dim for dim in axes.fan_in if dim in axes.fan_out]
-    maps = {dim: match.shape[dim] // n for dim, n in axes.blocks}
-    [rows], [columns] = (
-        [maps.get(dim, match.shape[dim]) for dim in dims if dim not in kernel] for dims in (axes.fan_out, axes.fan_in)
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+_HEADS: Final = ("num_heads", "num_attention_heads", "n_heads", "n_head", "heads", "nhead")
+_PACKED: Final = re.compile(r"(?i)(.*\.)?(in_proj_weight|((to_|w_?)?qkv|c_attn|in_proj|qkv_proj)(\.weight)?)")
+
+
+@recipe
+def mimetic(
+    model: nn.Module,
+    *,
+    heads: int | None = None,
+    query_key_noise: float = 0.7,
+    query_key_identity: float = 0.7,
+    value_output_noise: float = 0.4,
+    value_output_identity: float = -0.4,
+) -> Rules:
+    """Mimetic: Wq Wk^T of each head near 0.7 Z + 0.7 I, Wv Wo = 0.4 Z - 0.4 I, Z ~ N(0, 1/d); all else as in ViT.
+
+    d is the width, and weights map row vectors. With the singular value decomposition 0.7 Z + 0.7 I = U S V^T, for each
+    head separately, Wq = U sqrt(S) and Wk = V sqrt(S) of the largest k values, k the head's width. With that of the
+    other matrix, for all heads together, Wv = U sqrt(S) and Wo = sqrt(S) V^T. The two weights of a product are programs
+    on the same draws, which have the query's name or the value's, so that each is computed without the other; of each
+    singular vector in U, the elements have a positive sum. Programs are limited in their arithmetic: with h heads and
+    separate projections, d h may be about 5,000 at most, and 15,000 if queries, keys and values are packed. Biases of
+    the attention are 0, and the rest is the recipe ``vit``.
+
+    Options:
+        heads: the number of heads, if neither a module around the weight nor the model's config says it.
+        query_key_noise: the factor of Z for queries and keys.
+        query_key_identity: the factor of I for queries and keys.
+        value_output_noise: the factor of Z for values and outputs.
+        value_output_identity: the factor of I for values and outputs.
+
+    Source: Trockman & Kolter 2023 (arXiv:2305.09828), section 4.
+    """
+    around = dict(named_modules_of(model))
+    names = [name for name, _ in named_parameters_of(model)]
+    similar = (query_key_noise, query_key_identity), (value_output_noise, value_output_identity)
+
+    def attention(match: Match, parts: int = 1) -> AttentionProgram:
+        return AttentionProgram(match, heads or _heads(match, around), parts, similar)
+
+    def nearest(match: Match, *wanted: Role) -> str:
+        """The weight with such a role that is nearest by its name."""
+        found = [name for name in names if match.roles(name) in wanted]
+        if not found:
+            raise SpecError(f"the model has no weight with the role {wanted[0].value} that belongs to it")
+        return max(found, key=lambda name: _common(name, match.name))
+
+    def packed(match: Match) -> Initializer:
+        if not _PACKED.fullmatch(match.name):
+            raise SpecError("does not say by its name that it packs queries, keys and values one after the other")
+        return attention(match, 3).packed()
+
+    query_key, value_output = (f"{noise:g} Z + {identity:g} I" for noise, identity in similar)
+    return Rules(
+        [
+            Rule(
+                Where("queries", role("query")),
+                law(f"U sqrt(S) of {query_key}, by heads", lambda match: attention(match).queries(match.name)),
+                optional=True,
+            ),
+            Rule(
+                Where("keys", role("key")),
+                law(
+                    f"V sqrt(S) of {query_key}, by heads",
+                    lambda match: attention(match).keys(nearest(match, Role.QUERY)),
+                ),
+                optional=True,
+            ),
+            Rule(
+                Where("values", role("value")),
+                law(f"U sqrt(S) of {value_output}", lambda match: attention(match).values(match.name)),
+                optional=True,
+            ),
+            Rule(
+                Where("packed projections", role("query_key_value")),
+                law(f"the same 3: {query_key}, {value_output}", packed),
+                optional=True,
+            ),
+            Rule(
+                Where("attention outputs", role("attention_output")),
+                law(
+                    f"sqrt(S) V^T of {value_output}",
+                    lambda match: attention(match).outputs(nearest(match, Role.VALUE, Role.QUERY_KEY_VALUE)),
+                ),
+            ),
+            *vit(model),
+        ]
     )
-    if rows <= columns:
-        return Dirac() if kernel else Identity()
-    return _hadamard(match, axes, rows, columns)
 
 
-def _hadamard(match: Match, axes: Axes, rows: int, columns: int) -> Program:
-    """A program for the weight; the Hadamard matrix is built by doubling, up to the size that the columns need."""
-    steps = _Steps(match.dtype)
-    matrix = steps.add("data", Data.of(torch.tensor([[1, 1], [1, -1]], dtype=match.dtype)), (2, 2))
-    size = 2
-    while size < columns:
-        minus = steps.add("neg", None, (size, size), matrix)
-        upper = steps.add("cat", None, (size, 2 * size), matrix, matrix, dim=1)
-        lower = steps.add("cat", None, (size, 2 * size), matrix, minus, dim=1)
-        size *= 2
-        matrix = steps.add("cat", None, (size, size), upper, lower, dim=0)
-    # row i of the whole matrix is row i % size of this one, in its first columns
-    times = -(-rows // size)
-    tall = steps.add("reshape", None, (1, size, size), matrix, shape=(1, size, size))
-    tall = steps.add("expand", None, (times, size, size), tall, shape=(times, size, size))
-    tall = steps.add("reshape", None, (times * size, size), tall, shape=(times * size, size))
-    part = steps.add("slice", None, (rows, columns), tall, starts=(0, 0), sizes=(rows, columns), steps=(1, 1))
-    scaled = steps.add("mul", None, (rows, columns), part, 2 ** (-math.ceil(math.log2(rows)) / 2))
-    return steps.placed(scaled, match.shape, axes, rows, columns)
+def _heads(match: Match, around: dict[str, nn.Module]) -> int:
+    """The number of heads, as the nearest module around a weight has it, or the model's config."""
+    parts = match.name.split(".")
+    holders = [around.get(".".join(parts[:end])) for end in range(len(parts) - 1, -1, -1)]
+    said = (getattr(each, attribute, None) for each in (*holders, match.config) for attribute in _HEADS)
+    found = next((each for each in said if isinstance(each, int)), None)
+    if found is None:
+        raise SpecError("the number of heads does not follow from the model; give heads=")
+    return found
 
 
-class _Steps:
-    """The steps of a program, one after the other."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._dtype = dtype
-        self._steps: list[Step] = []
-
-    def add(self, op: str, leaf: Data | None, result: tuple[int, ...], /, *operands: Any, **attributes: Any) -> Ref:
-        step = Step(
-            op=op,
-            operands=operands,
-            attributes=tuple(sorted(attributes.items())),
-            leaf=leaf,
-            shape=result,
-            dtype=self._dtype,
-        )
-        self._steps.append(step)
-        return Ref(len(self._steps) - 1)
-
-    def placed(self, matrix: Ref, shape: tuple[int, ...], axes: Axes, rows: int, columns: int) -> Program:
-        """The matrix in each map of the parameter; in a kernel, at the centre."""
-        kernel = [dim for dim in axes.fan_in if dim in axes.fan_out]
-        [out], [into] = ([dim for dim in dims if dim not in kernel] for dims in (axes.fan_out, axes.fan_in))
-        if into < out:
-            matrix = self.add("permute", None, (columns, rows), matrix, dims=(1, 0))
-        small = [1 if dim in kernel else {out: rows, into: columns}.get(dim, 1) for dim in range(len(shape))]
-        matrix = self.add("reshape", None, tuple(small), matrix, shape=tuple(small))
-        centre = [extent if dim not in kernel else 1 for dim, extent in enumerate(shape)]
-        for dim, extent in enumerate(centre):
-            if (times := extent // small[dim]) > 1:
-                small[dim] = extent
-                matrix = self.add("cat", None, tuple(small), *[matrix] * times, dim=dim)
-        if kernel:
-            zeros = self.add("full", None, shape, size=shape, value=0.0)
-            starts = tuple(extent // 2 if dim in kernel else 0 for dim, extent in enumerate(shape))
-            self.add("update", None, shape, zeros, matrix, starts=starts, steps=(1,) * len(shape))
-        return Program(tuple(self._steps))
+def _common(one: str, other: str) -> int:
+    """How many parts two names begin with together."""
+    pairs = zip(one.split("."), other.split("."), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
