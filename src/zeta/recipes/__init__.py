@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from zeta.recipes.adapters import lora, rslora
+    from zeta.recipes.depth import deepnorm, fixup, rezero, skipinit, t_fixup
     from zeta.recipes.detection import deformable_detr, detr, retinanet
-    from zeta.recipes.frameworks import torch_default
+    from zeta.recipes.fields import instant_ngp, nerf, siren
+    from zeta.recipes.frameworks import flax, keras, torch_default
     from zeta.recipes.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
     from zeta.recipes.language import bert, clip, gpt2, llama, moe, t5
     from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
+    from zeta.recipes.recurrent import gru, irnn, lstm
+    from zeta.recipes.reinforcement import ppo
     from zeta.recipes.speedruns import modded_nanogpt, nanochat
     from zeta.recipes.state_space import mamba, mamba2
+    from zeta.recipes.theory import critical, mimetic, zer_o
     from zeta.recipes.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
     from zeta.rules import Rules
 
@@ -40,7 +46,9 @@ __all__ = [
     "clip",
     "controlnet",
     "convnext",
+    "critical",
     "dcgan",
+    "deepnorm",
     "deformable_detr",
     "deit",
     "detr",
@@ -50,33 +58,50 @@ __all__ = [
     "edm2",
     "efficientnet",
     "families",
+    "fixup",
+    "flax",
     "gpt2",
     "gpt_neox",
+    "gru",
+    "instant_ngp",
+    "irnn",
+    "keras",
     "llama",
+    "lora",
+    "lstm",
     "mamba",
     "mamba2",
     "megatron",
+    "mimetic",
     "modded_nanogpt",
     "moe",
     "names",
     "nanochat",
+    "nerf",
     "nnunet",
     "olmo",
     "options",
+    "ppo",
     "resnet",
     "retinanet",
+    "rezero",
+    "rslora",
     "rules_for",
+    "siren",
+    "skipinit",
     "stylegan2",
     "summary",
     "swin",
     "swin_v2",
     "t5",
+    "t_fixup",
     "timm_vit",
     "torch_default",
     "torchtitan_deepseek_v3",
     "torchtitan_llama3",
     "vit",
     "vq",
+    "zer_o",
 ]
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
@@ -88,7 +113,13 @@ _FAMILIES: Final = {
     "vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
     "detection": ("deformable_detr", "detr", "retinanet"),
     "generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
-    "frameworks": ("torch",),
+    "recurrent": ("gru", "irnn", "lstm"),
+    "fields": ("instant_ngp", "nerf", "siren"),
+    "frameworks": ("flax", "keras", "torch"),
+    "reinforcement": ("ppo",),
+    "adapters": ("lora", "rslora"),
+    "depth": ("deepnorm", "fixup", "rezero", "skipinit", "t_fixup"),
+    "theory": ("critical", "mimetic", "zer_o"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
 #: the recipes whose functions have other names

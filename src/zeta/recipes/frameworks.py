@@ -1,16 +1,29 @@
-"""Defaults of frameworks: torch."""
+"""Defaults of frameworks: torch, Keras, Flax."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
 from zeta.base.modules import modules_of
-from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Uniform, Zeros
-from zeta.recipes.parts import recipe
-from zeta.rules import Kind, Match, Rule, Rules, Where, kind, module, ndim
+from zeta.fans import Axes
+from zeta.initializers import (
+    Blocks,
+    Constant,
+    Initializer,
+    Keep,
+    Normal,
+    Ones,
+    Orthogonal,
+    Uniform,
+    Zeros,
+    glorot_uniform,
+    lecun_truncated_normal,
+)
+from zeta.recipes.parts import RECURRENT, law, norms_and_biases, recipe
+from zeta.rules import Kind, Match, Rule, Rules, Where, kind, module, ndim, regex
 from zeta.rules.match import NORMS
 
 _FAN_IN_LAYERS = (
@@ -18,6 +31,11 @@ _FAN_IN_LAYERS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d,
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
+
+#: dense layers, of transformers too
+_DENSE: Final = module(nn.Linear) | module("Conv1D")
+#: without the biases that are added to the sequence of keys and values
+_PROJECTIONS: Final = module(nn.MultiheadAttention) & ~regex(r"(.*\.)?bias_[kv]")
 
 
 @recipe
@@ -110,3 +128,65 @@ def _xavier_normal(match: Match) -> Initializer:
 def initial_slope(match: Match) -> Initializer:
     """The slope that a ``PReLU`` starts with (init=)."""
     return Constant(float(match.module.init))  # type: ignore[arg-type]
+
+
+@recipe
+def keras(model: nn.Module) -> Rules:
+    """Keras's defaults: weights uniform on ±sqrt(6/(fan_in + fan_out)), embeddings on ±0.05, norms 1, biases 0.
+
+    For torch's layers, each as the layer of Keras that computes the same. Recurrent layers: the gates' input kernels
+    are one matrix of inputs x all gates, Glorot-uniform, the recurrent ones one matrix that is orthogonal, and
+    a forget gate's bias is 1 (one of torch's two biases). A grouped convolution counts the outputs of all groups.
+    Slopes of PReLU are 0. Each projection of an attention is a matrix of its own, as in Keras 3.15. What is no
+    parameter of one of torch's layers needs a rule of yours.
+
+    Source: ``keras/src/layers``, version 3.
+    """
+    whole = Axes(fan_in=(1,), fan_out=(0,))
+    again, into = RECURRENT & regex(r"(.*\.)?weight_hh.*"), RECURRENT & kind("weight")
+    convolution = Where("convolutions", kind("weight") & module(nn.modules.conv._ConvNd))
+    dense = Where("weights", kind("weight") & (_DENSE | _PROJECTIONS))
+    return Rules(
+        [
+            *_forgetting(),
+            Rule(Where("recurrent kernels", again), Orthogonal(), axes=whole, optional=True),
+            Rule(Where("input kernels", into), glorot_uniform(), axes=whole, optional=True),
+            Rule(convolution, law("uniform on ±sqrt(6/(fan_in + fan_out))", _xavier_uniform), optional=True),
+            Rule(kind("embedding"), Uniform(-0.05, 0.05), optional=True, label="embeddings"),
+            Rule(dense, glorot_uniform(), optional=True),
+            Rule(module(nn.PReLU), Zeros(), optional=True, label="slopes of PReLU"),
+            *norms_and_biases(),
+        ]
+    )
+
+
+@recipe
+def flax(model: nn.Module) -> Rules:
+    """Flax's defaults: weights N(0, 1/fan_in) cut at 2 std, embeddings N(0, 1/d), norms 1, biases 0.
+
+    For torch's layers, each as the layer of Flax that computes the same; d is the embedding's width. The parent's std
+    is larger by 1/0.8796, so that what is left after the cut has the variance 1/fan_in; embeddings are not cut.
+    Recurrent layers: each gate's input kernel is a weight of its own, each recurrent one orthogonal; a forget gate's
+    bias is 0. Slopes of PReLU are 0.01. What is no parameter of one of torch's layers needs a rule of yours.
+
+    Source: ``flax/linen/linear.py``, ``recurrent.py``, ``normalization.py`` and ``activation.py``, version 0.12.
+    """
+    again = RECURRENT & regex(r"(.*\.)?weight_hh.*")
+    weights = _DENSE | module(nn.modules.conv._ConvNd) | RECURRENT | _PROJECTIONS
+    width = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
+    return Rules(
+        [
+            Rule(Where("recurrent kernels", again), Orthogonal(), optional=True),
+            Rule(kind("embedding"), width, optional=True, label="embeddings"),
+            Rule(Where("weights", kind("weight") & weights), lecun_truncated_normal(), optional=True),
+            Rule(module(nn.PReLU), Constant(0.01), optional=True, label="slopes of PReLU"),
+            *norms_and_biases(),
+        ]
+    )
+
+
+def _forgetting() -> list[Rule]:
+    """The forget gates' bias, which Keras has once and torch twice."""
+    layer = module(nn.LSTM) | module(nn.LSTMCell)
+    first = Where("biases with the forget gate's", layer & regex(r"(.*\.)?bias_ih.*"))
+    return [Rule(first, Blocks(i=Zeros(), f=Ones(), g=Zeros(), o=Zeros()), optional=True)]

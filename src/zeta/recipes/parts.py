@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from zeta.base.modules import named_modules_of
+from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
@@ -29,13 +29,15 @@ from zeta.initializers import (
     Zeros,
     kaiming_uniform,
 )
-from zeta.rules import Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
-from zeta.rules.role_names import ADAPTER
+from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
+from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
 
 Law = Callable[[Match], Initializer]
 
 #: also scales that are vectors of the model itself, without a norm module
 NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
+#: torch's recurrent layers
+RECURRENT: Final = Where("recurrent layers", module(nn.RNNBase) | module(nn.RNNCellBase))
 #: what leads back to the residual stream; a rule for each, so that a model without one of them is an error
 RESIDUAL: Final = (
     Where("attention outputs", role("attention_output")),
@@ -63,6 +65,18 @@ def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
     An unknown option is an error that lists those there are. Adapters keep out of every recipe: what LoRA adds stays
     without effect, and parameters of other adapters are refused.
     """
+    checked = adapter_recipe(function)
+
+    @functools.wraps(function)
+    def made(model: nn.Module, **options: Any) -> Rules:
+        rules = checked(model, **options)
+        return Rules(adapters_off(model)) + rules if has_adapters(model) else rules
+
+    return made
+
+
+def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
+    """``recipe`` for one whose own rules are those of an adapter."""
     known = options_of(function)
 
     @functools.wraps(function)
@@ -72,8 +86,7 @@ def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
                 among = f"its options are {', '.join(known)}" if known else "it has none"
                 close = did_you_mean(option, known)
                 raise SpecError(f"the recipe {function.__name__!r} has no option {option!r}: {among}{close}")
-        rules = function(model, **options)
-        return Rules(adapters_off()) + rules if has_adapters(model) else rules
+        return function(model, **options)
 
     return made
 
@@ -94,23 +107,66 @@ def options_of(function: Callable[..., Rules]) -> dict[str, Any]:
 def has_adapters(model: nn.Module) -> bool:
     """Whether a part of a name is that of an adapter, or the model is one of peft."""
     return any(
-        type(module).__module__.startswith("peft.")
-        or any(ADAPTER.fullmatch(part) for part in (name.rpartition(".")[2], *module._parameters))
-        for name, module in named_modules_of(model)
+        type(part).__module__.startswith("peft.") or any(map(of_adapter, (name.rpartition(".")[2], *part._parameters)))
+        for name, part in named_modules_of(model)
     )
 
 
-def adapters_off() -> list[Rule]:
+def of_adapter(name: str) -> bool:
+    """Whether a part of a name is that of an adapter; recipes that look for layers leave these out."""
+    return any(pattern.fullmatch(part) for part in name.split(".") for pattern in (ADAPTER, ADAPTER_A, ADAPTER_B))
+
+
+def adapters_off(model: nn.Module) -> list[Rule]:
     """Rules for LoRA that leave the model's outputs as they are; all other parameters of adapters are refused."""
+    return lora_rules(model, kaiming_uniform(nonlinearity="leaky_relu", a=math.sqrt(5)), optional=True)
+
+
+def lora_rules(model: nn.Module, a: Initializer | Law, *, optional: bool) -> list[Rule]:
+    """The rules of LoRA, with the law of A in layers; ``optional``: the model may have no layer with LoRA.
+
+    The product B A is 0: of a layer because B is 0, of an embedding because A is.
+    """
+    embeddings = _adapted_embeddings(model)
+
+    def of_embedding(match: Match) -> bool:
+        return _adapted(match.name) in embeddings
+
+    def bias(match: Match) -> bool:
+        return match.kind is Kind.BIAS and _adapted(match.name) is not None
+
     return [
-        Rule(Where("LoRA A of an embedding", role("adapter_a") & regex("(?i).*embedding.*")), Zeros(), optional=True),
-        Rule(
-            Where("LoRA B of an embedding", role("adapter_b") & regex("(?i).*embedding.*")), Normal(1.0), optional=True
-        ),
-        Rule(Where("LoRA A", role("adapter_a")), kaiming_uniform(a=math.sqrt(5)), optional=True),
-        Rule(Where("LoRA B", role("adapter_b")), Zeros(), optional=True),
-        Rule(Where("adapter", role("adapter")), law("refused", _refuse), optional=True),
+        Rule(Where("LoRA A of an embedding", role("adapter_a") & of_embedding), Zeros(), optional=True),
+        Rule(Where("LoRA B of an embedding", role("adapter_b") & of_embedding), Normal(1.0), optional=True),
+        Rule(Where("LoRA A", role("adapter_a")), a, optional=optional or bool(embeddings)),
+        Rule(Where("LoRA B", role("adapter_b")), Zeros(), optional=optional or bool(embeddings)),
+        Rule(Where("biases of LoRA", bias), Zeros(), optional=True),
+        Rule(Where("other adapters", role("adapter")), law("refused", _refuse), optional=True),
     ]
+
+
+def _adapted(name: str) -> str | None:
+    """The name of the layer that a part of LoRA adapts; ``None`` for anything else."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if ADAPTER_A.fullmatch(part) or ADAPTER_B.fullmatch(part):
+            return ".".join(parts[:position])
+    return None
+
+
+def _adapted_embeddings(model: nn.Module) -> frozenset[str]:
+    """The names of the embeddings with LoRA: by the name of A, or because A is looked up, or wraps an embedding."""
+    modules = dict(named_modules_of(model))
+    found = set()
+    for name, _ in named_parameters_of(model):
+        if (layer := _adapted(name)) is None:
+            continue
+        owner, holder = modules.get(name.rpartition(".")[0]), modules.get(layer)
+        wrapped = [holder and holder._modules.get(each) for each in WRAPPED]
+        looked_up = (owner, holder, *wrapped)
+        if "embedding" in name[len(layer) :].lower() or any(isinstance(each, nn.Embedding) for each in looked_up):
+            found.add(layer)
+    return frozenset(found)
 
 
 def _refuse(match: Match) -> Initializer:

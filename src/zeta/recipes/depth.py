@@ -1,0 +1,312 @@
+"""Deep residual networks: without norms, or with very many layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from torch import nn
+
+from zeta.base.modules import named_modules_of, named_parameters_of
+from zeta.errors import SpecError
+from zeta.initializers import (
+    Blocks,
+    Constant,
+    Initializer,
+    Normal,
+    Ones,
+    Zeros,
+    kaiming_normal,
+    xavier_normal,
+    xavier_uniform,
+)
+from zeta.recipes.frameworks import torch_default
+from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, of_adapter, recipe
+from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
+
+# -- networks of residual blocks ---------------------------------------------------------------------------------------
+
+_BLOCK: Final = re.compile(r"\d+|(?i:\w*(block|unit|res\w*)_?\d+)")
+_SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
+_SINGLE: Final = kind("other") & (ndim(0) | ndim(1))
+_SCALES: Final = _SINGLE & regex(r"(?i)(.*\.)?(scale|multiplier|mul|gain)\w*(\.\w+)?")
+_SHIFTS: Final = _SINGLE & regex(r"(?i)(.*\.)?(bias|add|shift)\w*(\.\w+)?")
+#: what multiplies a whole branch
+_GATE: Final = regex(
+    r"(?i)(.*\.)?((re)?s_?(weight|gain|scale|alpha)|skip_?init(_?gain)?|alpha|beta|gate|g|gain|scale|multiplier|scalar"
+    r"|(re_?zero|residual|branch|skip)_?(alpha|weight|gain|scale|multiplier|gate|g)?)s?_?\d*(\.\d+)?"
+    r"(\.(weight|alpha|scale|gain|multiplier|value|g))?"
+)
+
+
+@recipe
+def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
+    """Fixup: branches N(0, 2/fan_out L^(-1/(m-1))), their last layers and the classifier 0, the rest N(0, 2/fan_out).
+
+    For residual networks without norms: L is the number of residual blocks, m the number of layers in a branch. A
+    block is the innermost numbered module with several convolutions or linear layers; shortcuts (names with
+    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Scalar biases are 0 and scalar multipliers 1. The
+    released code leaves the first convolution as torch draws it; the paper has a standard method, here He's as
+    everywhere else. A model with norms is refused.
+
+    Options:
+        layers: the number of residual blocks, if not all of them are found.
+
+    Source: Zhang, Dauphin & Ma 2019 (arXiv:1901.09321), section 3; ``fixup_resnet_imagenet.py`` of the released code.
+    """
+    branches = _branches(model)
+    count = layers or len(branches)
+    place = {layer: (number, len(branch)) for branch in branches for number, layer in enumerate(branch)}
+
+    def first(match: Match) -> bool:
+        return match.kind is Kind.WEIGHT and match.module in place and not last(match)
+
+    def last(match: Match) -> bool:
+        number, several = place.get(match.module, (0, 0))
+        return match.kind is Kind.WEIGHT and number == several - 1
+
+    def scaled(match: Match) -> Initializer:
+        if match.role in (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE):
+            raise SpecError("is of an attention: Fixup is for branches of one layer after the other; see t_fixup")
+        m = place[match.module][1]
+        return kaiming_normal("fan_out").scaled(count ** (-1 / (2 * m - 2)))
+
+    return Rules(
+        [
+            *_without_norms(),
+            Rule(Where("last layer of each branch", last), Zeros()),
+            Rule(Where("other layers of branches", first), law("N(0, 2/fan_out L^(-1/(m-1)))", scaled)),
+            Rule(Where("classifier", module(nn.Linear) & kind("weight")), Zeros(), optional=True),
+            Rule(Where("other convolutions", kind("weight")), kaiming_normal("fan_out"), optional=True),
+            Rule(Where("scalar multipliers", _SCALES), Ones(), optional=True),
+            Rule(Where("biases", kind("bias") | _SHIFTS), Zeros(), optional=True),
+        ]
+    )
+
+
+def _branches(model: nn.Module) -> list[list[nn.Module]]:
+    """The layers of each residual branch, in order."""
+    found: dict[str, list[nn.Module]] = {}
+    for name, block in named_modules_of(model):
+        if _BLOCK.fullmatch(name.rpartition(".")[2]):
+            inside = [layer for path, layer in named_modules_of(block) if _is_layer(layer) and _in_branch(path)]
+            if len(inside) > 1:
+                found[name] = inside
+    return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
+
+
+def _is_layer(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+
+
+def _in_branch(path: str) -> bool:
+    return bool(path) and not any(map(_SHORTCUT.fullmatch, path.split("."))) and not of_adapter(path)
+
+
+def _without_norms() -> list[Rule]:
+    def refuse(match: Match) -> Initializer:
+        raise SpecError("belongs to a norm, and this recipe is for networks without norms")
+
+    return [Rule(Where("norms", NORM_SCALE), law("refused", refuse), optional=True)]
+
+
+@recipe
+def skipinit(model: nn.Module, *, alpha: float = 0.0, gate: str | None = None) -> Rules:
+    """SkipInit: the scalar that multiplies each residual branch 0, weights N(0, 2/fan_in), biases 0.
+
+    The scalars are parameters of one element with a name such as ``skipinit_gain``, ``alpha``, ``res_scale`` or
+    ``multiplier``; a model without them is an error. Norms, if there are any, are 1 and 0.
+
+    Options:
+        alpha: the scalars' value. The paper also has 1/sqrt(d), d the number of residual blocks.
+        gate: a glob for the scalars, if their names are others.
+
+    Source: De & Smith 2020 (arXiv:2002.10444), section 4.
+    """
+    return Rules(
+        [
+            Rule(Where("scalars of branches", _gates(gate)), Zeros() if alpha == 0 else Constant(alpha)),
+            Rule(Where("weights", kind("weight")), kaiming_normal()),
+            *norms_and_biases(),
+        ]
+    )
+
+
+@recipe
+def rezero(model: nn.Module, *, gate: str | None = None) -> Rules:
+    """ReZero: the scalar that multiplies each residual branch 0, everything else by torch's own defaults.
+
+    The scalars are ``resweight`` of the released code, also one tensor for all layers, or parameters of one element
+    with a name such as ``alpha``, ``rezero.g`` or ``res_scale``; a model without them is an error. What has no
+    default in torch needs a rule of yours.
+
+    Options:
+        gate: a glob for the scalars, if their names are others.
+
+    Source: Bachlechner et al. 2020 (arXiv:2003.04887); ``rezero/transformer/rztx.py`` of the released code.
+    """
+    defaults = [rule for rule in torch_default(model) if rule.label != "no default in torch"]
+    return Rules([Rule(Where("scalars of branches", _gates(gate)), Zeros()), *defaults])
+
+
+def _gates(given: str | None) -> Where:
+    if given is not None:
+        return glob(given)
+
+    def single(match: Match) -> bool:
+        return match.shape in ((), (1,)) or "resweight" in match.name
+
+    return kind("other") & _GATE & single
+
+
+# -- transformers ------------------------------------------------------------------------------------------------------
+
+_STACK: Final = re.compile(r"(?i)\w*?(encoder|decoder)s?")
+
+
+@recipe
+def deepnorm(model: nn.Module, *, encoder_layers: int | None = None, decoder_layers: int | None = None) -> Rules:
+    """DeepNorm: Xavier normal, times beta for values, attention outputs and MLPs; embeddings N(0, 1/d).
+
+    With one stack of L layers, beta is (8 L)^(-1/4). With N layers in an encoder and M in a decoder, it is
+    0.87 (N^4 M)^(-1/16) in the encoder and (12 M)^(-1/4) in the decoder, also for the attention to the encoder. d is
+    the width. Queries, keys and all other weights have the factor 1; norms are 1, biases 0. The residual connections of
+    the model must be multiplied by alpha, which is no parameter: (2 L)^(1/4); 0.81 (N^4 M)^(1/16) and (3 M)^(1/4).
+    Embeddings, positions and read-out are those of the released code, as the paper does not state them. TorchScale
+    divides by 1.15 in the encoder, which is 0.8696 rounded otherwise; here it is the paper's 0.87.
+
+    Options:
+        encoder_layers: the number of layers of the encoder, or of the only stack, if names do not count them.
+        decoder_layers: the same for the decoder.
+
+    Source: Wang et al. 2022 (arXiv:2203.00555), figure 2 and table of section 3; ``architecture/encoder.py`` and
+    ``decoder.py`` of TorchScale for the embeddings.
+    """
+    encoder, decoder = _stack_sizes(model, encoder_layers, decoder_layers)
+
+    def beta(match: Match) -> float:
+        if not (encoder and decoder):
+            return float((8 * layers(match, encoder or decoder, "encoder_layers")) ** -0.25)
+        if _stack_of(match) == "decoder":
+            return float((12 * decoder) ** -0.25)
+        return float(0.87 * (encoder**4 * decoder) ** -0.0625)
+
+    table = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
+    return Rules(
+        [
+            *_transformer("Xavier normal, variance beta² 2/(fan_in + fan_out)", beta, xavier_normal),
+            Rule(Where("embeddings and read-out", kind("embedding") | role("position") | role("readout")), table),
+            Rule(Where("other weights", kind("weight")), xavier_normal(), optional=True),
+            *norms_and_biases(),
+        ]
+    )
+
+
+@recipe
+def t_fixup(model: nn.Module, *, encoder_layers: int | None = None, decoder_layers: int | None = None) -> Rules:
+    """T-Fixup: Xavier uniform, times 0.67 N^(-1/4) or (9 M)^(-1/4) for values, attention outputs and MLPs, no norms.
+
+    0.67 N^(-1/4) in an encoder of N layers and (9 M)^(-1/4) in a decoder of M layers with attention to an encoder;
+    token embeddings are N(0, 1/d) times (9 N)^(-1/4), or (9 M)^(-1/4) in the decoder, d their width. Queries, keys and
+    all other weights have the factor 1; learned positions and a read-out that is no embedding are N(0, 1/d), biases 0.
+    The released code draws queries and keys with a factor 1/sqrt(2), fairseq's default; the paper's text has none. A
+    model with norms is refused.
+
+    Options:
+        encoder_layers: the number of layers of the encoder, if names do not count them.
+        decoder_layers: the same for the decoder.
+
+    Source: Huang et al., "Improving Transformer Optimization Through Better Initialization", ICML 2020, section 3.2;
+    ``fairseq/modules/transformer_layer.py`` and ``fairseq/models/transformer.py`` of the released code.
+    """
+    encoder, decoder = _stack_sizes(model, encoder_layers, decoder_layers)
+
+    def factor(match: Match) -> float:
+        if _stack_of(match) == "encoder":
+            return float(0.67 * layers(match, encoder, "encoder_layers") ** -0.25)
+        return float((9 * layers(match, decoder, "decoder_layers")) ** -0.25)
+
+    def embedding(match: Match) -> Initializer:
+        # also of a name such as decoder_embedding
+        own = decoder if re.search("(?i)decoder", match.name) else encoder
+        if not (own or encoder or decoder):
+            raise SpecError("the number of layers does not follow from the names; give encoder_layers=")
+        return Normal(match.shape[-1] ** -0.5 * (9 * (own or encoder or decoder or 0)) ** -0.25)
+
+    table = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
+    return Rules(
+        [
+            *_without_norms(),
+            *_transformer("Xavier uniform on ±c sqrt(6/(fan_in + fan_out))", factor, xavier_uniform),
+            Rule(Where("positions", role("position")), table, optional=True),
+            Rule(Where("token embeddings", kind("embedding")), law("N(0, 1/d (9 N)^(-1/2))", embedding)),
+            Rule(Where("read-out", role("readout")), table, optional=True),
+            Rule(Where("other weights", kind("weight")), xavier_uniform(), optional=True),
+            Rule(Where("biases", kind("bias")), Zeros(), optional=True),
+        ]
+    )
+
+
+def _transformer(formula: str, factor: Callable[[Match], float], scheme: Callable[[float], Initializer]) -> list[Rule]:
+    """Values, attention outputs and MLPs times a factor; of packed projections, the values alone."""
+
+    def scaled(match: Match) -> Initializer:
+        return scheme(factor(match))
+
+    def values(match: Match) -> Initializer:
+        return scaled(match) if match.role is Role.VALUE else _split(match, scheme(1.0), scaled(match))
+
+    def up(match: Match) -> Initializer:
+        axes = match.axes_of().resolved(match.shape)
+        if match.role is Role.MLP_GATE_UP and not axes.blocks:
+            return Blocks(scaled(match), scaled(match), dim=axes.fan_out[0])
+        return scaled(match)
+
+    return [
+        Rule(Where("attention outputs", role("attention_output")), law(formula, scaled)),
+        Rule(Where("MLP down projections", role("mlp_down")), law(formula, scaled)),
+        Rule(
+            Where("MLP up projections and gates", role("mlp_up") | role("mlp_gate") | role("mlp_gate_up")),
+            law(formula, up),
+        ),
+        Rule(Where("values, also packed", role("value") | role("query_key_value")), law(formula, values)),
+    ]
+
+
+def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
+    """``value`` for the values of a packed projection and ``plain`` for queries and keys."""
+    local = match.name.removesuffix(".weight").rpartition(".")[2].lower()
+    if "query_key_value" in local:
+        raise SpecError("packs queries, keys and values head by head, which this recipe cannot split")
+    axes = match.axes_of().resolved(match.shape)
+    parts = (plain, value) if re.search("kv|key_value", local) and "q" not in local else (plain, plain, value)
+    [dim] = axes.fan_out
+    if not axes.blocks and match.shape[dim] != len(parts) * match.shape[axes.fan_in[0]]:
+        raise SpecError(f"does not pack {len(parts)} projections of the same size, one after the other")
+    return Blocks(*parts, dim=dim)
+
+
+def _side(name: str) -> str | None:
+    """Whether a name says encoder or decoder, outermost first."""
+    said = next((found for part in name.split(".") if (found := _STACK.fullmatch(part))), None)
+    return None if said is None else said[1].lower()
+
+
+def _stack_of(match: Match) -> str:
+    if (side := _side(match.name)) is None:
+        raise SpecError("its name does not say whether it is of an encoder or a decoder; write a rule for it")
+    return side
+
+
+def _stack_sizes(model: nn.Module, *given: int | None) -> tuple[int | None, int | None]:
+    """The layers of encoder and decoder: as given, or as names count them; ``None`` without such a stack."""
+    numbers: dict[str, set[str]] = {"encoder": set(), "decoder": set()}
+    for name, _ in named_parameters_of(model):
+        parts = name.split(".")
+        start = next((n for n, part in enumerate(parts) if _STACK.fullmatch(part)), len(parts))
+        number = next((part for part in parts[start:] if part.isdecimal()), None)
+        if (side := _side(name)) is not None and number is not None:
+            numbers[side].add(number)
+    encoder, decoder = (each or len(numbers[side]) or None for each, side in zip(given, numbers, strict=True))
+    return encoder, decoder
