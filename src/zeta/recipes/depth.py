@@ -22,7 +22,7 @@ from zeta.initializers import (
     xavier_uniform,
 )
 from zeta.recipes.frameworks import torch_default
-from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, of_adapter, recipe
+from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, of_adapter, recipe, unwrapped
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def _transformer(formula: str, factor: Callable[[Match], float], scheme: Callabl
 
 def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
     """``value`` for the values of a packed projection and ``plain`` for queries and keys."""
-    local = match.name.removesuffix(".weight").rpartition(".")[2].lower()
+    local = unwrapped(match.name).removesuffix(".weight").rpartition(".")[2].lower()
     if "query_key_value" in local:
         raise SpecError("packs queries, keys and values head by head, which this recipe cannot split")
     axes = match.axes_of().resolved(match.shape)

@@ -104,6 +104,11 @@ def options_of(function: Callable[..., Rules]) -> dict[str, Any]:
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
+def unwrapped(name: str) -> str:
+    """A name without what adapters put between a layer and its weight: ``q.base_layer.weight`` is ``q.weight``."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPED)
+
+
 def has_adapters(model: nn.Module) -> bool:
     """Whether a part of a name is that of an adapter, or the model is one of peft."""
     return any(

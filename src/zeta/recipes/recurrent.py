@@ -22,7 +22,7 @@ from zeta.initializers import (
     Zeros,
     glorot_uniform,
 )
-from zeta.recipes.parts import NORM_SCALE, choice, law, recipe
+from zeta.recipes.parts import NORM_SCALE, choice, law, recipe, unwrapped
 from zeta.rules import Kind, Match, Rule, Rules, Where, kind
 
 # Names as torch has them, and those of cells whose gates lie in one tensor. ``W_i`` is not among them: it may be the
@@ -37,8 +37,12 @@ _INPUT_BIAS: Final = re.compile(rf"(?i)(.*\.)?(bias_ih{_SUFFIX}|b_?(ih|x)|{_INTO
 _RECURRENT_BIAS: Final = re.compile(rf"(?i)(.*\.)?(bias_hh{_SUFFIX}|b_?hh?|{_AGAIN}\.bias)")
 
 
+def _is(pattern: re.Pattern[str], name: str) -> bool:
+    return pattern.fullmatch(unwrapped(name)) is not None
+
+
 def _matches(label: str, pattern: re.Pattern[str], *, bias: bool = False) -> Where:
-    return Where(label, lambda match: (match.kind is Kind.BIAS) is bias and pattern.fullmatch(match.name) is not None)
+    return Where(label, lambda match: (match.kind is Kind.BIAS) is bias and _is(pattern, match.name))
 
 
 _INPUT_KERNELS: Final = _matches("input kernels", _INPUT)
@@ -62,8 +66,8 @@ def _per_gate(match: Match, gates: int, initializer: Initializer, *, square: boo
 
 def _is_bias(match: Match) -> bool:
     """A bias, also of a cell that calls it ``b_ih`` and not ``bias``."""
-    named = _INPUT_BIAS.fullmatch(match.name) or _RECURRENT_BIAS.fullmatch(match.name)
-    return match.kind is Kind.BIAS or (len(match.shape) == 1 and (named is not None or _is_only_bias(match)))
+    named = _is(_INPUT_BIAS, match.name) or _is(_RECURRENT_BIAS, match.name)
+    return match.kind is Kind.BIAS or (len(match.shape) == 1 and (named or _is_only_bias(match)))
 
 
 def _is_only_bias(match: Match) -> bool:
@@ -116,13 +120,13 @@ def lstm(model: nn.Module, *, forget_bias: float = 1.0, order: str = "ifgo") -> 
     choice("lstm", "order", order, map("".join, itertools.permutations("ifgo")))
     forgetting = Blocks(*(Constant(forget_bias) if gate == "f" else Zeros() for gate in order))
     known = [name for name, _ in named_parameters_of(model)]
-    twice = {_cell(name) for name in known if _INPUT_BIAS.fullmatch(name)}
+    twice = {_cell(name) for name in known if _is(_INPUT_BIAS, name)}
 
     def forgets(match: Match) -> bool:
         if not _is_bias(match) or match.kind is Kind.NORM_SCALE:
             return False
-        alone = _RECURRENT_BIAS.fullmatch(match.name) and _cell(match.name) not in twice
-        return bool(_INPUT_BIAS.fullmatch(match.name) or alone or _is_only_bias(match))
+        alone = _is(_RECURRENT_BIAS, match.name) and _cell(match.name) not in twice
+        return _is(_INPUT_BIAS, match.name) or alone or _is_only_bias(match)
 
     return Rules(
         [
@@ -136,7 +140,7 @@ def lstm(model: nn.Module, *, forget_bias: float = 1.0, order: str = "ifgo") -> 
 
 def _cell(name: str) -> str:
     """What the names of a cell's two biases have in common: the module that holds them, and the layer's number."""
-    module, _, local = name.rpartition(".")
+    module, _, local = unwrapped(name).rpartition(".")
     holder = module.rpartition(".")[0] if local == "bias" else module
     return f"{holder}.{re.sub('(?i)bias_[ih]h|b_?[xih]h?', '', '' if local == 'bias' else local)}"
 

@@ -17,7 +17,7 @@ from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.initializers import DeltaOrthogonal, Initializer, Normal, Ones, Orthogonal, Zeros
-from zeta.recipes.parts import NORM_SCALE, RECURRENT, choice, law, recipe
+from zeta.recipes.parts import NORM_SCALE, RECURRENT, choice, law, recipe, unwrapped
 from zeta.recipes.programs import AttentionProgram, identity_or_hadamard
 from zeta.recipes.vision import vit
 from zeta.rules import Match, Role, Rule, Rules, Where, kind, role
@@ -209,7 +209,7 @@ def mimetic(
         return max(found, key=lambda name: _common(name, match.name))
 
     def packed(match: Match) -> Initializer:
-        if not _PACKED.fullmatch(match.name):
+        if not _PACKED.fullmatch(unwrapped(match.name)):
             raise SpecError("does not say by its name that it packs queries, keys and values one after the other")
         return attention(match, 3).packed()
 

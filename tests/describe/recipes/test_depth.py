@@ -353,3 +353,8 @@ def test_packed_head_by_head_is_refused() -> None:
     )
     with pytest.raises(PlanError, match="packs queries, keys and values head by head"):
         zeta.plan(transformers.GPTNeoXModel(config), "deepnorm")
+    adapted = transformers.GPTNeoXModel(config)
+    for layer in adapted.layers:
+        layer.attention.query_key_value = nn.ModuleDict({"base_layer": layer.attention.query_key_value})
+    with pytest.raises(PlanError, match="packs queries, keys and values head by head"):
+        zeta.plan(adapted, "deepnorm")
