@@ -61,7 +61,7 @@ from zeta.initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from zeta.recipes.frameworks import initial_slope
+from zeta.recipes.general.frameworks import initial_slope
 from zeta.resolve.planning import planned
 from zeta.rules import Kind, Rule, Rules, glob, kind, module
 from zeta.write.apply import check_parameters, prepare, write

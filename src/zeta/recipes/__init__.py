@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from zeta.recipes.adapters import lora, rslora
-    from zeta.recipes.depth import deepnorm, fixup, rezero, skipinit, t_fixup
-    from zeta.recipes.detection import deformable_detr, detr, retinanet
-    from zeta.recipes.fields import instant_ngp, nerf, siren
-    from zeta.recipes.frameworks import flax, keras, torch_default
-    from zeta.recipes.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
-    from zeta.recipes.language import bert, clip, gpt2, llama, moe, t5
-    from zeta.recipes.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
-    from zeta.recipes.recurrent import gru, irnn, lstm
-    from zeta.recipes.reinforcement import ppo
-    from zeta.recipes.speedruns import modded_nanogpt, nanochat
-    from zeta.recipes.state_space import mamba, mamba2
-    from zeta.recipes.theory import critical, mimetic, zer_o
-    from zeta.recipes.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
+    from zeta.recipes.general.adapters import lora, rslora
+    from zeta.recipes.general.depth import deepnorm, fixup, rezero, skipinit, t_fixup
+    from zeta.recipes.general.frameworks import flax, keras, torch_default
+    from zeta.recipes.general.recurrent import gru, irnn, lstm
+    from zeta.recipes.general.reinforcement import ppo
+    from zeta.recipes.general.theory import critical, mimetic, zer_o
+    from zeta.recipes.images.detection import deformable_detr, detr, retinanet
+    from zeta.recipes.images.fields import instant_ngp, nerf, siren
+    from zeta.recipes.images.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
+    from zeta.recipes.images.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
+    from zeta.recipes.text.language import bert, clip, gpt2, llama, moe, t5
+    from zeta.recipes.text.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
+    from zeta.recipes.text.speedruns import modded_nanogpt, nanochat
+    from zeta.recipes.text.state_space import mamba, mamba2
     from zeta.rules import Rules
 
     Recipe = Callable[..., Rules]
@@ -106,20 +106,20 @@ __all__ = [
 
 #: by module, the recipes in it; a recipe is imported when it is first used, because that imports torch
 _FAMILIES: Final = {
-    "language": ("bert", "clip", "gpt2", "llama", "moe", "t5"),
-    "pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
-    "speedruns": ("modded_nanogpt", "nanochat"),
-    "state_space": ("mamba", "mamba2"),
-    "vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
-    "detection": ("deformable_detr", "detr", "retinanet"),
-    "generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
-    "recurrent": ("gru", "irnn", "lstm"),
-    "fields": ("instant_ngp", "nerf", "siren"),
-    "frameworks": ("flax", "keras", "torch"),
-    "reinforcement": ("ppo",),
-    "adapters": ("lora", "rslora"),
-    "depth": ("deepnorm", "fixup", "rezero", "skipinit", "t_fixup"),
-    "theory": ("critical", "mimetic", "zer_o"),
+    "text.language": ("bert", "clip", "gpt2", "llama", "moe", "t5"),
+    "text.pretraining": ("gpt_neox", "megatron", "olmo", "torchtitan_deepseek_v3", "torchtitan_llama3"),
+    "text.speedruns": ("modded_nanogpt", "nanochat"),
+    "text.state_space": ("mamba", "mamba2"),
+    "images.vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
+    "images.detection": ("deformable_detr", "detr", "retinanet"),
+    "images.generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
+    "images.fields": ("instant_ngp", "nerf", "siren"),
+    "general.recurrent": ("gru", "irnn", "lstm"),
+    "general.frameworks": ("flax", "keras", "torch"),
+    "general.reinforcement": ("ppo",),
+    "general.adapters": ("lora", "rslora"),
+    "general.depth": ("deepnorm", "fixup", "rezero", "skipinit", "t_fixup"),
+    "general.theory": ("critical", "mimetic", "zer_o"),
 }
 _MODULES: Final = {name: module for module, names in _FAMILIES.items() for name in names}
 #: the recipes whose functions have other names
@@ -169,7 +169,7 @@ def _title(module: str) -> str:
 
 @functools.lru_cache
 def _source(module: str) -> ast.Module:
-    return ast.parse(resources.files(__name__).joinpath(f"{module}.py").read_text(encoding="utf-8"))
+    return ast.parse(resources.files(__name__).joinpath(f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
 
 
 def _module(name: str) -> str:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from zeta.base.modules import named_modules_of, named_parameters_of
@@ -18,13 +17,9 @@ from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
-    Draw,
     Initializer,
     Normal,
     Ones,
-    Program,
-    Ref,
-    Step,
     Uniform,
     Zeros,
     kaiming_uniform,
@@ -262,38 +257,6 @@ def width(match: Match) -> int:
         return match.shape[-1]
     out = match.role in ("attention_output", "mlp_down")
     return int(match.fans.fan_out if out else match.fans.fan_in)
-
-
-class Steps:
-    """The steps of a program for a law that no initializer has, in the parameter's shape.
-
-    They are computed in fp32, and in fp64 if the parameter is fp64.
-    """
-
-    def __init__(self, match: Match) -> None:
-        self._match = match
-        self._dtype = torch.float64 if match.dtype == torch.float64 else torch.float32
-        self._steps: list[Step] = []
-
-    def __call__(self, op: str, *operands: Ref | float | None, **attributes: object) -> Ref:
-        """Add an operation; ``of`` is its shape, where that is not the parameter's."""
-        shape = attributes.pop("of", self._match.shape)
-        named = tuple(sorted(attributes.items()))
-        return self._add(Step(op=op, operands=operands, attributes=named, shape=shape, dtype=self._dtype))  # type: ignore[arg-type]
-
-    def draw(self, initializer: Initializer) -> Ref:
-        """Add values of a law."""
-        return self._add(Step(op="draw", leaf=Draw(initializer, 0), shape=self._match.shape, dtype=self._dtype))
-
-    def result(self, last: Ref) -> Program:
-        """The program, with its last step ``last``."""
-        if self._dtype != self._match.dtype:
-            self._add(Step(op="cast", operands=(last,), shape=self._match.shape, dtype=self._match.dtype))
-        return Program(tuple(self._steps))
-
-    def _add(self, step: Step) -> Ref:
-        self._steps.append(step)
-        return Ref(len(self._steps) - 1)
 
 
 def xavier(match: Match) -> Initializer:

@@ -1,4 +1,4 @@
-"""Programs for laws that no initializer has: ZerO's Hadamard matrices, and attention near the identity."""
+"""Programs for laws that no initializer has: how they are made, Hadamard matrices, and attention near the identity."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ class Steps:
         self.dtype = dtype
         return self.add("cast", shape, value)
 
+    def stored(self, value: Ref, match: Match) -> Program:
+        """The program for a result of the parameter's shape, in its dtype."""
+        return self.program(self.cast(value, match.shape, match.dtype))
+
     def program(self, value: Ref) -> Program:
         """The program for a result."""
         return Program(tuple(self._steps[: value.step + 1]))
@@ -52,6 +56,11 @@ class Steps:
         step = Step(op=op, operands=operands, attributes=named, leaf=leaf, shape=shape, dtype=self.dtype)
         self._steps.append(step)
         return Ref(len(self._steps) - 1)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the values of a parameter are computed: fp32 at least."""
+    return dtype if dtype.itemsize >= 4 else torch.float32
 
 
 # -- identities and Hadamard matrices ----------------------------------------------------------------------------------
@@ -129,8 +138,7 @@ class AttentionProgram:
             )
         self._match, self._heads = match, heads
         self._query_key, self._value_output = similar
-        # linear algebra needs 32 bits and more
-        self._steps = Steps(match.dtype if match.dtype.itemsize >= 4 else torch.float32)
+        self._steps = Steps(wide(match.dtype))
 
     def queries(self, of: str) -> Program:
         """Of each head, the left factor."""
@@ -188,4 +196,4 @@ class AttentionProgram:
         shape = self._match.shape
         if self._out == 1:
             matrix = self._steps.add("permute", shape, matrix, dims=(1, 0))
-        return self._steps.program(self._steps.cast(matrix, shape, self._match.dtype))
+        return self._steps.stored(matrix, self._match)

@@ -299,7 +299,7 @@ class _Search:
 
 def _by_name(slot: Slot) -> Role | None:
     """Roles that a name gives away: tables, tokens and scales."""
-    parts = slot.name.split(".")
+    parts = [part for part in slot.name.split(".") if part not in names.WRAPPED]
     local = ".".join(parts[-2:]) if parts[-1] == "weight" else parts[-1]
     table = slot.kind is Kind.EMBEDDING or _is_table(slot)
     if table or (slot.kind is not Kind.WEIGHT or parts[-1] != "weight"):

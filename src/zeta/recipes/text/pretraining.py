@@ -30,7 +30,7 @@ from zeta.recipes.parts import (
     width,
 )
 from zeta.recipes.parts import layers as number_of_layers
-from zeta.recipes.state_space import state_space_rules
+from zeta.recipes.text.state_space import state_space_rules
 from zeta.rules import Match, Rule, Rules, Where, glob, role
 
 # -- torchtitan --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import nn
 from zeta.base.modules import modules_of, named_modules_of
 from zeta.errors import SpecError
 from zeta.initializers import Data, Initializer, Keep, Normal, Ones, Program, Step, Uniform, Zeros
-from zeta.recipes.frameworks import by_fan_in
+from zeta.recipes.general.frameworks import by_fan_in
 from zeta.recipes.parts import (
     CONVOLUTIONS,
     MATRICES,

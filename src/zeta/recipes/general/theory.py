@@ -17,9 +17,9 @@ from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.initializers import DeltaOrthogonal, Initializer, Normal, Ones, Orthogonal, Zeros
+from zeta.recipes.images.vision import vit
 from zeta.recipes.parts import NORM_SCALE, RECURRENT, choice, law, recipe, unwrapped
 from zeta.recipes.programs import AttentionProgram, identity_or_hadamard
-from zeta.recipes.vision import vit
 from zeta.rules import Match, Role, Rule, Rules, Where, kind, role
 
 Activation = Callable[[Tensor], Tensor]

@@ -19,7 +19,7 @@ from zeta.initializers import (
     kaiming_normal,
     lecun_truncated_normal,
 )
-from zeta.recipes.frameworks import by_fan_in
+from zeta.recipes.general.frameworks import by_fan_in
 from zeta.recipes.parts import (
     CONVOLUTIONS,
     MATRICES,

@@ -25,7 +25,7 @@ from zeta.initializers import (
     kaiming_normal,
     lecun_uniform,
 )
-from zeta.recipes.frameworks import by_fan_in
+from zeta.recipes.general.frameworks import by_fan_in
 from zeta.recipes.parts import CONVOLUTIONS, MATRICES, Law, law, norms_and_biases, recipe, xavier, xavier_packed
 from zeta.rules import Match, Role, Rule, Rules, Where, kind, module, regex
 

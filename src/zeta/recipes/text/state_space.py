@@ -9,8 +9,9 @@ from torch import nn
 
 from zeta.errors import SpecError
 from zeta.initializers import Constant, Initializer, Normal, Ones, Uniform
-from zeta.recipes.parts import Law, Steps, choice, initializer_range, law, norms_and_biases, positive, recipe
+from zeta.recipes.parts import Law, choice, initializer_range, law, norms_and_biases, positive, recipe
 from zeta.recipes.parts import layers as number_of_layers
+from zeta.recipes.programs import Steps, wide
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, role
 
 _CONVOLUTION: Final = module(nn.Conv1d) | glob("*.conv1d_{weight,bias}")
@@ -135,8 +136,8 @@ def state_space_rules(
     _check_range(name, a_min=a_min, a_max=a_max)
 
     def decay(match: Match) -> Initializer:
-        program = Steps(match)
-        return program.result(program("log", program.draw(Uniform(a_min, a_max))))
+        steps = Steps(wide(match.dtype))
+        return steps.stored(steps.add("log", match.shape, steps.draw(Uniform(a_min, a_max), match.shape, 0)), match)
 
     return [
         Rule(_A_LOG, law(f"ln(U({a_min:g}, {a_max:g}))", decay)),
@@ -206,11 +207,11 @@ def _check_range(name: str, **ends: float) -> None:
 
 def _logarithms(match: Match) -> Initializer:
     """The logarithms of 1 to N, in each row."""
-    program, count = Steps(match), match.shape[-1]
-    row = program("arange", start=1, end=count + 1, step=1, of=(count,))
+    steps, count = Steps(wide(match.dtype)), match.shape[-1]
+    row = steps.add("arange", (count,), start=1, end=count + 1, step=1)
     one = (*[1] * (len(match.shape) - 1), count)
-    rows = program("expand", program("reshape", row, shape=one, of=one), shape=match.shape)
-    return program.result(program("log", rows))
+    rows = steps.add("expand", match.shape, steps.add("reshape", one, row, shape=one), shape=match.shape)
+    return steps.stored(steps.add("log", match.shape, rows), match)
 
 
 def _steps(name: str, dt_min: float, dt_max: float, dt_floor: float) -> Law:
@@ -219,11 +220,11 @@ def _steps(name: str, dt_min: float, dt_max: float, dt_floor: float) -> Law:
     positive(name, dt_floor=dt_floor)
 
     def inverse(match: Match) -> Initializer:
-        program = Steps(match)
+        steps, shape = Steps(wide(match.dtype)), match.shape
         low, high = math.log(dt_min), math.log(dt_max)
-        u = program("add", program("mul", program.draw(Uniform(0.0, 1.0)), high - low), low)
-        x = program("clamp", program("exp", u), dt_floor, None)
-        difference = program("neg", program("expm1", program("neg", x)))
-        return program.result(program("add", x, program("log", difference)))
+        u = steps.add("mul", shape, steps.draw(Uniform(0.0, 1.0), shape, 0), high - low)
+        x = steps.add("clamp", shape, steps.add("exp", shape, steps.add("add", shape, u, low)), dt_floor, None)
+        difference = steps.add("neg", shape, steps.add("expm1", shape, steps.add("neg", shape, x)))
+        return steps.stored(steps.add("add", shape, x, steps.add("log", shape, difference)), match)
 
     return law("x + ln(1 - exp(-x)), x = max(exp(U(ln dt_min, ln dt_max)), dt_floor)", inverse)

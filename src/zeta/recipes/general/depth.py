@@ -21,7 +21,7 @@ from zeta.initializers import (
     xavier_normal,
     xavier_uniform,
 )
-from zeta.recipes.frameworks import torch_default
+from zeta.recipes.general.frameworks import torch_default
 from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, of_adapter, recipe, unwrapped
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
 

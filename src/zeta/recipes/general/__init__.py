@@ -1,0 +1,1 @@
+"""Recipes for networks of any kind."""

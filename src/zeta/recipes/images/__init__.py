@@ -1,0 +1,1 @@
+"""Recipes for images, and for fields in space."""
