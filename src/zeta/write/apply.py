@@ -22,12 +22,12 @@ from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.resolve.resolver import UNRULED, check_dtype
+from zeta.resolve.resolver import check_dtype
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
 from zeta.write.parametrized import Inversion, inversion_error, invert
 from zeta.write.shards import Held, held, whole
-from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared
+from zeta.write.targets import check_memory, check_target, check_writable, is_usual, kept_on_purpose, shared
 
 #: elements that are written at a time
 _BATCH: Final = 2**24
@@ -90,10 +90,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    on_purpose = {
-        entry.name for entry in fit.plan if entry.kind is Kind.BUFFER and entry.kept and entry.rule not in UNRULED
-    }
-    problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values(), on_purpose)
+    written = {job.entry.name: job.memory for job in jobs}
+    problems += shared(written, fit.slots.values(), kept_on_purpose(fit.plan))
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import torch
@@ -15,6 +15,7 @@ from zeta.base.modules import parameters_of
 from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps, storage_of
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
+from zeta.resolve.resolver import UNRULED
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 from zeta.write.placeholders import runtime_problem
@@ -41,15 +42,33 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
             slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
         ):
             known.add(id(slot.tensor))
-            if (tensor := _memory(slot.tensor)) is not None:
+            if (tensor := memory_of(slot.tensor)) is not None:
                 memory.append((slot.name, tensor))
-    by_device: dict[torch.device, list[_Extent]] = {}
+
+    def matters(name: str, owner: str) -> bool:
+        both = {name, owner}
+        return not both.isdisjoint(written) and (both.isdisjoint(followers) or both <= buffers)
+
+    return [
+        f"{name}: shares the memory of {owner}, but is another tensor of the model; tie them by assigning the same "
+        "Parameter, or give one its own memory"
+        for name, owner in meeting(memory, matters)
+    ]
+
+
+def kept_on_purpose(plan: Iterable[Entry]) -> set[str]:
+    """The buffers that a rule keeps, which must not follow a parameter."""
+    return {e.name for e in plan if e.kind is Kind.BUFFER and e.kept and e.rule not in UNRULED}
+
+
+def meeting(memory: Iterable[tuple[str, Tensor]], matters: Callable[[str, str], bool]) -> Iterator[tuple[str, str]]:
+    """The names of each two tensors that have an element in common and that matter; first the one that begins later."""
+    by_memory: dict[object, list[_Extent]] = {}
     for name, tensor in memory:
-        begin, nbytes = tensor.data_ptr(), nbytes_of(tensor)
-        if begin and nbytes:
-            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes, tensor, name))
-    problems: list[str] = []
-    for extents in by_device.values():
+        (where, begin), nbytes = place_of(tensor), nbytes_of(tensor)
+        if nbytes and (begin or tensor.is_meta):
+            by_memory.setdefault(where, []).append((begin, begin + nbytes, tensor, name))
+    for extents in by_memory.values():
         extents.sort(key=operator.itemgetter(0))
         end = 0
         overlapping: list[_Extent] = []  # those up to here of which each begins before the end of one before it
@@ -58,31 +77,33 @@ def shared(written: Mapping[str, Tensor], slots: Iterable[Slot], kept: Collectio
             if begin >= end:
                 overlapping, end = [found], until
                 continue
-            problems += [
-                f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by assigning "
-                "the same Parameter, or give one its own memory"
-                for _, other_end, owner, owner_name in overlapping
-                if other_end > begin and not {name, owner_name}.isdisjoint(written)
-                if {name, owner_name}.isdisjoint(followers) or {name, owner_name} <= buffers
-                if _meet(owner, tensor)
-            ]
+            yield from (
+                (name, owner_name)
+                for other_begin, other_end, owner, owner_name in overlapping
+                if other_end > begin and matters(name, owner_name) and _meet(owner, tensor, begin - other_begin)
+            )
             overlapping.append(found)
             end = max(end, until)
-    return problems
 
 
-def _memory(tensor: Tensor) -> Tensor | None:
-    """What is here of a tensor, or ``None`` if that has no memory."""
-    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
+def memory_of(tensor: Tensor) -> Tensor | None:
+    """What is here of a tensor, or ``None`` if that has no memory; on meta, the memory that it will have."""
+    if nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
         return None
     here = local(tensor)
-    return here if has_address(here) else None
+    return here if here.is_meta or has_address(here) else None
 
 
-def _meet(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors whose extents overlap, the first beginning no later, have an element in common."""
+def place_of(tensor: Tensor) -> tuple[object, int]:
+    """Which memory a tensor looks into, and the byte there at which its first element begins."""
+    if tensor.is_meta:
+        return tensor.untyped_storage()._cdata, int(tensor.storage_offset()) * tensor.itemsize
+    return tensor.device, tensor.data_ptr()
+
+
+def _meet(first: Tensor, second: Tensor, shift: int) -> bool:
+    """Whether two tensors whose extents overlap have an element in common; the second begins ``shift`` bytes later."""
     size = first.element_size()
-    shift = second.data_ptr() - first.data_ptr()
     if second.element_size() != size or shift % size:
         return True
     marks = torch.zeros(max(extent(first), shift // size + extent(second)), dtype=torch.bool, device="cpu")
