@@ -6,6 +6,7 @@ look at whole matrices: they compute the whole tensor, where the target is, and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base import dtypes
+from zeta.base.language.state import one_thread
 from zeta.base.process.forked import check_threads
 from zeta.compute import matrices
 from zeta.compute.stream import kernels
@@ -88,10 +90,11 @@ def fill_(requests: Sequence[Request]) -> None:
         elif isinstance(initializer, ELEMENTWISE):
             tasks += _tasks(request)
         elif request.region.numel:
-            if last is None or not _same_whole(last[0], request):
-                last = None  # its memory first
-                last = request, _whole(initializer, request)
-            out.copy_(_cut(last[1], request))
+            with _arithmetic(initializer):
+                if last is None or not _same_whole(last[0], request):
+                    last = None  # its memory first
+                    last = request, _whole(initializer, request)
+                out.copy_(_cut(last[1], request))
     _fill_constants(constants)
     kernels.fill(tasks)
     for request in requests:
@@ -239,11 +242,11 @@ def _fill_constants(requests: Sequence[Request]) -> None:
         value = dtypes.rounded(request.initializer.value, out.dtype)  # what rounds to zero keeps its sign
         if value == 0 and math.copysign(1.0, value) > 0:
             zeros.append(out)
-        elif value and out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE:
+        elif out.dtype in _FOREACH_ADDS and out.numel() <= _LARGE and abs(value) >= torch.finfo(out.dtype).tiny:
             zeros.append(out)
             small.setdefault(value, []).append(out)
         else:
-            out.fill_(value)
+            out.fill_(value)  # subnormal numbers too: torch's threads may flush a sum
     if zeros:
         torch._foreach_zero_(zeros)
     for value, outs in small.items():
@@ -321,6 +324,13 @@ def _parts(initializer: Initializer) -> tuple[Initializer, Initializer]:
 
 
 # -- whole matrices --------------------------------------------------------------------------------------------------
+
+
+def _arithmetic(initializer: Initializer) -> contextlib.AbstractContextManager[None]:
+    """One thread where values may be subnormal: torch's other threads may flush these to zero."""
+    assert isinstance(initializer, Orthogonal | DeltaOrthogonal | Identity | Dirac | Sparse), initializer
+    scale = initializer.std if isinstance(initializer, Sparse) else initializer.gain
+    return one_thread() if abs(scale) < matrices.TINY else contextlib.nullcontext()
 
 
 @functools.singledispatch
