@@ -124,6 +124,7 @@ def is_usual(slot: Slot) -> bool:
         and tensor.layout is torch.strided
         and tensor.dtype in dtypes.DRAWABLE
         and tensor.is_contiguous()
+        and not tensor.is_neg()
         and (storage := storage_of(tensor)) is not None
         and storage.nbytes() >= tensor.storage_offset() * tensor.itemsize + tensor.nbytes
         and runtime_problem(slot) is None
@@ -193,8 +194,18 @@ def check_writable(slot: Slot) -> None:
             f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
             "afterwards, or use Keep()"
         )
+    check_negated(tensor)
     if slot.parametrization is None and overlaps(tensor):
         raise TargetError(
             f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
             ".clone()"
+        )
+
+
+def check_negated(tensor: Tensor) -> None:
+    """Raise ``TargetError`` for a negated view of 8-bit floating-point numbers, which torch cannot negate."""
+    if tensor.is_neg() and tensor.is_floating_point() and tensor.itemsize == 1:
+        raise TargetError(
+            f"is a negated view of {dtypes.name_of(tensor.dtype)}, which torch cannot negate; use the tensor that it "
+            "is a view of"
         )

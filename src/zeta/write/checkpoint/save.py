@@ -41,7 +41,7 @@ from zeta.write.checkpoint import (
     work,
 )
 from zeta.write.checkpoint.following import followed, leaders_of
-from zeta.write.targets import check_target, kept_on_purpose, memory_of, shared
+from zeta.write.targets import check_negated, check_target, kept_on_purpose, memory_of, shared
 
 T = TypeVar("T")
 
@@ -263,6 +263,7 @@ def _check_plain(slot: Slot) -> None:
         )
     if not has_address(tensor):
         raise TargetError(f"is a {type(tensor.data).__name__} without memory of its own; make it a plain tensor")
+    check_negated(tensor)
 
 
 def _check_writable(entry: Entry) -> None:
