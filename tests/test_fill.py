@@ -556,3 +556,21 @@ def test_a_device_that_torch_does_not_have(device: Any) -> None:
     assert model.weight.is_meta
     with pytest.raises(zeta.SpecError, match="device must not be meta"):
         zeta.materialize_(model, plan, 0, device="meta")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e4m3fn], ids=str)
+def test_a_negated_view_that_torch_cannot_negate_is_refused(dtype: torch.dtype, tmp_path: Any) -> None:
+    memory = torch.ones(4).to(dtype)
+    for law in (Zeros(), Normal()):
+        with pytest.raises(zeta.TargetError, match=r"is a negated view of float8_.*, which torch cannot negate"):
+            zeta.fill_(torch._neg_view(memory), law, seed=0)
+    model = nn.ParameterDict({"weight": nn.Parameter(torch._neg_view(memory), requires_grad=False)})
+    for law in (Zeros(), Keep()):
+        plan = zeta.plan(model, Rules([Rule("weight", law)]))
+        call = partial(zeta.save, path=tmp_path / "files") if law == Keep() else zeta.apply_
+        with pytest.raises(zeta.TargetError, match=r"weight: .*is a negated view of float8_"):
+            call(model, plan, seed=0)
+    assert memory.float().tolist() == [1.0] * 4
+    half = torch.zeros(4, dtype=torch.float16)
+    assert zeta.fill_(torch._neg_view(half), Ones()).tolist() == [1.0] * 4
+    assert half.tolist() == [-1.0] * 4

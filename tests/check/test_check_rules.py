@@ -55,7 +55,9 @@ def tensor(name: str, *, shape: tuple[int, ...] = (4, 4), kind: Kind = Kind.WEIG
     values = torch.ones(shape)
     slot = Slot(name=name, local_name=name, module=MODULE, tensor=values, shape=shape, kind=kind)
     facts = {"ties": (), "stats": stats(), "gradient": None, "gradient_stats": stats(), "trainable": True, "used": True}
-    return TensorFacts(slot=slot, values=values, **facts | {"detached": False, "entry": None, "axes": None} | changes)
+    return TensorFacts(
+        slot=slot, values=values, given=values, **facts | {"detached": False, "entry": None, "axes": None} | changes
+    )
 
 
 def evidence(*uses: Use, **changes: Any) -> Evidence:

@@ -86,6 +86,26 @@ def test_spectral_norm_keeps_its_vectors() -> None:
     assert abs(float(estimate / largest) - 1) < 0.05
 
 
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def right_inverse(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_spectral_norm_over_another_parametrization_keeps_what_it_divides() -> None:
+    def build() -> nn.Module:
+        layer = nn.Linear(3, 3)
+        nn.init.eye_(layer.weight)
+        nn.utils.parametrize.register_parametrization(layer, "weight", Halved())
+        return nn.utils.parametrizations.spectral_norm(layer)
+
+    model, _, _ = recorded(build)
+    assert torch.equal(model.parametrizations.weight.original, build().parametrizations.weight.original)
+    assert torch.equal(model.eval().weight, build().eval().weight)
+
+
 def test_twenty_awkward_habits() -> None:
     model, plan, report = recorded(Awkward)
     assert report.ok, report

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -65,8 +67,9 @@ class _Twins:
         return type(value)(self._of(item) for item in value)
 
 
-def evaluated(plist: parametrize.ParametrizationList) -> Tensor:
-    """The weight as its parametrization computes it in evaluation mode, where it changes no buffer."""
+@contextlib.contextmanager
+def _evaluation(plist: parametrize.ParametrizationList) -> Iterator[None]:
+    """Evaluation mode, in which a parametrization changes no buffer."""
     modes = [(inner, inner.training) for inner in modules_of(plist)]
 
     def restore() -> None:
@@ -74,7 +77,31 @@ def evaluated(plist: parametrize.ParametrizationList) -> Tensor:
             inner.training = training
 
     with undone_on_error(restore), undone(restore):
-        return plist.eval()()  # type: ignore[no-any-return]
+        plist.eval()
+        yield
+
+
+def evaluated(plist: parametrize.ParametrizationList) -> Tensor:
+    """The weight as its parametrization computes it in evaluation mode."""
+    with _evaluation(plist):
+        return plist()  # type: ignore[no-any-return]
+
+
+def is_rescaled(plist: parametrize.ParametrizationList) -> bool:
+    """Whether the weight is under ``spectral_norm``: a plan gives values to what is divided, not to the quotient."""
+    return any(isinstance(part, parametrizations._SpectralNorm) for part in plist)
+
+
+def planned_weight(plist: parametrize.ParametrizationList) -> Tensor:
+    """What a plan gives values to: the weight in evaluation mode, without the division of a ``spectral_norm``."""
+    if not is_rescaled(plist):
+        return evaluated(plist)
+    with _evaluation(plist):
+        values = tuple(originals(plist))
+        for part in plist:
+            if not isinstance(part, parametrizations._SpectralNorm):
+                values = (part(*values),)
+    return values[0]
 
 
 def originals(plist: parametrize.ParametrizationList) -> list[torch.Tensor]:

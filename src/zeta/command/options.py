@@ -20,7 +20,7 @@ from zeta.resolve.casting import cast
 from zeta.resolve.planning import plan
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import Fallback
-from zeta.resolve.slots import walk
+from zeta.resolve.slots import walk, without_value
 from zeta.rules import Kind
 from zeta.rules.file import read_rules
 
@@ -62,9 +62,9 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
 
 
 def _lost_buffers(decided: Plan, model: nn.Module) -> set[str]:
-    """The buffers that a plan keeps and that are on meta, where the constructor has left no value."""
-    on_meta = {slot.name for slot in walk(model) if slot.kind is Kind.BUFFER and slot.tensor.is_meta}
-    return {entry.name for entry in decided if entry.kept and entry.name in on_meta}
+    """The buffers that a plan keeps and that are on meta, where neither constructor nor plan gives a value."""
+    kept = {name for entry in decided if entry.kept for name in (entry.name, *entry.ties)}
+    return {slot.name for slot in without_value(walk(model), kept) if slot.kind is Kind.BUFFER}
 
 
 def _with_recorded(decided: Plan, names: set[str], spec: str, arguments: dict[str, Any]) -> Plan:

@@ -15,8 +15,8 @@ from zeta.compute.orthogonal import orthonormal
 from zeta.fans import Axes
 from zeta.initializers import Site, matrix_shape
 
-#: with a smaller gain, elements of a large matrix may be subnormal fp32 numbers
-_TINY: Final = 2.0**-90
+#: with a smaller gain or std, elements of a large matrix may be subnormal fp32 numbers
+TINY: Final = 2.0**-90
 
 
 def to_matrices(weight: Tensor, axes: Axes) -> Tensor:
@@ -67,7 +67,7 @@ def orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:
 
 def _arithmetic(gain: float) -> AbstractContextManager[None]:
     """Full precision. With a tiny gain, one thread: torch's other threads may flush subnormal numbers to zero."""
-    return one_thread() if abs(gain) < _TINY else full_precision()
+    return one_thread() if abs(gain) < TINY else full_precision()
 
 
 def delta_orthogonal(gaussian: Tensor, gain: float, axes: Axes) -> Tensor:

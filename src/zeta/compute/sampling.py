@@ -6,6 +6,7 @@ look at whole matrices: they compute the whole tensor, where the target is, and 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base import dtypes
+from zeta.base.language.state import one_thread
 from zeta.base.process.forked import check_threads
 from zeta.compute import matrices
 from zeta.compute.stream import kernels
@@ -89,11 +91,12 @@ def fill_(requests: Sequence[Request]) -> None:
         elif isinstance(initializer, ELEMENTWISE):
             tasks += _tasks(request)
         elif request.region.numel:
-            for one in _each(request):
-                if last is None or not _same_whole(last[0], one):
-                    last = None  # its memory first
-                    last = one, _whole(initializer, one)
-                one.out.copy_(_cut(last[1], one))
+            with _arithmetic(initializer):
+                for one in _each(request):
+                    if last is None or not _same_whole(last[0], one):
+                        last = None  # its memory first
+                        last = one, _whole(initializer, one)
+                    one.out.copy_(_cut(last[1], one))
     _fill_constants(constants)
     if tasks:
         kernels.fill(tasks)
@@ -261,12 +264,12 @@ def _fill_constants(requests: Sequence[Request]) -> None:
         value = dtypes.rounded(request.initializer.value, dtype)  # what rounds to zero keeps its sign
         if value == 0 and math.copysign(1.0, value) > 0:
             zeros += outs
-        elif value and dtype in _FOREACH_ADDS and request.region.numel <= _LARGE:
+        elif dtype in _FOREACH_ADDS and request.region.numel <= _LARGE and abs(value) >= torch.finfo(dtype).tiny:
             zeros += outs
             small.setdefault(value, []).extend(outs)
         else:
             for out in outs:
-                out.fill_(value)
+                out.fill_(value)  # subnormal numbers too: torch's threads may flush a sum
     if zeros:
         torch._foreach_zero_(zeros)
     for value, outs in small.items():
@@ -332,6 +335,13 @@ def _parts(initializer: Initializer) -> tuple[Initializer, Initializer]:
 
 
 # -- whole matrices --------------------------------------------------------------------------------------------------
+
+
+def _arithmetic(initializer: Initializer) -> contextlib.AbstractContextManager[None]:
+    """One thread where values may be subnormal: torch's other threads may flush these to zero."""
+    assert isinstance(initializer, Orthogonal | DeltaOrthogonal | Identity | Dirac | Sparse), initializer
+    scale = initializer.std if isinstance(initializer, Sparse) else initializer.gain
+    return one_thread() if abs(scale) < matrices.TINY else contextlib.nullcontext()
 
 
 @functools.singledispatch

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from zeta.base.gaussian import Moments, truncated_moments
+from zeta.base.language.state import subnormals
 from zeta.base.reading import shown
 from zeta.errors import SpecError, notice
 from zeta.initializers.base import Initializer, Site, set_number
@@ -75,6 +76,7 @@ class Uniform(Initializer):
     low: float = 0.0
     high: float = 1.0
 
+    @subnormals()
     def __post_init__(self) -> None:
         set_number(self, "low")
         set_number(self, "high")
@@ -160,6 +162,7 @@ class TruncatedNormal(Initializer):
     high: float | None = field(default=None, kw_only=True)
     correct_std: bool = field(default=False, kw_only=True)
 
+    @subnormals()
     def __post_init__(self) -> None:
         set_number(self, "std", above=0.0)
         set_number(self, "mean")
@@ -199,6 +202,7 @@ class TruncatedNormal(Initializer):
             return (self.mean - self.cutoff * self.std, self.mean + self.cutoff * self.std)
         return (-math.inf if self.low is None else self.low, math.inf if self.high is None else self.high)
 
+    @subnormals()
     def sigmas(self) -> tuple[float, float]:
         """The bounds in standard deviations from the mean."""
         if self.cutoff is not None:
@@ -243,11 +247,11 @@ class TruncatedNormal(Initializer):
         below, above = self.std, 2.0 * self.std
         while spread(above) < self.std:
             below, above = above, 2.0 * above
-        while above - below > 1e-12 * above:
-            middle = (below + above) / 2
+        while above - below > 1e-12 * above and below < (middle := (below + above) / 2) < above:
             below, above = (middle, above) if spread(middle) < self.std else (below, middle)
         return replace(self, std=(below + above) / 2, correct_std=False)
 
+    @subnormals()
     def moments(self, site: Site) -> Moments:
         solved = self.solve(site)
         if solved.cutoff is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 import torch
@@ -323,6 +323,13 @@ def changed_with(written: Iterable[Slot]) -> set[int]:
     """The ``id`` of each buffer that gets a new value because a parametrized weight among these is written."""
     lists = [slot.parametrization for slot in written]
     return {id(buffer) for plist in lists if plist is not None for buffer in following(plist)}
+
+
+def without_value(slots: Iterable[Slot], kept: Collection[str]) -> list[Slot]:
+    """The slots on meta that have no value if these names are kept: no written weight gives them one either."""
+    slots = list(slots)
+    follow = changed_with(slot for slot in slots if slot.name not in kept)
+    return [slot for slot in slots if slot.tensor.is_meta and slot.name in kept and id(slot.tensor) not in follow]
 
 
 def is_norm_statistic(slot: Slot) -> bool:

@@ -24,11 +24,11 @@ from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.resolve.resolver import UNRULED, check_dtype
+from zeta.resolve.resolver import check_dtype
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.rules import Kind
 from zeta.write.shards import Held, held, whole
-from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared
+from zeta.write.targets import check_memory, check_target, check_writable, is_usual, kept_on_purpose, shared
 
 if TYPE_CHECKING:
     from zeta.write.parametrized import Inversion
@@ -99,9 +99,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
             problems.append(f"{entry.name}: {error}")
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    buffers = [entry for entry in fit.plan.entries if entry.kind is Kind.BUFFER]
-    on_purpose = {entry.name for entry in buffers if entry.kept and entry.rule not in UNRULED}
-    problems += shared({job.entry.name: job.memory for job in jobs}, fit.slots.values(), on_purpose)
+    written = {job.entry.name: job.memory for job in jobs}
+    problems += shared(written, fit.slots.values(), kept_on_purpose(fit.plan))
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs

@@ -18,8 +18,7 @@ from zeta.base.tensors import Swaps, attributes, extent, has_address, with_memor
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
-from zeta.resolve.slots import changed_with
-from zeta.rules import Kind
+from zeta.resolve.slots import Slot, without_value
 
 Result = TypeVar("Result")
 
@@ -139,18 +138,16 @@ def _memory(tensor: Tensor) -> object:
 def _check_values(fit: Fit) -> None:
     """Raise ``TargetError`` for tensors on meta to which the plan gives no value."""
     known: set[int] = set()
-    problems: list[str] = []
-    follow = changed_with(slot for slot in fit.slots.values() if not fit.plan[slot.name].kept)
+    kept = {name for entry in fit.plan if entry.kept for name in (entry.name, *entry.ties)}
+    problems = [
+        f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it {_rule_for(slot)}, or take what "
+        "the constructor computes: model, recorded = zeta.record(...), then recorded.override(rules, model)"
+        for slot in without_value(fit.slots.values(), kept)
+    ]
     for slot in fit.slots.values():
         known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
         if slot.parametrization is not None:
             known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
-        if slot.tensor.is_meta and fit.plan[slot.name].kept and id(slot.tensor) not in follow:
-            rule = f'Rule("{slot.name}", ..., buffers=True)' if slot.kind is Kind.BUFFER else "a rule"
-            problems.append(
-                f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it {rule}, or take what the "
-                "constructor computes: model, recorded = zeta.record(...), then recorded.override(rules, model)"
-            )
     problems += [
         f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
         "register_buffer makes it one"
@@ -166,6 +163,10 @@ def _check_values(fit: Fit) -> None:
     ]
     if problems:
         raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))
+
+
+def _rule_for(slot: Slot) -> str:
+    return f'Rule("{slot.name}", ..., buffers=True)' if slot.kind is Kind.BUFFER else "a rule"
 
 
 def _twins(

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from zeta.base.generators import apart
 from zeta.base.modules import tensors_of
-from zeta.base.parametrizations import originals
+from zeta.base.parametrizations import is_rescaled, originals
 from zeta.errors import TargetError, notice
 
 # The allowed error of a parametrized weight, in units of the dtype's eps: it is computed by norms and products of rows.
@@ -78,7 +78,7 @@ def invert(
         for tensor, new in zip(originals(trial), stored, strict=True):
             tensor.data = new.to(tensor).clone()
         _set(own)  # a right inverse may write to them
-        rescaled = any(isinstance(part, _SPECTRAL_NORM) for part in trial)
+        rescaled = is_rescaled(trial)
         if rescaled and not value.any():
             raise TargetError(
                 f"{name} is under spectral_norm, which divides by the largest singular value: zero has none. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import torch
@@ -15,6 +15,7 @@ from zeta.base.modules import parameters_of
 from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
+from zeta.resolve.resolver import UNRULED
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 from zeta.write.placeholders import runtime_problem
@@ -44,22 +45,45 @@ def shared(written: Mapping[str, Tensor], slots: Collection[Slot], kept: Collect
                 slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
             ):
                 known.add(id(slot.tensor))
-                if (tensor := _memory(slot.tensor)) is not None:
+                if (tensor := memory_of(slot.tensor)) is not None:
                     memory.append((slot.name, tensor))
+    if _apart(memory):
+        return []
+
+    def matters(name: str, owner: str) -> bool:
+        both = {name, owner}
+        return not both.isdisjoint(written) and (both.isdisjoint(followers) or both <= buffers)
+
+    return [
+        f"{name}: shares the memory of {owner}, but is another tensor of the model; tie them by assigning the same "
+        "Parameter, or give one its own memory"
+        for name, owner in meeting(memory, matters)
+    ]
+
+
+def _apart(memory: Iterable[tuple[str, Tensor]]) -> bool:
+    """Whether no two tensors overlap, whatever their devices are; on meta, nobody can tell so quickly."""
     end = 0
     for begin, nbytes in sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory]):
-        if begin < end:
-            break
-        end = begin + nbytes if begin else 0
-    else:
-        return []  # whatever the devices are
-    by_device: dict[torch.device, list[_Extent]] = {}
+        if begin < end or (nbytes and not begin):
+            return False
+        end = begin + nbytes
+    return True
+
+
+def kept_on_purpose(plan: Iterable[Entry]) -> set[str]:
+    """The buffers that a rule keeps, which must not follow a parameter."""
+    return {e.name for e in plan if e.kind is Kind.BUFFER and e.kept and e.rule not in UNRULED}
+
+
+def meeting(memory: Iterable[tuple[str, Tensor]], matters: Callable[[str, str], bool]) -> Iterator[tuple[str, str]]:
+    """The names of each two tensors that have an element in common and that matter; first the one that begins later."""
+    by_memory: dict[object, list[_Extent]] = {}
     for name, tensor in memory:
-        begin, nbytes = tensor.data_ptr(), nbytes_of(tensor)
-        if begin and nbytes:
-            by_device.setdefault(tensor.device, []).append((begin, begin + nbytes, tensor, name))
-    problems: list[str] = []
-    for extents in by_device.values():
+        (where, begin), nbytes = place_of(tensor), nbytes_of(tensor)
+        if nbytes and (begin or tensor.is_meta):
+            by_memory.setdefault(where, []).append((begin, begin + nbytes, tensor, name))
+    for extents in by_memory.values():
         extents.sort(key=operator.itemgetter(0))
         end = 0
         overlapping: list[_Extent] = []  # those up to here of which each begins before the end of one before it
@@ -68,31 +92,33 @@ def shared(written: Mapping[str, Tensor], slots: Collection[Slot], kept: Collect
             if begin >= end:
                 overlapping, end = [found], until
                 continue
-            problems += [
-                f"{name}: shares the memory of {owner_name}, but is another tensor of the model; tie them by assigning "
-                "the same Parameter, or give one its own memory"
-                for _, other_end, owner, owner_name in overlapping
-                if other_end > begin and not {name, owner_name}.isdisjoint(written)
-                if {name, owner_name}.isdisjoint(followers) or {name, owner_name} <= buffers
-                if _meet(owner, tensor)
-            ]
+            yield from (
+                (name, owner_name)
+                for other_begin, other_end, owner, owner_name in overlapping
+                if other_end > begin and matters(name, owner_name) and _meet(owner, tensor, begin - other_begin)
+            )
             overlapping.append(found)
             end = max(end, until)
-    return problems
 
 
-def _memory(tensor: Tensor) -> Tensor | None:
-    """What is here of a tensor, or ``None`` if that has no memory."""
-    if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided:
+def memory_of(tensor: Tensor) -> Tensor | None:
+    """What is here of a tensor, or ``None`` if that has no memory; on meta, the memory that it will have."""
+    if nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided:
         return None
     here = local(tensor)
-    return here if has_address(here) else None
+    return here if here.is_meta or has_address(here) else None
 
 
-def _meet(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors whose extents overlap, the first beginning no later, have an element in common."""
+def place_of(tensor: Tensor) -> tuple[object, int]:
+    """Which memory a tensor looks into, and the byte there at which its first element begins."""
+    if tensor.is_meta:
+        return tensor.untyped_storage()._cdata, int(tensor.storage_offset()) * tensor.itemsize
+    return tensor.device, tensor.data_ptr()
+
+
+def _meet(first: Tensor, second: Tensor, shift: int) -> bool:
+    """Whether two tensors whose extents overlap have an element in common; the second begins ``shift`` bytes later."""
     size = first.element_size()
-    shift = second.data_ptr() - first.data_ptr()
     if second.element_size() != size or shift % size:
         return True
     marks = torch.zeros(max(extent(first), shift // size + extent(second)), dtype=torch.bool, device="cpu")
@@ -113,6 +139,7 @@ def is_usual(slot: Slot) -> bool:
             and tensor.layout is torch.strided
             and tensor.dtype in dtypes.DRAWABLE
             and tensor.is_contiguous()
+            and not tensor.is_neg()
             and (tensor.data_ptr() != 0 or not (tensor.nbytes or tensor.is_meta))
             and tensor.untyped_storage().nbytes() >= tensor.nbytes + tensor.storage_offset() * tensor.itemsize
             and runtime_problem(slot) is None
@@ -188,8 +215,18 @@ def check_writable(slot: Slot) -> None:
             f"has dtype {dtypes.name_of(tensor.dtype)}; initialize the floating-point model and quantize it "
             "afterwards, or use Keep()"
         )
+    check_negated(tensor)
     if slot.parametrization is None and overlaps(tensor):
         raise TargetError(
             f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
             ".clone()"
+        )
+
+
+def check_negated(tensor: Tensor) -> None:
+    """Raise ``TargetError`` for a negated view of 8-bit floating-point numbers, which torch cannot negate."""
+    if tensor.is_neg() and tensor.is_floating_point() and tensor.itemsize == 1:
+        raise TargetError(
+            f"is a negated view of {dtypes.name_of(tensor.dtype)}, which torch cannot negate; use the tensor that it "
+            "is a view of"
         )

@@ -39,10 +39,15 @@ def fixed_state() -> Iterator[None]:
         yield
 
 
+def flushes_subnormals() -> bool:
+    """Whether ``torch.set_flush_denormal`` is on in this thread: Python's numbers are flushed too."""
+    return sys.float_info.min * _HALF[0] == 0.0
+
+
 @contextlib.contextmanager
 def subnormals() -> Iterator[None]:
     """Keep subnormal numbers, even if ``torch.set_flush_denormal`` is on in this thread."""
-    flushed = sys.float_info.min * _HALF[0] == 0.0
+    flushed = flushes_subnormals()
     try:
         if flushed:
             torch.set_flush_denormal(False)

@@ -1,4 +1,4 @@
-"""The surroundings of a call: torch's modes and default device, and other threads that use the same model."""
+"""The surroundings of a call: torch's modes and settings of this thread, and other threads with the same model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from torch.utils._python_dispatch import (
     _push_mode,
 )
 
+from zeta.base.language.state import flushes_subnormals
 from zeta.base.modules import modules_of
 from zeta.base.process.interrupts import insist, undone, undone_on_error
 from zeta.errors import TargetError
 
 
 def plain() -> contextlib.AbstractContextManager[None]:
-    """Run the block outside of all modes: default device, ``FakeTensorMode``, inference, autocast.
+    """Run the block outside of all modes: default device, ``FakeTensorMode``, inference, autocast, flushed subnormals.
 
     Raises ``TargetError`` inside a transform of ``torch.func``, where tensors are wrappers without memory.
     """
@@ -38,6 +39,7 @@ def plain() -> contextlib.AbstractContextManager[None]:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_any_autocast_enabled()
         or torch.is_inference_mode_enabled()
+        or flushes_subnormals()
     )
     return _outside() if surrounded else _Here()
 
@@ -83,9 +85,16 @@ class Modes:
     """The modes of this thread at the beginning of a block."""
 
     def __init__(
-        self, *, functions: Sequence[Any] = (), dispatched: Sequence[Any] = (), cast: Sequence[str] = (), grad: bool
+        self,
+        *,
+        functions: Sequence[Any] = (),
+        dispatched: Sequence[Any] = (),
+        cast: Sequence[str] = (),
+        grad: bool,
+        flushed: bool = False,
     ) -> None:
         self._functions, self._dispatched, self._cast, self._grad = functions, dispatched, cast, grad
+        self._flushed = flushed
 
     @classmethod
     def now(cls) -> Modes:
@@ -95,10 +104,13 @@ class Modes:
             dispatched=_get_current_dispatch_mode_stack(),
             cast=[kind for kind in _autocast_devices() if torch.is_autocast_enabled(kind)],
             grad=torch.is_grad_enabled(),
+            flushed=flushes_subnormals(),
         )
 
     def leave(self) -> None:
-        """Leave those of torch's functions and autocast."""
+        """Leave those of torch's functions, autocast and flushing."""
+        if self._flushed:
+            torch.set_flush_denormal(False)
         _leave_functions()
         for kind in self._cast:
             torch.set_autocast_enabled(kind, False)
@@ -106,6 +118,8 @@ class Modes:
 
     def restore(self) -> None:
         """Be in all of them again, and in no others."""
+        if self._flushed:
+            torch.set_flush_denormal(True)
         for kind in self._cast:
             torch.set_autocast_enabled(kind, True)
         torch.clear_autocast_cache()  # casts of weights that may have been written since

@@ -17,11 +17,15 @@ from zeta.rules import Kind
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TensorFacts:
-    """The facts about one parameter or buffer: its global values, its gradient, its plan."""
+    """The facts about one parameter or buffer: its global values, its gradient, its plan.
+
+    ``given`` are the values that a plan is about: those of ``values``, but for a weight that ``spectral_norm`` divides.
+    """
 
     slot: Slot
     ties: tuple[str, ...]
     values: Tensor
+    given: Tensor
     stats: Stats
     gradient: Tensor | None
     gradient_stats: Stats | None

@@ -70,7 +70,7 @@ def _moments(one: TensorFacts, entry: Entry, limits: Thresholds) -> Iterator[Fin
     if not one.stats.count or one.stats.nonfinite or one.slot.shape != entry.shape or one.slot.tensor.is_complex():
         return
     error = inversion_error(one.values.dtype) if one.slot.parametrization is not None else 0.0
-    measured = measure(entry, one.values, error)
+    measured = measure(entry, one.given, error)
     for rule, what, score, value, planned in (
         ("Z201", "std", measured.std_z, measured.std, entry.std),
         ("Z202", "mean", measured.mean_z, measured.mean, entry.mean),

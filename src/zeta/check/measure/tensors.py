@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta.base.parametrizations import evaluated, originals
+from zeta.base.parametrizations import evaluated, is_rescaled, originals, planned_weight
 from zeta.check.facts.evidence import Pass, TensorFacts
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
@@ -40,6 +40,7 @@ def tensor_facts(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozens
                 slot=slot,
                 ties=tuple(other.name for other in group[1:]),
                 values=values,
+                given=_given(slot, values),
                 stats=_stats(values),
                 gradient=gradient,
                 gradient_stats=None if gradient is None else stats_of(gradient),
@@ -60,6 +61,14 @@ def _values(slot: Slot) -> Tensor:
         return plain(slot.tensor.to_dense() if sparse else slot.tensor)
     with torch.no_grad(), parametrize.cached():
         return plain(evaluated(slot.parametrization))
+
+
+def _given(slot: Slot, values: Tensor) -> Tensor:
+    """The values that a plan is about."""
+    if slot.parametrization is None or not is_rescaled(slot.parametrization):
+        return values
+    with torch.no_grad(), parametrize.cached():
+        return plain(planned_weight(slot.parametrization))
 
 
 def _parts(slot: Slot) -> list[Tensor]:

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrize
 
 from zeta import recipes
 from zeta.base.distributed import is_sharded
 from zeta.base.modules import modules_of, tensors_of, within_reach
-from zeta.base.parametrizations import evaluated, originals
+from zeta.base.parametrizations import originals, planned_weight
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import alone_with, plain
 from zeta.base.reading import shown
@@ -184,7 +184,7 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
     """The node of each parametrized weight, computed by its parametrization from the originals.
 
     And the nodes of the tensors that the parametrization stores, as the constructor left them.
-    Under spectral_norm it is the node of the original tensor, because that is what values are written to.
+    Under spectral_norm it is the node of what is divided, because that is what values are written to.
     """
     nodes: dict[int, Node] = {}
     for module in modules_of(model):
@@ -193,11 +193,8 @@ def _effective(model: nn.Module, recorder: Recorder) -> dict[int, Node]:
         with torch._C.DisableTorchFunction():  # the recording itself says that nothing is on meta
             stored = [tensor for tensor in tensors_of(module) if tensor.is_meta]
         nodes |= {id(tensor): recorder.graph.read(tensor) for tensor in stored}  # the call below may write to them
-        if any(isinstance(part, parametrizations._SpectralNorm) for part in module):
-            nodes[id(module)] = _present(recorder, module.original)
-            continue
         with torch.no_grad():
-            node = _present(recorder, evaluated(module))
+            node = _present(recorder, planned_weight(module))
         nodes[id(module)] = replace(node, source=_present(recorder, originals(module)[-1]).source)
     return nodes
 

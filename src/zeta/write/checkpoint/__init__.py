@@ -1,9 +1,10 @@
 """The files of a checkpoint: their layout, the manifest, how they are written, and how they appear all at once.
 
 ``layout`` computes names and offsets from the plan alone. ``settings`` makes the files that transformers needs in
-addition. ``manifest`` is the request, stored as ``zeta.json``. ``blocks`` groups small tensors that are drawn together.
-``writing`` has the threads that fill the files. ``unfinished`` keeps unfinished work apart and publishes it when it is
-complete. ``journal`` makes that safe even if the run is killed. ``open_folder`` follows no link.
+addition. ``manifest`` is the request, stored as ``zeta.json``. ``blocks`` groups small tensors that are drawn together,
+and ``following`` computes buffers in the memory of parameters. ``writing`` has the threads that fill the files.
+``unfinished`` keeps unfinished work apart and publishes it when it is complete. ``journal`` makes that safe even if the
+run is killed. ``open_folder`` follows no link.
 """
 
 from zeta.write.checkpoint.blocks import Block, blocks

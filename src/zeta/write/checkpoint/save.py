@@ -40,7 +40,8 @@ from zeta.write.checkpoint import (
     check_folder,
     work,
 )
-from zeta.write.targets import check_target
+from zeta.write.checkpoint.following import followed, leaders_of
+from zeta.write.targets import check_negated, check_target, kept_on_purpose, memory_of, shared
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ def save_files(
     check_module(model)
     files = request.layout
     slots = _check(model, request.plan)
+    leaders = leaders_of(request.plan, slots)
     _warn_of_extra_state(model)
     check_folder(folder, force=force, settings=request.settings)
     watchers = {entry.name: watch(entry) for entry in request.plan if entry.persistent and not entry.kept}
@@ -90,7 +92,11 @@ def save_files(
                     if isinstance(item, Block):
                         run.draw_together(item, request.seed, watchers)
                     elif item.entry.kept:
-                        kept[item.entry.name] = run.copy(item, slots[item.entry.name].tensor)
+                        name = item.entry.name
+                        tensor = slots[name].tensor
+                        if name in leaders:
+                            tensor = followed(name, tensor, leaders[name], request.seed)
+                        kept[name] = run.copy(item, tensor)
                     else:
                         run.draw(item, request.seed, watchers[item.entry.name])
                 writer.finish(shard.size)
@@ -219,6 +225,13 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
             if name in slots and slots[name].persistent != entry.persistent
         ]
     problems += tie_problems(plan, slots, lambda entry: entry.persistent)
+    written = {
+        entry.name: memory
+        for entry in plan
+        if not entry.kept and entry.name in slots
+        if (memory := memory_of(slots[entry.name].tensor)) is not None
+    }
+    problems += shared(written, slots.values(), kept_on_purpose(plan))
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
     problems += [f"{name}: is not in the plan" for name in slots if name not in planned]
     if problems:
@@ -250,6 +263,7 @@ def _check_plain(slot: Slot) -> None:
         )
     if not has_address(tensor):
         raise TargetError(f"is a {type(tensor.data).__name__} without memory of its own; make it a plain tensor")
+    check_negated(tensor)
 
 
 def _check_writable(entry: Entry) -> None:

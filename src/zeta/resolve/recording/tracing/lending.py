@@ -26,11 +26,13 @@ class Lent:
     """One such memory, with a copy of its content at the last check.
 
     ``real`` has the values of ``twin``. If that is the whole of a recorded memory, other tensors that look into it look
-    into ``real``, too.
+    into ``real``, too. Nobody else has these two tensors: a tensor that the constructor has may get another form or
+    another memory at any time (``t_``, ``.data``, ``set_``, ``swap_tensors``), and what is shared is the memory.
     """
 
     def __init__(self, *, twin: Tensor, real: Tensor, whole: bool, node: Node, source: Source | None) -> None:
-        self.twin, self.real, self.whole, self.source = twin, real, whole, source
+        self.twin, self.real = twin.detach(), real.detach()
+        self.whole, self.source = whole, source
         self.seen = real.clone()
         self.node = node
         self.is_blank = False  #: whether what nobody has written to has no value
@@ -86,7 +88,7 @@ class Lending:
         """The values of a tensor on meta, in memory that from now on has what is recorded of it, and the reverse."""
         self.settle()
         with outside_of_modes():
-            lent = next((lent for lent in self._lent if lent.has(tensor)), None) or self._new(tensor.detach())
+            lent = next((lent for lent in self._lent if lent.has(tensor)), None) or self._new(tensor)
             return lent.view(tensor).requires_grad_(tensor.requires_grad)
 
     def twin_of(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:

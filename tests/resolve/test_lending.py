@@ -1,0 +1,207 @@
+"""Memory that a constructor's tensors share with NumPy, where the tensors get another form or another memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zeta
+from tests.helpers.recorded import recorded
+from zeta import Rule, Rules
+
+
+def _table() -> Any:
+    return np.arange(4, dtype=np.float32)
+
+
+def _by_data(x: Tensor) -> None:
+    x.data = torch.full((4,), 9.0)
+
+
+def _by_set(x: Tensor) -> None:
+    x.set_(torch.full((4,), 9.0))
+
+
+def _by_swap(x: Tensor) -> None:
+    torch.utils.swap_tensors(x, torch.full((4,), 9.0))
+
+
+OTHER_MEMORY = [_by_data, _by_set, _by_swap]
+
+
+@pytest.mark.parametrize("replace", OTHER_MEMORY)
+@pytest.mark.parametrize("way", ["record", "plan", "from_function"])
+def test_an_array_that_a_tensor_has_left_is_not_written(way: str, replace: Callable[[Tensor], None]) -> None:
+    table = _table()
+
+    def leave() -> Tensor:
+        x = torch.from_numpy(table)
+        replace(x)
+        return x.add_(1)
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(leave())
+        return module
+
+    model: Any = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(4))
+    if way == "record":
+        model, plan = zeta.record(build)
+        zeta.materialize_(model, plan, seed=0)
+    elif way == "plan":
+        zeta.apply_(model, zeta.plan(model, lambda m: m.weight.data.copy_(leave())), seed=0)
+    else:
+        rule = Rule("weight", zeta.from_function(lambda x: x.copy_(leave())))
+        zeta.init_(model, Rules([rule]), seed=0)
+    assert np.array_equal(table, _table())
+    assert model.weight.tolist() == [10.0] * 4
+    build()
+    assert np.array_equal(table, _table())
+
+
+def _by_transposing() -> list[Tensor]:
+    array = _table().reshape(2, 2)
+    x = torch.from_numpy(array)
+    x.t_()
+    array += 1
+    return [x, x * 2]
+
+
+def _by_transposing_and_arithmetic() -> list[Tensor]:
+    array = np.ones((2, 3), dtype=np.float32)
+    x = torch.from_numpy(array)
+    x.t_()
+    x.mul_(2)
+    return [x, torch.tensor(array)]
+
+
+def _by_another_dimension() -> list[Tensor]:
+    array = np.ones((2, 3), dtype=np.float32)
+    x = torch.from_numpy(array)
+    x.unsqueeze_(0)
+    array[:] = 3
+    return [x]
+
+
+def _by_another_size() -> list[Tensor]:
+    array = np.ones(6, dtype=np.float32)
+    x = torch.from_numpy(array)
+    x.resize_(3)
+    x.fill_(4)
+    return [x, torch.tensor(array)]
+
+
+def _by_an_array_that_was_left() -> list[Tensor]:
+    scratch = np.zeros(4, dtype=np.float32)
+    x = torch.from_numpy(scratch)
+    x.data = torch.from_numpy(np.ones(4, dtype=np.float32))
+    scratch[:] = 7
+    return [x]
+
+
+def _by_reading_an_array_that_was_left() -> list[Tensor]:
+    table = _table()
+    x = torch.from_numpy(table)
+    x.data = torch.full((4,), 9.0)
+    x.add_(1)
+    return [x, torch.tensor(table)]
+
+
+FORMS = [
+    *(_by_transposing, _by_transposing_and_arithmetic, _by_another_dimension, _by_another_size),
+    *(_by_an_array_that_was_left, _by_reading_an_array_that_was_left),
+]
+
+
+def _built(make: Callable[[], list[Tensor]]) -> nn.Module:
+    module = nn.Module()
+    for number, tensor in enumerate(make()):
+        module.register_buffer(f"table{number}", tensor)
+    return module
+
+
+@pytest.mark.parametrize("make", FORMS)
+def test_a_tensor_of_another_form_still_shares_its_memory(make: Callable[[], list[Tensor]]) -> None:
+    model, _, _ = recorded(_built, make)
+    for name, real in _built(make).named_buffers():
+        assert torch.equal(model.get_buffer(name), real), name
+
+
+def test_memory_of_a_tensor_from_outside_is_shared_when_that_tensor_has_left_it() -> None:
+    def make(array: Any) -> list[Tensor]:
+        outside, x = torch.from_numpy(array), torch.zeros(4)
+        with torch.no_grad():
+            x.data = outside
+            outside.data = torch.full((4,), 5.0)
+        x.add_(1)
+        return [x, torch.tensor(array)]
+
+    model, _, _ = recorded(_built, lambda: make(_table()))
+    for name, real in _built(lambda: make(_table())).named_buffers():
+        assert torch.equal(model.get_buffer(name), real), name
+
+
+def _one_change(chosen: random.Random, tensors: list[Tensor], arrays: list[Any]) -> None:
+    """One change of a tensor, of its form or its memory, or of an array."""
+    x, y, a = chosen.choice(tensors), chosen.choice(tensors), chosen.choice(arrays)
+    match chosen.randrange(16):
+        case 0:
+            arrays.append(x.numpy())
+        case 1:
+            a[chosen.randrange(a.shape[0])] = chosen.randrange(9)
+        case 2:
+            a += 1
+        case 3:
+            a[...] = float(chosen.choice(arrays).sum() % 97)
+        case 4:
+            x.mul_(2).remainder_(101)
+        case 5:
+            x[chosen.randrange(x.shape[0])] += 3
+        case 6:
+            tensors.append(x[1:] if x.shape[0] > 2 else x.transpose(0, -1))
+        case 7 | 8:
+            tensors.append(torch.from_numpy(a))
+        case 9:
+            x.t_() if x.ndim == 2 else x.transpose_(0, -1)
+        case 10:
+            x.unsqueeze_(-1) if x.ndim < 3 else x.squeeze_()
+        case 11:
+            if x.is_contiguous():  # else torch leaves open what the elements are
+                x.resize_(max(1, x.shape[0] - 1), *x.shape[1:])
+        case 12:
+            x.data = chosen.choice([y, torch.full((2, 3), 9.0)])
+        case 13:
+            x.set_(chosen.choice([y, torch.full((3, 2), 8.0)]))
+        case 14:
+            first, second = torch.from_numpy(a), torch.full((2, 2), 7.0)  # torch swaps none that has a view
+            torch.utils.swap_tensors(first, second)
+            tensors += [first, second]
+        case 15:
+            x.numpy()[0] = chosen.randrange(7)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_forms_and_memories_at_random(seed: int) -> None:
+    """The recorded constructor has the values of the real one, and writes the same to an array from outside."""
+
+    def make(table: Any) -> list[Tensor]:
+        chosen = random.Random(seed)
+        array = np.arange(12, dtype=np.float32).reshape(3, 4)
+        tensors, arrays = [torch.zeros(3, 4), torch.from_numpy(array), torch.from_numpy(table)], [array, table]
+        for _ in range(24):
+            _one_change(chosen, tensors, arrays)
+        return [*(x.clone() for x in tensors), *map(torch.tensor, arrays)]
+
+    theirs, ours = _table().reshape(2, 2), _table().reshape(2, 2)
+    real = _built(lambda: make(theirs))
+    model, _, _ = recorded(_built, lambda: make(ours))
+    for name, tensor in real.named_buffers():
+        assert torch.equal(model.get_buffer(name), tensor), name
+    assert np.array_equal(theirs, ours)
