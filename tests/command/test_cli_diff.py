@@ -139,7 +139,7 @@ def test_a_transformers_configuration_against_a_recipe(here: Path) -> None:
     (here / "config.json").write_text(json.dumps(config))
     shown = assert_same("hf:config.json", "recipe:llama")
     assert shown.startswith("hf:config.json and recipe llama do the same to all 21 parameters\n")
-    assert_refused("hf:config.json: the recipe 'gpt2' does not fit this model", "hf:config.json", "recipe:gpt2")
+    assert_refused("hf:config.json: the recipe 'resnet' does not fit this model", "hf:config.json", "recipe:resnet")
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ class _Search:
         if self._routes(site):
             return Role.ROUTER
         outside = not any(part.isdecimal() for part in site.path[:-2])
-        if outside and not site.attention and not site.mlp and names.READOUT.fullmatch(_last_parts(site.path)):
+        if outside and site.attention is None and site.mlp is None and names.READOUT.fullmatch(_last_parts(site.path)):
             return Role.READOUT
         return None
 
@@ -293,7 +293,7 @@ class _Search:
             return
         last = sites[-1]
         alone = last.block == () and not names.NO_READOUT.search(".".join(last.path))
-        if alone and self._role(last) in (None, Role.MLP_DOWN) and not last.attention and len(sites) > 1:
+        if alone and self._role(last) in (None, Role.MLP_DOWN) and last.attention is None and len(sites) > 1:
             self._found[last.slot.name] = Role.READOUT
 
 

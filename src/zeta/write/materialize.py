@@ -19,6 +19,7 @@ from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
 from zeta.resolve.slots import Slot, without_value
+from zeta.rules import Kind
 
 Result = TypeVar("Result")
 
