@@ -494,3 +494,19 @@ def test_bits_of_what_is_a_number_are_refused(text: str) -> None:
 def test_another_shape_is_refused() -> None:
     with pytest.raises(SpecError, match=r"computes shape \(2, 2\), the parameter has \(3,\)"):
         Program((LEAF,)).solve(Site(shape=(3,)))
+
+
+def test_a_part_inside_of_a_region_is_placed_by_the_regions_offset() -> None:
+    def block(t: Tensor) -> None:
+        t.uniform_(2, 3)
+        t[3:5, 1:4] = torch.zeros(2, 3).uniform_(0, 1)
+
+    layer = nn.Module()
+    layer.p = nn.Parameter(torch.empty(8, 6))
+    plan = zeta.plan(layer, zeta.Rules([zeta.Rule("p", zeta.from_function(block))]))
+    whole = zeta.values(plan, "p", 0)
+    inside = torch.zeros(8, 6, dtype=torch.bool)
+    inside[3:5, 1:4] = True
+    assert torch.equal(whole < 1, inside)
+    for rows, columns in ((slice(1, 8), slice(0, 6)), (slice(2, 6), slice(1, 5)), (slice(4, 8), slice(2, 6))):
+        assert torch.equal(zeta.values(plan, "p", 0, region=(rows, columns)), whole[rows, columns])

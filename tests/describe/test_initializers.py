@@ -225,6 +225,20 @@ def test_correct_std_finds_the_parent(std: float, mean: float, low: float, high:
     assert (solved.mean, solved.bounds(), solved.correct_std) == (mean, spec.bounds(), False)
 
 
+@pytest.mark.parametrize(
+    ("std", "low", "high", "parent"),
+    [
+        (0.02, -0.03, 0.05, 0.02893344878149037),
+        (0.02, -0.04, 0.04, 0.027558042482369267),
+        (1.0, -2.0, 3.0, 1.10308439668961),
+        (0.1, -0.2, 1.0, 0.10801963186854664),
+    ],
+)
+def test_the_search_for_a_parent_ends_where_it_always_did(std: float, low: float, high: float, parent: float) -> None:
+    # values are written with this number: its last bit is part of the stream
+    assert TruncatedNormal(std, low=low, high=high, correct_std=True).solve(MATRIX).std == parent
+
+
 def test_correct_std_finds_a_parent_much_wider_than_its_bounds() -> None:
     """Near the std of the uniform law on [-100, 100], 57.735, the parent is several times as wide as asked for."""
     solved = TruncatedNormal(57.5, low=-100.0, high=100.0, correct_std=True).solve(MATRIX)

@@ -43,6 +43,7 @@ from zeta.initializers import (
     kaiming_normal,
     xavier_uniform,
 )
+from zeta.resolve.planning import planned
 from zeta.resolve.plans import Entry
 from zeta.rules import Kind, Match, kind
 
@@ -677,3 +678,18 @@ def test_a_plan_prints_as_a_table_with_its_totals() -> None:
 def test_a_name_that_is_not_in_the_plan() -> None:
     with pytest.raises(KeyError, match="no parameter or buffer named 'wieght'"):
         zeta.plan(nn.Linear(2, 2), ANY)["wieght"]
+
+
+# -- a part of a model -------------------------------------------------------------------------------------------------
+
+
+def test_a_selection_is_noted_and_rules_for_the_rest_are_used() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    rules = Rules([Rule("0.weight", Normal(0.5)), Rule("1.weight", Ones()), Rule("*.bias", Zeros())])
+    whole, part = planned(model, rules), planned(model, rules, only="0.*")
+    assert whole.selection is None
+    assert part.selection == ("0.weight", "0.bias")
+    assert [entry.name for entry in part.plan] == ["0.weight", "0.bias"]
+    idle = Rules([*rules, Rule("2.weight", Ones())])
+    with pytest.raises(PlanError, match=r"rule 4 \(2.weight\): no parameter is named 2.weight"):
+        planned(model, idle, only="0.*")
