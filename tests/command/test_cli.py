@@ -502,10 +502,14 @@ class Net(nn.Module):
         (("plan", "nets.py:Net", "--recipe", "resnet", "--option", "a"), "--option must be KEY=VALUE, such as "),
         (
             ("plan", "nets.py:Net", "--recipe", "resnet", "--option", "zero_init=true"),
-            "the recipe 'resnet' has no option 'zero_init': its options are zero_init_residual; did you mean "
+            "the recipe 'resnet' has no option 'zero_init'; its options are zero_init_residual; did you mean "
             "'zero_init_residual'?",
         ),
-        (("plan", "nets.py:Net", "--recipe", "bert", "--option", "a=1"), "has no option 'a': it has none"),
+        (("plan", "nets.py:Net", "--recipe", "nerf", "--option", "a=1"), "has no option 'a', or any other"),
+        (
+            ("plan", "nets.py:Net", "--recipe", "resnet", "--option", "zero_init_residual=yes"),
+            "the recipe 'resnet': zero_init_residual must be True or False, got 'yes'",
+        ),
     ],
 )
 def test_what_recipes_refuse(arguments: tuple[str, ...], message: str) -> None:

@@ -388,3 +388,12 @@ def test_axes_of_a_file_are_counted_from_the_front() -> None:
         zeta.Plan.from_json(json.dumps(document))
     document["entries"][0]["axes"] = {"fan_in": [-1], "fan_out": [-2]}
     assert zeta.Plan.from_json(json.dumps(document)) == plan
+
+
+@pytest.mark.parametrize("layer", [nn.GRU(4, 8), nn.GRUCell(4, 8)], ids=["GRU", "GRUCell"])
+def test_a_bias_packs_what_its_weight_packs(layer: nn.Module) -> None:
+    gates = Blocks(i=Zeros(), f=Ones(), g=Zeros(), o=Zeros())
+    with pytest.raises(zeta.PlanError, match=r"has 4 blocks, but weight_ih\w* of its layer packs 3"):
+        zeta.plan(layer, Rules([Rule("bias_ih*", gates), Rule("bias_hh*", Zeros()), Rule("weight*", Ones())]))
+    right = Rules([Rule("bias*", Blocks(r=Zeros(), z=Ones(), n=Zeros())), Rule("weight*", Ones())])
+    assert zeta.init_(layer, right, seed=0).ok

@@ -15,8 +15,9 @@ import zeta
 from examples.gpt import gpt2 as example_gpt2
 from tests.helpers.layers import LAYERS
 from tests.helpers.models import Basic, Bottleneck, ResNet
-from zeta import recipes
+from zeta import Rule, Rules, recipes
 from zeta.errors import PlanError, SpecError
+from zeta.initializers import Zeros
 from zeta.rules import Kind
 from zeta.utils import init_default_
 
@@ -380,3 +381,63 @@ def test_torch_s_defaults_have_torch_s_variance_in_each_part(build: Callable[[],
             for part in range(x.shape[-1]):
                 assert float(y[..., part].var()) == pytest.approx(float(x[..., part].var()), rel=0.15), name
         assert float(y.abs().max()) <= float(x.abs().max()) * 1.2 + 1e-9, name
+
+
+# -- options, and rules before a recipe --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        ("gpt2", {"sdt": 0.1}, "the recipe 'gpt2' has no option 'sdt'; its options are std; did you mean 'std'"),
+        ("gpt2", {"std": -1}, "the recipe 'gpt2': std must be a positive number, got -1"),
+        ("resnet", {"zero_init_residual": "yes"}, "zero_init_residual must be True or False, got 'yes'"),
+        ("lstm", {"order": "iffo"}, "the recipe 'lstm': order must be one of 'ifgo', .*, got 'iffo'"),
+        ("lstm", {"order": 3}, "the recipe 'lstm': order must be a text, got 3"),
+    ],
+)
+def test_options_that_are_refused(recipe: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        zeta.plan(small_gpt(), recipe, **options)
+
+
+def test_the_std_of_a_hand_written_model() -> None:
+    plan = zeta.plan(small_gpt(), "gpt2", std=0.1)
+    assert plan["wte.weight"].std == pytest.approx(0.1)
+    assert plan["h.0.mlp.c_proj.weight"].std == pytest.approx(0.1 / math.sqrt(2))
+
+
+def test_rules_before_a_recipe_may_take_the_place_of_its_rules() -> None:
+    model = small_gpt()
+    mine = Rules([Rule("*.attn.c_proj.weight", Zeros())])
+    plan = zeta.plan(model, mine + recipes.gpt2(model))
+    assert plan["h.0.attn.c_proj.weight"].initializer == Zeros()
+    assert plan["h.0.mlp.c_proj.weight"] == zeta.plan(model, "gpt2")["h.0.mlp.c_proj.weight"]
+    # a rule of the recipe that nothing matches is an error all the same
+    linear = nn.Linear(3, 3)
+    with pytest.raises(PlanError, match=r"rule 2 \(attention outputs\): matches nothing"):
+        zeta.plan(linear, Rules([Rule("weight", Zeros())]) + recipes.gpt2(linear))
+    # and so is one of mine that another one of mine hides
+    with pytest.raises(PlanError, match=r"rule 2 \(h.0.attn.c_proj.weight\): hidden by rule 1"):
+        zeta.plan(model, mine + Rules([Rule("h.0.attn.c_proj.weight", Zeros())]) + recipes.gpt2(model))
+
+
+def test_a_recipe_over_a_recording() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = small_gpt()
+            self.register_buffer("mask", torch.ones(4, 4).tril())
+
+    model, recorded = zeta.record(Masked)
+    plan = recorded.override("gpt2", model)
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.mask, torch.ones(4, 4).tril())
+    expected = zeta.plan(Masked(), "gpt2")
+    assert [entry.initializer for entry in plan.parameters] == [entry.initializer for entry in expected.parameters]
+
+
+def test_a_function_that_returns_rules_is_refused() -> None:
+    for how in (recipes.gpt2, lambda model: recipes.gpt2(model)):
+        with pytest.raises(SpecError, match=r"the function returned rules.*zeta.recipes.gpt2\(model\)"):
+            zeta.init_(small_gpt(), how, seed=0)

@@ -6,7 +6,8 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from torch import nn
@@ -65,7 +66,7 @@ def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
         rules = checked(model, **options)
-        return Rules(adapters_off(model)) + rules if has_adapters(model) else rules
+        return _of_recipe(adapters_off(model), function) + rules if has_adapters(model) else rules
 
     return made
 
@@ -76,14 +77,30 @@ def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
 
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
-        for option in options:
+        for option, value in options.items():
             if option not in known:
-                among = f"its options are {', '.join(known)}" if known else "it has none"
-                close = did_you_mean(option, known)
-                raise SpecError(f"the recipe {function.__name__!r} has no option {option!r}: {among}{close}")
-        return function(model, **options)
+                among = (
+                    f"; its options are {', '.join(known)}{did_you_mean(option, known)}" if known else ", or any other"
+                )
+                raise SpecError(f"the recipe {function.__name__!r} has no option {option!r}{among}")
+            _check_type(function.__name__, option, value, known[option])
+        return _of_recipe(function(model, **options), function)
 
     return made
+
+
+def _of_recipe(rules: Iterable[Rule], function: Callable[..., Rules]) -> Rules:
+    return Rules(replace(rule, recipe=function.__name__) for rule in rules)
+
+
+def _check_type(name: str, option: str, value: Any, default: Any) -> None:
+    """``SpecError`` if the value of an option is of another sort than its default."""
+    for sort, expected in ((bool, "True or False"), (str, "a text"), (float, "a number"), (int, "a whole number")):
+        if isinstance(default, sort):
+            allowed = (int, float) if sort is float else sort
+            if not isinstance(value, allowed) or (isinstance(value, bool) and sort is not bool):
+                raise SpecError(f"the recipe {name!r}: {option} must be {expected}, got {shown(value)}")
+            return
 
 
 def options_of(function: Callable[..., Rules]) -> dict[str, Any]:
@@ -184,7 +201,8 @@ def law(formula: str, function: Law) -> Law:
 
 def choice(recipe_name: str, option: str, value: Any, known: Any) -> Any:
     """``value`` if it is one of the ``known`` values of an option; ``SpecError`` otherwise."""
-    if value not in list(known):
+    known = list(known)
+    if value not in known:
         close = did_you_mean(value, known) if isinstance(value, str) else ""
         names = ", ".join(map(repr, known))
         raise SpecError(f"the recipe {recipe_name!r}: {option} must be one of {names}, got {shown(value)}{close}")
@@ -230,9 +248,9 @@ def size(match: Match, option: str, given: int | None, *attributes: str) -> int:
     return found
 
 
-def initializer_range(match: Match) -> float:
-    """The std in the model's ``config``; 0.02 if it has none."""
-    return float(getattr(match.config, "initializer_range", None) or 0.02)
+def initializer_range(match: Match, std: float | None = None) -> float:
+    """``std`` if it is given, else the std in the model's ``config``; 0.02 if it has none."""
+    return float(std or getattr(match.config, "initializer_range", None) or 0.02)
 
 
 def gated(gate: Law, up: Law) -> Law:

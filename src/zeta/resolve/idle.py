@@ -41,13 +41,24 @@ def _has_choices(rule: Rule) -> bool:
     return bool(globs) and (globs != (rule.where.label,) or "{" in globs[0])
 
 
+def hiding(rules: Rules, position: int, matches: Sequence[Match]) -> list[int]:
+    """The rules that match first what a rule would match."""
+    first = {rules.first(match) for match in matches if rules[position].matches(match)}
+    return sorted(each for each in first if each not in (None, position))
+
+
+def is_replaced(rules: Rules, position: int, matches: Sequence[Match]) -> bool:
+    """Whether a rule of a recipe is hidden by rules that were put before the recipe."""
+    recipe = rules[position].recipe
+    return recipe is not None and any(rules[each].recipe != recipe for each in hiding(rules, position, matches))
+
+
 def why_idle(rules: Rules, position: int, matches: Sequence[Match], names: Names) -> str:
     """Why a rule wins none of a model's tensors."""
     rule = rules[position]
-    first = {rules.first(match) for match in matches if rule.matches(match)}
-    if hiding := sorted(each for each in first if each not in (None, position)):
-        more = f" and {len(hiding) - _MOST} more" if len(hiding) > _MOST else ""
-        return f"hidden by {', '.join(label_of(rules, each) for each in hiding[:_MOST])}{more}"
+    if found := hiding(rules, position, matches):
+        more = f" and {len(found) - _MOST} more" if len(found) > _MOST else ""
+        return f"hidden by {', '.join(label_of(rules, each) for each in found[:_MOST])}{more}"
     other = replace(rule, buffers=not rule.buffers)
     for match in matches:
         with contextlib.suppress(ZetaError):

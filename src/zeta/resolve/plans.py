@@ -16,6 +16,7 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
+from zeta import recipes
 from zeta.base import dtypes, html
 from zeta.base.modules import check_module
 from zeta.base.process.garbage import uncollected
@@ -143,11 +144,12 @@ class Plan:
         meant = (one.dtype in dtypes.REAL and one.kind is not Kind.BUFFER for one in self.entries)
         return Plan(tuple(replace(one, dtype=dtype) if m else one for one, m in zip(self.entries, meant, strict=True)))
 
-    def override(self, rules: Rules, model: nn.Module) -> Plan:
+    def override(self, rules: Rules | str, model: nn.Module) -> Plan:
         """Return this plan of ``model``, except for what ``rules`` match: the model's own initialization, except ...
 
         Args:
-            rules: which tensors get another initializer; a rule that never wins is an error, as in ``zeta.plan``.
+            rules: which tensors get another initializer, or the name of a recipe; a rule that never wins is an error,
+                as in ``zeta.plan``.
             model: the model that this plan is of, real or on meta; rules look at its modules.
 
         Raises:
@@ -163,9 +165,10 @@ class Plan:
         (Zeros(), True)
         """
         check_module(model)
-        if not isinstance(rules, Rules):
-            raise SpecError(f"expected Rules([...]), got {shown(rules)}")
         inner = unwrap(model)
+        rules = recipes.rules_for(rules, inner) if isinstance(rules, str) else rules
+        if not isinstance(rules, Rules):
+            raise SpecError(f"expected Rules([...]) or the name of a recipe, got {shown(rules)}")
         everything = groups(walk(inner))
         names = {frozenset(slot.name for slot in group) for group in everything}
         planned = {frozenset((entry.name, *entry.ties)) for entry in self.entries}

@@ -15,10 +15,10 @@ from torch import nn
 from zeta.base.text import shape_text
 from zeta.errors import FanError, PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of, known_axes
-from zeta.initializers import Initializer, Keep, Ones, Program, Site, Zeros
+from zeta.initializers import Blocks, Initializer, Keep, Ones, Program, Site, Zeros
 from zeta.initializers.reach import check_law
 from zeta.resolve.entries import Entry
-from zeta.resolve.idle import label_of, names_of_nothing, why_idle
+from zeta.resolve.idle import is_replaced, label_of, names_of_nothing, why_idle
 from zeta.resolve.roles import found_in
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of
 from zeta.rules import Kind, Match, Role, Rules
@@ -234,6 +234,8 @@ class _Resolver:
                     raise SpecError("is lazy and has no shape yet; run one forward pass first")
                 if (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
+            if isinstance(asked, Blocks) and slot.kind is Kind.BIAS:
+                _check_blocks(asked, slot)
             law = _solution(asked, rule.axes, group)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
@@ -274,6 +276,7 @@ class _Resolver:
             return
         slots = [(slot, group) for group in self._groups for slot in group]
         matches = [self._match(slot, group) for slot, group in slots] if idle else []
+        idle = [position for position in idle if not is_replaced(self.rules, position, matches)]
         reasons = [
             f"{label_of(self.rules, position)}: "
             f"{self.overruled.get(position) or why_idle(self.rules, position, matches, self._names_by_buffer)}"
@@ -295,6 +298,16 @@ class _Resolver:
             problems.insert(0, f"the recipe {self.recipe!r} does not fit this model")
         if problems:
             raise PlanError("\n".join(problems))
+
+
+def _check_blocks(asked: Blocks, slot: Slot) -> None:
+    """A bias packs as many blocks as the weight of its layer."""
+    name = slot.local_name.replace("bias", "weight")
+    weight = slot.module._parameters.get(name)
+    axes = None if weight is None else known_axes(slot.module, name, tuple(weight.shape))
+    for along, n in () if axes is None else axes.blocks:
+        if along == 0 and n != len(asked.parts):
+            raise SpecError(f"{asked} has {len(asked.parts)} blocks, but {name} of its layer packs {n}")
 
 
 def _solution(asked: Initializer, axes: Axes | None, group: list[Slot]) -> _Law:

@@ -62,6 +62,8 @@ class Rule:
     optional: bool = field(default=False, kw_only=True)
     buffers: bool = field(default=False, kw_only=True)
     label: str = field(default="", kw_only=True, repr=False)
+    #: the name of the recipe that it is from: another rule may hide it, for what the recipe is not to decide
+    recipe: str | None = field(default=None, kw_only=True, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         condition = where(self.where)

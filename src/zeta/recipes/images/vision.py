@@ -98,10 +98,13 @@ def _last_norms(model: nn.Module) -> list[nn.Module]:
 
 
 @recipe
-def vit(model: nn.Module) -> Rules:
+def vit(model: nn.Module, *, std: float | None = None) -> Rules:
     """ViT: weights, class token and position embeddings N(0, s²), norms 1, biases and the mask token 0.
 
     s is the config's ``initializer_range``, 0.02 without one.
+
+    Options:
+        std: s, where it is not to be the config's.
 
     Source: ``ViTPreTrainedModel`` in transformers (Dosovitskiy et al. 2020, arXiv:2010.11929).
     """
@@ -112,7 +115,7 @@ def vit(model: nn.Module) -> Rules:
     return Rules(
         [
             Rule(Where("mask token", glob("*mask_token")), Zeros(), optional=True),
-            Rule(weights, law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match)))),
+            Rule(weights, law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match, std)))),
             *norms_and_biases(),
         ]
     )

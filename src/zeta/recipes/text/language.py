@@ -30,51 +30,66 @@ from zeta.recipes.parts import layers as number_of_layers
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 _WEIGHTS: Final = Where("weights and embeddings", kind("weight") | kind("embedding") | role("position"))
-_RANGE: Final = law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match)))
+
+
+def _by_range(std: float | None) -> Law:
+    return law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match, std)))
 
 
 @recipe
-def llama(model: nn.Module) -> Rules:
+def llama(model: nn.Module, *, std: float | None = None) -> Rules:
     """Llama: weights and embeddings N(0, s²), norms 1, biases 0, the padding row 0; experts like any weight.
 
     s is the config's ``initializer_range``, 0.02 without one. The rules match kinds and not names, so that they also
     fit models derived from Llama (Mistral, Mixtral, Qwen).
 
+    Options:
+        std: s, where it is not to be the config's.
+
     Source: ``LlamaPreTrainedModel`` in transformers; the papers do not state it (Touvron et al. 2023,
     arXiv:2302.13971).
     """
     # one rule for both, because an output head may be tied to the token embedding
-    return Rules([Rule(_WEIGHTS, _RANGE), *norms_and_biases()])
+    positive("llama", std=std)
+    return Rules([Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
-def bert(model: nn.Module) -> Rules:
+def bert(model: nn.Module, *, std: float | None = None) -> Rules:
     """BERT: weights and embeddings N(0, s²), norms 1, biases 0, the padding row 0.
 
     s is the config's ``initializer_range``, 0.02 without one. Not truncated, as in transformers; the original code
     cuts at 2 std.
 
+    Options:
+        std: s, where it is not to be the config's.
+
     Source: ``BertPreTrainedModel`` in transformers (Devlin et al. 2018, arXiv:1810.04805).
     """
-    return Rules([Rule(_WEIGHTS, _RANGE), *norms_and_biases()])
+    positive("bert", std=std)
+    return Rules([Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
-def gpt2(model: nn.Module) -> Rules:
+def gpt2(model: nn.Module, *, std: float | None = None) -> Rules:
     """GPT-2: weights and embeddings N(0, s²), projections to the residual stream N(0, s²/(2 L)), norms 1, biases 0.
 
     s is the config's ``initializer_range``, 0.02 without one; L is the number of layers, with two residual branches in
     each. The projections to the residual stream are attention outputs and MLP down projections; a model without both is
     an error.
 
+    Options:
+        std: s, where it is not to be the config's.
+
     Source: section 2.3 of "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), and the
     released code.
     """
+    positive("gpt2", std=std)
     scaled = law(
         "N(0, s²/(2 L)), s = initializer_range",
-        lambda match: Normal(initializer_range(match) / math.sqrt(2 * layers(match))),
+        lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * layers(match))),
     )
-    return Rules([*(Rule(each, scaled) for each in RESIDUAL), Rule(_WEIGHTS, _RANGE), *norms_and_biases()])
+    return Rules([*(Rule(each, scaled) for each in RESIDUAL), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
@@ -162,7 +177,7 @@ def moe(model: nn.Module, *, scheme: str = "normal", scale: float = 0.1, d_model
         "N(0, c/fan_in), cut at 2 std",
         lambda match: TruncatedNormal(math.sqrt(scale / match.fans.fan_in), cutoff=2),
     )
-    weights = cut if switch else _RANGE
+    weights = cut if switch else _by_range(None)
     return Rules(
         [
             *(tables if switch else []),

@@ -110,9 +110,14 @@ def plan_recorded(
         before = {slot.name: _contents(slot, recorder, {}) for slot in walk(model)}
         with recording(recorder):
             with within_reach("the function", RecordingError):
-                initialize(model)
+                returned = initialize(model)
             recorder.lent.settle()
             effective = _effective(model, recorder)
+        if isinstance(returned, Rules):
+            raise SpecError(
+                "the function returned rules, and wrote nothing: give the rules themselves, as in "
+                'zeta.plan(model, zeta.recipes.gpt2(model)), or the name of the recipe, "gpt2"'
+            )
         return _plan(model, recorder, effective, fallback, live=live, before=before, only=only)
 
 
