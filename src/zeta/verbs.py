@@ -31,6 +31,7 @@ from zeta.report.verification import PreparedVerification, Verification
 from zeta.resolve import planning
 from zeta.resolve.casting import cast
 from zeta.resolve.fitting import Only, fit
+from zeta.resolve.how import check_function
 from zeta.resolve.planning import How, planned
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.record import Fallback, plan_recorded
@@ -70,7 +71,7 @@ def plan(
         RecordingError: the function does something that cannot be recorded, or leaves a parameter without a value.
     """
     if callable(how) and isinstance(model, nn.Module):
-        _no_options(options)
+        check_function(how, options)
         return with_costs(plan_recorded(model, how, fallback=fallback), model)
     return with_costs(planning.plan(model, _rules(how, fallback), options), model)
 
@@ -225,7 +226,7 @@ def init_(
     """
     with _meeting(confirm) as meet:
         if callable(how) and isinstance(model, nn.Module):
-            _no_options(options)
+            check_function(how, options)
             fitting = fit(model, plan_recorded(model, how, fallback=fallback, only=only), only=only)
         else:
             fitting = planned(model, _rules(how, fallback), options, only=only)
@@ -391,11 +392,6 @@ def _rules(how: How, fallback: Fallback | None) -> How:
     if fallback is not None:
         raise SpecError("fallback= is for a function, whose operations may not all be recordable; rules need none")
     return how
-
-
-def _no_options(options: dict[str, Any]) -> None:
-    if options:
-        raise SpecError(f"only recipes have options, and this is a function: got {', '.join(options)}")
 
 
 def _folder(target: Any, own: bool) -> Path:

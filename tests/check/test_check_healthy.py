@@ -115,6 +115,26 @@ def test_a_usual_std_is_not_taken_for_a_scheme_of_the_wrong_fan() -> None:
     assert [line[:9] for line in warnings_of(model, images(3))] == ["Z205 warn"]
 
 
+class Shifted(nn.Module):
+    """Starts from its class's prior: the weight of the read-out is zero, and its bias is not."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.fc, self.head = nn.Linear(16, 64), nn.Linear(64, 10)
+        self.shift: Any = nn.Parameter(torch.randn(64) * 0.02) if own else 0.0
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.fc(x) + self.shift))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_parameter_of_the_model_itself_is_not_blamed_for_a_zero_read_out(own: bool) -> None:
+    torch.manual_seed(0)
+    report = check(Shifted(own), (torch.randn(64, 16), torch.randint(10, (64,))))
+    assert [(one.rule.id, one.parameter) for one in report.findings] == [("Z303", "head.weight")], show(report)
+
+
 class Last(nn.Module):
     """An LSTM of which the last step is classified."""
 

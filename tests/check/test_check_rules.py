@@ -299,6 +299,36 @@ def test_an_output_that_ignores_its_input(changes: dict[str, Any], found: bool) 
     assert ids(forward.findings(evidence(made, batch_signal=0.9e-4))) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "module", "flat", "found"),
+    [
+        ("fc", "fc", {"parameters": ("zero.weight",)}, None),  # Z303 is about it
+        ("model:relu", "", {"parameters": (), "rms": 0.0}, None),  # Z404 is about it
+        ("fc", "fc", {}, "fc"),
+        ("fc", "fc", {"signal": 1.0}, "model"),  # then it is the code of the model itself
+        ("fc", "fc", {"input_signal": 0.0}, "model"),
+    ],
+)
+def test_a_module_is_not_blamed_for_a_layer_in_it(name: str, module: str, flat: dict[str, Any], found: str) -> None:
+    zero = tensor("zero.weight", stats=stats(0.0, zeros=1.0))
+    inner = use(name, **{"module": module, "rms": 2.0, "signal": 1e-11} | flat)
+    outer = use("model", module="", parameters=("own",), rms=2.0, signal=1e-11)
+    findings = list(forward.findings(evidence(inner, outer, tensors=(zero,))))
+    assert [(one.rule.id, one.layer) for one in findings] == ([] if found is None else [("Z406", found)])
+
+
+def test_a_call_is_not_inside_another_call() -> None:
+    """Each flattens what it receives; the weight of the first is zero."""
+    zero = tensor("zero.weight", stats=stats(0.0, zeros=1.0))
+    calls = [
+        use("fc:linear", module="fc", parameters=("zero.weight",), rms=2.0, signal=1e-11),
+        use("fc:softmax", module="fc", parameters=(), rms=2.0, signal=1e-11),
+        use("fc2", module="fc2", parameters=("own",), rms=2.0, signal=1e-11),
+    ]
+    assert [one.layer for one in forward.findings(evidence(*calls, tensors=(zero,)))] == ["fc:softmax"]
+    assert [one.layer for one in forward.findings(evidence(*calls[::2], tensors=(zero,)))] == ["fc2"]
+
+
 def test_the_parameter_to_report_is_the_weight() -> None:
     assert forward.weight_of(use("fc", parameters=("weights.bias", "fc.weight"))) == "fc.weight"
     assert forward.weight_of(use("fc", parameters=("fc.bias", "fc.scale"))) == "fc.bias"

@@ -15,7 +15,7 @@ from torch import nn
 import zeta
 from zeta import Rule, Rules, ZetaNotice
 from zeta.base.spelling import did_you_mean
-from zeta.errors import PlanError, SpecError
+from zeta.errors import LayerTypeError, PlanError, SpecError
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Zeros, he_normal, kaiming_normal
 from zeta.rules import glob, kind, module
 from zeta.rules.globs import glob_matcher
@@ -45,7 +45,14 @@ BIASES = Rule("*.bias", Zeros())
         (init_constant_, "write Constant(value), of zeta.initializers"),
         (init_xavier_normal_, "write xavier_normal(), of zeta.initializers"),
         (torch.zeros(3), "a rule gives the law of the values and not the values: write Normal(0.02)"),
-        (0.5, "expected an initializer such as Normal(0.02), Keep(), or a function of the match, got 0.5"),
+        (0.5, "write Constant(0.5) for this value, got 0.5"),
+        (0.0, "write Zeros() for this value, got 0.0"),
+        (True, "expected an initializer such as Normal(0.02), Keep(), or a function of the match, got True"),
+        ("Zeros", "write Zeros(), of zeta.initializers, without quotes, got 'Zeros'"),
+        ("zeros_", "write Zeros(), of zeta.initializers, without quotes"),
+        ("Normal", "write Normal(std), of zeta.initializers, without quotes"),
+        ("he_normal()", "write he_normal(), of zeta.initializers, without quotes"),
+        ("LARGEST_SIGMA", "expected an initializer such as Normal(0.02)"),
         (int, "expected an initializer such as Normal(0.02), Keep(), or a function of the match, got builtins.int"),
     ],
 )
@@ -218,6 +225,52 @@ def test_names_that_do_not_exist() -> None:
         zeta.rules.kind("norm-scale")
     with pytest.raises(SpecError, match=r"unknown initializer 'Nomal'.*; did you mean 'Normal'\?"):
         Initializer.from_json({"name": "Nomal", "std": 1.0})
+
+
+EVERYTHING = Rules([Rule("*", Zeros())])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: zeta.init_(m, m.apply(lambda part: None)), "got a module, Sequential: give a function of the model"),
+        (lambda m: zeta.plan(m, m), "got a module, Sequential: give a function of the model, such as lambda model: mo"),
+        (lambda m: zeta.init_(m, zeta.plan(m, EVERYTHING)), r"got a plan: zeta\.apply_\(model, plan, seed\) writes"),
+        (lambda m: zeta.init_(m, Zeros()), r"got an initializer: Rules\(\[Rule\(\"\*\", Zeros\(\)\)\]\) gives it to"),
+        (lambda m: zeta.init_(nn.Linear, EVERYTHING), r"a class: write Linear\(\.\.\.\), or zeta\.record\(Linear, "),
+        (lambda m: zeta.init_(m, "kaiming_normal"), r'\(\[Rule\("\*\.weight", kaiming_normal\(\)\), \.\.\.\]\)$'),
+        (lambda m: zeta.init_(m, "zeros"), r'are Rules\(\[Rule\("\*\.weight", Zeros\(\)\), \.\.\.\]\)$'),
+        (lambda m: zeta.init_(m, EVERYTHING, sead=0), r"only recipes have options, .* got sead; did you mean 'seed'\?"),
+        (lambda m: zeta.init_(m, lambda m: None, onyl="*"), r"this is a function: got onyl; did you mean 'only'\?"),
+        (lambda m: Rule(m[0], Zeros()), r"such as nn\.Linear, or a name glob, such as 'head\.\*', .* an instance of L"),
+        (lambda m: EVERYTHING + zeta.recipes.gpt2, r"the rules of this recipe are zeta\.recipes\.gpt2\(model\)$"),
+        (lambda m: zeta.recipes.gpt2 + EVERYTHING, r"the rules of this recipe are zeta\.recipes\.gpt2\(model\)$"),
+        (lambda m: EVERYTHING + "gpt2", r"rules of a recipe are zeta\.recipes\.rules_for\('gpt2', model\)$"),
+        (lambda m: Rules("gpt2"), r"rules of a recipe are zeta\.recipes\.rules_for\('gpt2', model\)$"),
+        (lambda m: EVERYTHING + BIASES, r"a list of rules are added: rules \+ \[Rule\(\.\.\.\)\], got Rule\("),
+        (lambda m: EVERYTHING + 3, r"rules \+ \[Rule\(\.\.\.\)\], got 3$"),
+    ],
+)  # fmt: skip
+def test_what_is_given_in_the_wrong_place_is_refused_with_what_to_write(call: Any, message: str) -> None:
+    with pytest.raises((SpecError, LayerTypeError), match=message):
+        call(nn.Sequential(nn.Linear(3, 3)))
+
+
+def test_a_list_of_rules_goes_before_rules_as_after_them() -> None:
+    before = [BIASES]
+    assert before + EVERYTHING == Rules(before) + EVERYTHING == Rules([BIASES, *EVERYTHING])
+
+
+def test_a_mistyped_prefix_gets_a_suggestion() -> None:
+    model = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(3, 3) for _ in range(2)), "head": nn.Linear(3, 4)})
+    plan = zeta.plan(model, EVERYTHING)
+    part = model["blocks"][0]
+    with pytest.raises(PlanError, match=r"names nothing of this part .*; did you mean 'blocks\.0'\?$"):
+        zeta.apply_(part, plan, 0, prefix="block.0")
+    with pytest.raises(PlanError, match=r"names nothing of this part .*; did you mean 'blocks'\?$"):
+        zeta.apply_(nn.Sequential(part), plan, 0, prefix="block", name_map={"0": "1"})
+    with pytest.raises(PlanError, match=r"the plan's first is 'blocks\.0\.weight'$"):
+        zeta.apply_(part, plan, 0, prefix="x")
 
 
 def test_a_rule_that_matches_nothing() -> None:

@@ -309,7 +309,7 @@ def test_an_error_names_the_file_the_rule_and_what_is_wrong(second: str, message
         ("1 / 0", ".py", "fails: ZeroDivisionError: division by zero"),
         ("def rules(model):\n    return model.nothing", ".py", "fails: AttributeError: .*no attribute 'nothing'"),
         ("def rules():\n    pass", ".py", r"fails: TypeError: rules\(\) takes 0 positional arguments"),
-        ("import zeta\nzeta.Rule('*', 3)", ".py", r"fails: SpecError: rule '\*': expected an initializer"),
+        ("import zeta\nzeta.Rule('*', 3)", ".py", r"fails: SpecError: rule '\*': write Constant\(3\)"),
         ("ruels = 3", ".py", r"must define rules = Rules\(\[\.\.\.\]\), or a function rules\(model\), got None"),
         ("rules = [3]", ".py", r"must define rules = Rules\(\[\.\.\.\]\).*got \[3\]"),
     ],

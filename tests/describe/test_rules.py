@@ -322,7 +322,7 @@ def test_a_combination_asks_the_second_only_if_it_must() -> None:
         (lambda: ndim("2"), "number"),  # type: ignore[arg-type]
         (lambda: glob(3), "name glob"),  # type: ignore[arg-type]
         (lambda: Rule("*", Zeros), r"rule '\*': write Zeros\(\), with parentheses"),  # type: ignore[arg-type]
-        (lambda: Rule("*", 0.02), r"rule '\*': expected an initializer such as .* got 0.02"),  # type: ignore[arg-type]
+        (lambda: Rule("*", 0.02), r"rule '\*': write Constant\(0.02\) for this value, got 0.02"),  # type: ignore[arg-type]
         (lambda: Rule("*", Zeros(), axes=(1, 0)), r"rule '\*': axes must be Axes"),  # type: ignore[arg-type]
         (lambda: Rules([]), "at least one rule"),
         (lambda: Rules(Rule("a", Zeros()), Rule("b", Zeros())), r"Rules takes one list: Rules\(\[Rule\(\.\.\.\), Rule"),  # type: ignore[arg-type]

@@ -21,9 +21,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def check_module(value: object, expected: str = "a torch.nn.Module") -> None:
-    """Raise ``LayerTypeError`` if ``value`` is not a module; of a tensor, the message says which function fills it."""
+    """Raise ``LayerTypeError`` if ``value`` is not a module; of a tensor or a class, the message says what to write."""
     if not isinstance(value, nn.Module):
         hint = "; zeta.fill_(tensor, initializer) fills one tensor" if isinstance(value, Tensor) else ""
+        if isinstance(value, type) and issubclass(value, nn.Module):
+            name = value.__name__
+            hint = f", a class: write {name}(...), or zeta.record({name}, ...), which allocates nothing"
         raise LayerTypeError(f"expected {expected}, got {shown(value)}{hint}")
 
 

@@ -174,7 +174,9 @@ def _source(module: str) -> ast.Module:
 
 def _module(name: str) -> str:
     if name not in _MODULES:
-        close = did_you_mean(name, _MODULES)
+        from zeta.rules.instead import instead_of_a_scheme
+
+        close = instead_of_a_scheme(name) or did_you_mean(name, _MODULES)
         raise SpecError(f"unknown recipe {name!r}: expected one of {', '.join(names())}, or Rules([...]){close}")
     return _MODULES[name]
 

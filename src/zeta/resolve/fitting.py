@@ -13,6 +13,7 @@ from torch import nn
 from zeta.base.modules import check_module
 from zeta.base.process.garbage import uncollected
 from zeta.base.reading import shown
+from zeta.base.spelling import did_you_mean
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed, notice
 from zeta.resolve.casting import Casting, casting_of
@@ -124,14 +125,16 @@ def _part(plan: Plan, slots: dict[str, Slot], naming: Naming) -> tuple[Plan, dic
     it has nothing of the plan.
     """
     check_used(naming, slots)
-    new = renamed(naming, slots)
+    new, without = renamed(naming, slots), Naming(name_map=naming.name_map)
     slots = {new[name]: replace(slot, name=new[name]) for name, slot in slots.items()}
     entries = [_present(entry, slots) for entry in plan]
     present = tuple(entry for entry in entries if entry is not None)
     if slots and not present:
+        own = [without(name) for name in new]
+        close = did_you_mean(naming.prefix, prefixes(own, plan.names))
         raise PlanError(
             f"the plan names nothing of this part of the model, whose first tensor is {next(iter(slots))!r} after "
-            f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}"
+            f"prefix and name_map; the plan's first is {plan.entries[0].name if plan.entries else None!r}{close}"
         )
     return Plan(present), slots
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from zeta import recipes
 from zeta.base.modules import check_module
 from zeta.base.process.garbage import uncollected
-from zeta.base.reading import shown
-from zeta.errors import SpecError
 from zeta.resolve.fitting import Fit, Only, chosen_by, fit_of_own
+from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import groups, resolve
 from zeta.resolve.slots import Slot, unwrap, walk
-from zeta.rules import Rule, Rules
+from zeta.rules import Rules
 
 How = Rules | str
-_SEVERAL: Final = (Rule, Mapping, Set, list, tuple)
-_WRAPPED: Final = 'Rules([Rule("*.bias", Zeros()), ...])'
 
 
 def plan(model: nn.Module, how: How, options: Mapping[str, Any] | None = None) -> Plan:
@@ -55,14 +52,11 @@ def planned(
     """
     check_module(model)
     inner = unwrap(model)
-    if options and not isinstance(how, str):
-        raise SpecError(f"only recipes have options, and this is none: got {', '.join(options)}")
+    if not isinstance(how, str):
+        check_no_options(options or (), "none")
     rules = recipes.rules_for(how, inner, **(options or {})) if isinstance(how, str) else how
     if not isinstance(rules, Rules):
-        raise SpecError(
-            "expected Rules([...]), the name of a recipe, or a function that initializes the model, got "
-            + (f"a {type(how).__name__}: wrap rules, as in {_WRAPPED}" if isinstance(how, _SEVERAL) else shown(how))
-        )
+        raise no_how(how)
     slots = walk(inner)
     if check is not None:
         check(slots)

@@ -44,22 +44,55 @@ def instead_of(value: Any) -> str | None:
     """What to write instead of ``value``; ``None`` if nothing is known."""
     if isinstance(value, Tensor):
         return "a rule gives the law of the values and not the values: write Normal(0.02), Constant(0.5) and the like"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"write {'Zeros()' if value == 0 else f'Constant({value})'} for this value"
+    if isinstance(value, str):
+        known = _written(value)
+        return None if known is None else f"write {known}, of zeta.initializers, without quotes"
     function = value.func if isinstance(value, functools.partial) else value
     if not callable(function):
         return None
     name, home = getattr(function, "__name__", ""), getattr(function, "__module__", "") or ""
     if home == "torch.nn.init" or (home == "zeta.utils" and name.startswith("init_")):
         scheme = name.removeprefix("init_").rstrip("_")
-        written = _NAMES.get(scheme, f"{scheme}()")
-        known = scheme in _NAMES or hasattr(initializers, scheme)
-        return f"write {written}, of zeta.initializers: {home}.{name} writes to tensors" if known else _OF_A_MATCH
+        written = _written(scheme)
+        return f"write {written}, of zeta.initializers: {home}.{name} writes to tensors" if written else _OF_A_MATCH
     if isinstance(function, type) and issubclass(function, Initializer):
-        needs = [each.name for each in inspect.signature(function).parameters.values() if each.default is each.empty]
-        usual = next((text for text in _NAMES.values() if text.startswith(f"{name}(")), f"{name}({', '.join(needs)})")
-        return f"write {usual}, with parentheses"
+        return f"write {_call_of(function)}, with parentheses"
     if home.startswith(f"{initializers.__name__}.") and getattr(initializers, name, None) is function:
         return f"write {name}(), with parentheses"
     return None
+
+
+def instead_of_a_scheme(name: str) -> str:
+    """The end of a message about a text that names no recipe but an initializer: its rules, or nothing."""
+    written = _written(name)
+    return "" if written is None else f'; rules of {written} are Rules([Rule("*.weight", {written}), ...])'
+
+
+def instead_of_a_recipe(value: Any) -> str:
+    """The end of a message about what is no list of rules: how to get the rules of a recipe, or nothing."""
+    if isinstance(value, str):
+        return f"; the rules of a recipe are zeta.recipes.rules_for({value!r}, model)"
+    home = getattr(value, "__module__", "") or ""
+    if not home.startswith("zeta.recipes.") or not callable(value):
+        return ""
+    return f"; the rules of this recipe are zeta.recipes.{value.__name__}(model)"
+
+
+def _written(scheme: str) -> str | None:
+    """The call of the initializer or scheme that a text names, as ``Zeros``, ``zeros_`` or ``kaiming_normal``."""
+    scheme = scheme.removesuffix("()").rstrip("_")
+    found = getattr(initializers, scheme, None)
+    if isinstance(found, type) and issubclass(found, Initializer):
+        return _call_of(found)
+    return f"{scheme}()" if inspect.isfunction(found) else _NAMES.get(scheme.lower())
+
+
+def _call_of(initializer: type[Initializer]) -> str:
+    name = initializer.__name__
+    needs = [each.name for each in inspect.signature(initializer).parameters.values() if each.default is each.empty]
+    return next((text for text in _NAMES.values() if text.startswith(f"{name}(")), f"{name}({', '.join(needs)})")
 
 
 def instead_of_a_result(result: Any) -> str | None:

@@ -16,7 +16,14 @@ from zeta.errors import SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.initializers.elementwise import notice_order
-from zeta.rules.instead import FunctionError, instead_of, instead_of_a_result, instead_of_a_tensor, named
+from zeta.rules.instead import (
+    FunctionError,
+    instead_of,
+    instead_of_a_recipe,
+    instead_of_a_result,
+    instead_of_a_tensor,
+    named,
+)
 from zeta.rules.match import Kind, Match
 from zeta.rules.where import Condition, Where, where
 
@@ -121,6 +128,10 @@ class Rule:
         return result
 
 
+def _is_list(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | Rule)
+
+
 class Rules(Sequence[Rule]):
     """An ordered list of rules; the first that matches wins. ``+`` joins two lists.
 
@@ -131,8 +142,9 @@ class Rules(Sequence[Rule]):
     """
 
     def __init__(self, rules: Iterable[Rule], *more: Rule) -> None:
-        if more or isinstance(rules, Rule) or not isinstance(rules, Iterable):
-            raise SpecError(f"Rules takes one list: Rules([Rule(...), Rule(...)]), got {named(rules)}")
+        if more or not _is_list(rules):
+            recipe = "" if more else instead_of_a_recipe(rules)
+            raise SpecError(f"Rules takes one list: Rules([Rule(...), Rule(...)]), got {named(rules)}{recipe}")
         self._rules = tuple(rules)
         for position, rule in enumerate(self._rules):
             if not isinstance(rule, Rule):
@@ -155,7 +167,13 @@ class Rules(Sequence[Rule]):
         return iter(self._rules)
 
     def __add__(self, other: Iterable[Rule]) -> Rules:
+        if not _is_list(other):
+            recipe = instead_of_a_recipe(other)
+            raise SpecError(f"rules and a list of rules are added: rules + [Rule(...)], got {named(other)}{recipe}")
         return Rules((*self, *other))
+
+    def __radd__(self, other: Iterable[Rule]) -> Rules:
+        return Rules(other) + self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rules) and self._rules == other._rules

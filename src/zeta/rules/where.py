@@ -82,6 +82,12 @@ def where(condition: Condition) -> Where:
         return glob(condition)
     if isinstance(condition, re.Pattern):
         return regex(condition)
+    if isinstance(condition, nn.Module):
+        name = type(condition).__name__
+        raise SpecError(
+            f"a rule's condition is a class of modules, such as nn.{name}, or a name glob, such as 'head.*', and not a "
+            f"module: got an instance of {name}"
+        )
     if isinstance(condition, type | tuple) or _is_union(condition):
         return module(condition)
     if callable(condition):

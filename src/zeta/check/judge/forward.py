@@ -66,8 +66,12 @@ def runs(uses: Sequence[Use]) -> Iterator[list[Use]]:
 
 
 def _side_by_side(first: Use, second: Use) -> bool:
-    called = first.module != first.layer.name.partition("#")[0]
-    return called and first.module == second.module and first.layer.parameters == second.layer.parameters
+    return _called(first) and first.module == second.module and first.layer.parameters == second.layer.parameters
+
+
+def _called(use: Use) -> bool:
+    """Whether it is a functional call, and no use of a module."""
+    return use.layer.name.partition("#")[0] != (use.module or "model")
 
 
 def slope(values: Sequence[float]) -> float:
@@ -198,32 +202,49 @@ def _activation(use: Use, limits: Thresholds) -> Iterator[Finding]:
 
 
 def _ignored(evidence: Evidence) -> Iterator[Finding]:
-    """The first layer whose output is constant, but not zero, although its input varies and its weight is not zero."""
+    """The first layer that flattens the signal, if neither its output nor its weight is zero.
+
+    Of a module around others, its code is to blame only if none of the layers and calls in it flattens the signal.
+    """
     limits = evidence.thresholds
     if evidence.batch_signal is None or evidence.batch_signal < limits.varied:
         return
     zero = {one.name for one in evidence.tensors if one.zero and one.is_weight}
-    for use in evidence.uses:
-        if use.input_square is None or use.input_signal is None or use.square == 0 or use.block:
+    flat = [use for use in evidence.uses if _flattens(use, limits)]
+    for use in flat:
+        if use.square == 0 or use.block or zero.intersection(use.layer.parameters):
             continue
-        if not use.attached and not use.layer.parameters:
-            continue  # for example a table of positions, which uses only the shape of its input
-        if use.samples < 2 or use.layer.output.nonfinite or (use.layer.parameters and zero & set(use.layer.parameters)):
+        if any(_inside(other, use) for other in flat):
             continue
-        varied = use.input_square > 0 and use.input_signal / use.input_square > limits.varied
         share = use.signal / use.square
-        if varied and share < limits.constant:
-            message = (
-                f"its output is the same for all {use.samples:,} samples, to {share:.1g} of its mean square; its input "
-                "is not"
-            )
-            yield found(
-                "Z406",
-                message,
-                parameter=weight_of(use),
-                layer=use.layer.name,
-                severity=Severity.FAIL,
-                value=share,
-                limit=limits.constant,
-            )
-            return
+        message = (
+            f"its output is the same for all {use.samples:,} samples, to {share:.1g} of its mean square; its input is "
+            "not"
+        )
+        yield found(
+            "Z406",
+            message,
+            parameter=weight_of(use),
+            layer=use.layer.name,
+            severity=Severity.FAIL,
+            value=share,
+            limit=limits.constant,
+        )
+        return
+
+
+def _flattens(use: Use, limits: Thresholds) -> bool:
+    """Whether its output is the same for all samples, and its input is not."""
+    if not use.input_square or use.input_signal is None or use.samples < 2 or use.layer.output.nonfinite:
+        return False
+    if not use.attached and not use.layer.parameters:
+        return False  # for example a table of positions, which uses only the shape of its input
+    constant = use.square == 0 or use.signal / use.square < limits.constant
+    return constant and use.input_signal / use.input_square > limits.varied
+
+
+def _inside(inner: Use, outer: Use) -> bool:
+    """Whether a use is of a module inside another's, or a call in its code."""
+    if inner.module == outer.module:
+        return _called(inner) and not _called(outer)
+    return not _called(outer) and (not outer.module or inner.module.startswith(f"{outer.module}."))
