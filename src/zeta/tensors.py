@@ -19,8 +19,9 @@ from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.initializers.elementwise import notice_order
 from zeta.resolve.plans import Plan
-from zeta.resolve.resolver import check_dtype, entry_of
+from zeta.resolve.resolver import entry_of
 from zeta.resolve.slots import slot_of
+from zeta.resolve.solving import check_dtype
 from zeta.write.apply import job_of, write
 from zeta.write.guards import note_entry, on_values, on_values_or_recorded, recording_here
 from zeta.write.repeats import is_random, note_repeated

@@ -63,7 +63,7 @@ MODULES = {
     "resolve/fitting": "utils_names apply materialize",
     "resolve/planning": "names planning",
     "resolve/resolver": "names planning override",
-    "resolve/roles": "roles roles_transformers",
+    "resolve/roles/finding": "roles roles_transformers",
     "resolve/slots": "names planning",
     "resolve/casting": "casting",
     **dict.fromkeys((f"check/judge/{name}" for name in ("base", "full", "forward", "backward", "head")), "check_rules"),

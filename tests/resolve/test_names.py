@@ -26,7 +26,8 @@ from zeta.base.parametrizations import originals
 from zeta.errors import PlanError, TargetError
 from zeta.initializers import Keep, Normal, Zeros
 from zeta.resolve.kinds import kind_of
-from zeta.resolve.slots import Slot, is_norm_statistic, layers_of, named_modules, type_name, unwrap, walk
+from zeta.resolve.roles.layers import layers_of
+from zeta.resolve.slots import Slot, is_norm_statistic, named_modules, type_name, unwrap, walk
 from zeta.rules import Kind
 
 

@@ -290,3 +290,113 @@ def test_layer_scales_by_two_parts_of_their_names() -> None:
     model = nn.ModuleDict({"ls1": scale, "block": nn.Module()})
     model["block"].layer_scale_parameter = nn.Parameter(torch.empty(D))
     assert roles(model) == {"ls1.gamma": "layer_scale", "block.layer_scale_parameter": "layer_scale"}
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def places(model: nn.Module, *names: str) -> list[tuple[int | None, int | None]]:
+    """Layer and depth of these parameters."""
+    found: dict[str, tuple[int | None, int | None]] = {}
+
+    def noted(match: zeta.Match) -> Normal:
+        found[match.name] = match.layer, match.depth
+        return Normal(1.0)
+
+    zeta.plan(model, Rules([Rule("*", noted)]))
+    return [found[name] for name in names]
+
+
+def test_layers_are_counted_where_the_blocks_are() -> None:
+    own = Own()
+    assert places(own, "steps.1.two.weight", "last.weight") == [(1, 2), (None, None)]
+    wrapped = nn.Sequential(Own(), nn.Linear(V, 3))
+    assert places(wrapped, "0.steps.1.two.weight", "0.steps.0.x.d.weight", "1.weight") == [(1, 2), (0, 2), (1, 2)]
+    flat = nn.Sequential(
+        nn.Embedding(V, D), *(Own.Block(True, False) for _ in range(3)), nn.LayerNorm(D), nn.Linear(D, V)
+    )
+    assert places(flat, "1.two.weight", "3.x.d.weight") == [(0, 3), (2, 3)]
+    ensemble = nn.ModuleDict({"members": nn.ModuleList(Own() for _ in range(4))})
+    assert places(ensemble, "members.3.steps.1.one.weight") == [(1, 2)]
+
+
+def test_experts_are_no_layers() -> None:
+    for depth in (1, 3):
+        layers = [nn.ModuleDict({"x": Mix(True), "ffn": Experts()}) for _ in range(depth)]
+        model = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+        names = [f"layers.0.ffn.experts.{number}.w2.weight" for number in range(4)]
+        assert places(model, *names) == [(0, depth)] * 4
+
+
+def test_a_stage_keeps_its_numbers() -> None:
+    stage = nn.ModuleDict({"layers": nn.ModuleDict({str(n): Own.Block(True, False) for n in (4, 5, 6)})})
+    assert places(stage, "layers.4.two.weight", "layers.6.two.weight") == [(4, 3), (6, 3)]
+
+
+def test_sublayers_in_a_list_are_one_layer() -> None:
+    def block() -> nn.Module:
+        ffn = nn.Sequential(linear(D, F), nn.GELU(), linear(F, D))
+        return nn.ModuleList([nn.ModuleDict({"attention": Mix(True)}), nn.ModuleDict({"ffn": ffn})])
+
+    for depth in (1, 3):
+        model = nn.ModuleDict({"layers": nn.ModuleList(block() for _ in range(depth))})
+        found = places(model, f"layers.{depth - 1}.1.ffn.2.weight", f"layers.{depth - 1}.0.attention.d.weight")
+        assert found == [(depth - 1, depth)] * 2
+
+
+# -- names that mislead ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gated_attn", "rel_attn", "conv_attn", "norm_attention", "attn_pos", "biased_attn"])
+def test_an_attention_by_any_name_has_its_output(name: str) -> None:
+    parts = {"q_proj": linear(D, D), "k_proj": linear(D, D), "v_proj": linear(D, D), "out_proj": linear(D, D)}
+    found = roles(nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({name: nn.ModuleDict(parts)})])}))
+    assert found[f"layers.0.{name}.out_proj.weight"] == "attention_output"
+
+
+@pytest.mark.parametrize("names", [("linear_1", "linear_2"), ("lin_1", "lin_2"), ("fc1", "fc2"), ("proj_1", "proj_2")])
+def test_numbered_names_of_an_mlp(names: tuple[str, str]) -> None:
+    up, down = names
+    found = roles(nn.ModuleDict({"ffn": nn.ModuleDict({up: linear(D, F), down: linear(F, D)}), "head": linear(D, V)}))
+    assert (found[f"ffn.{up}.weight"], found[f"ffn.{down}.weight"]) == ("mlp_up", "mlp_down")
+
+
+def test_a_head_of_several_layers_ends_in_its_readout() -> None:
+    for name in ("classifier", "head"):
+        model = nn.ModuleDict({name: nn.Sequential(linear(D, F), nn.GELU(), linear(F, V))})
+        assert [key for key, one in roles(model).items() if one == "readout"] == [f"{name}.2.weight"]
+    parallel = nn.ModuleDict({"class_embed": nn.ModuleList([linear(D, V), linear(D, V)])})
+    assert set(roles(parallel).values()) == {"readout"}
+
+
+def test_an_attention_without_a_module_of_its_own() -> None:
+    parts = {"wq": linear(D, D), "wk": linear(D, D), "wv": linear(D, D), "wo": linear(D, D)}
+    block = nn.ModuleDict({**parts, "fc1": linear(D, F), "fc2": linear(F, D)})
+    found = roles(nn.ModuleDict({"blocks": nn.ModuleList([block])}))
+    assert [found[f"blocks.0.{name}.weight"] for name in (*parts, "fc1", "fc2")] == [
+        *("query", "key", "value", "attention_output", "mlp_up", "mlp_down")
+    ]
+
+
+def test_a_prompt_encoder_is_no_adapter() -> None:
+    assert (
+        "adapter" not in roles(nn.ModuleDict({"prompt_encoder": nn.ModuleDict({"embed": nn.Embedding(3, D)})})).values()
+    )
+
+
+def test_the_nearest_configuration() -> None:
+    class Configured(nn.Module):
+        def __init__(self, initializer_range: float) -> None:
+            super().__init__()
+            self.config = {"range": initializer_range}
+            self.layer = linear(D, D)
+
+    model = nn.ModuleDict({"a": Configured(0.1), "b": nn.ModuleDict({"inner": Configured(0.3)}), "c": linear(D, D)})
+    seen: dict[str, Any] = {}
+
+    def noted(match: zeta.Match) -> Normal:
+        seen[match.name] = match.config
+        return Normal(1.0)
+
+    zeta.plan(model, Rules([Rule("*", noted)]))
+    assert seen == {"a.layer.weight": {"range": 0.1}, "b.inner.layer.weight": {"range": 0.3}, "c.weight": None}

@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -250,7 +250,16 @@ def size(match: Match, option: str, given: int | None, *attributes: str) -> int:
 
 def initializer_range(match: Match, std: float | None = None) -> float:
     """``std`` if it is given, else the std in the model's ``config``; 0.02 if it has none."""
-    return float(std or getattr(match.config, "initializer_range", None) or 0.02)
+    return std or next((float(found) for found in _stds(match.config)), 0.02)
+
+
+def _stds(config: Any) -> Iterator[float]:
+    """What a configuration says: transformers has two names for it, and a configuration of texts inside of others."""
+    text = getattr(config, "get_text_config", lambda: None)()
+    for each in (config, text):
+        for name in ("initializer_range", "init_std"):
+            if found := getattr(each, name, None):
+                yield found
 
 
 def gated(gate: Law, up: Law) -> Law:

@@ -27,8 +27,9 @@ from zeta.errors import PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes
 from zeta.initializers import Initializer, Program
 from zeta.resolve.entries import Cost, Entry, Row, RowReader, RowWriter, text_of
-from zeta.resolve.resolver import check_dtype, groups, overriding, unruled
+from zeta.resolve.resolver import groups, overriding, unruled
 from zeta.resolve.slots import changed_with, unwrap, walk
+from zeta.resolve.solving import check_dtype
 from zeta.rules import Kind, Rules
 
 __all__ = ["FORMAT", "Cost", "Entry", "Plan", "essences"]

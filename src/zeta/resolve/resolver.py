@@ -8,19 +8,18 @@ import operator
 from collections.abc import Iterable
 from typing import Any, Final
 
-import torch
-from msgspec import Struct
 from torch import nn
 
 from zeta.base.text import shape_text
-from zeta.errors import FanError, PlanError, SpecError, ZetaError, listed
+from zeta.errors import PlanError, SpecError, ZetaError, listed
 from zeta.fans import Axes, axes_of, known_axes
-from zeta.initializers import Blocks, Initializer, Keep, Ones, Program, Site, Zeros
-from zeta.initializers.reach import check_law
+from zeta.initializers import Blocks, Initializer, Keep, Ones, Site, Zeros
 from zeta.resolve.entries import Entry
 from zeta.resolve.idle import is_replaced, label_of, names_of_nothing, why_idle
 from zeta.resolve.roles import found_in
-from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, layers_of
+from zeta.resolve.roles.layers import layers_by
+from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, named_modules
+from zeta.resolve.solving import axes_of_all, check_blocks, check_dtype, solution
 from zeta.rules import Kind, Match, Role, Rules
 from zeta.rules.instead import FunctionError
 
@@ -35,8 +34,6 @@ _IDLE_OF_RECIPE: Final = (
     "these rules of it never win (write Rules([...]) for your model, before those of the recipe or instead of them):"
 )
 _NAME: Final = operator.attrgetter("name")
-#: these say nothing about a dtype that check_law could look at
-_WITHOUT_LAW: Final = (Keep, Program)
 
 
 def resolve(
@@ -86,14 +83,6 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     return list(by_tensor.values())
 
 
-class _Law(Struct, frozen=True, kw_only=True):
-    """What an initializer becomes at a site, and the axes of that; ``keys`` are what that was found by."""
-
-    solved: Initializer
-    axes: Axes | None
-    keys: tuple[Initializer | Axes | None, ...]
-
-
 class _Resolver:
     """Matches each tensor against the rules and collects everything that is wrong."""
 
@@ -135,15 +124,25 @@ class _Resolver:
         return found
 
     @functools.cached_property
-    def _config(self) -> Any:
-        return getattr(self.model, "config", None)
+    def _configs(self) -> dict[str, Any]:
+        """The configurations, by the names of the modules that have one."""
+        found = {name: getattr(module, "config", None) for name, module in named_modules(self.model).items()}
+        return {name: config for name, config in found.items() if config is not None}
+
+    def _config(self, name: str) -> Any:
+        """That of the innermost module around a tensor which has one."""
+        while name and self._configs:
+            name = name.rpartition(".")[0]
+            if name in self._configs:
+                return self._configs[name]
+        return None
 
     def _layers(self, name: str) -> tuple[int, int] | None:
         return self._all_layers[name]
 
     @functools.cached_property
     def _all_layers(self) -> dict[str, tuple[int, int] | None]:
-        return layers_of(self._names)
+        return layers_by(self._all_roles, self._names)
 
     def _role(self, name: str) -> Role | None:
         return self._all_roles.get(name)
@@ -180,8 +179,8 @@ class _Resolver:
             local_name=slot.local_name,
             layers=self._layers,
             roles=self._role,
-            config=self._config,
-            axes_of=functools.partial(_axes, group)
+            configs=self._config,
+            axes_of=functools.partial(axes_of_all, group)
             if axes is None
             else functools.partial(axes.resolved, group[0].shape),
         )
@@ -235,8 +234,8 @@ class _Resolver:
                 if (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
             if isinstance(asked, Blocks) and slot.kind is Kind.BIAS:
-                _check_blocks(asked, slot)
-            law = _solution(asked, rule.axes, group)
+                check_blocks(asked, slot)
+            law = solution(asked, rule.axes, group)
         except FunctionError as error:
             self.broken.setdefault(position, f"{error} (rule {position + 1})")
             return None
@@ -300,51 +299,6 @@ class _Resolver:
             raise PlanError("\n".join(problems))
 
 
-def _check_blocks(asked: Blocks, slot: Slot) -> None:
-    """A bias packs as many blocks as the weight of its layer."""
-    name = slot.local_name.replace("bias", "weight")
-    weight = slot.module._parameters.get(name)
-    axes = None if weight is None else known_axes(slot.module, name, tuple(weight.shape))
-    for along, n in () if axes is None else axes.blocks:
-        if along == 0 and n != len(asked.parts):
-            raise SpecError(f"{asked} has {len(asked.parts)} blocks, but {name} of its layer packs {n}")
-
-
-def _solution(asked: Initializer, axes: Axes | None, group: list[Slot]) -> _Law:
-    """What one tensor gets, with the ``axes`` of its rule: solved once for all that have the same site, of all models.
-
-    An initializer is known by its value and the signs of its zeros, and axes by their identity.
-    """
-    dtype = group[0].tensor.dtype
-    given: list[Axes | None]
-    try:
-        given = [axes] if axes is not None else _each_known(group)
-    except FanError:  # a registered function refuses
-        given = [None]
-    key = (asked, asked.signs, dtype, axes is None, *[slot.shape for slot in group], *map(id, given))
-    kept = not isinstance(asked, Program)
-    law = _SOLVED.get(key) if kept else None
-    if law is None:
-        shape = group[0].shape
-        if axes is not None:
-            axes = axes.resolved(shape)
-        else:
-            axes = _axes(group) if asked.needs_axes else _of_tied_if_any(given, group)
-        solved = asked.solve(Site(shape=shape, axes=axes))
-        check_dtype(solved, dtype)
-        law = _Law(solved=solved, axes=axes, keys=(asked, *given))
-        if kept:
-            if len(_SOLVED) >= _MOST_SOLVED:
-                _SOLVED.clear()
-            _SOLVED[key] = law
-    return law
-
-
-#: by an initializer's value, a site, and the identity of axes, which the law keeps alive
-_SOLVED: Final[dict[tuple[Any, ...], _Law]] = {}
-_MOST_SOLVED: Final = 4096
-
-
 def entry_of(slot: Slot, initializer: Initializer, axes: Axes | None) -> Entry:
     """The entry of a tensor that no module holds. ``FanError`` if the initializer needs axes and these are unknown."""
     if axes is not None:
@@ -378,43 +332,3 @@ def unruled(group: list[Slot], *, restart: bool = True) -> Entry:
         initializer=initializer,
         persistent=slot.persistent,
     )
-
-
-def axes_if_any(group: list[Slot]) -> Axes | None:
-    """The axes of one tensor, or ``None`` where nobody knows them."""
-    try:
-        return _of_tied(_each_known(group), group)
-    except FanError:
-        return None
-
-
-def _of_tied_if_any(each: list[Axes | None], group: list[Slot]) -> Axes | None:
-    try:
-        return _of_tied(each, group)
-    except FanError:
-        return None
-
-
-def _each_known(group: list[Slot]) -> list[Axes | None]:
-    return [known_axes(slot.module, slot.local_name, slot.shape) for slot in group]
-
-
-def _axes(group: list[Slot]) -> Axes:
-    axes = _of_tied([axes_of(slot.module, slot.local_name, slot.shape) for slot in group], group)
-    assert axes is not None
-    return axes
-
-
-def _of_tied(each: list[Axes | None], group: list[Slot]) -> Axes | None:
-    """The axes of one tensor from those of each name; an embedding that is also an output head has the head's."""
-    known = [axes for axes in each if axes is not None]
-    if len(known) < len(each):
-        return None
-    resolved = [axes.resolved(slot.shape) for axes, slot in zip(known, group, strict=True)]
-    return next((axes for axes in resolved if not axes.lookup), resolved[0])
-
-
-def check_dtype(initializer: Initializer, dtype: torch.dtype) -> None:
-    """Raise ``SpecError`` if ``dtype`` cannot hold the values of a solved initializer."""
-    if not isinstance(initializer, _WITHOUT_LAW):  # a program says its own dtypes
-        check_law(initializer, dtype)

@@ -339,37 +339,3 @@ def is_norm_statistic(slot: Slot) -> bool:
         "running_var",
         "num_batches_tracked",
     )
-
-
-# -- layers ----------------------------------------------------------------------------------------------------------
-
-
-def layers_of(names: Iterable[str]) -> dict[str, tuple[int, int] | None]:
-    """By name: the number of the layer that it lies in, and how many layers are counted there; ``None`` without any.
-
-    Parts of a name that are whole numbers count layers; the first that counts several wins, or else the first. In a
-    model inside a Sequential, ``0.h.3.w``, it is the 3.
-
-    >>> layers_of(["0.h.3.w", "0.h.4.w", "0.head.w", "wte"])
-    {'0.h.3.w': (3, 2), '0.h.4.w': (4, 2), '0.head.w': (0, 1), 'wte': None}
-    """
-    names = list(names)
-    inner: dict[str, str] = {}  # the name of what holds it, outermost first: no name is cut into its parts twice
-    counted: dict[str, set[int]] = {}
-    for name in names:
-        climbed: list[tuple[str, str]] = []
-        while name and name not in inner:
-            outer, _, part = name.rpartition(".")
-            climbed.append((name, outer))
-            if part.isdecimal():
-                counted.setdefault(outer, set()).add(int(part))
-            name = outer
-        inner.update(reversed(climbed))
-    found: dict[str, tuple[int, int] | None] = {"": None}
-    for name, outer in inner.items():
-        part, best = name[len(outer) :].removeprefix("."), found[outer]
-        if part.isdecimal() and (best is None or best[1] == 1):
-            here = int(part), len(counted[outer])
-            best = here if best is None or here[1] > 1 else best
-        found[name] = best
-    return {name: found[name] for name in names}

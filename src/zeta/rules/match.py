@@ -57,8 +57,7 @@ NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.R
 class Match(Struct, frozen=True, kw_only=True):
     """One parameter, as passed to a rule's condition and to its function.
 
-    ``layer`` and ``depth`` are ``None`` if the name has no number. ``config`` is the model's ``config`` attribute, if
-    any.
+    ``layer`` and ``depth`` are ``None`` if the name has no number.
     """
 
     name: str
@@ -69,20 +68,29 @@ class Match(Struct, frozen=True, kw_only=True):
     local_name: str
     layers: Callable[[str], tuple[int, int] | None]
     roles: Callable[[str], Role | None] = lambda name: None
-    config: Any = None
+    configs: Callable[[str], Any] = lambda name: None
     axes_of: Callable[[], Axes]
 
     @property
     def layer(self) -> int | None:
-        """The first number in the name that takes several values in the model: ``h.3.mlp`` gives 3."""
+        """The number of the layer, from 0: ``h.3.mlp`` gives 3.
+
+        Layers are the blocks that hold attentions and MLPs. In a model without these, it is the first number in the
+        name that takes several values in the model.
+        """
         found = self.layers(self.name)
         return None if found is None else found[0]
 
     @property
     def depth(self) -> int | None:
-        """The number of values that ``layer`` takes in the model."""
+        """How many layers there are."""
         found = self.layers(self.name)
         return None if found is None else found[1]
+
+    @property
+    def config(self) -> Any:
+        """The ``config`` attribute of the innermost module around the tensor that has one; ``None`` without any."""
+        return self.configs(self.name)
 
     @property
     def role(self) -> Role | None:

@@ -29,7 +29,7 @@ GENERIC: Final = frozenset(["dense", "conv", "linear", "proj", "projection", "la
 ADAPTER_A: Final = _any("lora_?(embedding_?)?a", "lora_?down", "down_?lora")
 ADAPTER_B: Final = _any("lora_?(embedding_?)?b", "lora_?up", "up_?lora")
 #: any part of LoRA and its kin
-ADAPTER: Final = _any(r"lora_\w+", r"\w+_lora", r"vera_\w+", r"ia3_\w+", "adapter_prompt", "prompt_encoder")
+ADAPTER: Final = _any(r"lora_\w+", r"\w+_lora", r"vera_\w+", r"ia3_\w+")
 CLASS_TOKEN: Final = _any("cls_?tok(en)?", "class_?token", "class_?embedding", "cls_?embed(ding)?")
 LAYER_SCALE: Final = _any(
     "lambda_?[12]", "layer_?scale(_?[12]|_parameter)?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma"
@@ -67,7 +67,8 @@ BESIDE: Final = _any(
 #: pairs of weights that are no MLP of a residual stream
 NO_MLP: Final = _any(
     "conv(?!1d)", "squeeze", r"(^|\.)se(\.|$)", "router", "adapter", "projector", "pooler", "merger", "score", "lora",
-    "hyper", "mamba", "ssm", "lstm", "modulation", "temporal_block", r"mixer\.(in|out)_proj", "rms_norm",
+    "hyper",
+    r"(vision|image|audio|text|modal\w*)_projection", "mamba", "ssm", "lstm", "modulation", "temporal_block", r"mixer\.(in|out)_proj", "rms_norm",
 )  # fmt: skip
 NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
 
@@ -80,7 +81,7 @@ PROJECTIONS: Final = {
     Role.VALUE: _any(f"(w_?|c_)?(v|value)(_head)?{_PARTS}"),
     Role.QUERY_KEY_VALUE: _any(
         "(w_?|c_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
-        "c_attn", "in", "in_proj", "in_qkvz?", "attn_qkv", "qkv_?same", "w?_?pack",
+        "c_attn", "in", "in_proj", "in(_proj)?_qkvz?", "attn_qkv", "qkv_?same", "w?_?pack",
     ),
 }  # fmt: skip
 ATTENTION_OUTPUT: Final = _any(
@@ -88,6 +89,8 @@ ATTENTION_OUTPUT: Final = _any(
     "attention_?out", "proj", "projection", "final", "fc_out", "dense", r"\w+\.dense",
     r"att\w*\.(proj|projection|fc)", "merge", "post",
 )  # fmt: skip
+#: the output of an attention whose projections are beside it, in a block without a module for it
+OUT_OF_BLOCK: Final = _any("w?_?o", "o_proj", "w_?out", "out_proj", "to_out", "attn_out", "attn_proj")
 MLP_DOWN: Final = _any(
     "down", "fc_?2", "linear_fc2", "w_?2", "lin_?2", "linear_?2", "_2", "dense_?2", "conv_?2", "ff_?2", "c_proj", "c",
     "w?_?o", "w?_?out", "out_0", "output", "value", "dense_4h_to_h", "dense_out", "output_dense", "dense_output",

@@ -24,8 +24,8 @@ from zeta.errors import TargetError, ZetaError, listed
 from zeta.initializers import Constant, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.resolve.resolver import check_dtype
 from zeta.resolve.slots import Slot, hook_problem
+from zeta.resolve.solving import check_dtype
 from zeta.rules import Kind
 from zeta.write.shards import Held, held, whole
 from zeta.write.targets import check_memory, check_target, check_writable, is_usual, kept_on_purpose, shared

@@ -11,7 +11,7 @@ from zeta.check.facts.evidence import Pass, TensorFacts
 from zeta.check.facts.results import Stats
 from zeta.check.watch.moments import plain, stats_of
 from zeta.fans import Axes
-from zeta.resolve import resolver
+from zeta.resolve import resolver, solving
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
@@ -89,4 +89,4 @@ def _stats(values: Tensor) -> Stats:
 
 
 def _axes(group: list[Slot]) -> Axes | None:
-    return resolver.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None
+    return solving.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None

@@ -22,7 +22,7 @@ from zeta.base.reading import shown
 from zeta.base.tensors import Swaps
 from zeta.base.text import count_text
 from zeta.errors import LayerTypeError, RecordingError, SpecError, ZetaError, listed, notice
-from zeta.resolve import resolver
+from zeta.resolve import resolver, solving
 from zeta.resolve.fitting import Only, chosen_by
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.recording.leaving import leave_on_meta
@@ -356,7 +356,7 @@ def _ruled(model: nn.Module, groups: list[list[Slot]], names: set[str], rules: R
 
 def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str]) -> Entry:
     slot, node = tensor.slot, tensor.node
-    axes = found.axes if found.axes is not None else resolver.axes_if_any(tensor.group)
+    axes = found.axes if found.axes is not None else solving.axes_if_any(tensor.group)
     entry = Entry(
         name=slot.name,
         ties=tuple(other.name for other in tensor.group[1:]),
@@ -372,7 +372,7 @@ def _entry(tensor: _RecordedTensor, found: Recognized, problems: dict[str, str])
     try:
         if axes is not None:
             axes.resolved(slot.shape)
-        resolver.check_dtype(entry.initializer, entry.dtype)
+        solving.check_dtype(entry.initializer, entry.dtype)
     except ZetaError as error:
         problems[slot.name] = str(error)
     return entry

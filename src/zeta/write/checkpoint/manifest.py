@@ -29,7 +29,7 @@ from zeta.base.text import shape_text
 from zeta.compute.stream.random import STREAM_VERSION, check_seed
 from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError, listed
 from zeta.resolve.plans import Entry, Plan, essences
-from zeta.resolve.resolver import check_dtype
+from zeta.resolve.solving import check_dtype
 from zeta.write.checkpoint.layout import Layout, bytes_of, layout
 from zeta.write.checkpoint.settings import SETTINGS, differences
 

@@ -24,8 +24,8 @@ from zeta.compute.values import values_of
 from zeta.errors import TargetError, ZetaError, listed, notice
 from zeta.resolve.fitting import tie_problems
 from zeta.resolve.plans import Entry, Plan
-from zeta.resolve.resolver import check_dtype
 from zeta.resolve.slots import Slot, walk
+from zeta.resolve.solving import check_dtype
 from zeta.rules import Kind
 from zeta.write.apply import Progress
 from zeta.write.checkpoint import (

@@ -8,6 +8,7 @@ of the weights beside them, in the order of registration.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,6 +75,11 @@ class _Site(Struct, frozen=True, kw_only=True, eq=False):
         return ".".join(self.path[max(len(self.block), len(self.path) - 3) :])
 
     @property
+    def within_attention(self) -> str:
+        """Its name inside the attention, or the last two parts of it."""
+        return ".".join(self.path[max(len(self.attention or ()), len(self.path) - 2) :])
+
+    @property
     def block(self) -> tuple[str, ...]:
         """The path of the module that is numbered and holds it; all weights outside of one have the same."""
         numbered = [index for index, part in enumerate(self.path[:-1]) if part.isdecimal()]
@@ -105,8 +111,17 @@ class _Search:
         for site in sites:
             if (role := self._of_layer(site)) is not None:
                 self._set(site, role)
+        for head in _grouped(sites, lambda site: site.path[:-1] if site.path[-1].isdecimal() else None):
+            for site, later in itertools.pairwise(head):
+                if self._role(site) is self._role(later) is Role.READOUT and site.out == later.into:
+                    del self._found[site.slot.name]  # a head of several layers ends in its read-out
         for attention in _grouped(sites, lambda site: site.attention):
             self._in_attention(attention)
+        for block in _grouped(sites, lambda site: site.block if site.attention is None and site.mlp is None else None):
+            if {_projection(site) for site in block} >= {Role.QUERY, Role.KEY, Role.VALUE}:
+                self._in_attention(
+                    [site for site in block if _projection(site) or names.OUT_OF_BLOCK.fullmatch(site.path[-1])]
+                )
         for mlp in _grouped(sites, lambda site: site.mlp):
             self._in_mlp(mlp)
         attending = {
@@ -221,12 +236,10 @@ class _Search:
     def _in_attention(self, sites: list[_Site]) -> None:
         free = [site for site in sites if self._role(site) is None]
         for site in free:
-            last = _plain(site.path[-1])
-            for role, pattern in names.PROJECTIONS.items():
-                if pattern.fullmatch(last):
-                    self._set(site, role)
+            if (role := _projection(site)) is not None:
+                self._set(site, role)
         projections = [site for site in sites if self._role(site) in _PROJECTIONS]
-        rest = [site for site in free if self._role(site) is None and not names.BESIDE.search(".".join(site.path[-2:]))]
+        rest = [site for site in free if self._role(site) is None and not names.BESIDE.search(site.within_attention)]
         widths = {site.into for site in projections if self._role(site) in (Role.QUERY, Role.QUERY_KEY_VALUE)}
         outputs = [site for site in rest if names.ATTENTION_OUTPUT.fullmatch(_last_parts(site.path))]
         if not outputs and projections:
@@ -297,6 +310,12 @@ class _Search:
             self._found[last.slot.name] = Role.READOUT
 
 
+def _projection(site: _Site) -> Role | None:
+    """Into an attention, by the last part of the name."""
+    last = _plain(site.path[-1])
+    return next((role for role, pattern in names.PROJECTIONS.items() if pattern.fullmatch(last)), None)
+
+
 def _by_name(slot: Slot) -> Role | None:
     """Roles that a name gives away: tables, tokens and scales."""
     parts = [part for part in slot.name.split(".") if part not in names.WRAPPED]
@@ -346,18 +365,15 @@ def _plain(part: str) -> str:
 
     And without the letters of its dimensions: ``w1`` of ``w1_EFD``.
     """
-    part = re.sub(r"(?<=[a-z0-9])_[A-Z]{2,}$", "", part)
-    return re.sub(
-        r"(?<=.)_?(proj|projection|lin|linear|layer|weight)$|^(linear|lin|to|proj|projection)_(?=.)", "", part.lower()
-    )
+    return names.LAYER_WORDS.sub("", re.sub(r"(?<=[a-z0-9])_[A-Z]{2,}$", "", part).lower())
 
 
 def _last_parts(path: tuple[str, ...]) -> str:
     """The last part of a name in plain form; with the one before it if it says nothing by itself."""
     last = _plain(path[-1])
-    if (last.isdecimal() or last in names.GENERIC) and len(path) > 1:
+    if (path[-1].isdecimal() or last in names.GENERIC) and len(path) > 1:
         return f"{path[-2].lower()}.{last}"
-    return last
+    return f"_{last}" if last.isdecimal() else last
 
 
 def _grouped(sites: list[_Site], key: Any) -> list[list[_Site]]:
