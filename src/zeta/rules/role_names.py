@@ -67,8 +67,8 @@ BESIDE: Final = _any(
 #: pairs of weights that are no MLP of a residual stream
 NO_MLP: Final = _any(
     "conv(?!1d)", "squeeze", r"(^|\.)se(\.|$)", "router", "adapter", "projector", "pooler", "merger", "score", "lora",
-    "hyper",
-    r"(vision|image|audio|text|modal\w*)_projection", "mamba", "ssm", "lstm", "modulation", "temporal_block", r"mixer\.(in|out)_proj", "rms_norm",
+    "hyper", r"(vision|image|audio|text|modal\w*)_projection", "mamba", "ssm", "lstm", "modulation", "temporal_block",
+    r"mixer\.(in|out)_proj", "rms_norm",
 )  # fmt: skip
 NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
 

@@ -246,7 +246,7 @@ def clip(model: nn.Module, *, layers: int | None = None) -> Rules:
             *(Rule(Where(f"text: {each.label}", each), out) for each in RESIDUAL),
             Rule(Where("text: MLP up projections", role("mlp_up")), up),
             Rule(Where("logit_scale", glob("*logit_scale")), Constant(math.log(1 / 0.07)), optional=True),
-            Rule(Where("biases of attention", biases), Zeros(), optional=True),
+            Rule(Where("biases of attention", biases & ~glob("*.attnpool.*")), Zeros(), optional=True),
             Rule(
                 Where("biases of other layers", module(nn.Linear) & kind("bias")),
                 law("uniform on ±1/sqrt(fan_in)", _bias),
