@@ -531,3 +531,20 @@ def test_a_name_that_is_not_unicode_is_refused_before_anything_is_written(what: 
         with pytest.raises(TargetError, match=r"'1\.\\ud800.*' is not valid Unicode .* another name"):
             verb()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_biases_of_stacked_maps_are_biases() -> None:
+    experts = nn.Module()
+    experts.down = nn.Parameter(torch.empty(4, 6, 8))
+    experts.down_bias = nn.Parameter(torch.empty(4, 8))
+    experts.rel_bias = nn.Parameter(torch.empty(4, 8))
+    experts.other = nn.Parameter(torch.empty(4, 8))
+    experts.other_bias = nn.Parameter(torch.empty(4, 8))
+    kinds = {slot.name: slot.kind.value for slot in walk(experts)}
+    assert kinds == {
+        "down": "weight",
+        "down_bias": "bias",
+        "rel_bias": "weight",
+        "other": "weight",
+        "other_bias": "weight",
+    }

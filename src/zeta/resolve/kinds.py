@@ -29,12 +29,20 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
     """Tell what a parameter is for: from its module's type, its local name, and what ``forward`` does with a vector."""
     layer: Any = type(module)
     kind = _kind_in(layer, local_name, ndim)
+    if kind is Kind.WEIGHT and local_name.endswith("_bias") and _is_beside_its_weight(module, local_name, ndim):
+        return Kind.BIAS
     if kind is not Kind.OTHER or ndim is None:
         return kind
     found = uses(layer, local_name, ndim)
     if found.scales_in_norm or (ndim == 1 and found.scales and not found.adds and is_norm(module)):
         return Kind.NORM_SCALE
     return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else Kind.OTHER
+
+
+def _is_beside_its_weight(module: nn.Module, local_name: str, ndim: int | None) -> bool:
+    """Whether it is the biases of stacked maps: ``down_bias`` beside ``down``, which has one dimension more."""
+    weight = module._parameters.get(local_name.removesuffix("_bias"))
+    return ndim is not None and weight is not None and weight.ndim == ndim + 1
 
 
 @functools.lru_cache(maxsize=4096)
