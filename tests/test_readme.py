@@ -35,6 +35,7 @@ PAGES = {
     "docs/guide/last-layers.md": 2,
     "docs/guide/lstm.md": 2,
     "docs/guide/state-space.md": 2,
+    "docs/guide/lora-by-hand.md": 2,
     "docs/guide/lora.md": 2,
     "docs/guide/lightning.md": 1,
     "docs/guide/fsdp2.md": 2,

@@ -84,9 +84,13 @@ def assert_refused(message: str, *arguments: str) -> None:
     assert re.search(message, result.stderr), result.stderr
 
 
+def words(shown: str) -> list[str]:
+    return re.findall(r"[^\s─]+", shown)
+
+
 def test_a_model_and_rules_either_way_round() -> None:
     shown = assert_same("nets.py:Net", "rules:good.toml")
-    assert shown.startswith("nets.py:Net and rules good.toml do the same to all 6 parameters\n")
+    assert shown.startswith("nets.py:Net and rules good.toml do the same to all 6 parameters and 1 buffer\n")
     assert assert_same("rules:good.toml", "nets.py:Net").startswith("rules good.toml and nets.py:Net do")
     shown = assert_differs("nets.py:Net", "rules:bad.toml")
     assert shown.startswith("nets.py:Net differs from rules bad.toml in 3 of 6 parameters\n")
@@ -95,7 +99,17 @@ def test_a_model_and_rules_either_way_round() -> None:
         "layers.{0..2}.weight", "distribution", "Normal(std=0.02)", "Normal(std=0.05)",
         "nets.py:11 (normal_, Linear)", "kind weight",
     ]  # fmt: skip
-    assert "not compared, as only one of them gives these buffers values: steps" in shown
+    assert "not compared" not in shown  # rules keep what the constructor gives a buffer
+
+
+def test_buffers_of_a_constructor_in_a_recipe_as_in_its_plan() -> None:
+    shown = run("diff", "nets.py:Net", "recipe:torch").stdout
+    assert "nets.py:Net differs from recipe torch in " in shown
+    assert "not compared" not in shown
+    Path("plan.json").write_text(run("plan", "nets.py:Net", "--recipe", "torch", "--json").stdout)
+    file = run("diff", "nets.py:Net", "plan.json").stdout
+    assert words(file) == words(shown.replace("recipe torch", "plan.json"))
+    assert_same("nets.py:Net", "rules:good.toml", "--dtype", "bf16", "--cast-buffers")
 
 
 def test_models_folders_and_files() -> None:
@@ -138,7 +152,7 @@ def test_a_transformers_configuration_against_a_recipe(here: Path) -> None:
     config = {"model_type": "llama", "vocab_size": 64, "pad_token_id": 0, **sizes}
     (here / "config.json").write_text(json.dumps(config))
     shown = assert_same("hf:config.json", "recipe:llama")
-    assert shown.startswith("hf:config.json and recipe llama do the same to all 21 parameters\n")
+    assert shown.startswith("hf:config.json and recipe llama do the same to all 21 parameters and 2 buffers\n")
     assert_refused("hf:config.json: the recipe 'resnet' does not fit this model", "hf:config.json", "recipe:resnet")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,9 @@ from zeta import Rule, Rules, ZetaNotice
 from zeta.base.spelling import did_you_mean
 from zeta.errors import LayerTypeError, PlanError, SpecError
 from zeta.initializers import Constant, Initializer, Keep, Normal, Ones, Zeros, he_normal, kaiming_normal
-from zeta.rules import glob, kind, module
+from zeta.rules import glob, kind, module, role
 from zeta.rules.globs import glob_matcher
-from zeta.rules.missing import did_you_mean_glob
+from zeta.rules.missing import did_you_mean_condition, did_you_mean_glob
 from zeta.utils import init_constant_, init_dirac_, init_identity_, init_xavier_normal_, init_zero_
 from zeta.verbs import init_
 
@@ -196,6 +197,17 @@ def test_very_many_names_take_no_time() -> None:
         ("h.[12]", "h.[12].*"),
         ("h.[12].attn.wieght", "h.*.attn.weight"),
         ("{a,b}", None),
+        # another spelling
+        ("attn.weight", "*.attn.weight"),
+        ("attn", "*.attn.*"),
+        ("h.{0-2}.*", "h.{0..2}.*"),
+        ("h.{0.2}.attn", "h.{0..2}.attn.*"),
+        ("h.{2-0}.*", "h.*.*"),
+        ("weight|bias", "*.{weight,bias}"),
+        ("h.(0|1).*", "h.{0,1}.*"),
+        ("h.{0|1}.*", "h.{0,1}.*"),
+        ("h.0.attn.weight|h.1.attn.weight", "{h.0.attn.weight,h.1.attn.weight}"),
+        ("*.weight|*.bias", None),
         # only the words around are close
         ("*.proj.weight", None),
         ("h.0.mlp.weight", None),
@@ -271,6 +283,62 @@ def test_a_mistyped_prefix_gets_a_suggestion() -> None:
         zeta.apply_(nn.Sequential(part), plan, 0, prefix="block", name_map={"0": "1"})
     with pytest.raises(PlanError, match=r"the plan's first is 'blocks\.0\.weight'$"):
         zeta.apply_(part, plan, 0, prefix="x")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("mlp_down", '"mlp_down"'),
+        ("norm_scale", '"norm_scale"'),
+        ("weight", "'*.weight'"),
+        ("*.weight|*.bias", "glob('*.weight') | glob('*.bias')"),
+        (r"h\.\d+\.attn\..*", r"regex('h\\.\\d+\\.attn\\..*')"),
+        (r"h\.(0|1).attn.weight", r"regex('h\\.(0|1).attn.weight')"),
+        ("*.wieght", "'*.weight'"),
+        ("h.(0", None),
+        ("x|y", None),
+    ],
+)
+def test_another_condition_than_a_glob(pattern: str, expected: str | None) -> None:
+    names = [f"h.{n}.attn.{name}" for n in range(3) for name in ("weight", "bias")]
+    assert re.sub("(role|kind)[(](.*)[)]", r"\2", did_you_mean_condition(pattern, names)) == (
+        "" if expected is None else f"; did you mean {expected}?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lm_head", "'readout'"),
+        ("qkv", "'query_key_value'"),
+        ("q_proj", "'query'"),
+        ("c_proj", "'attention_output' or 'mlp_down'"),
+        ("mlp_don", "'mlp_down'"),
+    ],
+)
+def test_the_name_of_a_layer_is_not_that_of_its_role(name: str, expected: str) -> None:
+    with pytest.raises(SpecError, match=f"unknown role '{name}': .*; did you mean {expected}[?]$"):
+        role(name)
+
+
+def test_several_names_are_one_condition() -> None:
+    with pytest.raises(SpecError, match=r"is one glob, such as '.*', or glob\('a'\) \| glob\('b'\) \| \.\.\.$"):
+        Rule(["a", "b", "c"], Zeros())
+    with pytest.raises(SpecError, match=r"or glob\('a'\) \| glob\('b'\)$"):
+        Rule(("a", "b"), Zeros())
+
+
+def test_a_role_that_nothing_has() -> None:
+    rules = Rules([Rule(role("mlp_down") | role("router") | role("readout"), Zeros()), Rule(role("key"), Ones())])
+    with pytest.raises(PlanError) as caught:
+        zeta.plan(
+            nn.ModuleDict({"fc": nn.Linear(3, 3), "lm_head": nn.Linear(3, 3)}), Rules([*rules, Rule("*", Zeros())])
+        )
+    assert str(caught.value).endswith(
+        "rule 2 (role key): no parameter has the role key; zeta.roles_of(model) shows the roles"
+    )
+    with pytest.raises(PlanError, match="no parameter has the role mlp_down or router or readout; zeta"):
+        zeta.plan(nn.Linear(3, 3), Rules([rules[0], Rule("*", Zeros())]))
 
 
 def test_a_rule_that_matches_nothing() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from zeta.base.reading import LARGEST_DOCUMENT, is_file, is_folder, parse, read_bytes
+from zeta.command.buffers import with_buffers
 from zeta.command.loading import FORMS, record_model
 from zeta.errors import PlanError, UsageError, ZetaError
 from zeta.resolve.casting import cast
@@ -20,6 +21,8 @@ from zeta.resolve.recording.record import Fallback
 from zeta.rules.file import read_rules
 from zeta.write.checkpoint import MANIFEST
 
+#: a model on meta, and the plan of what its constructor does
+Recorded = tuple[nn.Module, Plan]
 _HOW: Final = ("recipe", "rules")
 
 
@@ -63,18 +66,18 @@ def operands(a: str, b: str, building: Building) -> tuple[Operand, Operand]:
             "--json > plan.json, or both, and compare these"
         )
     if _is_how(a):
-        two, model = _resolved(b, building)
-        return _applied(a, model, b, building), two
-    one, model = _resolved(a, building)
-    return one, _applied(b, model, a, building) if _is_how(b) else _resolved(b, building)[0]
+        two, recorded = _resolved(b, building)
+        return _applied(a, recorded, b, building), two
+    one, recorded = _resolved(a, building)
+    return one, _applied(b, recorded, a, building) if _is_how(b) else _resolved(b, building)[0]
 
 
 def _is_how(text: str) -> bool:
     return text.partition(":")[0] in _HOW and ":" in text
 
 
-def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]:
-    """The operand, and its model if it is one."""
+def _resolved(text: str, building: Building) -> tuple[Operand, Recorded | None]:
+    """The operand, and what was recorded of it if it is a model."""
     path = Path(text)
     if is_folder(path):
         if not is_file(path / MANIFEST):
@@ -85,7 +88,8 @@ def _resolved(text: str, building: Building) -> tuple[Operand, nn.Module | None]
     if ":" not in text:
         raise UsageError(f"cannot tell what {text!r} is: expected a folder of zeta init, a plan.json, or {FORMS}")
     model, recorded = record_model(text, building.kwargs, building.fallback)
-    return Operand(label=text, plan=cast(recorded, model, building.dtype, buffers=building.cast_buffers)), model
+    operand = Operand(label=text, plan=cast(recorded, model, building.dtype, buffers=building.cast_buffers))
+    return operand, (model, recorded)
 
 
 def _read(path: Path) -> Plan:
@@ -102,17 +106,19 @@ def _read(path: Path) -> Plan:
         raise UsageError(f"{path} cannot be read as a plan: {error}") from error
 
 
-def _applied(how: str, model: nn.Module | None, other: str, building: Building) -> Operand:
+def _applied(how: str, recorded: Recorded | None, other: str, building: Building) -> Operand:
     """A recipe or rule file, applied to the model of the other operand."""
-    if model is None:
+    if recorded is None:
         raise UsageError(
             f"{how} is applied to a model, and {other} is a plan. Give the model, or write what {how} plans to a file: "
             f"zeta plan MODEL --{' '.join(how.split(':', 1))} --json > plan.json"
         )
     word, _, name = how.partition(":")
+    model, own = recorded
     try:
         decided = plan(model, name if word == "recipe" else read_rules(Path(name), model))
     except PlanError as error:
         misfit = "" if word == "recipe" else f"{word} {name} does not fit: "  # a recipe's error says so
         raise UsageError(f"{other}: {misfit}{error}") from error
+    decided = with_buffers(decided, model, lambda: own)
     return Operand(label=f"{word} {name}", plan=cast(decided, model, building.dtype, buffers=building.cast_buffers))

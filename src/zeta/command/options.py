@@ -12,16 +12,15 @@ from torch import nn
 from zeta import recipes
 from zeta.base import dtypes
 from zeta.base.reading import parse_json, shown
+from zeta.command.buffers import with_buffers
 from zeta.command.loading import load_model, record_model
 from zeta.command.requests import DTYPES, ModelOptions
 from zeta.compute.stream.random import check_seed
-from zeta.errors import FormatError, SpecError, UsageError, ZetaError, listed
+from zeta.errors import FormatError, SpecError, UsageError
 from zeta.resolve.casting import cast
 from zeta.resolve.planning import plan
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import Fallback
-from zeta.resolve.slots import walk, without_value
-from zeta.rules import Kind
 from zeta.rules.file import read_rules
 
 
@@ -56,30 +55,8 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
         built = load_model(asked.model, arguments, device or "meta")
         how = read_rules(rules, built) if rules is not None else str(recipe)
         decided = plan(built, how, options_of(asked.options))
-        if lost := _lost_buffers(decided, built):
-            decided = _with_recorded(decided, lost, asked.model, arguments)
+        decided = with_buffers(decided, built, lambda: record_model(asked.model, arguments)[1])
     return built, cast(decided, built, dtype, buffers=asked.cast_buffers)
-
-
-def _lost_buffers(decided: Plan, model: nn.Module) -> set[str]:
-    """The buffers that a plan keeps and that are on meta, where neither constructor nor plan gives a value."""
-    kept = {name for entry in decided if entry.kept for name in (entry.name, *entry.ties)}
-    return {slot.name for slot in without_value(walk(model), kept) if slot.kind is Kind.BUFFER}
-
-
-def _with_recorded(decided: Plan, names: set[str], spec: str, arguments: dict[str, Any]) -> Plan:
-    """The plan with the constructor's own values for these buffers, which are recorded."""
-    try:
-        recorded = record_model(spec, arguments)[1]
-    except ZetaError as error:
-        raise UsageError(
-            listed(
-                f"the constructor computes these buffers, and cannot be recorded ({error}); build the model with "
-                "--device cpu:",
-                sorted(names),
-            )
-        ) from error
-    return Plan(tuple(recorded[entry.name] if entry.name in names else entry for entry in decided))
 
 
 def arguments_of(kwargs: str) -> dict[str, Any]:

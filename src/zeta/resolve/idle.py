@@ -10,7 +10,7 @@ from typing import Final
 from zeta.base.spelling import did_you_mean
 from zeta.errors import ZetaError
 from zeta.rules import Match, Rule, Rules, Where
-from zeta.rules.missing import missing
+from zeta.rules.missing import did_you_mean_condition, missing
 from zeta.rules.where import class_names
 
 #: by whether they are of buffers
@@ -64,14 +64,14 @@ def why_idle(rules: Rules, position: int, matches: Sequence[Match], names: Names
         with contextlib.suppress(ZetaError):
             if other.matches(match):
                 return f"{match.name} is a {_NOUN[other.buffers]}: {_OPTION[other.buffers]}"
-    lines = [*_missing(rule, names), *_no_such_class(rule, matches)]
+    lines = [*_missing(rule, names), *_no_such_class(rule, matches), *_no_such_role(rule, matches)]
     return ", ".join(lines) or "matches nothing"
 
 
 def _missing(rule: Rule, names: Names) -> Iterator[str]:
     assert isinstance(rule.where, Where)
     for pattern in rule.where.globs:
-        for line in missing(pattern, names[rule.buffers]):
+        for line in missing(pattern, names[rule.buffers], did_you_mean_condition):
             yield f"no {_NOUN[rule.buffers]} is named {line}"
 
 
@@ -81,3 +81,11 @@ def _no_such_class(rule: Rule, matches: Sequence[Match]) -> Iterator[str]:
     for name in rule.where.classes:
         if name not in known:
             yield f"no module is a {name}{did_you_mean(name, known)}"
+
+
+def _no_such_role(rule: Rule, matches: Sequence[Match]) -> Iterator[str]:
+    assert isinstance(rule.where, Where)
+    if rule.where.roles:
+        known = {match.role for match in matches}
+        if absent := [role.value for role in dict.fromkeys(rule.where.roles) if role not in known]:
+            yield f"no {_NOUN[rule.buffers]} has the role {' or '.join(absent)}; zeta.roles_of(model) shows the roles"

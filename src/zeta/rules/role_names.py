@@ -106,3 +106,26 @@ READOUT: Final = _any(
     r"predictions\.decoder", "unembed(ding)?", "wu", "read_?out", "final", "vocab", "actor", "critic",
     "policy(_net)?", "value(_net)?", r"final(_layer)?\.(linear|proj|dense)",
 )  # fmt: skip
+
+_BY_NAME: Final = {
+    **PROJECTIONS,
+    Role.ATTENTION_OUTPUT: ATTENTION_OUTPUT,
+    Role.MLP_DOWN: MLP_DOWN,
+    Role.MLP_GATE: MLP_GATE,
+    Role.ROUTER: ROUTER,
+    Role.READOUT: READOUT,
+    Role.CLASS_TOKEN: CLASS_TOKEN,
+    Role.LAYER_SCALE: LAYER_SCALE,
+    Role.ADAPTER_A: ADAPTER_A,
+    Role.ADAPTER_B: ADAPTER_B,
+}
+
+
+def roles_by_name(name: str) -> list[Role]:
+    """The roles that a layer of this name may have, as far as the name says.
+
+    >>> [role.value for role in roles_by_name("lm_head")], [role.value for role in roles_by_name("c_proj")]
+    (['readout'], ['attention_output', 'mlp_down'])
+    """
+    short = LAYER_WORDS.sub("", name.lower())
+    return [role for role, pattern in _BY_NAME.items() if pattern.fullmatch(name) or pattern.fullmatch(short)]

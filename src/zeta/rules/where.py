@@ -15,6 +15,7 @@ from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.rules.globs import glob_matcher
 from zeta.rules.match import Kind, Match, Role
+from zeta.rules.role_names import roles_by_name
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Where:
     globs: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
     #: the names of classes of modules in it, likewise
     classes: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)
+    #: the roles in it, likewise
+    roles: tuple[Role, ...] = field(default=(), repr=False, compare=False, kw_only=True)
     #: whether the test looks at the name, shape, kind and module alone, so that no whole match need be made for it
     brief: bool = field(default=False, repr=False, compare=False, kw_only=True)
 
@@ -56,6 +59,7 @@ def _of(label: str, test: Callable[[Match], bool], *parts: Where) -> Where:
         test,
         globs=tuple(name for part in parts for name in part.globs),
         classes=tuple(name for part in parts for name in part.classes),
+        roles=tuple(role for part in parts for role in part.roles),
         brief=all(part.brief for part in parts),
     )
 
@@ -88,14 +92,17 @@ def where(condition: Condition) -> Where:
             f"a rule's condition is a class of modules, such as nn.{name}, or a name glob, such as 'head.*', and not a "
             f"module: got an instance of {name}"
         )
+    if isinstance(condition, list | set | tuple) and condition and all(isinstance(each, str) for each in condition):
+        globs = " | ".join([*(f"glob({each!r})" for each in [*condition][:2]), "..."][: len(condition)])
+        raise SpecError(f"a rule's condition on several names is one glob, such as '*.{{q,k}}.weight', or {globs}")
     if isinstance(condition, type | tuple) or _is_union(condition):
         return module(condition)
     if callable(condition):
         return Where(getattr(condition, "__name__", shown(condition)), condition)
     raise SpecError(
         "a rule's condition is a name glob, a compiled regular expression, a module class or several "
-        "(nn.Linear | nn.Embedding), a Kind or a predicate, and with & and ~ classes and globs are wrapped: "
-        f'module(nn.Linear) & ~glob("head.*"); got {shown(condition)}'
+        "(nn.Linear | nn.Embedding), a Kind or a predicate; with ~, and where two of them are combined, classes and "
+        f'globs are wrapped: module(nn.Linear) & ~glob("head.*"); got {shown(condition)}'
     )
 
 
@@ -172,11 +179,14 @@ def role(name: Role | str, *, bias: bool = False) -> Where:
     libraries use and by the weights beside each other; ``zeta.roles_of(model)`` shows them.
     """
     if name not in list(Role):
-        raise SpecError(f"unknown role {shown(name)}: expected one of {', '.join(Role)}{did_you_mean(name, Role)}")
+        known = [repr(each.value) for each in roles_by_name(name)] if isinstance(name, str) else []
+        close = f"; did you mean {' or '.join(known)}?" if known else did_you_mean(name, Role)
+        raise SpecError(f"unknown role {shown(name)}: expected one of {', '.join(Role)}{close}")
     wanted = Role(name)
     return Where(
         f"role {wanted.value}{' (bias)' if bias else ''}",
         lambda match: (match.kind is Kind.BIAS) is bias and match.role is wanted,
+        roles=(wanted,),
     )
 
 
