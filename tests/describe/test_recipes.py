@@ -68,7 +68,7 @@ def tiny(**changes: Any) -> Any:
 
 
 def gpt2_std(name: str, initializer_range: float, layers: int) -> float:
-    """What section 2.3 of the paper and the released code say."""
+    """What section 2.3 of the paper says, and transformers: the code of OpenAI scales no projection."""
     owner, local = name.split(".")[-2:]
     if local == "bias" or owner.startswith("ln"):
         return 0.0
@@ -389,7 +389,7 @@ def test_torch_s_defaults_have_torch_s_variance_in_each_part(build: Callable[[],
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        ("gpt2", {"sdt": 0.1}, "the recipe 'gpt2' has no option 'sdt'; its options are std; did you mean 'std'"),
+        ("gpt2", {"sdt": 0.1}, "has no option 'sdt'; its options are std, layers; did you mean 'std'"),
         ("gpt2", {"std": -1}, "the recipe 'gpt2': std must be a positive number, got -1"),
         ("resnet", {"zero_init_residual": "yes"}, "zero_init_residual must be True or False, got 'yes'"),
         ("lstm", {"order": "iffo"}, "the recipe 'lstm': order must be one of 'ifgo', .*, got 'iffo'"),

@@ -221,7 +221,10 @@ def layers(match: Match, given: int | None = None, option: str = "layers") -> in
 def layer(match: Match) -> int:
     """The number of the parameter's layer, from 0."""
     if match.layer is None:
-        raise SpecError("the number of its layer does not follow from its name")
+        raise SpecError(
+            "the number of its layer does not follow from its name, and this law depends on it: put "
+            f'Rule("{match.name}", ...) before the recipe'
+        )
     return match.layer
 
 

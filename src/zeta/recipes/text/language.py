@@ -20,7 +20,6 @@ from zeta.recipes.parts import (
     choice,
     initializer_range,
     law,
-    layers,
     norms_and_biases,
     positive,
     recipe,
@@ -71,23 +70,25 @@ def bert(model: nn.Module, *, std: float | None = None) -> Rules:
 
 
 @recipe
-def gpt2(model: nn.Module, *, std: float | None = None) -> Rules:
+def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = None) -> Rules:
     """GPT-2: weights and embeddings N(0, s²), projections to the residual stream N(0, s²/(2 L)), norms 1, biases 0.
 
     s is the config's ``initializer_range``, 0.02 without one; L is the number of layers, with two residual branches in
-    each. The projections to the residual stream are attention outputs and MLP down projections; a model without both is
-    an error.
+    each. The projections to the residual stream are attention outputs and MLP down projections; a model without either
+    of them is an error. The scaled projections are the paper's. OpenAI's released code does not scale them, and draws
+    positions from N(0, 0.01²); the recipe follows transformers and nanoGPT, which draw positions like other weights.
 
     Options:
         std: s, where it is not to be the config's.
+        layers: L; by default as the names count
 
-    Source: section 2.3 of "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), and the
-    released code.
+    Source: section 2.3 of "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019);
+    ``GPT2PreTrainedModel`` in transformers; nanoGPT, model.py.
     """
-    positive("gpt2", std=std)
+    positive("gpt2", std=std, layers=layers)
     scaled = law(
         "N(0, s²/(2 L)), s = initializer_range",
-        lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * layers(match))),
+        lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * number_of_layers(match, layers))),
     )
     return Rules([*(Rule(each, scaled) for each in RESIDUAL), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
