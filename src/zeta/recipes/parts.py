@@ -73,7 +73,7 @@ def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
 
 def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
     """``recipe`` for one whose own rules are those of an adapter."""
-    known = options_of(function)
+    known, recipe_name = options_of(function), name_of(function)
 
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
@@ -82,15 +82,33 @@ def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
                 among = (
                     f"; its options are {', '.join(known)}{did_you_mean(option, known)}" if known else ", or any other"
                 )
-                raise SpecError(f"the recipe {function.__name__!r} has no option {option!r}{among}")
-            _check_type(function.__name__, option, value, known[option])
+                raise SpecError(f"the recipe {recipe_name!r} has no option {option!r}{among}")
+            _check_type(recipe_name, option, value, known[option])
         return _of_recipe(function(model, **options), function)
 
     return made
 
 
+def used_as(name: str) -> Callable[[Callable[..., Rules]], Callable[..., Rules]]:
+    """Give a recipe, inside of ``recipe``, a name that its function does not have."""
+
+    def named(function: Callable[..., Rules]) -> Callable[..., Rules]:
+        _NAMES[function] = name
+        return function
+
+    return named
+
+
+_NAMES: Final[dict[Callable[..., Rules], str]] = {}
+
+
+def name_of(function: Callable[..., Rules]) -> str:
+    """The name that a recipe is used by."""
+    return _NAMES.get(function, function.__name__)
+
+
 def _of_recipe(rules: Iterable[Rule], function: Callable[..., Rules]) -> Rules:
-    return Rules(replace(rule, recipe=function.__name__) for rule in rules)
+    return Rules(replace(rule, recipe=name_of(function)) for rule in rules)
 
 
 def _check_type(name: str, option: str, value: Any, default: Any) -> None:
