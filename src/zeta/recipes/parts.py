@@ -73,7 +73,7 @@ def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
 
 def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
     """``recipe`` for one whose own rules are those of an adapter."""
-    known, recipe_name = options_of(function), name_of(function)
+    known, recipe_name, stated = options_of(function), name_of(function), inspect.signature(function).parameters
 
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
@@ -84,6 +84,8 @@ def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
                 )
                 raise SpecError(f"the recipe {recipe_name!r} has no option {option!r}{among}")
             _check_type(recipe_name, option, value, known[option])
+            if known[option] is None and value is not None:
+                _check_given(recipe_name, option, value, str(stated[option].annotation))
         return _of_recipe(function(model, **options), function)
 
     return made
@@ -119,6 +121,16 @@ def _check_type(name: str, option: str, value: Any, default: Any) -> None:
             if not isinstance(value, allowed) or (isinstance(value, bool) and sort is not bool):
                 raise SpecError(f"the recipe {name!r}: {option} must be {expected}, got {shown(value)}")
             return
+
+
+def _check_given(name: str, option: str, value: Any, annotation: str) -> None:
+    """The same for an option whose default is ``None``: a whole number is a count, and above 0."""
+    sorts = {"float | None": 0.0, "str | None": ""}
+    if annotation == "int | None":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SpecError(f"the recipe {name!r}: {option} must be a whole number above 0, got {shown(value)}")
+    elif annotation in sorts:
+        _check_type(name, option, value, sorts[annotation])
 
 
 def options_of(function: Callable[..., Rules]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_t5_with_other_names(factor: float) -> None:
 def test_t5_without_a_config_needs_its_sizes() -> None:
     with pytest.raises(PlanError, match="no config of the model has d_kv; give d_kv="):
         zeta.plan(OwnT5(), "t5", d_model=32)
-    with pytest.raises(SpecError, match="the recipe 't5': d_kv must be a positive number, got 0"):
+    with pytest.raises(SpecError, match="the recipe 't5': d_kv must be a whole number above 0, got 0"):
         zeta.plan(OwnT5(), "t5", d_kv=0)
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from torch import nn
 
 from zeta.base.modules import modules_of
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.initializers import (
     Constant,
@@ -30,6 +31,7 @@ from zeta.recipes.parts import (
     law,
     layer,
     norms_and_biases,
+    positive,
     recipe,
     symmetric,
     xavier,
@@ -108,6 +110,7 @@ def vit(model: nn.Module, *, std: float | None = None) -> Rules:
 
     Source: ``ViTPreTrainedModel`` in transformers (Dosovitskiy et al. 2020, arXiv:2010.11929).
     """
+    positive("vit", std=std)
     weights = Where(
         "weights, class token and positions",
         kind("weight") | kind("embedding") | role("class_token") | role("position"),
@@ -165,7 +168,7 @@ def timm_vit(
         [
             Rule(tokens, Normal(1e-6), optional=True),
             Rule(Where("positions", role("position")), Normal(0.02), optional=True),
-            Rule(Where("layer scales", role("layer_scale")), _layer_scale(layer_scale), optional=True),
+            Rule(Where("layer scales", role("layer_scale")), _layer_scale("timm_vit", layer_scale), optional=True),
             *(Rule(each, scaled) for each in RESIDUAL if fix_init),
             *(classifier if jax and head else []),
             *(convolution if jax else [_PATCHES_AS_TORCH]),
@@ -185,8 +188,10 @@ def _no_classes(match: Match) -> Initializer:
     return Constant(-math.log(match.shape[0]))
 
 
-def _layer_scale(given: float | None, default: float | None = None) -> Law:
+def _layer_scale(recipe_name: str, given: float | None, default: float | None = None) -> Law:
     """The start of a layer scale: as given, or as the module, the config or the recipe has it."""
+    if given is not None and not 0 <= given < math.inf:
+        raise SpecError(f"the recipe {recipe_name!r}: layer_scale must be at least 0, got {shown(given)}")
 
     def found(match: Match) -> Initializer:
         attributes = ((match.module, "init_values"), (match.config, "layer_scale_init_value"))
@@ -218,7 +223,7 @@ def deit(model: nn.Module, *, layer_scale: float | None = None) -> Rules:
         [
             Rule(tokens, Normal(0.02)),
             Rule(Where("positions", role("position")), Normal(0.02)),
-            Rule(Where("layer scales", role("layer_scale")), _layer_scale(layer_scale), optional=True),
+            Rule(Where("layer scales", role("layer_scale")), _layer_scale("deit", layer_scale), optional=True),
             _PATCHES_AS_TORCH,
             Rule(MATRICES, Normal(0.02)),
             *norms_and_biases(),
@@ -303,7 +308,7 @@ def convnext(model: nn.Module, *, layer_scale: float | None = None, head_init_sc
     return Rules(
         [
             Rule(Where("global response normalization", grn), Zeros(), optional=True),
-            Rule(scales, _layer_scale(layer_scale, 1e-6), optional=True),
+            Rule(scales, _layer_scale("convnext", layer_scale, 1e-6), optional=True),
             *([classifier] if head_init_scale != 1 else []),
             Rule(Where("convolutions", CONVOLUTIONS & kind("weight")), Normal(0.02)),
             Rule(MATRICES, Normal(0.02), optional=True),

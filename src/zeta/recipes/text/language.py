@@ -85,7 +85,7 @@ def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = Non
     Source: section 2.3 of "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019);
     ``GPT2PreTrainedModel`` in transformers; nanoGPT, model.py.
     """
-    positive("gpt2", std=std, layers=layers)
+    positive("gpt2", std=std)
     scaled = law(
         "N(0, s²/(2 L)), s = initializer_range",
         lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * number_of_layers(match, layers))),
@@ -111,7 +111,7 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
     Source: Raffel et al. 2019 (arXiv:1910.10683) and its code in Mesh TensorFlow; ``T5PreTrainedModel`` in
     transformers.
     """
-    positive("t5", d_kv=d_kv, d_model=d_model, factor=factor)
+    positive("t5", factor=factor)
 
     def times(match: Match) -> float:
         return factor if factor is not None else float(getattr(match.config, "initializer_factor", None) or 1.0)
@@ -167,7 +167,7 @@ def moe(model: nn.Module, *, scheme: str = "normal", scale: float = 0.1, d_model
     Source: Jiang et al. 2024 (arXiv:2401.04088) and ``MixtralPreTrainedModel`` in transformers; switch: Fedus, Zoph and
     Shazeer 2021 (arXiv:2101.03961, section 2.4).
     """
-    positive("moe", scale=scale, d_model=d_model)
+    positive("moe", scale=scale)
     switch = choice("moe", "scheme", scheme, ("normal", "switch")) == "switch"
     relative = law("N(0, 1/d_model)", lambda match: Normal(size(match, "d_model", d_model, "d_model") ** -0.5))
     tables = [
@@ -216,7 +216,6 @@ def clip(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     Source: openai/CLIP, clip/model.py; Radford et al. 2021 (arXiv:2103.00020).
     """
-    positive("clip", layers=layers)
     depth = functools.partial(number_of_layers, given=layers)
     images = any(_IMAGE.fullmatch(f"{name}.") for name, _ in named_modules_of(model))
 
