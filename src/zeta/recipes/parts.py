@@ -28,6 +28,8 @@ from zeta.initializers import (
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
 
+#: names of what leads around a residual branch
+SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
 Law = Callable[[Match], Initializer]
 
 #: also scales that are vectors of the model itself, without a norm module
@@ -261,6 +263,14 @@ def layer(match: Match) -> int:
 def has_experts(model: nn.Module) -> bool:
     """Whether a module is named as experts are."""
     return any(re.search(r"(^|[._])experts?([._]|$)", name) for name, _ in named_modules_of(model))
+
+
+def is_residual_block(name: str, block: nn.Module) -> bool:
+    """Whether a module has a shortcut, or a name of a block, with a number or the word; a stem has not."""
+    shortcut = any(map(SHORTCUT.fullmatch, (*block._modules, *vars(block))))
+    # without what wrappers add
+    [local] = [part for part in name.split(".") if not part.startswith("_")][-1:] or [""]
+    return shortcut or re.fullmatch(r"(?i)(?!.*stem)\w*(\d|block|unit|residual)\w*", local) is not None
 
 
 def positive(recipe_name: str, **options: float | None) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import modules_of
+from zeta.base.modules import modules_of, named_modules_of
 from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.initializers import (
@@ -28,6 +28,7 @@ from zeta.recipes.parts import (
     Law,
     choice,
     initializer_range,
+    is_residual_block,
     law,
     layer,
     norms_and_biases,
@@ -67,7 +68,8 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
     Options:
         zero_init_residual: the last norm of every residual block starts at 0, so that each block starts as the identity
-            (Goyal et al. 2017, section 5.1). It is ``bn3`` of a bottleneck and ``bn2`` of a basic block.
+            (Goyal et al. 2017, section 5.1). It is ``bn3``, or else ``bn2``, of each innermost module that has a
+            shortcut, or a name with a number or that says block, unit or residual; a stem is none.
 
     Source: torchvision; He et al. 2015 (arXiv:1502.01852) and 2016 (arXiv:1512.03385).
     """
@@ -94,9 +96,14 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
 
 def _last_norms(model: nn.Module) -> list[nn.Module]:
-    """The norm that ends each residual block."""
-    ends = (getattr(block, "bn3", None) or getattr(block, "bn2", None) for block in modules_of(model))
-    return [norm for norm in ends if isinstance(norm, nn.Module)]
+    """The norm that ends each residual block; what holds blocks is none, whatever norms its stem has."""
+    found = {
+        name: (block, norm)
+        for name, block in named_modules_of(model)
+        if (norm := block._modules.get("bn3") or block._modules.get("bn2")) is not None
+    }
+    holders = {each for each in found for name in found if name != each and name.startswith(each and f"{each}.")}
+    return [norm for name, (block, norm) in found.items() if name not in holders and is_residual_block(name, block)]
 
 
 @recipe
