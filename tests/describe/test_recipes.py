@@ -68,7 +68,7 @@ def tiny(**changes: Any) -> Any:
 
 
 def gpt2_std(name: str, initializer_range: float, layers: int) -> float:
-    """What section 2.3 of the paper and the released code say."""
+    """What section 2.3 of the paper says, and transformers: the code of OpenAI scales no projection."""
     owner, local = name.split(".")[-2:]
     if local == "bias" or owner.startswith("ln"):
         return 0.0
@@ -389,16 +389,22 @@ def test_torch_s_defaults_have_torch_s_variance_in_each_part(build: Callable[[],
 @pytest.mark.parametrize(
     ("recipe", "options", "message"),
     [
-        ("gpt2", {"sdt": 0.1}, "the recipe 'gpt2' has no option 'sdt'; its options are std; did you mean 'std'"),
+        ("gpt2", {"sdt": 0.1}, "has no option 'sdt'; its options are std, layers; did you mean 'std'"),
         ("gpt2", {"std": -1}, "the recipe 'gpt2': std must be a positive number, got -1"),
         ("resnet", {"zero_init_residual": "yes"}, "zero_init_residual must be True or False, got 'yes'"),
         ("lstm", {"order": "iffo"}, "the recipe 'lstm': order must be one of 'ifgo', .*, got 'iffo'"),
+        ("torch", {"std": 1}, "the recipe 'torch' has no option 'std', or any other"),
         ("lstm", {"order": 3}, "the recipe 'lstm': order must be a text, got 3"),
     ],
 )
 def test_options_that_are_refused(recipe: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         zeta.plan(small_gpt(), recipe, **options)
+
+
+def test_rules_say_the_name_by_which_their_recipe_is_used() -> None:
+    for name in recipes.names():
+        assert {rule.recipe for rule in recipes.rules_for(name, nn.Module())} == {name}
 
 
 def test_the_std_of_a_hand_written_model() -> None:

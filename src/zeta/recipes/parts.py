@@ -28,6 +28,8 @@ from zeta.initializers import (
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
 
+#: names of what leads around a residual branch
+SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
 Law = Callable[[Match], Initializer]
 
 #: also scales that are vectors of the model itself, without a norm module
@@ -73,7 +75,7 @@ def recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
 
 def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
     """``recipe`` for one whose own rules are those of an adapter."""
-    known = options_of(function)
+    known, recipe_name, stated = options_of(function), name_of(function), inspect.signature(function).parameters
 
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
@@ -82,15 +84,35 @@ def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
                 among = (
                     f"; its options are {', '.join(known)}{did_you_mean(option, known)}" if known else ", or any other"
                 )
-                raise SpecError(f"the recipe {function.__name__!r} has no option {option!r}{among}")
-            _check_type(function.__name__, option, value, known[option])
+                raise SpecError(f"the recipe {recipe_name!r} has no option {option!r}{among}")
+            _check_type(recipe_name, option, value, known[option])
+            if known[option] is None and value is not None:
+                _check_given(recipe_name, option, value, str(stated[option].annotation))
         return _of_recipe(function(model, **options), function)
 
     return made
 
 
+def used_as(name: str) -> Callable[[Callable[..., Rules]], Callable[..., Rules]]:
+    """Give a recipe, inside of ``recipe``, a name that its function does not have."""
+
+    def named(function: Callable[..., Rules]) -> Callable[..., Rules]:
+        _NAMES[function] = name
+        return function
+
+    return named
+
+
+_NAMES: Final[dict[Callable[..., Rules], str]] = {}
+
+
+def name_of(function: Callable[..., Rules]) -> str:
+    """The name that a recipe is used by."""
+    return _NAMES.get(function, function.__name__)
+
+
 def _of_recipe(rules: Iterable[Rule], function: Callable[..., Rules]) -> Rules:
-    return Rules(replace(rule, recipe=function.__name__) for rule in rules)
+    return Rules(replace(rule, recipe=name_of(function)) for rule in rules)
 
 
 def _check_type(name: str, option: str, value: Any, default: Any) -> None:
@@ -101,6 +123,16 @@ def _check_type(name: str, option: str, value: Any, default: Any) -> None:
             if not isinstance(value, allowed) or (isinstance(value, bool) and sort is not bool):
                 raise SpecError(f"the recipe {name!r}: {option} must be {expected}, got {shown(value)}")
             return
+
+
+def _check_given(name: str, option: str, value: Any, annotation: str) -> None:
+    """The same for an option whose default is ``None``: a whole number is a count, and above 0."""
+    sorts = {"float | None": 0.0, "str | None": ""}
+    if annotation == "int | None":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SpecError(f"the recipe {name!r}: {option} must be a whole number above 0, got {shown(value)}")
+    elif annotation in sorts:
+        _check_type(name, option, value, sorts[annotation])
 
 
 def options_of(function: Callable[..., Rules]) -> dict[str, Any]:
@@ -221,13 +253,24 @@ def layers(match: Match, given: int | None = None, option: str = "layers") -> in
 def layer(match: Match) -> int:
     """The number of the parameter's layer, from 0."""
     if match.layer is None:
-        raise SpecError("the number of its layer does not follow from its name")
+        raise SpecError(
+            "the number of its layer does not follow from its name, and this law depends on it: put "
+            f'Rule("{match.name}", ...) before the recipe'
+        )
     return match.layer
 
 
 def has_experts(model: nn.Module) -> bool:
     """Whether a module is named as experts are."""
     return any(re.search(r"(^|[._])experts?([._]|$)", name) for name, _ in named_modules_of(model))
+
+
+def is_residual_block(name: str, block: nn.Module) -> bool:
+    """Whether a module has a shortcut, or a name of a block, with a number or the word; a stem has not."""
+    shortcut = any(map(SHORTCUT.fullmatch, (*block._modules, *vars(block))))
+    # without what wrappers add
+    [local] = [part for part in name.split(".") if not part.startswith("_")][-1:] or [""]
+    return shortcut or re.fullmatch(r"(?i)(?!.*stem)\w*(\d|block|unit|residual)\w*", local) is not None
 
 
 def positive(recipe_name: str, **options: float | None) -> None:

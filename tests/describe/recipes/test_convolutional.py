@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import zeta  # noqa: E402
-from tests.helpers.models import Bottleneck, ResNet  # noqa: E402
+from tests.helpers.models import Basic, Bottleneck, ResNet  # noqa: E402
 from tests.helpers.published import (  # noqa: E402
     ONE,
     ZERO,
@@ -208,3 +208,34 @@ def test_nnunet_without_residual_blocks() -> None:
     bottleneck = ResNet(Bottleneck, 8, 4)  # its conv3 has no norm inside
     with pytest.raises(PlanError, match="last norm of each residual block"):
         zeta.plan(bottleneck, "nnunet", zero_last_norm=True)
+
+
+# -- the last norms of residual blocks ---------------------------------------------------------------------------------
+
+
+class Modified(nn.Module):
+    """A stem of three convolutions at the root, as CLIP's, with blocks that words and numbers name."""
+
+    def __init__(self, *, stem: nn.Module | None = None) -> None:
+        super().__init__()
+        stem = stem or self
+        for n in (1, 2, 3):
+            stem.add_module(f"conv{n}", nn.Conv2d(3 if n == 1 else 8, 8, 3, bias=False))
+            stem.add_module(f"bn{n}", nn.BatchNorm2d(8))
+        if stem is not self:
+            self.stem = stem
+        self.layer1 = nn.Sequential(Basic(8, 8, 1), Bottleneck(8, 2, 1))
+        self.wide = Basic(8, 16, 2)  # with a shortcut
+        self.last_block = Basic(16, 16, 1)
+        del self.layer1[0].downsample, self.last_block.downsample
+        self.fc = nn.Linear(16, 5)
+
+
+@pytest.mark.parametrize("stem", [False, True])
+@pytest.mark.parametrize("inside", ["", "visual."])
+def test_the_last_norms_are_those_of_blocks_and_not_of_a_stem(stem: bool, inside: str) -> None:
+    model = Modified(stem=nn.Module() if stem else None)
+    plan = zeta.plan(nn.ModuleDict({"visual": model}) if inside else model, "resnet", zero_init_residual=True)
+    zeros = {entry.name for entry in plan.parameters if entry.name.endswith("weight") and entry.std == entry.mean == 0}
+    ends = ("layer1.0.bn2", "layer1.1.bn3", "wide.bn2", "last_block.bn2")
+    assert zeros == {f"{inside}{end}.weight" for end in ends}

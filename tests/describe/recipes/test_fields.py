@@ -90,7 +90,7 @@ def test_activations_of_a_siren_are_alike_in_all_layers() -> None:
 def test_siren_refuses() -> None:
     with pytest.raises(SpecError, match=r"first='net\.7' names no layer; the layers are net\.0\.0, net\.1\.0"):
         zeta.plan(Plain(), "siren", first="net.7")
-    with pytest.raises(SpecError, match="omega must be greater than 0, got 0"):
+    with pytest.raises(SpecError, match="omega must be a positive number, got 0"):
         zeta.plan(Plain(), "siren", omega=0)
     with pytest.raises(PlanError, match="no rule matches these parameters"):
         zeta.plan(nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Linear(4, 1)), "siren")

@@ -106,7 +106,7 @@ def test_t5_with_other_names(factor: float) -> None:
 def test_t5_without_a_config_needs_its_sizes() -> None:
     with pytest.raises(PlanError, match="no config of the model has d_kv; give d_kv="):
         zeta.plan(OwnT5(), "t5", d_model=32)
-    with pytest.raises(SpecError, match="the recipe 't5': d_kv must be a positive number, got 0"):
+    with pytest.raises(SpecError, match="the recipe 't5': d_kv must be a whole number above 0, got 0"):
         zeta.plan(OwnT5(), "t5", d_kv=0)
 
 
@@ -234,3 +234,43 @@ def test_a_model_without_experts_is_no_mixture() -> None:
         zeta.plan(OwnT5(), "moe")
     with pytest.raises(SpecError, match="scheme must be one of 'normal', 'switch', got 'mixtral'"):
         zeta.plan(OwnMixture(stacked=True), "moe", scheme="mixtral")
+
+
+# -- gpt2 --------------------------------------------------------------------------------------------------------------
+
+
+def named_blocks() -> nn.ModuleDict:
+    """Layers that words count."""
+
+    def block() -> nn.ModuleDict:
+        attention = nn.ModuleDict({"c_attn": nn.Linear(16, 48), "c_proj": nn.Linear(16, 16)})
+        return nn.ModuleDict(
+            {"attn": attention, "mlp": nn.ModuleDict({"c_fc": nn.Linear(16, 64), "c_proj": nn.Linear(64, 16)})}
+        )
+
+    return nn.ModuleDict(
+        {
+            "wte": nn.Embedding(50, 16),
+            "first": block(),
+            "middle": block(),
+            "third": block(),
+            "lm_head": nn.Linear(16, 50, bias=False),
+        }
+    )
+
+
+def test_layers_of_gpt2_that_no_number_counts() -> None:
+    with pytest.raises(PlanError, match="the number of layers does not follow from its name; give layers="):
+        zeta.plan(named_blocks(), "gpt2")
+    laws: dict[str, Initializer] = {"wte.weight": Normal(0.02), "lm_head.weight": Normal(0.02)}
+    for layer in (f"{block}.{part}" for block in ("first", "middle", "third") for part in ("attn", "mlp")):
+        into = "c_attn" if layer.endswith("attn") else "c_fc"
+        laws |= {f"{layer}.{into}.weight": Normal(0.02), f"{layer}.c_proj.weight": Normal(0.02 / 6**0.5)}
+        laws |= {f"{layer}.{into}.bias": Zeros(), f"{layer}.c_proj.bias": Zeros()}
+    assert_laws(named_blocks(), "gpt2", laws, layers=3)
+
+
+def test_a_law_by_the_layer_s_number_names_its_remedy() -> None:
+    remedy = r'and this law depends on it: put Rule\("first.attn.c_proj.weight", ...\) before the recipe'
+    with pytest.raises(PlanError, match=remedy):
+        zeta.plan(named_blocks(), "timm_vit", fix_init=True)

@@ -210,7 +210,7 @@ def test_an_mlp_is_a_second_branch() -> None:
         ({"dt_init": "zero"}, "dt_init must be one of 'random', 'constant', got 'zero'"),
         ({"dt_min": 0.2}, "dt_min must be below dt_max, got 0.2 and 0.1"),
         ({"dt_floor": 0.0}, "dt_floor must be a positive number, got 0.0"),
-        ({"layers": -1}, "layers must be a positive number, got -1"),
+        ({"layers": -1}, "layers must be a whole number above 0, got -1"),
     ],
 )
 def test_options_are_checked(options: dict[str, object], message: str) -> None:

@@ -22,13 +22,12 @@ from zeta.initializers import (
     xavier_uniform,
 )
 from zeta.recipes.general.frameworks import torch_default
-from zeta.recipes.parts import NORM_SCALE, law, layers, norms_and_biases, of_adapter, recipe, unwrapped
+from zeta.recipes.parts import NORM_SCALE, SHORTCUT, law, layers, norms_and_biases, of_adapter, recipe, unwrapped
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
 _BLOCK: Final = re.compile(r"\d+|(?i:\w*(block|unit|res\w*)_?\d+)")
-_SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
 _SINGLE: Final = kind("other") & (ndim(0) | ndim(1))
 _SCALES: Final = _SINGLE & regex(r"(?i)(.*\.)?(scale|multiplier|mul|gain)\w*(\.\w+)?")
 _SHIFTS: Final = _SINGLE & regex(r"(?i)(.*\.)?(bias|add|shift)\w*(\.\w+)?")
@@ -101,7 +100,7 @@ def _is_layer(part: nn.Module) -> bool:
 
 
 def _in_branch(path: str) -> bool:
-    return bool(path) and not any(map(_SHORTCUT.fullmatch, path.split("."))) and not of_adapter(path)
+    return bool(path) and not any(map(SHORTCUT.fullmatch, path.split("."))) and not of_adapter(path)
 
 
 def _without_norms() -> list[Rule]:

@@ -22,7 +22,7 @@ from zeta.initializers import (
     glorot_uniform,
     lecun_truncated_normal,
 )
-from zeta.recipes.parts import RECURRENT, law, norms_and_biases, recipe
+from zeta.recipes.parts import RECURRENT, law, norms_and_biases, recipe, used_as
 from zeta.rules import Kind, Match, Rule, Rules, Where, kind, module, ndim, regex
 from zeta.rules.match import NORMS
 
@@ -39,6 +39,7 @@ _PROJECTIONS: Final = module(nn.MultiheadAttention) & ~regex(r"(.*\.)?bias_[kv]"
 
 
 @recipe
+@used_as("torch")
 def torch_default(model: nn.Module) -> Rules:
     """Torch's own defaults: every layer's ``reset_parameters``, with the fans as torch counts them.
 

@@ -11,7 +11,7 @@ from zeta.base.modules import named_modules_of
 from zeta.errors import SpecError
 from zeta.fans import fans
 from zeta.initializers import Initializer, Uniform, Zeros, glorot_uniform
-from zeta.recipes.parts import RECURRENT, law, of_adapter, recipe
+from zeta.recipes.parts import RECURRENT, law, of_adapter, positive, recipe
 from zeta.rules import Match, Rule, Rules, Where, kind, ndim, regex
 
 #: the last parts of names
@@ -33,8 +33,7 @@ def siren(model: nn.Module, *, omega: float = 30.0, first: str | None = None) ->
     Source: Sitzmann et al. 2020 (arXiv:2006.09661), section 3.2 and supplement 1.5; ``modules.py`` of the released
     code.
     """
-    if not omega > 0:
-        raise SpecError(f"the recipe 'siren': omega must be greater than 0, got {omega!r}")
+    positive("siren", omega=omega)
     firsts = _first_layers(model, first)
 
     def is_first(match: Match) -> bool:

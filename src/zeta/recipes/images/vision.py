@@ -7,7 +7,8 @@ from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import modules_of
+from zeta.base.modules import modules_of, named_modules_of
+from zeta.base.reading import shown
 from zeta.errors import SpecError
 from zeta.initializers import (
     Constant,
@@ -27,9 +28,11 @@ from zeta.recipes.parts import (
     Law,
     choice,
     initializer_range,
+    is_residual_block,
     law,
     layer,
     norms_and_biases,
+    positive,
     recipe,
     symmetric,
     xavier,
@@ -65,7 +68,8 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
     Options:
         zero_init_residual: the last norm of every residual block starts at 0, so that each block starts as the identity
-            (Goyal et al. 2017, section 5.1). It is ``bn3`` of a bottleneck and ``bn2`` of a basic block.
+            (Goyal et al. 2017, section 5.1). It is ``bn3``, or else ``bn2``, of each innermost module that has a
+            shortcut, or a name with a number or that says block, unit or residual; a stem is none.
 
     Source: torchvision; He et al. 2015 (arXiv:1502.01852) and 2016 (arXiv:1512.03385).
     """
@@ -92,9 +96,14 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
 
 def _last_norms(model: nn.Module) -> list[nn.Module]:
-    """The norm that ends each residual block."""
-    ends = (getattr(block, "bn3", None) or getattr(block, "bn2", None) for block in modules_of(model))
-    return [norm for norm in ends if isinstance(norm, nn.Module)]
+    """The norm that ends each residual block; what holds blocks is none, whatever norms its stem has."""
+    found = {
+        name: (block, norm)
+        for name, block in named_modules_of(model)
+        if (norm := block._modules.get("bn3") or block._modules.get("bn2")) is not None
+    }
+    holders = {each for each in found for name in found if name != each and name.startswith(each and f"{each}.")}
+    return [norm for name, (block, norm) in found.items() if name not in holders and is_residual_block(name, block)]
 
 
 @recipe
@@ -108,6 +117,7 @@ def vit(model: nn.Module, *, std: float | None = None) -> Rules:
 
     Source: ``ViTPreTrainedModel`` in transformers (Dosovitskiy et al. 2020, arXiv:2010.11929).
     """
+    positive("vit", std=std)
     weights = Where(
         "weights, class token and positions",
         kind("weight") | kind("embedding") | role("class_token") | role("position"),
@@ -165,7 +175,7 @@ def timm_vit(
         [
             Rule(tokens, Normal(1e-6), optional=True),
             Rule(Where("positions", role("position")), Normal(0.02), optional=True),
-            Rule(Where("layer scales", role("layer_scale")), _layer_scale(layer_scale), optional=True),
+            Rule(Where("layer scales", role("layer_scale")), _layer_scale("timm_vit", layer_scale), optional=True),
             *(Rule(each, scaled) for each in RESIDUAL if fix_init),
             *(classifier if jax and head else []),
             *(convolution if jax else [_PATCHES_AS_TORCH]),
@@ -185,8 +195,10 @@ def _no_classes(match: Match) -> Initializer:
     return Constant(-math.log(match.shape[0]))
 
 
-def _layer_scale(given: float | None, default: float | None = None) -> Law:
+def _layer_scale(recipe_name: str, given: float | None, default: float | None = None) -> Law:
     """The start of a layer scale: as given, or as the module, the config or the recipe has it."""
+    if given is not None and not 0 <= given < math.inf:
+        raise SpecError(f"the recipe {recipe_name!r}: layer_scale must be at least 0, got {shown(given)}")
 
     def found(match: Match) -> Initializer:
         attributes = ((match.module, "init_values"), (match.config, "layer_scale_init_value"))
@@ -218,7 +230,7 @@ def deit(model: nn.Module, *, layer_scale: float | None = None) -> Rules:
         [
             Rule(tokens, Normal(0.02)),
             Rule(Where("positions", role("position")), Normal(0.02)),
-            Rule(Where("layer scales", role("layer_scale")), _layer_scale(layer_scale), optional=True),
+            Rule(Where("layer scales", role("layer_scale")), _layer_scale("deit", layer_scale), optional=True),
             _PATCHES_AS_TORCH,
             Rule(MATRICES, Normal(0.02)),
             *norms_and_biases(),
@@ -303,7 +315,7 @@ def convnext(model: nn.Module, *, layer_scale: float | None = None, head_init_sc
     return Rules(
         [
             Rule(Where("global response normalization", grn), Zeros(), optional=True),
-            Rule(scales, _layer_scale(layer_scale, 1e-6), optional=True),
+            Rule(scales, _layer_scale("convnext", layer_scale, 1e-6), optional=True),
             *([classifier] if head_init_scale != 1 else []),
             Rule(Where("convolutions", CONVOLUTIONS & kind("weight")), Normal(0.02)),
             Rule(MATRICES, Normal(0.02), optional=True),

@@ -20,7 +20,6 @@ from zeta.recipes.parts import (
     choice,
     initializer_range,
     law,
-    layers,
     norms_and_biases,
     positive,
     recipe,
@@ -71,23 +70,25 @@ def bert(model: nn.Module, *, std: float | None = None) -> Rules:
 
 
 @recipe
-def gpt2(model: nn.Module, *, std: float | None = None) -> Rules:
+def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = None) -> Rules:
     """GPT-2: weights and embeddings N(0, s²), projections to the residual stream N(0, s²/(2 L)), norms 1, biases 0.
 
     s is the config's ``initializer_range``, 0.02 without one; L is the number of layers, with two residual branches in
-    each. The projections to the residual stream are attention outputs and MLP down projections; a model without both is
-    an error.
+    each. The projections to the residual stream are attention outputs and MLP down projections; a model without either
+    of them is an error. The scaled projections are the paper's. OpenAI's released code does not scale them, and draws
+    positions from N(0, 0.01²); the recipe follows transformers and nanoGPT, which draw positions like other weights.
 
     Options:
         std: s, where it is not to be the config's.
+        layers: L; by default as the names count
 
-    Source: section 2.3 of "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019), and the
-    released code.
+    Source: section 2.3 of "Language Models are Unsupervised Multitask Learners" (Radford et al. 2019);
+    ``GPT2PreTrainedModel`` in transformers; nanoGPT, model.py.
     """
     positive("gpt2", std=std)
     scaled = law(
         "N(0, s²/(2 L)), s = initializer_range",
-        lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * layers(match))),
+        lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * number_of_layers(match, layers))),
     )
     return Rules([*(Rule(each, scaled) for each in RESIDUAL), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
@@ -110,7 +111,7 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
     Source: Raffel et al. 2019 (arXiv:1910.10683) and its code in Mesh TensorFlow; ``T5PreTrainedModel`` in
     transformers.
     """
-    positive("t5", d_kv=d_kv, d_model=d_model, factor=factor)
+    positive("t5", factor=factor)
 
     def times(match: Match) -> float:
         return factor if factor is not None else float(getattr(match.config, "initializer_factor", None) or 1.0)
@@ -166,7 +167,7 @@ def moe(model: nn.Module, *, scheme: str = "normal", scale: float = 0.1, d_model
     Source: Jiang et al. 2024 (arXiv:2401.04088) and ``MixtralPreTrainedModel`` in transformers; switch: Fedus, Zoph and
     Shazeer 2021 (arXiv:2101.03961, section 2.4).
     """
-    positive("moe", scale=scale, d_model=d_model)
+    positive("moe", scale=scale)
     switch = choice("moe", "scheme", scheme, ("normal", "switch")) == "switch"
     relative = law("N(0, 1/d_model)", lambda match: Normal(size(match, "d_model", d_model, "d_model") ** -0.5))
     tables = [
@@ -215,7 +216,6 @@ def clip(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     Source: openai/CLIP, clip/model.py; Radford et al. 2021 (arXiv:2103.00020).
     """
-    positive("clip", layers=layers)
     depth = functools.partial(number_of_layers, given=layers)
     images = any(_IMAGE.fullmatch(f"{name}.") for name, _ in named_modules_of(model))
 

@@ -132,7 +132,7 @@ def olmo(
 
     Source: OLMo-core, nn/transformer/init.py and nn/attention/__init__.py (2026); OLMo Team 2025 (arXiv:2501.00656).
     """
-    positive("olmo", std=std, embedding_std=embedding_std, embed_scale=embed_scale, layers=layers)
+    positive("olmo", std=std, embedding_std=embedding_std, embed_scale=embed_scale)
 
     def cut(formula: str, std_of: Callable[[Match], float]) -> Law:
         return law(f"{formula}, cut at 3 std", lambda match: TruncatedNormal(std_of(match), cutoff=3))
@@ -218,7 +218,7 @@ def gpt_neox(
     Source: GPT-NeoX, megatron/model/init_functions.py (2026); Black et al. 2022 (arXiv:2204.06745); small: Nguyen and
     Salazar 2019 (arXiv:1910.05895).
     """
-    positive("gpt_neox", std=std, layers=layers)
+    positive("gpt_neox", std=std)
 
     def number(match: Match) -> int:
         return number_of_layers(match, layers)
@@ -273,7 +273,7 @@ def megatron(
     Source: Megatron-LM, core/utils.py, core/transformer/transformer_config.py and core/ssm/mamba_mixer.py (2026);
     Shoeybi et al. 2019 (arXiv:1909.08053).
     """
-    positive("megatron", std=std, embedding_std=embedding_std, layers=layers)
+    positive("megatron", std=std, embedding_std=embedding_std)
     branches = 1 if choice("megatron", "hybrid", hybrid, (True, False)) else 2
     outputs = law(
         "N(0, s²/L)" if hybrid else "N(0, s²/(2 L))",

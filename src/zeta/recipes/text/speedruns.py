@@ -32,7 +32,6 @@ from zeta.recipes.parts import (
     Law,
     law,
     norms_and_biases,
-    positive,
     recipe,
     size,
     width,
@@ -55,7 +54,6 @@ def nanochat(model: nn.Module, *, n_embd: int | None = None) -> Rules:
 
     Source: karpathy/nanochat, nanochat/gpt.py (2026).
     """
-    positive("nanochat", n_embd=n_embd)
 
     def added(match: Match) -> Initializer:
         return _of_std(size(match, "n_embd", n_embd, "n_embd", "hidden_size") ** -0.5)

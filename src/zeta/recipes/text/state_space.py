@@ -150,7 +150,6 @@ def state_space_rules(
 def _around(name: str, branches: int, layers: int | None) -> list[Rule]:
     """The rules for projections, embeddings, convolutions, norms and other biases."""
     choice(name, "branches", branches, (1, 2))
-    positive(name, layers=layers)
 
     def linear(match: Match) -> Initializer:
         return _uniform(match.fans.fan_in)
