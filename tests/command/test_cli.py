@@ -475,18 +475,22 @@ def test_options_of_a_recipe() -> None:
         result = run("plan", "nets.py:Net", "--recipe", "resnet", *given, "--json")
         assert_done(result)
         initializers = {entry["name"]: entry["initializer"]["name"] for entry in json.loads(result.stdout)["entries"]}
-        assert initializers["bn2.weight"] == norm[zero]
+        assert initializers["0.bn2.weight"] == norm[zero]
 
 
 RESIDUAL = """
 from torch import nn
 
 
-class Net(nn.Module):
+class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
         self.conv2, self.bn2 = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+
+def Net():
+    return nn.Sequential(Block())
 """
 
 

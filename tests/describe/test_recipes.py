@@ -447,3 +447,18 @@ def test_a_function_that_returns_rules_is_refused() -> None:
     for how in (recipes.gpt2, lambda model: recipes.gpt2(model)):
         with pytest.raises(SpecError, match=r"the function returned rules.*zeta.recipes.gpt2\(model\)"):
             zeta.init_(small_gpt(), how, seed=0)
+
+
+def test_a_role_that_is_missed_in_some_layers_is_refused() -> None:
+    class Retention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(8, 8)
+
+    model = example_gpt2(n_layer=3, n_embd=8, n_head=2, vocab_size=16, n_positions=8)
+    model.h[1].attn = Retention()
+    for recipe in ("gpt2", "deepnorm"):
+        with pytest.raises(PlanError, match=r"h\.1\.attn\.mix\.weight 8 x 8.*what it does there is not known"):
+            zeta.plan(model, recipe)
+    mine = Rules([Rule("h.1.attn.mix.weight", Zeros())])
+    assert zeta.plan(model, mine + recipes.gpt2(model))["h.1.mlp.c_proj.weight"].std == pytest.approx(0.02 / 6**0.5)

@@ -225,6 +225,20 @@ def _refuse(match: Match) -> Initializer:
     )
 
 
+def of_unknown_role() -> Rule:
+    """Refuse the weights of layers whose role is not known: one that leads to the residual stream would be missed."""
+
+    def refuse(match: Match) -> Initializer:
+        raise SpecError(
+            "lies in a layer, and what it does there is not known: it may lead to the residual stream. Put a rule for "
+            "it before the recipe"
+        )
+
+    unknown = Where("", lambda match: match.role is None and match.layer is not None)
+    weights = Where("weights of layers with unknown roles", kind("weight") & ndim(2) & unknown)
+    return Rule(weights, law("refused", refuse), optional=True)
+
+
 def law(formula: str, function: Law) -> Law:
     """A rule's function of the match, with the formula that tables and pages show for it."""
     function.__doc__ = formula

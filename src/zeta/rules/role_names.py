@@ -76,7 +76,7 @@ NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
 
 _PARTS: Final = "(_[ab]|_nope|_rope|_pe|_up|_down|_global|_content|_pos)?(_current|_delayed)?"
 PROJECTIONS: Final = {
-    Role.QUERY: _any(f"(w_?|c_)?(q|query)(_head)?{_PARTS}"),
+    Role.QUERY: _any("q_attn", f"(w_?|c_)?(q|query)(_head)?{_PARTS}"),
     Role.KEY: _any(f"(w_?|c_)?(k|key)(_head)?{_PARTS}"),
     Role.VALUE: _any(f"(w_?|c_)?(v|value)(_head)?{_PARTS}"),
     Role.QUERY_KEY_VALUE: _any(

@@ -22,7 +22,17 @@ from zeta.initializers import (
     xavier_uniform,
 )
 from zeta.recipes.general.frameworks import torch_default
-from zeta.recipes.parts import NORM_SCALE, SHORTCUT, law, layers, norms_and_biases, of_adapter, recipe, unwrapped
+from zeta.recipes.parts import (
+    NORM_SCALE,
+    SHORTCUT,
+    law,
+    layers,
+    norms_and_biases,
+    of_adapter,
+    of_unknown_role,
+    recipe,
+    unwrapped,
+)
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
@@ -196,6 +206,7 @@ def deepnorm(model: nn.Module, *, encoder_layers: int | None = None, decoder_lay
         [
             *_transformer("Xavier normal, variance beta² 2/(fan_in + fan_out)", beta, xavier_normal),
             Rule(Where("embeddings and read-out", kind("embedding") | role("position") | role("readout")), table),
+            of_unknown_role(),
             Rule(Where("other weights", kind("weight")), xavier_normal(), optional=True),
             *norms_and_biases(),
         ]
@@ -241,6 +252,7 @@ def t_fixup(model: nn.Module, *, encoder_layers: int | None = None, decoder_laye
             Rule(Where("positions", role("position")), table, optional=True),
             Rule(Where("token embeddings", kind("embedding")), law("N(0, 1/d (9 N)^(-1/2))", embedding)),
             Rule(Where("read-out", role("readout")), table, optional=True),
+            of_unknown_role(),
             Rule(Where("other weights", kind("weight")), xavier_uniform(), optional=True),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]

@@ -32,6 +32,7 @@ from zeta.recipes.parts import (
     law,
     layer,
     norms_and_biases,
+    of_unknown_role,
     positive,
     recipe,
     symmetric,
@@ -180,6 +181,7 @@ def timm_vit(
             *(classifier if jax and head else []),
             *(convolution if jax else [_PATCHES_AS_TORCH]),
             *([Rule(_PROJECTIONS, xavier_of_each)] if scheme == "moco" else []),
+            *([of_unknown_role()] if fix_init or scheme == "moco" else []),
             Rule(MATRICES, weights),
             *norms_and_biases(),
         ]

@@ -21,6 +21,7 @@ from zeta.recipes.parts import (
     initializer_range,
     law,
     norms_and_biases,
+    of_unknown_role,
     positive,
     recipe,
     size,
@@ -75,8 +76,9 @@ def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = Non
 
     s is the config's ``initializer_range``, 0.02 without one; L is the number of layers, with two residual branches in
     each. The projections to the residual stream are attention outputs and MLP down projections; a model without either
-    of them is an error. The scaled projections are the paper's. OpenAI's released code does not scale them, and draws
-    positions from N(0, 0.01²); the recipe follows transformers and nanoGPT, which draw positions like other weights.
+    of them is an error, as is a weight in a layer whose role is not known. The scaled projections are the paper's.
+    OpenAI's released code does not scale them, and draws positions from N(0, 0.01²); the recipe follows transformers
+    and nanoGPT, which draw positions like other weights.
 
     Options:
         std: s, where it is not to be the config's.
@@ -90,7 +92,8 @@ def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = Non
         "N(0, s²/(2 L)), s = initializer_range",
         lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * number_of_layers(match, layers))),
     )
-    return Rules([*(Rule(each, scaled) for each in RESIDUAL), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    residual = [Rule(each, scaled) for each in RESIDUAL]
+    return Rules([*residual, of_unknown_role(), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
