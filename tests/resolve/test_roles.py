@@ -290,3 +290,17 @@ def test_layer_scales_by_two_parts_of_their_names() -> None:
     model = nn.ModuleDict({"ls1": scale, "block": nn.Module()})
     model["block"].layer_scale_parameter = nn.Parameter(torch.empty(D))
     assert roles(model) == {"ls1.gamma": "layer_scale", "block.layer_scale_parameter": "layer_scale"}
+
+
+def test_the_roles_of_a_model_print_as_a_table() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3, enable_nested_tensor=False)
+    found = roles_of(model)
+    assert found == dict(found)
+    rows = [line.split() for line in str(found).splitlines()]
+    assert rows[0] == ["name", "role"]
+    assert ["layers.{0..2}.self_attn.out_proj.weight", "attention_output"] in rows
+    assert ["layers.{0..2}.linear2.bias", "mlp_down"] in rows
+    assert len(rows) == 2 + len(found) // 3
+    assert repr(found) == "Roles(24 parameters: query_key_value, attention_output, mlp_up, mlp_down)"
+    assert "layers.{0..2}.linear2.bias" in found._repr_html_()
+    assert repr(roles_of(nn.LayerNorm(3))) == "Roles(0 parameters: none)"
