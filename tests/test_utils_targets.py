@@ -208,8 +208,7 @@ def test_all_that_is_wrong_is_listed() -> None:
     with pytest.raises(TargetError) as caught:
         init_zero_(model)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()[1:]] == [
-        "  - meta.weight",
-        "  - meta.bias",
+        "  - meta.weight, meta.bias",
         "  - overlap.weight",
     ]
 

@@ -400,3 +400,17 @@ def test_the_nearest_configuration() -> None:
 
     zeta.plan(model, Rules([Rule("*", noted)]))
     assert seen == {"a.layer.weight": {"range": 0.1}, "b.inner.layer.weight": {"range": 0.3}, "c.weight": None}
+
+
+def test_the_roles_of_a_model_print_as_a_table() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 3, enable_nested_tensor=False)
+    found = roles_of(model)
+    assert found == dict(found)
+    rows = [line.split() for line in str(found).splitlines()]
+    assert rows[0] == ["name", "role"]
+    assert ["layers.{0..2}.self_attn.out_proj.weight", "attention_output"] in rows
+    assert ["layers.{0..2}.linear2.bias", "mlp_down"] in rows
+    assert len(rows) == 2 + len(found) // 3
+    assert repr(found) == "Roles(24 parameters: query_key_value, attention_output, mlp_up, mlp_down)"
+    assert "layers.{0..2}.linear2.bias" in found._repr_html_()
+    assert repr(roles_of(nn.LayerNorm(3))) == "Roles(0 parameters: none)"

@@ -138,7 +138,7 @@ def test_what_cannot_be_written_is_listed() -> None:
     def build(layer: nn.Module) -> nn.Module:
         return utils.init_zero_(nn.Sequential(nn.Linear(2, 2), layer))
 
-    with pytest.raises(zeta.TargetError, match=r"1\.weight: is real, from before the recording"):
+    with pytest.raises(zeta.TargetError, match=r"1\.weight, 1\.bias: is real, from before the recording"):
         zeta.record(build, outside)
     with pytest.raises(zeta.LayerTypeError):
         zeta.record(lambda: utils.init_zero_(3))  # type: ignore[type-var]

@@ -15,6 +15,8 @@ TABLE_WIDTH: Final = 180
 #: characters of a name, the first text of a row, and of any other, such as a finding's advice; of a longer one, the
 #: middle is left out
 _LONGEST_NAME: Final = 300
+#: joined names before a reason
+_MOST_NAMES: Final = 8
 _LONGEST_TEXT: Final = 600
 # characters in a line of a notebook's output, in a window of usual width
 _NOTEBOOK_WIDTH: Final = 110
@@ -57,6 +59,24 @@ def fold(named: Iterable[tuple[str, Hashable, T]]) -> list[tuple[str, list[T]]]:
         (".".join(map(_part_text, parts)), [listed[number][2] for number in numbers])
         for parts, numbers in sorted(groups, key=lambda group: group[1][0])
     ]
+
+
+def by_reason(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason, with the names that it holds for, in the order of the first.
+
+    >>> by_reason([("h.0.weight", "is on meta"), ("scale", "is lazy"), ("h.1.weight", "is on meta")])
+    ['h.{0..1}.weight: is on meta', 'scale: is lazy']
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in problems:
+        names.setdefault(reason, []).append(name)
+    return [f"{_several(each)}: {reason}" for reason, each in names.items()]
+
+
+def _several(names: list[str]) -> str:
+    known = fold((name, None, name) for name in names)
+    rest = sum(len(each) for _, each in known[_MOST_NAMES:])
+    return ", ".join(name for name, _ in known[:_MOST_NAMES]) + (f" and {rest} more" if rest else "")
 
 
 def _folded(groups: list[Group]) -> list[Group]:

@@ -17,6 +17,7 @@ from zeta.base.parametrizations import hooked, recompute
 from zeta.base.process.forked import check_threads
 from zeta.base.process.garbage import uncollected
 from zeta.base.process.surroundings import Ungraded
+from zeta.base.text import by_reason
 from zeta.compute.sampling import Request, fill_, pieces
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.values import computed, values_of
@@ -79,7 +80,7 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     parametrized so that the value is impossible. All of them are listed.
     """
     jobs: list[Job] = []
-    problems: list[str] = gathered(fit.model)
+    refused: list[tuple[str, str]] = []
     parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
     given = _plain_entries(fit) if parametrized else {}
     sorts: Sorts = {}
@@ -96,7 +97,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
                 held_as.add(law)
             jobs.append(job_of(entry, slot, seed, given, sorts))
         except ZetaError as error:
-            problems.append(f"{entry.name}: {error}")
+            refused.append((entry.name, str(error)))
+    problems = [*gathered(fit.model), *by_reason(refused)]
     if parametrized:
         problems += _crossed(parametrized, jobs)
     written = {job.entry.name: job.memory for job in jobs}
@@ -142,7 +144,7 @@ def _crossed(parametrized: list[Slot], jobs: list[Job]) -> list[str]:
 
 def check_parameters(slots: Iterable[Slot]) -> None:
     """Raise one ``TargetError`` that lists every parameter that has no memory or is not a floating-point weight."""
-    problems: list[str] = []
+    refused: list[tuple[str, str]] = []
     for slot in slots:
         if slot.kind is not Kind.BUFFER:
             try:
@@ -152,9 +154,9 @@ def check_parameters(slots: Iterable[Slot]) -> None:
                 if (problem := hook_problem(slot)) is not None:
                     raise TargetError(problem)
             except TargetError as error:
-                problems.append(f"{slot.name}: {error}")
-    if problems:
-        raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
+                refused.append((slot.name, str(error)))
+    if refused:
+        raise TargetError(listed("these parameters cannot be written; nothing was changed:", by_reason(refused)))
 
 
 def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:

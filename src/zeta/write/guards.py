@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 from zeta.base.parametrizations import originals
 from zeta.base.process.surroundings import plain
+from zeta.base.text import by_reason
 from zeta.errors import RecordingError, TargetError, ZetaError, listed
 from zeta.fans import Axes
 from zeta.initializers import Blocks, Constant, Initializer, Program
@@ -71,15 +72,15 @@ def note(recorder: Draws, fit: Fit) -> None:
     Raises ``TargetError`` that lists all parameters that cannot be written.
     """
     written = [entry for entry in fit.entries if not entry.kept]
-    problems: list[str] = []
+    refused: list[tuple[str, str]] = []
     with torch._C.DisableTorchFunction():  # the recording's mode would answer is_meta with False
         for entry in written:
             try:
                 _check(entry, fit.slots[entry.name])
             except ZetaError as error:
-                problems.append(f"{entry.name}: {error}")
-    if problems:
-        raise TargetError(listed("these parameters cannot be written in a recording:", problems))
+                refused.append((entry.name, str(error)))
+    if refused:
+        raise TargetError(listed("these parameters cannot be written in a recording:", by_reason(refused)))
     for entry in written:
         slot = fit.slots[entry.name]
         if slot.parametrization is None:

@@ -17,26 +17,48 @@ from typing import Any, Final
 from msgspec import Struct
 from torch import nn
 
+from zeta.base import html
+from zeta.base.text import count_text, fold, table
 from zeta.base.usage import attends
 from zeta.fans import known_axes
 from zeta.resolve.slots import Slot, named_modules, walk
 from zeta.rules import role_names as names
 from zeta.rules.match import Kind, Role
 
+_HEADINGS: Final = ("name", "role")
 _WEIGHTS: Final = (Kind.WEIGHT, Kind.EMBEDDING, Kind.OTHER)
 #: more weights of one shape lead nowhere in particular
 _MOST_UPS: Final = 3
 _PROJECTIONS: Final = (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE)
 
 
-def roles_of(model: nn.Module) -> dict[str, Role]:
+class Roles(dict[str, Role]):
+    """The roles of a model's parameters by name, a dictionary that prints as a table."""
+
+    def __repr__(self) -> str:
+        found = ", ".join(dict.fromkeys(self.values())) or "none"
+        return f"Roles({count_text(len(self), 'parameter')}: {found})"
+
+    def __str__(self) -> str:
+        return table(_HEADINGS, self._rows())
+
+    def _repr_html_(self) -> str:
+        return html.page(html.table_section(repr(self), _HEADINGS, self._rows()))
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [(name, found[0].value) for name, found in fold((name, role, role) for name, role in self.items())]
+
+
+def roles_of(model: nn.Module) -> Roles:
     """The role of each parameter that has one, by name; of a bias, the role of its layer's weight.
+
+    ``print`` shows a table.
 
     >>> roles = roles_of(nn.MultiheadAttention(4, 2))
     >>> roles["in_proj_weight"].value, roles["out_proj.bias"].value
     ('query_key_value', 'attention_output')
     """
-    return found_in(model, walk(model))
+    return Roles(found_in(model, walk(model)))
 
 
 def found_in(model: nn.Module, slots: Sequence[Slot]) -> dict[str, Role]:
