@@ -320,6 +320,32 @@ def width(match: Match) -> int:
     return int(match.fans.fan_out if out else match.fans.fan_in)
 
 
+def stream_width(model: nn.Module, given: int | None = None, option: str = "d_model") -> Callable[[Match], int]:
+    """The width of the residual stream, for a layer that may be narrower: as ``given``, or as what leads to it ends.
+
+    Where the layers that lead to it end in several widths, the config decides.
+    """
+    linear = {
+        f"{name}.weight": part
+        for name, part in named_modules_of(model)
+        if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
+    }
+    to_the_stream = (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
+
+    def found(match: Match) -> int:
+        if given is not None or match.role in to_the_stream:
+            return given or width(match)
+        ends = {_outputs(part) for name, part in linear.items() if match.roles(name) in to_the_stream}
+        return ends.pop() if len(ends) == 1 else size(match, option, None, "hidden_size", "n_embd", "d_model", "dim")
+
+    return found
+
+
+def _outputs(layer: nn.Module) -> int:
+    weight = layer._parameters["weight"]
+    return layer.out_features if isinstance(layer, nn.Linear) else int(weight.shape[-1])  # type: ignore[union-attr]
+
+
 def xavier(match: Match) -> Initializer:
     """Uniform on ±sqrt(6 / (in + out)), in and out as torch counts them."""
     return symmetric(6 / (match.torch_fans.fan_in + match.torch_fans.fan_out))
