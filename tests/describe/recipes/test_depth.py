@@ -358,3 +358,46 @@ def test_packed_head_by_head_is_refused() -> None:
         layer.attention.query_key_value = nn.ModuleDict({"base_layer": layer.attention.query_key_value})
     with pytest.raises(PlanError, match="packs queries, keys and values head by head"):
         zeta.plan(adapted, "deepnorm")
+
+
+def layers_of(count: int, cross: bool = False) -> nn.ModuleDict:
+    return nn.ModuleDict({"blocks": nn.ModuleList(OwnLayer(cross) for _ in range(count))})
+
+
+def of_stack(path: str, count: int, scheme: Callable[..., Plain], factor: float) -> dict[str, Plain]:
+    """The truth of one stack without attention to another."""
+    truth = of_own(scheme, factor, 1.0)
+    layers = tuple(f"encoder.blocks.{n}." for n in range(count))
+    return {name.replace("encoder", path): law for name, law in truth.items() if name.startswith(layers)}
+
+
+def test_a_decoder_without_attention_is_no_stack() -> None:
+    """Four layers that a small network decodes: one stack, (8 * 4)^(-1/4)."""
+    head = nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, 9))
+    model = nn.ModuleDict({"table": nn.Embedding(9, D), "encoder": layers_of(4), "decoder": head})
+    found = {entry.name: plain(entry.initializer) for entry in zeta.plan(model, "deepnorm").parameters}
+    truth = of_stack("encoder", 4, xavier, 32**-0.25)
+    assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
+    found = {entry.name: plain(entry.initializer) for entry in zeta.plan(model, "t_fixup").parameters}
+    truth = of_stack("encoder", 4, glorot, 0.67 * 4**-0.25) | {"table.weight": normal(D**-0.5 * 36**-0.25)}
+    assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
+
+
+def two_towers() -> nn.ModuleDict:
+    towers = {"text_encoder": layers_of(2), "image_encoder": layers_of(4)}
+    return nn.ModuleDict({"table": nn.Embedding(9, D), **towers, "head": nn.Linear(D, 9)})
+
+
+def test_each_encoder_has_its_own_layers() -> None:
+    two, four = (of_stack("text_encoder", 2, xavier, 16**-0.25), of_stack("image_encoder", 4, xavier, 32**-0.25))
+    ends = {"table.weight": normal(D**-0.5), "head.weight": normal(D**-0.5), "head.bias": ZERO}
+    assert_plan(zeta.plan(two_towers(), "deepnorm"), two | four | ends)
+    truth = of_stack("text_encoder", 2, glorot, 0.67 * 2**-0.25)
+    truth |= of_stack("image_encoder", 4, glorot, 0.67 * 4**-0.25)
+    with pytest.raises(PlanError, match=r"depends on several stacks, of \[2, 4\] layers; give encoder_layers="):
+        zeta.plan(two_towers(), "t_fixup")
+    mine = zeta.Rules([zeta.Rule("table.weight", zeta.initializers.Zeros())])
+    model = two_towers()
+    plan = zeta.plan(model, mine + zeta.recipes.t_fixup(model))
+    found = {entry.name: plain(entry.initializer) for entry in plan.parameters}
+    assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
