@@ -106,9 +106,28 @@ def test_fixup_of_linear_layers() -> None:
         zeta.plan(nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3)}), "fixup")
     truth = {name: ZERO for name, _ in model.named_parameters()}
     scaled = normal(math.sqrt(2 / 16) * 5 ** (-1 / 6))
+    truth["stem.weight"] = normal(math.sqrt(2 / 16))
     assert_plan(zeta.plan(model, "fixup"), truth | {f"body.{n}.{i}.weight": scaled for n in range(5) for i in range(3)})
     wide = zeta.plan(model, "fixup", layers=50)["body.0.0.weight"].std
     assert wide == pytest.approx(math.sqrt(2 / 16) * 50 ** (-1 / 6))
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_head_of_several_layers_is_no_block(numbered: bool) -> None:
+    """Two blocks, and two linear layers behind them, of which only the last is 0."""
+
+    def branch() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False))
+
+    head = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 5))
+    body = [nn.Conv2d(3, 8, 5, bias=False), branch(), branch(), nn.Flatten()]
+    model = nn.Sequential(*body, head) if numbered else nn.ModuleDict({"body": nn.Sequential(*body), "head": head})
+    at, top = ("", "4") if numbered else ("body.", "head")
+    truth = {f"{at}0.weight": he(8, 5)}
+    for n in (1, 2):
+        truth |= {f"{at}{n}.0.weight": he(8, 3, 2**-0.5), f"{at}{n}.2.weight": ZERO}
+    truth |= {f"{top}.0.weight": normal(math.sqrt(2 / 20)), f"{top}.2.weight": ZERO}
+    assert_plan(zeta.plan(model, "fixup"), truth | {f"{top}.{n}.bias": ZERO for n in (0, 2)})
 
 
 def test_norms_are_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import named_modules_of, named_parameters_of
+from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -23,7 +23,7 @@ from zeta.initializers import (
 )
 from zeta.recipes.general.frameworks import torch_default
 from zeta.recipes.parts import NORM_SCALE, SHORTCUT, law, layers, norms_and_biases, of_adapter, recipe, unwrapped
-from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
+from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
@@ -45,9 +45,10 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     For residual networks without norms: L is the number of residual blocks, m the number of layers in a branch. A
     block is the innermost numbered module with several convolutions or linear layers; shortcuts (names with
-    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Scalar biases are 0 and scalar multipliers 1. The
-    released code leaves the first convolution as torch draws it; the paper has a standard method, here He's as
-    everywhere else. A model with norms is refused.
+    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Linear layers that end in another width than they
+    begin with, without a shortcut, are no block but a head; of each head, the last layer is the classifier. Scalar
+    biases are 0 and scalar multipliers 1. The released code leaves the first convolution as torch draws it; the paper
+    has a standard method, here He's as everywhere else. A model with norms is refused.
 
     Options:
         layers: the number of residual blocks, if not all of them are found.
@@ -57,6 +58,14 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     branches = _branches(model)
     count = layers or len(branches)
     place = {layer: (number, len(branch)) for branch in branches for number, layer in enumerate(branch)}
+
+    outside = [part for part in modules_of(model) if isinstance(part, nn.Linear) and part not in place]
+    rows = (part for part in modules_of(model) if isinstance(part, nn.Sequential))
+    followed = {each for row in rows for each in [layer for layer in row if isinstance(layer, nn.Linear)][:-1]}
+
+    def classifier(match: Match) -> bool:
+        last = match.module in outside[-1:] or (match.module in outside and match.role is Role.READOUT)
+        return match.kind is Kind.WEIGHT and last and match.module not in followed
 
     def first(match: Match) -> bool:
         return match.kind is Kind.WEIGHT and match.module in place and not last(match)
@@ -76,8 +85,8 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
             *_without_norms(),
             Rule(Where("last layer of each branch", last), Zeros()),
             Rule(Where("other layers of branches", first), law("N(0, 2/fan_out L^(-1/(m-1)))", scaled)),
-            Rule(Where("classifier", module(nn.Linear) & kind("weight")), Zeros(), optional=True),
-            Rule(Where("other convolutions", kind("weight")), kaiming_normal("fan_out"), optional=True),
+            Rule(Where("classifier", classifier), Zeros(), optional=True),
+            Rule(Where("other weights", kind("weight")), kaiming_normal("fan_out"), optional=True),
             Rule(Where("scalar multipliers", _SCALES), Ones(), optional=True),
             Rule(Where("biases", kind("bias") | _SHIFTS), Zeros(), optional=True),
         ]
@@ -90,9 +99,18 @@ def _branches(model: nn.Module) -> list[list[nn.Module]]:
     for name, block in named_modules_of(model):
         if _BLOCK.fullmatch(name.rpartition(".")[2]):
             inside = [layer for path, layer in named_modules_of(block) if _is_layer(layer) and _in_branch(path)]
-            if len(inside) > 1:
+            if len(inside) > 1 and _keeps_width(block, inside):
                 found[name] = inside
     return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
+
+
+def _keeps_width(block: nn.Module, branch: list[nn.Module]) -> bool:
+    """Whether linear layers end as they begin, or have a shortcut; convolutions may have one without parameters."""
+    first, last = branch[0], branch[-1]
+    if not all(isinstance(layer, nn.Linear) for layer in branch):
+        return True
+    around = any(map(SHORTCUT.fullmatch, block._modules))
+    return around or first.in_features == last.out_features
 
 
 def _is_layer(part: nn.Module) -> bool:
