@@ -55,16 +55,20 @@ def dit(model: nn.Module) -> Rules:
 
     The modulations are the last linear layers of each adaptive norm (adaLN-Zero), so that each block starts as the
     identity. The patch embedding is Xavier-uniform as a linear layer would be: its in is channels times pixels, its out
-    the width. A packed query, key and value counts as one matrix, as in the released code; separate ones get the same
-    law. Positions, if they are a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
+    the width. A block (a numbered module with attention) in which no modulation is found is refused. A packed query,
+    key and value counts as one matrix, as in the released code; separate ones get the same law. Positions, if they are
+    a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
 
     Source: facebookresearch/DiT, models.py (Peebles & Xie 2022, arXiv:2212.09748).
     """
-    modulations = layers_in("last layer of each modulation", _modulations(model))
+    found = frozenset(_modulations(model))
+    modulations = layers_in("last layer of each modulation", found)
+    plain = layers_in("blocks without a modulation", frozenset(_blocks_without(model, found)))
     last = Where("modulation of the final layer", regex(r"(.*\.)?proj_out_1\.\w+"))
     final = (role("readout") | role("readout", bias=True)) & ~(modulations | last)
     return Rules(
         [
+            Rule(plain, law("refused", _refuse_block), optional=True),
             Rule(modulations, Zeros()),
             Rule(last, Zeros(), optional=True),
             Rule(Where("final layer", final), Zeros()),
@@ -83,6 +87,23 @@ def _modulations(model: nn.Module) -> Iterator[nn.Module]:
     for name, part in named_modules_of(model):
         if _MODULATION.fullmatch(name.rpartition(".")[2]) or _MODULATION_CLASS.fullmatch(type(part).__name__):
             yield from [layer for layer in modules_of(part) if isinstance(layer, nn.Linear)][-1:]
+
+
+def _blocks_without(model: nn.Module, modulations: frozenset[nn.Module]) -> Iterator[nn.Module]:
+    """The layers of blocks with attention in which there is no modulation."""
+    for name, block in named_modules_of(model):
+        around = (*block._modules, *(type(each).__name__ for each in block.children()))
+        if name.rpartition(".")[2].isdecimal() and any(re.search("(?i)att(n|ention)", part) for part in around):
+            inside = [*modules_of(block)]
+            if not modulations.intersection(inside):
+                yield from inside
+
+
+def _refuse_block(match: Match) -> Initializer:
+    raise SpecError(
+        "is in a block with attention in which no modulation is found by name or class, as adaLN_modulation; "
+        f'it would not start at 0: put rules for the block before the recipe, as Rule("{match.name}", ...)'
+    )
 
 
 def _xavier_of_patches(match: Match) -> Initializer:
@@ -110,7 +131,12 @@ _SINES: Final = law("sin(p w), cos(p w), w = 10000^(-4 k/d), p the column, then 
 
 # -- U-Nets ------------------------------------------------------------------------------------------------------------
 
-_BLOCK_CLASS: Final = re.compile(r"(?i)res(idual|net)?_?(conv)?_?(block|unit)\w*|unet_?block")
+_BLOCK_CLASS: Final = re.compile(
+    r"(?i)(\w*_|(spatio|temporal|spatial|conv|wide|pre_?act\w*|adaptive|up|down|time)*)"
+    r"res(idual|net)?_?(conv)?_?(block|unit)\w*|unet_?block"
+)
+#: classes that may be residual blocks too
+_LIKE_A_BLOCK: Final = re.compile(r"\w*(Res([A-Z_]|idual|[Nn]et)|(^|_)res)\w*([Bb]lock|[Uu]nit)\w*")
 #: convolutions of a residual block that are not on its main path
 _BESIDE: Final = re.compile(r"(?i)skip|shortcut|res(idual)?_?conv|\bnin|identity|sample|att(n|ention)|qkv|^proj$")
 _OUTPUT: Final = re.compile(r"(?i)(.*\.)?(out|output|conv_?out|out_?conv|final_?conv|final|\w+_aux_conv)(\.\d+)?")
@@ -145,6 +171,7 @@ def diffusion_unet(model: nn.Module, *, scheme: str = "adm") -> Rules:
     start, affected = (_small, kind("weight")) if ddpm else (Zeros(), kind("weight") | kind("bias"))
     return Rules(
         [
+            _unknown_blocks(model),
             *(Rule(end & affected, start, label=end.label, optional=end is ends[1]) for end in ends),
             *(_XAVIER if ddpm else AS_TORCH),
             *norms_and_biases(),
@@ -175,6 +202,27 @@ def _residual_ends(model: nn.Module) -> Iterator[nn.Module]:
         if _BLOCK_CLASS.fullmatch(type(block).__name__):
             main = [part for name, part in named_modules_of(block) if _convolves(part) and not _BESIDE.search(name)]
             yield from main[-1:]
+
+
+def _unknown_blocks(model: nn.Module) -> Rule:
+    """Refuses what may be a residual block by its class and neither is one that is known nor holds one."""
+    known = [block for block in modules_of(model) if _BLOCK_CLASS.fullmatch(type(block).__name__)]
+    inside = frozenset(part for block in known for part in modules_of(block))
+    unknown = frozenset(
+        part
+        for block in modules_of(model)
+        if _LIKE_A_BLOCK.fullmatch(type(block).__name__) and not inside.intersection(modules_of(block))
+        for part in modules_of(block)
+        if _convolves(part)
+    )
+
+    def refuse(match: Match) -> Initializer:
+        raise SpecError(
+            "may be in a residual block, whose class has no known name, and its last convolution must start at 0: put "
+            f'rules for the block before the recipe, as Rule("{match.name}", ...)'
+        )
+
+    return Rule(layers_in("residual blocks of unknown classes", unknown), law("refused", refuse), optional=True)
 
 
 def _outputs(model: nn.Module) -> Iterator[nn.Module]:
@@ -246,6 +294,7 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
         weights = kind("weight") & (ndim(2) | ndim(4))
         return Rules(
             [
+                _unknown_blocks(model),
                 Rule(ends, Zeros()),
                 Rule(attentions, Zeros(), optional=True),
                 Rule(output, Zeros()),
@@ -260,6 +309,7 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
     frequencies = Where("frequencies", regex(r"(.*\.)?freqs"))
     return Rules(
         [
+            _unknown_blocks(model),
             Rule(ends & kind("weight"), _small, label=ends.label),
             Rule(attentions & kind("weight"), _small, optional=True, label=attentions.label),
             Rule(output & kind("weight"), _small, label=output.label),
