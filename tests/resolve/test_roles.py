@@ -414,3 +414,10 @@ def test_the_roles_of_a_model_print_as_a_table() -> None:
     assert repr(found) == "Roles(24 parameters: query_key_value, attention_output, mlp_up, mlp_down)"
     assert "layers.{0..2}.linear2.bias" in found._repr_html_()
     assert repr(roles_of(nn.LayerNorm(3))) == "Roles(0 parameters: none)"
+
+
+def test_a_model_without_a_head_whose_layers_have_words_for_names() -> None:
+    model = nn.ModuleDict({name: Own.Block(True, False) for name in ("first", "second")})
+    found = roles(model)
+    assert "readout" not in found.values()
+    assert found.get("second.two.weight") == found.get("first.two.weight")

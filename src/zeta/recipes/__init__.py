@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from zeta.recipes.general.recurrent import gru, irnn, lstm
     from zeta.recipes.general.reinforcement import ppo
     from zeta.recipes.general.theory import critical, mimetic, zer_o
+    from zeta.recipes.images.adversarial import dcgan, stylegan2, vq
     from zeta.recipes.images.detection import deformable_detr, detr, retinanet
     from zeta.recipes.images.fields import instant_ngp, nerf, siren
-    from zeta.recipes.images.generative import controlnet, dcgan, diffusion_unet, dit, edm, edm2, stylegan2, vq
+    from zeta.recipes.images.generative import controlnet, diffusion_unet, dit, edm, edm2
     from zeta.recipes.images.vision import convnext, deit, efficientnet, nnunet, resnet, swin, swin_v2, timm_vit, vit
     from zeta.recipes.text.language import bert, clip, gpt2, llama, moe, t5
     from zeta.recipes.text.pretraining import gpt_neox, megatron, olmo, torchtitan_deepseek_v3, torchtitan_llama3
@@ -112,7 +113,8 @@ _FAMILIES: Final = {
     "text.state_space": ("mamba", "mamba2"),
     "images.vision": ("convnext", "deit", "efficientnet", "nnunet", "resnet", "swin", "swin_v2", "timm_vit", "vit"),
     "images.detection": ("deformable_detr", "detr", "retinanet"),
-    "images.generative": ("controlnet", "dcgan", "diffusion_unet", "dit", "edm", "edm2", "stylegan2", "vq"),
+    "images.generative": ("controlnet", "diffusion_unet", "dit", "edm", "edm2"),
+    "images.adversarial": ("dcgan", "stylegan2", "vq"),
     "images.fields": ("instant_ngp", "nerf", "siren"),
     "general.recurrent": ("gru", "irnn", "lstm"),
     "general.frameworks": ("flax", "keras", "torch"),

@@ -36,6 +36,7 @@ Law = Callable[[Match], Initializer]
 NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
 #: torch's recurrent layers
 RECURRENT: Final = Where("recurrent layers", module(nn.RNNBase) | module(nn.RNNCellBase))
+_IN_A_BLOCK: Final = re.compile(r"(.*\.)?\d+\.[^.]+\..+")
 #: what leads back to the residual stream; a rule for each, so that a model without one of them is an error
 RESIDUAL: Final = (
     Where("attention outputs", role("attention_output")),
@@ -234,7 +235,8 @@ def of_unknown_role() -> Rule:
             "it before the recipe"
         )
 
-    unknown = Where("", lambda match: match.role is None and match.layer is not None)
+    # in a numbered module that holds others; ``decoder.0.weight`` is a layer of a plain network
+    unknown = Where("", lambda match: match.role is None and _IN_A_BLOCK.fullmatch(unwrapped(match.name)) is not None)
     weights = Where("weights of layers with unknown roles", kind("weight") & ndim(2) & unknown)
     return Rule(weights, law("refused", refuse), optional=True)
 
@@ -341,6 +343,32 @@ def width(match: Match) -> int:
         return match.shape[-1]
     out = match.role in ("attention_output", "mlp_down")
     return int(match.fans.fan_out if out else match.fans.fan_in)
+
+
+def stream_width(model: nn.Module, given: int | None = None, option: str = "d_model") -> Callable[[Match], int]:
+    """The width of the residual stream, for a layer that may be narrower: as ``given``, or as what leads to it ends.
+
+    Where the layers that lead to it end in several widths, the config decides.
+    """
+    linear = {
+        f"{name}.weight": part
+        for name, part in named_modules_of(model)
+        if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
+    }
+    to_the_stream = (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
+
+    def found(match: Match) -> int:
+        if given is not None or match.role in to_the_stream:
+            return given or width(match)
+        ends = {_outputs(part) for name, part in linear.items() if match.roles(name) in to_the_stream}
+        return ends.pop() if len(ends) == 1 else size(match, option, None, "hidden_size", "n_embd", "d_model", "dim")
+
+    return found
+
+
+def _outputs(layer: nn.Module) -> int:
+    weight = layer._parameters["weight"]
+    return layer.out_features if isinstance(layer, nn.Linear) else int(weight.shape[-1])  # type: ignore[union-attr]
 
 
 def xavier(match: Match) -> Initializer:

@@ -106,9 +106,28 @@ def test_fixup_of_linear_layers() -> None:
         zeta.plan(nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3)}), "fixup")
     truth = {name: ZERO for name, _ in model.named_parameters()}
     scaled = normal(math.sqrt(2 / 16) * 5 ** (-1 / 6))
+    truth["stem.weight"] = normal(math.sqrt(2 / 16))
     assert_plan(zeta.plan(model, "fixup"), truth | {f"body.{n}.{i}.weight": scaled for n in range(5) for i in range(3)})
     wide = zeta.plan(model, "fixup", layers=50)["body.0.0.weight"].std
     assert wide == pytest.approx(math.sqrt(2 / 16) * 50 ** (-1 / 6))
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_head_of_several_layers_is_no_block(numbered: bool) -> None:
+    """Two blocks, and two linear layers behind them, of which only the last is 0."""
+
+    def branch() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False))
+
+    head = nn.Sequential(nn.Linear(8, 20), nn.ReLU(), nn.Linear(20, 5))
+    body = [nn.Conv2d(3, 8, 5, bias=False), branch(), branch(), nn.Flatten()]
+    model = nn.Sequential(*body, head) if numbered else nn.ModuleDict({"body": nn.Sequential(*body), "head": head})
+    at, top = ("", "4") if numbered else ("body.", "head")
+    truth = {f"{at}0.weight": he(8, 5)}
+    for n in (1, 2):
+        truth |= {f"{at}{n}.0.weight": he(8, 3, 2**-0.5), f"{at}{n}.2.weight": ZERO}
+    truth |= {f"{top}.0.weight": normal(math.sqrt(2 / 20)), f"{top}.2.weight": ZERO}
+    assert_plan(zeta.plan(model, "fixup"), truth | {f"{top}.{n}.bias": ZERO for n in (0, 2)})
 
 
 def test_norms_are_refused() -> None:
@@ -358,3 +377,46 @@ def test_packed_head_by_head_is_refused() -> None:
         layer.attention.query_key_value = nn.ModuleDict({"base_layer": layer.attention.query_key_value})
     with pytest.raises(PlanError, match="packs queries, keys and values head by head"):
         zeta.plan(adapted, "deepnorm")
+
+
+def layers_of(count: int, cross: bool = False) -> nn.ModuleDict:
+    return nn.ModuleDict({"blocks": nn.ModuleList(OwnLayer(cross) for _ in range(count))})
+
+
+def of_stack(path: str, count: int, scheme: Callable[..., Plain], factor: float) -> dict[str, Plain]:
+    """The truth of one stack without attention to another."""
+    truth = of_own(scheme, factor, 1.0)
+    layers = tuple(f"encoder.blocks.{n}." for n in range(count))
+    return {name.replace("encoder", path): law for name, law in truth.items() if name.startswith(layers)}
+
+
+def test_a_decoder_without_attention_is_no_stack() -> None:
+    """Four layers that a small network decodes: one stack, (8 * 4)^(-1/4)."""
+    head = nn.Sequential(nn.Linear(D, F), nn.GELU(), nn.Linear(F, 9))
+    model = nn.ModuleDict({"table": nn.Embedding(9, D), "encoder": layers_of(4), "decoder": head})
+    found = {entry.name: plain(entry.initializer) for entry in zeta.plan(model, "deepnorm").parameters}
+    truth = of_stack("encoder", 4, xavier, 32**-0.25)
+    assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
+    found = {entry.name: plain(entry.initializer) for entry in zeta.plan(model, "t_fixup").parameters}
+    truth = of_stack("encoder", 4, glorot, 0.67 * 4**-0.25) | {"table.weight": normal(D**-0.5 * 36**-0.25)}
+    assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
+
+
+def two_towers() -> nn.ModuleDict:
+    towers = {"text_encoder": layers_of(2), "image_encoder": layers_of(4)}
+    return nn.ModuleDict({"table": nn.Embedding(9, D), **towers, "head": nn.Linear(D, 9)})
+
+
+def test_each_encoder_has_its_own_layers() -> None:
+    two, four = (of_stack("text_encoder", 2, xavier, 16**-0.25), of_stack("image_encoder", 4, xavier, 32**-0.25))
+    ends = {"table.weight": normal(D**-0.5), "head.weight": normal(D**-0.5), "head.bias": ZERO}
+    assert_plan(zeta.plan(two_towers(), "deepnorm"), two | four | ends)
+    truth = of_stack("text_encoder", 2, glorot, 0.67 * 2**-0.25)
+    truth |= of_stack("image_encoder", 4, glorot, 0.67 * 4**-0.25)
+    with pytest.raises(PlanError, match=r"depends on several stacks, of \[2, 4\] layers; give encoder_layers="):
+        zeta.plan(two_towers(), "t_fixup")
+    mine = zeta.Rules([zeta.Rule("table.weight", zeta.initializers.Zeros())])
+    model = two_towers()
+    plan = zeta.plan(model, mine + zeta.recipes.t_fixup(model))
+    found = {entry.name: plain(entry.initializer) for entry in plan.parameters}
+    assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}

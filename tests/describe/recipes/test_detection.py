@@ -344,3 +344,39 @@ def test_a_prior_is_a_probability(recipe: str, prior: Any) -> None:
 def test_a_network_without_heads_is_no_retinanet() -> None:
     with pytest.raises(PlanError, match="classes' bias"):
         zeta.plan(nn.Sequential(nn.Conv2d(3, 3, 1)), "retinanet")
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------
+
+
+class Masks(nn.Module):
+    """With the names of the released code: DETRsegm around a detector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detr = Detector()
+        self.bbox_attention, self.mask_head = nn.Module(), nn.Module()
+        self.bbox_attention.q_linear, self.bbox_attention.k_linear = nn.Linear(D, D), nn.Linear(D, D)
+        self.mask_head.lay1, self.mask_head.gn1 = nn.Conv2d(40, 16, 3), nn.GroupNorm(8, 16)
+        self.mask_head.out_lay, self.mask_head.adapter1 = nn.Conv2d(16, 1, 3), nn.Conv2d(24, 16, 1)
+
+
+def test_the_masks_of_detr() -> None:
+    plan, detector = zeta.plan(Masks(), "detr"), zeta.plan(Detector(), "detr")
+    for entry in plan.parameters:
+        name = entry.name
+        if name.startswith("detr."):
+            assert entry.initializer == detector[name.removeprefix("detr.")].initializer
+        elif name.endswith("bias"):
+            assert entry.std == entry.mean == 0, name
+        else:
+            fan_in = {"lay1": 40 * 9, "out_lay": 16 * 9, "adapter1": 24}.get(name.split(".")[1])
+            std = 0.0 if "gn1" in name else (1 / D) ** 0.5 if fan_in is None else (1 / fan_in) ** 0.5
+            assert entry.std == pytest.approx(std, rel=1e-12), name
+
+
+def test_a_convolution_of_detr_that_nobody_knows_is_refused() -> None:
+    model = Detector()
+    model.extra = nn.Conv2d(D, D, 3)
+    with pytest.raises(PlanError, match=r"(?s)no rule matches these parameters.*extra.weight"):
+        zeta.plan(model, "detr")

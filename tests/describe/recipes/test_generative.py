@@ -398,3 +398,43 @@ def test_diffusers_controlnet() -> None:
         "controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block"
     }  # fmt: skip
     assert not {change.name for change in zeta.diff(recorded, plan)} & {entry.name for entry in given}
+
+
+# -- blocks that are not found -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cond", "mod", "t_mlp"])
+def test_a_dit_block_whose_modulation_has_another_name_is_refused(name: str) -> None:
+    """The final layer's is found, so that a rule that matches nothing does not tell."""
+    model = DiT(labels=True)
+    for block in model.blocks:
+        block._modules = {name if each == "adaLN_modulation" else each: part for each, part in block._modules.items()}
+    with pytest.raises(PlanError, match="is in a block with attention in which no modulation is found"):
+        zeta.plan(model, "dit")
+
+
+class TemporalResnetBlock(ResBlock): ...
+
+
+class ConvResBlock(ResBlock): ...
+
+
+class ResidualDenseBlock(ResBlock): ...
+
+
+@pytest.mark.parametrize("recipe", ["diffusion_unet", "edm"])
+@pytest.mark.parametrize("block", [TemporalResnetBlock, ConvResBlock])
+def test_residual_blocks_of_other_classes_beside_known_ones(recipe: str, block: type[nn.Module]) -> None:
+    model, known = Guided(), Guided()
+    del model.label_emb, known.label_emb
+    next(part for part in model.modules() if type(part) is ResBlock).__class__ = block
+    plan, other = zeta.plan(model, recipe), zeta.plan(known, recipe)
+    assert [each.initializer for each in plan.parameters] == [each.initializer for each in other.parameters]
+
+
+@pytest.mark.parametrize(("recipe", "options"), [("diffusion_unet", {}), ("edm", {}), ("edm", {"scheme": "adm"})])
+def test_what_may_be_a_residual_block_is_refused(recipe: str, options: dict[str, str]) -> None:
+    model = Guided()
+    next(part for part in model.modules() if type(part) is ResBlock).__class__ = ResidualDenseBlock
+    with pytest.raises(PlanError, match="may be in a residual block, whose class has no known name"):
+        zeta.plan(model, recipe, **options)

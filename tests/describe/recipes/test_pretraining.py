@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -384,6 +385,38 @@ def test_gpt_neox_with_other_names() -> None:
 def test_an_embedding_has_no_layer_to_count() -> None:
     with pytest.raises(PlanError, match="the number of layers does not follow from its name; give layers="):
         zeta.plan(Plain(), "gpt_neox", scheme="wang")
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_the_width_of_gpt_neox_is_that_of_the_stream_in_narrower_layers(configured: bool) -> None:
+    """Compressed attention: queries, keys and values pass through fewer numbers than d."""
+    model: Any = deepseek_of_transformers()
+    d, layers = model.config.hidden_size, len(model.model.layers)
+    if not configured:
+        model.config = None
+    plan = zeta.plan(model, "gpt_neox")
+    matrices = [each for each in plan.parameters if "norm" not in each.name and not each.name.endswith("bias")]
+    assert any(each.name.endswith("kv_b_proj.weight") for each in matrices)
+    for each in matrices:
+        wang = each.name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
+        expected = 2 / (layers * d**0.5) if wang else (2 / (5 * d)) ** 0.5
+        assert each.std == pytest.approx(expected, rel=1e-12), each.name
+    given = zeta.plan(model, "gpt_neox", d_model=100)["model.layers.0.self_attn.kv_b_proj.weight"]
+    assert given.std == pytest.approx((2 / 500) ** 0.5, rel=1e-12)
+
+
+def test_a_factorized_embedding_has_the_width_of_the_stream() -> None:
+    model = Plain()
+    model.embed, model.head = nn.Embedding(90, 12), nn.Linear(12, 90, bias=False)
+    assert_laws(model, "gpt_neox", neox_laws_for_plain())
+
+
+def test_a_stream_without_one_width_needs_it() -> None:
+    model = Plain()
+    model.blocks[0] = parts(mlp=parts(fc1=linear(20, 40), fc2=linear(40, 20)))
+    with pytest.raises(PlanError, match=r"no config of the model has hidden_size or .*; give d_model="):
+        zeta.plan(model, "gpt_neox")
+    zeta.plan(model, "gpt_neox", d_model=48)
 
 
 # -- Megatron ----------------------------------------------------------------------------------------------------------

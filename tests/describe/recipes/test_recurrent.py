@@ -227,3 +227,25 @@ def test_irnn_refuses_what_is_none() -> None:
         zeta.plan(nn.RNN(4, 4), "irnn")
     with pytest.raises(PlanError, match=r"this layer|not square"):
         zeta.plan(nn.LSTM(4, 4), "irnn")
+
+
+# -- cells that are not found ------------------------------------------------------------------------------------------
+
+
+class Cells(nn.Module):
+    """A layer of torch's, and a cell beside it whose kernels have other names."""
+
+    def __init__(self, recipe: str, *names: str, own: str = "decoder_cell") -> None:
+        super().__init__()
+        gates = {"lstm": 4, "gru": 3}[recipe]
+        self.encoder = {"lstm": nn.LSTM, "gru": nn.GRU}[recipe](5, 6)
+        self.add_module(own, nn.ModuleDict({name: nn.Linear(6, gates * 6) for name in names}))
+        self.head = nn.Linear(6, 2)
+
+
+@pytest.mark.parametrize("recipe", ["lstm", "gru"])
+@pytest.mark.parametrize("names", [("ih", "hh"), ("gates",)])
+def test_a_cell_without_a_recurrent_kernel_is_refused(recipe: str, names: tuple[str, ...]) -> None:
+    with pytest.raises(PlanError, match="is of a cell in which no recurrent kernel is found by its name"):
+        zeta.plan(Cells(recipe, *names), recipe)
+    zeta.plan(Cells(recipe, "x2h", "h2h"), recipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -142,6 +143,47 @@ def test_recurrent_kernels_are_one_matrix() -> None:
     assert [change.name for change in difference] == ["pi.weight"]  # whose gain is 0.01
     weight: Tensor = draw(Small(), "ppo").lstm.weight_hh_l0.detach()
     assert torch.allclose(weight.T @ weight, torch.eye(4), atol=1e-5)
+
+
+def body(*widths: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(*pair) for pair in itertools.pairwise(widths)))
+
+
+def heads(**outputs: int) -> nn.ModuleDict:
+    return nn.ModuleDict({name: nn.Linear(32, out) for name, out in outputs.items()})
+
+
+ACTORS: dict[str, tuple[nn.Module, tuple[str, ...]]] = {
+    "layers of mean and log std": (
+        nn.ModuleDict({"net": body(4, 32), "mu_layer": nn.Linear(32, 2), "log_std_layer": nn.Linear(32, 2)}),
+        ("mu_layer", "log_std_layer"),
+    ),
+    "std first": (
+        nn.ModuleDict({"std": nn.Linear(32, 2), "trunk": body(4, 32, 32), "mean": nn.Linear(32, 2)}),
+        ("std", "mean"),
+    ),
+    "square mean": (nn.ModuleDict({"mean": nn.Linear(32, 32), "std": nn.Linear(32, 32)}), ("mean", "std")),
+    "dictionary of heads": (heads(move=4, fire=2), ("move", "fire")),
+    "heads on a trunk": (
+        nn.ModuleDict({"first": nn.Linear(4, 32), "second": nn.Linear(32, 32), **heads(move=4, fire=2)}),
+        ("move", "fire"),
+    ),
+    "deep heads": (nn.ModuleDict({"move": body(8, 32, 4), "fire": body(8, 16, 2)}), ("move.1", "fire.1")),
+    "dictionary of layers": (nn.ModuleDict({"one": nn.Linear(4, 32), "two": nn.Linear(32, 3)}), ("two",)),
+    "layers that keep their width": (nn.ModuleDict({"one": nn.Linear(32, 32), "two": nn.Linear(32, 3)}), ("two",)),
+    "a list of layers": (nn.ModuleList([nn.Linear(4, 32), nn.Linear(32, 3)]), ("1",)),
+}
+
+
+@pytest.mark.parametrize("path", ["actor", "pi"])
+@pytest.mark.parametrize(("actor", "last"), ACTORS.values(), ids=ACTORS)
+def test_each_last_layer_of_a_policy(path: str, actor: nn.Module, last: tuple[str, ...]) -> None:
+    critics = {name: body(4, 32, 1) for name in ("target_critic", "critic", "critic_target")}
+    model = nn.ModuleDict({**critics, path: actor})
+    truth = biases(model)
+    truth |= {name: HIDDEN for name, _ in model.named_parameters() if name.endswith("weight")}
+    truth |= {f"{critic}.1.weight": VALUE for critic in critics} | {f"{path}.{each}.weight": POLICY for each in last}
+    assert_plan(zeta.plan(model, "ppo"), truth)
 
 
 def test_heads_by_name() -> None:

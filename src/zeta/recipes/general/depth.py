@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import named_modules_of, named_parameters_of
+from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -33,7 +33,7 @@ from zeta.recipes.parts import (
     recipe,
     unwrapped,
 )
-from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, module, ndim, regex, role
+from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
@@ -55,9 +55,10 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     For residual networks without norms: L is the number of residual blocks, m the number of layers in a branch. A
     block is the innermost numbered module with several convolutions or linear layers; shortcuts (names with
-    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Scalar biases are 0 and scalar multipliers 1. The
-    released code leaves the first convolution as torch draws it; the paper has a standard method, here He's as
-    everywhere else. A model with norms is refused.
+    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Linear layers that end in another width than they
+    begin with, without a shortcut, are no block but a head; of each head, the last layer is the classifier. Scalar
+    biases are 0 and scalar multipliers 1. The released code leaves the first convolution as torch draws it; the paper
+    has a standard method, here He's as everywhere else. A model with norms is refused.
 
     Options:
         layers: the number of residual blocks, if not all of them are found.
@@ -67,6 +68,14 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     branches = _branches(model)
     count = layers or len(branches)
     place = {layer: (number, len(branch)) for branch in branches for number, layer in enumerate(branch)}
+
+    outside = [part for part in modules_of(model) if isinstance(part, nn.Linear) and part not in place]
+    rows = (part for part in modules_of(model) if isinstance(part, nn.Sequential))
+    followed = {each for row in rows for each in [layer for layer in row if isinstance(layer, nn.Linear)][:-1]}
+
+    def classifier(match: Match) -> bool:
+        last = match.module in outside[-1:] or (match.module in outside and match.role is Role.READOUT)
+        return match.kind is Kind.WEIGHT and last and match.module not in followed
 
     def first(match: Match) -> bool:
         return match.kind is Kind.WEIGHT and match.module in place and not last(match)
@@ -86,8 +95,8 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
             *_without_norms(),
             Rule(Where("last layer of each branch", last), Zeros()),
             Rule(Where("other layers of branches", first), law("N(0, 2/fan_out L^(-1/(m-1)))", scaled)),
-            Rule(Where("classifier", module(nn.Linear) & kind("weight")), Zeros(), optional=True),
-            Rule(Where("other convolutions", kind("weight")), kaiming_normal("fan_out"), optional=True),
+            Rule(Where("classifier", classifier), Zeros(), optional=True),
+            Rule(Where("other weights", kind("weight")), kaiming_normal("fan_out"), optional=True),
             Rule(Where("scalar multipliers", _SCALES), Ones(), optional=True),
             Rule(Where("biases", kind("bias") | _SHIFTS), Zeros(), optional=True),
         ]
@@ -100,9 +109,18 @@ def _branches(model: nn.Module) -> list[list[nn.Module]]:
     for name, block in named_modules_of(model):
         if _BLOCK.fullmatch(name.rpartition(".")[2]):
             inside = [layer for path, layer in named_modules_of(block) if _is_layer(layer) and _in_branch(path)]
-            if len(inside) > 1:
+            if len(inside) > 1 and _keeps_width(block, inside):
                 found[name] = inside
     return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
+
+
+def _keeps_width(block: nn.Module, branch: list[nn.Module]) -> bool:
+    """Whether linear layers end as they begin, or have a shortcut; convolutions may have one without parameters."""
+    first, last = branch[0], branch[-1]
+    if not all(isinstance(layer, nn.Linear) for layer in branch):
+        return True
+    around = any(map(SHORTCUT.fullmatch, block._modules))
+    return around or first.in_features == last.out_features
 
 
 def _is_layer(part: nn.Module) -> bool:
@@ -180,10 +198,11 @@ def deepnorm(model: nn.Module, *, encoder_layers: int | None = None, decoder_lay
 
     With one stack of L layers, beta is (8 L)^(-1/4). With N layers in an encoder and M in a decoder, it is
     0.87 (N^4 M)^(-1/16) in the encoder and (12 M)^(-1/4) in the decoder, also for the attention to the encoder. d is
-    the width. Queries, keys and all other weights have the factor 1; norms are 1, biases 0. The residual connections of
-    the model must be multiplied by alpha, which is no parameter: (2 L)^(1/4); 0.81 (N^4 M)^(1/16) and (3 M)^(1/4).
-    Embeddings, positions and read-out are those of the released code, as the paper does not state them. TorchScale
-    divides by 1.15 in the encoder, which is 0.8696 rounded otherwise; here it is the paper's 0.87.
+    the width. Several encoders have their own numbers of layers; an encoder or decoder without attention is no stack.
+    Queries, keys and all other weights have the factor 1; norms are 1, biases 0. The residual connections of the model
+    must be multiplied by alpha, which is no parameter: (2 L)^(1/4); 0.81 (N^4 M)^(1/16) and (3 M)^(1/4). Embeddings,
+    positions and read-out are those of the released code, as the paper does not state them. TorchScale divides by 1.15
+    in the encoder, which is 0.8696 rounded otherwise; here it is the paper's 0.87.
 
     Options:
         encoder_layers: the number of layers of the encoder, or of the only stack, if names do not count them.
@@ -192,13 +211,15 @@ def deepnorm(model: nn.Module, *, encoder_layers: int | None = None, decoder_lay
     Source: Wang et al. 2022 (arXiv:2203.00555), figure 2 and table of section 3; ``architecture/encoder.py`` and
     ``decoder.py`` of TorchScale for the embeddings.
     """
-    encoder, decoder = _stack_sizes(model, encoder_layers, decoder_layers)
+    stacks = _Stacks(model, encoder_layers, decoder_layers)
 
     def beta(match: Match) -> float:
-        if not (encoder and decoder):
-            return float((8 * layers(match, encoder or decoder, "encoder_layers")) ** -0.25)
-        if _stack_of(match) == "decoder":
+        if not stacks.both(match):
+            return float((8 * layers(match, stacks.own(match), "encoder_layers")) ** -0.25)
+        decoder = layers(match, stacks.of(match, "decoder"), "decoder_layers")
+        if stacks.side(match) == "decoder":
             return float((12 * decoder) ** -0.25)
+        encoder = layers(match, stacks.own(match), "encoder_layers")
         return float(0.87 * (encoder**4 * decoder) ** -0.0625)
 
     table = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
@@ -230,19 +251,20 @@ def t_fixup(model: nn.Module, *, encoder_layers: int | None = None, decoder_laye
     Source: Huang et al., "Improving Transformer Optimization Through Better Initialization", ICML 2020, section 3.2;
     ``fairseq/modules/transformer_layer.py`` and ``fairseq/models/transformer.py`` of the released code.
     """
-    encoder, decoder = _stack_sizes(model, encoder_layers, decoder_layers)
+    stacks = _Stacks(model, encoder_layers, decoder_layers)
 
     def factor(match: Match) -> float:
-        if _stack_of(match) == "encoder":
-            return float(0.67 * layers(match, encoder, "encoder_layers") ** -0.25)
-        return float((9 * layers(match, decoder, "decoder_layers")) ** -0.25)
+        side = stacks.side(match)
+        count = layers(match, stacks.own(match), f"{side}_layers")
+        return float(0.67 * count**-0.25 if side == "encoder" else (9 * count) ** -0.25)
 
     def embedding(match: Match) -> Initializer:
         # also of a name such as decoder_embedding
-        own = decoder if re.search("(?i)decoder", match.name) else encoder
-        if not (own or encoder or decoder):
+        sides = ("decoder", "encoder") if re.search("(?i)decoder", match.name) else ("encoder", "decoder")
+        count = next(filter(None, (stacks.of(match, side) for side in sides)), None)
+        if count is None:
             raise SpecError("the number of layers does not follow from the names; give encoder_layers=")
-        return Normal(match.shape[-1] ** -0.5 * (9 * (own or encoder or decoder or 0)) ** -0.25)
+        return Normal(match.shape[-1] ** -0.5 * (9 * count) ** -0.25)
 
     table = law("N(0, 1/d)", lambda match: Normal(match.shape[-1] ** -0.5))
     return Rules(
@@ -298,26 +320,63 @@ def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
     return Blocks(*parts, dim=dim)
 
 
-def _side(name: str) -> str | None:
-    """Whether a name says encoder or decoder, outermost first."""
-    said = next((found for part in name.split(".") if (found := _STACK.fullmatch(part))), None)
-    return None if said is None else said[1].lower()
+class _Stacks:
+    """The layers of a model's encoders and decoders: as given for a side, or as names count them.
+
+    A stack's layers are the numbers in the names of its attention outputs and MLP down projections; what has no
+    attention, as a head of several linear layers, is no stack.
+    """
+
+    def __init__(self, model: nn.Module, encoder: int | None, decoder: int | None) -> None:
+        self._names = [name for name, _ in named_parameters_of(model)]
+        self._given = {"encoder": encoder, "decoder": decoder}
+        self._sizes: dict[str, int] | None = None
+
+    def _counted(self, match: Match) -> dict[str, int]:
+        """By the path of each stack, its layers."""
+        if self._sizes is None:
+            numbers: dict[str, dict[str, set[Role]]] = {}
+            for name in self._names:
+                (path, _), role_of = _stack(name), match.roles(name)
+                number = next((part for part in name[len(path) :].split(".") if part.isdecimal()), None)
+                if path and number is not None and role_of in (Role.ATTENTION_OUTPUT, Role.MLP_DOWN):
+                    numbers.setdefault(path, {}).setdefault(number, set()).add(role_of)
+            attending = {path for path, each in numbers.items() if Role.ATTENTION_OUTPUT in set().union(*each.values())}
+            self._sizes = {path: len(numbers[path]) for path in attending}
+        return self._sizes
+
+    def side(self, match: Match) -> str:
+        """Whether a parameter is of an encoder or a decoder."""
+        _, side = _stack(match.name)
+        if side is None:
+            raise SpecError("its name does not say whether it is of an encoder or a decoder; write a rule for it")
+        return side
+
+    def both(self, match: Match) -> bool:
+        """Whether the model has an encoder and a decoder."""
+        known = {_stack(path)[1] for path in self._counted(match)}
+        return all(given or side in known for side, given in self._given.items())
+
+    def own(self, match: Match) -> int | None:
+        """The layers of the stack that a parameter is in, or of the only one."""
+        path, side = _stack(match.name)
+        given = self._given[side] if side else None
+        return given or self._counted(match).get(path) or self.of(match, "encoder", "decoder")
+
+    def of(self, match: Match, *sides: str) -> int | None:
+        """The layers of each stack of these sides, which must be the same."""
+        if given := next(filter(None, (self._given[side] for side in sides)), None):
+            return given
+        sizes = {size for path, size in self._counted(match).items() if _stack(path)[1] in sides}
+        if len(sizes) > 1:
+            raise SpecError(f"depends on several stacks, of {sorted(sizes)} layers; give {sides[0]}_layers=")
+        return sizes.pop() if sizes else None
 
 
-def _stack_of(match: Match) -> str:
-    if (side := _side(match.name)) is None:
-        raise SpecError("its name does not say whether it is of an encoder or a decoder; write a rule for it")
-    return side
-
-
-def _stack_sizes(model: nn.Module, *given: int | None) -> tuple[int | None, int | None]:
-    """The layers of encoder and decoder: as given, or as names count them; ``None`` without such a stack."""
-    numbers: dict[str, set[str]] = {"encoder": set(), "decoder": set()}
-    for name, _ in named_parameters_of(model):
-        parts = name.split(".")
-        start = next((n for n, part in enumerate(parts) if _STACK.fullmatch(part)), len(parts))
-        number = next((part for part in parts[start:] if part.isdecimal()), None)
-        if (side := _side(name)) is not None and number is not None:
-            numbers[side].add(number)
-    encoder, decoder = (each or len(numbers[side]) or None for each, side in zip(given, numbers, strict=True))
-    return encoder, decoder
+def _stack(name: str) -> tuple[str, str | None]:
+    """The path of the stack that a name is in, and whether it is an encoder or a decoder; the outermost is said."""
+    parts = name.split(".")
+    for end, part in enumerate(parts, 1):
+        if said := _STACK.fullmatch(part):
+            return ".".join(parts[:end]), said[1].lower()
+    return "", None

@@ -8,7 +8,7 @@ from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import named_parameters_of
+from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -86,12 +86,39 @@ def _rest() -> list[Rule]:
     ]
 
 
-def _gated(gates: int) -> list[Rule]:
+#: names and classes of cells
+_CELL: Final = re.compile(r"(?i)\w*(lstm|gru|rnn|cell)\w*")
+
+
+def _unknown_cells(model: nn.Module) -> Rule:
+    """Refuses the weights of cells, by their own or their class's name, in which no recurrent kernel is found."""
+    unknown: set[nn.Module] = set()
+    for name, part in named_modules_of(model):
+        local = name.rpartition(".")[2]
+        if local and any(map(_CELL.fullmatch, (local, type(part).__name__))):
+            inside = [f"{name}.{path}" for path, _ in named_parameters_of(part)]
+            if not any(_is(_RECURRENT, path) for path in inside):
+                unknown.update(modules_of(part))
+
+    def refuse(match: Match) -> Initializer:
+        raise SpecError(
+            "is of a cell in which no recurrent kernel is found by its name (weight_hh, h2h, W_h, U): put rules for "
+            f'the cell before the recipe, as Rule("{match.name}", ...)'
+        )
+
+    def of_a_cell(match: Match) -> bool:
+        return match.module in unknown and len(match.shape) > 1 and match.kind is not Kind.EMBEDDING
+
+    return Rule(Where("cells without a recurrent kernel", of_a_cell), law("refused", refuse), optional=True)
+
+
+def _gated(model: nn.Module, gates: int) -> list[Rule]:
     glorot = law(
         "uniform on ±sqrt(6 / (fan_in + fan_out)), per gate", lambda match: _per_gate(match, gates, glorot_uniform())
     )
     orthogonal = law("Orthogonal(), per gate", lambda match: _per_gate(match, gates, Orthogonal(), square=True))
     return [
+        _unknown_cells(model),
         Rule(_INPUT_KERNELS, glorot),
         Rule(_RECURRENT_KERNELS, orthogonal),
         Rule(_PROJECTIONS, glorot_uniform(), optional=True),
@@ -108,7 +135,8 @@ def lstm(model: nn.Module, *, forget_bias: float = 1.0, order: str = "ifgo") -> 
     and 0.
 
     Looks for ``weight_ih`` and ``weight_hh`` of torch's layers, and names as ``x2h``, ``i2h``, ``W_x`` and ``h2h``,
-    ``W_h``, ``U``, whose gates lie one after the other along the outputs.
+    ``W_h``, ``U``, whose gates lie one after the other along the outputs. A cell (a module whose name or class says
+    lstm, gru, rnn or cell) without such a recurrent kernel is refused.
 
     Options:
         forget_bias: the bias of the forget gates.
@@ -130,7 +158,7 @@ def lstm(model: nn.Module, *, forget_bias: float = 1.0, order: str = "ifgo") -> 
 
     return Rules(
         [
-            *_gated(4),
+            *_gated(model, 4),
             # cells without biases have none to forget with
             Rule(Where("biases with the forget gates'", forgets), forgetting, optional=True),
             *_rest(),
@@ -156,7 +184,7 @@ def gru(model: nn.Module) -> Rules:
     Source: Glorot & Bengio 2010; Saxe et al. 2014 (arXiv:1312.6120); ``keras/src/layers/rnn/gru.py`` for their
     combination.
     """
-    return Rules([*_gated(3), *_rest()])
+    return Rules([*_gated(model, 3), *_rest()])
 
 
 @recipe

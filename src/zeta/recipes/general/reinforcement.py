@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import Final
 
+import torch
 from torch import nn
 
 from zeta.base.modules import named_modules_of, named_parameters_of
@@ -15,9 +17,12 @@ from zeta.recipes.parts import NORM_SCALE, RECURRENT, of_adapter, recipe
 from zeta.rules import Rule, Rules, Where, glob, kind, regex
 
 #: parts of names of the networks, or of the layers, that give actions and values
-_LAYER: Final = "mean|mu|net|network|heads?|logits|function|fn|layer|out"
-_POLICY: Final = re.compile(rf"(?i)(actor|policy|pi|action|logits|mu)(_?({_LAYER}))*")
-_VALUE: Final = re.compile(rf"(?i)(critic|value|vf|v|baseline|state_value)(_?({_LAYER}))*")
+_LAYER: Final = "mean|mu|net|network|heads?|logits|function|fn|layer|out|target|old"
+_COPY: Final = r"((target|old)_?)?"
+_POLICY: Final = re.compile(rf"(?i){_COPY}(actor|policy|pi|action|logits|mu)(_?({_LAYER}))*")
+_VALUE: Final = re.compile(rf"(?i){_COPY}(critic|value|vf|v|baseline|state_value)(_?({_LAYER}))*")
+#: a layer that gives the spread of the actions, beside that of their means
+_SPREAD: Final = re.compile(r"(?i)(\w+_)?(log_?)?(std|sigma|var|variance|scale)s?(_?(head|layer|net|out))?")
 _LOG_STD: Final = r"(?i)(.*\.)?(\w+_)?log_?(std|sigma|scale)s?"
 
 
@@ -27,8 +32,9 @@ def ppo(model: nn.Module, *, policy: str | None = None, value: str | None = None
 
     A log_std that is a parameter is 0, a std of 1. The last layers are the last ones of the networks, or the layers,
     whose names say actor, policy, ``pi`` or action and critic, value, ``vf`` or baseline; where a later one of them
-    follows, as ``action_net`` follows ``mlp_extractor.policy_net``, the later one; of a list of heads, each of them. A
-    model without either is an error. Kernels of recurrent layers are orthogonal with gain 1, all gates as one matrix,
+    follows, as ``action_net`` follows ``mlp_extractor.policy_net``, the later one; of heads side by side, each of them,
+    and a layer for the std as well as that for the mean. A copy (target, old) has its own. A model without either is an
+    error. Kernels of recurrent layers are orthogonal with gain 1, all gates as one matrix,
     as in CleanRL; norms are 1 and 0.
 
     Options:
@@ -58,18 +64,47 @@ def ppo(model: nn.Module, *, policy: str | None = None, value: str | None = None
 
 
 def _head(model: nn.Module, wanted: re.Pattern[str], given: str | None) -> Where:
-    """The last layer of a network, or of each of the list that holds it."""
+    """The last layer of a network, of each of its heads, and of its copy."""
     if given is not None:
         return glob(given)
-    names = [name for name, weight in named_parameters_of(model) if weight.ndim >= 2 and not of_adapter(name)]
-    found = [(name, path) for name in names if (path := _network(name, wanted)) is not None]
+    sizes = {name: weight.shape for name, weight in named_parameters_of(model) if weight.ndim >= 2}
+    found = [(name, path) for name in sizes if not of_adapter(name) and (path := _network(name, wanted)) is not None]
+    modules = dict(named_modules_of(model))
     heads: set[str] = set()
-    if found:
-        last, path = found[-1]
-        beside = dict(named_modules_of(model)).get(path)
-        listed = isinstance(beside, nn.ModuleList) and all(len(child._modules) == 0 for child in beside)
-        heads = {name for name, other in found if other == path} if listed else {last}
+    for copy in {_copy(path) for _, path in found}:
+        network = [(name, path) for name, path in found if _copy(path) == copy]
+        spreads = {name for name, _ in network if _SPREAD.fullmatch(_owner(name))}
+        means = [(name, path) for name, path in network if name not in spreads] or network
+        last, path = means[-1]
+        inside = [name for name, other in means if other == path]
+        heads |= spreads | (_side_by_side(path, inside, sizes, modules.get(path)) or {last})
     return Where("last layer", lambda match: match.name in heads)
+
+
+def _copy(path: str) -> str:
+    """Of which copy a network is, by its name."""
+    return "".join(re.findall("(?i)_?(?:target|old)_?", path.rpartition(".")[2]))
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0].rpartition(".")[2]
+
+
+def _side_by_side(path: str, inside: list[str], sizes: dict[str, torch.Size], holder: nn.Module | None) -> set[str]:
+    """The last layer of each head of a network: the last parts with the same inputs, none of which feeds the next.
+
+    What keeps its width is taken for a layer before the heads, but not in a list of layers.
+    """
+    parts: dict[str, list[str]] = {}
+    for name in inside:
+        parts.setdefault(name[len(path) + 1 :].partition(".")[0], []).append(name)
+    inputs = sizes[[*parts.values()][-1][0]][1:]
+    run = [*itertools.takewhile(lambda layers: sizes[layers[0]][1:] == inputs, reversed(parts.values()))][::-1]
+    if isinstance(holder, nn.Sequential):
+        return set()
+    if not isinstance(holder, nn.ModuleList) or any(len(part._modules) for part in holder):
+        run = [*itertools.dropwhile(lambda layers: sizes[layers[-1]][:1] == inputs, run)]
+    return {layers[-1] for layers in run}
 
 
 def _network(name: str, wanted: re.Pattern[str]) -> str | None:

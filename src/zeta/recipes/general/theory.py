@@ -143,8 +143,10 @@ def zer_o(model: nn.Module) -> Rules:
     With m outputs and n inputs, m > n, the weight is the upper left m x n part of the Hadamard matrix of size p, the
     smallest power of 2 that is at least m, times p^(-1/2): its elements are ±p^(-1/2), and nothing is random. Of a
     convolution, it stands at the kernel's centre, and everything else is 0; packed maps and the groups of a convolution
-    have one each. Norms are 1 and 0. The ResNets of the released code have convolutions of 0 besides Hadamard
-    transforms in their shortcuts, which are other models; put Rule("...", Zeros()) before these rules for them.
+    have one each. The factor is that of the released notebook: the columns are orthonormal where m = p. Other
+    implementations have sqrt(2) times that, 2^(-(k-1)/2) with p = 2^k. Norms are 1 and 0. The ResNets of the released
+    code have convolutions of 0 besides Hadamard transforms in their shortcuts, which are other models; put
+    Rule("...", Zeros()) before these rules for them.
 
     Source: Zhao, Schäfer & Anandkumar 2022 (arXiv:2110.12661), algorithms 1 and 2; ``example_mnist.ipynb`` of the
     released code.
@@ -183,7 +185,8 @@ def mimetic(
     on the same draws, which have the query's name or the value's, so that each is computed without the other; of each
     singular vector in U, the elements have a positive sum. Programs are limited in their arithmetic: with h heads and
     separate projections, d h may be about 5,000 at most, and 15,000 if queries, keys and values are packed. Biases of
-    the attention are 0, and the rest is the recipe ``vit``.
+    the attention are 0, and the rest is the recipe ``vit``: learned positions too are N(0, s²), and sinusoidal ones
+    need a rule of your own before these.
 
     Options:
         heads: the number of heads, if neither a module around the weight nor the model's config says it.

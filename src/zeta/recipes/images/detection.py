@@ -62,6 +62,9 @@ _TRANSFORMER: Final = Rule(
     ),
     xavier_packed,
 )
+_MASKS: Final = regex(r"(.*\.)?mask_?head\..*")
+_MASK_ATTENTION: Final = regex(r"(.*\.)?(bbox|mask)_?attention\.[qk]_?(linear|proj)\.\w+")
+_FEATURES: Final = regex(r"(.*\.)?(\w*proj(ection)?s?|conv)(\.\d+)*\.\w+")
 _TABLES: Final = (
     Rule(
         Where("learned rows and columns", kind("embedding") & regex(r"(.*\.)?(row|col(umn)?)_embed(dings)?\.weight")),
@@ -78,20 +81,26 @@ def detr(model: nn.Module) -> Rules:
 
     Query, key and value are one packed matrix in the released code; separate ones get the same law. Biases of the
     MLPs, the heads and the projection of the features are torch's own, uniform on ±1/sqrt(fan_in). Learned positions of
-    rows and columns are uniform on [0, 1). The backbone starts as a ResNet does: convolutions N(0, 2/fan_out); the
-    paper loads a trained one, and ``Rule("backbone.*", Keep())`` before the recipe keeps it. transformers draws weights
-    from N(0, 0.02²); the recipe follows the released code.
+    rows and columns are uniform on [0, 1). For masks, the convolutions of the mask head are uniform on ±sqrt(3/fan_in),
+    the query and key of the attention that gives them Xavier-uniform, each a matrix of its own, biases 0. Convolutions
+    that are of no backbone, no projection and no mask head are refused. The backbone starts as a ResNet does:
+    convolutions N(0, 2/fan_out); the paper loads a trained one, and ``Rule("backbone.*", Keep())`` before the recipe
+    keeps it. transformers draws weights from N(0, 0.02²); the recipe follows the released code.
 
-    Source: facebookresearch/detr, models/transformer.py and detr.py (Carion et al. 2020, arXiv:2005.12872).
+    Source: facebookresearch/detr, models/transformer.py, detr.py and segmentation.py (Carion et al. 2020,
+    arXiv:2005.12872).
     """
     return Rules(
         [
             *_TABLES,
             *_BACKBONE_RULES,
             Rule(_HEADS, by_fan_in),
+            Rule(Where("mask head", _MASKS & CONVOLUTIONS & kind("weight")), lecun_uniform(), optional=True),
+            Rule(Where("attention of masks", _MASK_ATTENTION & kind("weight")), xavier, optional=True),
+            Rule(Where("biases of masks", (_MASKS | _MASK_ATTENTION) & kind("bias")), Zeros(), optional=True),
             _ATTENTION_BIASES,
             _TRANSFORMER,
-            Rule(Where("projection of the features", CONVOLUTIONS), by_fan_in, optional=True),
+            Rule(Where("projection of the features", _FEATURES & CONVOLUTIONS), by_fan_in, optional=True),
             Rule(Where("other linear layers", module(nn.Linear)), by_fan_in, optional=True),
             *norms_and_biases(),
         ]

@@ -1,4 +1,4 @@
-"""Generative models: diffusion networks, adversarial networks and codebooks."""
+"""Diffusion: transformers, U-Nets and what controls them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from zeta.recipes.general.frameworks import by_fan_in
 from zeta.recipes.parts import (
     CONVOLUTIONS,
     MATRICES,
-    Law,
     choice,
     law,
     norms_and_biases,
@@ -30,14 +29,14 @@ from zeta.recipes.parts import (
 from zeta.rules import Match, Rule, Rules, Where, kind, module, ndim, regex, role
 
 #: linear layers and convolutions as torch's own, and tables N(0, 1)
-_AS_TORCH: Final = (
+AS_TORCH: Final = (
     Rule(Where("convolutions", CONVOLUTIONS), by_fan_in, optional=True),
     Rule(Where("linear layers", module(nn.Linear)), by_fan_in, optional=True),
     Rule(Where("embeddings", kind("embedding")), Normal(1.0), optional=True),
 )
 
 
-def _of(label: str, layers: Iterator[nn.Module] | frozenset[nn.Module]) -> Where:
+def layers_in(label: str, layers: Iterator[nn.Module] | frozenset[nn.Module]) -> Where:
     """The weights and biases of these layers."""
     found = frozenset(layers)
     return Where(label, lambda match: match.module in found)
@@ -56,16 +55,20 @@ def dit(model: nn.Module) -> Rules:
 
     The modulations are the last linear layers of each adaptive norm (adaLN-Zero), so that each block starts as the
     identity. The patch embedding is Xavier-uniform as a linear layer would be: its in is channels times pixels, its out
-    the width. A packed query, key and value counts as one matrix, as in the released code; separate ones get the same
-    law. Positions, if they are a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
+    the width. A block (a numbered module with attention) in which no modulation is found is refused. A packed query,
+    key and value counts as one matrix, as in the released code; separate ones get the same law. Positions, if they are
+    a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
 
     Source: facebookresearch/DiT, models.py (Peebles & Xie 2022, arXiv:2212.09748).
     """
-    modulations = _of("last layer of each modulation", _modulations(model))
+    found = frozenset(_modulations(model))
+    modulations = layers_in("last layer of each modulation", found)
+    plain = layers_in("blocks without a modulation", frozenset(_blocks_without(model, found)))
     last = Where("modulation of the final layer", regex(r"(.*\.)?proj_out_1\.\w+"))
     final = (role("readout") | role("readout", bias=True)) & ~(modulations | last)
     return Rules(
         [
+            Rule(plain, law("refused", _refuse_block), optional=True),
             Rule(modulations, Zeros()),
             Rule(last, Zeros(), optional=True),
             Rule(Where("final layer", final), Zeros()),
@@ -84,6 +87,23 @@ def _modulations(model: nn.Module) -> Iterator[nn.Module]:
     for name, part in named_modules_of(model):
         if _MODULATION.fullmatch(name.rpartition(".")[2]) or _MODULATION_CLASS.fullmatch(type(part).__name__):
             yield from [layer for layer in modules_of(part) if isinstance(layer, nn.Linear)][-1:]
+
+
+def _blocks_without(model: nn.Module, modulations: frozenset[nn.Module]) -> Iterator[nn.Module]:
+    """The layers of blocks with attention in which there is no modulation."""
+    for name, block in named_modules_of(model):
+        around = (*block._modules, *(type(each).__name__ for each in block.children()))
+        if name.rpartition(".")[2].isdecimal() and any(re.search("(?i)att(n|ention)", part) for part in around):
+            inside = [*modules_of(block)]
+            if not modulations.intersection(inside):
+                yield from inside
+
+
+def _refuse_block(match: Match) -> Initializer:
+    raise SpecError(
+        "is in a block with attention in which no modulation is found by name or class, as adaLN_modulation; "
+        f'it would not start at 0: put rules for the block before the recipe, as Rule("{match.name}", ...)'
+    )
 
 
 def _xavier_of_patches(match: Match) -> Initializer:
@@ -111,7 +131,12 @@ _SINES: Final = law("sin(p w), cos(p w), w = 10000^(-4 k/d), p the column, then 
 
 # -- U-Nets ------------------------------------------------------------------------------------------------------------
 
-_BLOCK_CLASS: Final = re.compile(r"(?i)res(idual|net)?_?(conv)?_?(block|unit)\w*|unet_?block")
+_BLOCK_CLASS: Final = re.compile(
+    r"(?i)(\w*_|(spatio|temporal|spatial|conv|wide|pre_?act\w*|adaptive|up|down|time)*)"
+    r"res(idual|net)?_?(conv)?_?(block|unit)\w*|unet_?block"
+)
+#: classes that may be residual blocks too
+_LIKE_A_BLOCK: Final = re.compile(r"\w*(Res([A-Z_]|idual|[Nn]et)|(^|_)res)\w*([Bb]lock|[Uu]nit)\w*")
 #: convolutions of a residual block that are not on its main path
 _BESIDE: Final = re.compile(r"(?i)skip|shortcut|res(idual)?_?conv|\bnin|identity|sample|att(n|ention)|qkv|^proj$")
 _OUTPUT: Final = re.compile(r"(?i)(.*\.)?(out|output|conv_?out|out_?conv|final_?conv|final|\w+_aux_conv)(\.\d+)?")
@@ -139,15 +164,16 @@ def diffusion_unet(model: nn.Module, *, scheme: str = "adm") -> Rules:
     ddpm = scheme == "ddpm"
     attentions = (role("attention_output") | role("attention_output", bias=True)) & ~regex(r".*transformer_?blocks.*")
     ends = [
-        Where("last convolution of each residual block", _of("", _residual_ends(model))),
+        Where("last convolution of each residual block", layers_in("", _residual_ends(model))),
         Where("attention outputs", attentions | regex(r"(.*\.)?proj_out\.\w+")),
-        Where("output", _of("", _outputs(model))),
+        Where("output", layers_in("", _outputs(model))),
     ]
     start, affected = (_small, kind("weight")) if ddpm else (Zeros(), kind("weight") | kind("bias"))
     return Rules(
         [
+            _unknown_blocks(model),
             *(Rule(end & affected, start, label=end.label, optional=end is ends[1]) for end in ends),
-            *(_XAVIER if ddpm else _AS_TORCH),
+            *(_XAVIER if ddpm else AS_TORCH),
             *norms_and_biases(),
         ]
     )
@@ -178,6 +204,27 @@ def _residual_ends(model: nn.Module) -> Iterator[nn.Module]:
             yield from main[-1:]
 
 
+def _unknown_blocks(model: nn.Module) -> Rule:
+    """Refuses what may be a residual block by its class and neither is one that is known nor holds one."""
+    known = [block for block in modules_of(model) if _BLOCK_CLASS.fullmatch(type(block).__name__)]
+    inside = frozenset(part for block in known for part in modules_of(block))
+    unknown = frozenset(
+        part
+        for block in modules_of(model)
+        if _LIKE_A_BLOCK.fullmatch(type(block).__name__) and not inside.intersection(modules_of(block))
+        for part in modules_of(block)
+        if _convolves(part)
+    )
+
+    def refuse(match: Match) -> Initializer:
+        raise SpecError(
+            "may be in a residual block, whose class has no known name, and its last convolution must start at 0: put "
+            f'rules for the block before the recipe, as Rule("{match.name}", ...)'
+        )
+
+    return Rule(layers_in("residual blocks of unknown classes", unknown), law("refused", refuse), optional=True)
+
+
 def _outputs(model: nn.Module) -> Iterator[nn.Module]:
     """The convolution that gives the output; of DDPM++ with several outputs, one of each resolution."""
     found = {name: part for name, part in named_modules_of(model) if _convolves(part) and _OUTPUT.fullmatch(name)}
@@ -205,8 +252,8 @@ def controlnet(model: nn.Module) -> Rules:
     return Rules(
         [
             Rule(Where("zero convolutions", zero), Zeros()),
-            Rule(_of("end of the hint's encoder", ends), Zeros()),
-            Rule(Where("hint's encoder", _of("", inside) & CONVOLUTIONS), by_fan_in, optional=True),
+            Rule(layers_in("end of the hint's encoder", ends), Zeros()),
+            Rule(Where("hint's encoder", layers_in("", inside) & CONVOLUTIONS), by_fan_in, optional=True),
             Rule(Where("copied encoder", lambda match: True), Keep(), optional=True),
         ]
     )
@@ -240,13 +287,14 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
     Source: NVlabs/edm, training/networks.py (Karras et al. 2022, arXiv:2206.00364).
     """
     choice("edm", "scheme", scheme, ("ddpmpp", "adm"))
-    ends = Where("ends of residual blocks", _of("", _residual_ends(model)))
+    ends = Where("ends of residual blocks", layers_in("", _residual_ends(model)))
     attentions = Where("attention outputs", regex(r"(.*\.)?(proj|proj_out|attn_proj|to_out)(\.0)?\.(weight|bias)"))
-    output = Where("output", _of("", _outputs(model)))
+    output = Where("output", layers_in("", _outputs(model)))
     if scheme == "adm":
         weights = kind("weight") & (ndim(2) | ndim(4))
         return Rules(
             [
+                _unknown_blocks(model),
                 Rule(ends, Zeros()),
                 Rule(attentions, Zeros(), optional=True),
                 Rule(output, Zeros()),
@@ -261,6 +309,7 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
     frequencies = Where("frequencies", regex(r"(.*\.)?freqs"))
     return Rules(
         [
+            _unknown_blocks(model),
             Rule(ends & kind("weight"), _small, label=ends.label),
             Rule(attentions & kind("weight"), _small, optional=True, label=attentions.label),
             Rule(output & kind("weight"), _small, label=output.label),
@@ -305,95 +354,3 @@ def edm2(model: nn.Module) -> Rules:
             Rule(Where("phases", regex(r"(.*\.)?phases")), Uniform(0.0, 2 * math.pi), buffers=True, optional=True),
         ]
     )
-
-
-# -- adversarial networks and codebooks --------------------------------------------------------------------------------
-
-
-@recipe
-def dcgan(model: nn.Module) -> Rules:
-    """DCGAN: convolutions N(0, 0.02²), norm scales N(1, 0.02²), biases 0; for the generator and the discriminator.
-
-    Source: section 4 of Radford et al. 2015 (arXiv:1511.06434) for the weights; pytorch/examples, dcgan/main.py, for
-    the norms.
-    """
-    return Rules(
-        [
-            Rule(Where("convolutions", CONVOLUTIONS & kind("weight")), Normal(0.02)),
-            Rule(MATRICES, Normal(0.02), optional=True),
-            Rule(Where("norm scales", kind("norm_scale")), Normal(0.02, mean=1.0), optional=True),
-            Rule(Where("biases", kind("bias")), Zeros(), optional=True),
-        ]
-    )
-
-
-@recipe
-def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool = False) -> Rules:
-    """StyleGAN2: weights N(0, 1/m²), m the layer's learning rate multiplier; biases 0, those of styles 1.
-
-    The forward pass multiplies each weight with m/sqrt(fan_in), the equalized learning rate. m is 1, and mapping_lr in
-    the mapping network, unless the layer says otherwise (``bias_gain`` or ``lr_mul``). The styles are the affine layers
-    before each modulated convolution. The constant input is N(0, 1), the strengths of the noise are 0.
-
-    Options:
-        mapping_lr: m of the layers of the mapping network, where they have no attribute that says it.
-        discriminator: True for a discriminator, which has no styles; a model without them is otherwise an error.
-
-    Source: NVlabs/stylegan2, training/networks_stylegan2.py (Karras et al. 2019, arXiv:1912.04958).
-    """
-    noise = regex(r"(.*\.)?(noise_strength|noise(_?injection)?\d*\.weight|noise_weight)")
-    styles = kind("bias") & regex(r"(.*\.)?(affine|modulation|style_?(proj|affine)|to_style)\.bias")
-    return Rules(
-        [
-            *([] if discriminator else [Rule(Where("biases of styles", styles), Ones())]),
-            Rule(Where("noise strengths", noise), Zeros(), optional=True),
-            Rule(
-                Where("weights and constant input", kind("weight")),
-                law("N(0, 1/m²), m = mapping_lr or 1", _equalized(mapping_lr)),
-            ),
-            Rule(Where("biases", kind("bias")), Zeros(), optional=True),
-            Rule(Where("constant noise", regex(r"(.*\.)?noise_const")), Normal(1.0), buffers=True, optional=True),
-        ]
-    )
-
-
-_MAPPING: Final = re.compile(r"(.*\.)?(mapping(_network)?\.(?!embed).*|style\.\d+\..*)")
-
-
-def _equalized(mapping_lr: float) -> Law:
-    def found(match: Match) -> Initializer:
-        stated = (getattr(match.module, name, None) for name in ("bias_gain", "lr_mul", "lr_multiplier"))
-        in_mapping = mapping_lr if _MAPPING.fullmatch(match.name) else 1.0
-        multiplier = next((float(each) for each in stated if isinstance(each, float | int)), in_mapping)
-        return Normal(1 / multiplier)
-
-    return found
-
-
-@recipe
-def vq(model: nn.Module) -> Rules:
-    """VQ: codebooks of K codes uniform on ±1/K, everything else as torch's own.
-
-    A codebook is a parameter, or the table of an ``nn.Embedding``, whose name or module says so (codebook, quantizer,
-    vq). Codebooks that are running averages are buffers, which are kept.
-
-    Source: google-deepmind/sonnet and the released VQ-VAE and VQGAN code (van den Oord et al. 2017, arXiv:1711.00937).
-    """
-    named = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*|vq)([._].*)?")
-    quantizers = (part for part in modules_of(model) if _QUANTIZER.search(type(part).__name__))
-    codebooks = named | _of("", (part for quantizer in quantizers for part in modules_of(quantizer)))
-    tables = codebooks & (kind("embedding") | (kind("weight") & ~module(nn.Linear) & ~CONVOLUTIONS))
-    return Rules(
-        [
-            Rule(Where("codebooks", tables), law("uniform on ±1/K", lambda match: _within(1 / match.shape[-2]))),
-            *_AS_TORCH,
-            *norms_and_biases(),
-        ]
-    )
-
-
-_QUANTIZER: Final = re.compile(r"(?i)quantiz|codebook|^vq")
-
-
-def _within(bound: float) -> Initializer:
-    return Uniform(-bound, bound)

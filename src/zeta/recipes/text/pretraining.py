@@ -27,7 +27,7 @@ from zeta.recipes.parts import (
     norms_and_biases,
     positive,
     recipe,
-    width,
+    stream_width,
 )
 from zeta.recipes.parts import layers as number_of_layers
 from zeta.recipes.text.state_space import state_space_rules
@@ -199,10 +199,12 @@ def gpt_neox(
     output_scheme: str = "wang",
     std: float = 0.02,
     layers: int | None = None,
+    d_model: int | None = None,
 ) -> Rules:
     """GPT-NeoX: weights N(0, 2/(5 d)), projections to the residual stream N(0, 4/(L² d)), norms 1, biases 0.
 
-    d is the width of the residual stream, L the number of layers, s a std. These are the schemes ``small``, also for
+    d is the width of the residual stream, also in narrower layers, such as those of a compressed attention or a
+    factorized embedding; L is the number of layers, s a std. These are the schemes ``small``, also for
     embeddings, and ``wang``, as in GPT-NeoX-20B and Pythia. The others: ``normal`` N(0, s²) and ``scaled`` N(0, s²/(2
     L)), the framework's defaults; ``scaled_once`` N(0, s²/L), for one residual branch in each layer; ``orthogonal``
     with gain sqrt(2); ``scaled_orthogonal`` with gain sqrt(2/L); ``xavier_uniform`` and ``xavier_normal``, with the
@@ -214,11 +216,13 @@ def gpt_neox(
         output_scheme: of attention outputs and MLP down projections
         std: s
         layers: L; by default as the names count, and needed for an embedding whose scheme has it
+        d_model: d; by default as attention outputs and MLP down projections end, or as the config has it
 
     Source: GPT-NeoX, megatron/model/init_functions.py (2026); Black et al. 2022 (arXiv:2204.06745); small: Nguyen and
     Salazar 2019 (arXiv:1910.05895).
     """
     positive("gpt_neox", std=std)
+    width = stream_width(model, d_model)
 
     def number(match: Match) -> int:
         return number_of_layers(match, layers)

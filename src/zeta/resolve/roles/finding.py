@@ -328,7 +328,11 @@ class _Search:
             return
         last = sites[-1]
         alone = last.block == () and not names.NO_READOUT.search(".".join(last.path))
-        if alone and self._role(last) in (None, Role.MLP_DOWN) and last.attention is None and len(sites) > 1:
+        stream = {site.out for site in sites if self._role(site) is Role.ATTENTION_OUTPUT}
+        # without attentions, the last layer of a plain network may be named like a down projection
+        free = self._role(last) is None or (self._role(last) is Role.MLP_DOWN and not stream)
+        free = free and (not stream or last.into in stream)
+        if alone and free and last.attention is None and len(sites) > 1:
             self._found[last.slot.name] = Role.READOUT
 
 
