@@ -205,3 +205,58 @@ def test_forms_and_memories_at_random(seed: int) -> None:
     for name, tensor in real.named_buffers():
         assert torch.equal(model.get_buffer(name), tensor), name
     assert np.array_equal(theirs, ours)
+
+
+THERE = torch.arange(4.0)
+
+
+def _data_of_a_copy(s: Any) -> None:
+    start = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    s.p = nn.Parameter(THERE.clone())
+    s.p.data = start.clone()
+    with torch.no_grad():
+        s.p.mul_(2)
+    s.register_buffer("start", start)
+
+
+def _data_that_is_shared(s: Any) -> None:
+    start = torch.ones(4)
+    s.p = nn.Parameter(THERE.clone())
+    s.p.data = start
+    with torch.no_grad():
+        s.p.mul_(2)
+        start.add_(1)
+        s.p[1:].mul_(2)
+    s.register_buffer("start", start.clone())
+
+
+def _data_without_elements(s: Any) -> None:
+    s.p = nn.Parameter(THERE.clone())
+    s.p.data = torch.zeros(0)
+    s.register_buffer("size", torch.tensor(s.p.numel()))
+
+
+def _state_of(model: nn.Module) -> dict[str, list[float]]:
+    return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+
+
+def _filled(fill: Callable[[Any], None]) -> nn.Module:
+    model = nn.Module()
+    fill(model)
+    return model
+
+
+@pytest.mark.parametrize("fill", [_data_of_a_copy, _data_that_is_shared, _data_without_elements])
+def test_real_tensors_with_the_data_of_others(fill: Callable[[Any], None]) -> None:
+    model, _, _ = recorded(_filled, fill)
+    assert _state_of(model) == _state_of(_filled(fill))
+    assert THERE.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_real_tensor_gets_no_data_without_values() -> None:
+    def fill(s: Any) -> None:
+        s.p = nn.Parameter(THERE.clone())
+        s.p.data = torch.empty(4)
+
+    with pytest.raises(zeta.errors.RecordingError, match="make another parameter of them"):
+        zeta.record(_filled, fill)
