@@ -260,3 +260,33 @@ def test_a_real_tensor_gets_no_data_without_values() -> None:
 
     with pytest.raises(zeta.errors.RecordingError, match="make another parameter of them"):
         zeta.record(_filled, fill)
+
+
+def _shrunk(s: Any) -> None:
+    s.p = nn.Parameter(THERE.clone().resize_as_(torch.zeros(2)).add_(1))
+    s.register_buffer("all", THERE.clone().resize_as_(torch.zeros(2, 2)))
+
+
+def test_a_real_tensor_gets_the_size_of_another() -> None:
+    model, _, _ = recorded(_filled, _shrunk)
+    assert _state_of(model) == _state_of(_filled(_shrunk))
+
+
+@pytest.mark.parametrize("name", ["tensor", "known", "storage"])
+def test_a_real_tensor_gets_no_memory_of_a_recorded_one(name: str) -> None:
+    def fill(s: Any) -> None:
+        t = THERE.clone()
+        source = torch.ones(4) if name == "known" else torch.randn(4)
+        t.set_(source.untyped_storage() if name == "storage" else source)
+        s.p = nn.Parameter(t)
+
+    with pytest.raises(zeta.errors.RecordingError, match="set_ would give a real tensor"):
+        zeta.record(_filled, fill)
+
+
+def test_a_real_tensor_does_not_grow() -> None:
+    def fill(s: Any) -> None:
+        s.p = nn.Parameter(THERE.clone().resize_as_(torch.zeros(8)))
+
+    with pytest.raises(zeta.errors.RecordingError, match="makes a tensor larger"):
+        zeta.record(_filled, fill)
