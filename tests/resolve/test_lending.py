@@ -290,3 +290,50 @@ def test_a_real_tensor_does_not_grow() -> None:
 
     with pytest.raises(zeta.errors.RecordingError, match="makes a tensor larger"):
         zeta.record(_filled, fill)
+
+
+def _written_later(s: Any) -> None:
+    t = THERE.clone()
+    s.weight = nn.Parameter(torch.randn(1, 4))
+    s.weight.data = t.view(1, 4)
+    t += 2
+
+
+def _written_by_both(s: Any) -> None:
+    t = THERE.clone()
+    s.weight, s.other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(4))
+    s.weight.data, s.other.data = t[1:3], t
+    with torch.no_grad():
+        s.weight.fill_(5)
+        s.register_buffer("seen", s.other.clone())
+        t.mul_(2)
+        s.other[2:].add_(1)
+        t[0].sub_(1)
+    s.register_buffer("t", t.clone())
+
+
+@pytest.mark.parametrize("fill", [_written_later, _written_by_both])
+def test_recorded_tensors_with_the_memory_of_a_real_one(fill: Callable[[Any], None]) -> None:
+    model, _, _ = recorded(_filled, fill)
+    assert _state_of(model) == _state_of(_filled(fill))
+
+
+def test_nothing_is_said_of_memory_that_nobody_else_has() -> None:
+    def fill(s: Any) -> None:
+        s.weight = nn.Parameter(torch.zeros(4))
+        s.weight.data = THERE.clone()
+        nn.init.normal_(s.weight)
+
+    zeta.record(_filled, fill)
+
+
+def test_a_real_tensor_gets_no_random_values_by_its_memory() -> None:
+    def fill(s: Any) -> None:
+        t = THERE.clone()
+        s.weight = nn.Parameter(torch.zeros(4))
+        s.weight.data = t
+        nn.init.normal_(s.weight)
+        s.register_buffer("t", t)
+
+    with pytest.warns(zeta.ZetaNotice, match="a copy of it, shares keeps what it had"):
+        zeta.record(_filled, fill)

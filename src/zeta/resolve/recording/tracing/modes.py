@@ -142,7 +142,7 @@ class Functions(TorchFunctionMode):
     def _given(self, tensor: Tensor, value: Tensor) -> Tensor:
         """What a tensor gets as its ``data``: on meta like it, or real, in memory that it shares with ``value``."""
         if tensor.is_meta or not value.is_meta:
-            return value if value.is_meta or not tensor.is_meta else self.recorder.lift(value)
+            return value if value.is_meta or not tensor.is_meta else self.recorder.lift(value, shared=True)
         try:
             known = self.recorder.value(value)
             if known.numel() == 0 or known.is_conj() or known.is_neg():

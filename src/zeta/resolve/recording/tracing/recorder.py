@@ -79,12 +79,14 @@ class Recorder:
         self.made.append((weakref.ref(result), node.source))
         return result
 
-    def lift(self, tensor: Tensor) -> Tensor:
-        """Make a meta tensor whose node has the values of a real tensor."""
+    def lift(self, tensor: Tensor, *, shared: bool = False) -> Tensor:
+        """Make a meta tensor whose node has the values of a real tensor; ``shared``: and its memory."""
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
         self.made_by(twin, self.data(tensor), _CPU)
         if not tensor.untyped_storage().resizable():
             self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which other code may write to
+        elif shared:
+            self.lent.watch(twin, tensor)
         return twin
 
     def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage]) -> Tensor:
