@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeta.base.usage import normalizes
+from zeta.base.usage import attends, normalizes
 from zeta.errors import FanError
 from zeta.fans import Axes, axes_of
 from zeta.resolve.kinds import kind_of
@@ -594,3 +594,44 @@ def test_a_wrapped_forward_is_looked_through() -> None:
 
     module = Wrapped()
     assert axes_of(module, "w", module.w.shape) == USED[ByEinsum]
+
+
+def _mixed(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w
+
+
+def _mixed_turned(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w.t()
+
+
+def test_a_replaced_forward_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Layer(Weighted):
+        shape = (4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.product(x)
+
+        def product(self, x: Tensor) -> Tensor:
+            return x @ self.w.t()
+
+    def normalized(self: Any, x: Tensor) -> Tensor:
+        return x @ self.w / x.var()
+
+    def attention(self: Any, x: Tensor) -> Tensor:
+        return torch.softmax(x @ self.w, -1) @ x
+
+    def by_a_function(self: Any, x: Tensor) -> Tensor:
+        return _mixed(x, self.w)
+
+    def fan_in() -> tuple[int, ...]:
+        return axes_of(Layer(), "w", Layer.shape).fan_in
+
+    facts = [(fan_in(), normalizes(Layer), attends(Layer))]
+    for method in (normalized, attention):
+        monkeypatch.setattr(Layer, "product", method)
+        facts.append((fan_in(), normalizes(Layer), attends(Layer)))
+    assert facts == [((1,), False, False), ((0,), True, False), ((0,), False, True)]
+    monkeypatch.setattr(Layer, "product", by_a_function)
+    assert fan_in() == (0,)
+    monkeypatch.setitem(globals(), "_mixed", _mixed_turned)
+    assert fan_in() == (1,)

@@ -205,3 +205,135 @@ def test_forms_and_memories_at_random(seed: int) -> None:
     for name, tensor in real.named_buffers():
         assert torch.equal(model.get_buffer(name), tensor), name
     assert np.array_equal(theirs, ours)
+
+
+THERE = torch.arange(4.0)
+
+
+def _data_of_a_copy(s: Any) -> None:
+    start = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    s.p = nn.Parameter(THERE.clone())
+    s.p.data = start.clone()
+    with torch.no_grad():
+        s.p.mul_(2)
+    s.register_buffer("start", start)
+
+
+def _data_that_is_shared(s: Any) -> None:
+    start = torch.ones(4)
+    s.p = nn.Parameter(THERE.clone())
+    s.p.data = start
+    with torch.no_grad():
+        s.p.mul_(2)
+        start.add_(1)
+        s.p[1:].mul_(2)
+    s.register_buffer("start", start.clone())
+
+
+def _data_without_elements(s: Any) -> None:
+    s.p = nn.Parameter(THERE.clone())
+    s.p.data = torch.zeros(0)
+    s.register_buffer("size", torch.tensor(s.p.numel()))
+
+
+def _state_of(model: nn.Module) -> dict[str, list[float]]:
+    return {name: tensor.tolist() for name, tensor in model.state_dict().items()}
+
+
+def _filled(fill: Callable[[Any], None]) -> nn.Module:
+    model = nn.Module()
+    fill(model)
+    return model
+
+
+@pytest.mark.parametrize("fill", [_data_of_a_copy, _data_that_is_shared, _data_without_elements])
+def test_real_tensors_with_the_data_of_others(fill: Callable[[Any], None]) -> None:
+    model, _, _ = recorded(_filled, fill)
+    assert _state_of(model) == _state_of(_filled(fill))
+    assert THERE.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_real_tensor_gets_no_data_without_values() -> None:
+    def fill(s: Any) -> None:
+        s.p = nn.Parameter(THERE.clone())
+        s.p.data = torch.empty(4)
+
+    with pytest.raises(zeta.errors.RecordingError, match="make another parameter of them"):
+        zeta.record(_filled, fill)
+
+
+def _shrunk(s: Any) -> None:
+    s.p = nn.Parameter(THERE.clone().resize_as_(torch.zeros(2)).add_(1))
+    s.register_buffer("all", THERE.clone().resize_as_(torch.zeros(2, 2)))
+
+
+def test_a_real_tensor_gets_the_size_of_another() -> None:
+    model, _, _ = recorded(_filled, _shrunk)
+    assert _state_of(model) == _state_of(_filled(_shrunk))
+
+
+@pytest.mark.parametrize("name", ["tensor", "known", "storage"])
+def test_a_real_tensor_gets_no_memory_of_a_recorded_one(name: str) -> None:
+    def fill(s: Any) -> None:
+        t = THERE.clone()
+        source = torch.ones(4) if name == "known" else torch.randn(4)
+        t.set_(source.untyped_storage() if name == "storage" else source)
+        s.p = nn.Parameter(t)
+
+    with pytest.raises(zeta.errors.RecordingError, match="set_ would give a real tensor"):
+        zeta.record(_filled, fill)
+
+
+def test_a_real_tensor_does_not_grow() -> None:
+    def fill(s: Any) -> None:
+        s.p = nn.Parameter(THERE.clone().resize_as_(torch.zeros(8)))
+
+    with pytest.raises(zeta.errors.RecordingError, match="makes a tensor larger"):
+        zeta.record(_filled, fill)
+
+
+def _written_later(s: Any) -> None:
+    t = THERE.clone()
+    s.weight = nn.Parameter(torch.randn(1, 4))
+    s.weight.data = t.view(1, 4)
+    t += 2
+
+
+def _written_by_both(s: Any) -> None:
+    t = THERE.clone()
+    s.weight, s.other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(4))
+    s.weight.data, s.other.data = t[1:3], t
+    with torch.no_grad():
+        s.weight.fill_(5)
+        s.register_buffer("seen", s.other.clone())
+        t.mul_(2)
+        s.other[2:].add_(1)
+        t[0].sub_(1)
+    s.register_buffer("t", t.clone())
+
+
+@pytest.mark.parametrize("fill", [_written_later, _written_by_both])
+def test_recorded_tensors_with_the_memory_of_a_real_one(fill: Callable[[Any], None]) -> None:
+    model, _, _ = recorded(_filled, fill)
+    assert _state_of(model) == _state_of(_filled(fill))
+
+
+def test_nothing_is_said_of_memory_that_nobody_else_has() -> None:
+    def fill(s: Any) -> None:
+        s.weight = nn.Parameter(torch.zeros(4))
+        s.weight.data = THERE.clone()
+        nn.init.normal_(s.weight)
+
+    zeta.record(_filled, fill)
+
+
+def test_a_real_tensor_gets_no_random_values_by_its_memory() -> None:
+    def fill(s: Any) -> None:
+        t = THERE.clone()
+        s.weight = nn.Parameter(torch.zeros(4))
+        s.weight.data = t
+        nn.init.normal_(s.weight)
+        s.register_buffer("t", t)
+
+    with pytest.warns(zeta.ZetaNotice, match="a copy of it, shares keeps what it had"):
+        zeta.record(_filled, fill)

@@ -20,7 +20,7 @@ from tests.helpers.layers import FAMILY, Look, raw, state
 from tests.helpers.twin import twin
 from zeta import Rule, Rules
 from zeta.errors import TargetError, ZetaNotice
-from zeta.initializers import Constant, Keep, Normal, Ones
+from zeta.initializers import Constant, Initializer, Keep, Normal, Ones
 from zeta.utils import (
     init_constant_,
     init_default_,
@@ -600,6 +600,35 @@ def test_weights_that_share_what_they_are_computed_from_are_refused() -> None:
         zeta.init_(model, Rules([Rule("*", Normal(1.0))]), seed=0)
     with pytest.raises(TargetError, match=r"second\.weight: is kept, but .* written with first\.weight"):
         zeta.init_(model, Rules([Rule("first.weight", Normal(1.0)), Rule("*", Keep())]), seed=0)
+
+
+@pytest.mark.parametrize("original", ["original0", "original1"])
+@pytest.mark.parametrize("other", [Constant(2.0), Keep()], ids=["written", "kept"])
+def test_memory_that_any_original_shares_is_refused(original: str, other: Initializer) -> None:
+    model: Any = nn.Module()
+    model.l = weight_norm(nn.Linear(4, 4, bias=False))
+    model.other = nn.Parameter(stored(model.l)[original].data)
+    before = [tensor.clone() for tensor in stored(model.l).values()]
+    rules = Rules([Rule("l.weight", Normal(1.0)), Rule("other", other)])
+    with pytest.raises(TargetError, match=r"shares the memory of (l\.weight|other)"):
+        zeta.init_(model, rules, seed=0)
+    assert all(torch.equal(*pair) for pair in zip(before, stored(model.l).values(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:l.weight is under spectral_norm")
+def test_memory_that_a_vector_of_spectral_norm_shares_is_refused() -> None:
+    model: Any = nn.Module()
+    model.l = spectral_norm(nn.Linear(4, 4, bias=False))
+    model.other = nn.Parameter(model.l.parametrizations.weight[0]._u)
+    with pytest.raises(TargetError, match=r"shares the memory of (l\.weight|other)"):
+        zeta.init_(model, Rules([Rule("l.weight", Normal(1.0)), Rule("other", Ones())]), seed=0)
+
+
+def test_originals_of_one_weight_in_the_same_memory_are_refused() -> None:
+    layer = weight_norm(nn.Linear(4, 4, bias=False))
+    layer.parametrizations.weight.original0.data = stored(layer)["original1"].data[:, :1]
+    with pytest.raises(TargetError, match="weight: is computed from tensors that share memory"):
+        zeta.init_(layer, Rules([Rule("*", Normal(1.0))]), seed=0)
 
 
 def test_the_notice_of_spectral_norm_names_the_line_that_called() -> None:

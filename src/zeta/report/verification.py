@@ -68,6 +68,8 @@ class Verification:
         compared = count_text(self.compared, "tensor")
         state = "as they were" if self.kept_compared else "and not compared"
         kept = f", {len(self.kept)} kept {state}" if self.kept else ""
+        if self.ok and not (self.compared or (self.kept and self.kept_compared)):
+            return f"nothing was compared{kept}"
         if self.ok:
             close = f" ({len(self.close)} orthogonal within rounding)" if self.close else ""
             return f"verified: {compared} equal, bit by bit{close}, those of seed {self.seed}{kept}"

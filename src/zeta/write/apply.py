@@ -60,9 +60,11 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
         return self.held.local.numel() * self.entry.dtype.itemsize
 
     @property
-    def memory(self) -> Tensor:
-        """The memory here that is written; of a parametrized weight, that of its first original."""
-        return self.held.local if self.inversion is None else local(self.slot.tensor)
+    def memory(self) -> list[Tensor]:
+        """The memory here that is written; of a parametrized weight, that of all that it is computed from."""
+        if self.inversion is None:
+            return [self.held.local]
+        return [local(tensor) for tensor, _ in self.inversion.changes]
 
     @property
     def error(self) -> float:
@@ -101,8 +103,9 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     problems = [*gathered(fit.model), *by_reason(refused)]
     if parametrized:
         problems += _crossed(parametrized, jobs)
-    written = {job.entry.name: job.memory for job in jobs}
-    problems += shared(written, fit.slots.values(), kept_on_purpose(fit.plan))
+    # weights may be computed from one tensor, if both are given the same there
+    written = {id(memory): (job.entry.name, memory) for job in reversed(jobs) for memory in job.memory}
+    problems += shared([*reversed(written.values())], fit.slots.values(), kept_on_purpose(fit.plan))
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs

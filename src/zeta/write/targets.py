@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import torch
@@ -26,20 +26,20 @@ _FREED: Final = "has a storage that was freed or made smaller; give its memory b
 _Extent = tuple[int, int, Tensor, str]
 
 
-def shared(written: Mapping[str, Tensor], slots: Collection[Slot], kept: Collection[str] = ()) -> list[str]:
+def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], kept: Collection[str] = ()) -> list[str]:
     """Different tensors with an element in the same memory: to write one would change the other.
 
-    Those of which at least one is written; ``written`` has their memory here, by the canonical name. A buffer that is
-    not written may be a view of a parameter, and follows it, unless it is one of those that are ``kept`` on purpose. It
-    does not follow another buffer.
+    Those of which at least one is written; ``written`` has their memory here, with the canonical name: several of a
+    weight that is computed from them. A buffer that is not written may be a view of a parameter, and follows it, unless
+    it is one of those that are ``kept`` on purpose. It does not follow another buffer.
     """
-    memory = list(written.items())
+    memory, names = [*written], {name for name, _ in written}
     buffers: set[str] = set()
     followers: set[str] = set()
-    if len(written) < len(slots):
-        known = {id(slot.tensor) for slot in slots if slot.name in written}
+    if len(names) < len(slots):
+        known = {*(id(slot.tensor) for slot in slots if slot.name in names), *(id(tensor) for _, tensor in written)}
         buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
-        followers = set() if buffers.isdisjoint(written) else buffers - {*written, *kept}
+        followers = set() if buffers.isdisjoint(names) else buffers - {*names, *kept}
         for slot in [slot for slot in slots if id(slot.tensor) not in known]:
             if id(slot.tensor) not in known and (
                 slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
@@ -52,11 +52,13 @@ def shared(written: Mapping[str, Tensor], slots: Collection[Slot], kept: Collect
 
     def matters(name: str, owner: str) -> bool:
         both = {name, owner}
-        return not both.isdisjoint(written) and (both.isdisjoint(followers) or both <= buffers)
+        return not both.isdisjoint(names) and (both.isdisjoint(followers) or both <= buffers)
 
     return [
-        f"{name}: shares the memory of {owner}, but is another tensor of the model; tie them by assigning the same "
-        "Parameter, or give one its own memory"
+        f"{name}: is computed from tensors that share memory; give each its own"
+        if name == owner
+        else f"{name}: shares the memory of {owner}, but is another tensor of the model; tie them by assigning the "
+        "same Parameter, or give one its own memory"
         for name, owner in meeting(memory, matters)
     ]
 

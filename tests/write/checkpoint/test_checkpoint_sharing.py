@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 import zeta
 from tests.helpers.layers import raw
+from tests.helpers.sharded import fake_mesh
 from zeta import Rule, Rules, TargetError
 from zeta.initializers import Keep, Normal, Orthogonal
 from zeta.write.targets import meeting
@@ -30,7 +32,14 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "between its rows and beyond": lambda table: torch.as_strided(table, (4, 3), (7, 1), 1),
     "nothing of it": lambda table: torch.as_strided(table, (3,), (1,), 25),
     "complex": lambda table: torch.view_as_complex(table.view(6, 2, 2)).conj(),
+    "windows": lambda table: table.view(-1).unfold(0, 5, 2),
     "negated": lambda table: torch.view_as_complex(table.view(6, 2, 2)).conj().imag,
+}
+#: views that torch copies nothing into, as load_state_dict would
+REPEATED: dict[str, Callable[[Tensor], Tensor]] = {
+    "one row, several times": lambda table: table[:1].expand(3, 4),
+    "an element, several times": lambda table: table[2, 2].expand(8),
+    "complex, several times": lambda table: torch.view_as_complex(table.view(6, 2, 2))[1].conj().expand(3, 2),
 }
 
 
@@ -64,6 +73,15 @@ def test_a_buffer_in_a_parameters_memory_is_saved_as_it_is_in_an_initialized_mod
     assert zeta.verify(loaded, plan, seed=5).ok
 
 
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_buffer_that_repeats_elements_of_a_parameter_is_saved(name: str, tmp_path: Path) -> None:
+    model, initialized = _model(REPEATED[name]), _model(REPEATED[name])
+    plan = zeta.plan(model, TABLE)
+    assert zeta.save(model, plan, tmp_path, seed=5).ok
+    zeta.apply_(initialized, plan, seed=5)
+    assert _bits(load_file(tmp_path / "model.safetensors")) == _bits(initialized.state_dict())
+
+
 def test_buffers_of_several_parameters_follow_each_of_them(tmp_path: Path) -> None:
     def build() -> Any:
         model: Any = nn.Module()
@@ -78,6 +96,26 @@ def test_buffers_of_several_parameters_follow_each_of_them(tmp_path: Path) -> No
     zeta.save(model, plan, tmp_path, seed=0)
     zeta.apply_(initialized, plan, seed=0)
     assert _bits(load_file(tmp_path / "model.safetensors")) == _bits(initialized.state_dict())
+
+
+@pytest.mark.parametrize("placement", [Shard(0), Shard(1), Replicate()], ids=str)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_buffer_follows_what_a_rank_has_of_a_sharded_parameter(rank: int, placement: Any, tmp_path: Path) -> None:
+    def build() -> Any:
+        model: Any = nn.Module()
+        table = DTensor.from_local(torch.zeros(3, 4), mesh, [placement], run_check=False)
+        model.table = nn.Parameter(table)
+        model.register_buffer("row", model.table.to_local().detach()[1])
+        return model
+
+    with fake_mesh((2,), (rank,)) as mesh:
+        model, initialized = build(), build()
+        plan = zeta.plan(model, TABLE)
+        zeta.save(model, plan, tmp_path, seed=5)
+        zeta.apply_(initialized, plan, seed=5)
+        assert initialized.row.any()
+        assert raw(load_file(tmp_path / "model.safetensors")["row"]) == raw(initialized.row)
+        assert not model.row.any()
 
 
 def test_a_buffer_follows_the_rounded_values(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Follower(Protocol):
     ndim: int
     found: Uses
     seen: set[int]
+    followed: list[tuple[FunctionType, Sequence[str], frozenset[str], Any]]
     work: int
 
     def call(self, called: Any, given: list[Value], named: dict[str, Value], itself: bool = False) -> Value:
@@ -311,6 +312,7 @@ class Expressions:
         if known in NORMS or (names_a_norm(words) and not of_torch):
             return self._normalized(NORMS.get(known), given, named)
         if isinstance(target, FunctionType) and not of_torch:
+            self.run.followed.append((self.function, words, self._local, target))
             return self.run.call(target, given, named)
         return self._lost()
 

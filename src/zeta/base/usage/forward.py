@@ -6,12 +6,13 @@ import ast
 import functools
 import inspect
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any, Final
 
 from torch import nn
 
 from zeta.base.usage.run import Run
-from zeta.base.usage.source import dotted, function_of, names_a_norm, tree_of
+from zeta.base.usage.source import dotted, function_of, meaning, names_a_norm, tree_of
 from zeta.base.usage.views import Uses
 
 _STATISTICS: Final = frozenset(
@@ -20,20 +21,40 @@ _STATISTICS: Final = frozenset(
 _PRODUCTS: Final = frozenset(["matmul", "bmm", "einsum", "baddbmm"])
 
 
-@functools.lru_cache(maxsize=4096)
+#: what the methods of a class are stored as
+_METHODS: Final = frozenset([FunctionType, staticmethod, classmethod, property])
+
+
+def _methods(layer: Any) -> tuple[Any, ...]:
+    """The methods that a class has now, in its own order: what is known of it holds while it has these."""
+    classes = (cls for cls in layer.__mro__ if cls is not nn.Module and cls is not object)
+    return tuple(member for cls in classes for member in vars(cls).values() if type(member) in _METHODS)
+
+
 def uses(layer: Any, name: str, ndim: int) -> Uses:
     """How ``forward`` of the class ``layer`` uses its parameter ``name`` of ``ndim`` dimensions."""
+    methods = _methods(layer)
+    run = _run(layer, methods, name, ndim)
+    # another function may have a name now
+    if any(meaning(where, words, known) is not function for where, words, known, function in run.followed):
+        _run.cache_clear()
+        run = _run(layer, methods, name, ndim)
+    return run.found
+
+
+@functools.lru_cache(maxsize=4096)
+def _run(layer: Any, methods: tuple[Any, ...], name: str, ndim: int) -> Run:
     run = Run(layer, name, ndim, nn.Module)
     if inspect.getattr_static(layer, "forward") is inspect.getattr_static(
         nn.Module, "forward"
     ) or layer.__module__.startswith("torch.nn.modules."):
         run.found.lost = True
-        return run.found
+        return run
     try:
         run.forward()
     except Exception:  # unusual code can make the interpretation fail in any way, RecursionError included
         run.found.lost = True
-    return run.found
+    return run
 
 
 def _nodes(layer: Any) -> Iterator[ast.AST]:
@@ -50,9 +71,13 @@ def _nodes(layer: Any) -> Iterator[ast.AST]:
             yield node
 
 
-@functools.lru_cache(maxsize=4096)
 def normalizes(layer: Any) -> bool:
     """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, divides by a norm or a std."""
+    return _normalizes(layer, _methods(layer))
+
+
+@functools.lru_cache(maxsize=4096)
+def _normalizes(layer: Any, methods: tuple[Any, ...]) -> bool:
     for node in _nodes(layer):
         if isinstance(node, ast.Call):
             words = dotted(node.func)
@@ -65,12 +90,16 @@ def normalizes(layer: Any) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=4096)
 def attends(layer: Any) -> bool:
     """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, computes an attention.
 
     That is torch's ``scaled_dot_product_attention``, or a softmax between two products of matrices.
     """
+    return _attends(layer, _methods(layer))
+
+
+@functools.lru_cache(maxsize=4096)
+def _attends(layer: Any, methods: tuple[Any, ...]) -> bool:
     softmax, products = False, 0
     for node in _nodes(layer):
         if isinstance(node, ast.BinOp):

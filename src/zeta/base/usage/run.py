@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any, Final
 
 from zeta.base.usage.expressions import Expressions
@@ -23,6 +24,8 @@ class Run:
         self.layer, self.name, self.ndim = layer, name, ndim
         self.found = Uses()
         self.seen: set[int] = set()
+        #: the functions that were followed: where they were called, by which words, with which local names
+        self.followed: list[tuple[FunctionType, Sequence[str], frozenset[str], Any]] = []
         self.work = self._depth = 0
         self._base = base
 

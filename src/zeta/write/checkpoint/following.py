@@ -8,12 +8,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from zeta.base.tensors import nbytes_of
+from zeta.base.tensors import extent, nbytes_of
 from zeta.compute.values import values_of
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
+from zeta.write.shards import held
 from zeta.write.targets import meeting, memory_of, place_of
 
 #: bytes of the largest element, of which every memory begins at a multiple
@@ -43,7 +44,8 @@ def leaders_of(plan: Plan, slots: Mapping[str, Slot]) -> dict[str, list[Leader]]
 
 def followed(name: str, tensor: Tensor, leaders: Sequence[Leader], seed: int) -> Tensor:
     """What a buffer has when the parameters whose memory it looks into have their values. The model does not change."""
-    tensors = [tensor.detach(), *(leader.detach() for _, leader in leaders)]
+    shards = [held(leader.detach()) for _, leader in leaders]
+    tensors = [tensor.detach(), *(shard.local for shard in shards)]
     begins = [place_of(one)[1] for one in tensors]
     begin = min(begins) // _ALIGNMENT * _ALIGNMENT
     size = max(place + nbytes_of(one) for place, one in zip(begins, tensors, strict=True)) - begin
@@ -54,11 +56,19 @@ def followed(name: str, tensor: Tensor, leaders: Sequence[Leader], seed: int) ->
         )
     memory = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
     views = [_view(memory, place - begin, one) for place, one in zip(begins, tensors, strict=True)]
-    views[0].copy_(tensors[0])
-    for (entry, _), view in zip(leaders, views[1:], strict=True):
-        for index, values in values_of(entry, seed):
-            view[index].copy_(values)
+    _flat(views[0]).copy_(_flat(tensors[0]))
+    for (entry, _), shard, view in zip(leaders, shards, views[1:], strict=True):
+        for part in shard.parts:
+            for index, values in values_of(entry, seed, region=part.region):
+                view[part.index][index].copy_(values)
     return views[0]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """All that is between a tensor's first element in memory and its last, each once also where elements repeat."""
+    tensor = tensor.conj() if tensor.is_conj() else tensor
+    tensor = torch._neg_view(tensor) if tensor.is_neg() else tensor
+    return tensor.as_strided((extent(tensor),), (1,))
 
 
 def _view(memory: torch.UntypedStorage, begin: int, like: Tensor) -> Tensor:

@@ -225,12 +225,12 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
             if name in slots and slots[name].persistent != entry.persistent
         ]
     problems += tie_problems(plan, slots, lambda entry: entry.persistent)
-    written = {
-        entry.name: memory
+    written = [
+        (entry.name, memory)
         for entry in plan
         if not entry.kept and entry.name in slots
         if (memory := memory_of(slots[entry.name].tensor)) is not None
-    }
+    ]
     problems += shared(written, slots.values(), kept_on_purpose(plan))
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
     problems += [f"{name}: is not in the plan" for name in slots if name not in planned]

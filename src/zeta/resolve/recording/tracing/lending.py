@@ -1,4 +1,4 @@
-"""Memory that a recorded tensor shares with NumPy or a Python buffer: what either of them writes, the other has too."""
+"""Memory that a recorded tensor shares with NumPy, a Python buffer or a real tensor: what one writes, the other has."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch import Tensor
 from zeta.base import dtypes
 from zeta.base.language.operations import is_inexact
 from zeta.base.language.state import outside_of_modes
+from zeta.base.tensors import overlaps
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing.graph import LARGEST_DATA, Graph, Node
 
 #: bytes of the largest memory that is lent as a whole where a part of it is asked for
 _LARGEST_WHOLE: Final = 2**26
-#: of the memory that is lent: by its tensor, and by who counts
+#: of memory: by its tensor here, and by who counts
 _OWN_USES: Final = 2
 
 
@@ -30,13 +31,27 @@ class Lent:
     another memory at any time (``t_``, ``.data``, ``set_``, ``swap_tensors``), and what is shared is the memory.
     """
 
-    def __init__(self, *, twin: Tensor, real: Tensor, whole: bool, node: Node, source: Source | None) -> None:
+    def __init__(
+        self, *, twin: Tensor, real: Tensor, whole: bool, node: Node, source: Source | None, watched: bool = False
+    ) -> None:
         self.twin, self.real = twin.detach(), real.detach()
         self.whole, self.source = whole, source
-        self.seen = real.clone()
-        self.node = node
+        self.watched = watched  #: whether torch alone writes there, and counts how often
+        self.check(node)
         self.is_blank = False  #: whether what nobody has written to has no value
         self.is_own = False  #: whether the memory is the recording's own, so that it is known who has it, too
+
+    def check(self, node: Node) -> None:
+        """The memory has the values of ``node`` now."""
+        self.node, self.version = node, self.real._version
+        self.seen = self.real if self.watched else self.real.clone()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether somebody has written to the memory since the last check."""
+        if self.watched:
+            return self.real._version != self.version
+        return not torch.equal(dtypes.bits(self.real), dtypes.bits(self.seen))
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor on meta looks into this memory."""
@@ -54,10 +69,15 @@ class Lent:
         return empty.set_(storage, start + tensor.storage_offset(), tensor.shape, tensor.stride())
 
     @property
+    def sharer(self) -> str:
+        """Who has the memory, too."""
+        return "a tensor from outside, or a copy of it," if self.watched else "NumPy or another library"
+
+    @property
     def is_alive(self) -> bool:
         """Whether somebody may still have what was lent."""
         storage = self.real.untyped_storage()
-        return not self.is_own or torch._C._storage_Use_Count(storage._cdata) > _OWN_USES
+        return not (self.is_own or self.watched) or torch._C._storage_Use_Count(storage._cdata) > _OWN_USES
 
 
 class Lending:
@@ -79,9 +99,15 @@ class Lending:
         with outside_of_modes():
             self._note(twin, real, whole=True)
 
-    def _note(self, twin: Tensor, real: Tensor, *, whole: bool) -> Lent:
+    def watch(self, twin: Tensor, real: Tensor) -> None:
+        """Register ``real``, the memory of ``twin``, to which a tensor from outside, or a copy of it, may write."""
+        if real.layout is torch.strided and not (real.is_inference() or overlaps(real)):
+            with outside_of_modes():
+                self._note(twin, real, whole=True, watched=True)
+
+    def _note(self, twin: Tensor, real: Tensor, *, whole: bool, watched: bool = False) -> Lent:
         node = self._graph.cell(twin).node
-        self._lent.append(Lent(twin=twin, real=real, whole=whole, node=node, source=source_here()))
+        self._lent.append(Lent(twin=twin, real=real, whole=whole, node=node, source=source_here(), watched=watched))
         return self._lent[-1]
 
     def lend(self, tensor: Tensor) -> Tensor:
@@ -133,20 +159,21 @@ class Lending:
             return
         with outside_of_modes():
             for lent in self._lent:
-                if torch.equal(dtypes.bits(lent.real), dtypes.bits(lent.seen)):
+                if not lent.is_written:
                     continue
                 if self._graph.cell(lent.twin).node is not lent.node:
                     raise RecordingError(
-                        f"{lent.source}: memory that NumPy or another library shares was written to there, and by "
+                        f"{lent.source}: memory that {lent.sharer} shares was written to there, and by "
                         "torch; which came last is not recordable. Write to it by one of them, or copy it"
                     )
                 self._take(lent)
-                lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
+                lent.check(self._graph.cell(lent.twin).node)
+            self._lent = [lent for lent in self._lent if not lent.watched or lent.is_alive]
 
     def _take(self, lent: Lent) -> None:
         """Record what was written: no more than that, where the rest has no value, or is too large for a plan."""
         twin, real = lent.twin, lent.real
-        if real.ndim != 1 or (real.nbytes <= LARGEST_DATA and not lent.is_blank):
+        if lent.watched or real.ndim != 1 or (real.nbytes <= LARGEST_DATA and not lent.is_blank):
             self._graph.write(twin, self._data(real), lent.source)
             return
         changed = (dtypes.bits(real) != dtypes.bits(lent.seen)).view(real.numel(), -1).any(1)
@@ -163,17 +190,18 @@ class Lending:
             for lent in list(self._lent):
                 if self._graph.cell(lent.twin).node is not lent.node:
                     self._write_through(lent)
-                    lent.seen, lent.node = lent.real.clone(), self._graph.cell(lent.twin).node
+                    lent.check(self._graph.cell(lent.twin).node)
 
     def _write_through(self, lent: Lent) -> None:
         try:
             lent.real.copy_(self._known(self._graph.read(lent.twin)))
+            torch.autograd.graph.increment_version(lent.real)  # torch does not count what is written in an operation
         except RecordingError as error:
             self._lent.remove(lent)
             if not lent.is_alive:
                 return
             warnings.warn(
-                f"{lent.source}: memory that NumPy or another library shares keeps what it had: {error}. What is made "
+                f"{lent.source}: memory that {lent.sharer} shares keeps what it had: {error}. What is made "
                 "of it there is not what the constructor would make",
                 ZetaNotice,
                 stacklevel=2,

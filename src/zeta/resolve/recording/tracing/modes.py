@@ -140,11 +140,16 @@ class Functions(TorchFunctionMode):
             ) from error
 
     def _given(self, tensor: Tensor, value: Tensor) -> Tensor:
-        """What a tensor gets as its ``data``: on meta like it, or real."""
-        if tensor.is_meta:
-            return value if value.is_meta else self.recorder.lift(value)
+        """What a tensor gets as its ``data``: on meta like it, or real, in memory that it shares with ``value``."""
+        if tensor.is_meta or not value.is_meta:
+            return value if value.is_meta or not tensor.is_meta else self.recorder.lift(value, shared=True)
         try:
-            return self.recorder.value(value).detach()
+            known = self.recorder.value(value)
+            if known.numel() == 0 or known.is_conj() or known.is_neg():
+                return known.clone()
+            lent = self.recorder.lent.lend(value).detach()
+            self.recorder.own |= new_memories(lent, [])
+            return lent
         except RecordingError:
             raise RecordingError(
                 f"{source_here()}: a parameter around a tensor from outside of the constructor is given values that "

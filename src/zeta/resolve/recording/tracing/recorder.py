@@ -33,6 +33,7 @@ from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, fu
 from zeta.resolve.recording.tracing.lending import Lending
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
+from zeta.resolve.recording.tracing.rearranging import check_memory_given, resized
 from zeta.resolve.recording.tracing.schemas import (
     LIFTS,
     REARRANGING,
@@ -78,12 +79,14 @@ class Recorder:
         self.made.append((weakref.ref(result), node.source))
         return result
 
-    def lift(self, tensor: Tensor) -> Tensor:
-        """Make a meta tensor whose node has the values of a real tensor."""
+    def lift(self, tensor: Tensor, *, shared: bool = False) -> Tensor:
+        """Make a meta tensor whose node has the values of a real tensor; ``shared``: and its memory."""
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
         self.made_by(twin, self.data(tensor), _CPU)
         if not tensor.untyped_storage().resizable():
             self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which other code may write to
+        elif shared:
+            self.lent.watch(twin, tensor)
         return twin
 
     def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage]) -> Tensor:
@@ -205,6 +208,7 @@ class Recorder:
         name = name_of(func)
         if name in LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
+        check_memory_given(name, args)
         if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
             result = func(*args, **kwargs)  # only real tensors from outside of the recording
             self.own |= new_memories(result, tensors)
@@ -213,7 +217,7 @@ class Recorder:
         if name in WRITING_UNSAID:
             spoil_statistics(self.graph, named(func, args, kwargs), source_here())
         if name in ("aten.resize_.default", "aten.resize_as_.default"):
-            return self._resized(func, name, args, kwargs)
+            return resized(func, name, args, kwargs)
         if name in REARRANGING:
             if name.startswith("aten.set_.source"):
                 args = (args[0], self._memory(args[1], args[0].dtype), *args[2:])
@@ -227,17 +231,6 @@ class Recorder:
             node = Node(op="uninitialized", shape=tuple(result.shape), dtype=result.dtype, source=source_here())
             return self.made_by(result, node, device_of(args, kwargs, self.graph))
         return self._plain(func, name, args, kwargs)
-
-    def _resized(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Resize a tensor within its memory. A larger size is refused: torch leaves new elements without values."""
-        before = args[0].untyped_storage().nbytes()
-        result = on_meta(func, args, kwargs)
-        if result.untyped_storage().nbytes() > before:
-            raise RecordingError(
-                f"{source_here()}: {name} makes a tensor larger, and torch leaves the new elements without values; "
-                "make it of that size"
-            )
-        return result
 
     def _random(self, func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         source, device = source_here(), torch.device(kwargs.get("device") or _CPU)

@@ -1,0 +1,36 @@
+"""Operations that give a tensor another size or another memory, and write no values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch._ops import OpOverload
+
+from zeta.errors import RecordingError
+from zeta.resolve.recording.sources import source_here
+from zeta.resolve.recording.tracing.arguments import on_meta, zeros_for
+
+
+def resized(func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Resize a tensor within its memory. A larger size is refused: torch leaves new elements without values."""
+    tensor = args[0]
+    before = tensor.untyped_storage().nbytes()
+    if tensor.is_meta:
+        on_meta(func, args, kwargs)
+    else:  # like one on meta, of which it takes the size
+        func(*zeros_for(args), **kwargs)
+    if tensor.untyped_storage().nbytes() > before:
+        raise RecordingError(
+            f"{source_here()}: {name} makes a tensor larger, and torch leaves the new elements without values; "
+            "make it of that size"
+        )
+    return tensor
+
+
+def check_memory_given(name: str, args: tuple[Any, ...]) -> None:
+    """Raise ``RecordingError`` where a real tensor is given memory that has no values yet."""
+    if name.startswith("aten.set_.source") and not args[0].is_meta and args[1].device.type == "meta":
+        raise RecordingError(
+            f"{source_here()}: set_ would give a real tensor that was there before the recording, or a copy of it, "
+            "the memory of a tensor that is recorded; make both inside the constructor"
+        )
