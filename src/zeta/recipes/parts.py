@@ -26,6 +26,7 @@ from zeta.initializers import (
     kaiming_uniform,
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
+from zeta.rules.match import RESIDUAL_ROLES
 from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
 
 #: names of what leads around a residual branch
@@ -355,13 +356,18 @@ def stream_width(model: nn.Module, given: int | None = None, option: str = "d_mo
         for name, part in named_modules_of(model)
         if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
     }
-    to_the_stream = (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
+
+    @functools.lru_cache(maxsize=1)
+    def ends(roles: Callable[[str], Role | None]) -> set[int]:
+        """Where what leads to the stream ends: once for all matches of a plan, which have the same ``roles``."""
+        return {_outputs(part) for name, part in linear.items() if roles(name) in RESIDUAL_ROLES}
 
     def found(match: Match) -> int:
-        if given is not None or match.role in to_the_stream:
+        if given is not None or match.role in RESIDUAL_ROLES:
             return given or width(match)
-        ends = {_outputs(part) for name, part in linear.items() if match.roles(name) in to_the_stream}
-        return ends.pop() if len(ends) == 1 else size(match, option, None, "hidden_size", "n_embd", "d_model", "dim")
+        if len(widths := ends(match.roles)) == 1:
+            return next(iter(widths))
+        return size(match, option, None, "hidden_size", "n_embd", "d_model", "dim")
 
     return found
 

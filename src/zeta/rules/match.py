@@ -50,6 +50,8 @@ class Role(StrEnum):
     ADAPTER = "adapter"  # any other parameter of an adapter
 
 
+#: what leads back to the residual stream
+RESIDUAL_ROLES: Final = (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
 #: torch's normalization layers
 NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

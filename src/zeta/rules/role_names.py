@@ -5,14 +5,33 @@ Where a pattern is for the last part of a name, the part is in lower case and wi
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from typing import Final
 
 from zeta.rules.match import Role
 
+_Match = Callable[[str], re.Match[str] | None]
 
-def _any(*names: str) -> re.Pattern[str]:
-    return re.compile("|".join(names), re.IGNORECASE)
+
+class _any:  # noqa: N801 (it stands for a pattern)
+    """One of several patterns, in any case; compiled when it is first used, as most programs ask for no role."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    @functools.cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile("|".join(self._names), re.IGNORECASE)
+
+    @functools.cached_property
+    def fullmatch(self) -> _Match:
+        return self._compiled.fullmatch
+
+    @functools.cached_property
+    def search(self) -> _Match:
+        return self._compiled.search
 
 
 #: what says only that it is a layer: ``q_proj`` and ``linear_q`` are both ``q``
@@ -121,11 +140,19 @@ _BY_NAME: Final = {
 }
 
 
+def plain(part: str) -> str:
+    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``.
+
+    And without the letters of its dimensions: ``w1`` of ``w1_EFD``.
+    """
+    return LAYER_WORDS.sub("", re.sub(r"(?<=[a-z0-9])_[A-Z]{2,}$", "", part).lower())
+
+
 def roles_by_name(name: str) -> list[Role]:
     """The roles that a layer of this name may have, as far as the name says.
 
     >>> [role.value for role in roles_by_name("lm_head")], [role.value for role in roles_by_name("c_proj")]
     (['readout'], ['attention_output', 'mlp_down'])
     """
-    short = LAYER_WORDS.sub("", name.lower())
+    short = plain(name)
     return [role for role, pattern in _BY_NAME.items() if pattern.fullmatch(name) or pattern.fullmatch(short)]

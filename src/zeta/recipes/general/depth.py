@@ -34,6 +34,7 @@ from zeta.recipes.parts import (
     unwrapped,
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
+from zeta.rules.match import RESIDUAL_ROLES
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
@@ -339,7 +340,7 @@ class _Stacks:
             for name in self._names:
                 (path, _), role_of = _stack(name), match.roles(name)
                 number = next((part for part in name[len(path) :].split(".") if part.isdecimal()), None)
-                if path and number is not None and role_of in (Role.ATTENTION_OUTPUT, Role.MLP_DOWN):
+                if path and number is not None and role_of in RESIDUAL_ROLES:
                     numbers.setdefault(path, {}).setdefault(number, set()).add(role_of)
             attending = {path for path, each in numbers.items() if Role.ATTENTION_OUTPUT in set().union(*each.values())}
             self._sizes = {path: len(numbers[path]) for path in attending}

@@ -82,7 +82,7 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
         return Uniform(-bound, bound)
 
     def ends_block(match: Match) -> bool:
-        return any(match.module is norm for norm in last_norms)
+        return match.module in last_norms
 
     last = Rule(Where("last norm of each block", kind("norm_scale") & ends_block), Zeros())
     return Rules(

@@ -317,7 +317,7 @@ class _Search:
             if up.out != hidden:
                 self._set(up, Role.MLP_GATE_UP)
         if len(single) == 2 and single[0].path[:-1] == single[1].path[:-1]:
-            gates = [up for up in single if names.MLP_GATE.fullmatch(_plain(up.path[-1]))]
+            gates = [up for up in single if names.MLP_GATE.fullmatch(names.plain(up.path[-1]))]
             self._set(gates[0] if len(gates) == 1 else single[0], Role.MLP_GATE)
         for up in single:
             self._set(up, Role.MLP_UP)
@@ -338,7 +338,7 @@ class _Search:
 
 def _projection(site: _Site) -> Role | None:
     """Into an attention, by the last part of the name."""
-    last = _plain(site.path[-1])
+    last = names.plain(site.path[-1])
     return next((role for role, pattern in names.PROJECTIONS.items() if pattern.fullmatch(last)), None)
 
 
@@ -386,17 +386,9 @@ def _output_embeddings(model: nn.Module) -> Any:
         return None
 
 
-def _plain(part: str) -> str:
-    """A part of a name without the words that say only that it is a layer: ``q`` of ``q_proj`` and ``linear_q``.
-
-    And without the letters of its dimensions: ``w1`` of ``w1_EFD``.
-    """
-    return names.LAYER_WORDS.sub("", re.sub(r"(?<=[a-z0-9])_[A-Z]{2,}$", "", part).lower())
-
-
 def _last_parts(path: tuple[str, ...]) -> str:
     """The last part of a name in plain form; with the one before it if it says nothing by itself."""
-    last = _plain(path[-1])
+    last = names.plain(path[-1])
     if (path[-1].isdecimal() or last in names.GENERIC) and len(path) > 1:
         return f"{path[-2].lower()}.{last}"
     return f"_{last}" if last.isdecimal() else last

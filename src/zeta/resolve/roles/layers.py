@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
 
-from zeta.rules.match import Role
+from zeta.rules.match import RESIDUAL_ROLES, Role
 from zeta.rules.role_names import EXPERTS
-
-_RESIDUAL: Final = (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
 
 
 def layers_by(roles: Mapping[str, Role], names: Iterable[str]) -> dict[str, tuple[int, int] | None]:
@@ -31,9 +28,9 @@ def layers_by(roles: Mapping[str, Role], names: Iterable[str]) -> dict[str, tupl
         role = roles.get(name)
         for outer, number in _numbered(name):
             numbers.setdefault(outer, set()).add(number)
-            if name.count(".", len(outer)) > 2 or role in _RESIDUAL:
+            if name.count(".", len(outer)) > 2 or role in RESIDUAL_ROLES:
                 blocks.setdefault(outer, set()).add(number)
-            if role in _RESIDUAL:
+            if role in RESIDUAL_ROLES:
                 held.setdefault(outer, {}).setdefault(number, set()).add(role)
     whole = {outer for outer, members in held.items() if any(len(found) == 2 for found in members.values())}
     several = {outer for outer, members in held.items() if len(members) > 1 and not _of_experts(outer)} - whole
