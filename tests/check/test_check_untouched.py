@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from array import array
+from collections import Counter, deque
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,65 @@ def test_what_modules_keep_in_containers_and_generators_comes_back() -> None:
     assert model.remembered() == before
     assert model.losses is lists[0]
     assert model.cache["deep"] is lists[1]
+
+
+class Statistics:
+    """An object with state of its own, which is no module."""
+
+    def __init__(self) -> None:
+        self.calls, self.history, self.mean = 0, [0], torch.zeros(8)
+
+    def update(self, x: Tensor) -> None:
+        self.calls += 1
+        self.history.append(self.calls)
+        self.mean += x.detach().mean(0)
+
+
+class Hiding(Net):
+    """Whatever is out of torch's sight changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.array = np.zeros(8)
+        self.bytes = bytearray(b"old")
+        self.numbers = array("i", [1])
+        self.deep = [[[[[[[np.ones(3)]]]]]]]
+        self.recent = deque([torch.zeros(8)], maxlen=2)
+        self.statistics = [Statistics()]
+        self.teacher = [nn.BatchNorm1d(8)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.array += x.detach().double().mean(0).numpy()
+        self.bytes[:] = b"newer"
+        self.numbers.append(2)
+        self.deep[0][0][0][0][0][0][0][1] = 7
+        self.recent[0] += x.detach().mean(0)
+        self.recent.append(x)
+        self.statistics[0].update(x)
+        self.teacher[0](x)
+        return super().forward(x)
+
+    def state(self) -> dict[str, str]:
+        kept = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return {key: repr(value) for key, value in kept.items()} | {
+            "object": repr(vars(self.statistics[0])),
+            "teacher": repr((self.teacher[0].state_dict(), self.teacher[0].training)),
+        }
+
+
+@pytest.mark.parametrize("level", ["fast", "full"])
+def test_arrays_objects_and_modules_out_of_sight_come_back(level: Any) -> None:
+    model = Hiding()
+    before, array_before, teacher = model.state(), model.array, model.teacher[0]
+    model(vectors(8))
+    changed = model.state()
+    assert [key for key in before if key != "training" and before[key] == changed[key]] == ["statistics"]
+    model = Hiding()
+    before, array_before, teacher = model.state(), model.array, model.teacher[0]
+    check(model, vectors(8), level=level)
+    assert model.state() == before
+    assert model.array is array_before
+    assert model.teacher[0] is teacher
 
 
 @pytest.mark.parametrize("level", ["fast", "full"])

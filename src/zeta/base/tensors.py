@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -69,7 +70,7 @@ def _settle(tensor: Tensor, wrapped: dict[str, Any]) -> None:
 
 #: types of attributes that cannot contain a tensor
 _PLAIN: Final = frozenset([bool, int, float, str, type(None)])
-_CONTAINERS: Final = (list, tuple, set, dict)
+_CONTAINERS: Final = (list, tuple, set, dict, deque)
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -77,19 +78,23 @@ def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     Without the weights that deprecated hooks compute before each forward pass.
     """
-    for name, module in named_modules_of(model):
-        computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
-        for key, value in vars(module).items():
-            if key in ("_parameters", "_buffers", "_modules") or type(value) in _PLAIN:
-                continue
-            if isinstance(value, Tensor) or (isinstance(value, _CONTAINERS) and value):
-                for path, found in inside(value):
-                    if isinstance(found, Tensor) and id(found) not in computed:
-                        yield f"{name}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path), found
+    return (found for name, module in named_modules_of(model) for found in attributes_here(module, name))
+
+
+def attributes_here(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Those of one module, without its submodules."""
+    computed = {id(vars(module).get(weight)) for weight in hooked(module)}  # an LSTM keeps it in a list too
+    for key, value in vars(module).items():
+        if key in ("_parameters", "_buffers", "_modules") or type(value) in _PLAIN:
+            continue
+        if isinstance(value, Tensor) or (isinstance(value, _CONTAINERS) and value):
+            for path, found in inside(value):
+                if isinstance(found, Tensor) and id(found) not in computed:
+                    yield f"{name}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path), found
 
 
 def inside(value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """A value, and what is in it if it is a list, tuple, set or dictionary, at any depth, each with its indices.
+    """A value, and what is in it if it is a list, tuple, set, dictionary or deque, at any depth, each with its indices.
 
     Each container is named once, so that one may contain itself. Numbers and texts in them are left out.
 

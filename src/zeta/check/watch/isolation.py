@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
+from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import torch
@@ -15,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from zeta.base.generators import apart, foreign_apart
-from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of
+from zeta.base.modules import named_modules_of
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
-from zeta.base.tensors import attributes, storage_of, swap
+from zeta.base.tensors import attributes_here, inside, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
 from zeta.errors import TargetError, listed
@@ -37,8 +39,8 @@ _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
 # how often a step is begun that is interrupted: after that, it is the step itself that raises
 _TRIES: Final = 20
-# levels of nested containers that are saved
-_DEPTH: Final = 4
+# what has attributes, but is saved in another way or does not change
+_NO_OBJECTS: Final = (*_PLAIN, nn.Module, type, ModuleType, FunctionType, MethodType)
 
 
 Restore = Callable[[], object]
@@ -116,7 +118,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     """Restore ``model`` after the block, whatever the block does to it.
 
     This covers values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks, classes and plain attributes
-    of every module, the contents of their lists, sets and dictionaries, and the states of generators that a module has.
+    of every module, the contents of their lists, sets, dictionaries and arrays, the attributes of objects that they
+    hold, and the states of their generators.
     Inside, gradients are on, and random numbers come from private generators, torch's with a fixed seed; the shared
     generators of torch, Python and NumPy do not move. A tensor that did not change is not written.
 
@@ -178,13 +181,16 @@ class _Steps:
 
 def _steps(model: nn.Module) -> Iterator[tuple[str, Restore]]:
     """What restores the model, in order, with the names of its parts."""
-    for name, module in named_modules_of(model):
+    modules = _modules(model)
+    for name, module in modules.items():
         tables = {str(table): vars(module)[table].copy() for table in _TABLES if table in vars(module)}
         kept = _SavedModule(module=module, kind=type(module), attributes=dict(vars(module)), tables=tables)
         yield name or "the model", kept.restore_kind
         yield name or "the model", kept.restore
-    yield from _held(model)
-    named = _tensors(model)
+    for name, module in modules.items():
+        for place, value in _things(name, module):
+            yield from ((place, restore) for restore in _contents(value))
+    named = _tensors(modules)
     # what views were taken from comes first: it may have a graph, which each view has then too
     viewed = ((name, view._base) for name, view in named.values())
     bases = {id(base): (f"the base of {name}", base) for name, base in viewed if base is not None}
@@ -215,15 +221,45 @@ def _saved(tensor: Tensor) -> _SavedTensor:
     )
 
 
-def _held(model: nn.Module) -> Iterator[tuple[str, Restore]]:
-    """Functions that restore each list, set, dictionary and generator among the modules' attributes."""
-    for prefix, module in named_modules_of(model):
-        for name, value in vars(module).items():
-            if name not in _TABLES:
-                yield from ((f"{prefix}.{name}".lstrip("."), restore) for restore in _contents(value, _DEPTH))
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The model's modules, and those that it keeps out of its sight, such as a teacher in a list, with their places."""
+    found = dict(named_modules_of(model))
+    known, pending = {id(module) for module in found.values()}, deque(found.items())
+    while pending:
+        prefix, module = pending.popleft()
+        for name, value in _things(prefix, module):
+            if isinstance(value, nn.Module) and id(value) not in known:
+                inner = {f"{name}.{path}".strip("."): one for path, one in named_modules_of(value)}
+                new = {path: one for path, one in inner.items() if id(one) not in known}
+                known.update(id(one) for one in new.values())
+                found |= new
+                pending += new.items()
+    return found
 
 
-def _contents(value: Any, depth: int) -> Iterator[Restore]:
+def _things(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What is in a module's attributes, in containers there at any depth, and in the attributes of objects there."""
+    for key, value in vars(module).items():
+        if key not in _TABLES and not isinstance(value, _PLAIN):
+            yield from ((f"{prefix}.{key}".lstrip("."), found) for _, found in inside(value))
+    yield from _objects(prefix, module)
+
+
+def _objects(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What is in the attributes of objects that a module holds."""
+    for key, value in vars(module).items():
+        if key not in _TABLES and not isinstance(value, _PLAIN):
+            for _, found in inside(value):
+                if _is_object(found):
+                    yield from ((f"{prefix}.{key}".lstrip("."), part) for _, part in inside(vars(found)))
+
+
+def _is_object(value: Any) -> bool:
+    """Whether it is an object with attributes of its own, and none whose state is known otherwise."""
+    return type(getattr(value, "__dict__", None)) is dict and not isinstance(value, _NO_OBJECTS)
+
+
+def _contents(value: Any) -> Iterator[Restore]:
     if isinstance(value, torch.Generator):
         state = value.get_state()
         yield lambda: value.set_state(state)
@@ -234,18 +270,30 @@ def _contents(value: Any, depth: int) -> Iterator[Restore]:
         bits = value.bit_generator
         counted = copy.deepcopy(bits.state)
         yield lambda: setattr(bits, "state", counted)
-    elif depth and type(value) in (tuple, *_CONTAINERS):
-        if not isinstance(value, tuple):
-            yield _refilled(value)
-        for item in list(value.values()) if isinstance(value, dict) else list(value):
-            if not isinstance(item, _PLAIN):
-                yield from _contents(item, depth - 1)
+    elif _is(value, "numpy", "ndarray"):
+        if value.flags.writeable:
+            yield _rewritten(value)
+    elif isinstance(value, bytearray | array):
+        yield _rewritten(value)
+    elif type(value) in _CONTAINERS:
+        yield _refilled(value)
 
 
 def _is(value: Any, module: str, kind: str) -> bool:
     """Whether it is an instance of a class whose module may not have been imported."""
     found = getattr(sys.modules.get(module), kind, None)
     return found is not None and isinstance(value, found)
+
+
+def _rewritten(value: Any) -> Restore:
+    """Restores an array of NumPy, or of Python, which may have another length then."""
+    kept = copy.copy(value)
+    place = slice(None) if isinstance(value, bytearray | array) else ...
+
+    def restore() -> None:
+        value[place] = kept
+
+    return restore
 
 
 def _refilled(value: Any) -> Restore:
@@ -264,10 +312,23 @@ def _flat(value: Any) -> list[Any]:
     return [part for pair in value.items() for part in pair] if isinstance(value, dict) else list(value)
 
 
-def _tensors(model: nn.Module) -> dict[int, tuple[str, Tensor]]:
-    """Every tensor of the model that has values, and its gradient, with a name, by ``id``."""
-    found = [*named_parameters_of(model), *named_buffers_of(model), *attributes(model)]
-    tensors = [(name, one) for name, one in found if not nn.parameter.is_lazy(one) and not one.is_meta]
+def _tensors(modules: dict[str, nn.Module]) -> dict[int, tuple[str, Tensor]]:
+    """Every tensor of the modules that has values, and its gradient, with a name, by ``id``."""
+    own = [
+        (f"{name}.{key}".lstrip("."), tensor)
+        for table in ("_parameters", "_buffers")
+        for name, module in modules.items()
+        for key, tensor in vars(module)[table].items()
+        if tensor is not None
+    ]
+    held = [
+        found
+        for name, module in modules.items()
+        for part in (attributes_here(module, name), _objects(name, module))
+        for found in part
+        if isinstance(found[1], Tensor)
+    ]
+    tensors = [(name, one) for name, one in own + held if not nn.parameter.is_lazy(one) and not one.is_meta]
     gradients = [(f"the gradient of {name}", one.grad) for name, one in tensors if one.is_leaf and one.grad is not None]
     return {id(tensor): (name, tensor) for name, tensor in reversed(tensors + gradients)}
 
