@@ -337,3 +337,93 @@ def test_a_real_tensor_gets_no_random_values_by_its_memory() -> None:
 
     with pytest.warns(zeta.ZetaNotice, match="a copy of it, shares keeps what it had"):
         zeta.record(_filled, fill)
+
+
+LARGE = (5000, 4096)  #: more than is lent as a whole where a part of it is asked for
+
+
+def _rows_apart(x: Tensor) -> None:
+    first, second = x[:3].numpy(), x[3:6].numpy()
+    first[1], second[0] = 5, second[0] + 1
+    x.add_(1)
+    second[1] = first[0]
+
+
+def _columns_apart(x: Tensor) -> None:
+    even, odd = x[:2, ::2].numpy(), x[:2, 1::2].numpy()
+    even[:], odd[:] = 1, 2
+
+
+def _one_after_the_other(x: Tensor) -> None:
+    for row in range(5):
+        x[row : row + 3].numpy()[:] += row
+
+
+def _all_of_it_first(x: Tensor) -> None:
+    everything, row = x.numpy(), x[0].numpy()
+    everything[0], row[3] = 3, 4
+
+
+@pytest.mark.parametrize("fill", [_rows_apart, _columns_apart, _one_after_the_other, _all_of_it_first])
+def test_parts_of_large_memory(fill: Callable[[Tensor], None]) -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        x = torch.zeros(LARGE)
+        fill(x)
+        module.register_buffer("table", x[:8, :8].clone())
+        return module
+
+    model, _, _ = recorded(build)
+    assert torch.equal(model.table, build().table)
+    assert bool(model.table.any())
+
+
+@pytest.mark.parametrize(
+    "other", [lambda x: x[1:4], lambda x: x[:3, ::2], lambda x: x, lambda x: x[2].view(torch.int32)]
+)
+def test_parts_of_large_memory_that_overlap_are_refused(other: Callable[[Tensor], Tensor]) -> None:
+    def build() -> nn.Module:
+        x = torch.zeros(LARGE)
+        rows, others = x[:3].numpy(), other(x).numpy()
+        rows[2], others[0] = 5, 1
+        return nn.Linear(1, 1)
+
+    with pytest.raises(zeta.RecordingError, match=r"test_lending.py:.* has another view of this memory"):
+        zeta.record(build)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_a_storage_that_does_not_get_what_is_drawn_is_noticed() -> None:
+    def build(keep: bool) -> nn.Module:
+        module, x = nn.Module(), torch.zeros(4)
+        storage = x.storage()
+        if not keep:
+            del storage
+        module.weight = nn.Parameter(x.normal_())
+        module.scale = nn.Parameter(torch.full((2,), storage[0] if keep else 1.0))
+        return module
+
+    with pytest.warns(zeta.ZetaNotice, match=r"test_lending.py:\d+ in .*build: memory .* keeps what it had"):
+        zeta.record(build, keep=True)
+    zeta.record(build, keep=False)  # a notice would be an error here
+
+
+@pytest.mark.parametrize(
+    "read", [lambda x: x.untyped_storage().tolist(), torch.utils.dlpack.to_dlpack, lambda x: x.untyped_storage()[0]]
+)
+def test_memory_that_is_read_directly_is_refused_with_the_line(read: Callable[[Tensor], object]) -> None:
+    def build() -> nn.Module:
+        read(torch.zeros(4))
+        return nn.Linear(1, 1)
+
+    with pytest.raises(zeta.RecordingError, match=r"test_lending.py:\d+ in .*: torch says: .* have no memory"):
+        zeta.record(build)
+
+
+def test_an_error_of_the_constructor_stays_its_own() -> None:
+    def build() -> nn.Module:
+        raise RuntimeError("the meta-learner has no task")
+
+    with pytest.raises(RuntimeError, match="meta-learner") as found:
+        zeta.record(build)
+    assert not isinstance(found.value, zeta.RecordingError)

@@ -103,7 +103,7 @@ def test_spectral_norm_over_another_parametrization_keeps_what_it_divides() -> N
 
     model, _, _ = recorded(build)
     assert torch.equal(model.parametrizations.weight.original, build().parametrizations.weight.original)
-    assert torch.equal(model.eval().weight, build().eval().weight)
+    torch.testing.assert_close(model.eval().weight, torch.eye(3))  # both have vectors that are drawn
 
 
 def test_twenty_awkward_habits() -> None:

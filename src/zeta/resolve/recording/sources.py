@@ -65,6 +65,16 @@ def source_here(called: str | None = None) -> Source | None:
     return None if inner is None else _source(inner, called)
 
 
+def source_of(error: BaseException) -> Source | None:
+    """The innermost line outside of the skipped modules at which an error passed."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        if not _is_through(trace.tb_frame.f_globals.get("__name__", "")):
+            found = _source(trace.tb_frame, None, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
 @functools.lru_cache(maxsize=4096)
 def _is_through(module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in _THROUGH)
@@ -74,11 +84,11 @@ def _torch_name(frame: FrameType | None) -> str | None:
     return None if frame is None else frame.f_code.co_qualname
 
 
-def _source(frame: FrameType, called: str | None) -> Source:
+def _source(frame: FrameType, called: str | None, line: int | None = None) -> Source:
     code = frame.f_code
     return Source(
         file=code.co_filename.replace("\\", "/").rpartition("/")[2],
-        line=frame.f_lineno,
+        line=line or frame.f_lineno,
         function=code.co_qualname.replace("<locals>.", ""),
         called=called,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Final
@@ -19,8 +21,6 @@ from zeta.resolve.recording.tracing.graph import LARGEST_DATA, Graph, Node
 
 #: bytes of the largest memory that is lent as a whole where a part of it is asked for
 _LARGEST_WHOLE: Final = 2**26
-#: of memory: by its tensor here, and by who counts
-_OWN_USES: Final = 2
 
 
 class Lent:
@@ -59,6 +59,13 @@ class Lent:
             return False
         return self.whole or _form(tensor) == _form(self.twin)
 
+    def shares(self, tensor: Tensor) -> bool:
+        """Whether an element of a tensor on meta is in this memory, too."""
+        storage = tensor.untyped_storage()
+        if storage._cdata != self.twin.untyped_storage()._cdata:
+            return False
+        return bool(_bytes_of(tensor, storage.nbytes()).logical_and_(_bytes_of(self.twin, storage.nbytes())).any())
+
     def view(self, tensor: Tensor) -> Tensor:
         """The memory of a tensor on meta that looks into this one."""
         if not self.whole:
@@ -76,8 +83,9 @@ class Lent:
     @property
     def is_alive(self) -> bool:
         """Whether somebody may still have what was lent."""
-        storage = self.real.untyped_storage()
-        return not (self.is_own or self.watched) or torch._C._storage_Use_Count(storage._cdata) > _OWN_USES
+        uses, names = _holders(self.real)
+        alone, unnamed = _alone()
+        return not (self.is_own or self.watched) or uses > alone or (self.is_own and names > unnamed)
 
 
 class Lending:
@@ -114,7 +122,10 @@ class Lending:
         """The values of a tensor on meta, in memory that from now on has what is recorded of it, and the reverse."""
         self.settle()
         with outside_of_modes():
-            lent = next((lent for lent in self._lent if lent.has(tensor)), None) or self._new(tensor)
+            lent = next((lent for lent in self._lent if lent.has(tensor)), None)
+            if lent is None:
+                self._check_apart(tensor)
+                lent = self._new(tensor)
             return lent.view(tensor).requires_grad_(tensor.requires_grad)
 
     def twin_of(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
@@ -122,6 +133,16 @@ class Lending:
         own = (lent for lent in self._lent if lent.whole and lent.is_own)
         found = (lent for lent in own if lent.real.untyped_storage()._cdata == storage._cdata)
         return next((lent.twin.untyped_storage() for lent in found), None)
+
+    def _check_apart(self, tensor: Tensor) -> None:
+        """Raise if part of the memory was lent in another form, as there would be two of what is one."""
+        for lent in self._lent:
+            if lent.shares(tensor):
+                raise RecordingError(
+                    f"{source_here()}: NumPy or another library has another view of this memory ({lent.source}), and "
+                    "of memory that is large, or in part random, one at a time is recordable. Make both of one array, "
+                    "as in array = tensor.numpy(), or drop the other one first"
+                )
 
     def _new(self, tensor: Tensor) -> Lent:
         storage = tensor.untyped_storage()
@@ -158,17 +179,22 @@ class Lending:
         if not self._lent:
             return
         with outside_of_modes():
-            for lent in self._lent:
-                if not lent.is_written:
-                    continue
-                if self._graph.cell(lent.twin).node is not lent.node:
+            written = [lent for lent in self._lent if lent.is_written]
+            current = [lent for lent in self._lent if written and self._graph.cell(lent.twin).node is lent.node]
+            for lent in written:
+                if lent not in current:
                     raise RecordingError(
                         f"{lent.source}: memory that {lent.sharer} shares was written to there, and by "
                         "torch; which came last is not recordable. Write to it by one of them, or copy it"
                     )
                 self._take(lent)
-                lent.check(self._graph.cell(lent.twin).node)
-            self._lent = [lent for lent in self._lent if not lent.watched or lent.is_alive]
+            for lent in current:  # others may look into another part of the same memory
+                node = self._graph.cell(lent.twin).node
+                if lent in written:
+                    lent.check(node)
+                else:
+                    lent.node = node
+            self._lent = [lent for lent in self._lent if lent.is_alive or (lent.whole and not lent.watched)]
 
     def _take(self, lent: Lent) -> None:
         """Record what was written: no more than that, where the rest has no value, or is too large for a plan."""
@@ -215,5 +241,27 @@ def _blank(twin: Tensor) -> Tensor:
     return real
 
 
+def _holders(tensor: Tensor) -> tuple[int, int]:
+    """How many hold the tensor's memory: in torch, and by the object of Python that everybody gets who asks for it."""
+    storage = tensor.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata), sys.getrefcount(storage)
+
+
+@functools.cache
+def _alone() -> tuple[int, int]:
+    """The holders of memory that only one tensor has."""
+    with outside_of_modes():
+        return _holders(torch.empty(1, device="cpu"))
+
+
 def _form(tensor: Tensor) -> tuple[object, ...]:
     return tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+
+
+def _bytes_of(tensor: Tensor, size: int) -> Tensor:
+    """Which bytes of its memory of this size a tensor looks into."""
+    bytes_ = torch.zeros(size, dtype=torch.bool, device="cpu")
+    width = tensor.itemsize
+    strides = [stride * width for stride in tensor.stride()]
+    bytes_.as_strided((*tensor.shape, width), (*strides, 1), tensor.storage_offset() * width).fill_(True)
+    return bytes_

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -23,9 +24,9 @@ from zeta.base.generators import FUNCTIONS, Private, foreign_apart
 from zeta.base.language.state import outside_of_modes
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import plain
-from zeta.errors import RecordingError, notice
+from zeta.errors import RecordingError, ZetaError, notice
 from zeta.resolve.recording.active import ACTIVE
-from zeta.resolve.recording.sources import is_pickled, source_here
+from zeta.resolve.recording.sources import is_pickled, source_here, source_of
 from zeta.resolve.recording.tracing.addresses import ADDRESSES, address_of
 from zeta.resolve.recording.tracing.arguments import new_memories
 from zeta.resolve.recording.tracing.building import BUILDING, ELSEWHERE
@@ -34,6 +35,7 @@ from zeta.resolve.recording.tracing.recorder import Recorder
 from zeta.resolve.recording.tracing.threads import THREADS
 
 _CPU: Final = torch.device("cpu")
+_OF_META: Final = re.compile(r"\bmeta\b(?!-)")
 
 
 class Operations(Private):  # type: ignore[no-untyped-call]
@@ -325,6 +327,21 @@ _ANSWERS: Final[dict[str, Answer]] = {
 
 
 @contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say of an error of torch over tensors on meta, which the block did not ask for, what it comes from."""
+    try:
+        yield
+    except (RuntimeError, BufferError) as error:
+        text = str(error).partition("\n")[0]
+        if isinstance(error, ZetaError) or not _OF_META.search(text):
+            raise
+        raise RecordingError(
+            f"{source_of(error)}: torch says: {text}. Inside a recording tensors have no memory, and this function "
+            "reads memory directly; call it outside of the constructor, and give the result to it"
+        ) from error
+
+
+@contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Record the operations of the block in this thread. Random states of torch, Python and NumPy do not move.
 
@@ -355,6 +372,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             foreign_apart() as drawn,
             Functions(recorder, operations),
             operations,
+            _explained(),
         ):
             yield
         recorder.lent.settle()
