@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -427,3 +428,45 @@ def test_an_error_of_the_constructor_stays_its_own() -> None:
     with pytest.raises(RuntimeError, match="meta-learner") as found:
         zeta.record(build)
     assert not isinstance(found.value, zeta.RecordingError)
+
+
+def _set_and_written(t: Tensor, s: Any) -> None:
+    s.weight.set_(t)
+    t.add_(1)
+
+
+def _set_and_filled(t: Tensor, s: Any) -> None:
+    x = torch.zeros(4)
+    x.set_(t)
+    x.fill_(7)
+
+
+def _set_to_the_storage(t: Tensor, s: Any) -> None:
+    x, y = torch.zeros(2), torch.zeros(4)
+    x.set_(t.untyped_storage(), 1, (2,), (2,))
+    y.set_(t.untyped_storage(), 0, (4,), (1,))
+    x.add_(5)
+    s.register_buffer("seen", y * 2)
+    t[1] = 0
+    y.sub_(1)
+
+
+def _copied_as_an_object(t: Tensor, s: Any) -> None:
+    copy.copy(t).add_(1)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("fill", [_set_and_written, _set_and_filled, _set_to_the_storage, _copied_as_an_object])
+def test_a_recorded_tensor_gets_the_memory_of_a_real_one(fill: Callable[[Tensor, Any], None]) -> None:
+    def build(outside: Tensor) -> nn.Module:
+        module: Any = nn.Module()
+        with torch.no_grad():
+            module.weight = nn.Parameter(torch.zeros(4))
+            fill(outside, module)
+        module.register_buffer("outside", outside.clone())
+        return module
+
+    given, real = THERE.clone(), THERE.clone()
+    model, _, _ = recorded(build, given)
+    assert _state_of(model) == _state_of(build(real))
+    assert torch.equal(given, real)

@@ -262,11 +262,10 @@ class Graph:
         """
         known = self.adopted.get(real._cdata)
         if known is None:
-            dtype = torch.uint8 if real.nbytes() % dtype.itemsize else dtype
-            shape = (real.nbytes() // dtype.itemsize,)
-            content = torch.empty(0, dtype=dtype, device="cpu").set_(real, 0, shape, (1,))
+            content = everything_in(real, dtype)
             storage = torch.UntypedStorage(real.nbytes(), device="meta")  # type: ignore[no-untyped-call]
-            node = Node(op="data", content=content, shape=shape, dtype=dtype, source=source)
+            shape = tuple(content.shape)
+            node = Node(op="data", content=content, shape=shape, dtype=content.dtype, source=source)
             self.cells[storage._cdata] = Cell(node=node, storage=storage, device=torch.device("cpu"))
             known = self.adopted[real._cdata] = (real, storage)  # kept, so that no other memory gets its address
         return known[1]
@@ -307,6 +306,12 @@ class Graph:
         """Record that a tensor's storage now has an unknown value, and why."""
         cell = self.cell(tensor)
         cell.node = Node(op="unknown", content=reason, shape=cell.node.shape, dtype=cell.node.dtype, source=source)
+
+
+def everything_in(storage: torch.UntypedStorage, dtype: torch.dtype) -> Tensor:
+    """All of a memory as one row: of this dtype, or of bytes where it does not fit."""
+    dtype = torch.uint8 if storage.nbytes() % dtype.itemsize else dtype
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, (storage.nbytes() // dtype.itemsize,), (1,))
 
 
 def _is_all_of(tensor: Tensor, node: Node) -> bool:

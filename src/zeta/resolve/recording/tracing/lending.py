@@ -76,6 +76,11 @@ class Lent:
         return empty.set_(storage, start + tensor.storage_offset(), tensor.shape, tensor.stride())
 
     @property
+    def is_all(self) -> bool:
+        """Whether both tensors are all of their memory, in its order."""
+        return all(t.is_contiguous() and t.nbytes == t.untyped_storage().nbytes() for t in (self.twin, self.real))
+
+    @property
     def sharer(self) -> str:
         """Who has the memory, too."""
         return "a tensor from outside, or a copy of it," if self.watched else "NumPy or another library"
@@ -129,10 +134,9 @@ class Lending:
             return lent.view(tensor).requires_grad_(tensor.requires_grad)
 
     def twin_of(self, storage: torch.UntypedStorage) -> torch.UntypedStorage | None:
-        """The memory on meta of which ``storage`` was lent as a whole."""
-        own = (lent for lent in self._lent if lent.whole and lent.is_own)
-        found = (lent for lent in own if lent.real.untyped_storage()._cdata == storage._cdata)
-        return next((lent.twin.untyped_storage() for lent in found), None)
+        """The memory on meta that stands for all of ``storage``."""
+        found = (lent for lent in self._lent if lent.real.untyped_storage()._cdata == storage._cdata)
+        return next((lent.twin.untyped_storage() for lent in found if lent.is_all), None)
 
     def _check_apart(self, tensor: Tensor) -> None:
         """Raise if part of the memory was lent in another form, as there would be two of what is one."""
@@ -239,6 +243,11 @@ def _blank(twin: Tensor) -> Tensor:
     real = torch.empty(twin.shape, dtype=twin.dtype, device="cpu")
     real.view(torch.uint8).fill_(0xA5)
     return real
+
+
+def is_held(storage: torch.UntypedStorage) -> bool:
+    """Whether a tensor has this memory; of a file that is loaded, none has it yet."""
+    return torch._C._storage_Use_Count(storage._cdata) >= _alone()[0]
 
 
 def _holders(tensor: Tensor) -> tuple[int, int]:

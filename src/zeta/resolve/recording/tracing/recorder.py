@@ -29,8 +29,8 @@ from zeta.resolve.recording.tracing.arguments import (
     tensors_in,
     zeros_for,
 )
-from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, full, reachable, unknown
-from zeta.resolve.recording.tracing.lending import Lending
+from zeta.resolve.recording.tracing.graph import Graph, Node, cast, concrete, everything_in, full, reachable, unknown
+from zeta.resolve.recording.tracing.lending import Lending, is_held
 from zeta.resolve.recording.tracing.lowering import copy, lowered
 from zeta.resolve.recording.tracing.randomness import Place
 from zeta.resolve.recording.tracing.rearranging import check_memory_given, resized
@@ -79,11 +79,14 @@ class Recorder:
         self.made.append((weakref.ref(result), node.source))
         return result
 
-    def lift(self, tensor: Tensor, *, shared: bool = False) -> Tensor:
-        """Make a meta tensor whose node has the values of a real tensor; ``shared``: and its memory."""
+    def lift(self, tensor: Tensor, *, shared: bool = False, outside: bool = False) -> Tensor:
+        """Make a meta tensor whose node has the values of a real tensor; ``shared``: and its memory.
+
+        ``outside``: that memory may be written to by others than this tensor and its views.
+        """
         twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
         self.made_by(twin, self.data(tensor), _CPU)
-        if not tensor.untyped_storage().resizable():
+        if outside or not tensor.untyped_storage().resizable():
             self.lent.note(twin, tensor)  # memory of NumPy or of a buffer, which other code may write to
         elif shared:
             self.lent.watch(twin, tensor)
@@ -101,11 +104,14 @@ class Recorder:
     def _memory(self, source: Any, dtype: torch.dtype) -> Any:
         """The memory that a tensor on meta is given: that of another one, or what was loaded, which is data."""
         if isinstance(source, Tensor):
-            return source if source.is_meta else self.lift(source)
+            return source if source.is_meta else self.lift(source, outside=True)
         if source.device.type == "meta":
             return source
         with outside_of_modes():
-            return self.lent.twin_of(source) or self.graph.adopt(source, dtype, source_here())
+            known = self.lent.twin_of(source)
+            if known is None and is_held(source) and source._cdata not in self.graph.adopted:
+                known = self.lift(everything_in(source, dtype), outside=True).untyped_storage()
+            return known or self.graph.adopt(source, dtype, source_here())
 
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
