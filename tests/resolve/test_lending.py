@@ -455,6 +455,22 @@ def _copied_as_an_object(t: Tensor, s: Any) -> None:
     copy.copy(t).add_(1)
 
 
+def test_views_are_swapped() -> None:
+    def build() -> nn.Module:
+        module, x = nn.Module(), torch.zeros(8)
+        first, second, other = x[:4], x[4:6], torch.full((3,), 2.0)
+        torch.utils.swap_tensors(first, second)
+        first.fill_(1)
+        torch.utils.swap_tensors(second, other)
+        second.add_(3)
+        other.add_(4)
+        module.weight, module.second, module.other = (nn.Parameter(t) for t in (x, second, other.clone()))
+        return module
+
+    model, _, _ = recorded(build)
+    assert _state_of(model) == _state_of(build())
+
+
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("fill", [_set_and_written, _set_and_filled, _set_to_the_storage, _copied_as_an_object])
 def test_a_recorded_tensor_gets_the_memory_of_a_real_one(fill: Callable[[Tensor, Any], None]) -> None:

@@ -67,7 +67,7 @@ class Recorder:
         #: the ``id`` of ``vars(module)`` of modules that the constructor made, and that another thread made meanwhile
         self.built, self.elsewhere = set[int](), set[int]()
         self.own: dict[int, torch.UntypedStorage] = {}  # real memories that the constructor made, of real tensors
-        self.views: list[tuple[weakref.ref[Tensor], Source | None]] = []  # they share another tensor's memory
+        self.views: list[tuple[Callable[[], Tensor | None], Source | None]] = []  # they share another tensor's memory
 
     def forget_lent(self) -> None:
         """Hold no more tensors whose memory was shared with others: the recording has ended."""
@@ -161,14 +161,18 @@ class Recorder:
     @contextlib.contextmanager
     def unnoted(self, *tensors: Tensor) -> Iterator[None]:
         """Temporarily drop the references to these tensors, which torch would refuse to swap."""
-        found = [(entry, tensor) for entry in self.made for tensor in tensors if entry[0]() is tensor]
-        self.made = [entry for entry in self.made if all(entry is not other for other, _ in found)]
-        sources = [(tensor, entry[1]) for entry, tensor in found]
-        found.clear()
+        dropped = []
+        for noted in (self.made, self.views):
+            found = [(number, tensor) for number, (ref, _) in enumerate(noted) for tensor in tensors if ref() is tensor]
+            sources = [(tensor, noted[number][1]) for number, tensor in found]
+            for number, _ in reversed(found):
+                del noted[number]
+            dropped.append((noted, sources))
         try:
             yield
         finally:
-            self.made += [(weakref.ref(tensor), source) for tensor, source in sources]
+            for noted, sources in dropped:
+                noted += [(weakref.ref(tensor), source) for tensor, source in sources]
 
     def spoil(self, tensor: Tensor, reason: str, called: str) -> Tensor:
         """Record that a tensor was filled with unknown values, and why."""
