@@ -176,6 +176,56 @@ def overlaps(tensor: Tensor) -> bool:
     return False
 
 
+#: bytes of the largest memory in which single elements are told apart
+_LARGEST_MASK: Final = 2**28
+
+
+def covered(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether each element of a tensor is an element of one of ``others``, which look into the same memory.
+
+    ``False`` where that memory is too large to tell, and no single one of them is all of it.
+
+    >>> rows = torch.zeros(4, 2)
+    >>> covered(rows[1:3], [rows[:2], rows[2:]]), covered(rows, [rows[::2]])
+    (True, False)
+    """
+    others = list(others)
+    form = (tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.itemsize)
+    if any((o.storage_offset(), o.shape, o.stride(), o.itemsize) == form for o in others):
+        return True
+    size = tensor.untyped_storage().nbytes()
+    if not tensor.numel() or any(o.is_contiguous() and o.nbytes == size for o in others):
+        return True
+    mask = _mask(size, others)
+    return mask is not None and bool(_in_mask(mask, tensor).all())
+
+
+def meets(tensor: Tensor, others: Iterable[Tensor]) -> bool:
+    """Whether an element of a tensor is an element of one of ``others``, which look into the same memory.
+
+    ``True`` where that memory is too large to tell.
+    """
+    mask = _mask(tensor.untyped_storage().nbytes(), others)
+    return mask is None or bool(_in_mask(mask, tensor).any())
+
+
+def _mask(size: int, tensors: Iterable[Tensor]) -> Tensor | None:
+    """Which bytes of a memory of this size the tensors look into; ``None`` if it is too large."""
+    if size > _LARGEST_MASK:
+        return None
+    mask = torch.zeros(size, dtype=torch.bool, device="cpu")
+    for tensor in tensors:
+        _in_mask(mask, tensor).fill_(True)
+    return mask
+
+
+def _in_mask(mask: Tensor, tensor: Tensor) -> Tensor:
+    """The part of a mask over bytes that belongs to a tensor's elements."""
+    width = tensor.itemsize
+    strides = [stride * width for stride in tensor.stride()]
+    return mask.as_strided((*tensor.shape, width), (*strides, 1), int(tensor.storage_offset()) * width)
+
+
 def with_memory(device: Any) -> torch.device:
     """The device that an argument ``device=`` means; ``SpecError`` if torch cannot allocate memory there.
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zeta.base.distributed import is_sharded, local
-from zeta.base.modules import modules_of, parameters_of, tensors_of
+from zeta.base.modules import modules_of, named_buffers_of, named_parameters_of, parameters_of, tensors_of
 from zeta.base.parametrizations import originals
 from zeta.base.process.interrupts import insist
-from zeta.base.tensors import Swaps, attributes, extent, has_address, with_memory
+from zeta.base.tensors import Swaps, attributes, covered, extent, has_address, meets, with_memory
 from zeta.errors import TargetError, listed
 from zeta.resolve.casting import Casting
 from zeta.resolve.fitting import Fit
@@ -113,9 +113,9 @@ def _cast(fit: Fit, casting: Casting) -> Iterator[int]:
 
 
 def _selected(fit: Fit, everything: list[Tensor]) -> list[Tensor]:
-    """The tensors of the fit's entries, and those that share memory with one.
+    """The tensors of the fit's entries, and those whose elements are all among theirs.
 
-    Raises ``TargetError`` for an entry that the plan keeps.
+    Raises ``TargetError`` for an entry that the plan keeps, and for tensors of which a part is among theirs.
     """
     slots = [fit.slots[entry.name] for entry in fit.entries]
     kept = [slot.name for slot in slots if slot.tensor.is_meta and fit.plan[slot.name].kept]
@@ -126,8 +126,25 @@ def _selected(fit: Fit, everything: list[Tensor]) -> list[Tensor]:
         for slot in slots
         for tensor in ([slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization))
     ]
-    memories = {_memory(tensor) for tensor in stored}
-    return [tensor for tensor in everything if _memory(tensor) in memories]
+    sharing: dict[object, list[Tensor]] = {}
+    for tensor in stored:
+        sharing.setdefault(_memory(tensor), []).append(tensor)
+    found = [(tensor, sharing[_memory(tensor)]) for tensor in everything if _memory(tensor) in sharing]
+    apart = [tensor for tensor, others in found if tensor.is_meta and not covered(tensor, others)]
+    partly = {id(tensor) for tensor in apart if meets(tensor, sharing[_memory(tensor)])}
+    problems = [
+        f"{name} {tuple(tensor.shape)}"
+        for name, tensor in (*named_parameters_of(fit.model), *named_buffers_of(fit.model), *attributes(fit.model))
+        if id(tensor) in partly
+    ]
+    if problems:
+        raise TargetError(
+            listed(
+                "only= selects a part of the memory of these, and the rest would have no value; select them:", problems
+            )
+        )
+    left = {id(tensor) for tensor in apart}
+    return [tensor for tensor, _ in found if id(tensor) not in left]
 
 
 def _memory(tensor: Tensor) -> object:
@@ -138,7 +155,7 @@ def _memory(tensor: Tensor) -> object:
 
 def _check_values(fit: Fit) -> None:
     """Raise ``TargetError`` for tensors on meta to which the plan gives no value."""
-    known: set[int] = set()
+    known: dict[object, list[Tensor]] = {}
     kept = {name for entry in fit.plan if entry.kept for name in (entry.name, *entry.ties)}
     problems = [
         f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it {_rule_for(slot)}, or take what "
@@ -146,21 +163,24 @@ def _check_values(fit: Fit) -> None:
         for slot in without_value(fit.slots.values(), kept)
     ]
     for slot in fit.slots.values():
-        known.add(slot.tensor.untyped_storage()._cdata if slot.tensor.is_meta else 0)
-        if slot.parametrization is not None:
-            known |= {t.untyped_storage()._cdata for t in parameters_of(slot.parametrization) if t.is_meta}
+        stored = [] if slot.parametrization is None else parameters_of(slot.parametrization)
+        for tensor in (slot.tensor, *stored):
+            known.setdefault(_memory(tensor), []).append(tensor)
+
+    def is_left(tensor: Tensor) -> bool:
+        return tensor.is_meta and not covered(tensor, known.get(_memory(tensor), []))
+
     problems += [
         f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
         "register_buffer makes it one"
         for place, tensor in attributes(fit.model)
-        if tensor.is_meta and tensor.untyped_storage()._cdata not in known
+        if is_left(tensor)
     ]
     problems += [
         f"a tensor {tuple(tensor.shape)} of {type(module).__name__}: is on meta, and the plan does not reach it"
         for module in modules_of(fit.model)
         for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None and not nn.parameter.is_lazy(tensor)
-        if tensor.is_meta and tensor.untyped_storage()._cdata not in known
+        if tensor is not None and not nn.parameter.is_lazy(tensor) and is_left(tensor)
     ]
     if problems:
         raise TargetError(listed("these tensors would be left as raw memory; nothing was changed:", problems))

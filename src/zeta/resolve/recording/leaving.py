@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zeta.base.modules import named_modules_of, tensors_of
 from zeta.base.parametrizations import hooked
-from zeta.base.tensors import attributes, swap
+from zeta.base.tensors import attributes, covered, meets, swap
 from zeta.errors import RecordingError, listed
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing import Recorder, concrete
@@ -58,7 +58,15 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
             setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
     recorder.forget_lent()
     _forget_gradients([*tensors_of(model), *(tensor for _, tensor in held)])
-    owned = {_memory(tensor) for tensor in tensors_of(model) if tensor.is_meta}
+    owned = _owned(model)
+    if problems := list(_partly_owned(held, owned)):
+        raise RecordingError(
+            listed(
+                "these tensors share a part of their memory with parameters or buffers, so nothing could give values "
+                "to the rest; register all of it (register_buffer), or keep a clone():",
+                problems,
+            )
+        )
     strays, lost = _strays(held, recorder, owned), _lost(model, held, recorder, owned)
     if strays or lost:
         gc.collect()  # what only a cycle holds is not the model's
@@ -83,7 +91,7 @@ def _forget_gradients(tensors: list[Tensor]) -> None:
     Where there are values, ``materialize_`` gives them without it.
     """
     for tensor in tensors:
-        if tensor.is_meta and tensor.grad_fn is not None and not tensor._is_view():
+        if tensor.is_meta and not tensor._is_view() and tensor.grad_fn is not None:  # a view may refuse to be asked
             tensor.detach_().requires_grad_()
 
 
@@ -162,15 +170,41 @@ def _living(references: list[tuple[Any, Source | None]]) -> Iterator[Living]:
     return ((tensor, source) for reference, source in references if (tensor := reference()) is not None)
 
 
-def _strays(held: Held, recorder: Recorder, owned: set[int]) -> list[Living]:
-    """The living tensors, views among them, that do not share memory with a parameter or buffer."""
+#: the parameters and buffers on meta, by their memory
+Owned = dict[int, list[Tensor]]
+
+
+def _owned(model: nn.Module) -> Owned:
+    found: Owned = {}
+    for tensor in tensors_of(model):
+        if tensor.is_meta:
+            found.setdefault(_memory(tensor), []).append(tensor)
+    return found
+
+
+def _partly_owned(held: Held, owned: Owned) -> Iterator[str]:
+    """The tensors of which some elements are those of parameters or buffers, and others are not."""
+    for place, tensor in held:
+        sharing = owned.get(_memory(tensor), []) if tensor.is_meta else []
+        if sharing and not covered(tensor, sharing) and meets(tensor, sharing):
+            yield f"{place} {tuple(tensor.shape)}"
+
+
+def _strays(held: Held, recorder: Recorder, owned: Owned) -> list[Living]:
+    """The living tensors, views among them, of whose elements none is one of a parameter or buffer."""
     alive = {id(tensor): (tensor, source) for tensor, source in _living([*recorder.made, *recorder.views])}
     for _, tensor in held:
         alive.setdefault(id(tensor), (tensor, None))
-    return [(t, source) for t, source in alive.values() if t.is_meta and _memory(t) not in owned]
+    places = {id(tensor) for _, tensor in held}
+    return [
+        (t, source)
+        for key, (t, source) in alive.items()
+        if t.is_meta
+        if _memory(t) not in owned or (key in places and not covered(t, owned[_memory(t)]))
+    ]
 
 
-def _lost(model: nn.Module, held: Held, recorder: Recorder, owned: set[int]) -> list[Living]:
+def _lost(model: nn.Module, held: Held, recorder: Recorder, owned: Owned) -> list[Living]:
     """The living views of parameters and buffers that are no attribute of a module: ``materialize_`` misses them."""
     alive = {id(tensor): (tensor, source) for tensor, source in _living(recorder.views) if tensor.is_meta}
     if not alive:

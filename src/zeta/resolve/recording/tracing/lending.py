@@ -14,7 +14,7 @@ from torch import Tensor
 from zeta.base import dtypes
 from zeta.base.language.operations import is_inexact
 from zeta.base.language.state import outside_of_modes
-from zeta.base.tensors import overlaps
+from zeta.base.tensors import meets, overlaps
 from zeta.errors import RecordingError, ZetaNotice
 from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing.graph import LARGEST_DATA, Graph, Node
@@ -61,10 +61,8 @@ class Lent:
 
     def shares(self, tensor: Tensor) -> bool:
         """Whether an element of a tensor on meta is in this memory, too."""
-        storage = tensor.untyped_storage()
-        if storage._cdata != self.twin.untyped_storage()._cdata:
-            return False
-        return bool(_bytes_of(tensor, storage.nbytes()).logical_and_(_bytes_of(self.twin, storage.nbytes())).any())
+        same = tensor.untyped_storage()._cdata == self.twin.untyped_storage()._cdata
+        return same and meets(tensor, [self.twin])
 
     def view(self, tensor: Tensor) -> Tensor:
         """The memory of a tensor on meta that looks into this one."""
@@ -265,12 +263,3 @@ def _alone() -> tuple[int, int]:
 
 def _form(tensor: Tensor) -> tuple[object, ...]:
     return tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
-
-
-def _bytes_of(tensor: Tensor, size: int) -> Tensor:
-    """Which bytes of its memory of this size a tensor looks into."""
-    bytes_ = torch.zeros(size, dtype=torch.bool, device="cpu")
-    width = tensor.itemsize
-    strides = [stride * width for stride in tensor.stride()]
-    bytes_.as_strided((*tensor.shape, width), (*strides, 1), tensor.storage_offset() * width).fill_(True)
-    return bytes_

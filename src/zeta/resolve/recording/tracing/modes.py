@@ -145,12 +145,18 @@ class Functions(TorchFunctionMode):
         """What a tensor gets as its ``data``: on meta like it, or real, in memory that it shares with ``value``."""
         if tensor.is_meta or not value.is_meta:
             return value if value.is_meta or not tensor.is_meta else self.recorder.lift(value, shared=True)
+        if value.is_conj() or value.is_neg():
+            raise RecordingError(
+                f"{source_here()}: a real tensor is given a view that conjugates or negates a recorded one as its "
+                "data; give it values of its own, as in .data = values.resolve_conj().resolve_neg()"
+            )
         try:
             known = self.recorder.value(value)
-            if known.numel() == 0 or known.is_conj() or known.is_neg():
+            if known.numel() == 0:
                 return known.clone()
             lent = self.recorder.lent.lend(value).detach()
-            self.recorder.own |= new_memories(lent, [])
+            if tensor.untyped_storage()._cdata in self.recorder.own:
+                self.recorder.own |= new_memories(lent, [])
             return lent
         except RecordingError:
             raise RecordingError(
