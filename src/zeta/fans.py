@@ -373,8 +373,7 @@ def _experts(module: nn.Module, name: str, shape: tuple[int, ...]) -> Axes | Non
 
 def _in_forward(module: nn.Module, name: str, shape: tuple[int, ...]) -> Axes | None:
     """The axes derived from the products in ``forward``, if all products agree."""
-    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
-    found = uses(layer, name, len(shape))
+    found = uses(module, name, len(shape))
     products = found.products
     if found.lost or len({(use.fan_in, use.fan_out, use.lookup) for use in products}) != 1:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
@@ -14,6 +15,9 @@ from zeta.base.modules import named_modules_of
 from zeta.base.parametrizations import hooked
 from zeta.base.reading import shown
 from zeta.errors import SpecError
+
+# the attributes of a tensor with its hooks
+_HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def swap(tensor: Tensor, other: Tensor) -> None:
@@ -63,14 +67,52 @@ def _settle(tensor: Tensor, wrapped: dict[str, Any]) -> None:
     """Give a tensor what it wraps, and set its hooks again."""
     for name, value in wrapped.items():
         setattr(tensor, name, value)
-    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+    for name in _HOOKS:
         if getattr(tensor, name, None):
             setattr(tensor, name, getattr(tensor, name))
 
 
+class SavedAttributes:
+    """The attributes and the hooks of a tensor as they are now, and what is in its lists, sets and dictionaries."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._attributes = None if is_sharded(tensor) else dict(vars(tensor))
+        hooks = [(name, getattr(tensor, name, None)) for name in _HOOKS] if tensor.is_leaf else []
+        self._hooks = [(name, table, dict(table or {})) for name, table in hooks]
+        self._contents = [
+            (found, found.copy()) for _, found in inside(self._attributes) if isinstance(found, _REFILLED)
+        ]
+
+    def restore(self) -> None:
+        """Give the tensor what it had. What did not change is not written."""
+        for container, content in self._contents:
+            refill(container, content)
+        if self._attributes is not None:
+            refill(vars(self._tensor), self._attributes)
+        for name, table, entries in self._hooks:
+            if table is not None:
+                refill(table, entries)
+            if getattr(self._tensor, name) is not table:
+                setattr(self._tensor, name, table)
+
+
+def refill(container: Any, content: Any) -> None:
+    """Give a list, deque, set or dictionary its former content; nothing is written if it has it."""
+    if len(container) == len(content) and all(map(operator.is_, _flat(container), _flat(content))):
+        return
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(content)
+
+
+def _flat(container: Any) -> list[Any]:
+    return [part for pair in container.items() for part in pair] if isinstance(container, dict) else list(container)
+
+
 #: types of attributes that cannot contain a tensor
 _PLAIN: Final = frozenset([bool, int, float, str, type(None)])
-_CONTAINERS: Final = (list, tuple, set, dict, deque)
+_REFILLED: Final = (list, set, dict, deque)
+_CONTAINERS: Final = (tuple, *_REFILLED)
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -17,11 +17,10 @@ _BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a norm: one of torch's, or one that holds vectors only and divides by a norm or a std."""
-    layer: Any = type(module)  # mypy takes its __hash__ for that of an instance
     return isinstance(module, NORMS) or (
         all(name == "parametrizations" for name in module._modules)
         and all(parameter is None or parameter.ndim <= 1 for parameter in module._parameters.values())
-        and normalizes(layer)
+        and normalizes(module)
     )
 
 
@@ -33,7 +32,7 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
         return Kind.BIAS
     if kind is not Kind.OTHER or ndim is None:
         return kind
-    found = uses(layer, local_name, ndim)
+    found = uses(module, local_name, ndim)
     if found.scales_in_norm or (ndim == 1 and found.scales and not found.adds and is_norm(module)):
         return Kind.NORM_SCALE
     return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else Kind.OTHER

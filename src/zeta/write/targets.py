@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
-from zeta.base.modules import parameters_of
+from zeta.base.modules import parameters_of, tensors_of
 from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
@@ -30,8 +30,9 @@ def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], kept:
     """Different tensors with an element in the same memory: to write one would change the other.
 
     Those of which at least one is written; ``written`` has their memory here, with the canonical name: several of a
-    weight that is computed from them. A buffer that is not written may be a view of a parameter, and follows it, unless
-    it is one of those that are ``kept`` on purpose. It does not follow another buffer.
+    weight that is computed from them. A weight that is not written counts with all that it is computed from. A buffer
+    that is not written may be a view of a parameter, and follows it, unless it is one of those that are ``kept`` on
+    purpose. It does not follow another buffer.
     """
     memory, names = [*written], {name for name, _ in written}
     buffers: set[str] = set()
@@ -40,13 +41,14 @@ def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], kept:
         known = {*(id(slot.tensor) for slot in slots if slot.name in names), *(id(tensor) for _, tensor in written)}
         buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
         followers = set() if buffers.isdisjoint(names) else buffers - {*names, *kept}
-        for slot in [slot for slot in slots if id(slot.tensor) not in known]:
-            if id(slot.tensor) not in known and (
-                slot.kind is not Kind.BUFFER or slot.name in kept or slot.name in followers
-            ):
-                known.add(id(slot.tensor))
-                if (tensor := memory_of(slot.tensor)) is not None:
-                    memory.append((slot.name, tensor))
+        for slot in slots:
+            if slot.kind is Kind.BUFFER and slot.name not in kept and slot.name not in followers:
+                continue
+            for stored in [slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization):
+                if id(stored) not in known:
+                    known.add(id(stored))
+                    if (tensor := memory_of(stored)) is not None:
+                        memory.append((slot.name, tensor))
     if _apart(memory):
         return []
 

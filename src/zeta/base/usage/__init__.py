@@ -7,30 +7,32 @@ executed, so no input is needed. A use that cannot be followed is reported as ``
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from zeta.base.usage.views import Uses
 
 # The submodules are imported at the first call: torch's own layers do not need them.
 
 
-def uses(layer: Any, name: str, ndim: int) -> Uses:
-    """How ``forward`` of the class ``layer`` uses its parameter ``name`` of ``ndim`` dimensions."""
+def uses(module: nn.Module, name: str, ndim: int) -> Uses:
+    """How ``forward`` of a module uses its parameter ``name`` of ``ndim`` dimensions."""
     from zeta.base.usage import forward
 
-    return forward.uses(layer, name, ndim)
+    return forward.uses(module, name, ndim)
 
 
-def normalizes(layer: Any) -> bool:
-    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, divides by a norm or a std."""
+def normalizes(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, divides by a norm or a std."""
     from zeta.base.usage import forward
 
-    return forward.normalizes(layer)
+    return forward.normalizes(module)
 
 
-def attends(layer: Any) -> bool:
-    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, computes an attention."""
+def attends(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, computes an attention."""
     from zeta.base.usage import forward
 
-    return forward.attends(layer)
+    return forward.attends(module)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import FunctionType
 from typing import Any, Final, Protocol
 
-from zeta.base.usage.source import dotted, meaning, names_a_norm
+from zeta.base.usage.source import NamedCall, code_of, dotted, meaning, names_a_norm
 from zeta.base.usage.torch_calls import CHUNKS, HARMLESS, LINEAR, NORMS, PRODUCTS, einsum_roles
 from zeta.base.usage.views import (
     AS_IT_IS,
@@ -47,7 +47,7 @@ class Follower(Protocol):
     ndim: int
     found: Uses
     seen: set[int]
-    followed: list[tuple[FunctionType, Sequence[str], frozenset[str], Any]]
+    calls: list[NamedCall]
     work: int
 
     def call(self, called: Any, given: list[Value], named: dict[str, Value], itself: bool = False) -> Value:
@@ -232,6 +232,9 @@ class Expressions:
         if len(words) == 2 and words[0] == self.module:
             return self._method_of_module(words[1], given, named)
         target = meaning(self.function, words, self._local)
+        self.run.calls.append(
+            NamedCall(function=self.function, words=words, local=self._local, target=target, code=code_of(target))
+        )
         if target is None and isinstance(node.func, ast.Attribute):
             return self._method(node.func, given, everything, node)
         if not everything or words in ([one] for one in HARMLESS):
@@ -312,7 +315,6 @@ class Expressions:
         if known in NORMS or (names_a_norm(words) and not of_torch):
             return self._normalized(NORMS.get(known), given, named)
         if isinstance(target, FunctionType) and not of_torch:
-            self.run.followed.append((self.function, words, self._local, target))
             return self.run.call(target, given, named)
         return self._lost()
 

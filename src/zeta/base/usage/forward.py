@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any, Final
 from torch import nn
 
 from zeta.base.usage.run import Run
-from zeta.base.usage.source import dotted, function_of, meaning, names_a_norm, tree_of
+from zeta.base.usage.source import code_of, dotted, function_of, names_a_norm, tree_of
 from zeta.base.usage.views import Uses
 
 _STATISTICS: Final = frozenset(
@@ -21,48 +22,76 @@ _STATISTICS: Final = frozenset(
 _PRODUCTS: Final = frozenset(["matmul", "bmm", "einsum", "baddbmm"])
 
 
+#: a class's methods as they are now, each with its code: what is known of the class holds while it has these
+_Methods = tuple[Any, ...]
 #: what the methods of a class are stored as
 _METHODS: Final = frozenset([FunctionType, staticmethod, classmethod, property])
 
 
-def _methods(layer: Any) -> tuple[Any, ...]:
-    """The methods that a class has now, in its own order: what is known of it holds while it has these."""
+def _methods(layer: Any) -> _Methods:
+    """The methods of a class, in its own order. Reloading a file may give one other code, and leave it the same."""
     classes = (cls for cls in layer.__mro__ if cls is not nn.Module and cls is not object)
-    return tuple(member for cls in classes for member in vars(cls).values() if type(member) in _METHODS)
+    return tuple(
+        part
+        for cls in classes
+        for member in vars(cls).values()
+        if type(member) in _METHODS
+        for part in (member, code_of(member))
+    )
 
 
-def uses(layer: Any, name: str, ndim: int) -> Uses:
-    """How ``forward`` of the class ``layer`` uses its parameter ``name`` of ``ndim`` dimensions."""
-    methods = _methods(layer)
-    run = _run(layer, methods, name, ndim)
-    # another function may have a name now
-    if any(meaning(where, words, known) is not function for where, words, known, function in run.followed):
+def _own_forward(module: nn.Module) -> Any:
+    """The ``forward`` that an instance was given in place of its class's, which it may also wrap; else ``None``."""
+    own = vars(module).get("forward")
+    if own is None:
+        return None
+    with contextlib.suppress(ValueError):  # it wraps itself
+        own = inspect.unwrap(own)
+    if getattr(own, "__self__", None) is not module:
+        return own
+    return None if own.__func__ is inspect.getattr_static(type(module), "forward") else own.__func__
+
+
+def _seen(module: nn.Module) -> tuple[Any, _Methods, Any]:
+    """What the facts about a module depend on: its class, the methods there, and a ``forward`` of its own."""
+    own = _own_forward(module)
+    methods = _methods(type(module))
+    return type(module), methods if own is None else (*methods, own, code_of(own)), own
+
+
+def uses(module: nn.Module, name: str, ndim: int) -> Uses:
+    """How ``forward`` of a module uses its parameter ``name`` of ``ndim`` dimensions."""
+    seen = _seen(module)
+    run = _run(*seen, name, ndim)
+    if not all(call.holds for call in run.calls):  # another function may have a name now
         _run.cache_clear()
-        run = _run(layer, methods, name, ndim)
+        run = _run(*seen, name, ndim)
     return run.found
 
 
 @functools.lru_cache(maxsize=4096)
-def _run(layer: Any, methods: tuple[Any, ...], name: str, ndim: int) -> Run:
+def _run(layer: Any, methods: _Methods, own: Any, name: str, ndim: int) -> Run:
     run = Run(layer, name, ndim, nn.Module)
-    if inspect.getattr_static(layer, "forward") is inspect.getattr_static(
-        nn.Module, "forward"
-    ) or layer.__module__.startswith("torch.nn.modules."):
+    forward = inspect.getattr_static(layer, "forward") if own is None else own
+    if forward is inspect.getattr_static(nn.Module, "forward") or (
+        own is None and layer.__module__.startswith("torch.nn.modules.")
+    ):
         run.found.lost = True
         return run
     try:
-        run.forward()
+        run.follow(forward)
     except Exception:  # unusual code can make the interpretation fail in any way, RecursionError included
         run.found.lost = True
     return run
 
 
-def _nodes(layer: Any) -> Iterator[ast.AST]:
-    """The syntax of ``forward`` of a class, and of the methods of ``self`` that it calls."""
+def _nodes(layer: Any, own: Any) -> Iterator[ast.AST]:
+    """The syntax of ``forward``, and of the methods of ``self`` that it calls."""
     methods, seen = ["forward"], set[str]()
     while methods:
         name = methods.pop()
-        function = function_of(inspect.getattr_static(layer, name, None)) if name not in seen else None
+        method = own if own is not None and name == "forward" else inspect.getattr_static(layer, name, None)
+        function = function_of(method) if name not in seen else None
         tree = None if function is None else tree_of(function)
         seen.add(name)
         for node in ast.walk(tree) if tree is not None else ():
@@ -71,14 +100,14 @@ def _nodes(layer: Any) -> Iterator[ast.AST]:
             yield node
 
 
-def normalizes(layer: Any) -> bool:
-    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, divides by a norm or a std."""
-    return _normalizes(layer, _methods(layer))
+def normalizes(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, divides by a norm or a std."""
+    return _normalizes(*_seen(module))
 
 
 @functools.lru_cache(maxsize=4096)
-def _normalizes(layer: Any, methods: tuple[Any, ...]) -> bool:
-    for node in _nodes(layer):
+def _normalizes(layer: Any, methods: _Methods, own: Any) -> bool:
+    for node in _nodes(layer, own):
         if isinstance(node, ast.Call):
             words = dotted(node.func)
             called = words[-1] if words else getattr(node.func, "attr", "")
@@ -90,18 +119,18 @@ def _normalizes(layer: Any, methods: tuple[Any, ...]) -> bool:
     return False
 
 
-def attends(layer: Any) -> bool:
-    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, computes an attention.
+def attends(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, computes an attention.
 
     That is torch's ``scaled_dot_product_attention``, or a softmax between two products of matrices.
     """
-    return _attends(layer, _methods(layer))
+    return _attends(*_seen(module))
 
 
 @functools.lru_cache(maxsize=4096)
-def _attends(layer: Any, methods: tuple[Any, ...]) -> bool:
+def _attends(layer: Any, methods: _Methods, own: Any) -> bool:
     softmax, products = False, 0
-    for node in _nodes(layer):
+    for node in _nodes(layer, own):
         if isinstance(node, ast.BinOp):
             products += isinstance(node.op, ast.MatMult)
         elif isinstance(node, ast.Call):

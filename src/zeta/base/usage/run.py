@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Sequence
-from types import FunctionType
 from typing import Any, Final
 
 from zeta.base.usage.expressions import Expressions
-from zeta.base.usage.source import function_of, mentions, tree_of
+from zeta.base.usage.source import NamedCall, function_of, mentions, tree_of
 from zeta.base.usage.views import NOTHING, Uses, Value, union, views
 
 #: the depth to which calls are followed, and the number of statements and expressions that are visited
@@ -24,14 +22,13 @@ class Run:
         self.layer, self.name, self.ndim = layer, name, ndim
         self.found = Uses()
         self.seen: set[int] = set()
-        #: the functions that were followed: where they were called, by which words, with which local names
-        self.followed: list[tuple[FunctionType, Sequence[str], frozenset[str], Any]] = []
+        self.calls: list[NamedCall] = []  #: the calls by name: the result holds while these do
         self.work = self._depth = 0
         self._base = base
 
-    def forward(self) -> None:
+    def follow(self, forward: Any) -> None:
         """Follow ``forward``. A use of the parameter in a method that is not reached counts as lost."""
-        self.call(inspect.getattr_static(self.layer, "forward"), [], {}, itself=True)
+        self.call(forward, [], {}, itself=True)
         for mention in mentions(self.layer, self._base, self.name):
             if mention is None or id(mention[1]) not in self.seen:
                 self.found.lost = True

@@ -8,7 +8,8 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from types import FunctionType
+from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import Any, Final
 
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -38,11 +39,21 @@ def function_of(value: Any) -> FunctionType | None:
     return value if isinstance(value, FunctionType) else None
 
 
-@functools.lru_cache(maxsize=1024)
+def code_of(value: Any) -> CodeType | None:
+    """The code of a function, or of a method as its class stores it."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    return getattr(value, "__code__", None)
+
+
 def tree_of(function: FunctionType) -> ast.FunctionDef | None:
     """The syntax tree of a function; ``None`` if there is no source."""
+    return _tree(function.__code__)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tree(code: CodeType) -> ast.FunctionDef | None:
     try:
-        body = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        body = ast.parse(textwrap.dedent(inspect.getsource(code))).body[0]
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError, IndexError):
         return None
     return body if isinstance(body, ast.FunctionDef) else None
@@ -60,6 +71,23 @@ def meaning(function: Any, words: Sequence[str], local: frozenset[str]) -> Any:
     except (KeyError, AttributeError, ValueError):
         return None
     return found.__func__ if isinstance(found, staticmethod) else found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NamedCall:
+    """A call by name: the function that it is in, the name's parts, names that are local there, and what it calls."""
+
+    function: Any
+    words: Sequence[str]
+    local: frozenset[str]
+    target: Any
+    code: CodeType | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the name still refers to the same function, with the same code."""
+        found = meaning(self.function, self.words, self.local)
+        return found is self.target and code_of(found) is self.code
 
 
 def mentions(layer: Any, base: type, name: str) -> Iterator[tuple[FunctionType, ast.AST] | None]:

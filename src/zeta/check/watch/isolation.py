@@ -20,7 +20,7 @@ from zeta.base.generators import apart, foreign_apart
 from zeta.base.modules import named_modules_of
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
-from zeta.base.tensors import attributes_here, inside, storage_of, swap
+from zeta.base.tensors import SavedAttributes, attributes_here, inside, refill, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
 from zeta.errors import TargetError, listed
@@ -32,8 +32,6 @@ _TABLES: Final = (
     *("_backward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks_with_kwargs", "_non_persistent_buffers_set"),
 )
-# the attributes of a tensor with its hooks
-_HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
 # types that are not searched for generators and containers: a vocabulary may have hundreds of thousands of them
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
@@ -55,7 +53,7 @@ class _SavedTensor:
     grad: Tensor | None
     requires_grad: bool
     leaf: bool
-    hooks: tuple[tuple[str, Any, dict[Any, Any]], ...]  #: attribute, its original object, and that object's content
+    attributes: SavedAttributes
 
     def restore(self) -> None:
         if self.leaf and not self.tensor.is_leaf:  # a tensor with a graph was written into it
@@ -79,14 +77,6 @@ class _SavedTensor:
         if self.tensor.is_leaf and self.tensor.grad is not self.grad:
             self.tensor.grad = self.grad
 
-    def restore_hooks(self) -> None:
-        for name, table, entries in self.hooks:
-            if table is not None and dict(table) != entries:
-                table.clear()
-                table.update(entries)
-            if getattr(self.tensor, name) is not table:
-                setattr(self.tensor, name, table)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _SavedModule:
@@ -107,10 +97,7 @@ class _SavedModule:
             if name not in current or current[name] is not value:
                 current[name] = value
         for name, entries in self.tables.items():
-            table = current[name]
-            if list(table) != list(entries) or (isinstance(entries, dict) and not _same_entries(table, entries)):
-                table.clear()
-                table.update(entries)
+            refill(current[name], entries)
 
 
 @contextlib.contextmanager
@@ -199,14 +186,13 @@ def _steps(model: nn.Module) -> Iterator[tuple[str, Restore]]:
     yield from ((name, content.restore) for name, content in saved(named.values()))
     yield from ((name, tensor.restore_moved) for name, tensor in tensors)
     yield from ((f"the gradient of {name}", tensor.restore_grad) for name, tensor in tensors)
-    yield from ((f"the hooks of {name}", tensor.restore_hooks) for name, tensor in tensors)
+    yield from ((f"the attributes of {name}", tensor.attributes.restore) for name, tensor in tensors)
 
 
 def _saved(tensor: Tensor) -> _SavedTensor:
     wraps = is_traceable_wrapper_subclass(tensor)
     known = not wraps and (tensor.layout is not torch.strided or storage_of(tensor) is not None)
     viewed = known and tensor.is_leaf and tensor._is_view() and not tensor.requires_grad
-    hooks = ((name, getattr(tensor, name, None)) for name in _HOOKS)
     with torch.inference_mode(False), torch.enable_grad():
         twin = torch.ops.aten.alias(tensor) if viewed else None
     return _SavedTensor(
@@ -217,7 +203,7 @@ def _saved(tensor: Tensor) -> _SavedTensor:
         grad=tensor.grad if tensor.is_leaf else None,
         requires_grad=tensor.requires_grad,
         leaf=tensor.is_leaf,
-        hooks=tuple((name, table, dict(table or {})) for name, table in hooks) if tensor.is_leaf else (),
+        attributes=SavedAttributes(tensor),
     )
 
 
@@ -298,18 +284,7 @@ def _rewritten(value: Any) -> Restore:
 
 def _refilled(value: Any) -> Restore:
     entries = value.copy()
-
-    def restore() -> None:
-        if len(value) == len(entries) and all(a is b for a, b in zip(_flat(value), _flat(entries), strict=True)):
-            return
-        value.clear()
-        (value.extend if isinstance(value, list | deque) else value.update)(entries)
-
-    return restore
-
-
-def _flat(value: Any) -> list[Any]:
-    return [part for pair in value.items() for part in pair] if isinstance(value, dict) else list(value)
+    return lambda: refill(value, entries)
 
 
 def _tensors(modules: dict[str, nn.Module]) -> dict[int, tuple[str, Tensor]]:
@@ -331,7 +306,3 @@ def _tensors(modules: dict[str, nn.Module]) -> dict[int, tuple[str, Tensor]]:
     tensors = [(name, one) for name, one in own + held if not nn.parameter.is_lazy(one) and not one.is_meta]
     gradients = [(f"the gradient of {name}", one.grad) for name, one in tensors if one.is_leaf and one.grad is not None]
     return {id(tensor): (name, tensor) for name, tensor in reversed(tensors + gradients)}
-
-
-def _same_entries(first: dict[Any, Any], second: dict[Any, Any]) -> bool:
-    return all(first[key] is value for key, value in second.items())

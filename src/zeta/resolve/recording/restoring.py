@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import operator
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta.base.modules import modules_of
+from zeta.base.modules import modules_of, tensors_of
 from zeta.base.process.interrupts import undone, undone_on_error
-from zeta.base.tensors import attributes, inside
+from zeta.base.tensors import SavedAttributes, attributes, inside, refill
 from zeta.errors import RecordingError, listed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Saved:
-    """A module's class, its dictionary, and the contents of the lists, sets and dictionaries in it, at any depth."""
+    """A module's class, its dictionary, and the contents of the containers in it, at any depth."""
 
     module: nn.Module
     kind: type[nn.Module]
@@ -30,9 +30,7 @@ class _Saved:
     def restore(self) -> None:
         """Give the module what it had."""
         for container, content in self.contents:
-            if not _is_same(container, content):
-                container.clear()
-                container.extend(content) if isinstance(container, list) else container.update(content)
+            refill(container, content)
         table = vars(self.module)
         table.clear()
         table.update(self.table)
@@ -49,12 +47,13 @@ class _Saved:
 
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards which tensors, modules and attributes each module holds, and check plain tensors.
+    """Restore afterwards what each module holds, and the attributes and hooks of its tensors; check plain tensors.
 
     Raises ``RecordingError`` for real tensors outside of parameters and buffers to which the block writes: they get
     their values back.
     """
     saved = [_saved(module) for module in modules_of(model)]
+    own = [SavedAttributes(tensor) for tensor in {id(t): t for t in tensors_of(model)}.values()]
     plain = [(place, tensor) for place, tensor in attributes(model) if _is_plain(tensor)]
     before = [_memory_of(tensor).clone() for _, tensor in plain]
     written: list[str] = []
@@ -64,6 +63,8 @@ def restored(model: nn.Module) -> Iterator[None]:
             one.restore()
         for one in saved:
             one.restore_properties()
+        for kept in own:
+            kept.restore()
         for (place, tensor), memory in zip(plain, before, strict=True):
             if not torch.equal(_memory_of(tensor), memory):
                 _memory_of(tensor).copy_(memory)
@@ -83,20 +84,13 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 def _saved(module: nn.Module) -> _Saved:
     table = dict(vars(module))
-    containers = [found for _, found in inside(table) if isinstance(found, list | set | dict)][1:]
+    containers = [found for _, found in inside(table) if isinstance(found, list | set | dict | deque)][1:]
     return _Saved(
         module=module,
         kind=type(module),
         table=table,
-        contents=[(found, dict(found) if isinstance(found, dict) else list(found)) for found in containers],
+        contents=[(found, found.copy()) for found in containers],
     )
-
-
-def _is_same(container: Any, content: Any) -> bool:
-    """Whether two containers have the same objects in the same order."""
-    if len(container) != len(content) or not all(map(operator.is_, container, content)):
-        return False
-    return not isinstance(content, dict) or all(map(operator.is_, container.values(), content.values()))
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -206,7 +206,7 @@ class _Search:
             if names.MLP.search(local) or (length and names.MLP_CLASS.search(kind.__name__)):
                 # each expert of a list is an MLP
                 return {"mlp": path[: length + (path[length].isdecimal() and length < len(path) - 1)]}
-            if isinstance(module, nn.MultiheadAttention) or attends(kind):
+            if isinstance(module, nn.MultiheadAttention) or attends(module):
                 return {"attention": path[:length]}
             if local.isdecimal() and length < len(path) - 1:
                 break

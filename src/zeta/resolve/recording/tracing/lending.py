@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import sys
 import warnings
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +23,8 @@ from zeta.resolve.recording.tracing.graph import LARGEST_DATA, Graph, Node
 
 #: bytes of the largest memory that is lent as a whole where a part of it is asked for
 _LARGEST_WHOLE: Final = 2**26
+#: bytes of the largest memory of a tensor from outside that is compared at each operation
+_LARGEST_COMPARED: Final = 2**20
 
 
 class Lent:
@@ -36,22 +40,35 @@ class Lent:
     ) -> None:
         self.twin, self.real = twin.detach(), real.detach()
         self.whole, self.source = whole, source
-        self.watched = watched  #: whether torch alone writes there, and counts how often
+        self.watched = watched  #: whether it is the memory of a tensor from outside
+        # of large memory, torch's counter says whether it was written to; it misses what is not an operation on it
+        self.is_counted = watched and real.nbytes > _LARGEST_COMPARED and not real.is_inference()
+        self.is_fixed = real.is_inference() or overlaps(real)  #: whether nothing can be written to it from here
+        self.seen, self.digest, self.version = self.real, 0, -1
         self.check(node)
         self.is_blank = False  #: whether what nobody has written to has no value
         self.is_own = False  #: whether the memory is the recording's own, so that it is known who has it, too
 
     def check(self, node: Node) -> None:
         """The memory has the values of ``node`` now."""
-        self.node, self.version = node, self.real._version
-        self.seen = self.real if self.watched else self.real.clone()
+        self.node = node
+        if not self.is_counted:
+            self.seen = self.real.clone()
+            return
+        if self.real._version != self.version:
+            self.version, self.digest = self.real._version, _digest(self.real)
 
     @property
     def is_written(self) -> bool:
-        """Whether somebody has written to the memory since the last check."""
-        if self.watched:
+        """Whether somebody has written to the memory since the last check, as far as that is seen at once."""
+        if self.is_counted:
             return self.real._version != self.version
         return not torch.equal(dtypes.bits(self.real), dtypes.bits(self.seen))
+
+    @property
+    def is_written_unseen(self) -> bool:
+        """Whether somebody has written to large memory in a way that torch does not count."""
+        return self.is_counted and _digest(self.real) != self.digest
 
     def has(self, tensor: Tensor) -> bool:
         """Whether a tensor on meta looks into this memory."""
@@ -112,7 +129,7 @@ class Lending:
 
     def watch(self, twin: Tensor, real: Tensor) -> None:
         """Register ``real``, the memory of ``twin``, to which a tensor from outside, or a copy of it, may write."""
-        if real.layout is torch.strided and not (real.is_inference() or overlaps(real)):
+        if real.layout is torch.strided:
             with outside_of_modes():
                 self._note(twin, real, whole=True, watched=True)
 
@@ -173,8 +190,8 @@ class Lending:
                 'parameter a rule, or record with fallback="real", which draws random values once'
             ) from None
 
-    def settle(self) -> None:
-        """Note what was written to memory that was lent.
+    def settle(self, *, ended: bool = False) -> None:
+        """Note what was written to memory that was lent; ``ended``: nothing comes after it.
 
         Raises ``RecordingError`` where torch wrote there too, as it is then not known in which order.
         """
@@ -184,6 +201,11 @@ class Lending:
             written = [lent for lent in self._lent if lent.is_written]
             current = [lent for lent in self._lent if written and self._graph.cell(lent.twin).node is lent.node]
             for lent in written:
+                if lent.is_fixed:
+                    raise RecordingError(
+                        f"{lent.source}: memory that {lent.sharer} shares was written to there, and it is of an "
+                        "inference tensor, or its elements overlap; clone() it"
+                    )
                 if lent not in current:
                     raise RecordingError(
                         f"{lent.source}: memory that {lent.sharer} shares was written to there, and by "
@@ -196,7 +218,15 @@ class Lending:
                     lent.check(node)
                 else:
                     lent.node = node
-            self._lent = [lent for lent in self._lent if lent.is_alive or (lent.whole and not lent.watched)]
+            left = [lent for lent in self._lent if lent.is_alive or (lent.whole and not lent.watched)]
+            for lent in self._lent:
+                if (ended or lent not in left) and lent.is_written_unseen:
+                    raise RecordingError(
+                        f"{lent.source}: memory that {lent.sharer} shares was written to by .data, by NumPy or through "
+                        "its storage, which is not seen in time where it is large; write with an operation on the "
+                        "tensor itself, or copy it"
+                    )
+            self._lent = left
 
     def _take(self, lent: Lent) -> None:
         """Record what was written: no more than that, where the rest has no value, or is too large for a plan."""
@@ -222,6 +252,8 @@ class Lending:
 
     def _write_through(self, lent: Lent) -> None:
         try:
+            if lent.is_fixed:
+                raise RecordingError("it is of an inference tensor, or its elements overlap")
             lent.real.copy_(self._known(self._graph.read(lent.twin)))
             torch.autograd.graph.increment_version(lent.real)  # torch does not count what is written in an operation
         except RecordingError as error:
@@ -234,6 +266,11 @@ class Lending:
                 ZetaNotice,
                 stacklevel=2,
             )
+
+
+def _digest(tensor: Tensor) -> int:
+    memory = tensor.contiguous()
+    return zlib.crc32((ctypes.c_char * memory.nbytes).from_address(memory.data_ptr())) if memory.nbytes else 0
 
 
 def _blank(twin: Tensor) -> Tensor:

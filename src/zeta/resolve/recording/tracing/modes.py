@@ -381,7 +381,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             _explained(),
         ):
             yield
-        recorder.lent.settle()
+        recorder.lent.settle(ended=True)
     if recorder.threads:
         notice(
             f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "
