@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -583,7 +584,7 @@ def test_what_is_no_scale_of_a_norm(layer: type[nn.Module]) -> None:
     ("layer", "expected"), [(ByHand, True), (RootMeanSquare, True), (ByFunctional, True), (LayerScale, False)]
 )
 def test_normalizes(layer: type[nn.Module], expected: bool) -> None:
-    assert normalizes(layer) is expected
+    assert normalizes(layer()) is expected
 
 
 def test_a_wrapped_forward_is_looked_through() -> None:
@@ -626,12 +627,65 @@ def test_a_replaced_forward_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> Non
     def fan_in() -> tuple[int, ...]:
         return axes_of(Layer(), "w", Layer.shape).fan_in
 
-    facts = [(fan_in(), normalizes(Layer), attends(Layer))]
+    facts = [(fan_in(), normalizes(Layer()), attends(Layer()))]
     for method in (normalized, attention):
         monkeypatch.setattr(Layer, "product", method)
-        facts.append((fan_in(), normalizes(Layer), attends(Layer)))
+        facts.append((fan_in(), normalizes(Layer()), attends(Layer())))
     assert facts == [((1,), False, False), ((0,), True, False), ((0,), False, True)]
     monkeypatch.setattr(Layer, "product", by_a_function)
     assert fan_in() == (0,)
     monkeypatch.setitem(globals(), "_mixed", _mixed_turned)
     assert fan_in() == (1,)
+
+
+_product: Any = torch.matmul
+_namespace: Any = F
+
+
+def test_names_of_torch_functions_and_code_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flat(Weighted):
+        shape = (4, 6)
+
+    class ByName(Flat):
+        def forward(self, x: Tensor) -> Tensor:
+            product: Tensor = _product(x, self.w)
+            return product
+
+    class ByNamespace(Flat):
+        def forward(self, x: Tensor) -> Tensor:
+            product: Tensor = _namespace.linear(x, self.w)
+            return product
+
+    class ByCode(Flat):
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.w
+
+    def other(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x, self.w)
+
+    def fan_in(layer: type[Flat]) -> tuple[int, ...]:
+        return axes_of(layer(), "w", layer.shape).fan_in
+
+    assert [fan_in(layer) for layer in (ByName, ByNamespace, ByCode)] == [(0,), (1,), (0,)]
+    monkeypatch.setitem(globals(), "_product", F.linear)
+    monkeypatch.setitem(globals(), "_namespace", SimpleNamespace(linear=torch.matmul))
+    ByCode.forward.__code__ = other.__code__
+    assert [fan_in(layer) for layer in (ByName, ByNamespace, ByCode)] == [(1,), (0,), (1,)]
+
+
+def test_a_forward_of_an_instance_counts() -> None:
+    class Layer(Weighted):
+        shape = (4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.w
+
+    def turned(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x, self.w) / x.std()
+
+    wrapped, replaced = Layer(), Layer()
+    assert (axes_of(replaced, "w", Layer.shape).fan_in, normalizes(replaced)) == ((0,), False)
+    wrapped.forward = functools.update_wrapper(functools.partial(print, wrapped), wrapped.forward)
+    replaced.forward = MethodType(turned, replaced)
+    assert (axes_of(wrapped, "w", Layer.shape).fan_in, normalizes(wrapped)) == ((0,), False)
+    assert (axes_of(replaced, "w", Layer.shape).fan_in, normalizes(replaced)) == ((1,), True)

@@ -486,3 +486,110 @@ def test_a_recorded_tensor_gets_the_memory_of_a_real_one(fill: Callable[[Tensor,
     model, _, _ = recorded(build, given)
     assert _state_of(model) == _state_of(build(real))
     assert torch.equal(given, real)
+
+
+def _through_data(t: Tensor) -> None:
+    t.data.mul_(2)
+
+
+def _through_numpy(t: Tensor) -> None:
+    np.add(t.numpy(), 3, out=t.numpy())
+
+
+def _through_the_storage(t: Tensor) -> None:
+    t.untyped_storage().fill_(0)
+
+
+def _through_another_parameter(t: Tensor) -> None:
+    nn.Parameter(t).data[1:].add_(1)
+
+
+def _through_a_list(t: Tensor) -> None:
+    torch._foreach_add_([t], 1.0)
+
+
+def _through_an_initializer(t: Tensor) -> None:
+    nn.init.constant_(nn.Parameter(t), 3.0)
+
+
+UNCOUNTED = [_through_data, _through_numpy, _through_another_parameter, _through_a_list]
+OTHERS = [_through_the_storage, _through_an_initializer]
+
+
+@pytest.mark.parametrize("write", UNCOUNTED + OTHERS)
+def test_writes_that_torch_does_not_count(write: Callable[[Tensor], None]) -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(4))
+        t = THERE.clone()
+        module.weight.data = t
+        write(t)
+        return module
+
+    model, _, _ = recorded(build)
+    assert _state_of(model) == _state_of(build())
+
+
+@pytest.mark.parametrize("write", UNCOUNTED)
+def test_writes_that_torch_does_not_count_are_refused_where_memory_is_large(write: Callable[[Tensor], None]) -> None:
+    there = torch.arange(300_000.0)
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(there.shape))
+        t = there.clone()
+        module.weight.data = t
+        write(t)
+        return module
+
+    with pytest.raises(zeta.RecordingError, match=r"test_lending.py:\d+ in .*build: .*not seen in time"):
+        zeta.record(build)
+
+
+def test_large_memory_of_a_real_tensor_is_followed_where_torch_counts() -> None:
+    there = torch.arange(300_000.0)
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(there.shape))
+        t = there.clone()
+        module.weight.data = t
+        t.mul_(2)
+        module.weight.data[1:].add_(1)
+        t[0] = 7
+        return module
+
+    model, _, _ = recorded(build)
+    assert torch.equal(model.weight, build().weight)
+
+
+def test_memory_of_an_inference_tensor_is_taken_and_not_written() -> None:
+    with torch.inference_mode():
+        fixed = torch.arange(4.0)
+
+    def build(write: bool) -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(4))
+        module.weight.data = fixed
+        if write:
+            fixed.numpy()[0] = 5
+        return module
+
+    model, _, _ = recorded(build, False)
+    assert torch.equal(model.weight, torch.arange(4.0))
+    with pytest.raises(zeta.RecordingError, match="inference tensor"):
+        zeta.record(build, True)
+
+
+@pytest.mark.parametrize("turned", [torch.conj, lambda v: v.conj().imag, torch._neg_view, lambda v: v.mH])
+def test_a_real_tensor_gets_no_view_that_conjugates_or_negates(turned: Callable[[Tensor], Tensor]) -> None:
+    like = turned(torch.zeros(3, 1, dtype=torch.complex64)).resolve_conj().resolve_neg()
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(like.clone())
+        module.weight.data = turned(torch.complex(torch.ones(3, 1), torch.arange(3.0)[:, None]))
+        return module
+
+    with pytest.raises(zeta.RecordingError, match=r"resolve_conj\(\).resolve_neg\(\)"):
+        zeta.record(build)

@@ -693,3 +693,29 @@ def test_a_selection_is_noted_and_rules_for_the_rest_are_used() -> None:
     idle = Rules([*rules, Rule("2.weight", Ones())])
     with pytest.raises(PlanError, match=r"rule 4 \(2.weight\): no parameter is named 2.weight"):
         planned(model, idle, only="0.*")
+
+
+def test_plan_of_a_function_leaves_hooks_and_attributes_of_tensors() -> None:
+    model: Any = nn.Linear(2, 2)
+    model.weight.tags = {"names": ["a"]}
+    model.weight.register_hook(lambda gradient: gradient * 2)
+    tags, hooks = model.weight.tags, dict(model.weight._backward_hooks)
+
+    def initialize(layer: Any) -> None:
+        nn.init.ones_(layer.weight)
+        layer.weight.register_hook(lambda gradient: gradient * 0)
+        layer.bias.register_hook(lambda gradient: gradient * 0)
+        layer.bias.register_post_accumulate_grad_hook(lambda bias: setattr(bias, "grad", bias.grad * 0))
+        layer.weight.tags["names"].append("b")
+        layer.weight._no_weight_decay = True
+        del layer.bias._is_hf_initialized
+
+    model.bias._is_hf_initialized = True
+    zeta.plan(model, initialize)
+    assert vars(model.weight) == {"tags": {"names": ["a"]}}
+    assert model.weight.tags is tags
+    assert vars(model.bias) == {"_is_hf_initialized": True}
+    assert dict(model.weight._backward_hooks) == hooks
+    model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad.eq(2).all()
+    assert model.bias.grad.eq(1).all()

@@ -448,3 +448,35 @@ def test_a_weight_of_which_a_part_was_loaded_is_neither_overwritten_nor_kept(reg
     assert (values == 7.5).all()
     assert model[0].bias.is_meta
     assert zeta.materialize_(model, plan, 0, overwrite=True).ok
+
+
+class InOneMemory(nn.Module):
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        table = torch.randn(6, 4) + 5
+        self.upper, self.lower = nn.Parameter(table[:2]), nn.Parameter(table[2:])
+        self.last = self.lower[3:]
+        if whole:
+            self.table = table
+
+
+def test_what_only_leaves_in_the_same_memory_stays_on_meta() -> None:
+    model, plan = zeta.record(InOneMemory, False)
+    assert zeta.materialize_(model, plan, seed=0, only=["lower"]).ok
+    assert model.upper.is_meta
+    assert torch.equal(model.last, model.lower[3:])
+    assert zeta.materialize_(model, plan, seed=0).ok
+    assert zeta.verify(model, plan, seed=0).ok
+    whole, _ = zeta.record(InOneMemory, False)
+    zeta.materialize_(whole, plan, seed=0)
+    assert torch.equal(whole.upper, model.upper)
+    assert torch.equal(whole.lower, model.lower)
+
+
+def test_only_a_part_of_the_memory_of_a_tensor_is_refused() -> None:
+    model, plan = zeta.record(InOneMemory, True)
+    with pytest.raises(TargetError, match=r"a part of the memory(.|\n)*table \(6, 4\)"):
+        zeta.materialize_(model, plan, seed=0, only="lower")
+    assert model.lower.is_meta
+    zeta.materialize_(model, plan, seed=0, only=["lower", "upper"])
+    assert torch.equal(model.table, torch.cat([model.upper, model.lower]))

@@ -636,3 +636,25 @@ def test_the_notice_of_spectral_norm_names_the_line_that_called() -> None:
     with pytest.warns(ZetaNotice, match="is under spectral_norm") as caught:
         zeta.utils.init_normal_(layer, seed=0)
     assert [one.filename for one in caught] == [__file__]
+
+
+STORED: dict[str, tuple[Callable[[nn.Linear], nn.Module], Callable[[Any], Tensor]]] = {
+    "a length": (weight_norm, lambda layer: layer.parametrizations.weight.original0),
+    "a direction": (weight_norm, lambda layer: layer.parametrizations.weight.original1),
+    "a part of a direction": (weight_norm, lambda layer: layer.parametrizations.weight.original1[1:3]),
+    "the base of an orthogonal matrix": (orthogonal, lambda layer: layer.parametrizations.weight[0].base),
+    "a singular vector": (spectral_norm, lambda layer: layer.parametrizations.weight[0]._u),
+}
+
+
+@pytest.mark.parametrize("only", [None, ["other"]])
+@pytest.mark.parametrize("stored", STORED)
+def test_what_a_kept_weight_is_computed_from_is_not_written_by_another_name(stored: str, only: Any) -> None:
+    wrap, of = STORED[stored]
+    model = nn.Module()
+    model.layer = wrap(nn.Linear(4, 4, bias=False)).eval()
+    model.other = nn.Parameter(of(model.layer).data)
+    before = model.layer.weight.detach().clone()
+    with pytest.raises(TargetError, match=r"(layer\.weight|other): shares the memory of (layer\.weight|other)"):
+        zeta.init_(model, Rules([Rule("other", Normal(1.0)), Rule("layer.weight", Keep())]), seed=0, only=only)
+    assert torch.equal(model.layer.weight, before)

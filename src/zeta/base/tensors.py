@@ -91,9 +91,12 @@ class SavedAttributes:
         if self._attributes is not None:
             refill(vars(self._tensor), self._attributes)
         for name, table, entries in self._hooks:
+            current = getattr(self._tensor, name)
+            if current is not table and current is not None:
+                current.clear()  # torch goes on calling what is in it, even when the tensor has another one
             if table is not None:
                 refill(table, entries)
-            if getattr(self._tensor, name) is not table:
+            if current is not table:
                 setattr(self._tensor, name, table)
 
 

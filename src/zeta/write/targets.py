@@ -220,10 +220,18 @@ def check_writable(slot: Slot) -> None:
             "afterwards, or use Keep()"
         )
     check_negated(tensor)
-    if slot.parametrization is None and overlaps(tensor):
+    check_apart(slot)
+
+
+def check_apart(slot: Slot) -> None:
+    """Raise ``TargetError`` if elements of the tensor share memory, which would get several values."""
+    tensor = slot.tensor
+    if nn.parameter.is_lazy(tensor) or tensor.layout is not torch.strided or slot.parametrization is not None:
+        return
+    if overlaps(local(tensor)):
         raise TargetError(
-            f"has overlapping memory (strides {tensor.stride()}); give it memory of its own with .contiguous() or "
-            ".clone()"
+            f"has overlapping memory (strides {local(tensor).stride()}); give it memory of its own with .contiguous() "
+            "or .clone()"
         )
 
 

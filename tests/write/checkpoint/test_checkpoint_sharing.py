@@ -212,3 +212,15 @@ def test_two_tensors_meet_where_they_have_an_element_in_common(device: str) -> N
     }
     pairs = sorted(sorted(pair) for pair in meeting(tensors.items(), lambda *_: True))
     assert pairs == [["even", "last"], ["even", "rows"], ["odd", "rows"]]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_parameter_whose_elements_share_memory_is_refused(tmp_path: Path, shared: bool) -> None:
+    model, memory = nn.Module(), torch.arange(24.0).view(4, 6)
+    model.weight = nn.Parameter(memory[:1].expand(3, 6))
+    if shared:
+        model.register_buffer("memory", memory)
+    plan = zeta.plan(model, Rules([Rule("weight", Normal(1.0))]))
+    with pytest.raises(TargetError, match="weight: has overlapping memory"):
+        zeta.save(model, plan, tmp_path / "out", seed=0)
+    assert not (tmp_path / "out").exists()

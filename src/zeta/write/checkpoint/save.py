@@ -41,7 +41,7 @@ from zeta.write.checkpoint import (
     work,
 )
 from zeta.write.checkpoint.following import followed, leaders_of
-from zeta.write.targets import check_negated, check_target, kept_on_purpose, memory_of, shared
+from zeta.write.targets import check_apart, check_negated, check_target, kept_on_purpose, memory_of, shared
 
 T = TypeVar("T")
 
@@ -210,6 +210,8 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
                 if entry.kept and entry.persistent:
                     check_target(entry, slot)
                     _check_plain(slot)
+                if not entry.kept:
+                    check_apart(slot)
                 _check_writable(entry)
             except ZetaError as error:
                 problems.append(f"{entry.name}: {'is kept, but ' if entry.kept else ''}{error}")
