@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from zeta._version import __version__
 
 if TYPE_CHECKING:
-    from zeta import initializers, recipes, rules, utils
+    from zeta import callbacks, initializers, recipes, rules, testing, utils
     from zeta.check import CheckReport, Thresholds, check
     from zeta.errors import (
+        CheckError,
         CheckpointError,
         FanError,
         ForkError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Axes",
     "Change",
+    "CheckError",
     "CheckReport",
     "CheckpointError",
     "Difference",
@@ -76,6 +78,7 @@ __all__ = [
     "ZetaNotice",
     "__version__",
     "apply_",
+    "callbacks",
     "check",
     "diff",
     "fans",
@@ -93,6 +96,7 @@ __all__ = [
     "rules",
     "save",
     "shard_plan",
+    "testing",
     "utils",
     "values",
     "verify",
@@ -101,7 +105,9 @@ __all__ = [
 # Imported when first used: one layer needs a tenth of this package, and the command line's help needs nothing of it.
 _HOMES: Final = {
     "zeta.check": ("CheckReport", "Thresholds", "check"),
+    "zeta.callbacks": ("callbacks",),
     "zeta.errors": (
+        "CheckError",
         "CheckpointError",
         "FanError",
         "ForkError",
@@ -128,6 +134,7 @@ _HOMES: Final = {
     "zeta.resolve.roles": ("roles_of",),
     "zeta.rules": ("Kind", "Match", "Role", "Rule", "Rules", "rules"),
     "zeta.tensors": ("fill_", "values"),
+    "zeta.testing": ("testing",),
     "zeta.utils": ("utils",),
     "zeta.verbs": ("apply_", "init_", "materialize_", "plan", "save", "verify"),
 }

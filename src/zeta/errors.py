@@ -60,6 +60,10 @@ class CheckDocumentError(ZetaError, ValueError):
     """A JSON document is not what a check wrote, or is of another version."""
 
 
+class CheckError(ZetaError, RuntimeError):
+    """A model that is about to be trained cannot learn from its initial values, as a check in a callback found."""
+
+
 class RankError(ZetaError, RuntimeError):
     """Processes that work on one model do not agree, or one of them failed; the message names the ranks."""
 

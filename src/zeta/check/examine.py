@@ -15,6 +15,7 @@ from torch import nn
 from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from zeta import verbs
 from zeta._version import __version__
@@ -44,6 +45,7 @@ from zeta.check.show.report import CheckReport
 from zeta.check.watch.batches import Call, call_of
 from zeta.check.watch.fsdp import kept_gathered, reshard
 from zeta.check.watch.isolation import preserved
+from zeta.check.watch.loaders import first_batch
 from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
@@ -84,10 +86,11 @@ def check(
     Args:
         model: any module. For one on meta, give ``plan`` or ``initialize``: a copy gets memory and values. For a
             compiled model, the original is checked; for one under FSDP2, the global values.
-        batch: a tensor, a tuple of arguments, or a mapping of named ones, with or without a target; it is copied to the
-            model's device. Samples should differ.
+        batch: a tensor, a tuple of arguments, or a mapping of named ones, with or without targets; it is copied to the
+            model's device. Samples should differ. Of a ``DataLoader``, the first batch.
         loss: a function from the model's output and the batch to a scalar, or a loss of ``torch.nn``, which gets the
-            output (or its ``logits``) and the batch's target. The default is the output's own ``loss``; cross entropy
+            output (or its ``logits``) and the batch's target. The default is the loss that the ``training_step`` of a
+            Lightning module returns; the output's own ``loss``; cross entropy
             or squared error, if the batch has a target that fits; next-token cross entropy, if the input is tokens that
             fit the logits; else a fixed projection of the outputs.
         level: ``"fast"``, or ``"full"``, which also measures Jacobians and spectral norms.
@@ -149,7 +152,8 @@ def check(
             real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed, progress is True)
         if real is not inner:
             inner, slots = real, walk(real)
-        call = call_of(inner, batch)
+        batch = first_batch(batch) if isinstance(batch, DataLoader) else batch
+        call = call_of(inner, batch, loss)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
         ranks.begin(_claim(slots, plan, seed, level, limits, given), meet)
         with within_reach("initialize=", TargetError):
@@ -343,7 +347,7 @@ def _in_full(
 ) -> Evidence:
     weights = weights_of(evidence.tensors)
     with preserved(model), kept_gathered(model):
-        layers = watched(model, slots, call_of(model, batch))
+        layers = watched(model, slots, call_of(model, batch, loss))
         # ranks may have batches of different sizes, but must make the same choice: so there is no limit
         most = math.inf if any_sharded(model) else MOST_SECONDS
         largest, norms = shared_out(

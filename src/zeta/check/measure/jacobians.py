@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -46,10 +46,11 @@ class Watched:
 def watched(model: nn.Module, slots: Sequence[Slot], call: Call) -> Watched:
     """Run the model once more, and keep the input and output of each layer."""
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
+    again = replace(call, args=args, kwargs=kwargs)
     capture = Capture(named_modules(model), {id(group[0].tensor): group[0].name for group in groups(slots)}, keep=True)
     # fused attention kernels have no second derivative
     with plainly(model), sdpa_kernel(SDPBackend.MATH), capture.watching():
-        model(*args, **kwargs)
+        again.output_of(model)
     costs = _costs(capture.records, {slot.name: slot.shape for slot in slots})
     return Watched(
         records=tuple(capture.records),

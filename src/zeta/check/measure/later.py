@@ -101,11 +101,11 @@ def _gradients(
     with plainly(model), Quiet():
         if current is None:
             leaves = named
-            output = model(*call.args, **call.kwargs)
+            output = call.output_of(model)
         else:
             leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
             with _instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
-                output = model(*call.args, **call.kwargs)
+                output = call.output_of(model)
         value = objective(output, call, loss).value
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}

@@ -82,7 +82,7 @@ def _steps(
     steps = optimizer(learned)
     for step in range(_STEPS + 1):
         with preserved(model):
-            seen = probe(model, walk(model), call_of(model, batch), loss)
+            seen = probe(model, walk(model), call_of(model, batch, loss), loss)
         for use in seen.uses:
             yield Point(factory="width", size=size, layer=use.layer.name, step=step, value=use.layer.output.rms)
         for parameter in learned:
@@ -96,7 +96,7 @@ def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFuncti
     for size in sizes:
         model = _built("depth", factory, size)
         with preserved(model):
-            seen = probe(model, walk(model), call_of(model, batch), loss)
+            seen = probe(model, walk(model), call_of(model, batch, loss), loss)
         squares = [float(gradient.double().square().sum()) for gradient in seen.gradients.values()]
         points.append(Point(factory="depth", size=size, layer=GRADIENT_NORM, step=0, value=math.sqrt(sum(squares))))
     return points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -10,11 +11,11 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from zeta.base.modules import tensors_of
 from zeta.base.reading import shown
-from zeta.errors import SpecError
+from zeta.check.watch.loaders import has_training_step, stepping
+from zeta.errors import SpecError, ZetaError
 from zeta.resolve.slots import unwrap
 
 #: the keys of a target in a batch that is a mapping
@@ -29,31 +30,61 @@ class Call:
     kwargs: Mapping[str, Any]
     target: Any
     batch: Any
+    whole: str | None = None  #: says that the model got a mapping as one argument, as its keys name no arguments
+    step: bool = False  #: whether a call of the model is its ``training_step``
+
+    def output_of(self, model: nn.Module) -> Any:
+        """Call the model.
+
+        Raises ``SpecError`` where it fails on a mapping that may have been meant as named arguments.
+        """
+        try:
+            with stepping(model) if self.step else contextlib.nullcontext():
+                return model(*self.args, **self.kwargs)
+        except (TypeError, AttributeError, KeyError) as error:
+            if self.whole is None or isinstance(error, ZetaError):
+                raise
+            first = str(error).partition("\n")[0]
+            raise SpecError(
+                f"{self.whole}, as it has no arguments of these names, and raised {type(error).__name__}: {first}. "
+                "Name the batch's entries like the arguments of forward, or pass a tuple of them"
+            ) from error
 
 
-def call_of(model: nn.Module, batch: Any) -> Call:
+def call_of(model: nn.Module, batch: Any, loss: Any = None) -> Call:
     """Decide how ``batch`` is passed to ``model``.
 
     A mapping becomes named arguments, a tuple or list positional ones, anything else the only argument. The target is
-    the last element of a tuple if ``forward`` takes one argument less; or a mapping's ``labels`` (``label``,
+    what ``forward`` does not take of a tuple, one element or several; or a mapping's ``labels`` (``label``,
     ``targets``, ``target``, ``y``) if ``forward`` has no such argument.
 
-    Raises ``SpecError`` if ``forward`` accepts none of these forms, if all tensors are empty, or for a loader.
+    A Lightning module takes the whole batch in its ``training_step``, which returns the loss, unless one is given.
+
+    Raises ``SpecError`` if ``forward`` accepts none of these forms, or if all tensors are empty.
     """
-    if isinstance(batch, DataLoader | Iterator):
-        raise SpecError(f"check takes one batch, such as next(iter(loader)), got {shown(batch)}, which gives many")
+    if isinstance(batch, Iterator):
+        raise SpecError(
+            f"check takes one batch or a DataLoader, got {shown(batch)}, which gives many; pass next(batches)"
+        )
     tensors = tensors_in(batch)
     if tensors and not any(tensor.numel() for _, tensor in tensors):
         raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")
     device = _device(model)
     moved = move(batch, device)
+    if loss is None and has_training_step(model):
+        return Call(args=(moved,), kwargs={}, target=None, batch=moved, step=True)
     signature = inspect.signature(unwrap(model).forward)
     for args, kwargs, target in _ways(moved):
         try:
             signature.bind(*args, **kwargs)
         except TypeError:
             continue
-        return Call(args=args, kwargs=kwargs, target=target, batch=moved)
+        whole = None
+        if args[:1] and isinstance(args[0], Mapping) and isinstance(moved, Mapping):
+            whole = (
+                f"{type(model).__name__}.forward{signature} got all of the batch ({describe(batch)}) as one argument"
+            )
+        return Call(args=args, kwargs=kwargs, target=target, batch=moved, whole=whole)
     raise SpecError(
         f"{type(model).__name__}.forward{signature} cannot take this batch ({describe(batch)}); "
         "pass a tensor, a tuple of its arguments, or a dictionary of its named arguments"
@@ -74,8 +105,9 @@ def _ways(batch: Any) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
         return [*ways, ((batch,), {}, None)]
     if isinstance(batch, tuple | list):
         ways = [(tuple(batch), {}, None)]
-        if len(batch) > 1:
-            ways.append((tuple(batch[:-1]), {}, batch[-1]))
+        for count in range(len(batch) - 1, 0, -1):
+            left = batch[count:]
+            ways.append((tuple(batch[:count]), {}, left[0] if len(left) == 1 else left))
         return [*ways, ((batch,), {}, None)]
     return [((batch,), {}, None)]
 

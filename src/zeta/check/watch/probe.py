@@ -42,7 +42,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     signal = _batch_signal(call)
     parameters: list[Tensor] = list(parameters_of(model))  # before FSDP2 replaces them in the forward pass
     with plainly(model), capture.watching():
-        output = model(*call.args, **call.kwargs)
+        output = call.output_of(model)
         aim = objective(output, call, loss)
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
     classified, loss_seen = _loss(aim, capture)
