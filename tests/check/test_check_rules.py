@@ -47,7 +47,14 @@ def use(
         | own
     )
     facts = {"module": name, "norm": False, "weighted": True, "activation": None, "samples": 32, "attached": True}
-    facts |= {"signal": rms**2, "input_signal": 1.0, "input_square": 1.0, "masked": 0, "head": False}
+    facts |= {
+        "signal": rms**2,
+        "input_signal": 1.0,
+        "input_square": 1.0,
+        "masked": 0,
+        "head": False,
+        "input_nonfinite": 0,
+    }
     return Use(layer=layer, **facts | changes)
 
 
@@ -64,6 +71,7 @@ def evidence(*uses: Use, **changes: Any) -> Evidence:
     facts: dict[str, Any] = {"gradients": {}, "used": frozenset(), "detached": frozenset(), "head": frozenset()}
     facts |= {"loss": None, "paired": False, "squashed": False, "surrogate": False, "differentiable": True}
     facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
+    facts |= {"touched": {}, "reached": lambda _: None}
     return Evidence(uses=uses, **facts | changes)
 
 
@@ -222,7 +230,13 @@ def test_not_finite_outputs() -> None:
     call = {"parameters": (), "weighted": False, "masked": 3}
     assert ids(forward.findings(evidence(use("mask", output=masked, **call)))) == []
     assert ids(forward.findings(evidence(use("mask", output=masked, **call | {"masked": 2})))) == ["Z401"]
-    assert ids(forward.findings(evidence(use("mask", output=masked, masked=3)))) == ["Z401"]
+    assert ids(forward.findings(evidence(use("mask", output=masked, masked=3)))) == []
+    (found,) = forward.findings(
+        evidence(use("mask", output=masked, masked=3), use("fc"), use("b", output=bad, input_nonfinite=3))
+    )
+    assert (found.rule.id, found.layer, found.value) == ("Z401", "mask", 3)
+    (found,) = forward.findings(evidence(use("mask", output=masked, masked=3), use("b", output=bad)))
+    assert found.layer == "b"
     assert ids(forward.findings(evidence(*blocks(1.0, output=bad)))) == []
     assert ids(forward.findings(evidence(use("a"), output_nonfinite=2))) == ["Z401"]
     for value, classes, expected in ((math.nan, None, ["Z401"]), (math.nan, 3, []), (1.0, None, [])):

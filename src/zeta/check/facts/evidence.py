@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -75,7 +75,8 @@ class Use:
     signal: float  #: the variance between samples, averaged over units
     input_signal: float | None
     input_square: float | None
-    masked: int  #: minus infinities in its output
+    input_nonfinite: int
+    masked: int  #: minus infinities in its output that can be a mask
     head: bool  #: whether it makes the logits, or else the output
 
     @property
@@ -144,6 +145,8 @@ class Pass:
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
     used: frozenset[str]  #: the modules whose forward ran
     detached: frozenset[str]  #: the parameters that went into a tensor that was detached from the graph
+    touched: Mapping[str, bool]  #: for parameters that calls of torch took: whether a result had a graph
+    reached: Callable[[Tensor], Tensor | None]  #: the elements of a stored tensor that calls took, if not all
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses

@@ -29,13 +29,24 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
-    """Only the first layer: later ones get its values. Minus infinities of calls without weights may be masks."""
+    """Only the first layer, as later ones get its values. Minus infinities may be a mask, until one makes NaN of it."""
+    mask: Use | None = None
     for use in evidence.uses:
-        count = use.layer.output.nonfinite - (0 if use.layer.parameters else use.masked)
+        count = use.layer.output.nonfinite - use.masked
         if count and not use.block:
-            message = f"{count:,} of {use.layer.output.count:,} outputs are NaN or infinite, the first on the way"
-            yield found("Z401", message, parameter=weight_of(use), layer=use.layer.name, value=count, limit=0)
+            cause, message = (
+                use,
+                f"{count:,} of {use.layer.output.count:,} outputs are NaN or infinite, the first on the way",
+            )
+            if mask is not None and use.input_nonfinite:
+                cause, count = mask, mask.masked
+                message = (
+                    f"{count:,} of {mask.layer.output.count:,} outputs are minus infinity, and {use.layer.name}, which "
+                    "takes them, makes NaN or infinite values of them"
+                )
+            yield found("Z401", message, parameter=weight_of(cause), layer=cause.layer.name, value=count, limit=0)
             return
+        mask = use if use.masked else mask
     loss = evidence.loss
     if evidence.output_nonfinite:
         count = evidence.output_nonfinite

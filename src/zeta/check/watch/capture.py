@@ -19,6 +19,7 @@ from zeta.base.modules import modules_of
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
+from zeta.check.watch.graph.parameters import ParameterUses
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
 from zeta.resolve.kinds import is_norm
@@ -92,6 +93,7 @@ class Capture:
         self.keep = keep
         self.modules = modules
         self.parameters = dict(parameters)
+        self.parameter_uses = ParameterUses(self.parameters)
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
@@ -347,6 +349,7 @@ class _Calls(TorchFunctionMode):
             capture.detached.append(args[0].grad_fn)
         dead = capture.before_call(kind, args)
         result = func(*args, **kwargs)
+        capture.parameter_uses.take(name, func, args, kwargs, result)
         if kind == "cross_entropy":
             capture.cross_entropy.append(_entropy_call(*args, **kwargs))
         elif kind == "binary_cross_entropy":

@@ -17,6 +17,7 @@ from zeta.check.facts.results import Layer, Loss
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
+from zeta.check.watch.graph.nodes import leaf_of, leaves_of
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
@@ -25,8 +26,6 @@ from zeta.resolve.slots import Slot, named_modules
 
 # graph nodes with one input that are followed from the logits or the output back to the head
 _HEAD_STEPS = 12
-# views or casts of a parameter that are skipped
-_VIEWS = 3
 
 
 def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
@@ -54,7 +53,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
     if len(gradients) < len(learned) and capture.detached:
-        behind = _leaves(capture.detached)
+        behind = leaves_of(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Pass(
@@ -69,6 +68,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,
+        touched=dict(capture.parameter_uses.attached),
+        reached=capture.parameter_uses.reached,
         batch_signal=signal,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
     )
@@ -90,7 +91,7 @@ def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict
 def _accumulated(value: Tensor, learned: list[Tensor]) -> list[Tensor | None]:
     """The gradients, which FSDP2 reduces into ``.grad``; the previous ``.grad`` and its hooks are restored."""
     # including leaves that are not the model's: the loss may have parameters
-    leaves: list[Any] = [*_leaves([value.grad_fn]).values(), *learned]
+    leaves: list[Any] = [*leaves_of([value.grad_fn]).values(), *learned]
     before = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
     for leaf in leaves:
         leaf.grad = leaf._post_accumulate_grad_hooks = None
@@ -146,6 +147,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         masked=output.masked,
         input_signal=None if given is None else given.signal,
         input_square=square,
+        input_nonfinite=0 if given is None else given.stats.nonfinite,
         head=head,
     )
 
@@ -199,42 +201,14 @@ def _head_of(
             break
         record = nodes.get(node)
         above = [inner for inner, _ in node.next_functions if inner is not None]
-        leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
+        leaves = [leaf for inner in above if (leaf := leaf_of(inner)) is not None]
         if (record is not None and record.parameters) or any(leaf.ndim > 1 for leaf in leaves):
             names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
             return record, frozenset(names.union(() if record is None else record.parameters))
         bare = bare or record
-        rest = [inner for inner in above if _leaf(inner) is None]
+        rest = [inner for inner in above if leaf_of(inner) is None]
         node = rest[0] if len(rest) == 1 else None
     return None if bare is None else (bare, frozenset())
-
-
-def _leaf(node: Any) -> Tensor | None:
-    """The parameter of a graph node, possibly through views or casts; ``None`` if the node is not a parameter."""
-    for _ in range(_VIEWS):
-        variable: Tensor | None = getattr(node, "variable", None)
-        if variable is not None:
-            return variable
-        if len(node.next_functions) != 1 or node.next_functions[0][0] is None:
-            return None
-        node = node.next_functions[0][0]
-    return None
-
-
-def _leaves(nodes: list[Any]) -> dict[int, Tensor]:
-    """Every leaf that some graph nodes depend on, by its ``id``."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found[id(leaf)] = leaf
-        waiting += [above for above, _ in node.next_functions]
-    return found
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
