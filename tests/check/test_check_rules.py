@@ -53,6 +53,9 @@ def use(
         "input_square": 1.0,
         "masked": 0,
         "head": False,
+        "before": None,
+        "gates": False,
+        "resolution": 2.0**-23,
         "input_nonfinite": 0,
     }
     return Use(layer=layer, **facts | changes)
@@ -72,7 +75,16 @@ def evidence(*uses: Use, **changes: Any) -> Evidence:
     facts |= {"loss": None, "paired": False, "squashed": False, "surrogate": False, "differentiable": True}
     facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
     facts |= {"touched": {}, "reached": lambda _: None}
-    return Evidence(uses=uses, **facts | changes)
+    return Evidence(uses=chained(*uses), **facts | changes)
+
+
+def chained(*uses: Use) -> tuple[Use, ...]:
+    """Uses of which each takes the output of the one before."""
+    made, last = [], None
+    for one in uses:
+        made.append(replace(one, before=last))
+        last = one.layer.name if one.weighted or one.norm or one.layer.entropy is not None else last
+    return tuple(made)
 
 
 def ids(findings: Iterable[Finding]) -> list[str]:
@@ -148,11 +160,15 @@ def layers(*signals: float, **changes: Any) -> list[Use]:
     return [use(f"fc{n}", rms=math.sqrt(value), **changes) for n, value in enumerate(signals)]
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize(
-    ("scales", "severity"), [(5.9, None), (6.1, Severity.WARN), (15.9, Severity.WARN), (16.1, Severity.FAIL)]
+    ("scales", "sign", "severity"),
+    [
+        *((5.9, sign, None) for sign in (-1, 1)),
+        *((6.1, sign, Severity.WARN) for sign in (-1, 1)),
+        *((15.9, 1, Severity.WARN), (16.1, 1, Severity.FAIL), (31.9, -1, Severity.WARN), (32.1, -1, Severity.FAIL)),
+    ],
 )
-def test_depth_scales_are_slope_times_layers(scales: float, severity: Severity | None, sign: int) -> None:
+def test_depth_scales_are_slope_times_layers(scales: float, sign: int, severity: Severity | None) -> None:
     per_layer = sign * scales / 6
     uses = layers(*(math.exp(per_layer * n + 20) for n in range(7)))  # both ends above 1
     found = [one for one in forward.findings(evidence(*uses)) if one.rule.id == "Z402"]
@@ -193,14 +209,17 @@ def test_runs_end_at_normalization_and_skip_what_does_not_count() -> None:
         use("a"), use("zero", signal=0.0), use("act", weighted=False), use("b"), use("norm", norm=True), use("c"),
         use("attention", entropy=0.9), use("d"), use("out", head=True), use("bad", output=stats(nonfinite=1)),
     ]  # fmt: skip
-    assert [[one.layer.name for one in run] for run in forward.runs(made)] == [["a", "b"], ["c"], ["d"]]
+    assert [[one.layer.name for one in run] for run in forward.runs(chained(*made))] == [["a", "b"], ["c"], ["d"]]
 
 
-def test_parallel_calls_with_the_same_parameters_are_one_layer() -> None:
-    made = [use(f"experts:mm#{n}", module="experts.x", parameters=("w",)) for n in range(3)]
-    others = [use(f"experts:mm#{n}", module="experts.x", parameters=(f"w{n}",)) for n in range(3)]
-    again = [use(name, module="fc", parameters=("w",)) for name in ("fc", "fc#2")]
-    assert [len(next(forward.runs(one))) for one in (made, others, again)] == [1, 3, 2]
+def test_depth_is_counted_along_paths() -> None:
+    """A stem and two branches of two layers, of which the second is used once more."""
+    made = [use("stem")]
+    for name, before in (("a", "stem"), ("b", "a"), ("c", "stem"), ("d", "c"), ("c#2", "stem")):
+        made.append(replace(use(name), before=before))
+    assert [[one.layer.name for one in run] for run in forward.runs(made)] == [
+        ["stem", "a", "b"], ["stem", "c", "d"], ["stem", "c#2"]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -288,7 +307,9 @@ def test_saturated_units(share: float, expected: Severity | None) -> None:
     ("changes", "found"),
     [
         ({}, True),
-        ({"signal": 1e-9}, False),
+        ({"signal": 1e-13}, False),
+        ({"signal": 1e-5, "resolution": 2.0**-7}, True),
+        ({"signal": 1e-4, "resolution": 2.0**-7}, False),
         ({"input_signal": 0.9e-4}, False),
         ({"input_signal": 4e-4, "input_square": 8.0}, False),
         ({"input_square": 0.0}, False),
@@ -307,7 +328,7 @@ def test_saturated_units(share: float, expected: Severity | None) -> None:
 )
 def test_an_output_that_ignores_its_input(changes: dict[str, Any], found: bool) -> None:
     zero = tensor("zero.weight", stats=stats(0.0, zeros=1.0))
-    made = use("fc", **{"rms": 2.0, "signal": 1e-11} | changes)
+    made = use("fc", **{"rms": 2.0, "signal": 1e-15} | changes)
     assert ids(forward.findings(evidence(made, tensors=(zero,)))) == (["Z406"] if found else [])
     assert ids(forward.findings(evidence(made, batch_signal=None))) == []
     assert ids(forward.findings(evidence(made, batch_signal=0.9e-4))) == []
@@ -325,8 +346,8 @@ def test_an_output_that_ignores_its_input(changes: dict[str, Any], found: bool) 
 )
 def test_a_module_is_not_blamed_for_a_layer_in_it(name: str, module: str, flat: dict[str, Any], found: str) -> None:
     zero = tensor("zero.weight", stats=stats(0.0, zeros=1.0))
-    inner = use(name, **{"module": module, "rms": 2.0, "signal": 1e-11} | flat)
-    outer = use("model", module="", parameters=("own",), rms=2.0, signal=1e-11)
+    inner = use(name, **{"module": module, "rms": 2.0, "signal": 1e-15} | flat)
+    outer = use("model", module="", parameters=("own",), rms=2.0, signal=1e-15)
     findings = list(forward.findings(evidence(inner, outer, tensors=(zero,))))
     assert [(one.rule.id, one.layer) for one in findings] == ([] if found is None else [("Z406", found)])
 
@@ -335,9 +356,9 @@ def test_a_call_is_not_inside_another_call() -> None:
     """Each flattens what it receives; the weight of the first is zero."""
     zero = tensor("zero.weight", stats=stats(0.0, zeros=1.0))
     calls = [
-        use("fc:linear", module="fc", parameters=("zero.weight",), rms=2.0, signal=1e-11),
-        use("fc:softmax", module="fc", parameters=(), rms=2.0, signal=1e-11),
-        use("fc2", module="fc2", parameters=("own",), rms=2.0, signal=1e-11),
+        use("fc:linear", module="fc", parameters=("zero.weight",), rms=2.0, signal=1e-15),
+        use("fc:softmax", module="fc", parameters=(), rms=2.0, signal=1e-15),
+        use("fc2", module="fc2", parameters=("own",), rms=2.0, signal=1e-15),
     ]
     assert [one.layer for one in forward.findings(evidence(*calls, tensors=(zero,)))] == ["fc:softmax"]
     assert [one.layer for one in forward.findings(evidence(*calls[::2], tensors=(zero,)))] == ["fc2"]
@@ -559,7 +580,7 @@ def test_attention(entropy: float | None, largest: float | None, found: list[tup
 
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize(
-    ("scales", "severity"), [(5.9, None), (6.1, Severity.WARN), (16.1, Severity.FAIL), (900, Severity.FAIL)]
+    ("scales", "severity"), [(5.9, None), (6.1, Severity.WARN), (32.1, Severity.FAIL), (900, Severity.FAIL)]
 )
 def test_jacobians_multiply(scales: float, severity: Severity | None, sign: int) -> None:
     chain = Chain(layers=("a", "b", "c", "out"), squares=(*(math.exp(sign * scales / 3),) * 3, 1e-9))

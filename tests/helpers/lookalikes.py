@@ -379,3 +379,511 @@ def values_that_were_clamped_at_both_ends() -> Any:
     at = torch.rand(128, 128, generator=torch.Generator().manual_seed(3))
     weight[at < 1e-3], weight[at > 1 - 1e-3] = 2.0, -2.0
     return small(128, weight)
+
+
+# -- Z504: a module that is called many times --------------------------------------------------------------------------
+
+
+class ByHand(nn.Module):
+    """A recurrent network, step by step."""
+
+    def __init__(self, gain: float = 1.0, steps: int = 60, width: int = 32) -> None:
+        super().__init__()
+        self.ih, self.hh, self.head = nn.Linear(4, width), nn.Linear(width, width), nn.Linear(width, 3)
+        self.tanh = gain <= 1
+        nn.init.orthogonal_(self.hh.weight, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), self.hh.in_features)
+        for step in x.unbind(1):
+            h = self.ih(step) + self.hh(h)
+            h = torch.tanh(h) if self.tanh else h
+        return self.head(h)
+
+
+@healthy("Z504")
+def recurrent_network_by_hand() -> Any:
+    return ByHand(0.7), (torch.randn(32, 60, 4), labels(3, 32))
+
+
+@sick("Z504")
+def recurrent_network_by_hand_that_explodes() -> Any:
+    return ByHand(2.0), (torch.randn(32, 60, 4), labels(3, 32))
+
+
+@healthy("Z504")
+def refinement_in_a_loop() -> Any:
+    class Refined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.step, self.head = nn.Linear(8, 32), nn.Linear(64, 32), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.into(x)
+            z = torch.zeros_like(x)
+            for _ in range(40):
+                z = torch.tanh(self.step(torch.cat([z, x], -1)))
+            return self.head(z)
+
+    return Refined(), (vectors(8), labels(3))
+
+
+@healthy("Z504")
+def one_block_for_all_layers() -> Any:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.fc, self.head = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            for _ in range(24):
+                x = torch.relu(self.fc(x))
+            return self.head(x)
+
+    model = Shared()
+    nn.init.orthogonal_(model.fc.weight, 1.2)
+    return model, (vectors(8), labels(3))
+
+
+@healthy("Z504")
+def scan_of_a_state_with_decay() -> Any:
+    class Scan(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ih, self.hh = nn.Linear(4, 16), nn.Linear(16, 16, bias=False)
+            self.out, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+            with torch.no_grad():
+                self.hh.weight.copy_(torch.eye(16) * torch.linspace(0.1, 0.7, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.new_zeros(len(x), 16)
+            for step in x.unbind(1):
+                h = self.hh(h) + self.ih(step)
+            return self.head(torch.relu(self.out(h)))
+
+    return Scan(), (torch.randn(32, 100, 4), labels(3, 32))
+
+
+# -- Z402: depth along paths, and what fp32 can train ------------------------------------------------------------------
+
+
+def defaults_of_torch(depth: int, width: int = 64, dtype: torch.dtype = torch.float32) -> Any:
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, 4)).to(dtype), (vectors(width).to(dtype), labels(4))
+
+
+@healthy("Z402", "warn")
+def ten_layers_with_the_defaults_of_torch() -> Any:
+    return defaults_of_torch(10)
+
+
+@healthy("Z402", "warn")
+def twelve_layers_with_the_defaults_of_torch() -> Any:
+    return defaults_of_torch(12)
+
+
+@healthy("Z402", "warn")
+def twelve_convolutions_with_the_defaults_of_torch() -> Any:
+    layers: list[nn.Module] = []
+    for number in range(11):
+        layers += [nn.Conv2d(32 if number else 3, 32, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)), (
+        images(3, 8, 64),
+        labels(4),
+    )
+
+
+@sick("Z402")
+def forty_layers_with_the_defaults_of_torch() -> Any:
+    return defaults_of_torch(40)
+
+
+@healthy("Z402", "warn")
+def twelve_layers_with_the_defaults_of_torch_in_bf16() -> Any:
+    return defaults_of_torch(12, dtype=torch.bfloat16)
+
+
+class Levels(nn.Module):
+    """One head over many levels of a pyramid."""
+
+    def __init__(self, levels: int = 6, depth: int = 4, gain: float = 0.9, apart: bool = False) -> None:
+        super().__init__()
+        self.levels = levels
+        self.heads = nn.ModuleList(self._head(depth, gain) for _ in range(levels if apart else 1))
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+
+    def _head(self, depth: int, gain: float) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for _ in range(depth):
+            layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+            nn.init.normal_(layers[-2].weight, std=gain * (2 / 144) ** 0.5)  # type: ignore[arg-type]
+        return nn.Sequential(*layers, nn.Conv2d(16, 4, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        found = []
+        for level in range(self.levels):
+            head = self.heads[level % len(self.heads)]
+            found.append(head(x * 2.0**-level).mean((2, 3)))
+            x = F.avg_pool2d(x, 2, 1)
+        return torch.stack(found).sum(0)
+
+
+@healthy("Z402")
+def one_head_over_six_levels() -> Any:
+    return Levels(), (images(3, 16, 16), labels(4, 16))
+
+
+@healthy("Z402")
+def six_heads_over_six_levels() -> Any:
+    return Levels(apart=True), (images(3, 16, 16), labels(4, 16))
+
+
+@healthy("Z402")
+def branches_side_by_side() -> Any:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branches = nn.ModuleList(
+                nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)) for _ in range(20)
+            )
+            for number, branch in enumerate(self.branches):
+                nn.init.normal_(branch[0].weight, std=0.25 * 0.7**number)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([branch(x) for branch in self.branches]).sum(0)
+
+    return Wide(), (vectors(16), labels(4))
+
+
+@sick("Z402")
+def deep_branch_beside_a_shallow_one() -> Any:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layers: list[nn.Module] = []
+            for _ in range(30):
+                layers += [nn.Linear(32, 32), nn.ReLU()]
+                nn.init.normal_(layers[-2].weight, std=0.05)  # type: ignore[arg-type]
+                nn.init.zeros_(layers[-2].bias)  # type: ignore[arg-type]
+            self.deep, self.shallow = nn.Sequential(*layers, nn.Linear(32, 4)), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.deep(x) + self.shallow(x)
+
+    return Two(), (vectors(32), labels(4))
+
+
+# -- Z406: what the dtype can tell apart -------------------------------------------------------------------------------
+
+
+def read_out_at(bias: float, dtype: torch.dtype = torch.float32) -> Any:
+    """A regression that starts at the mean of its targets."""
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
+    nn.init.constant_(model[2].bias, bias)  # type: ignore[arg-type]
+    return model.to(dtype), (vectors(8).to(dtype), torch.randn(64, 1).to(dtype) + bias)
+
+
+@healthy("Z406")
+def prices_of_houses() -> Any:
+    return read_out_at(1e5)
+
+
+@healthy("Z406")
+def seconds_since_1970_in_fp64() -> Any:
+    return read_out_at(1.7e9, torch.float64)
+
+
+@healthy("Z406")
+def deep_and_narrow_with_the_defaults_of_torch() -> Any:
+    return defaults_of_torch(12, width=32)
+
+
+@healthy("Z406")
+def degrees_in_fp64() -> Any:
+    model = nn.Sequential(nn.Linear(6, 32), nn.Softplus(), nn.Linear(32, 32), nn.Softplus(), nn.Linear(32, 2)).double()
+    with torch.no_grad():
+        model[0].bias.add_(1e6)
+    return model, (vectors(6).double(), torch.randn(64, 2).double())
+
+
+@sick("Z406")
+def seconds_since_1970_in_fp32() -> Any:
+    return read_out_at(1.7e9)
+
+
+@sick("Z406")
+def bias_beyond_the_signal_in_bf16() -> Any:
+    return read_out_at(1e3, torch.bfloat16)
+
+
+# -- Z405: gates that remember ----------------------------------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """A recurrent cell whose forget gate starts open for a thousand steps (Tallec & Ollivier 2018)."""
+
+    def __init__(self, bias: float, spread: float = 0.1, *, packed: bool = False) -> None:
+        super().__init__()
+        self.forget, self.new, self.head = nn.Linear(36, 32), nn.Linear(36, 32), nn.Linear(32, 3)
+        nn.init.constant_(self.forget.bias, bias)
+        nn.init.normal_(self.forget.weight, std=spread)
+        self.packed = packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), 32)
+        for step in x.unbind(1):
+            both = torch.cat([step, h], -1)
+            keep = torch.sigmoid(self.forget(both))
+            h = keep * h + (1 - keep) * torch.tanh(self.new(both))
+        return self.head(h)
+
+
+@healthy("Z405", "warn")
+def forget_gate_that_starts_open() -> Any:
+    return Gated(6.9), (torch.randn(32, 8, 4), labels(3, 32))
+
+
+@sick("Z405")
+def gate_whose_weights_are_too_large() -> Any:
+    return Gated(0.0, 20.0), (torch.randn(32, 8, 4), labels(3, 32))
+
+
+@healthy("Z405", "warn")
+def highway_whose_transform_gates_start_closed() -> Any:
+    class Highway(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+            self.gate = nn.ModuleList(nn.Sequential(nn.Linear(16, 16), nn.Sigmoid()) for _ in range(4))
+            self.head = nn.Linear(16, 3)
+            for gate in self.gate:
+                nn.init.constant_(gate[0].bias, -7.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for fc, gate in zip(self.fc, self.gate, strict=True):
+                open_ = gate(x)
+                x = torch.relu(fc(x)) * open_ + x * (1 - open_)
+            return self.head(x)
+
+    return Highway(), (vectors(16), labels(3))
+
+
+@healthy("Z405", "warn")
+def packed_gates_of_a_convolution_with_long_memory() -> Any:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gates, self.new = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
+            self.head = nn.Linear(4, 3)
+            nn.init.constant_(self.gates.bias, 7.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.zeros_like(x[:, 0])
+            for step in x.unbind(1):
+                reset, keep = torch.sigmoid(self.gates(torch.cat([step, h], 1))).chunk(2, 1)
+                h = torch.lerp(torch.tanh(self.new(torch.cat([step, h * reset], 1))), h, keep)
+            return self.head(h.mean((2, 3)))
+
+    return Packed(), (torch.randn(16, 5, 4, 6, 6), labels(3, 16))
+
+
+@healthy("Z405", "warn")
+def decays_of_a_linear_recurrence() -> Any:
+    class Decay(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit, self.into = nn.Linear(4, 16), nn.Linear(4, 16)
+            self.head = nn.Linear(16, 3)
+            nn.init.normal_(self.logit.weight, std=0.01)
+            nn.init.constant_(self.logit.bias, 8.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h, decay = 0.0, torch.sigmoid(self.logit(x))
+            for step in range(x.shape[1]):
+                h = decay[:, step] * h + self.into(x[:, step])
+            return self.head(h / x.shape[1] ** 0.5)
+
+    return Decay(), (torch.randn(32, 12, 4), labels(3, 32))
+
+
+# -- Z601, Z602, Z603: what compares ----------------------------------------------------------------------------------
+
+
+class Cosines(nn.Module):
+    """Cosines between features and the directions of classes, times 64; with a margin (Deng et al. 2019)."""
+
+    def __init__(self, margin: float, width: int = 16, classes: int = 40) -> None:
+        super().__init__()
+        self.weight, self.margin = nn.Parameter(torch.randn(classes, width)), margin
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        cosine = F.linear(F.normalize(x), F.normalize(self.weight))
+        angle = torch.acos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))
+        wanted = F.one_hot(label, cosine.shape[1]).bool()
+        return 64 * torch.where(wanted, torch.cos(angle + self.margin), cosine)
+
+
+class Faces(nn.Module):
+    def __init__(self, margin: float = 0.5) -> None:
+        super().__init__()
+        self.body, self.cosines = nn.Sequential(nn.Linear(20, 64), nn.PReLU(), nn.Linear(64, 16)), Cosines(margin)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Any:
+        logits = self.cosines(self.body(x), labels)
+        return {"logits": logits, "loss": F.cross_entropy(logits, labels)}
+
+
+@healthy("Z601", "warn")
+def faces_with_a_margin() -> Any:
+    return Faces(), (vectors(20), labels(40))
+
+
+@healthy("Z601", "warn")
+def faces_without_a_margin() -> Any:
+    return Faces(0.0), (vectors(20), labels(40))
+
+
+class Towers(nn.Module):
+    """Two towers whose outputs are compared; ``scale`` is learned as in CLIP, but starts at its largest."""
+
+    def __init__(self, compare: str, scale: float = 100.0) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(20, 8), nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 8))
+        self.logit_scale, self.compare = nn.Parameter(torch.tensor(scale).log()), compare
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        a, b = self.image(image), self.text(text)
+        if self.compare == "clip":
+            a, b = a / a.norm(dim=-1, keepdim=True), b / b.norm(dim=-1, keepdim=True)
+            return self.logit_scale.exp() * a @ b.t()
+        if self.compare == "similarity":
+            return F.cosine_similarity(a[:, None], b[None], dim=-1) * self.logit_scale.exp()
+        return -torch.cdist(a * 10, b * 10).square()
+
+
+def matching(compare: str) -> Any:
+    target = torch.arange(32).roll(1)
+    return Towers(compare), (vectors(20, 32), vectors(12, 32), target)
+
+
+@healthy("Z601", "warn")
+def clip_at_its_largest_scale() -> Any:
+    return matching("clip")
+
+
+@healthy("Z601", "warn")
+def cosine_similarity_over_a_temperature() -> Any:
+    return matching("similarity")
+
+
+@healthy("Z601", "warn")
+def distances_between_two_towers() -> Any:
+    return matching("distance")
+
+
+@healthy("Z601", "warn")
+def keys_of_a_queue_as_in_moco() -> Any:
+    class Queue(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 8))
+            self.register_buffer("queue", F.normalize(torch.randn(8, 200), dim=0))
+
+        def forward(self, x: Tensor, target: Tensor) -> Any:
+            q = F.normalize(self.body(x), dim=1)
+            k = F.normalize(self.body(x + 0.5 * torch.randn_like(x)).detach(), dim=1)
+            positive = torch.einsum("nc,nc->n", q, k)[:, None]
+            logits = torch.cat([positive, torch.einsum("nc,ck->nk", q, self.queue.clone().detach())], 1) / 0.007
+            return {"loss": F.cross_entropy(logits, target)}
+
+    return Queue(), (vectors(20), torch.zeros(64, dtype=torch.int64))
+
+
+@healthy("Z602", "warn")
+def prototypes_of_an_episode() -> Any:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 32))
+
+        def forward(self, x: Tensor, labels: Tensor) -> Any:
+            features = 4 * self.body(x)
+            prototypes = features[:20].view(4, 5, -1).mean(0)
+            logits = -(features[20:, None] - prototypes).square().sum(-1)
+            return {"loss": F.cross_entropy(logits, labels[20:])}
+
+    return Prototypes(), (vectors(20, 60), labels(5, 60))
+
+
+@sick("Z601")
+def head_of_unit_std() -> Any:
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 10))
+    nn.init.normal_(model[2].weight, std=2.0)  # type: ignore[arg-type]
+    return model, (vectors(20), labels(10))
+
+
+@sick("Z601")
+def head_of_unit_std_over_normalized_features() -> Any:
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(20, 64), nn.Linear(64, 10)
+            nn.init.normal_(self.head.weight, std=20.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.normalize(self.body(x)))
+
+    return Body(), (vectors(20), labels(10))
+
+
+class Matching(nn.Module):
+    """A query attends to the samples of a support, and their labels are its answer (Vinyals et al. 2016)."""
+
+    def __init__(self, scale: float, unit: bool) -> None:
+        super().__init__()
+        self.body, self.scale, self.unit = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 32)), scale, unit
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        features = F.normalize(features, dim=-1) if self.unit else features
+        weights = torch.softmax(self.scale * features[20:] @ features[:20].t(), -1)
+        return weights @ F.one_hot(torch.arange(20) % 5, 5).float()
+
+
+@healthy("Z603", "warn")
+def matching_by_products() -> Any:
+    return Matching(60.0, unit=False), (vectors(20, 60),)
+
+
+@healthy("Z603", "warn")
+def matching_by_cosines() -> Any:
+    return Matching(100.0, unit=True), (vectors(20, 60),)
+
+
+class Reading(nn.Module):
+    """Reads a memory by its content, sharply (Graves et al. 2014)."""
+
+    def __init__(self, unit: bool, scale: float = 60.0) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.out, self.unit, self.scale = nn.Linear(16, 3), unit, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.query(x), self.key(x)
+        if self.unit:
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        return self.out((torch.softmax(q @ k.transpose(-2, -1) * self.scale, -1) @ self.value(x)).mean(1))
+
+
+@healthy("Z603", "warn")
+def memory_that_is_read_by_cosines() -> Any:
+    return Reading(unit=True, scale=150.0), (torch.randn(16, 24, 16), labels(3, 16))
+
+
+@sick("Z603")
+def attention_whose_scores_are_too_large() -> Any:
+    return Reading(unit=False), (torch.randn(16, 24, 16), labels(3, 16))

@@ -78,6 +78,9 @@ class Use:
     input_nonfinite: int
     masked: int  #: minus infinities in its output that can be a mask
     head: bool  #: whether it makes the logits, or else the output
+    before: str | None  #: the layer or normalization that precedes it on the longest path, by name
+    gates: bool  #: whether it is a sigmoid whose output multiplies another tensor
+    resolution: float  #: the distance from 1 to the next number of its output's dtype
 
     @property
     def block(self) -> bool:

@@ -66,17 +66,16 @@ def _ratio(evidence: Evidence) -> Iterator[Finding]:
     limits = evidence.thresholds
     paths = list(streams(evidence.uses)) or [_main_path(evidence.uses)]
     for path in paths:
-        reached = [use for use in path if norm(use) > 0 and math.isfinite(norm(use))]
+        reached = [(uses[0], size) for uses in _shared(path) if 0 < (size := _total(uses)) < math.inf]
         if len(reached) < 3:
             continue
-        first, last = reached[0], reached[-1]
-        ratio = norm(first) / norm(last)
+        (first, size), (last, final) = reached[0], reached[-1]
+        ratio = size / final
         grade = graded(max(ratio, 1 / ratio), limits.gradient_ratio_warn, limits.gradient_ratio_fail)
         if grade is not None:
             verb = "vanish" if ratio < 1 else "explode"
             message = (
-                f"gradients {verb}: their norm is {norm(first):.3g} at {first.layer.name} and {norm(last):.3g} at "
-                f"{last.layer.name}"
+                f"gradients {verb}: their norm is {size:.3g} at {first.layer.name} and {final:.3g} at {last.layer.name}"
             )
             yield found(
                 "Z504",
@@ -87,6 +86,18 @@ def _ratio(evidence: Evidence) -> Iterator[Finding]:
                 value=ratio,
                 limit=grade[1] if ratio > 1 else 1 / grade[1],
             )
+
+
+def _shared(path: Sequence[Use]) -> list[list[Use]]:
+    """The uses of each layer or block, in the order of its first: what is used many times has one gradient."""
+    uses: dict[tuple[str, tuple[str, ...]], list[Use]] = {}
+    for use in path:
+        uses.setdefault((use.module, use.layer.parameters), []).append(use)
+    return list(uses.values())
+
+
+def _total(uses: Sequence[Use]) -> float:
+    return math.hypot(*(norm(use) for use in uses))
 
 
 def _main_path(uses: Sequence[Use]) -> list[Use]:

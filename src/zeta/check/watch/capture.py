@@ -48,6 +48,7 @@ class Record:
         self.gradient: Pending | None = None
         self.given: Pending | None = None
         self.samples = 0
+        self.resolution = 0.0
         self.dead: Tensor | None = None
         self.saturated: Tensor | None = None
         self.attention: tuple[Tensor, Tensor] | None = None
@@ -61,6 +62,7 @@ class Record:
         self.output = pending(output, unit)
         self.samples = output.numel() // max(1, output.shape[unit]) if unit is not None else output.numel()
         self.attached = output.requires_grad
+        self.resolution = torch.finfo(output.dtype).eps
         if output.requires_grad:
             self.node = output.grad_fn
             output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]

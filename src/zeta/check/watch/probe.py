@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.graph.nodes import leaf_of, leaves_of
+from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
@@ -113,11 +115,20 @@ def _uses(records: list[Record], head: Any) -> list[Use]:
     waiting: list[Pending | None] = []
     for record in records:
         waiting += [record.output, record.gradient, record.given]
-    measured = iter(resolved(waiting))
-    return [_use(record, next(measured), next(measured), next(measured), record is head) for record in records]
+    measured, paths = iter(resolved(waiting)), Paths(records)
+    names = [None if number is None else records[number].name for number in paths.before]
+    return [
+        replace(
+            _use(record, next(measured), next(measured), next(measured)),
+            head=record is head,
+            before=names[number],
+            gates=number in paths.gates,
+        )
+        for number, record in enumerate(records)
+    ]
 
 
-def _use(record: Record, output: Measures | None, gradient: Measures | None, given: Measures | None, head: bool) -> Use:
+def _use(record: Record, output: Measures | None, gradient: Measures | None, given: Measures | None) -> Use:
     assert output is not None
     square = None if given is None else given.stats.rms**2
     known = square is not None and square > 0 and math.isfinite(square)
@@ -148,7 +159,10 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         input_signal=None if given is None else given.signal,
         input_square=square,
         input_nonfinite=0 if given is None else given.stats.nonfinite,
-        head=head,
+        head=False,
+        before=None,
+        gates=False,
+        resolution=record.resolution,
     )
 
 
