@@ -55,6 +55,7 @@ def use(
         "head": False,
         "before": None,
         "gates": False,
+        "cosines": False,
         "resolution": 2.0**-23,
         "input_nonfinite": 0,
     }
@@ -72,7 +73,14 @@ def tensor(name: str, *, shape: tuple[int, ...] = (4, 4), kind: Kind = Kind.WEIG
 
 def evidence(*uses: Use, **changes: Any) -> Evidence:
     facts: dict[str, Any] = {"gradients": {}, "used": frozenset(), "detached": frozenset(), "head": frozenset()}
-    facts |= {"loss": None, "paired": False, "squashed": False, "surrogate": False, "differentiable": True}
+    facts |= {
+        "loss": None,
+        "paired": False,
+        "compared": False,
+        "squashed": False,
+        "surrogate": False,
+        "differentiable": True,
+    }
     facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
     facts |= {"touched": {}, "reached": lambda _: None}
     return Evidence(uses=chained(*uses), **facts | changes)

@@ -887,3 +887,187 @@ def memory_that_is_read_by_cosines() -> Any:
 @sick("Z603")
 def attention_whose_scores_are_too_large() -> Any:
     return Reading(unit=False), (torch.randn(16, 24, 16), labels(3, 16))
+
+
+# -- Z502, Z501: frozen copies, and what did not run -------------------------------------------------------------------
+
+
+def network(inputs: int = 8, outputs: int = 4) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, outputs))
+
+
+class WithTarget(nn.Module):
+    """A network and a copy of it that gives the targets; the copy is trainable by its flags."""
+
+    def __init__(self, moved: float = 0.0, *, cut: str = "no_grad") -> None:
+        super().__init__()
+        self.online, self.cut = network(), cut
+        self.target = copy.deepcopy(self.online)
+        with torch.no_grad():
+            for parameter in self.target.parameters():
+                parameter.add_(torch.randn_like(parameter) * moved * parameter.std())
+
+    def forward(self, x: Tensor) -> Any:
+        if self.cut == "no_grad":
+            with torch.no_grad():
+                wanted = self.target(x)
+        else:
+            wanted = self.target(x).detach()
+        return {"loss": F.mse_loss(self.online(x), 1.0 + 0.9 * wanted)}
+
+
+@healthy("Z502", "note")
+def target_network_under_no_grad() -> Any:
+    return WithTarget(), (vectors(8),)
+
+
+@healthy("Z502", "note")
+def target_network_that_is_detached() -> Any:
+    return WithTarget(cut="detach"), (vectors(8),)
+
+
+@healthy("Z502", "note")
+def teacher_that_follows_slowly() -> Any:
+    return WithTarget(0.2), (vectors(8),)
+
+
+@healthy("Z502", "note")
+def two_critics_with_their_copies() -> Any:
+    class Critics(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.critics = nn.ModuleList(network(8, 1) for _ in range(2))
+            self.targets = copy.deepcopy(self.critics)
+
+        def forward(self, x: Tensor) -> Any:
+            with torch.no_grad():
+                wanted = torch.minimum(*(target(x) for target in self.targets)) + 1
+            return {"loss": sum(F.mse_loss(critic(x), wanted) for critic in self.critics)}
+
+    return Critics(), (vectors(8),)
+
+
+@healthy("Z502", "note")
+def momentum_encoder_inside_a_functional_call() -> Any:
+    class Momentum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.other = nn.Parameter(torch.randn(16, 8) * 0.3), nn.Parameter(torch.randn(16, 8) * 0.3)
+            self.slow = copy.deepcopy(self.weight)
+            self.slow_other = copy.deepcopy(self.other)
+
+        def forward(self, x: Tensor) -> Any:
+            with torch.no_grad():
+                wanted = torch.tanh(x @ self.slow.t()) * (x @ self.slow_other.t())
+            return {"loss": F.mse_loss(torch.tanh(x @ self.weight.t()) * (x @ self.other.t()), wanted + 1)}
+
+    return Momentum(), (vectors(8),)
+
+
+@sick("Z502")
+def blocks_behind_a_detach() -> Any:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = network(8, 8), network(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).detach())
+
+    return Cut(), (vectors(8), torch.randn(64, 8))
+
+
+@sick("Z502")
+def copied_blocks_behind_a_detach() -> Any:
+    """The first block is a copy of the second, and feeds it: no target."""
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = network(8, 8)
+            self.second = copy.deepcopy(self.first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).detach())
+
+    return Cut(), (vectors(8), torch.randn(64, 8))
+
+
+# -- Z506: the input is zero in this batch -----------------------------------------------------------------------------
+
+
+class OneStep(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.rnn, self.head = kind(6, 16, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+@healthy("Z506", "warn")
+def lstm_of_one_step() -> Any:
+    return OneStep(nn.LSTM), (torch.randn(32, 1, 6), labels(3, 32))
+
+
+@healthy("Z506", "warn")
+def gru_of_one_step() -> Any:
+    return OneStep(nn.GRU), (torch.randn(32, 1, 6), labels(3, 32))
+
+
+@healthy("Z506", "warn")
+def lstm_cell_of_one_step() -> Any:
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.cell(x)[0])
+
+    return Cell(), (torch.randn(32, 6), labels(3, 32))
+
+
+@healthy("Z506", "warn")
+def queries_of_a_decoder_that_start_at_zero() -> Any:
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query = nn.Embedding(10, 16)
+            self.q, self.k, self.v, self.out = (nn.Linear(16, 16) for _ in range(4))
+            self.cross, self.norm, self.head = nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 4)
+
+        def forward(self, memory: Tensor) -> Tensor:
+            target = memory.new_zeros(len(memory), 10, 16)
+            q = k = target + self.query.weight
+            scores = self.q(q) @ self.k(k).transpose(-2, -1) / 4
+            target = target + self.out(torch.softmax(scores, -1) @ self.v(target))
+            pointed = torch.softmax((target + self.query.weight) @ memory.transpose(-2, -1) / 4, -1)
+            return self.head(self.norm(target + self.cross(pointed @ memory))).mean(1)
+
+    return Decoder(), (torch.randn(16, 7, 16), labels(4, 16))
+
+
+@healthy("Z506", "warn")
+def state_that_starts_at_zero_by_hand() -> Any:
+    return ByHand(1.0, steps=1), (torch.randn(32, 1, 4), labels(3, 32))
+
+
+@sick("Z506")
+def images_that_were_divided_to_zero() -> Any:
+    whole = torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8) // 255 // 2
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+    return model, (whole.float(), labels(4, 16))
+
+
+@sick("Z506")
+def weight_before_a_zero_factor() -> Any:
+    class Zeroed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.gain, self.head = nn.Linear(8, 16), nn.Parameter(torch.ones(16)), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.fc(x)) * (self.gain * 0) + x.mean(1, keepdim=True))
+
+    return Zeroed(), (vectors(8), labels(4))

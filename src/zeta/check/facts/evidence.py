@@ -79,6 +79,7 @@ class Use:
     masked: int  #: minus infinities in its output that can be a mask
     head: bool  #: whether it makes the logits, or else the output
     before: str | None  #: the layer or normalization that precedes it on the longest path, by name
+    cosines: bool  #: whether an attention's queries and keys have unit length, so that its scale alone makes the scores
     gates: bool  #: whether it is a sigmoid whose output multiplies another tensor
     resolution: float  #: the distance from 1 to the next number of its output's dtype
 
@@ -153,6 +154,7 @@ class Pass:
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
+    compared: bool  #: whether the logits are distances, cosines or products of two layers' outputs
     squashed: bool  #: whether a loss that expects logits gets probabilities
     surrogate: bool  #: whether the loss is a fixed projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter

@@ -52,6 +52,7 @@ class Record:
         self.dead: Tensor | None = None
         self.saturated: Tensor | None = None
         self.attention: tuple[Tensor, Tensor] | None = None
+        self.scores: Any = None  #: the graph node of an attention's scores, or of its output
         self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
@@ -195,7 +196,8 @@ class Capture:
         unit = self.tags.unit_of(result)
         if inner is not None:
             record.weighted, record.activation = inner.weighted, inner.activation
-            record.dead, record.saturated, record.attention = inner.dead, inner.saturated, inner.attention
+            record.dead, record.saturated = inner.dead, inner.saturated
+            record.attention, record.scores = inner.attention, inner.scores
         elif leaf and not owns and not record.norm:
             self._activation_module(record, module, frame, result, unit)
         self._finish(record, result, unit, frame.given)
@@ -283,12 +285,12 @@ class Capture:
             record.activation, record.dead = kind, dead
             record.saturated = _saturated(known, given, output)
         elif kind == "scaled_dot_product_attention":
-            record.attention = attention.of_call(*args, **kwargs)
+            record.attention, record.scores = attention.of_call(*args, **kwargs), output.grad_fn
         elif kind == "softmax":
             if given is None or not self.tags.of(given).scores:
                 return
             record.kind, record.name = "attention", f"{owner}:attention"
-            record.attention = attention.of_scores(plain(given))
+            record.attention, record.scores = attention.of_scores(plain(given)), given.grad_fn
         elif kind.startswith(_WEIGHTED):
             record.weighted = True
             held = [item for item in (*args, *kwargs.values()) if isinstance(item, nn.Parameter)]

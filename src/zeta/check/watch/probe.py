@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,16 +17,14 @@ from zeta.check.facts.results import Layer, Loss
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
-from zeta.check.watch.graph.nodes import leaf_of, leaves_of
+from zeta.check.watch.graph.heads import compares, heads, scales_cosines
+from zeta.check.watch.graph.nodes import leaves_of
 from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
-
-# graph nodes with one input that are followed from the logits or the output back to the head
-_HEAD_STEPS = 12
 
 
 def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
@@ -47,7 +44,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         aim = objective(output, call, loss)
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
     classified, loss_seen = _loss(aim, capture)
-    head, head_parameters = _heads(classified, output, capture)
+    nodes = _nodes(capture.records)
+    head, head_parameters = heads(classified, output, nodes, capture.parameters)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     gradients: dict[int, Tensor] = {}
@@ -63,6 +61,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         gradients=gradients,
         loss=loss_seen,
         paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
+        compared=bool(classified) and compares(classified[0], nodes),
         squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
         or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
@@ -106,6 +105,11 @@ def _accumulated(value: Tensor, learned: list[Tensor]) -> list[Tensor | None]:
 
 def _dense(gradient: Tensor) -> Tensor:
     return gradient if gradient.layout is torch.strided else gradient.to_dense()
+
+
+def _nodes(records: list[Record]) -> dict[Any, Record]:
+    """Records by the node of their output. Of several with one output, the innermost one, which comes first."""
+    return {record.node: record for record in reversed(records) if record.node is not None and not record.block}
 
 
 # -- records to uses ---------------------------------------------------------------------------------------------------
@@ -162,6 +166,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         head=False,
         before=None,
         gates=False,
+        cosines=record.attention is not None and scales_cosines(record.scores),
         resolution=record.resolution,
     )
 
@@ -181,48 +186,6 @@ def _batch_signal(call: Call) -> float | None:
         if rows.shape[0] > 1:
             shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(TINY)))
     return max(shares, default=None)
-
-
-# -- graph -----------------------------------------------------------------------------------------------------------
-
-
-def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
-    """The record that makes the logits (the first ones, if there are several), and the parameters of all logits.
-
-    Without logits, those of the first output for which they are found.
-    """
-    # if several records have the same output tensor, the innermost one, which comes first, is used
-    seen = [record for record in reversed(capture.records) if record.node is not None and not record.block]
-    nodes = {record.node: record for record in seen}
-    tensors = classified or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
-    heads = [head for tensor in tensors if (head := _head_of(tensor, nodes, capture)) is not None]
-    if not heads:
-        return None, frozenset()
-    return heads[0][0], frozenset().union(*(names for _, names in (heads if classified else heads[:1])))
-
-
-def _head_of(
-    tensor: Tensor, nodes: Mapping[Any, Record], capture: Capture
-) -> tuple[Record | None, frozenset[str]] | None:
-    """The record and the parameters that make a tensor, found through operations with one non-parameter input.
-
-    Layers without parameters, such as a last softmax, are skipped if a layer with parameters comes before them.
-    """
-    node: Any = tensor.grad_fn
-    bare: Record | None = None
-    for _ in range(_HEAD_STEPS):
-        if node is None:
-            break
-        record = nodes.get(node)
-        above = [inner for inner, _ in node.next_functions if inner is not None]
-        leaves = [leaf for inner in above if (leaf := leaf_of(inner)) is not None]
-        if (record is not None and record.parameters) or any(leaf.ndim > 1 for leaf in leaves):
-            names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
-            return record, frozenset(names.union(() if record is None else record.parameters))
-        bare = bare or record
-        rest = [inner for inner in above if leaf_of(inner) is None]
-        node = rest[0] if len(rest) == 1 else None
-    return None if bare is None else (bare, frozenset())
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
