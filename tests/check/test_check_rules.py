@@ -55,6 +55,8 @@ def use(
         "head": False,
         "before": None,
         "gates": False,
+        "scored": False,
+        "steps": None,
         "cosines": False,
         "resolution": 2.0**-23,
         "input_nonfinite": 0,
@@ -82,7 +84,7 @@ def evidence(*uses: Use, **changes: Any) -> Evidence:
         "differentiable": True,
     }
     facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
-    facts |= {"touched": {}, "reached": lambda _: None}
+    facts |= {"batch_size": None, "batch_zero": False, "touched": {}, "reached": lambda _: None}
     return Evidence(uses=chained(*uses), **facts | changes)
 
 
@@ -407,18 +409,18 @@ def test_two_gradients_are_no_path_and_attention_is_left_out() -> None:
     small, large = stats(1.0), stats(1e9)
     assert ids(backward.findings(evidence(use("a", gradient=large), use("b"), use("c", gradient=small)))) == []
     outer = [use(name, gradient=small) for name in ("a", "b", "c")]
-    inner = [use("attn.q", gradient=large), use("attn.core", entropy=1.0, weighted=False)]
-    assert ids(backward.findings(evidence(*inner, *outer))) == []
-    assert ids(backward.findings(evidence(inner[0], *outer))) == ["Z504"]
+    assert ids(backward.findings(evidence(use("attn.q", gradient=large, scored=True), *outer))) == []
+    assert ids(backward.findings(evidence(use("attn.q", gradient=large), *outer))) == ["Z504"]
 
 
-def test_attention_takes_out_the_innermost_module_with_weights() -> None:
-    sizes = {"a.attn.q": 1e-9, "a.fc1": 1e9, "a.fc2": 1.0, "a.fc3": 1.0}
-    uses = [use(name, gradient=stats(size)) for name, size in sizes.items()]
-    for softmax in ("a.attn.core", "a.attn.core.softmax"):
-        (found,) = backward.findings(evidence(*uses, use(softmax, entropy=1.0, weighted=False)))
-        assert (found.layer, found.value) == ("a.fc1", pytest.approx(1e9))
-    assert ids(backward.findings(evidence(*uses, use("a.core", entropy=1.0, weighted=False)))) == []
+def test_what_is_used_many_times_has_one_gradient() -> None:
+    """By hypot(3e-3, 4) = 4 of the first layer's uses, not by the 3e-3 of the first of them."""
+    sizes = [stats(size, count=1) for size in (3e-8, 4.0, 1.0, 2.0)]
+    uses = [use(name, gradient=size) for name, size in zip(("fc", "fc#2", "other", "out"), sizes, strict=True)]
+    alone = [replace(one, module="fc#2") if one.layer.name == "fc#2" else one for one in uses]
+    shared = [replace(one, module="fc", layer=replace(one.layer, parameters=("w",))) for one in uses[:2]] + uses[2:]
+    assert ids(backward.findings(evidence(*shared))) == []
+    assert ids(backward.findings(evidence(*alone))) == ["Z504"]
 
 
 def test_parameters_without_a_gradient() -> None:

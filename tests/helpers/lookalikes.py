@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -984,11 +985,11 @@ def copied_blocks_behind_a_detach() -> Any:
     class Cut(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = network(8, 8)
+            self.stem, self.first = nn.Linear(8, 8), network(8, 8)
             self.second = copy.deepcopy(self.first)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.second(self.first(x).detach())
+            return self.second(self.first(self.stem(x)).detach())
 
     return Cut(), (vectors(8), torch.randn(64, 8))
 

@@ -80,6 +80,8 @@ class Use:
     head: bool  #: whether it makes the logits, or else the output
     before: str | None  #: the layer or normalization that precedes it on the longest path, by name
     cosines: bool  #: whether an attention's queries and keys have unit length, so that its scale alone makes the scores
+    scored: bool  #: whether its output becomes scores of attention
+    steps: int | None  #: of a recurrent module, if known
     gates: bool  #: whether it is a sigmoid whose output multiplies another tensor
     resolution: float  #: the distance from 1 to the next number of its output's dtype
 
@@ -158,6 +160,8 @@ class Pass:
     squashed: bool  #: whether a loss that expects logits gets probabilities
     surrogate: bool  #: whether the loss is a fixed projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
+    batch_size: int | None  #: the first dimension of the input
+    batch_zero: bool  #: whether all floating-point inputs are zero everywhere
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
 

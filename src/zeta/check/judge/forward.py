@@ -25,7 +25,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     yield from _depth(evidence, fading)
     yield from _growth(evidence)
     for use in evidence.uses:
-        yield from _activation(use, evidence.thresholds)
+        yield from _activation(use, evidence)
     yield from _ignored(evidence, fading)
 
 
@@ -197,6 +197,14 @@ def weight_of(use: Use) -> str | None:
 # -- activations -----------------------------------------------------------------------------------------------------
 
 
+def samples_text(use: Use, evidence: Evidence) -> str:
+    """``64 samples``, or ``1,024 places (16 samples of 64)`` such as pixels and tokens."""
+    size = evidence.batch_size
+    if not size or use.samples <= size or use.samples % size:
+        return f"{use.samples:,} samples"
+    return f"{use.samples:,} places ({size:,} samples of {use.samples // size:,})"
+
+
 def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
     """Whether the units may be off by chance: if all samples are alike, each unit is off with probability 1/2."""
     units = round(use.layer.output.count / use.samples)
@@ -207,14 +215,13 @@ def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
     return sum(terms) > limits.dead_chance
 
 
-def _activation(use: Use, limits: Thresholds) -> Iterator[Finding]:
-    layer = use.layer
+def _activation(use: Use, evidence: Evidence) -> Iterator[Finding]:
+    layer, limits = use.layer, evidence.thresholds
     if layer.dead is not None:
         grade = graded(layer.dead, limits.dead_warn, limits.dead_fail)
         if grade is not None and use.samples >= limits.fewest_samples and not _by_chance(use, layer.dead, limits):
-            message = (
-                f"{percent(layer.dead)} of the units of this {use.activation} are off for all {use.samples:,} samples"
-            )
+            samples = samples_text(use, evidence)
+            message = f"{percent(layer.dead)} of the units of this {use.activation} are off for all {samples}"
             yield found("Z404", message, layer=layer.name, severity=grade[0], value=layer.dead, limit=grade[1])
     if layer.saturated is not None:
         grade = graded(layer.saturated, limits.saturated_warn, limits.saturated_fail)
@@ -251,8 +258,8 @@ def _ignored(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
             continue
         share = use.signal / use.square
         message = (
-            f"its output is the same for all {use.samples:,} samples, to {share:.1g} of its mean square; its input is "
-            "not"
+            f"its output is the same for all {samples_text(use, evidence)}, to {share:.1g} of its mean square; its "
+            "input is not"
         )
         yield found(
             "Z406",

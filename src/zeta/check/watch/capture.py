@@ -49,6 +49,7 @@ class Record:
         self.given: Pending | None = None
         self.samples = 0
         self.resolution = 0.0
+        self.steps: int | None = None
         self.dead: Tensor | None = None
         self.saturated: Tensor | None = None
         self.attention: tuple[Tensor, Tensor] | None = None
@@ -192,6 +193,7 @@ class Capture:
         record = Record(self._numbered(name or "model"), kind, name, parameters=own)
         record.block = block
         record.norm = is_norm(module)
+        record.steps = _steps(module, frame.given)
         self._mark_units(module, frame.given, result)
         unit = self.tags.unit_of(result)
         if inner is not None:
@@ -318,6 +320,15 @@ def _saturated(known: activations.Activation, given: Tensor | None, output: Tens
     if not known.bounds:  # so no shards are gathered for nothing
         return None
     return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
+
+
+def _steps(module: nn.Module, given: Tensor | None) -> int | None:
+    """The steps of a recurrent module; ``None`` for other modules and for packed sequences."""
+    if isinstance(module, nn.RNNCellBase):
+        return 1
+    if not isinstance(module, nn.RNNBase) or given is None or given.ndim < 2:
+        return None
+    return given.shape[1 if module.batch_first and given.ndim == 3 else 0] if given.ndim == 3 else None
 
 
 def _only(calls: list[Record]) -> Record | None:

@@ -37,7 +37,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in parameters_of(slot.parametrization)}
     capture = Capture(named_modules(model), names)
-    signal = _batch_signal(call)
+    signal, size, zero = _batch_signal(call), _batch_size(call), _batch_zero(call)
     parameters: list[Tensor] = list(parameters_of(model))  # before FSDP2 replaces them in the forward pass
     with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
@@ -72,6 +72,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         touched=dict(capture.parameter_uses.attached),
         reached=capture.parameter_uses.reached,
         batch_signal=signal,
+        batch_size=size,
+        batch_zero=zero,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
     )
 
@@ -127,6 +129,7 @@ def _uses(records: list[Record], head: Any) -> list[Use]:
             head=record is head,
             before=names[number],
             gates=number in paths.gates,
+            scored=number in paths.scored,
         )
         for number, record in enumerate(records)
     ]
@@ -166,6 +169,8 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         head=False,
         before=None,
         gates=False,
+        scored=False,
+        steps=record.steps,
         cosines=record.attention is not None and scales_cosines(record.scores),
         resolution=record.resolution,
     )
@@ -186,6 +191,15 @@ def _batch_signal(call: Call) -> float | None:
         if rows.shape[0] > 1:
             shares.append(float(rows.var(0, correction=0).mean() / rows.square().mean().clamp_min(TINY)))
     return max(shares, default=None)
+
+
+def _batch_size(call: Call) -> int | None:
+    return next((len(tensor) for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.ndim), None)
+
+
+def _batch_zero(call: Call) -> bool:
+    given = [tensor for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.is_floating_point()]
+    return bool(given) and not any(bool(tensor.any()) for tensor in given)
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.graph.nodes import leaf_of
+from zeta.check.watch.graph.paths import FUSED
 
 # graph nodes with one input that are followed from the logits or the output back to the head
 _HEAD_STEPS: Final = 12
@@ -18,7 +19,6 @@ _NEAR: Final = 64
 _SIDE: Final = 16
 # the starts of the names of nodes that compare two tensors, and of those that compute a length
 _PRODUCTS: Final = ("MmBackward", "BmmBackward", "AddmmBackward", "BaddbmmBackward", "MvBackward", "DotBackward")
-_ATTENTION: Final = "ScaledDotProduct"
 _DISTANCES: Final = ("CdistBackward", "EuclideanDistBackward")
 _LENGTHS: Final = ("LinalgVectorNormBackward", "NormBackward", "SqrtBackward", "RsqrtBackward")
 # a sum over products or squares of differences
@@ -83,7 +83,7 @@ def compares(tensor: Tensor, nodes: Container[Any]) -> bool:
 
 def scales_cosines(node: Any) -> bool:
     """Whether scores, or an attention's output, come from queries and keys that were divided by their lengths."""
-    if type(node).__name__.startswith(_ATTENTION):
+    if type(node).__name__.startswith(FUSED):
         return all(has_unit_length(inner) for inner, _ in node.next_functions[:2])
     return any(sides is not None and all(map(has_unit_length, sides)) for sides in _comparisons(node))
 

@@ -11,6 +11,8 @@ _PASSING: Final = (
     *("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Squeeze", "Transpose", "Permute", "T", "Expand", "Clone"),
     *("ToCopy", "Alias", "Slice", "Select", "Split", "Unbind", "Rsub", "Sub", "Neg"),
 )
+#: the start of the names of nodes of fused attention
+FUSED: Final = "ScaledDotProduct"
 _SUFFIX: Final = "Backward"
 _GATES: Final = ("sigmoid", "hardsigmoid")
 
@@ -23,6 +25,7 @@ class Recorded(Protocol):
     weighted: bool
     activation: str | None
     attention: Any
+    scores: Any
 
 
 class _State(NamedTuple):
@@ -36,12 +39,14 @@ class Paths:
     """The paths through the graph of some records.
 
     ``before`` has, for each record, the number of the layer or normalization that precedes it on the longest path;
-    ``gates`` the numbers of the sigmoids whose output multiplies another tensor.
+    ``gates`` the numbers of the sigmoids whose output multiplies another tensor; ``scored`` those of the layers whose
+    outputs become scores of attention: queries and keys.
     """
 
     def __init__(self, records: Sequence[Recorded]) -> None:
         self.before: list[int | None] = [None] * len(records)
         self.gates: set[int] = set()
+        self.scored: set[int] = set()
         self._records = records
         self._at: dict[Any, list[int]] = {}
         for number, record in enumerate(records):
@@ -49,6 +54,9 @@ class Paths:
                 self._at.setdefault(record.node, []).append(number)
         self._follow()
         self._in_order()
+        for record in records:
+            if record.scores is not None:
+                self._score(record.scores)
 
     def _follow(self) -> None:
         """Go through the graph from its inputs to its outputs."""
@@ -76,6 +84,20 @@ class Paths:
             self.gates.update(passed[inner] for inner in inputs if inner in passed)
             return False
         return len(inputs) == 1 and inputs[0] in passed and name.partition(_SUFFIX)[0] in _PASSING
+
+    def _score(self, node: Any) -> None:
+        inputs = [inner for inner, _ in node.next_functions]
+        # of a fused attention, the node of its output: queries and keys come first
+        waiting = inputs[:2] if type(node).__name__.startswith(FUSED) else [node]
+        seen: set[Any] = set()
+        while waiting:
+            one = waiting.pop()
+            if one is None or one in seen:
+                continue
+            seen.add(one)
+            layers = [number for number in self._at.get(one, ()) if self._records[number].weighted]
+            self.scored.update(layers)
+            waiting += [] if layers else [inner for inner, _ in one.next_functions]
 
     def _in_order(self) -> None:
         """Of records without a graph, each precedes the next."""
