@@ -15,7 +15,6 @@ from zeta.rules import Kind
 
 # a moving average that follows another parameter differs from it by at most this part; independent values by sqrt(2)
 _FOLLOWS: Final = 0.5
-_PLURAL: Final = {"takes": "take", "is": "are"}
 # Z506: the advice, where the input is zero
 _FED: Final = "Look at the batch, if zeros are not meant; else it learns from batches whose input is not zero."
 
@@ -39,13 +38,13 @@ def _without(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding
     if cut and (copies := _copies(cut, learned)):
         yield _frozen_copy(copies)
     else:
-        yield from _together("Z502", "takes part in the forward pass, and is cut off from the loss", cut, learned)
+        yield from _together("Z502", "used in the forward pass, and cut off from the loss", cut, learned)
     if evidence.differentiable:
         spare = [one for one in missing if one not in cut]
         used = [one for one in spare if _is_used(one, evidence)]
-        yield from _together("Z501", "is used, but takes no part in the loss", used, learned)
+        yield from _together("Z501", "used, but without a part in the loss", used, learned)
         idle = [one for one in spare if one not in used]
-        yield from _together("Z501", "is not used in the forward pass", idle, learned)
+        yield from _together("Z501", "not used in the forward pass", idle, learned)
 
 
 def _is_used(one: TensorFacts, evidence: Evidence) -> bool:
@@ -71,9 +70,9 @@ def _together(rule: str, what: str, some: list[TensorFacts], learned: list[Tenso
     for one in some:
         groups.setdefault(_branch(one.name, others), []).append(one)
     for branch, (first, *more) in groups.items():
-        subject = "it" if not more else f"it and {len(more):,} other parameters of {branch}"
-        verb, _, rest = what.partition(" ")
-        yield found(rule, f"{subject} {verb if not more else _PLURAL[verb]} {rest}", parameter=first.name)
+        count = f"{len(more):,} other parameter{'' if len(more) == 1 else 's'}"
+        subject = f"it and {count} of {branch} are" if more else "it is"
+        yield found(rule, f"{subject} {what}", parameter=first.name)
 
 
 def _branch(name: str, others: list[str]) -> str:
@@ -194,8 +193,9 @@ def _still(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     padding = {name for use in evidence.uses if use.layer.output.zeros == 1.0 for name in use.layer.parameters}
     padding &= {one.name for one in learned if one.slot.kind is Kind.EMBEDDING and not one.zero}
     still = [one for one in learned if one.is_weight and one.still and one.name in later.still]
+    weights = [one for one in learned if one.is_weight]
     missed = [one for one in still if one.name not in reached or one.name in padding]  # for example an expert
-    yield from _together("Z501", "is not reached by any sample of this batch", missed, learned)
+    yield from _together("Z501", "not reached by any sample of this batch", missed, weights)
     for one in still:
         if one in missed or one.zero:
             continue

@@ -51,6 +51,11 @@ _OUTLIERS: Final = 2
 # the fraction of equal distances above which the places of a value are regular. Places at random that are a part p of
 # all have a part p of equal distances
 _REGULAR: Final = 0.5
+# orthogonal rows: how many are compared, how few are too few, and their largest cosine in units of that of random ones,
+# of which the largest of 28 is above 1
+_FEW_ROWS: Final = 8
+_FEWEST_ROWS: Final = 3
+_RIGHT_ANGLE: Final = 0.1
 # different values next to an extreme one whose counts are compared with its count
 _NEIGHBOURS: Final = 8
 
@@ -139,7 +144,7 @@ def _fan(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     for side, wrong, right in (("in", blind.fan_in, real.fan_in), ("out", blind.fan_out, real.fan_out)):
         off = max(wrong, right) / max(1, min(wrong, right))
         scheme = next((c for c in _SCHEMES if _matches(std, wrong, c, slack)), None)
-        if known or scheme is None or off < limits.fan_factor:
+        if known or scheme is None or off < limits.fan_factor or _is_orthogonal(one.values):
             continue
         usual = scheme == 1 / 3 and isinstance(one.slot.module, _TRANSPOSED)
         severity = Severity.NOTE if usual else Severity.WARN if side == "out" else Severity.FAIL
@@ -162,6 +167,8 @@ def _stride(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     scheme = next((c for c in _SCHEMES if _matches(std, whole, c, slack)), None)
     if not std or slack > _MOST_SLACK or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
         return
+    if _is_orthogonal(one.values):
+        return
     message = (
         f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_in of {whole}, of which {met:g} meet an input behind stride "
         f"{', '.join(str(n) for _, n in one.axes.stride_in)}: the output has {met / whole:.3g} of the variance"
@@ -173,6 +180,15 @@ def _slack(one: TensorFacts, limits: Thresholds) -> float:
     """The relative difference up to which a std is taken for a scheme's; a measured one also has a sampling error."""
     planned = one.entry.std if one.entry is not None else None
     return limits.scheme_tolerance + (0.0 if planned else _SAMPLING_ERRORS / math.sqrt(2 * one.stats.count))
+
+
+def _is_orthogonal(values: Tensor) -> bool:
+    """Whether rows or columns have right angles: their std follows from their length, and from no fan."""
+    rows = values.flatten(1).float()
+    rows = rows if rows.shape[0] <= rows.shape[1] else rows.T
+    few = torch.nn.functional.normalize(rows[:: max(1, len(rows) // _FEW_ROWS)], dim=1)
+    cosines = (few @ few.T).fill_diagonal_(0).abs()
+    return len(few) > _FEWEST_ROWS and float(cosines.max()) * math.sqrt(rows.shape[1]) < _RIGHT_ANGLE
 
 
 def _matches(std: float, fan: float, constant: float, slack: float) -> bool:
