@@ -44,7 +44,7 @@ def test_attention_has_a_jacobian_too() -> None:
     assert layers["blocks.0.attn:scaled_dot_product_attention"].singular[0] > 0
 
 
-@pytest.mark.parametrize("gain", [0.5, 3.0])
+@pytest.mark.parametrize("gain", [0.3, 3.0])
 def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
     model, x = deep(15, nn.ReLU, gain)
     report = check(model, x, level="full")

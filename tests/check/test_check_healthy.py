@@ -168,7 +168,7 @@ class Tokens(nn.Module):
 def test_an_embedding_of_which_the_batch_takes_the_padding_alone_is_not_reached() -> None:
     torch.manual_seed(1)
     found = warnings_of(Tokens(), torch.randint(50, (4, 16)))
-    assert found == ["Z501 warn kind.weight: no sample of this batch reached it"]
+    assert found == ["Z501 warn kind.weight: it is not reached by any sample of this batch"]
 
 
 @pytest.fixture

@@ -149,6 +149,34 @@ def test_sparse_gradients_come_back() -> None:
     assert torch.equal(grad.to_dense(), before)
 
 
+@pytest.mark.parametrize("level", ["fast", "full"])
+def test_a_table_with_sparse_gradients_is_checked_with_its_optimizer(level: Any) -> None:
+    """Gradients that were not coalesced stay as they are; what comes after them is restored too."""
+
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.bag = nn.Embedding(50, 8, sparse=True), nn.EmbeddingBag(50, 8, sparse=True)
+            self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.norm(self.table(x) + self.bag(x[:, None]))))
+
+    model, x, y = Bags(), torch.arange(32) * 7 % 50, torch.arange(32) % 3
+    for _ in range(2):
+        nn.functional.cross_entropy(model(x), y).backward()
+    mean, grad = model.norm.running_mean, model.table.weight.grad
+    assert grad is not None
+    assert not grad.is_coalesced()
+    before = [one.clone() for one in (mean, grad._indices(), grad._values())]
+    report = check(model, (x, y), level=level, optimizer=torch.optim.SparseAdam([model.table.weight], lr=1e-3))
+    assert [one.update is not None for one in report.parameters if one.name == "table.weight"] == [True]
+    after = (model.norm.running_mean, grad._indices(), grad._values())
+    assert model.table.weight.grad is grad
+    assert not grad.is_coalesced()
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
 def views_in(place: str) -> tuple[type[Net], Tensor]:
     memory = torch.zeros(2, BATCH.shape[0], 8)
 

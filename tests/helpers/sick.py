@@ -372,14 +372,14 @@ def deep(depth: int, activation: type[nn.Module], gain: float, width: int = 64) 
     return nn.Sequential(*layers, nn.Linear(width, 4)), vectors(width)
 
 
-@sick("Z402", "58.weight")
+@sick("Z402", "98.weight")
 def deeper_than_the_depth_scale() -> Any:
-    return deep(30, nn.Tanh, 0.7)
+    return deep(50, nn.Tanh, 0.7)
 
 
-@sick("Z402", "58.weight")
+@sick("Z402", "98.weight")
 def relu_without_its_gain() -> Any:
-    return deep(30, nn.ReLU, 1.0)
+    return deep(50, nn.ReLU, 1.0)
 
 
 @sick("Z402", "58.weight")

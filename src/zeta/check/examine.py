@@ -392,8 +392,8 @@ def _later(
     """Take further steps, only if the gradient of a weight, or of some zero units, is exactly zero."""
     learned = [one for one in tensors if one.is_weight and one.trainable]
     zero = {id(one.slot.tensor): one.name for one in learned if one.still}
-    chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
-    parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
+    chosen = ((one, still_zeros(one, seen.reached)) for one in learned if one.slot.parametrization is None)
+    parts = {id(one.slot.tensor): (one, units) for one, units in chosen if units is not None}
     ranks.wait()
     if not ranks.any_rank(bool(zero or parts)):
         return None

@@ -247,7 +247,7 @@ RULES: Final[dict[str, Rule]] = {
             "Z506",
             "no-gradient-passes",
             FAIL,
-            "A weight's gradient is exactly zero and stays zero: something after it passes no gradient.",
+            "A weight's gradient is exactly zero and stays zero: what follows passes none, or its input is zero.",
             "Look for dead units, a zero factor or a constant function after it.",
             "chain rule: one zero factor is enough",
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -75,8 +75,15 @@ class Use:
     signal: float  #: the variance between samples, averaged over units
     input_signal: float | None
     input_square: float | None
-    masked: int  #: minus infinities in its output
+    input_nonfinite: int
+    masked: int  #: minus infinities in its output that can be a mask
     head: bool  #: whether it makes the logits, or else the output
+    before: str | None  #: the layer or normalization that precedes it on the longest path, by name
+    cosines: bool  #: whether an attention's queries and keys have unit length, so that its scale alone makes the scores
+    scored: bool  #: whether its output becomes scores of attention
+    steps: int | None  #: of a recurrent module, if known
+    gates: bool  #: whether it is a sigmoid whose output multiplies another tensor
+    resolution: float  #: the distance from 1 to the next number of its output's dtype
 
     @property
     def block(self) -> bool:
@@ -144,12 +151,17 @@ class Pass:
     gradients: Mapping[int, Tensor]  #: of the stored tensors, by their ``id``
     used: frozenset[str]  #: the modules whose forward ran
     detached: frozenset[str]  #: the parameters that went into a tensor that was detached from the graph
+    touched: Mapping[str, bool]  #: for parameters that calls of torch took: whether a result had a graph
+    reached: Callable[[Tensor], Tensor | None]  #: the elements of a stored tensor that calls took, if not all
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
+    compared: bool  #: whether the logits are distances, cosines or products of two layers' outputs
     squashed: bool  #: whether a loss that expects logits gets probabilities
     surrogate: bool  #: whether the loss is a fixed projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
+    batch_size: int | None  #: the first dimension of the input
+    batch_zero: bool  #: whether all floating-point inputs are zero everywhere
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
 

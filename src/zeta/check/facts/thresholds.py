@@ -48,8 +48,11 @@ class Thresholds:
 
     #: Z402: depth over depth scale. Trainable up to about 6 (Schoenholz et al. 2017, fig. 5)
     depth_scales_warn: float = 6.0
-    #: e^-16 of the variance, or 3e-4 of the input's rms: less than bf16 can add to 1
+    #: where it grows: e^16 of the variance, 3,000 times the input's rms
     depth_scales_fail: float = 16.0
+    #: where it shrinks: e^-32 of the variance, or 1e-7 of the input's rms, the resolution of fp32. ReLU layers with
+    #: torch's defaults have it at 18 layers: 16 learn with Adam in fp32 and in bf16, 20 in part, 24 do not
+    depth_scales_lost: float = 32.0
     #: runs of fewer weighted layers are too short to fit a slope
     shortest_run: int = 5
     #: Z403: rms of the residual stream after the last block over that after the first. Constant branches give
@@ -65,8 +68,11 @@ class Thresholds:
     #: Z405: outputs at an activation's bounds (Glorot & Bengio 2010, fig. 2)
     saturated_warn: float = 0.5
     saturated_fail: float = 0.9
-    #: Z406: between-sample variance over mean square: fp32 rounding leaves 1e-12 of a constant
-    constant: float = 1e-10
+    #: Z405: the variance between samples below which a saturated gate is held by its bias; that of a gate which is open
+    #: for half of the samples and closed for the others is 1/4
+    gate_signal: float = 0.01
+    #: Z406: between-sample std over rms, in units of the dtype's resolution: less is the noise of rounded sums
+    constant: float = 0.5
     varied: float = 1e-4
 
     #: Z504: ratio of the gradient norms at the first and last layer, in either direction. e^(6/2) = 20 is still
@@ -94,6 +100,8 @@ class Thresholds:
     #: Z801: ln of the mean square singular value of the Jacobians' product (Pennington et al. 2017)
     jacobian_warn: float = 6.0
     jacobian_fail: float = 16.0
+    #: where it shrinks; as for Z402
+    jacobian_lost: float = 32.0
     #: Z802: spectral norm over std * (sqrt(rows) + sqrt(columns)) (Vershynin 2012); more: outliers or a nonzero mean
     spectral_warn: float = 1.5
     spectral_fail: float = 8.0

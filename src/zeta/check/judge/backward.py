@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from zeta.base.text import fold
 from zeta.check.facts.evidence import Evidence, Later, TensorFacts, Use
-from zeta.check.facts.results import Finding
+from zeta.check.facts.results import Finding, Severity
 from zeta.check.judge.base import found, graded
 from zeta.check.judge.forward import streams, weight_of
 from zeta.rules import Kind
+
+# a moving average that follows another parameter differs from it by at most this part; independent values by sqrt(2)
+_FOLLOWS: Final = 0.5
+# Z506: the advice, where the input is zero
+_FED: Final = "Look at the batch, if zeros are not meant; else it learns from batches whose input is not zero."
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -27,20 +33,86 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _without(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
-    for one in learned:
-        if one.gradient_stats is not None or not one.stats.count:
-            continue
-        cut = one.detached or (evidence.differentiable and _under_no_grad(one, evidence))
-        if one.used and cut:
-            yield found("Z502", "it takes part in the forward pass, and is cut off from the loss", parameter=one.name)
-        elif evidence.differentiable:
-            how = "its output takes no part in the loss" if one.used else "nothing used it in the forward pass"
-            yield found("Z501", how, parameter=one.name)
+    missing = [one for one in learned if one.gradient_stats is None and one.stats.count]
+    cut = [one for one in missing if _is_cut(one, evidence)]
+    if cut and (copies := _copies(cut, learned)):
+        yield _frozen_copy(copies)
+    else:
+        yield from _together("Z502", "used in the forward pass, and cut off from the loss", cut, learned)
+    if evidence.differentiable:
+        spare = [one for one in missing if one not in cut]
+        used = [one for one in spare if _is_used(one, evidence)]
+        yield from _together("Z501", "used, but without a part in the loss", used, learned)
+        idle = [one for one in spare if one not in used]
+        yield from _together("Z501", "not used in the forward pass", idle, learned)
 
 
-def _under_no_grad(one: TensorFacts, evidence: Evidence) -> bool:
+def _is_used(one: TensorFacts, evidence: Evidence) -> bool:
+    return one.used or one.name in evidence.touched
+
+
+def _is_cut(one: TensorFacts, evidence: Evidence) -> bool:
+    """Whether it was used, but behind a detach, or only by calls without a graph."""
+    if not _is_used(one, evidence):
+        return False
+    if one.detached or not evidence.differentiable:
+        return one.detached
+    if one.name in evidence.touched:
+        return not evidence.touched[one.name]
     uses = [use for use in evidence.uses if one.name in use.layer.parameters]
     return bool(uses) and not any(use.attached for use in uses)
+
+
+def _together(rule: str, what: str, some: list[TensorFacts], learned: list[TensorFacts]) -> Iterator[Finding]:
+    """One finding for each of the largest modules all of whose trainable parameters are among ``some``."""
+    names, groups = {one.name for one in some}, dict[str, list[TensorFacts]]()
+    others = [one.name for one in learned if one.name not in names]
+    for one in some:
+        groups.setdefault(_branch(one.name, others), []).append(one)
+    for branch, (first, *more) in groups.items():
+        count = f"{len(more):,} other parameter{'' if len(more) == 1 else 's'}"
+        subject = f"it and {count} of {branch} are" if more else "it is"
+        yield found(rule, f"{subject} {what}", parameter=first.name)
+
+
+def _branch(name: str, others: list[str]) -> str:
+    """The outermost module around a parameter that has none of the other ones; else the parameter itself."""
+    ends = [position for position, letter in enumerate(name) if letter == "."]
+    branches = (name[:end] for end in ends)
+    return next((one for one in branches if not any(other.startswith(f"{one}.") for other in others)), name)
+
+
+def _copies(cut: list[TensorFacts], learned: list[TensorFacts]) -> dict[str, str]:
+    """By parameter, the one that it is a copy of; empty unless all are copies, each weight of one other weight."""
+    others = [one for one in learned if one.gradient_stats is not None]
+    copies: dict[str, str] = {}
+    for one in cut:
+        twins = [other.name for other in others if _alike(one, other)]
+        if not twins or (one.is_weight and one.stats.std > 0 and len(twins) > 1):
+            return {}
+        copies[one.name] = twins[0]
+    weights = {one.name for one in cut if one.is_weight and one.stats.std > 0}
+    return copies if weights else {}
+
+
+def _alike(one: TensorFacts, other: TensorFacts) -> bool:
+    """Whether one has the values of another, or follows it, as the moving average of a teacher does."""
+    if one.values.shape != other.values.shape or one.values.device != other.values.device:
+        return False
+    apart = (one.values.float() - other.values.float()).norm()
+    return bool(apart <= _FOLLOWS * other.values.float().norm())
+
+
+def _frozen_copy(copies: dict[str, str]) -> Finding:
+    first, original = next(iter(copies.items()))
+    count = "it is" if len(copies) == 1 else f"it and {len(copies) - 1:,} other parameters are"
+    return found(
+        "Z502",
+        f"{count} cut off from the loss, with the values of parameters that learn, here {original}: a frozen copy",
+        parameter=first,
+        severity=Severity.NOTE,
+        advice="If it is a target or a teacher, freeze it with requires_grad_(False): no optimizer decays it then.",
+    )
 
 
 def _frozen(evidence: Evidence) -> Iterator[Finding]:
@@ -66,17 +138,16 @@ def _ratio(evidence: Evidence) -> Iterator[Finding]:
     limits = evidence.thresholds
     paths = list(streams(evidence.uses)) or [_main_path(evidence.uses)]
     for path in paths:
-        reached = [use for use in path if norm(use) > 0 and math.isfinite(norm(use))]
+        reached = [(uses[0], size) for uses in _shared(path) if 0 < (size := _total(uses)) < math.inf]
         if len(reached) < 3:
             continue
-        first, last = reached[0], reached[-1]
-        ratio = norm(first) / norm(last)
+        (first, size), (last, final) = reached[0], reached[-1]
+        ratio = size / final
         grade = graded(max(ratio, 1 / ratio), limits.gradient_ratio_warn, limits.gradient_ratio_fail)
         if grade is not None:
             verb = "vanish" if ratio < 1 else "explode"
             message = (
-                f"gradients {verb}: their norm is {norm(first):.3g} at {first.layer.name} and {norm(last):.3g} at "
-                f"{last.layer.name}"
+                f"gradients {verb}: their norm is {size:.3g} at {first.layer.name} and {final:.3g} at {last.layer.name}"
             )
             yield found(
                 "Z504",
@@ -89,19 +160,21 @@ def _ratio(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+def _shared(path: Sequence[Use]) -> list[list[Use]]:
+    """The uses of each layer or block, in the order of its first: what is used many times has one gradient."""
+    uses: dict[tuple[str, tuple[str, ...]], list[Use]] = {}
+    for use in path:
+        uses.setdefault((use.module, use.layer.parameters), []).append(use)
+    return list(uses.values())
+
+
+def _total(uses: Sequence[Use]) -> float:
+    return math.hypot(*(norm(use) for use in uses))
+
+
 def _main_path(uses: Sequence[Use]) -> list[Use]:
-    """The weighted layers outside of attention: the gradients of queries and keys are small at initialization."""
-    weighted = [use for use in uses if use.weighted]
-    modules = {use.module for use in uses if use.layer.entropy is not None and use.module}
-    inside = tuple(_with_projections(module, weighted) for module in modules)
-    return [use for use in weighted if not f"{use.module}.".startswith(inside)]
-
-
-def _with_projections(module: str, weighted: Sequence[Use]) -> str:
-    """The prefix of the innermost module around ``module`` with weights: the softmax may be a separate module."""
-    while "." in module and not any(f"{use.module}.".startswith(f"{module}.") for use in weighted):
-        module = module.rpartition(".")[0]
-    return f"{module}."
+    """The weighted layers, except those of queries and keys, whose gradients are small at initialization."""
+    return [use for use in uses if use.weighted and not use.scored]
 
 
 def so_far(later: Later, verb: str = "is") -> str:
@@ -119,14 +192,27 @@ def _still(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     # embeddings of which the batch uses only the padding row
     padding = {name for use in evidence.uses if use.layer.output.zeros == 1.0 for name in use.layer.parameters}
     padding &= {one.name for one in learned if one.slot.kind is Kind.EMBEDDING and not one.zero}
-    for one in learned:
-        if not one.is_weight or not one.still or one.name not in later.still:
+    still = [one for one in learned if one.is_weight and one.still and one.name in later.still]
+    weights = [one for one in learned if one.is_weight]
+    missed = [one for one in still if one.name not in reached or one.name in padding]  # for example an expert
+    yield from _together("Z501", "not reached by any sample of this batch", missed, weights)
+    for one in still:
+        if one in missed or one.zero:
             continue
-        if one.name not in reached or one.name in padding:  # for example an expert
-            yield found("Z501", "no sample of this batch reached it", parameter=one.name)
-        elif not one.zero:
-            message = f"its gradient is exactly zero, and {so_far(later)}"
-            yield found("Z506", message, parameter=one.name)
+        fed = _zero_input(one, evidence)
+        severity = Severity.WARN if fed and not evidence.batch_zero else Severity.FAIL
+        message = f"{fed}, and with it the gradient" if fed else f"its gradient is exactly zero, and {so_far(later)}"
+        yield found("Z506", message, parameter=one.name, severity=severity, advice=_FED if fed else None)
+
+
+def _zero_input(one: TensorFacts, evidence: Evidence) -> str | None:
+    """What is zero before a weight in this batch, if that is why it has no gradient."""
+    uses = [use for use in evidence.uses if one.name in use.layer.parameters]
+    if [use.steps for use in uses] == [1] and "weight_hh" in one.slot.local_name:
+        return "its input is zero in this batch, as the state before the only step is"
+    if uses and all(use.input_square == 0 for use in uses):
+        return "its input is zero in this batch" + (", as the whole batch is" if evidence.batch_zero else "")
+    return None
 
 
 def _not_finite(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:

@@ -21,21 +21,33 @@ _MANY: Final = 256
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """Not finite, beyond the depth scale, residual growth, dead, saturated, input ignored."""
     yield from _not_finite(evidence)
-    yield from _depth(evidence)
+    fading: set[str] = set()
+    yield from _depth(evidence, fading)
     yield from _growth(evidence)
     for use in evidence.uses:
-        yield from _activation(use, evidence.thresholds)
-    yield from _ignored(evidence)
+        yield from _activation(use, evidence)
+    yield from _ignored(evidence, fading)
 
 
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
-    """Only the first layer: later ones get its values. Minus infinities of calls without weights may be masks."""
+    """Only the first layer, as later ones get its values. Minus infinities may be a mask, until one makes NaN of it."""
+    mask: Use | None = None
     for use in evidence.uses:
-        count = use.layer.output.nonfinite - (0 if use.layer.parameters else use.masked)
+        count = use.layer.output.nonfinite - use.masked
         if count and not use.block:
-            message = f"{count:,} of {use.layer.output.count:,} outputs are NaN or infinite, the first on the way"
-            yield found("Z401", message, parameter=weight_of(use), layer=use.layer.name, value=count, limit=0)
+            cause, message = (
+                use,
+                f"{count:,} of {use.layer.output.count:,} outputs are NaN or infinite, the first on the way",
+            )
+            if mask is not None and use.input_nonfinite:
+                cause, count = mask, mask.masked
+                message = (
+                    f"{count:,} of {mask.layer.output.count:,} outputs are minus infinity, and {use.layer.name}, which "
+                    "takes them, makes NaN or infinite values of them"
+                )
+            yield found("Z401", message, parameter=weight_of(cause), layer=cause.layer.name, value=count, limit=0)
             return
+        mask = use if use.masked else mask
     loss = evidence.loss
     if evidence.output_nonfinite:
         count = evidence.output_nonfinite
@@ -49,24 +61,25 @@ def _not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 
 def runs(uses: Sequence[Use]) -> Iterator[list[Use]]:
-    """Sequences of weighted layers without normalization or attention between them; zero outputs are skipped.
+    """Paths of weighted layers without normalization or attention between them; zero outputs are skipped.
 
-    Of consecutive calls with the same parameters, such as parallel experts, only the first is used.
+    Each path ends where no further layer takes its output; paths may share their first layers.
     """
-    run: list[Use] = []
+    named = {use.layer.name: use for use in uses}
+    followed = {use.before for use in uses if use.weighted and not _interrupts(use)}
     for use in uses:
-        if use.norm or use.layer.entropy is not None:
-            yield run
-            run = []
-        elif not use.weighted or use.head or use.signal <= 0 or use.layer.output.nonfinite:
+        if use.layer.name in followed or not use.weighted or _interrupts(use):
             continue
-        elif not run or not _side_by_side(run[-1], use):
-            run.append(use)
-    yield run
+        path: list[Use] = []
+        last: Use | None = use
+        while last is not None and not _interrupts(last):
+            path.append(last)
+            last = None if last.before is None else named.get(last.before)
+        yield [one for one in reversed(path) if not (one.head or one.signal <= 0 or one.layer.output.nonfinite)]
 
 
-def _side_by_side(first: Use, second: Use) -> bool:
-    return _called(first) and first.module == second.module and first.layer.parameters == second.layer.parameters
+def _interrupts(use: Use) -> bool:
+    return use.norm or use.layer.entropy is not None
 
 
 def _called(use: Use) -> bool:
@@ -85,32 +98,45 @@ def slope(values: Sequence[float]) -> float:
     return statistics.median((values[j] - values[i]) / (j - i) for i, j in pairs)
 
 
-def _depth(evidence: Evidence) -> Iterator[Finding]:
+def _depth(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
+    """Of paths that share layers, the one over which the signal changes most; fills in where it shrinks."""
     limits = evidence.thresholds
-    for run in runs(evidence.uses):
-        if len(run) < limits.shortest_run or not _varies(run[0], evidence):
+    paths = [path for path in runs(evidence.uses) if len(path) >= limits.shortest_run and _varies(path[0], evidence)]
+    reported: set[str] = set()
+    for path in sorted(paths, key=lambda path: -abs(_change(path))):
+        names, total = {use.layer.name for use in path}, _change(path)
+        most = limits.depth_scales_fail if total > 0 else limits.depth_scales_lost
+        grade = graded(abs(total), limits.depth_scales_warn, most)
+        if grade is None or reported & names:
             continue
-        logs = [math.log(use.signal) for use in run]
-        per_layer = slope(logs)
-        # the change over the whole run by the slope, but at most the change between its ends
-        total = math.copysign(min(abs(per_layer) * (len(run) - 1), abs(logs[-1] - logs[0])), per_layer)
-        grade = graded(abs(total), limits.depth_scales_warn, limits.depth_scales_fail)
-        if grade is None or total * (logs[-1] - logs[0]) < 0:
-            continue
+        reported |= names
+        fading |= names if total < 0 else set()
         verb = "shrinks" if total < 0 else "grows"
         message = (
-            f"the signal's variance {verb} by a factor of {math.exp(per_layer):.3g} per layer over {len(run)} layers "
-            f"without normalization, from {run[0].layer.name} to {run[-1].layer.name}: by e^{total:.2g} in all"
+            f"the signal's variance {verb} by a factor of {math.exp(_slope_of(path)):.3g} per layer over {len(path)} "
+            f"layers without normalization, from {path[0].layer.name} to {path[-1].layer.name}: by e^{total:.2g} in all"
         )
         yield found(
             "Z402",
             message,
-            parameter=weight_of(run[-1]),
-            layer=run[-1].layer.name,
+            parameter=weight_of(path[-1]),
+            layer=path[-1].layer.name,
             severity=grade[0],
             value=abs(total),
             limit=grade[1],
         )
+
+
+def _slope_of(path: Sequence[Use]) -> float:
+    return slope([math.log(use.signal) for use in path])
+
+
+def _change(path: Sequence[Use]) -> float:
+    """The change of ln(signal) by the slope, but at most that between the ends; 0 if they have different signs."""
+    per_layer, between = _slope_of(path), math.log(path[-1].signal / path[0].signal)
+    if per_layer * between <= 0:
+        return 0.0
+    return math.copysign(min(abs(per_layer) * (len(path) - 1), abs(between)), per_layer)
 
 
 def _varies(use: Use, evidence: Evidence) -> bool:
@@ -171,6 +197,14 @@ def weight_of(use: Use) -> str | None:
 # -- activations -----------------------------------------------------------------------------------------------------
 
 
+def samples_text(use: Use, evidence: Evidence) -> str:
+    """``64 samples``, or ``1,024 places (16 samples of 64)`` such as pixels and tokens."""
+    size = evidence.batch_size
+    if not size or use.samples <= size or use.samples % size:
+        return f"{use.samples:,} samples"
+    return f"{use.samples:,} places ({size:,} samples of {use.samples // size:,})"
+
+
 def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
     """Whether the units may be off by chance: if all samples are alike, each unit is off with probability 1/2."""
     units = round(use.layer.output.count / use.samples)
@@ -181,29 +215,33 @@ def _by_chance(use: Use, dead: float, limits: Thresholds) -> bool:
     return sum(terms) > limits.dead_chance
 
 
-def _activation(use: Use, limits: Thresholds) -> Iterator[Finding]:
-    layer = use.layer
+def _activation(use: Use, evidence: Evidence) -> Iterator[Finding]:
+    layer, limits = use.layer, evidence.thresholds
     if layer.dead is not None:
         grade = graded(layer.dead, limits.dead_warn, limits.dead_fail)
         if grade is not None and use.samples >= limits.fewest_samples and not _by_chance(use, layer.dead, limits):
-            message = (
-                f"{percent(layer.dead)} of the units of this {use.activation} are off for all {use.samples:,} samples"
-            )
+            samples = samples_text(use, evidence)
+            message = f"{percent(layer.dead)} of the units of this {use.activation} are off for all {samples}"
             yield found("Z404", message, layer=layer.name, severity=grade[0], value=layer.dead, limit=grade[1])
     if layer.saturated is not None:
         grade = graded(layer.saturated, limits.saturated_warn, limits.saturated_fail)
         if grade is not None:
             bounds = " and ".join(f"{bound:g}" for bound in KNOWN[use.activation or ""].bounds)
             message = f"{percent(layer.saturated)} of the outputs of this {use.activation} lie at {bounds}"
-            yield found("Z405", message, layer=layer.name, severity=grade[0], value=layer.saturated, limit=grade[1])
+            memory = use.gates and use.signal < limits.gate_signal
+            if memory:
+                message += ", and are nearly the same for all samples: a gate that its bias holds open or closed"
+            severity = Severity.WARN if memory else grade[0]
+            yield found("Z405", message, layer=layer.name, severity=severity, value=layer.saturated, limit=grade[1])
 
 
 # -- the input -------------------------------------------------------------------------------------------------------
 
 
-def _ignored(evidence: Evidence) -> Iterator[Finding]:
+def _ignored(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
     """The first layer that flattens the signal, if neither its output nor its weight is zero.
 
+    Not where the signal was lost layer by layer, which is reported where it fades.
     Of a module around others, its code is to blame only if none of the layers and calls in it flattens the signal.
     """
     limits = evidence.thresholds
@@ -211,6 +249,8 @@ def _ignored(evidence: Evidence) -> Iterator[Finding]:
         return
     zero = {one.name for one in evidence.tensors if one.zero and one.is_weight}
     flat = [use for use in evidence.uses if _flattens(use, limits)]
+    if any(use.layer.name in fading or use.before in fading for use in flat):
+        return
     for use in flat:
         if use.square == 0 or use.block or zero.intersection(use.layer.parameters):
             continue
@@ -218,8 +258,8 @@ def _ignored(evidence: Evidence) -> Iterator[Finding]:
             continue
         share = use.signal / use.square
         message = (
-            f"its output is the same for all {use.samples:,} samples, to {share:.1g} of its mean square; its input is "
-            "not"
+            f"its output is the same for all {samples_text(use, evidence)}, to {share:.1g} of its mean square; its "
+            "input is not"
         )
         yield found(
             "Z406",
@@ -228,7 +268,7 @@ def _ignored(evidence: Evidence) -> Iterator[Finding]:
             layer=use.layer.name,
             severity=Severity.FAIL,
             value=share,
-            limit=limits.constant,
+            limit=(limits.constant * use.resolution) ** 2,
         )
         return
 
@@ -239,7 +279,7 @@ def _flattens(use: Use, limits: Thresholds) -> bool:
         return False
     if not use.attached and not use.layer.parameters:
         return False  # for example a table of positions, which uses only the shape of its input
-    constant = use.square == 0 or use.signal / use.square < limits.constant
+    constant = use.square == 0 or use.signal / use.square < (limits.constant * use.resolution) ** 2
     return constant and use.input_signal / use.input_square > limits.varied
 
 

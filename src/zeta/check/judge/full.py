@@ -32,7 +32,8 @@ def _jacobians(evidence: Evidence) -> Iterator[Finding]:
         if len(squares) < _SHORTEST:
             continue
         total = sum(map(math.log, squares.values()))
-        grade = graded(abs(total), limits.jacobian_warn, limits.jacobian_fail)
+        most = limits.jacobian_fail if total > 0 else limits.jacobian_lost
+        grade = graded(abs(total), limits.jacobian_warn, most)
         if grade is not None:
             first, *_, last = squares
             message = (

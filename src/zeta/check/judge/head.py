@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 from zeta.check.facts.evidence import Evidence, Use
 from zeta.check.facts.results import Finding, Severity
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge.base import found, graded
+
+# Z601: the advice, where no weights of a head make the spread
+_OF_COMPARISONS: Final = "Lower the scale (raise the temperature), if it was not chosen on purpose."
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -18,9 +22,11 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     if evidence.squashed:
         message = "cross entropy gets probabilities instead of logits: between 0 and 1, they hardly differ"
         yield found("Z605", message, parameter=parameter, layer=layer)
-    for use in evidence.uses:
+    last = max((number for number, use in enumerate(evidence.uses) if use.weighted), default=-1)
+    for number, use in enumerate(evidence.uses):
         if use.layer.entropy is not None and use.layer.largest_logit is not None:
-            yield from _attention(use, use.layer.entropy, use.layer.largest_logit, evidence.thresholds)
+            chosen = use.cosines or number > last
+            yield from _attention(use, use.layer.entropy, use.layer.largest_logit, chosen, evidence.thresholds)
 
 
 def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Iterator[Finding]:
@@ -46,12 +52,13 @@ def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Itera
             message,
             parameter=parameter,
             layer=layer,
-            severity=grade[0],
+            severity=Severity.WARN if evidence.compared else grade[0],
+            advice=_OF_COMPARISONS if evidence.compared else None,
             value=loss.value,
             limit=neutral + grade[1],
         )
-    if evidence.paired:
-        return  # contrastive losses: similar pairs of inputs give a loss below chance level without any learning
+    if evidence.paired or evidence.compared:
+        return  # similar inputs give a loss below chance level without any learning, and a margin one above
     missed = loss.value - loss.expected
     # The labels' logits miss the mean logit by up to their spread s, if the rows of a batch prefer the same classes.
     # It adds s^2 / 2 to the expected loss while it is small, and s times the mean of the largest of `classes` normal
@@ -72,9 +79,10 @@ def _head(evidence: Evidence) -> tuple[str | None, str | None]:
     return (weights[0] if weights else None), (None if head is None else head.layer.name)
 
 
-def _attention(use: Use, entropy: float, largest: float, limits: Thresholds) -> Iterator[Finding]:
+def _attention(use: Use, entropy: float, largest: float, chosen: bool, limits: Thresholds) -> Iterator[Finding]:
+    """``chosen``: the scale of cosines is a choice, and weights that are the answer have a gradient as logits have."""
     if entropy < limits.entropy_warn:
-        failed = entropy < limits.entropy_fail
+        failed = entropy < limits.entropy_fail and not chosen
         message = f"the mean entropy of this attention is {entropy:.2g} times that of uniform attention"
         yield found(
             "Z603",

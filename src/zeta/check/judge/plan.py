@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zeta.check.facts.evidence import Evidence, TensorFacts
 from zeta.check.facts.results import Finding, Severity
@@ -46,8 +46,16 @@ _MOST_MEAN: Final = 0.1
 _MOST_ZEROS: Final = 0.1
 # the std of a normal distribution over its median absolute deviation: 1 / Phi^-1(3/4)
 _STD_OVER_MAD: Final = 1.4826
-# more elements than this at the two extreme values are not single outliers
+# more elements than this at an extreme value are not single outliers
 _OUTLIERS: Final = 2
+# the fraction of equal distances above which the places of a value are regular. Places at random that are a part p of
+# all have a part p of equal distances
+_REGULAR: Final = 0.5
+# orthogonal rows: how many are compared, how few are too few, and their largest cosine in units of that of random ones,
+# of which the largest of 28 is above 1
+_FEW_ROWS: Final = 8
+_FEWEST_ROWS: Final = 3
+_RIGHT_ANGLE: Final = 0.1
 # different values next to an extreme one whose counts are compared with its count
 _NEIGHBOURS: Final = 8
 
@@ -136,7 +144,7 @@ def _fan(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     for side, wrong, right in (("in", blind.fan_in, real.fan_in), ("out", blind.fan_out, real.fan_out)):
         off = max(wrong, right) / max(1, min(wrong, right))
         scheme = next((c for c in _SCHEMES if _matches(std, wrong, c, slack)), None)
-        if known or scheme is None or off < limits.fan_factor:
+        if known or scheme is None or off < limits.fan_factor or _is_orthogonal(one.values):
             continue
         usual = scheme == 1 / 3 and isinstance(one.slot.module, _TRANSPOSED)
         severity = Severity.NOTE if usual else Severity.WARN if side == "out" else Severity.FAIL
@@ -159,6 +167,8 @@ def _stride(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     scheme = next((c for c in _SCHEMES if _matches(std, whole, c, slack)), None)
     if not std or slack > _MOST_SLACK or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
         return
+    if _is_orthogonal(one.values):
+        return
     message = (
         f"std {std:.4g} is {_SCHEMES[scheme]} for a fan_in of {whole}, of which {met:g} meet an input behind stride "
         f"{', '.join(str(n) for _, n in one.axes.stride_in)}: the output has {met / whole:.3g} of the variance"
@@ -172,6 +182,15 @@ def _slack(one: TensorFacts, limits: Thresholds) -> float:
     return limits.scheme_tolerance + (0.0 if planned else _SAMPLING_ERRORS / math.sqrt(2 * one.stats.count))
 
 
+def _is_orthogonal(values: Tensor) -> bool:
+    """Whether rows or columns have right angles: their std follows from their length, and from no fan."""
+    rows = values.flatten(1).float()
+    rows = rows if rows.shape[0] <= rows.shape[1] else rows.T
+    few = torch.nn.functional.normalize(rows[:: max(1, len(rows) // _FEW_ROWS)], dim=1)
+    cosines = (few @ few.T).fill_diagonal_(0).abs()
+    return len(few) > _FEWEST_ROWS and float(cosines.max()) * math.sqrt(rows.shape[1]) < _RIGHT_ANGLE
+
+
 def _matches(std: float, fan: float, constant: float, slack: float) -> bool:
     return abs(std / math.sqrt(constant / max(fan, 1)) - 1) <= slack
 
@@ -181,15 +200,14 @@ def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     if flat.numel() < _FEWEST or one.stats.zeros > _MOST_ZEROS:
         return
     sample = sample_of(flat).float()
-    centre = sample.median()
+    centre = float(sample.median())
     sigma = _STD_OVER_MAD * float((sample - centre).abs().median())
-    reach = max(one.stats.high - float(centre), float(centre) - one.stats.low)
-    if sigma > 0 and reach > limits.outlier_sigmas * sigma:
-        count = int(((flat == one.stats.high) | (flat == one.stats.low)).sum())
-        if count > _OUTLIERS:
+    for end in (one.stats.high, one.stats.low):
+        reach = abs(end - centre)
+        if sigma > 0 and reach > limits.outlier_sigmas * sigma and not _on_purpose(places := _places(flat, end)):
             message = (
-                f"{count:,} values lie exactly at {one.stats.low:.4g} or {one.stats.high:.4g}, {reach / sigma:.3g} "
-                f"sigma of the rest ({sigma:.3g}) away"
+                f"{len(places):,} values lie exactly at {end:.4g}, {reach / sigma:.3g} sigma of the rest ({sigma:.3g}) "
+                "away"
             )
             yield found("Z206", message, parameter=one.name, value=reach / sigma, limit=limits.outlier_sigmas)
             return
@@ -199,7 +217,8 @@ def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     for at, neighbours in ((-1, slice(-1 - _NEIGHBOURS, -1)), (0, slice(1, 1 + _NEIGHBOURS))):
         share = float(counts[at]) / len(sample)
         excess = float(counts[at]) / float(counts[neighbours].double().mean())
-        if share > limits.mass_share and excess > limits.mass_excess:
+        heaped = share > limits.mass_share and excess > limits.mass_excess
+        if heaped and not _on_purpose(_places(flat, float(values[at]))):
             message = (
                 f"{percent(share)} of its values are exactly {float(values[at]):.4g}, {excess:.3g} times as many as "
                 "at the neighbouring values"
@@ -208,3 +227,15 @@ def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
                 "Z206", message, parameter=one.name, severity=Severity.WARN, value=excess, limit=limits.mass_excess
             )
             return
+
+
+def _places(flat: Tensor, value: float) -> Tensor:
+    return (flat == value).nonzero().flatten()
+
+
+def _on_purpose(places: Tensor) -> bool:
+    """Whether values were put there: single ones, or at equal distances, such as a diagonal, a row or a column."""
+    if len(places) <= _OUTLIERS:
+        return True
+    _, counts = torch.unique(places.diff(), return_counts=True)
+    return int(counts.max()) >= _REGULAR * (len(places) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -76,10 +77,14 @@ def units_of_all(tensors: tuple[TensorFacts, ...], tolerance: float) -> dict[str
     return found
 
 
-def still_zeros(one: TensorFacts) -> Tensor | None:
+def still_zeros(one: TensorFacts, reached: Callable[[Tensor], Tensor | None]) -> Tensor | None:
     """Which units of a weight are zero and have a zero gradient, while others do not; ``None`` if fewer than two.
 
-    Experts and embeddings are excluded: their units get a gradient only from samples that select them.
+    Experts, embeddings and what no call reached are excluded: they get a gradient only from samples that select them.
+
+    Args:
+        one: the weight.
+        reached: which elements of a stored tensor the calls of the forward pass took, if not all.
     """
     if one.axes is None or one.axes.batch or one.axes.lookup or one.gradient is None or one.stats.zeros == 0:
         return None
@@ -89,6 +94,10 @@ def still_zeros(one: TensorFacts) -> Tensor | None:
     gradients = rows_of(one, one.gradient)
     assert gradients is not None
     still = ~(rows.any(dim=1) | gradients.any(dim=1))
+    if 1 < int(still.sum()) < len(still):
+        taken = reached(one.slot.tensor)
+        rows = None if taken is None else rows_of(one, taken)
+        still = still if rows is None else still & rows.any(dim=1)
     return still if 1 < int(still.sum()) < len(still) else None
 
 

@@ -45,6 +45,9 @@ def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> di
         raise SpecError(
             f"{type(twin).__name__} asks for the loss during its step, which a copy cannot give; leave it out"
         )
+    if isinstance(twin, torch.optim.SparseAdam):  # takes no dense gradients
+        for copied in copies.values():
+            copied.grad = None if copied.grad is None else copied.grad.to_sparse(1)
     twin.step()
     given = optimizer if isinstance(optimizer, Optimizer) else twin  # twin omits groups without gradients
     groups = _groups(given)

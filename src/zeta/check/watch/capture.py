@@ -19,6 +19,7 @@ from zeta.base.modules import modules_of
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
+from zeta.check.watch.graph.parameters import ParameterUses
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
 from zeta.resolve.kinds import is_norm
@@ -47,9 +48,12 @@ class Record:
         self.gradient: Pending | None = None
         self.given: Pending | None = None
         self.samples = 0
+        self.resolution = 0.0
+        self.steps: int | None = None
         self.dead: Tensor | None = None
         self.saturated: Tensor | None = None
         self.attention: tuple[Tensor, Tensor] | None = None
+        self.scores: Any = None  #: the graph node of an attention's scores, or of its output
         self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
@@ -60,6 +64,7 @@ class Record:
         self.output = pending(output, unit)
         self.samples = output.numel() // max(1, output.shape[unit]) if unit is not None else output.numel()
         self.attached = output.requires_grad
+        self.resolution = torch.finfo(output.dtype).eps
         if output.requires_grad:
             self.node = output.grad_fn
             output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
@@ -92,6 +97,7 @@ class Capture:
         self.keep = keep
         self.modules = modules
         self.parameters = dict(parameters)
+        self.parameter_uses = ParameterUses(self.parameters)
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
@@ -187,11 +193,13 @@ class Capture:
         record = Record(self._numbered(name or "model"), kind, name, parameters=own)
         record.block = block
         record.norm = is_norm(module)
+        record.steps = _steps(module, frame.given)
         self._mark_units(module, frame.given, result)
         unit = self.tags.unit_of(result)
         if inner is not None:
             record.weighted, record.activation = inner.weighted, inner.activation
-            record.dead, record.saturated, record.attention = inner.dead, inner.saturated, inner.attention
+            record.dead, record.saturated = inner.dead, inner.saturated
+            record.attention, record.scores = inner.attention, inner.scores
         elif leaf and not owns and not record.norm:
             self._activation_module(record, module, frame, result, unit)
         self._finish(record, result, unit, frame.given)
@@ -279,12 +287,12 @@ class Capture:
             record.activation, record.dead = kind, dead
             record.saturated = _saturated(known, given, output)
         elif kind == "scaled_dot_product_attention":
-            record.attention = attention.of_call(*args, **kwargs)
+            record.attention, record.scores = attention.of_call(*args, **kwargs), output.grad_fn
         elif kind == "softmax":
             if given is None or not self.tags.of(given).scores:
                 return
             record.kind, record.name = "attention", f"{owner}:attention"
-            record.attention = attention.of_scores(plain(given))
+            record.attention, record.scores = attention.of_scores(plain(given)), given.grad_fn
         elif kind.startswith(_WEIGHTED):
             record.weighted = True
             held = [item for item in (*args, *kwargs.values()) if isinstance(item, nn.Parameter)]
@@ -312,6 +320,15 @@ def _saturated(known: activations.Activation, given: Tensor | None, output: Tens
     if not known.bounds:  # so no shards are gathered for nothing
         return None
     return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
+
+
+def _steps(module: nn.Module, given: Tensor | None) -> int | None:
+    """The steps of a recurrent module; ``None`` for other modules and for packed sequences."""
+    if isinstance(module, nn.RNNCellBase):
+        return 1
+    if not isinstance(module, nn.RNNBase) or given is None or given.ndim < 2:
+        return None
+    return given.shape[1 if module.batch_first and given.ndim == 3 else 0] if given.ndim == 3 else None
 
 
 def _only(calls: list[Record]) -> Record | None:
@@ -347,6 +364,7 @@ class _Calls(TorchFunctionMode):
             capture.detached.append(args[0].grad_fn)
         dead = capture.before_call(kind, args)
         result = func(*args, **kwargs)
+        capture.parameter_uses.take(name, func, args, kwargs, result)
         if kind == "cross_entropy":
             capture.cross_entropy.append(_entropy_call(*args, **kwargs))
         elif kind == "binary_cross_entropy":

@@ -123,14 +123,14 @@ def _against_target(logits: Tensor, target: Any) -> Objective | None:
         logits = logits.squeeze(-1)  # one logit per sample
     if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
         binary = F.binary_cross_entropy if is_sigmoid(logits) else F.binary_cross_entropy_with_logits
-        return Objective(value=binary(logits.float(), target.float()))
+        return Objective(value=binary(_wide(logits), _wide(target)))
     if target.dtype in _INTEGERS and logits.ndim >= 2:
         if target.shape == logits.shape[:-1]:
             return Objective(value=_cross_entropy(logits.flatten(0, -2), target.flatten()))
         if target.shape == (logits.shape[0], *logits.shape[2:]):
             return Objective(value=_cross_entropy(logits, target))
     if target.is_floating_point() and target.shape == logits.shape:
-        return Objective(value=F.mse_loss(logits.float(), target.float()))
+        return Objective(value=F.mse_loss(_wide(logits), _wide(target)))
     return None
 
 
@@ -144,7 +144,12 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         )
     if sum_to_one(logits):
         logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
-    return F.cross_entropy(logits.float(), target.long())
+    return F.cross_entropy(_wide(logits), target.long())
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """At least fp32: the loss of a model in fp64 keeps its digits."""
+    return tensor if tensor.dtype is torch.float64 else tensor.float()
 
 
 def sum_to_one(logits: Tensor) -> bool:
@@ -171,7 +176,7 @@ def _next_token(logits: Tensor, call: Call) -> Objective | None:
     tokens = next((t for t in inputs if t.ndim == 2 and t.shape == logits.shape[:-1] and t.shape[1] > 1), None)
     if tokens is None or int(tokens.max()) >= logits.shape[-1] or int(tokens.min()) < 0:
         return None
-    value = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+    value = F.cross_entropy(_wide(logits[:, :-1].flatten(0, 1)), tokens[:, 1:].flatten())
     return Objective(value=value)
 
 

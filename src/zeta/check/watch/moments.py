@@ -27,7 +27,7 @@ class Pending:
     """Statistics that may not have been copied from the device yet.
 
     ``numbers``: mean, variance, minimum, maximum, count of zeros, count of nonfinite values, the variance over samples
-    averaged over units, and count of minus infinities. ``sample`` is for the histogram.
+    averaged over units, and count of masked values. ``sample`` is for the histogram.
     """
 
     count: int
@@ -41,7 +41,7 @@ class Measures:
 
     stats: Stats
     signal: float  #: the variance over samples, averaged over units
-    masked: int  #: count of minus infinities
+    masked: int  #: count of minus infinities that a softmax takes for a mask
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -114,12 +114,19 @@ def _by_torch(x: Tensor, unit: int | None) -> Tensor:
     if not math.isfinite(float(low + high)) or not math.isfinite(float(variance)):
         finite = torch.isfinite(x)
         nonfinite = x.numel() - torch.count_nonzero(finite)
-        masked = torch.count_nonzero(torch.isneginf(x))
+        masked = _masked(x)
         kept = x[finite].double()
         signal = variance = kept.var(correction=0) if kept.numel() else torch.zeros_like(low)
         mean = kept.mean() if kept.numel() else torch.zeros_like(low)
         low, high = torch.aminmax(kept) if kept.numel() else (mean, mean)
     return torch.stack([n.double() for n in (mean, variance, low, high, zeros, nonfinite, signal, masked)])
+
+
+def _masked(x: Tensor) -> Tensor:
+    """The count of minus infinities, if these can be a mask: every line along some dimension keeps other values."""
+    hidden = torch.isneginf(x)
+    kept = any(size > 1 and not bool(hidden.all(dim=dim).any()) for dim, size in enumerate(x.shape))
+    return torch.count_nonzero(hidden) if kept else hidden.new_zeros((), dtype=torch.int64)
 
 
 def _sample(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,16 +17,14 @@ from zeta.check.facts.results import Layer, Loss
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
+from zeta.check.watch.graph.heads import compares, heads, scales_cosines
+from zeta.check.watch.graph.nodes import leaves_of
+from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
-
-# graph nodes with one input that are followed from the logits or the output back to the head
-_HEAD_STEPS = 12
-# views or casts of a parameter that are skipped
-_VIEWS = 3
 
 
 def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
@@ -39,14 +37,15 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in parameters_of(slot.parametrization)}
     capture = Capture(named_modules(model), names)
-    signal = _batch_signal(call)
+    signal, size, zero = _batch_signal(call), _batch_size(call), _batch_zero(call)
     parameters: list[Tensor] = list(parameters_of(model))  # before FSDP2 replaces them in the forward pass
     with plainly(model), capture.watching():
         output = call.output_of(model)
         aim = objective(output, call, loss)
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
     classified, loss_seen = _loss(aim, capture)
-    head, head_parameters = _heads(classified, output, capture)
+    nodes = _nodes(capture.records)
+    head, head_parameters = heads(classified, output, nodes, capture.parameters)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
     learned = [parameter for parameter in parameters if parameter.requires_grad]
     gradients: dict[int, Tensor] = {}
@@ -54,7 +53,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
     if len(gradients) < len(learned) and capture.detached:
-        behind = _leaves(capture.detached)
+        behind = leaves_of(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Pass(
@@ -62,6 +61,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         gradients=gradients,
         loss=loss_seen,
         paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
+        compared=bool(classified) and compares(classified[0], nodes),
         squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
         or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
@@ -69,7 +69,11 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,
+        touched=dict(capture.parameter_uses.attached),
+        reached=capture.parameter_uses.reached,
         batch_signal=signal,
+        batch_size=size,
+        batch_zero=zero,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
     )
 
@@ -90,7 +94,7 @@ def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict
 def _accumulated(value: Tensor, learned: list[Tensor]) -> list[Tensor | None]:
     """The gradients, which FSDP2 reduces into ``.grad``; the previous ``.grad`` and its hooks are restored."""
     # including leaves that are not the model's: the loss may have parameters
-    leaves: list[Any] = [*_leaves([value.grad_fn]).values(), *learned]
+    leaves: list[Any] = [*leaves_of([value.grad_fn]).values(), *learned]
     before = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
     for leaf in leaves:
         leaf.grad = leaf._post_accumulate_grad_hooks = None
@@ -105,6 +109,11 @@ def _dense(gradient: Tensor) -> Tensor:
     return gradient if gradient.layout is torch.strided else gradient.to_dense()
 
 
+def _nodes(records: list[Record]) -> dict[Any, Record]:
+    """Records by the node of their output. Of several with one output, the innermost one, which comes first."""
+    return {record.node: record for record in reversed(records) if record.node is not None and not record.block}
+
+
 # -- records to uses ---------------------------------------------------------------------------------------------------
 
 
@@ -112,11 +121,21 @@ def _uses(records: list[Record], head: Any) -> list[Use]:
     waiting: list[Pending | None] = []
     for record in records:
         waiting += [record.output, record.gradient, record.given]
-    measured = iter(resolved(waiting))
-    return [_use(record, next(measured), next(measured), next(measured), record is head) for record in records]
+    measured, paths = iter(resolved(waiting)), Paths(records)
+    names = [None if number is None else records[number].name for number in paths.before]
+    return [
+        replace(
+            _use(record, next(measured), next(measured), next(measured)),
+            head=record is head,
+            before=names[number],
+            gates=number in paths.gates,
+            scored=number in paths.scored,
+        )
+        for number, record in enumerate(records)
+    ]
 
 
-def _use(record: Record, output: Measures | None, gradient: Measures | None, given: Measures | None, head: bool) -> Use:
+def _use(record: Record, output: Measures | None, gradient: Measures | None, given: Measures | None) -> Use:
     assert output is not None
     square = None if given is None else given.stats.rms**2
     known = square is not None and square > 0 and math.isfinite(square)
@@ -146,7 +165,14 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         masked=output.masked,
         input_signal=None if given is None else given.signal,
         input_square=square,
-        head=head,
+        input_nonfinite=0 if given is None else given.stats.nonfinite,
+        head=False,
+        before=None,
+        gates=False,
+        scored=False,
+        steps=record.steps,
+        cosines=record.attention is not None and scales_cosines(record.scores),
+        resolution=record.resolution,
     )
 
 
@@ -167,74 +193,13 @@ def _batch_signal(call: Call) -> float | None:
     return max(shares, default=None)
 
 
-# -- graph -----------------------------------------------------------------------------------------------------------
+def _batch_size(call: Call) -> int | None:
+    return next((len(tensor) for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.ndim), None)
 
 
-def _heads(classified: list[Tensor], output: Any, capture: Capture) -> tuple[Record | None, frozenset[str]]:
-    """The record that makes the logits (the first ones, if there are several), and the parameters of all logits.
-
-    Without logits, those of the first output for which they are found.
-    """
-    # if several records have the same output tensor, the innermost one, which comes first, is used
-    seen = [record for record in reversed(capture.records) if record.node is not None and not record.block]
-    nodes = {record.node: record for record in seen}
-    tensors = classified or [tensor for _, tensor in tensors_in(output) if tensor.requires_grad]
-    heads = [head for tensor in tensors if (head := _head_of(tensor, nodes, capture)) is not None]
-    if not heads:
-        return None, frozenset()
-    return heads[0][0], frozenset().union(*(names for _, names in (heads if classified else heads[:1])))
-
-
-def _head_of(
-    tensor: Tensor, nodes: Mapping[Any, Record], capture: Capture
-) -> tuple[Record | None, frozenset[str]] | None:
-    """The record and the parameters that make a tensor, found through operations with one non-parameter input.
-
-    Layers without parameters, such as a last softmax, are skipped if a layer with parameters comes before them.
-    """
-    node: Any = tensor.grad_fn
-    bare: Record | None = None
-    for _ in range(_HEAD_STEPS):
-        if node is None:
-            break
-        record = nodes.get(node)
-        above = [inner for inner, _ in node.next_functions if inner is not None]
-        leaves = [leaf for inner in above if (leaf := _leaf(inner)) is not None]
-        if (record is not None and record.parameters) or any(leaf.ndim > 1 for leaf in leaves):
-            names = {capture.parameters[id(leaf)] for leaf in leaves if id(leaf) in capture.parameters}
-            return record, frozenset(names.union(() if record is None else record.parameters))
-        bare = bare or record
-        rest = [inner for inner in above if _leaf(inner) is None]
-        node = rest[0] if len(rest) == 1 else None
-    return None if bare is None else (bare, frozenset())
-
-
-def _leaf(node: Any) -> Tensor | None:
-    """The parameter of a graph node, possibly through views or casts; ``None`` if the node is not a parameter."""
-    for _ in range(_VIEWS):
-        variable: Tensor | None = getattr(node, "variable", None)
-        if variable is not None:
-            return variable
-        if len(node.next_functions) != 1 or node.next_functions[0][0] is None:
-            return None
-        node = node.next_functions[0][0]
-    return None
-
-
-def _leaves(nodes: list[Any]) -> dict[int, Tensor]:
-    """Every leaf that some graph nodes depend on, by its ``id``."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found[id(leaf)] = leaf
-        waiting += [above for above, _ in node.next_functions]
-    return found
+def _batch_zero(call: Call) -> bool:
+    given = [tensor for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.is_floating_point()]
+    return bool(given) and not any(bool(tensor.any()) for tensor in given)
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
