@@ -27,12 +27,18 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _without(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
+    at = {name: cut.at for cut in evidence.cuts for name in cut.parameters}
     for one in learned:
         if one.gradient_stats is not None or not one.stats.count:
             continue
-        cut = one.detached or (evidence.differentiable and _under_no_grad(one, evidence))
+        known = at.get(one.name)
+        if known is not None and not known.explicit:
+            continue  # Z904
+        cut = known is not None or one.detached or (evidence.differentiable and _under_no_grad(one, evidence))
         if one.used and cut:
-            yield found("Z502", "it takes part in the forward pass, and is cut off from the loss", parameter=one.name)
+            where = "" if known is None else f" by {known.operation} in {known.module}"
+            message = f"it takes part in the forward pass, and is cut off from the loss{where}"
+            yield found("Z502", message, parameter=one.name)
         elif evidence.differentiable:
             how = "its output takes no part in the loss" if one.used else "nothing used it in the forward pass"
             yield found("Z501", how, parameter=one.name)
@@ -118,9 +124,10 @@ def _still(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     reached = {name for use in evidence.uses for name in use.layer.parameters}
     # embeddings of which the batch uses only the padding row
     padding = {name for use in evidence.uses if use.layer.output.zeros == 1.0 for name in use.layer.parameters}
+    cut = {name for cut in evidence.cuts for name in cut.parameters}  # Z904
     padding &= {one.name for one in learned if one.slot.kind is Kind.EMBEDDING and not one.zero}
     for one in learned:
-        if not one.is_weight or not one.still or one.name not in later.still:
+        if not one.is_weight or not one.still or one.name not in later.still or one.name in cut:
             continue
         if one.name not in reached or one.name in padding:  # for example an expert
             yield found("Z501", "no sample of this batch reached it", parameter=one.name)

@@ -10,16 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeta.base.distributed import any_fsdp
+from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.modules import parameters_of
 from zeta.check.facts.evidence import Pass, Use
 from zeta.check.facts.results import Layer, Loss
+from zeta.check.facts.wiring import Wires
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
+from zeta.check.watch.wiring.strays import leaves_of, nodes_of, strays_of
+from zeta.check.watch.wiring.targets import offsets_of, tokens_of
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
@@ -49,12 +52,13 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     head, head_parameters = _heads(classified, output, capture)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
     learned = [parameter for parameter in parameters if parameter.requires_grad]
+    wires = _wires(model, parameters, call, output, aim, capture)
     gradients: dict[int, Tensor] = {}
     detached: frozenset[str] = frozenset()
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
     if len(gradients) < len(learned) and capture.detached:
-        behind = _leaves(capture.detached)
+        behind = leaves_of(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Pass(
@@ -71,6 +75,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         detached=detached,
         batch_signal=signal,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
+        wires=wires,
     )
 
 
@@ -90,7 +95,7 @@ def gradients_of(model: nn.Module, value: Tensor, learned: list[Tensor]) -> dict
 def _accumulated(value: Tensor, learned: list[Tensor]) -> list[Tensor | None]:
     """The gradients, which FSDP2 reduces into ``.grad``; the previous ``.grad`` and its hooks are restored."""
     # including leaves that are not the model's: the loss may have parameters
-    leaves: list[Any] = [*_leaves([value.grad_fn]).values(), *learned]
+    leaves: list[Any] = [*leaves_of([value.grad_fn]).values(), *learned]
     before = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
     for leaf in leaves:
         leaf.grad = leaf._post_accumulate_grad_hooks = None
@@ -221,20 +226,19 @@ def _leaf(node: Any) -> Tensor | None:
     return None
 
 
-def _leaves(nodes: list[Any]) -> dict[int, Tensor]:
-    """Every leaf that some graph nodes depend on, by its ``id``."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found[id(leaf)] = leaf
-        waiting += [above for above, _ in node.next_functions]
-    return found
+def _wires(
+    model: nn.Module, parameters: list[Tensor], call: Call, output: Any, aim: Objective, capture: Capture
+) -> Wires:
+    given = (call.batch, call.args, call.kwargs)
+    # the leaves of a sharded model are not the parameters that it holds
+    leaves = {} if any_sharded(model) else leaves_of([aim.value.grad_fn])
+    return Wires(
+        strays=strays_of(model, parameters, given, leaves, lambda: leaves_of(nodes_of(output)), capture.foreign),
+        outputs={place: tuple(tensor.shape) for place, tensor in tensors_in(output)},
+        offsets=offsets_of(tokens_of(call), capture.cross_entropy),
+        guessed=aim.guessed,
+        dropped=tuple(dict.fromkeys(capture.dropped)),
+    )
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
