@@ -153,7 +153,7 @@ class Pass:
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
-    wires: Wires
+    wires: Wires = field(default_factory=Wires)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

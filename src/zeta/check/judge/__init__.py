@@ -36,11 +36,13 @@ _CONSEQUENCES: Final = {
 def all_findings(evidence: Evidence) -> list[Finding]:
     """The findings of all rules, without those that follow from another one."""
     every = [finding for group in _GROUPS for finding in group(evidence)]
+    failed = {finding.rule.id: finding for finding in reversed(every) if finding.severity is Severity.FAIL}
     causes: dict[str, Finding] = {}
-    for finding in every:
-        if finding.severity is Severity.FAIL and finding.rule.id in _CONSEQUENCES:
-            causes.setdefault(finding.rule.id, finding)
-    follow = {rule for cause in causes for rule in _CONSEQUENCES[cause]}
+    follow: set[str] = set()
+    for rule, consequences in _CONSEQUENCES.items():  # what follows from another one is no cause
+        if rule in failed and rule not in follow:
+            causes[rule] = failed[rule]
+            follow.update(consequences)
     return [_with_consequences(finding, every, causes) for finding in every if finding.rule.id not in follow]
 
 
