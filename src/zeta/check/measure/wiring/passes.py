@@ -34,9 +34,15 @@ def outputs_of(model: nn.Module, call: Call) -> dict[str, Tensor]:
         raise UndecidedError(
             f"the model cannot run on two samples in eval mode: {type(error).__name__}: {first}"
         ) from error
-    found = {name: plain(tensor) for name, tensor in tensors_in(output) if tensor.is_floating_point()}
+    found = {name: _finite(tensor) for name, tensor in tensors_in(output) if tensor.is_floating_point()}
     logits = logits_of(output)
-    return found if logits is None else {**found, _LOGITS: plain(logits)}
+    return found if logits is None else {**found, _LOGITS: _finite(logits)}
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """The values, without the infinities of masks."""
+    values = plain(tensor)
+    return torch.where(torch.isfinite(values), values, 0)
 
 
 def comparable(outputs: Mapping[str, Tensor], whole: Mapping[str, tuple[int, ...]], pair: int) -> list[str]:
@@ -50,10 +56,9 @@ def comparable(outputs: Mapping[str, Tensor], whole: Mapping[str, tuple[int, ...
         and tensor.shape[0] == pair
         and tuple(tensor.shape[1:]) == whole[name][1:]
         and (whole[name][0] > pair or pair not in tensor.shape[1:])
-        and bool(torch.isfinite(tensor).all())
     ]
     if not names:
-        raise UndecidedError("no finite output has one row for each sample, and no other size that is their number")
+        raise UndecidedError("no output has one row for each sample, and no other size that is their number")
     return names
 
 
@@ -84,7 +89,7 @@ def ahead(before: Mapping[str, Tensor], after: Mapping[str, Tensor], two: Two) -
     if two.tokens is None or logits is None or changed is None or tokens is None or logits.ndim != 3:
         return None
     length = tokens.shape[1]
-    if logits.shape[0] != 2 or logits.shape[1] not in (length, length - 1) or not bool(torch.isfinite(logits).all()):
+    if logits.shape[0] != 2 or logits.shape[1] not in (length, length - 1):
         return None
     size = float(logits.double().square().mean().sqrt()) or 1.0
     change = (changed[0].double() - logits[0].double()).abs().amax(-1) / size

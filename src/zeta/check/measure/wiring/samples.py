@@ -69,7 +69,7 @@ def count_of(call: Call) -> int:
     if count < 2:
         raise UndecidedError("the batch has one sample only")
     square = [tuple(tensor.shape) == (count, count) for tensor in tensors]
-    if any(square) and not all(square):
+    if any(square) and not all(square) and all(tensor.ndim < 3 for tensor in tensors):
         raise UndecidedError("an input relates each sample to each, as edges relate nodes")
     return count
 
