@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
 import torch
 from torch import nn
 from torch._guards import active_fake_mode
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from zeta import verbs
 from zeta._version import __version__
 from zeta.base import dtypes
-from zeta.base.distributed import any_fsdp, any_sharded, local
+from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.modules import check_module, copy_of, within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
-from zeta.base.progress import check_progress, progress_of
+from zeta.base.progress import progress_of
 from zeta.base.reading import shown
-from zeta.base.tensors import is_freed
+from zeta.check.arguments import check_options, checked_slots
 from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
+from zeta.check.facts.wiring import Pairs
 from zeta.check.judge import all_findings
 from zeta.check.judge.suppression import Suppression
 from zeta.check.measure.duplicates import still_zeros, units_of_all
@@ -38,9 +37,12 @@ from zeta.check.measure.jacobians import jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
-from zeta.check.measure.tensors import tensor_facts
+from zeta.check.measure.tensors import parts_of, tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
 from zeta.check.measure.updates import OptimizerLike, first_step
+from zeta.check.measure.wiring.cuts import cuts as cuts_of
+from zeta.check.measure.wiring.pairs import PAIR_RULES
+from zeta.check.measure.wiring.pairs import pairs as pairs_of
 from zeta.check.show.report import CheckReport
 from zeta.check.watch.batches import Call, call_of
 from zeta.check.watch.fsdp import kept_gathered, reshard
@@ -49,7 +51,6 @@ from zeta.check.watch.loaders import first_batch
 from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
-from zeta.compute.stream.random import check_seed
 from zeta.errors import SpecError, TargetError, listed
 from zeta.report.digests import Claim, layouts_of
 from zeta.resolve.plans import Plan
@@ -58,6 +59,7 @@ from zeta.write.guards import check_no_recording
 
 Level = Literal["fast", "full"]
 _LEVELS: Final = ("fast", "full")
+_SHARDED: Final = tuple((rule, "the model is sharded") for rule in ("Z901", "Z904", *PAIR_RULES))
 
 
 def check(
@@ -142,8 +144,8 @@ def check(
     with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
         inner = _checked(model, level, plan)
         reshard(inner)
-        slots = _checked_slots(inner)
-        _check_options(loss, initialize, optimizer, thresholds, seed, progress)
+        slots = checked_slots(inner)
+        check_options(loss, initialize, optimizer, thresholds, seed, progress)
         sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
         if level == "fast" and (width is not None or depth is not None):
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
@@ -167,7 +169,7 @@ def check(
                     evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, tell)
         ranks.wait()
     findings = all_findings(evidence)
-    skipped: list[tuple[str, str]] = []
+    skipped = list(evidence.pairs.skipped)
     if evidence.later is not None and evidence.later.skipped is not None:
         skipped += [(rule, evidence.later.skipped) for rule in ("Z302", "Z506")]
     if initialize is None:
@@ -175,7 +177,7 @@ def check(
     if plan is None:
         skipped += [(rule, "no plan was given to compare with") for rule in ("Z201", "Z202", "Z203", "Z204")]
     if optimizer is None:
-        skipped.append(("Z701", "no optimizer was given"))
+        skipped += [(rule, "no optimizer was given") for rule in ("Z701", "Z902", "Z903")]
     reported, suppressed = suppression.split(findings)
     return CheckReport(
         model=type_name(unwrap(inner)),
@@ -211,28 +213,6 @@ def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
     return unwrap(model, gathering=True)
 
 
-def _checked_slots(model: nn.Module) -> list[Slot]:
-    """The model's tensors; ``TargetError`` for those that cannot be looked at."""
-    slots = walk(model)
-    fake = [slot.name for slot in slots if isinstance(slot.tensor, FakeTensor)]
-    if fake:
-        raise TargetError(
-            listed("these are FakeTensors and have no values; build the model outside of FakeTensorMode:", fake)
-        )
-    lazy = [slot.name for slot in slots if nn.parameter.is_lazy(slot.tensor)]
-    if lazy:
-        raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
-    fixed = [slot.name for slot in slots if slot.tensor.is_inference()]
-    if fixed:
-        raise TargetError(
-            listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
-        )
-    freed = [slot.name for slot in slots if is_freed(local(slot.tensor))]
-    if freed:
-        raise TargetError(listed("the storages of these were freed or made smaller; give them back first:", freed))
-    return slots
-
-
 def _claim(
     slots: list[Slot], plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
 ) -> Claim:
@@ -244,45 +224,6 @@ def _claim(
         held=layouts_of((slot.name, slot.tensor) for slot in slots),
         options=(*options.items(), ("thresholds", str(limits))),
     )
-
-
-def _check_options(
-    loss: LossFunction | None,
-    initialize: Initialize | None,
-    optimizer: OptimizerLike | None,
-    thresholds: Thresholds | None,
-    seed: int | None,
-    progress: CheckProgress | bool | None,
-) -> None:
-    if loss is not None and not (callable(loss) and _takes_two(loss)):
-        raise SpecError(
-            f"loss must be a function of two arguments, the model's output and the batch, got {shown(loss)}"
-        )
-    if initialize is not None and not callable(initialize):
-        raise SpecError(f"initialize must be a function of the model, got {shown(initialize)}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
-        raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(optimizer)}"
-        )
-    if thresholds is not None and not isinstance(thresholds, Thresholds):
-        raise SpecError(
-            f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {shown(thresholds)}"
-        )
-    check_progress(progress, "s")
-    if seed is not None:
-        check_seed(seed)
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    try:
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-    except (TypeError, ValueError):  # builtins may have no signature
-        return True
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        return False
-    return True
 
 
 def _with_values(
@@ -319,18 +260,24 @@ def _evidence(
     optimizer: OptimizerLike | None,
     ranks: Ranks,
 ) -> Evidence:
+    sharded = any_sharded(model)
     with preserved(model):
         seen = probe(model, slots, call, loss, ranks)
+        pairs = Pairs(skipped=_SHARDED) if sharded else pairs_of(model, call, seen, limits.moved)
     tensors = tensor_facts(slots, seen, plan, _used(slots, seen))
     later = _later(model, call, loss, seen, tensors, limits, ranks)
-    updates = {} if optimizer is None else first_step(tensors, optimizer)
+    updates, membership = ({}, None) if optimizer is None else first_step(tensors, optimizer)
+    without = {} if sharded else _without(tensors)
     ranks.wait()
     return Evidence(
         **vars(seen),
         tensors=tensors,
         thresholds=limits,
         later=later,
+        pairs=pairs,
+        cuts=cuts_of(model, call, loss, without) if without else (),
         updates=updates,
+        membership=membership,
         units=units_of_all(tensors, limits.same_gradient),
     )
 
@@ -372,6 +319,13 @@ def _in_full(
         ),
         points=tuple(sweeps.points(batch, loss, step)),
     )
+
+
+def _without(tensors: tuple[TensorFacts, ...]) -> dict[int, str]:
+    """The trainable parameters that were used and have no gradient, or one of exactly zero, by ``id``."""
+    learned = [one for one in tensors if one.trainable and not one.buffer and one.used]
+    left = [one for one in learned if one.gradient is None or one.still]
+    return {id(part): one.name for one in left for part in parts_of(one.slot)}
 
 
 def _used(slots: list[Slot], seen: Pass) -> frozenset[str]:

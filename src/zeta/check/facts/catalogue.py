@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from zeta.check.facts.results import Rule, Severity
+from zeta.check.facts.wiring_rules import WIRING
 
 FAIL, WARN, NOTE = Severity.FAIL, Severity.WARN, Severity.NOTE
 
@@ -22,6 +23,7 @@ GROUPS: Final = {
     "Z6": "head and attention",
     "Z7": "update",
     "Z8": "full level",
+    "Z9": "wiring",
 }
 
 RULES: Final[dict[str, Rule]] = {
@@ -339,5 +341,6 @@ RULES: Final[dict[str, Rule]] = {
             "Scale residual branches by 1/sqrt(depth), or the weights by the activation's gain.",
             "Hanin 2018; Schoenholz et al. 2017",
         ),
+        *WIRING,
     )
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zeta.check.facts.results import Layer, Loss, Point, Stats
 from zeta.check.facts.thresholds import Thresholds
+from zeta.check.facts.wiring import Cut, Membership, Pairs, Wires
 from zeta.fans import Axes
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
@@ -164,6 +165,7 @@ class Pass:
     batch_zero: bool  #: whether all floating-point inputs are zero everywhere
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
+    wires: Wires = field(default_factory=Wires)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,6 +175,9 @@ class Evidence(Pass):
     tensors: tuple[TensorFacts, ...]
     thresholds: Thresholds
     later: Later | None = None
+    cuts: tuple[Cut, ...] = ()
+    pairs: Pairs = field(default_factory=Pairs)
+    membership: Membership | None = None  #: with an optimizer
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written
     updates: Mapping[str, Update] = field(default_factory=dict)
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)

@@ -110,6 +110,10 @@ class Thresholds:
     #: Z804: factor per layer of the gradient norm, fitted over depth
     depth_slope: float = math.log(1.1)
 
+    #: Z907, Z908: the change of an output over its rms; rounding in fp32 gives 1e-6, in TF32 1e-3 where shapes differ.
+    #: In dtypes that round more coarsely, 16 roundings are allowed
+    moved: float = 1e-3
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value, least = getattr(self, item.name), _LEAST.get(item.name, 0)

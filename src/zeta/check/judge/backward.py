@@ -33,12 +33,20 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _without(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
+    at = {name: cut.at for cut in evidence.cuts for name in cut.parameters}
     missing = [one for one in learned if one.gradient_stats is None and one.stats.count]
-    cut = [one for one in missing if _is_cut(one, evidence)]
+    missing = [one for one in missing if one.name not in at or at[one.name].explicit]  # the others: Z904
+    cut = [one for one in missing if _is_used(one, evidence) and (one.name in at or _is_cut(one, evidence))]
     if cut and (copies := _copies(cut, learned)):
         yield _frozen_copy(copies)
     else:
-        yield from _together("Z502", "used in the forward pass, and cut off from the loss", cut, learned)
+        places: dict[str, list[TensorFacts]] = {}
+        for one in cut:
+            known = at.get(one.name)
+            where = "" if known is None else f" by {known.operation} in {known.module}"
+            places.setdefault(where, []).append(one)
+        for where, some in places.items():
+            yield from _together("Z502", f"used in the forward pass, and cut off from the loss{where}", some, learned)
     if evidence.differentiable:
         spare = [one for one in missing if one not in cut]
         used = [one for one in spare if _is_used(one, evidence)]
@@ -191,8 +199,9 @@ def _still(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     reached = {name for use in evidence.uses for name in use.layer.parameters}
     # embeddings of which the batch uses only the padding row
     padding = {name for use in evidence.uses if use.layer.output.zeros == 1.0 for name in use.layer.parameters}
+    cut = {name for cut in evidence.cuts for name in cut.parameters}  # Z904
     padding &= {one.name for one in learned if one.slot.kind is Kind.EMBEDDING and not one.zero}
-    still = [one for one in learned if one.is_weight and one.still and one.name in later.still]
+    still = [one for one in learned if one.is_weight and one.still and one.name in later.still and one.name not in cut]
     weights = [one for one in learned if one.is_weight]
     missed = [one for one in still if one.name not in reached or one.name in padding]  # for example an expert
     yield from _together("Z501", "not reached by any sample of this batch", missed, weights)

@@ -104,7 +104,7 @@ def _gradients(
             output = call.output_of(model)
         else:
             leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
-            with _instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
+            with instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
                 output = call.output_of(model)
         value = objective(output, call, loss).value
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
@@ -114,7 +114,7 @@ def _gradients(
 
 
 @contextlib.contextmanager
-def _instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
+def instead(model: nn.Module, others: Mapping[int, Tensor]) -> Iterator[None]:
     """Temporarily replace the modules' parameters, under each tied name, by ``others``, which has them by ``id``.
 
     ``torch.func.functional_call`` does the same, but is recursive and fails for deeply nested modules.

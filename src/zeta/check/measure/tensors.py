@@ -34,7 +34,7 @@ def tensor_facts(slots: list[Slot], seen: Pass, plan: Plan | None, used: frozens
         slot = group[0]
         values = _values(slot)
         gradient = _gradient(slot, seen)
-        parts = _parts(slot)
+        parts = parts_of(slot)
         found.append(
             TensorFacts(
                 slot=slot,
@@ -71,13 +71,14 @@ def _given(slot: Slot, values: Tensor) -> Tensor:
         return plain(planned_weight(slot.parametrization))
 
 
-def _parts(slot: Slot) -> list[Tensor]:
+def parts_of(slot: Slot) -> list[Tensor]:
+    """The stored tensors of a slot: those that a parametrized weight is computed from."""
     return [slot.tensor] if slot.parametrization is None else originals(slot.parametrization)
 
 
 def _gradient(slot: Slot, seen: Pass) -> Tensor | None:
     """The gradient of the tensor; for a parametrized weight, that of the last original, which has its directions."""
-    gradients = [seen.gradients[id(part)] for part in _parts(slot) if id(part) in seen.gradients]
+    gradients = [seen.gradients[id(part)] for part in parts_of(slot) if id(part) in seen.gradients]
     return gradients[-1] if gradients else None
 
 

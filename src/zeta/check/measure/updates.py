@@ -13,18 +13,21 @@ from torch.optim import Optimizer
 
 from zeta.base.reading import shown
 from zeta.check.facts.evidence import TensorFacts, Update
+from zeta.check.facts.wiring import Membership
+from zeta.check.measure.wiring.membership import again, membership
 from zeta.errors import SpecError
 
 #: an optimizer of the model's parameters, or a function from a list of parameters to one
 OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 
 
-def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> dict[str, Update]:
+def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> tuple[dict[str, Update], Membership]:
     """The rms of each parameter's first step over the rms of its values (if these are not zero), and its group.
 
-    A given optimizer does not change: a new one of the same class, with the same options, takes the step.
+    Also, which parameters the optimizer has. A given optimizer does not change: a new one of the same class, with the
+    same options, takes the step.
 
-    Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one, or has no parameter of the model.
+    Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one.
     """
     moving = [one for one in tensors if one.trainable and not one.buffer and one.gradient is not None]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
@@ -33,32 +36,43 @@ def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> di
         assert one.gradient is not None
         copies[id(one.slot.tensor)].grad = one.gradient.to(one.values.dtype).clone()
     if isinstance(optimizer, Optimizer):
-        twin = _twin(optimizer, copies)
+        given, twin = optimizer, _twin(optimizer, copies)  # the twin omits groups without gradients
     else:
-        twin = optimizer(list(copies.values())) if callable(optimizer) else optimizer
-    if not isinstance(twin, Optimizer):
-        raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(optimizer)}"
-        )
-    closure = inspect.signature(twin.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise SpecError(
-            f"{type(twin).__name__} asks for the loss during its step, which a copy cannot give; leave it out"
-        )
-    if isinstance(twin, torch.optim.SparseAdam):  # takes no dense gradients
-        for copied in copies.values():
-            copied.grad = None if copied.grad is None else copied.grad.to_sparse(1)
-    twin.step()
-    given = optimizer if isinstance(optimizer, Optimizer) else twin  # twin omits groups without gradients
+        given = twin = _made(optimizer, copies)
+    if twin is not None:
+        _step(twin)
+    belongs = membership(tensors, given, None if given is optimizer else copies)
     groups = _groups(given)
     updates: dict[str, Update] = {}
     for one in moving:
         copied = copies[id(one.slot.tensor)]
         moved = (copied.detach() - one.values).double().square().mean().sqrt()
-        if one.stats.rms > 0 and one.stats.nonfinite == 0:
+        if one.stats.rms > 0 and one.stats.nonfinite == 0 and one.name not in belongs.missing:
             group = groups.get(id(copied if given is twin else one.slot.tensor))
             updates[one.name] = Update(size=float(moved) / one.stats.rms, group=group)
-    return updates
+    return updates, belongs
+
+
+def _made(function: Any, copies: dict[int, Tensor]) -> Optimizer:
+    made = function(list(copies.values())) if callable(function) else function
+    if not isinstance(made, Optimizer):
+        raise SpecError(
+            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(function)}"
+        )
+    return made
+
+
+def _step(optimizer: Optimizer) -> None:
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise SpecError(
+            f"{type(optimizer).__name__} asks for the loss during its step, which a copy cannot give; leave it out"
+        )
+    if isinstance(optimizer, torch.optim.SparseAdam):  # takes no dense gradients
+        for group in optimizer.param_groups:
+            for copied in group["params"]:
+                copied.grad = None if copied.grad is None else copied.grad.to_sparse(1)
+    optimizer.step()
 
 
 def _groups(optimizer: Optimizer) -> dict[int, str]:
@@ -72,7 +86,8 @@ def _groups(optimizer: Optimizer) -> dict[int, str]:
     }
 
 
-def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer:
+def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer | None:
+    """A new optimizer of copies; ``None`` if it has no parameter of this model that gets a gradient."""
     groups: list[dict[str, Any]] = []
     for group in optimizer.param_groups:
         mine = [copies[id(parameter)] for parameter in group["params"] if id(parameter) in copies]
@@ -82,9 +97,6 @@ def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer:
             }
             groups.append({**options, "params": mine})
     if not groups:
-        raise SpecError("optimizer has no parameter of this model that gets a gradient")
-    accepted = inspect.signature(type(optimizer)).parameters
-    known = {key: value for key, value in optimizer.defaults.items() if key in accepted}
+        return None
     with torch.no_grad():
-        made: Optimizer = type(optimizer)(groups, **known)
-    return made
+        return again(optimizer, groups)

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -36,6 +37,9 @@ _OTHERS: Final = {
     **dict.fromkeys(("matmul", "bmm", "baddbmm", "einsum", "__matmul__"), "product"),
 }
 _SHAPELESS: Final = ("glu",)
+_DROPOUTS: Final = (
+    *("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+)
 
 
 def kind_of_call(name: str) -> str | None:
@@ -44,6 +48,11 @@ def kind_of_call(name: str) -> str | None:
         return _OTHERS[name]
     key = name.rstrip("_")
     return key if key in activations.KNOWN and key not in _SHAPELESS and not name.startswith("_") else None
+
+
+def is_dropout(name: str) -> bool:
+    """Whether a function is a dropout, by its name."""
+    return name in _DROPOUTS
 
 
 def is_detach(name: str, func: Any) -> bool:
@@ -57,7 +66,7 @@ def silenced(
     name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The call without dropout, whose noise would hide the properties of the weights."""
-    if name in ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"):
+    if is_dropout(name):
         return _first, args, kwargs
     if name == "scaled_dot_product_attention":
         if len(args) > 4 and args[4]:
@@ -111,6 +120,12 @@ def _uncompiled(model: nn.Module) -> Iterator[None]:
 
 class _Here(threading.local):
     plainly = False
+    checkpointed = False  #: whether a reentrant checkpoint runs whose inputs need no gradient
+
+
+def in_gradless_checkpoint() -> bool:
+    """Whether this thread is in a reentrant checkpoint whose inputs need no gradient, so that nothing gets one."""
+    return _HERE.checkpointed
 
 
 _HERE: Final = _Here()
@@ -120,7 +135,15 @@ _REENTRANT: Final[Any] = checkpoint.CheckpointFunction
 @classmethod  # type: ignore[misc]
 def _applied(cls: Any, function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
     if _HERE.plainly:
-        return function(*args)
+        if any(isinstance(item, Tensor) and item.requires_grad for item in args):
+            return function(*args)
+        outer = _HERE.checkpointed
+        try:
+            _HERE.checkpointed = True
+            with torch.no_grad():  # the checkpoint's outputs need a gradient only if an input does
+                return function(*args)
+        finally:
+            _HERE.checkpointed = outer
     return super(_REENTRANT, cls).apply(function, preserve_rng_state, *args)
 
 

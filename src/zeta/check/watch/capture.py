@@ -18,10 +18,11 @@ from zeta.base.distributed import any_sharded, is_fsdp, local
 from zeta.base.modules import modules_of
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import tensors_in
-from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
+from zeta.check.watch.calls import Composite, is_detach, is_dropout, kind_of_call, silenced
 from zeta.check.watch.graph.parameters import ParameterUses
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
+from zeta.check.watch.wiring.strays import Foreign
 from zeta.resolve.kinds import is_norm
 from zeta.resolve.slots import type_name
 
@@ -103,6 +104,8 @@ class Capture:
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
         self.cross_entropy: list[tuple[Tensor, Tensor, int]] = []  #: logits, targets, the index to ignore
         self.binary: list[Tensor] = []  #: logits of binary cross entropies
+        self.dropped: list[str] = []  #: the modules that drop all values
+        self.foreign = Foreign()
         self.tags = Tags()
         self._statistics: Any = WeakTensorKeyDictionary()
         self._sources: Any = WeakTensorKeyDictionary()  #: what a tensor is an alias of
@@ -263,6 +266,15 @@ class Capture:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
+    def before_any_call(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a call means for the graph."""
+        module = self._stack[-1].name if self._stack else None
+        self.foreign.note(func, (*args, *kwargs.values()), module, self.parameters)
+        if is_detach(name, func) and args[0].grad_fn is not None:
+            self.detached.append(args[0].grad_fn)
+        if module is not None and is_dropout(name) and _probability(*args[1:], **kwargs) == 1.0:
+            self.dropped.append(module)
+
     def before_call(self, kind: str | None, args: tuple[Any, ...]) -> Tensor | None:
         """The fraction of dead units of an activation's input, before the call, which may overwrite it."""
         known = activations.KNOWN.get(kind or "")
@@ -358,10 +370,9 @@ class _Calls(TorchFunctionMode):
         if inner is not None:
             with self:
                 return inner(*args, **kwargs)
-        func, args, kwargs = silenced(name, func, args, kwargs)
         capture, kind = self.capture, kind_of_call(name)
-        if is_detach(name, func) and args[0].grad_fn is not None:
-            capture.detached.append(args[0].grad_fn)
+        capture.before_any_call(name, func, args, kwargs)
+        func, args, kwargs = silenced(name, func, args, kwargs)
         dead = capture.before_call(kind, args)
         result = func(*args, **kwargs)
         capture.parameter_uses.take(name, func, args, kwargs, result)
@@ -381,6 +392,10 @@ class _Calls(TorchFunctionMode):
 
 def _logits_call(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
     return input
+
+
+def _probability(p: float = 0.5, *_: Any, **__: Any) -> float:
+    return p
 
 
 def _entropy_call(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -100, **_: Any) -> Any:  # noqa: A002

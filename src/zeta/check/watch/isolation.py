@@ -227,7 +227,7 @@ def _things(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What is in a module's attributes, in containers there at any depth, and in the attributes of objects there."""
     for key, value in vars(module).items():
         if key not in _TABLES and not isinstance(value, _PLAIN):
-            yield from ((f"{prefix}.{key}".lstrip("."), found) for _, found in inside(value))
+            yield from ((_place(prefix, key, path), found) for path, found in inside(value))
     yield from _objects(prefix, module)
 
 
@@ -235,9 +235,20 @@ def _objects(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
     """What is in the attributes of objects that a module holds."""
     for key, value in vars(module).items():
         if key not in _TABLES and not isinstance(value, _PLAIN):
-            for _, found in inside(value):
+            for path, found in inside(value):
                 if _is_object(found):
-                    yield from ((f"{prefix}.{key}".lstrip("."), part) for _, part in inside(vars(found)))
+                    place = _place(prefix, key, path)
+                    yield from ((_place("", place, inner), part) for inner, part in inside(vars(found)))
+
+
+def _place(prefix: str, key: str, path: tuple[Any, ...]) -> str:
+    """``blocks.layers[0]``: where a thing is in an attribute of a module."""
+    return f"{prefix}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path)
+
+
+def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that a model's modules hold, also out of torch's sight, with its place."""
+    return iter(_tensors(_modules(model)).values())
 
 
 def _is_object(value: Any) -> bool:

@@ -36,10 +36,11 @@ _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The scalar, and whether it is only a fixed projection of the outputs."""
+    """The scalar, and how it was chosen."""
 
     value: Tensor
-    surrogate: bool = False
+    surrogate: bool = False  #: whether it is only a fixed projection of the outputs
+    guessed: bool = False  #: whether it is the next-token loss that fits the input
 
 
 def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
@@ -61,10 +62,10 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1:
         return Objective(value=_whole(own).reshape(()))
-    logits = _logits(output)
+    logits = logits_of(output)
     if logits is not None:
         logits = _whole(logits)
-        known = _against_target(logits, _target(call)) or _next_token(logits, call)
+        known = _against_target(logits, target_of(call)) or _next_token(logits, call)
         if known is not None:
             return known
     return Objective(value=_projection(output), surrogate=True)
@@ -74,7 +75,7 @@ def _arguments(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
     """The arguments of the loss."""
     if not isinstance(loss, nn.modules.loss._Loss):
         return output, call.batch
-    logits, target = _logits(output), _target(call)
+    logits, target = logits_of(output), target_of(call)
     if logits is None or target is None:
         missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
         raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
@@ -103,13 +104,14 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def _target(call: Call) -> Any:
+def target_of(call: Call) -> Any:
+    """The batch's target, which may be one of the model's arguments; ``None`` if there is none."""
     if call.target is None and isinstance(call.kwargs, Mapping):
         return next((call.kwargs[name] for name in TARGETS if name in call.kwargs), None)
     return call.target
 
 
-def _logits(output: Any) -> Tensor | None:
+def logits_of(output: Any) -> Tensor | None:
     """The output that a target belongs to: ``logits``, else the only or first floating-point tensor."""
     found = [(name, t) for name, t in tensors_in(output) if t.is_floating_point()]
     named = [tensor for name, tensor in found if name.split(".")[-1] == "logits"]
@@ -177,7 +179,7 @@ def _next_token(logits: Tensor, call: Call) -> Objective | None:
     if tokens is None or int(tokens.max()) >= logits.shape[-1] or int(tokens.min()) < 0:
         return None
     value = F.cross_entropy(_wide(logits[:, :-1].flatten(0, 1)), tokens[:, 1:].flatten())
-    return Objective(value=value)
+    return Objective(value=value, guessed=True)
 
 
 def _projection(output: Any) -> Tensor:

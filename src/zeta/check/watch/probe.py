@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeta.base.distributed import any_fsdp
+from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.modules import parameters_of
 from zeta.check.facts.evidence import Pass, Use
 from zeta.check.facts.results import Layer, Loss
+from zeta.check.facts.wiring import Wires
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
@@ -23,6 +24,8 @@ from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
+from zeta.check.watch.wiring.strays import nodes_of, strays_of
+from zeta.check.watch.wiring.targets import offsets_of, tokens_of
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
@@ -48,6 +51,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     head, head_parameters = heads(classified, output, nodes, capture.parameters)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
     learned = [parameter for parameter in parameters if parameter.requires_grad]
+    wires = _wires(model, parameters, call, output, aim, capture)
     gradients: dict[int, Tensor] = {}
     detached: frozenset[str] = frozenset()
     if aim.value.requires_grad:
@@ -75,6 +79,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         batch_size=size,
         batch_zero=zero,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
+        wires=wires,
     )
 
 
@@ -200,6 +205,21 @@ def _batch_size(call: Call) -> int | None:
 def _batch_zero(call: Call) -> bool:
     given = [tensor for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.is_floating_point()]
     return bool(given) and not any(bool(tensor.any()) for tensor in given)
+
+
+def _wires(
+    model: nn.Module, parameters: list[Tensor], call: Call, output: Any, aim: Objective, capture: Capture
+) -> Wires:
+    given = (call.batch, call.args, call.kwargs)
+    # the leaves of a sharded model are not the parameters that it holds
+    leaves = {} if any_sharded(model) else leaves_of([aim.value.grad_fn])
+    return Wires(
+        strays=strays_of(model, parameters, given, leaves, lambda: leaves_of(nodes_of(output)), capture.foreign),
+        outputs={place: tuple(tensor.shape) for place, tensor in tensors_in(output)},
+        offsets=offsets_of(tokens_of(call), capture.cross_entropy),
+        guessed=aim.guessed,
+        dropped=tuple(dict.fromkeys(capture.dropped)),
+    )
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------

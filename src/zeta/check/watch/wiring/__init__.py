@@ -1,0 +1,1 @@
+"""Watch where tensors come from and what they depend on."""

@@ -1,0 +1,48 @@
+"""Compare the targets of a loss with the tokens that the model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from zeta.check.watch.batches import Call, tensors_in
+from zeta.check.watch.moments import plain
+
+#: the largest offset that is looked for: labels that were shifted twice
+_MOST: Final = 2
+
+
+def tokens_of(call: Call) -> Tensor | None:
+    """The first input that is integers of two dimensions, which vary."""
+    inputs = (tensor for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.dtype is torch.int64)
+    return next((t for t in inputs if t.ndim == 2 and t.shape[1] > _MOST and bool((t != t[:, :1]).any())), None)
+
+
+def offsets_of(tokens: Tensor | None, losses: Iterable[tuple[Tensor, Tensor, int]]) -> frozenset[int]:
+    """By how many places the targets of cross entropies (logits, targets, ignored index) are ahead of the tokens.
+
+    0 for targets that are the tokens themselves, 1 for next tokens.
+    """
+    if tokens is None:
+        return frozenset()
+    return frozenset(offset for loss in losses if (offset := _offset(tokens, plain(loss[1]), loss[2])) is not None)
+
+
+def _offset(tokens: Tensor, targets: Tensor, ignored: int) -> int | None:
+    count, length = tokens.shape
+    if targets.is_floating_point() or targets.numel() % count:
+        return None
+    rows = targets.reshape(count, -1)
+    for offset in range(_MOST + 1):
+        wanted = tokens[:, offset:]
+        if wanted.shape[1] <= rows.shape[1] <= length:
+            ahead, rest = rows[:, : wanted.shape[1]], rows[:, wanted.shape[1] :]
+            kept = ahead != ignored
+            # targets that are ignored at most places are those of masked tokens
+            most = float(kept.float().mean()) > 0.5 and not bool((rest != ignored).any())
+            if most and torch.equal(ahead[kept], wanted[kept]):
+                return offset
+    return None
