@@ -8,6 +8,9 @@ from typing import Final
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
 from zeta.check.judge import backward, forward, full, head, memory, plan, symmetry, update
+from zeta.check.judge.causes import folded
+
+__all__ = ["all_findings", "folded"]
 
 _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     memory.findings,
