@@ -238,8 +238,9 @@ def test_zero_queries_that_learn_are_benign() -> None:
 def test_zero_units_of_a_weight_that_gets_nothing_at_all_are_not_said_twice() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 1), nn.Softmax(-1))
     nn.init.zeros_(model[0].weight[:4])
-    found = [f.rule.id for f in check(model, vectors(8)).findings if f.parameter == "0.weight"]
-    assert found == ["Z506"]
+    (cause,) = (f for f in check(model, vectors(8)).findings if f.consequences)
+    assert cause.rule.id == "Z406"
+    assert [one.rule for one in cause.consequences if one.place == "0.weight"] == ["Z506"]
 
 
 def test_what_overflows_is_said_to_overflow_and_no_more() -> None:
