@@ -15,12 +15,11 @@ def test_a_defect_is_found(case: Case) -> None:
     torch.manual_seed(1)
     model, batch, *rest = case.build()
     report = check(model, batch, **(rest[0] if rest else {}), **case.options)
-    found = [finding for finding in report.findings if finding.rule.id == case.rule]
-    assert found, [(finding.rule.id, finding.parameter, finding.layer, finding.message) for finding in report.findings]
-    places = [(finding.parameter, finding.layer) for finding in found]
-    assert case.where is None or any(case.where in place for place in places), places
-    here = [f for f in found if case.where is None or case.where in (f.parameter, f.layer)]
-    assert case.severity in {finding.severity.value for finding in here}, here
+    found = [(f.rule.id, f.severity.value, {f.parameter, f.layer}) for f in report.findings]
+    found += [(c.rule, c.severity.value, {c.place}) for f in report.findings for c in f.consequences]
+    assert case.rule in {rule for rule, *_ in found}, found
+    here = [(rule, severity) for rule, severity, places in found if case.where is None or case.where in places]
+    assert (case.rule, case.severity) in here, found
     assert report.ok is (not any(finding.severity.value == "fail" for finding in report.findings))
 
 

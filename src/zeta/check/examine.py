@@ -29,7 +29,7 @@ from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.facts.wiring import Pairs
-from zeta.check.judge import all_findings
+from zeta.check.judge import all_findings, folded
 from zeta.check.judge.suppression import Suppression
 from zeta.check.measure.duplicates import still_zeros, units_of_all
 from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
@@ -182,7 +182,7 @@ def check(
     return CheckReport(
         model=type_name(unwrap(inner)),
         level=level,
-        findings=reported,
+        findings=folded(reported, evidence),
         suppressed=suppressed,
         layers=tuple(use.layer for use in evidence.uses),
         parameters=tuple(_parameter(one, evidence) for one in evidence.tensors),

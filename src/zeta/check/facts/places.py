@@ -16,6 +16,16 @@ def where(finding: Finding) -> str:
     return finding.parameter or finding.layer or "(the model)"
 
 
+def consequences_text(findings: Iterable[Finding], most: int = 3) -> str:
+    """``It causes Z506 at fc1.weight and Z504 at fc2.weight.``; nothing if there is none."""
+    found = [f"{one.rule} at {one.place}" for finding in findings for one in finding.consequences]
+    found = list(dict.fromkeys(found))
+    if not found:
+        return ""
+    shown = found[:most] + ([f"{len(found) - most:,} more"] if len(found) > most else [])
+    return f"It causes {', '.join(shown[:-1])}{' and ' if shown[1:] else ''}{shown[-1]}."
+
+
 def findings_by_layer(results: Results) -> dict[str, list[Finding]]:
     """The name of each layer, in order, with its findings: those about the layer, and those about its parameters."""
     found: dict[str, list[Finding]] = {layer.name: [] for layer in results.layers}

@@ -28,6 +28,16 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Consequence:
+    """What follows from a finding: it goes away with its cause."""
+
+    rule: str  #: the id
+    severity: Severity
+    place: str  #: a parameter or a layer
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One problem that was found at one place.
 
@@ -43,6 +53,7 @@ class Finding:
     advice: str  #: one sentence: what to do about it
     value: float | None = None
     limit: float | None = None
+    consequences: tuple[Consequence, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

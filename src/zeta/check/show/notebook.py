@@ -7,7 +7,7 @@ from typing import Final
 
 from zeta.base import html
 from zeta.base.text import count_text, number_text, shape_text
-from zeta.check.facts.places import findings_by_layer, where
+from zeta.check.facts.places import consequences_text, findings_by_layer, where
 from zeta.check.facts.results import Parameter, Results
 from zeta.check.show.terminal import MARK, facts, remarks, summary
 
@@ -18,7 +18,16 @@ _PARAMETERS: Final = ("name", "shape", "initializer", "planned std", "std", "gra
 def fragment(results: Results) -> str:
     """The results as HTML for the output of a cell."""
     findings = [(MARK[found.severity], found) for found in results.findings]
-    rows = [(f"{mark} {one.rule.id}", one.rule.name, where(one), one.message, one.advice) for mark, one in findings]
+    rows = [
+        (
+            f"{mark} {one.rule.id}",
+            one.rule.name,
+            where(one),
+            f"{one.message} {consequences_text([one])}".rstrip(),
+            one.advice,
+        )
+        for mark, one in findings
+    ]
     layers, parameters = list(_layers(results)), [_parameter(one) for one in results.parameters]
     return html.page(
         html.lines([summary(results)], bold=True),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from zeta._version import __version__
-from zeta.check.facts.places import where
+from zeta.check.facts.places import consequences_text, where
 from zeta.check.facts.results import Finding, Results, Rule, Severity
 from zeta.check.show.serial import number_to_json
 
@@ -92,11 +92,16 @@ def _results(findings: Iterable[Finding], indices: dict[str, int], artifact: str
             "ruleId": finding.rule.id,
             "ruleIndex": indices[finding.rule.id],
             "level": _LEVELS[finding.severity],
-            "message": {"text": _plain(f"{where(finding)}: {_sentence(finding.message)} {finding.advice}")},
+            "message": {"text": _plain(_text(finding))},
             "locations": [_location(finding, artifact)],
             "partialFingerprints": {FINGERPRINT: _fingerprint(*place, str(number))},
             "properties": {name: number_to_json(value) for name, value in measured.items() if value is not None},
         }
+
+
+def _text(finding: Finding) -> str:
+    parts = (f"{where(finding)}: {_sentence(finding.message)}", consequences_text([finding]), finding.advice)
+    return " ".join(part for part in parts if part)
 
 
 def _location(finding: Finding, artifact: str | None) -> dict[str, Any]:

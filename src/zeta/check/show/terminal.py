@@ -14,7 +14,7 @@ from typing import Final
 
 from zeta.base.escaping import visible
 from zeta.base.text import count_text, fold, number_text, range_text, table
-from zeta.check.facts.places import SEVERITIES, counts_text, findings_by_layer, where, worst
+from zeta.check.facts.places import SEVERITIES, consequences_text, counts_text, findings_by_layer, where, worst
 from zeta.check.facts.results import Finding, Layer, Results, Severity
 
 WIDTH: Final = 80
@@ -109,6 +109,7 @@ def _block(severity: Severity, name: str, members: Sequence[Finding]) -> str:
         [
             *_wrapped(heading, later="     "),
             *_wrapped(visible(message), first="     ", later="     "),
+            *_wrapped(visible(consequences_text(members)), first="     ", later="     "),
             *_wrapped(visible(first.advice), first="     -> ", later="        "),
         ]
     )

@@ -37,6 +37,8 @@ _CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
 # how often a step is begun that is interrupted: after that, it is the step itself that raises
 _TRIES: Final = 20
+# the state of FSDP2, which ``undisturbed`` restores: a part of it alone would be initialized twice
+_DISTRIBUTED: Final = "torch.distributed."
 # what has attributes, but is saved in another way or does not change
 _NO_OBJECTS: Final = (*_PLAIN, nn.Module, type, ModuleType, FunctionType, MethodType)
 
@@ -253,6 +255,8 @@ def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _is_object(value: Any) -> bool:
     """Whether it is an object with attributes of its own, and none whose state is known otherwise."""
+    if type(value).__module__.startswith(_DISTRIBUTED):
+        return False
     return type(getattr(value, "__dict__", None)) is dict and not isinstance(value, _NO_OBJECTS)
 
 

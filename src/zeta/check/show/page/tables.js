@@ -63,7 +63,13 @@ function findingItem(finding) {
   for (const layer of finding.layers.slice(0, 3)) places.push(place ? " in " : "", link(layer.name, `layer-${layer.index}`));
   if (!finding.layers.length && finding.layer) places.push(named(finding.layer));
   if (!places.length) places.push("the model");
-  return element("li", { id: `finding-${finding.index}`, tabIndex: -1 }, ...places, ": ", finding.message);
+  return element("li", { id: `finding-${finding.index}`, tabIndex: -1 }, ...places, ": ", finding.message, consequencesItem(finding));
+}
+
+function consequencesItem(finding) {
+  if (!finding.consequences.length) return "";
+  const lines = finding.consequences.map((one) => element("li", {}, `${one.rule} at ${one.place}: ${one.message}`));
+  return element("details", {}, element("summary", {}, `causes ${plural(lines.length, "other finding")}`), element("ul", {}, ...lines));
 }
 
 function findingLinks(findings) {
