@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.helpers.sick import Build, Case
-from tests.helpers.wiring import WIRED_RIGHT, WIRED_WRONG
+from tests.helpers.wiring import WIRED_RIGHT, WIRED_WRONG, Through
 from zeta.check import CheckReport, check
+from zeta.check.watch.wiring.targets import offsets_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:To copy construct from a tensor", "ignore:None of the inputs have")
 
@@ -51,7 +52,7 @@ def test_a_plain_consequence_is_folded_under_its_cause() -> None:
     model, batch = named("a_difference_of_equals").build()
     (finding,) = check(model, batch).findings
     assert finding.rule.id == "Z905"
-    assert [one.rule for one in finding.consequences] == ["Z506"]
+    assert [one.rule for one in finding.consequences] == ["Z506", "Z506"]
 
 
 def named(name: str) -> Case:
@@ -85,6 +86,28 @@ def test_a_message_names_the_place_and_the_cause(name: str, text: str) -> None:
     case = named(name)
     messages = [finding.message for finding in checked(case.build).findings if finding.rule.id == case.rule]
     assert any(text in message for message in messages), messages
+
+
+def test_infinities_of_a_mask_do_not_hide_that_samples_mix() -> None:
+    def masked(mean: Any) -> CheckReport:
+        torch.manual_seed(1)
+        model = Through(lambda h: h - mean(h))
+        model.register_forward_hook(
+            lambda _, __, y: y.masked_fill(torch.tensor([True, False, False, False]), -torch.inf)
+        )
+        return check(model, torch.randn(16, 8))
+
+    assert "Z907" in {finding.rule.id for finding in masked(lambda h: h.mean(0)).findings}
+    report = masked(lambda h: h.mean(1, keepdim=True))
+    assert "Z907" not in {finding.rule.id for finding in report.findings} | {rule for rule, _ in report.skipped}
+
+
+@pytest.mark.parametrize(("kept", "offsets"), [(12, {1}), (3, {1}), (1, set())])
+def test_targets_of_a_few_tokens_are_compared_but_not_of_very_few(kept: int, offsets: set[int]) -> None:
+    tokens = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(0))
+    targets = tokens.roll(-1, 1)
+    targets[:, -1] = targets[:, : 12 - kept] = -100
+    assert offsets_of(tokens, [(torch.zeros(48, 50), targets.flatten(), -100)]) == offsets
 
 
 @pytest.mark.parametrize("case", WIRED_WRONG, ids=lambda case: case.name)

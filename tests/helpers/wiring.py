@@ -355,6 +355,22 @@ def decisions_beside_the_logits() -> Any:
     return Reported(), vectors(8)
 
 
+class Assigning(Through):
+    """Without a loss, nothing says that the assignment is needed for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.assign = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), F.one_hot(self.assign(x).argmax(-1), 3).float()
+
+
+@right
+def an_assignment_beside_the_output() -> Any:
+    return Assigning(), vectors(8)
+
+
 class Momentum(nn.Module):
     """A copy of the encoder, which is frozen, under no_grad."""
 
@@ -722,6 +738,11 @@ class Autoencoder(nn.Module):
 def an_autoencoder_of_text() -> Any:
     x = text()
     return Autoencoder(), (x, x)
+
+
+@wrong("Z908", None, "warn")
+def an_autoencoder_that_predicts_the_next_token() -> Any:
+    return Autoencoder(), text(), {"loss": shifted}
 
 
 @right

@@ -13,6 +13,8 @@ from zeta.check.watch.moments import plain
 
 #: the largest offset that is looked for: labels that were shifted twice
 _MOST: Final = 2
+# targets that are needed: of masked tokens, one in ten is also the input's (Devlin et al. 2019), and all by no chance
+_FEWEST: Final = 8
 
 
 def tokens_of(call: Call) -> Tensor | None:
@@ -41,8 +43,7 @@ def _offset(tokens: Tensor, targets: Tensor, ignored: int) -> int | None:
         if wanted.shape[1] <= rows.shape[1] <= length:
             ahead, rest = rows[:, : wanted.shape[1]], rows[:, wanted.shape[1] :]
             kept = ahead != ignored
-            # targets that are ignored at most places are those of masked tokens
-            most = float(kept.float().mean()) > 0.5 and not bool((rest != ignored).any())
-            if most and torch.equal(ahead[kept], wanted[kept]):
+            known = int(kept.sum()) >= _FEWEST and not bool((rest != ignored).any())
+            if known and torch.equal(ahead[kept], wanted[kept]):
                 return offset
     return None
