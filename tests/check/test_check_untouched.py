@@ -216,3 +216,17 @@ def test_inference_mode() -> None:
         assert check(model, vectors(8)).layers[0].gradient is not None
     with pytest.raises(TargetError, match=r"made under torch\.inference_mode\(\) and get no gradient"):
         check(inside, vectors(8))
+
+
+def test_parameters_with_attributes_that_forward_reads() -> None:
+    class Scaled(nn.Linear):
+        def __init__(self, *args: int) -> None:
+            super().__init__(*args)
+            self.weight.scale = 2.0  # type: ignore[attr-defined]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, self.weight * self.weight.scale, self.bias)  # type: ignore[attr-defined]
+
+    model = nn.Sequential(Scaled(8, 16), nn.ReLU(), Scaled(16, 3))
+    nn.init.zeros_(model[2].weight)  # so that further steps are taken
+    assert check(model, (vectors(8), torch.arange(len(vectors(8))) % 3)).ok

@@ -128,3 +128,68 @@ def test_a_view_that_was_made_without_gradients() -> None:
 
     model, _, _ = recorded(Model)
     assert torch.equal(model.first, model.weight[:2])
+
+
+THERE = torch.arange(12.0).view(4, 3)
+
+
+def _buffer_of_the_memory_that_a_parameter_is_given(s: Any, t: Tensor) -> None:
+    s.weight = nn.Parameter(torch.zeros(3))
+    s.weight.data = t
+    s.register_buffer("average", t)
+
+
+def _two_parameters(s: Any, t: Tensor) -> None:
+    s.first, s.second = nn.Parameter(t), nn.Parameter(torch.zeros(3))
+    s.second.data = t[1:]
+
+
+def _plain_attribute(s: Any, t: Tensor) -> None:
+    s.weight = nn.Parameter(torch.zeros(3))
+    s.weight.data = t
+    s.average = [t]
+
+
+@pytest.mark.parametrize("fill", [_buffer_of_the_memory_that_a_parameter_is_given, _two_parameters, _plain_attribute])
+def test_memory_of_real_and_recorded_tensors_of_one_model_is_refused(fill: Callable[[Any, Tensor], None]) -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        fill(module, THERE.clone())
+        return module
+
+    with pytest.raises(zeta.RecordingError, match="which would come apart"):
+        zeta.record(build)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.arange(3.0).expand(4, 3),
+        lambda: torch.arange(9.0).unfold(0, 4, 2),
+        lambda: torch.ones(1, 2).expand(3, 2).t(),
+    ],
+)
+def test_plain_tensors_of_which_elements_share_memory(make: Callable[[], Tensor]) -> None:
+    def build() -> nn.Module:
+        module: Any = nn.Module()
+        module.table = make()
+        return module
+
+    model, _ = zeta.record(build)
+    assert torch.equal(model.table, make())
+    assert model.table.stride() == make().stride()
+
+
+@pytest.mark.parametrize("part", [lambda t: t[2:], lambda t: t[:, 2]])
+def test_own_real_memory_that_is_registered_in_part(part: Callable[[Tensor], Tensor]) -> None:
+    def build() -> nn.Module:
+        module: Any = nn.Module()
+        t = THERE.clone()
+        module.weight, module.rest = nn.Parameter(t[:2, :2]), part(t)
+        return module
+
+    model, _, _ = recorded(build)
+    if model.rest.ndim == 2:
+        assert torch.equal(model.rest, THERE[2:])
+    assert torch.equal(model.rest, build().rest)
+    assert torch.equal(model.weight, build().weight)

@@ -593,3 +593,59 @@ def test_a_real_tensor_gets_no_view_that_conjugates_or_negates(turned: Callable[
 
     with pytest.raises(zeta.RecordingError, match=r"resolve_conj\(\).resolve_neg\(\)"):
         zeta.record(build)
+
+
+def _then_written_by_torch(t: Tensor, weight: Tensor, s: Any) -> None:
+    t.numpy()[0] = 3
+    weight.data.mul_(2)
+
+
+def _then_read(t: Tensor, weight: Tensor, s: Any) -> None:
+    t.data.mul_(2)
+    s.register_buffer("seen", weight.data * 1)
+    t.add_(1)
+
+
+def _there_and_back(t: Tensor, weight: Tensor, s: Any) -> None:
+    before = t[:5].clone()
+    t.data[:5] = 1
+    s.register_buffer("seen", weight.data * 1)
+    t.data[:5] = before
+
+
+@pytest.mark.parametrize("size", [8, 300_000])
+@pytest.mark.parametrize("write", [_then_written_by_torch, _then_read, _there_and_back])
+def test_writes_that_are_not_counted_come_before_what_is_recorded(write: Callable[..., None], size: int) -> None:
+    there = torch.arange(float(size))
+
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(size))
+        t = there.clone()
+        module.weight.data = t
+        write(t, module.weight, module)
+        return module
+
+    if size > 8:
+        with pytest.raises(zeta.RecordingError, match="not seen in time"):
+            zeta.record(build)
+        return
+    model, _, _ = recorded(build)
+    assert _state_of(model) == _state_of(build())
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("of", [Tensor.untyped_storage, Tensor.storage])
+def test_memory_that_only_a_storage_still_holds_is_watched(of: Callable[[Tensor], Any]) -> None:
+    def build() -> nn.Module:
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.zeros(4))
+        t = THERE.clone()
+        storage = of(t)
+        module.weight.data = t
+        del t
+        storage.fill_(0)
+        return module
+
+    model, _, _ = recorded(build)
+    assert torch.equal(model.weight, build().weight)

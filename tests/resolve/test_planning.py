@@ -10,8 +10,10 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -719,3 +721,61 @@ def test_plan_of_a_function_leaves_hooks_and_attributes_of_tensors() -> None:
     model(torch.ones(1, 2)).sum().backward()
     assert model.weight.grad.eq(2).all()
     assert model.bias.grad.eq(1).all()
+
+
+class Student(nn.Linear):
+    """Holds real tensors where torch does not look."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.teacher = [nn.Linear(2, 2), nn.BatchNorm1d(2)]
+        self.extra = {"scale": nn.Parameter(torch.randn(2))}
+        self.statistics = SimpleNamespace(mean=torch.ones(2), count=[0])
+        self.array = np.ones(3)
+        self.draws = torch.Generator().manual_seed(3)
+
+    def state(self) -> list[str]:
+        return [
+            *(repr(part.state_dict()) for part in self.teacher),
+            *map(repr, (self.extra, self.statistics, self.array, self.draws.get_state().tolist())),
+        ]
+
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "a hidden module": lambda m: nn.init.zeros_(m.teacher[0].weight),
+    "a hidden buffer": lambda m: m.teacher[1].running_mean.add_(1),
+    "a parameter in a dictionary": lambda m: nn.init.zeros_(m.extra["scale"]),
+    "a tensor of an object": lambda m: m.statistics.mean.zero_(),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_real_tensors_out_of_sight_come_back_and_are_named(write: str) -> None:
+    model = Student()
+    before = model.state()
+
+    def initialize(m: Any) -> None:
+        nn.init.ones_(m.weight)
+        WRITES[write](m)
+        m.statistics.count.append(1)
+        m.array += 1
+        torch.rand(1, generator=m.draws)
+
+    with pytest.raises(zeta.RecordingError, match="neither parameters nor buffers"):
+        zeta.plan(model, initialize)
+    assert model.state() == before
+
+
+def test_other_things_that_a_function_changes_come_back() -> None:
+    model = Student()
+    before = model.state()
+
+    def initialize(m: Any) -> None:
+        nn.init.ones_(m.weight)
+        m.statistics.count.append(1)
+        m.statistics.more = 1
+        m.array += 1
+        torch.rand(1, generator=m.draws)
+
+    zeta.plan(model, initialize)
+    assert model.state() == before

@@ -137,7 +137,7 @@ def test_what_is_not_selected_needs_no_rule() -> None:
         zeta.init_(model, Rules([Rule("2.weight", Normal()), Rule("3.*", Ones())]), seed=0, only="2.weight")
 
 
-def test_a_buffer_that_is_kept_on_purpose_is_no_part_of_what_is_written() -> None:
+def test_a_buffer_that_is_unfollowing_is_no_part_of_what_is_written() -> None:
     memory, model = torch.tensor([0.0, 0.0, 0.0, 0.0, 5.0, 6.0]), nn.Module()
     model.a = nn.Parameter(memory[:4])
     model.register_buffer("b", memory[2:6])
@@ -745,3 +745,14 @@ def test_only_that_is_no_name_is_refused() -> None:
     for only in (5, [1, "bias"]):
         with pytest.raises(SpecError, match="only must be a name or glob, a collection of them, or a function"):
             zeta.apply_(model, plan, only=only, seed=0)  # type: ignore[arg-type]
+
+
+def test_a_planned_buffer_is_not_written_by_another_name() -> None:
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(4))
+    model.register_buffer("ones", model.weight.data)
+    plan = zeta.plan(model, Rules([Rule("weight", Normal(1.0)), Rule("ones", Ones(), buffers=True)]))
+    for only in (None, "weight", "ones"):
+        with pytest.raises(TargetError, match="shares the memory of"):
+            zeta.apply_(model, plan, seed=0, only=only)
+    assert not model.weight.any()

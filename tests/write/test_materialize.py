@@ -480,3 +480,44 @@ def test_only_a_part_of_the_memory_of_a_tensor_is_refused() -> None:
     assert model.lower.is_meta
     zeta.materialize_(model, plan, seed=0, only=["lower", "upper"])
     assert torch.equal(model.table, torch.cat([model.upper, model.lower]))
+
+
+class Beside(nn.Module):
+    """A buffer in the memory of a parameter, without an element in common."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        values = torch.arange(6.0) + 1.001
+        self.weight = nn.Parameter(values[:3])
+        self.register_buffer("frequencies", values[3:])
+
+
+@pytest.mark.parametrize("cast_buffers", [False, True])
+def test_a_cast_is_of_what_is_asked_for_and_not_of_all_in_its_memory(tmp_path: Path, cast_buffers: bool) -> None:
+    model, plan = zeta.record(Beside)
+    zeta.materialize_(model, plan, seed=0, dtype=torch.bfloat16, cast_buffers=cast_buffers)
+    real = Beside()
+    assert torch.equal(model.weight, real.weight.bfloat16())
+    assert torch.equal(model.frequencies, real.frequencies.bfloat16() if cast_buffers else real.frequencies)
+    saved, _ = zeta.record(Beside)
+    zeta.save(saved, plan, tmp_path / "out", seed=0, dtype=torch.bfloat16, cast_buffers=cast_buffers)
+    loaded = load_file(tmp_path / "out" / "model.safetensors")
+    assert {name: tensor.dtype for name, tensor in loaded.items()} == {
+        name: tensor.dtype for name, tensor in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("view", [lambda weight: weight.view(torch.int32), lambda weight: weight.view(torch.float16)])
+def test_a_cast_under_a_view_of_another_dtype_is_refused(view: Any) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6))
+            self.bits = view(self.weight.data)
+
+    model, plan = zeta.record(Model)
+    with pytest.raises(TargetError, match="casts a part of the memory"):
+        zeta.materialize_(model, plan, seed=0, dtype=torch.bfloat16)
+    assert model.weight.is_meta
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.bits, Model().bits)

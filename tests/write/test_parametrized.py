@@ -658,3 +658,29 @@ def test_what_a_kept_weight_is_computed_from_is_not_written_by_another_name(stor
     with pytest.raises(TargetError, match=r"(layer\.weight|other): shares the memory of (layer\.weight|other)"):
         zeta.init_(model, Rules([Rule("other", Normal(1.0)), Rule("layer.weight", Keep())]), seed=0, only=only)
     assert torch.equal(model.layer.weight, before)
+
+
+class Factor(nn.Module):
+    """Times a tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = [torch.tensor([2.0])]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor[0]
+
+    def right_inverse(self, x: Tensor) -> Tensor:
+        return x / self.factor[0]
+
+
+@pytest.mark.parametrize("first", [Keep(), Normal(1.0)])
+def test_plain_tensors_of_a_parametrization_count(first: Initializer) -> None:
+    model: Any = nn.Module()
+    model.layer = nn.Linear(2, 2, bias=False)
+    parametrize.register_parametrization(model.layer, "weight", Factor())
+    model.other = nn.Parameter(model.layer.parametrizations.weight[0].factor[0].data)
+    before = model.layer.weight.detach().clone()
+    with pytest.raises(TargetError, match="shares the memory of"):
+        zeta.init_(model, Rules([Rule("layer.weight", first), Rule("other", Normal(1.0))]), seed=0)
+    assert torch.equal(model.layer.weight, before)

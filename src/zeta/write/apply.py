@@ -29,7 +29,7 @@ from zeta.resolve.slots import Slot, hook_problem
 from zeta.resolve.solving import check_dtype
 from zeta.rules import Kind
 from zeta.write.shards import Held, held, whole
-from zeta.write.targets import check_memory, check_target, check_writable, is_usual, kept_on_purpose, shared
+from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared, unfollowing
 
 if TYPE_CHECKING:
     from zeta.write.parametrized import Inversion
@@ -105,7 +105,7 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
         problems += _crossed(parametrized, jobs)
     # weights may be computed from one tensor, if both are given the same there
     written = {id(memory): (job.entry.name, memory) for job in reversed(jobs) for memory in job.memory}
-    problems += shared([*reversed(written.values())], fit.slots.values(), kept_on_purpose(fit.plan))
+    problems += shared([*reversed(written.values())], fit.slots.values(), unfollowing(fit.plan))
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs

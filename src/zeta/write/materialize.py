@@ -203,18 +203,43 @@ def _twins(
             twins.append(_sharded_twin(tensor, device, wanted.get(id(tensor), tensor.dtype)))
         else:
             memories.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+    problems: list[str] = []
     for sharing in memories.values():
-        dtype = next((wanted[id(t)] for t in sharing if id(t) in wanted), None)  # views of a parameter are cast with it
-        kinds = {id(t): dtype if dtype is not None and t.is_floating_point() else t.dtype for t in sharing}
-        size = max((int(t.storage_offset()) + extent(t)) * kinds[id(t)].itemsize for t in sharing)
-        # zeros, not empty: a parametrization reads its other tensors (singular vectors) before they are written
-        allocate = torch.zeros if any(id(t) in originals for t in sharing) else torch.empty
-        storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
-        for t in sharing:
-            real = torch.empty(0, dtype=kinds[id(t)], device=device)
-            real.set_(storage, t.storage_offset(), t.shape, t.stride())
-            twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
+        for group, dtype in _by_cast(sharing, wanted, problems):
+            size = max((int(t.storage_offset()) + extent(t)) * (dtype or t.dtype).itemsize for t in group)
+            # zeros, not empty: a parametrization reads its other tensors (singular vectors) before they are written
+            allocate = torch.zeros if any(id(t) in originals for t in group) else torch.empty
+            storage = allocate(size, dtype=torch.uint8, device=device).untyped_storage()
+            for t in group:
+                real = torch.empty(0, dtype=dtype or t.dtype, device=device)
+                real.set_(storage, t.storage_offset(), t.shape, t.stride())
+                twins.append(_Twin(tensor=t, real=real.requires_grad_(t.requires_grad)))
+    if problems:
+        raise TargetError(
+            listed(
+                "dtype= casts a part of the memory of these tensors, or changes what a view of another dtype is; pass "
+                "cast_buffers=True, give them memory of their own, or cast the model afterwards:",
+                problems,
+            )
+        )
     return twins
+
+
+def _by_cast(
+    sharing: list[Tensor], wanted: dict[int, torch.dtype], problems: list[str]
+) -> Iterator[tuple[list[Tensor], torch.dtype | None]]:
+    """Tensors of one memory: those that are cast, with their dtype, and those that have no element of these."""
+    chosen = [t for t in sharing if id(t) in wanted]
+    dtype = wanted[id(chosen[0])] if chosen else None
+    followers = [t for t in sharing if id(t) not in wanted and chosen and meets(t, chosen)]
+    problems += [
+        f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}"
+        for t in followers
+        if t.dtype is not chosen[0].dtype or not covered(t, chosen)
+    ]
+    moving = {id(t) for t in (*chosen, *followers)}
+    groups = [([t for t in sharing if id(t) in moving], dtype), ([t for t in sharing if id(t) not in moving], None)]
+    yield from ((group, kind) for group, kind in groups if group)
 
 
 def _sharded_twin(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> _Twin:

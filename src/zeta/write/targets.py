@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zeta.base import dtypes
 from zeta.base.distributed import is_sharded, local
 from zeta.base.modules import parameters_of, tensors_of
-from zeta.base.tensors import extent, has_address, is_freed, nbytes_of, overlaps
+from zeta.base.tensors import attributes, extent, has_address, is_freed, nbytes_of, overlaps
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
 from zeta.resolve.resolver import UNRULED
@@ -26,25 +26,25 @@ _FREED: Final = "has a storage that was freed or made smaller; give its memory b
 _Extent = tuple[int, int, Tensor, str]
 
 
-def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], kept: Collection[str] = ()) -> list[str]:
+def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], apart: Collection[str] = ()) -> list[str]:
     """Different tensors with an element in the same memory: to write one would change the other.
 
     Those of which at least one is written; ``written`` has their memory here, with the canonical name: several of a
     weight that is computed from them. A weight that is not written counts with all that it is computed from. A buffer
-    that is not written may be a view of a parameter, and follows it, unless it is one of those that are ``kept`` on
-    purpose. It does not follow another buffer.
+    that is not written may be a view of a parameter, and follows it, unless it is one of those that are ``apart``. It
+    does not follow another buffer.
     """
     memory, names = [*written], {name for name, _ in written}
     buffers: set[str] = set()
     followers: set[str] = set()
-    if len(names) < len(slots):
+    if len(names) < len(slots) or any(slot.parametrization is not None for slot in slots):
         known = {*(id(slot.tensor) for slot in slots if slot.name in names), *(id(tensor) for _, tensor in written)}
         buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
-        followers = set() if buffers.isdisjoint(names) else buffers - {*names, *kept}
+        followers = set() if buffers.isdisjoint(names) else buffers - {*names, *apart}
         for slot in slots:
-            if slot.kind is Kind.BUFFER and slot.name not in kept and slot.name not in followers:
+            if slot.kind is Kind.BUFFER and slot.name not in apart and slot.name not in followers:
                 continue
-            for stored in [slot.tensor] if slot.parametrization is None else tensors_of(slot.parametrization):
+            for stored in _computed_from(slot):
                 if id(stored) not in known:
                     known.add(id(stored))
                     if (tensor := memory_of(stored)) is not None:
@@ -65,6 +65,12 @@ def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], kept:
     ]
 
 
+def _computed_from(slot: Slot) -> list[Tensor]:
+    """The tensor; of a parametrized weight, all that it is computed from."""
+    module = slot.parametrization
+    return [slot.tensor] if module is None else [*tensors_of(module), *(tensor for _, tensor in attributes(module))]
+
+
 def _apart(memory: Iterable[tuple[str, Tensor]]) -> bool:
     """Whether no two tensors overlap, whatever their devices are; on meta, nobody can tell so quickly."""
     end = 0
@@ -75,9 +81,9 @@ def _apart(memory: Iterable[tuple[str, Tensor]]) -> bool:
     return True
 
 
-def kept_on_purpose(plan: Iterable[Entry]) -> set[str]:
-    """The buffers that a rule keeps, which must not follow a parameter."""
-    return {e.name for e in plan if e.kind is Kind.BUFFER and e.kept and e.rule not in UNRULED}
+def unfollowing(plan: Iterable[Entry]) -> set[str]:
+    """The buffers that must not follow a parameter: a rule keeps them, or they have values of their own."""
+    return {e.name for e in plan if e.kind is Kind.BUFFER and not (e.kept and e.rule in UNRULED)}
 
 
 def meeting(memory: Iterable[tuple[str, Tensor]], matters: Callable[[str, str], bool]) -> Iterator[tuple[str, str]]:

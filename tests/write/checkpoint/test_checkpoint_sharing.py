@@ -131,7 +131,7 @@ def _parameters(device: str) -> Any:
     return nn.ParameterDict({"first": memory[:6], "second": memory[4:]})
 
 
-def _kept_on_purpose(device: str) -> Any:
+def _unfollowing(device: str) -> Any:
     return _model(VIEWS["rows"], device=device)
 
 
@@ -143,12 +143,12 @@ REFUSED: dict[str, tuple[Callable[[str], Any], Rules, str]] = {
         "second: shares the memory of first",
     ),
     "a buffer that is kept on purpose": (
-        _kept_on_purpose,
+        _unfollowing,
         Rules([Rule("view0", Keep(), buffers=True), *TABLE]),
         "view0: shares the memory of table",
     ),
     "a buffer with a rule": (
-        _kept_on_purpose,
+        _unfollowing,
         Rules([Rule("view0", Normal(2.0), buffers=True), *TABLE]),
         "view0: shares the memory of table",
     ),

@@ -103,7 +103,7 @@ def _gradients(
             leaves = named
             output = call.output_of(model)
         else:
-            leaves = {name: current[name].clone().requires_grad_(named[name].requires_grad) for name in named}
+            leaves = {name: _leaf(current[name], parameter) for name, parameter in named.items()}
             with instead(model, {id(named[name]): leaf for name, leaf in leaves.items()}):
                 output = call.output_of(model)
         value = objective(output, call, loss).value
@@ -111,6 +111,13 @@ def _gradients(
     learned = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     found = gradients_of(model, value, list(learned.values())) if value.requires_grad else {}
     return {name: found.get(id(leaf)) for name, leaf in learned.items()}
+
+
+def _leaf(values: Tensor, parameter: Tensor) -> Tensor:
+    """A copy of the values that a model can use instead of its parameter: with the attributes that its code reads."""
+    leaf = values.clone().requires_grad_(parameter.requires_grad)
+    vars(leaf).update((key, value) for key, value in vars(parameter).items() if key not in vars(leaf))
+    return leaf
 
 
 @contextlib.contextmanager

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import sys
-from array import array
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import torch
@@ -17,33 +13,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from zeta.base.generators import apart, foreign_apart
-from zeta.base.modules import named_modules_of
+from zeta.base.holding import TABLES, Restore, modules_held, restorers, tensors_held, things_in
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
-from zeta.base.tensors import SavedAttributes, attributes_here, inside, refill, storage_of, swap
+from zeta.base.tensors import SavedAttributes, refill, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
 from zeta.errors import TargetError, listed
 
 _SEED: Final = 0
-# a module's own dictionaries, which forward may change in place
-_TABLES: Final = (
-    *("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks"),
-    *("_backward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
-    *("_forward_pre_hooks_with_kwargs", "_non_persistent_buffers_set"),
-)
-_CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
-# types that are not searched for generators and containers: a vocabulary may have hundreds of thousands of them
-_PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
 # how often a step is begun that is interrupted: after that, it is the step itself that raises
 _TRIES: Final = 20
-# the state of FSDP2, which ``undisturbed`` restores: a part of it alone would be initialized twice
-_DISTRIBUTED: Final = "torch.distributed."
-# what has attributes, but is saved in another way or does not change
-_NO_OBJECTS: Final = (*_PLAIN, nn.Module, type, ModuleType, FunctionType, MethodType)
-
-
-Restore = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,16 +150,16 @@ class _Steps:
 
 def _steps(model: nn.Module) -> Iterator[tuple[str, Restore]]:
     """What restores the model, in order, with the names of its parts."""
-    modules = _modules(model)
+    modules = modules_held(model)
     for name, module in modules.items():
-        tables = {str(table): vars(module)[table].copy() for table in _TABLES if table in vars(module)}
+        tables = {str(table): vars(module)[table].copy() for table in TABLES if table in vars(module)}
         kept = _SavedModule(module=module, kind=type(module), attributes=dict(vars(module)), tables=tables)
         yield name or "the model", kept.restore_kind
         yield name or "the model", kept.restore
     for name, module in modules.items():
-        for place, value in _things(name, module):
-            yield from ((place, restore) for restore in _contents(value))
-    named = _tensors(modules)
+        for place, value in things_in(name, module):
+            yield from ((place, restore) for restore in restorers(value))
+    named = tensors_held(modules)
     # what views were taken from comes first: it may have a graph, which each view has then too
     viewed = ((name, view._base) for name, view in named.values())
     bases = {id(base): (f"the base of {name}", base) for name, base in viewed if base is not None}
@@ -207,117 +187,3 @@ def _saved(tensor: Tensor) -> _SavedTensor:
         leaf=tensor.is_leaf,
         attributes=SavedAttributes(tensor),
     )
-
-
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The model's modules, and those that it keeps out of its sight, such as a teacher in a list, with their places."""
-    found = dict(named_modules_of(model))
-    known, pending = {id(module) for module in found.values()}, deque(found.items())
-    while pending:
-        prefix, module = pending.popleft()
-        for name, value in _things(prefix, module):
-            if isinstance(value, nn.Module) and id(value) not in known:
-                inner = {f"{name}.{path}".strip("."): one for path, one in named_modules_of(value)}
-                new = {path: one for path, one in inner.items() if id(one) not in known}
-                known.update(id(one) for one in new.values())
-                found |= new
-                pending += new.items()
-    return found
-
-
-def _things(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What is in a module's attributes, in containers there at any depth, and in the attributes of objects there."""
-    for key, value in vars(module).items():
-        if key not in _TABLES and not isinstance(value, _PLAIN):
-            yield from ((_place(prefix, key, path), found) for path, found in inside(value))
-    yield from _objects(prefix, module)
-
-
-def _objects(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What is in the attributes of objects that a module holds."""
-    for key, value in vars(module).items():
-        if key not in _TABLES and not isinstance(value, _PLAIN):
-            for path, found in inside(value):
-                if _is_object(found):
-                    place = _place(prefix, key, path)
-                    yield from ((_place("", place, inner), part) for inner, part in inside(vars(found)))
-
-
-def _place(prefix: str, key: str, path: tuple[Any, ...]) -> str:
-    """``blocks.layers[0]``: where a thing is in an attribute of a module."""
-    return f"{prefix}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path)
-
-
-def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a model's modules hold, also out of torch's sight, with its place."""
-    return iter(_tensors(_modules(model)).values())
-
-
-def _is_object(value: Any) -> bool:
-    """Whether it is an object with attributes of its own, and none whose state is known otherwise."""
-    if type(value).__module__.startswith(_DISTRIBUTED):
-        return False
-    return type(getattr(value, "__dict__", None)) is dict and not isinstance(value, _NO_OBJECTS)
-
-
-def _contents(value: Any) -> Iterator[Restore]:
-    if isinstance(value, torch.Generator):
-        state = value.get_state()
-        yield lambda: value.set_state(state)
-    elif _is(value, "random", "Random"):
-        drawn = value.getstate()
-        yield lambda: value.setstate(drawn)
-    elif _is(value, "numpy.random", "Generator"):
-        bits = value.bit_generator
-        counted = copy.deepcopy(bits.state)
-        yield lambda: setattr(bits, "state", counted)
-    elif _is(value, "numpy", "ndarray"):
-        if value.flags.writeable:
-            yield _rewritten(value)
-    elif isinstance(value, bytearray | array):
-        yield _rewritten(value)
-    elif type(value) in _CONTAINERS:
-        yield _refilled(value)
-
-
-def _is(value: Any, module: str, kind: str) -> bool:
-    """Whether it is an instance of a class whose module may not have been imported."""
-    found = getattr(sys.modules.get(module), kind, None)
-    return found is not None and isinstance(value, found)
-
-
-def _rewritten(value: Any) -> Restore:
-    """Restores an array of NumPy, or of Python, which may have another length then."""
-    kept = copy.copy(value)
-    place = slice(None) if isinstance(value, bytearray | array) else ...
-
-    def restore() -> None:
-        value[place] = kept
-
-    return restore
-
-
-def _refilled(value: Any) -> Restore:
-    entries = value.copy()
-    return lambda: refill(value, entries)
-
-
-def _tensors(modules: dict[str, nn.Module]) -> dict[int, tuple[str, Tensor]]:
-    """Every tensor of the modules that has values, and its gradient, with a name, by ``id``."""
-    own = [
-        (f"{name}.{key}".lstrip("."), tensor)
-        for table in ("_parameters", "_buffers")
-        for name, module in modules.items()
-        for key, tensor in vars(module)[table].items()
-        if tensor is not None
-    ]
-    held = [
-        found
-        for name, module in modules.items()
-        for part in (attributes_here(module, name), _objects(name, module))
-        for found in part
-        if isinstance(found[1], Tensor)
-    ]
-    tensors = [(name, one) for name, one in own + held if not nn.parameter.is_lazy(one) and not one.is_meta]
-    gradients = [(f"the gradient of {name}", one.grad) for name, one in tensors if one.is_leaf and one.grad is not None]
-    return {id(tensor): (name, tensor) for name, tensor in reversed(tensors + gradients)}

@@ -12,9 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from zeta.base.modules import named_modules_of, tensors_of
+from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of, tensors_of
 from zeta.base.parametrizations import hooked
-from zeta.base.tensors import attributes, covered, meets, swap
+from zeta.base.tensors import attributes, covered, extent, meets, overlaps, swap
 from zeta.errors import RecordingError, listed
 from zeta.resolve.recording.sources import Source
 from zeta.resolve.recording.tracing import Recorder, concrete
@@ -45,6 +45,14 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
             )
         )
     held = list(attributes(model))
+    if problems := _lent(model, held, recorder):
+        raise RecordingError(
+            listed(
+                "a tensor that was there before the recording began shares memory with a recorded one, and the model "
+                "has both, which would come apart; register a clone():",
+                problems,
+            )
+        )
     if problems := _aliased(model, held, recorder):
         raise RecordingError(
             listed(
@@ -59,7 +67,7 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
     recorder.forget_lent()
     _forget_gradients([*tensors_of(model), *(tensor for _, tensor in held)])
     owned = _owned(model)
-    if problems := list(_partly_owned(held, owned)):
+    if problems := list(_partly_owned(held, _owned(model, real=True))):
         raise RecordingError(
             listed(
                 "these tensors share a part of their memory with parameters or buffers, so nothing could give values "
@@ -117,6 +125,15 @@ def _real_of(model: nn.Module) -> dict[int, Tensor]:
     return {id(t): t for t in tensors_of(model) if not nn.parameter.is_lazy(t) and not t.is_meta}
 
 
+def _lent(model: nn.Module, held: Held, recorder: Recorder) -> list[str]:
+    """The places of real tensors of the model that share memory with recorded ones of the model."""
+    named = [*named_parameters_of(model), *named_buffers_of(model), *held]
+    plain = [(name, t) for name, t in named if not nn.parameter.is_lazy(t) and t.layout is torch.strided]
+    recorded = {_memory(tensor) for _, tensor in plain if tensor.is_meta}
+    shared = recorder.lent.real_memories(recorded)
+    return [f"{name} {tuple(t.shape)}" for name, t in plain if not t.is_meta and _memory(t) in shared]
+
+
 def _aliased(model: nn.Module, held: Held, recorder: Recorder) -> list[str]:
     """Tensors that share memory with a registered tensor from outside, which another object replaces."""
     outside: dict[int, Tensor] = {}
@@ -139,9 +156,9 @@ def _replace_real(model: nn.Module, held: list[Tensor], recorder: Recorder) -> N
     for tensor in [*real.values(), *(tensor for tensor in held if not tensor.is_meta)]:
         if tensor.layout is torch.strided and _memory(tensor) in recorder.own:
             sharing.setdefault(_memory(tensor), []).append(tensor)
-    for address, tensors in sharing.items():
-        if not any(id(tensor) in real for tensor in tensors):
-            continue
+    for address, found in sharing.items():
+        registered = [tensor for tensor in found if id(tensor) in real]
+        tensors = [tensor for tensor in found if registered and meets(tensor, registered)]
         size = recorder.own[address].nbytes()
         memory = torch.empty(size, dtype=torch.uint8, device="meta").untyped_storage()
         for tensor in {id(tensor): tensor for tensor in tensors}.values():
@@ -174,10 +191,11 @@ def _living(references: list[tuple[Any, Source | None]]) -> Iterator[Living]:
 Owned = dict[int, list[Tensor]]
 
 
-def _owned(model: nn.Module) -> Owned:
+def _owned(model: nn.Module, *, real: bool = False) -> Owned:
+    """Those on meta; ``real``: the others, too."""
     found: Owned = {}
     for tensor in tensors_of(model):
-        if tensor.is_meta:
+        if tensor.is_meta or (real and not nn.parameter.is_lazy(tensor) and tensor.layout is torch.strided):
             found.setdefault(_memory(tensor), []).append(tensor)
     return found
 
@@ -185,7 +203,7 @@ def _owned(model: nn.Module) -> Owned:
 def _partly_owned(held: Held, owned: Owned) -> Iterator[str]:
     """The tensors of which some elements are those of parameters or buffers, and others are not."""
     for place, tensor in held:
-        sharing = owned.get(_memory(tensor), []) if tensor.is_meta else []
+        sharing = owned.get(_memory(tensor), []) if tensor.layout is torch.strided else []
         if sharing and not covered(tensor, sharing) and meets(tensor, sharing):
             yield f"{place} {tuple(tensor.shape)}"
 
@@ -233,7 +251,8 @@ def _values(held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[
             memories[storage._cdata] = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
         real = torch.empty(0, dtype=tensor.dtype, device="cpu")
         real.set_(memories[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
-        values.append((tensor, real.copy_(found).requires_grad_(tensor.requires_grad)))
+        _copied(real, found)
+        values.append((tensor, real.requires_grad_(tensor.requires_grad)))
     if problems:
         raise RecordingError(
             listed(
@@ -243,3 +262,13 @@ def _values(held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[
             )
         )
     return values
+
+
+def _copied(tensor: Tensor, values: Tensor) -> None:
+    """Write values to a tensor of which elements may share memory, where they have the same value."""
+    if overlaps(tensor):
+        flat = tensor.as_strided((extent(tensor),), (1,))
+        places = torch.arange(len(flat), device="cpu").as_strided(tensor.shape, tensor.stride())
+        flat[places.reshape(-1)] = values.reshape(-1)
+    else:
+        tensor.copy_(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,25 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta.base.modules import modules_of, tensors_of
+from zeta.base.holding import TABLES, Restore, held_tensors, modules_held, restorers, things_in
+from zeta.base.modules import tensors_of
 from zeta.base.process.interrupts import undone, undone_on_error
-from zeta.base.tensors import SavedAttributes, attributes, inside, refill
+from zeta.base.tensors import SavedAttributes
 from zeta.errors import RecordingError, listed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Saved:
-    """A module's class, its dictionary, and the contents of the containers in it, at any depth."""
+    """A module's class, its dictionary, and functions that restore what is in it."""
 
     module: nn.Module
     kind: type[nn.Module]
     table: dict[str, Any]
-    contents: list[tuple[Any, Any]]
+    restorers: list[Restore]
 
     def restore(self) -> None:
         """Give the module what it had."""
-        for container, content in self.contents:
-            refill(container, content)
+        for restore in self.restorers:
+            restore()
         table = vars(self.module)
         table.clear()
         table.update(self.table)
@@ -52,9 +52,12 @@ def restored(model: nn.Module) -> Iterator[None]:
     Raises ``RecordingError`` for real tensors outside of parameters and buffers to which the block writes: they get
     their values back.
     """
-    saved = [_saved(module) for module in modules_of(model)]
-    own = [SavedAttributes(tensor) for tensor in {id(t): t for t in tensors_of(model)}.values()]
-    plain = [(place, tensor) for place, tensor in attributes(model) if _is_plain(tensor)]
+    saved = [_saved(name, module) for name, module in modules_held(model).items()]
+    tensors = {id(tensor): tensor for tensor in tensors_of(model)}
+    own = [SavedAttributes(tensor) for tensor in tensors.values()]
+    plain = [
+        (place, tensor) for place, tensor in held_tensors(model) if id(tensor) not in tensors and _is_plain(tensor)
+    ]
     before = [_memory_of(tensor).clone() for _, tensor in plain]
     written: list[str] = []
 
@@ -82,19 +85,24 @@ def restored(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _saved(module: nn.Module) -> _Saved:
-    table = dict(vars(module))
-    containers = [found for _, found in inside(table) if isinstance(found, list | set | dict | deque)][1:]
+def _saved(name: str, module: nn.Module) -> _Saved:
+    tables = [table for key, table in vars(module).items() if key in TABLES]
+    held = (value for _, value in things_in(name, module))
     return _Saved(
         module=module,
         kind=type(module),
-        table=table,
-        contents=[(found, found.copy()) for found in containers],
+        table=dict(vars(module)),
+        restorers=[restore for value in (*tables, *held) for restore in restorers(value)],
     )
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return not tensor.is_meta and tensor.is_cpu and tensor.layout is torch.strided and type(tensor) is Tensor
+    return (
+        not tensor.is_meta
+        and tensor.is_cpu
+        and tensor.layout is torch.strided
+        and type(tensor) in (Tensor, nn.Parameter)
+    )
 
 
 def _memory_of(tensor: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ from zeta.write.checkpoint import (
     work,
 )
 from zeta.write.checkpoint.following import followed, leaders_of
-from zeta.write.targets import check_apart, check_negated, check_target, kept_on_purpose, memory_of, shared
+from zeta.write.targets import check_apart, check_negated, check_target, memory_of, shared, unfollowing
 
 T = TypeVar("T")
 
@@ -233,7 +233,7 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
         if not entry.kept and entry.name in slots
         if (memory := memory_of(slots[entry.name].tensor)) is not None
     ]
-    problems += shared(written, slots.values(), kept_on_purpose(plan))
+    problems += shared(written, slots.values(), unfollowing(plan))
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
     problems += [f"{name}: is not in the plan" for name in slots if name not in planned]
     if problems:

@@ -7,7 +7,7 @@ import functools
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 import torch
@@ -100,13 +100,6 @@ class Lent:
         """Who has the memory, too."""
         return "a tensor from outside, or a copy of it," if self.watched else "NumPy or another library"
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether somebody may still have what was lent."""
-        uses, names = _holders(self.real)
-        alone, unnamed = _alone()
-        return not (self.is_own or self.watched) or uses > alone or (self.is_own and names > unnamed)
-
 
 class Lending:
     """All such memories of one recording."""
@@ -116,10 +109,12 @@ class Lending:
         graph: Graph,
         data: Callable[[Tensor], Node],
         known: Callable[[Node], Tensor],
+        kept: Mapping[int, torch.UntypedStorage],
     ) -> None:
         self._graph = graph
         self._data = data
         self._known = known
+        self._kept = kept  #: real memories that the recording itself holds
         self._lent: list[Lent] = []
 
     def note(self, twin: Tensor, real: Tensor) -> None:
@@ -133,6 +128,14 @@ class Lending:
             with outside_of_modes():
                 self._note(twin, real, whole=True, watched=True)
 
+    def _is_alive(self, lent: Lent) -> bool:
+        """Whether somebody may still have what was lent."""
+        if not (lent.is_own or lent.watched):
+            return True
+        uses, names = _holders(lent.real)
+        alone, unnamed = _alone()
+        return uses > alone or names > unnamed + (lent.real.untyped_storage()._cdata in self._kept)
+
     def _note(self, twin: Tensor, real: Tensor, *, whole: bool, watched: bool = False) -> Lent:
         node = self._graph.cell(twin).node
         self._lent.append(Lent(twin=twin, real=real, whole=whole, node=node, source=source_here(), watched=watched))
@@ -140,7 +143,7 @@ class Lending:
 
     def lend(self, tensor: Tensor) -> Tensor:
         """The values of a tensor on meta, in memory that from now on has what is recorded of it, and the reverse."""
-        self.settle()
+        self.settle([tensor])
         with outside_of_modes():
             lent = next((lent for lent in self._lent if lent.has(tensor)), None)
             if lent is None:
@@ -152,6 +155,11 @@ class Lending:
         """The memory on meta that stands for all of ``storage``."""
         found = (lent for lent in self._lent if lent.real.untyped_storage()._cdata == storage._cdata)
         return next((lent.twin.untyped_storage() for lent in found if lent.is_all), None)
+
+    def real_memories(self, recorded: Collection[int]) -> set[int]:
+        """The real memories that are shared with these recorded ones, all by their address."""
+        found = (lent for lent in self._lent if lent.twin.untyped_storage()._cdata in recorded)
+        return {lent.real.untyped_storage()._cdata for lent in found}
 
     def _check_apart(self, tensor: Tensor) -> None:
         """Raise if part of the memory was lent in another form, as there would be two of what is one."""
@@ -190,8 +198,10 @@ class Lending:
                 'parameter a rule, or record with fallback="real", which draws random values once'
             ) from None
 
-    def settle(self, *, ended: bool = False) -> None:
-        """Note what was written to memory that was lent; ``ended``: nothing comes after it.
+    def settle(self, touched: Iterable[Tensor] = (), *, ended: bool = False) -> None:
+        """Note what was written to memory that was lent, before ``touched`` are read or written.
+
+        ``ended``: nothing comes after it.
 
         Raises ``RecordingError`` where torch wrote there too, as it is then not known in which order.
         """
@@ -218,9 +228,11 @@ class Lending:
                     lent.check(node)
                 else:
                     lent.node = node
-            left = [lent for lent in self._lent if lent.is_alive or (lent.whole and not lent.watched)]
+            left = [lent for lent in self._lent if self._is_alive(lent) or (lent.whole and not lent.watched)]
+            memories = {tensor.untyped_storage()._cdata for tensor in touched if tensor.is_meta}
             for lent in self._lent:
-                if (ended or lent not in left) and lent.is_written_unseen:
+                matters = ended or lent not in left or lent.twin.untyped_storage()._cdata in memories
+                if matters and lent.is_written_unseen:
                     raise RecordingError(
                         f"{lent.source}: memory that {lent.sharer} shares was written to by .data, by NumPy or through "
                         "its storage, which is not seen in time where it is large; write with an operation on the "
@@ -258,7 +270,7 @@ class Lending:
             torch.autograd.graph.increment_version(lent.real)  # torch does not count what is written in an operation
         except RecordingError as error:
             self._lent.remove(lent)
-            if not lent.is_alive:
+            if not self._is_alive(lent):
                 return
             warnings.warn(
                 f"{lent.source}: memory that {lent.sharer} shares keeps what it had: {error}. What is made "

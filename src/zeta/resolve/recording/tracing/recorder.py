@@ -61,17 +61,17 @@ class Recorder:
         #: gives the generator that draws where none is named
         self.generator: Callable[[], torch.Generator] = functools.cache(torch.Generator)
         self._leaves: dict[Any, Node] = {}
-        self.lent = Lending(self.graph, self.data, self._known)
+        self.own: dict[int, torch.UntypedStorage] = {}  # real memories that the constructor made, of real tensors
+        self.lent = Lending(self.graph, self.data, self._known, self.own)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
         #: the ``id`` of ``vars(module)`` of modules that the constructor made, and that another thread made meanwhile
         self.built, self.elsewhere = set[int](), set[int]()
-        self.own: dict[int, torch.UntypedStorage] = {}  # real memories that the constructor made, of real tensors
         self.views: list[tuple[Callable[[], Tensor | None], Source | None]] = []  # they share another tensor's memory
 
     def forget_lent(self) -> None:
         """Hold no more tensors whose memory was shared with others: the recording has ended."""
-        self.lent = Lending(self.graph, self.data, self._known)
+        self.lent = Lending(self.graph, self.data, self._known, self.own)
 
     def made_by(self, result: Tensor, node: Node, device: torch.device) -> Tensor:
         """Record a new tensor and its node."""
@@ -94,7 +94,7 @@ class Recorder:
 
     def duplicate(self, tensor: Tensor, memo: dict[int, torch.UntypedStorage]) -> Tensor:
         """A tensor that looks into a copy of another's memory, of which ``memo`` has those made already."""
-        self.lent.settle()
+        self.lent.settle([tensor])
         source = source_here()
         with outside_of_modes():
             twin = self.graph.duplicate(tensor, memo, source)
@@ -150,7 +150,7 @@ class Recorder:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Note that a tensor was filled with what ``initializer`` draws."""
-        self.lent.settle()
+        self.lent.settle([tensor])
         source = source_here(called)
         place = self.place(generator, source, called, tuple(tensor.shape), tensor.dtype)
         node = randomness.drawn(initializer, tuple(tensor.shape), tensor.dtype, place, axes)
@@ -185,7 +185,7 @@ class Recorder:
         """A tensor's values. Raises ``RecordingError`` if they are random; with ``freeze``, these are drawn."""
         if not tensor.is_meta:
             return tensor
-        self.lent.settle()
+        self.lent.settle([tensor])
         with outside_of_modes():
             return self._read(self.graph.read(tensor))
 
@@ -208,7 +208,7 @@ class Recorder:
 
     def operation(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operation on meta, and record it."""
-        self.lent.settle()
+        self.lent.settle(tensors_in((*args, *kwargs.values())))
         result = self._noted(func, args, kwargs)
         self.lent.share()
         return result
