@@ -26,8 +26,9 @@ from zeta.initializers import (
     kaiming_uniform,
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
+from zeta.rules.adapters import adapters_of, has_adapters
 from zeta.rules.match import RESIDUAL_ROLES
-from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
+from zeta.rules.role_names import WRAPPED
 
 #: names of what leads around a residual branch
 SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
@@ -155,19 +156,6 @@ def unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPED)
 
 
-def has_adapters(model: nn.Module) -> bool:
-    """Whether a part of a name is that of an adapter, or the model is one of peft."""
-    return any(
-        type(part).__module__.startswith("peft.") or any(map(of_adapter, (name.rpartition(".")[2], *part._parameters)))
-        for name, part in named_modules_of(model)
-    )
-
-
-def of_adapter(name: str) -> bool:
-    """Whether a part of a name is that of an adapter; recipes that look for layers leave these out."""
-    return any(pattern.fullmatch(part) for part in name.split(".") for pattern in (ADAPTER, ADAPTER_A, ADAPTER_B))
-
-
 def adapters_off(model: nn.Module) -> list[Rule]:
     """Rules for LoRA that leave the model's outputs as they are; all other parameters of adapters are refused."""
     return lora_rules(model, kaiming_uniform(nonlinearity="leaky_relu", a=math.sqrt(5)), optional=True)
@@ -178,13 +166,34 @@ def lora_rules(model: nn.Module, a: Initializer | Law, *, optional: bool) -> lis
 
     The product B A is 0: of a layer because B is 0, of an embedding because A is.
     """
-    embeddings = _adapted_embeddings(model)
+    adapters, modules = adapters_of(model), dict(named_modules_of(model))
+
+    def adapted(match: Match) -> str | None:
+        """The name of the layer that a part of LoRA adapts; ``None`` for anything else."""
+        part = adapters.of(match.name)
+        return None if part is None or part.role is Role.ADAPTER else part.layer
+
+    def looked_up(name: str, layer: str) -> bool:
+        """Whether A is that of an embedding by its name, or is looked up, or is beside an embedding."""
+        holder, owner = modules.get(layer), modules.get(name.rpartition(".")[0])
+        beside = [] if holder is None else [
+            child
+            for local, child in holder._modules.items()
+            if child is not None and child._parameters and adapters.of(f"{layer}.{local}" if layer else local) is None
+        ]  # fmt: skip
+        wrapped = bool(beside) and all(isinstance(each, nn.Embedding) for each in beside)
+        named = "embedding" in name[len(layer) :].lower()
+        return named or wrapped or isinstance(owner, nn.Embedding) or isinstance(holder, nn.Embedding)
+
+    parts = ((name, adapters.of(name)) for name, _ in named_parameters_of(model))
+    lora = [(name, part.layer) for name, part in parts if part is not None and part.role is not Role.ADAPTER]
+    embeddings = {layer for name, layer in lora if looked_up(name, layer)}
 
     def of_embedding(match: Match) -> bool:
-        return _adapted(match.name) in embeddings
+        return adapted(match) in embeddings
 
     def bias(match: Match) -> bool:
-        return match.kind is Kind.BIAS and _adapted(match.name) is not None
+        return match.kind is Kind.BIAS and adapted(match) is not None
 
     return [
         Rule(Where("LoRA A of an embedding", role("adapter_a") & of_embedding), Zeros(), optional=True),
@@ -194,30 +203,6 @@ def lora_rules(model: nn.Module, a: Initializer | Law, *, optional: bool) -> lis
         Rule(Where("biases of LoRA", bias), Zeros(), optional=True),
         Rule(Where("other adapters", role("adapter")), law("refused", _refuse), optional=True),
     ]
-
-
-def _adapted(name: str) -> str | None:
-    """The name of the layer that a part of LoRA adapts; ``None`` for anything else."""
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        if ADAPTER_A.fullmatch(part) or ADAPTER_B.fullmatch(part):
-            return ".".join(parts[:position])
-    return None
-
-
-def _adapted_embeddings(model: nn.Module) -> frozenset[str]:
-    """The names of the embeddings with LoRA: by the name of A, or because A is looked up, or wraps an embedding."""
-    modules = dict(named_modules_of(model))
-    found = set()
-    for name, _ in named_parameters_of(model):
-        if (layer := _adapted(name)) is None:
-            continue
-        owner, holder = modules.get(name.rpartition(".")[0]), modules.get(layer)
-        wrapped = [holder and holder._modules.get(each) for each in WRAPPED]
-        looked_up = (owner, holder, *wrapped)
-        if "embedding" in name[len(layer) :].lower() or any(isinstance(each, nn.Embedding) for each in looked_up):
-            found.add(layer)
-    return frozenset(found)
 
 
 def _refuse(match: Match) -> Initializer:

@@ -28,12 +28,12 @@ from zeta.recipes.parts import (
     law,
     layers,
     norms_and_biases,
-    of_adapter,
     of_unknown_role,
     recipe,
     unwrapped,
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
+from zeta.rules.adapters import adapters_of
 from zeta.rules.match import RESIDUAL_ROLES
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
@@ -107,9 +107,14 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
 def _branches(model: nn.Module) -> list[list[nn.Module]]:
     """The layers of each residual branch, in order."""
     found: dict[str, list[nn.Module]] = {}
+    adapters = adapters_of(model)
     for name, block in named_modules_of(model):
         if _BLOCK.fullmatch(name.rpartition(".")[2]):
-            inside = [layer for path, layer in named_modules_of(block) if _is_layer(layer) and _in_branch(path)]
+            inside = [
+                layer
+                for path, layer in named_modules_of(block)
+                if _is_layer(layer) and _in_branch(path) and adapters.of(f"{name}.{path}") is None
+            ]
             if len(inside) > 1 and _keeps_width(block, inside):
                 found[name] = inside
     return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
@@ -129,7 +134,7 @@ def _is_layer(part: nn.Module) -> bool:
 
 
 def _in_branch(path: str) -> bool:
-    return bool(path) and not any(map(SHORTCUT.fullmatch, path.split("."))) and not of_adapter(path)
+    return bool(path) and not any(map(SHORTCUT.fullmatch, path.split(".")))
 
 
 def _without_norms() -> list[Rule]:

@@ -23,6 +23,7 @@ from zeta.base.usage import attends
 from zeta.fans import known_axes
 from zeta.resolve.slots import Slot, named_modules, walk
 from zeta.rules import role_names as names
+from zeta.rules.adapters import Adapters
 from zeta.rules.match import Kind, Role
 
 _HEADINGS: Final = ("name", "role")
@@ -115,18 +116,14 @@ class _Search:
         self._model = model
         self._modules = named_modules(model)
         self._slots = [slot for slot in slots if slot.kind in _WEIGHTS]
-        #: what peft's layers say belongs to their adapters
-        self._adapters = {
-            f"{name}.{part}"
-            for name, module in self._modules.items()
-            for part in getattr(module, "adapter_layer_names", ())
-        }
+        self._adapters = Adapters(self._modules)
         self._found: dict[str, Role] = {}
 
     def roles(self) -> dict[str, Role]:
         """By name of the weight."""
         for slot in self._slots:
-            if (role := self._adapter(slot) or _by_name(slot)) is not None:
+            adapter = self._adapters.of(slot.name)
+            if (role := adapter.role if adapter else _by_name(slot)) is not None:
                 self._found[slot.name] = role
         sites = [site for slot in self._slots if slot.name not in self._found for site in self._site(slot)]
         self._readouts_by_model()
@@ -158,18 +155,6 @@ class _Search:
         self._last(sites)
         return self._found
 
-    def _adapter(self, slot: Slot) -> Role | None:
-        """The role of a parameter that belongs to an adapter: by the names of LoRA, or in a module of peft."""
-        parts = slot.name.split(".")
-        for part in parts:
-            if names.ADAPTER_A.fullmatch(part):
-                return Role.ADAPTER_A
-            if names.ADAPTER_B.fullmatch(part):
-                return Role.ADAPTER_B
-        holders = {".".join(parts[: length + 1]) for length in range(len(parts))}
-        inside = holders & self._adapters or any(map(names.ADAPTER.fullmatch, parts))
-        return Role.ADAPTER if inside or type(slot.module).__module__.startswith("peft.") else None
-
     def _set(self, site: _Site, role: Role) -> None:
         self._found.setdefault(site.slot.name, role)
 
@@ -187,7 +172,7 @@ class _Search:
             return
         path = tuple(slot.name.split("."))
         path = path[:-1] if path[-1] == "weight" and len(path) > 1 else path
-        while len(path) > 1 and path[-1] in names.WRAPPED:
+        while len(path) > 1 and (path[-1] in names.WRAPPED or ".".join(path) in self._adapters.bases):
             path = path[:-1]
         into, out = (
             math.prod(slot.shape[dim] for dim in dims if dim not in kernel) for dims in (axes.fan_in, axes.fan_out)
