@@ -27,7 +27,7 @@ from zeta.initializers import (
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.adapters import adapters_of, has_adapters
-from zeta.rules.match import RESIDUAL_ROLES
+from zeta.rules.match import RESIDUAL_ROLES, depth_of
 from zeta.rules.role_names import WRAPPED
 
 #: names of what leads around a residual branch
@@ -244,12 +244,8 @@ def choice(recipe_name: str, option: str, value: Any, known: Any) -> Any:
 
 
 def layers(match: Match, given: int | None = None, option: str = "layers") -> int:
-    """The number of layers: as ``given``, or as the parameter's name counts them."""
-    if given is not None:
-        return given
-    if match.depth is None:
-        raise SpecError(f"the number of layers does not follow from its name; give {option}=")
-    return match.depth
+    """The number of layers: as ``given``, or as the blocks of the model count it."""
+    return depth_of(match, f"give {option}=") if given is None else given
 
 
 def layer(match: Match) -> int:

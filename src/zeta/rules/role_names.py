@@ -54,6 +54,12 @@ LAYER_SCALE: Final = _any(
     "lambda_?[12]", "layer_?scale(_?[12]|_parameter)?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma"
 )
 EXPERTS: Final = _any("^experts$", "^expert_", "_experts$")
+#: one of several parts of a model that have layers of their own
+SIDE: Final = _any(
+    r"(^|_)(encoders?|decoders?|enc|dec|text|language|vision|visual|image|img|audio|speech|video|teacher|student"
+    r"|target|momentum|generator|discriminator|context)(?![a-z])",
+    r"(^|_)(attn_?)?pool(ing|er)?\d*$",
+)
 ROUTER: Final = _any(
     "gate", "router", "wg", "gating",
     r"router\.(classifier|layer|proj|linear|dense|weight)", r"gate\.(wg|weight|proj)",

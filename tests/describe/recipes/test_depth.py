@@ -290,14 +290,17 @@ def test_deepnorm_of_berts_and_gpts() -> None:
 
 
 def test_deepnorm_counts_layers_as_given() -> None:
-    model = nn.ModuleDict({"attn": nn.ModuleDict({n: nn.Linear(D, D) for n in ("wq", "wk", "wv", "wo")})})
-    model["mlp"] = nn.ModuleDict({"w1": nn.Linear(D, F), "w2": nn.Linear(F, D)})
+    def block() -> nn.ModuleDict:
+        attention = nn.ModuleDict({n: nn.Linear(D, D) for n in ("wq", "wk", "wv", "wo")})
+        return nn.ModuleDict({"attn": attention, "mlp": nn.ModuleDict({"w1": nn.Linear(D, F), "w2": nn.Linear(F, D)})})
+
+    model = nn.ModuleDict({"first": block(), "second": block()})
     model["table"], model["head"] = nn.Embedding(9, D), nn.Linear(D, 9)
-    with pytest.raises(PlanError, match="the number of layers does not follow from its name; give encoder_layers="):
+    with pytest.raises(PlanError, match=r"the number of layers does not follow.*; give encoder_layers="):
         zeta.plan(model, "deepnorm")
     plan = zeta.plan(model, "deepnorm", decoder_layers=2)
-    assert plain(plan["attn.wv.weight"].initializer) == pytest.approx(xavier(D, D, 0.5))
-    assert plain(plan["attn.wq.weight"].initializer) == pytest.approx(xavier(D, D))
+    assert plain(plan["first.attn.wv.weight"].initializer) == pytest.approx(xavier(D, D, 0.5))
+    assert plain(plan["first.attn.wq.weight"].initializer) == pytest.approx(xavier(D, D))
 
 
 def test_t_fixup_of_torchs_transformer() -> None:
