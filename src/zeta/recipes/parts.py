@@ -15,6 +15,7 @@ from torch import nn
 from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
+from zeta.base.usage import scales_from_zero
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -34,8 +35,16 @@ from zeta.rules.role_names import WRAPPED
 SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
 Law = Callable[[Match], Initializer]
 
+
+def from_zero(match: Match) -> bool:
+    """Whether a norm multiplies by one plus this parameter, as in Gemma."""
+    return scales_from_zero(match.module, match.local_name)
+
+
 #: also scales that are vectors of the model itself, without a norm module
-NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
+NORM_SCALE: Final = Where(
+    "norm scale", kind("norm_scale") | Where("", from_zero) | (kind("other") & ndim(1) & regex("(?i).*norm.*"))
+)
 #: torch's recurrent layers
 RECURRENT: Final = Where("recurrent layers", module(nn.RNNBase) | module(nn.RNNCellBase))
 _IN_A_BLOCK: Final = re.compile(r"(.*\.)?\d+\.[^.]+\..+")
@@ -381,9 +390,18 @@ def symmetric(square: float) -> Uniform:
     return Uniform(-math.sqrt(square), math.sqrt(square))
 
 
+def norm_scales() -> Rule:
+    """Norms 1; 0 where the norm itself adds 1."""
+
+    def start(match: Match) -> Initializer:
+        return Zeros() if from_zero(match) else Ones()
+
+    return Rule(Where("norm scales", NORM_SCALE), law("1, or 0 if the norm adds 1 to it", start), optional=True)
+
+
 def norms_and_biases() -> list[Rule]:
     """Norms 1, biases 0."""
     return [
-        Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+        norm_scales(),
         Rule(Where("biases", kind("bias")), Zeros(), optional=True),
     ]

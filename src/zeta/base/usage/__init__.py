@@ -7,6 +7,7 @@ executed, so no input is needed. A use that cannot be followed is reported as ``
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +28,23 @@ def normalizes(layer: Any) -> bool:
     from zeta.base.usage import forward
 
     return forward.normalizes(layer)
+
+
+def multiplies(layer: Any) -> bool:
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, multiplies matrices."""
+    from zeta.base.usage import forward
+
+    return forward.multiplies(layer)
+
+
+def scales_from_zero(module: Any, name: str) -> bool:
+    """Whether a norm multiplies by one plus its parameter ``name``, which therefore starts at 0, as in Gemma."""
+    layer, parameter = type(module), module._parameters.get(name)
+    if name.startswith("bias") or layer.__module__.startswith("torch."):
+        return False
+    if getattr(module, "zero_centered_gamma", False) is True or re.search("(Norm1P|Zero_?[Cc]ent)", layer.__name__):
+        return True
+    return parameter is not None and normalizes(layer) and uses(layer, name, parameter.ndim).from_zero
 
 
 def attends(layer: Any) -> bool:

@@ -19,6 +19,7 @@ _STATISTICS: Final = frozenset(
     ["rsqrt", "sqrt", "var", "var_mean", "std", "std_mean", "norm", "vector_norm", "normalize"]
 )
 _PRODUCTS: Final = frozenset(["matmul", "bmm", "einsum", "baddbmm"])
+_LAYERS: Final = frozenset(["linear", "bilinear", "embedding", "mm", "mv", "addmm", "tensordot"])
 
 
 #: what the methods of a class are stored as
@@ -86,6 +87,27 @@ def _normalizes(layer: Any, methods: tuple[Any, ...]) -> bool:
                 return True
         match node:
             case ast.BinOp(left=ast.BinOp(), op=ast.Pow(), right=ast.UnaryOp(op=ast.USub())):  # (var + eps) ** -0.5
+                return True
+    return False
+
+
+def multiplies(layer: Any) -> bool:
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` that it calls, multiplies matrices.
+
+    Convolutions and tables that are looked up count.
+    """
+    return _multiplies(layer, _methods(layer))
+
+
+@functools.lru_cache(maxsize=4096)
+def _multiplies(layer: Any, methods: tuple[Any, ...]) -> bool:
+    for node in _nodes(layer):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            return True
+        if isinstance(node, ast.Call):
+            words = dotted(node.func)
+            called = words[-1] if words else getattr(node.func, "attr", "")
+            if called in _PRODUCTS or called in _LAYERS or called.startswith("conv"):
                 return True
     return False
 

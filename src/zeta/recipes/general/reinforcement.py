@@ -12,8 +12,8 @@ from torch import nn
 
 from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.fans import Axes
-from zeta.initializers import Ones, Orthogonal, Zeros
-from zeta.recipes.parts import NORM_SCALE, RECURRENT, recipe
+from zeta.initializers import Orthogonal, Zeros
+from zeta.recipes.parts import RECURRENT, norm_scales, recipe
 from zeta.rules import Rule, Rules, Where, glob, kind, regex
 from zeta.rules.adapters import adapters_of
 
@@ -58,7 +58,7 @@ def ppo(model: nn.Module, *, policy: str | None = None, value: str | None = None
                 optional=True,
             ),
             Rule(Where("other weights", kind("weight")), Orthogonal(math.sqrt(2)), optional=True),
-            Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+            norm_scales(),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )

@@ -18,6 +18,7 @@ from zeta.recipes.parts import (
     RESIDUAL,
     Law,
     choice,
+    from_zero,
     initializer_range,
     law,
     norms_and_biases,
@@ -122,6 +123,9 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
     def normal(match: Match, variance: float) -> Normal:
         return Normal(times(match) * math.sqrt(variance))
 
+    def scale(match: Match) -> Initializer:
+        return Constant(times(match) - from_zero(match))
+
     by_fan_in = law("N(0, f²/fan_in)", lambda match: normal(match, 1 / match.fans.fan_in))
     queries = law(
         "N(0, f²/(fan_in d_kv))",
@@ -143,7 +147,7 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
             *(Rule(each, by_fan_in) for each in RESIDUAL),
             Rule(Where("embeddings", role("embedding")), whole),
             Rule(Where("output head", role("readout")), whole, optional=True),
-            Rule(Where("norm scales", NORM_SCALE), law("f = 1 by default", lambda match: Constant(times(match)))),
+            Rule(Where("norm scales", NORM_SCALE), law("f = 1 by default", scale)),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )
