@@ -29,7 +29,7 @@ from zeta.initializers import (
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
 from zeta.rules.adapters import adapters_of, has_adapters
 from zeta.rules.match import RESIDUAL_ROLES, depth_of
-from zeta.rules.role_names import WRAPPED
+from zeta.rules.role_names import UP_BEFORE_GATE, WRAPPED
 
 #: names of what leads around a residual branch
 SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
@@ -232,7 +232,7 @@ def of_unknown_role() -> Rule:
 
     # in a numbered module that holds others; ``decoder.0.weight`` is a layer of a plain network
     unknown = Where("", lambda match: match.role is None and _IN_A_BLOCK.fullmatch(unwrapped(match.name)) is not None)
-    weights = Where("weights of layers with unknown roles", kind("weight") & ndim(2) & unknown)
+    weights = Where("weights of layers with unknown roles", kind("weight") & unknown)
     return Rule(weights, law("refused", refuse), optional=True)
 
 
@@ -321,7 +321,9 @@ def gated(gate: Law, up: Law) -> Law:
         if getattr(match.module, "is_concatenated", True) is False:
             raise SpecError("gates and up projections take turns in this tensor, and no law is for both of them")
         [out] = match.axes_of().resolved(match.shape).fan_out
-        return Blocks(gate(match), up(match), dim=out)
+        local = unwrapped(match.name).removesuffix(".weight").rpartition(".")[2]
+        order = (up, gate) if UP_BEFORE_GATE.fullmatch(local) else (gate, up)
+        return Blocks(*(each(match) for each in order), dim=out)
 
     one = (gate.__doc__ or "").strip()
     other = (up.__doc__ or "").strip()
