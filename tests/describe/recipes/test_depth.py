@@ -423,3 +423,36 @@ def test_each_encoder_has_its_own_layers() -> None:
     plan = zeta.plan(model, mine + zeta.recipes.t_fixup(model))
     found = {entry.name: plain(entry.initializer) for entry in plan.parameters}
     assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("encoder_layers", "decoder_layers"), ("enc", "dec"), ("enc_blocks", "dec_blocks"), ("encoder", "decoder")],
+)
+def test_an_encoder_and_a_decoder_by_any_name(names: tuple[str, str]) -> None:
+    """The paper's 0.87 (N^4 M)^(-1/16) and (12 M)^(-1/4), with 4 and 2 layers; the options say the same."""
+    first, second = names
+    stacks = {first: layers_of(4)["blocks"], second: layers_of(2, cross=True)["blocks"]}
+    model = nn.ModuleDict({"table": nn.Embedding(9, D), **stacks, "head": nn.Linear(D, 9)})
+    encoder, decoder = 0.87 * (4**4 * 2) ** -0.0625, 24**-0.25
+    for options in ({}, {"encoder_layers": 4, "decoder_layers": 2}):
+        found = {e.name: plain(e.initializer) for e in zeta.plan(model, "deepnorm", **options).parameters}
+        assert found[f"{first}.0.ffn.down.weight"] == pytest.approx(xavier(F, D, encoder))
+        assert found[f"{second}.0.ffn.down.weight"] == pytest.approx(xavier(F, D, decoder))
+    assert encoder == pytest.approx(0.589, abs=0.001)
+
+
+def test_nested_and_alternating_lists_of_an_encoder_are_counted_through() -> None:
+    nested = nn.ModuleDict({"encoder": nn.ModuleList(layers_of(3)["blocks"] for _ in range(4))})
+    nested["table"], nested["head"] = nn.Embedding(9, D), nn.Linear(D, 9)
+    assert plain(zeta.plan(nested, "deepnorm")["encoder.0.0.ffn.down.weight"].initializer) == pytest.approx(
+        xavier(F, D, 96**-0.25)
+    )
+
+
+def test_the_table_of_targets_is_the_decoder_s() -> None:
+    stacks = {"encoder_layers": layers_of(4)["blocks"], "decoder_layers": layers_of(2, cross=True)["blocks"]}
+    tables = {"src_embed": nn.Embedding(9, D), "tgt_embed": nn.Embedding(9, D)}
+    plan = zeta.plan(nn.ModuleDict({**tables, **stacks}), "t_fixup")
+    assert plain(plan["src_embed.weight"].initializer) == pytest.approx(normal(D**-0.5 * 36**-0.25))
+    assert plain(plan["tgt_embed.weight"].initializer) == pytest.approx(normal(D**-0.5 * 18**-0.25))

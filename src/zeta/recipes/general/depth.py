@@ -34,7 +34,6 @@ from zeta.recipes.parts import (
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
 from zeta.rules.adapters import adapters_of
-from zeta.rules.match import RESIDUAL_ROLES
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
@@ -195,7 +194,8 @@ def _gates(given: str | None) -> Where:
 
 # -- transformers ------------------------------------------------------------------------------------------------------
 
-_STACK: Final = re.compile(r"(?i)\w*?(encoder|decoder)s?")
+_SIDE: Final = re.compile(r"(?i)(?:^|_)(enc|dec)(?:oders?)?(?![a-z])")
+_OF_DECODER: Final = re.compile(r"(?i)(?:^|[._])(dec(oder)?s?|tgt|trg|target)(?![a-z])")
 
 
 @recipe
@@ -266,7 +266,7 @@ def t_fixup(model: nn.Module, *, encoder_layers: int | None = None, decoder_laye
 
     def embedding(match: Match) -> Initializer:
         # also of a name such as decoder_embedding
-        sides = ("decoder", "encoder") if re.search("(?i)decoder", match.name) else ("encoder", "decoder")
+        sides = ("decoder", "encoder") if _OF_DECODER.search(match.name) else ("encoder", "decoder")
         count = next(filter(None, (stacks.of(match, side) for side in sides)), None)
         if count is None:
             raise SpecError("the number of layers does not follow from the names; give encoder_layers=")
@@ -327,62 +327,61 @@ def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
 
 
 class _Stacks:
-    """The layers of a model's encoders and decoders: as given for a side, or as names count them.
+    """The layers of a model's encoders and decoders: as given for a side, or as the blocks count them.
 
-    A stack's layers are the numbers in the names of its attention outputs and MLP down projections; what has no
-    attention, as a head of several linear layers, is no stack.
+    What has no attention, as a head of several linear layers, is no stack.
     """
 
     def __init__(self, model: nn.Module, encoder: int | None, decoder: int | None) -> None:
         self._names = [name for name, _ in named_parameters_of(model)]
         self._given = {"encoder": encoder, "decoder": decoder}
-        self._sizes: dict[str, int] | None = None
+        self._found: dict[str, tuple[str | None, int | None]] | None = None
 
-    def _counted(self, match: Match) -> dict[str, int]:
-        """By the path of each stack, its layers."""
-        if self._sizes is None:
-            numbers: dict[str, dict[str, set[Role]]] = {}
-            for name in self._names:
-                (path, _), role_of = _stack(name), match.roles(name)
-                number = next((part for part in name[len(path) :].split(".") if part.isdecimal()), None)
-                if path and number is not None and role_of in RESIDUAL_ROLES:
-                    numbers.setdefault(path, {}).setdefault(number, set()).add(role_of)
-            attending = {path for path, each in numbers.items() if Role.ATTENTION_OUTPUT in set().union(*each.values())}
-            self._sizes = {path: len(numbers[path]) for path in attending}
-        return self._sizes
+    def _counted(self, match: Match) -> dict[str, tuple[str | None, int | None]]:
+        """By the name of each stack, its side and its layers."""
+        if self._found is None:
+            attending = [name for name in self._names if match.roles(name) is Role.ATTENTION_OUTPUT]
+            places = [(name, place) for name in attending if (place := match.layers(name)) is not None]
+            self._found = {place.stack: (_side(name), place.depth) for name, place in places}
+        return self._found
 
     def side(self, match: Match) -> str:
         """Whether a parameter is of an encoder or a decoder."""
-        _, side = _stack(match.name)
+        side = _side(match.name)
         if side is None:
             raise SpecError("its name does not say whether it is of an encoder or a decoder; write a rule for it")
         return side
 
     def both(self, match: Match) -> bool:
         """Whether the model has an encoder and a decoder."""
-        known = {_stack(path)[1] for path in self._counted(match)}
+        known = {side for side, _ in self._counted(match).values()}
         return all(given or side in known for side, given in self._given.items())
 
     def own(self, match: Match) -> int | None:
         """The layers of the stack that a parameter is in, or of the only one."""
-        path, side = _stack(match.name)
+        side, place = _side(match.name), match.layers(match.name)
         given = self._given[side] if side else None
-        return given or self._counted(match).get(path) or self.of(match, "encoder", "decoder")
+        if given or (place is not None and place.stack in self._counted(match)):
+            return given or self._counted(match)[place.stack][1] or self._any_given()  # type: ignore[union-attr]
+        return self.of(match, "encoder", "decoder")
+
+    def _any_given(self) -> int | None:
+        return next(filter(None, self._given.values()), None)
 
     def of(self, match: Match, *sides: str) -> int | None:
         """The layers of each stack of these sides, which must be the same."""
         if given := next(filter(None, (self._given[side] for side in sides)), None):
             return given
-        sizes = {size for path, size in self._counted(match).items() if _stack(path)[1] in sides}
+        sizes = {size for side, size in self._counted(match).values() if side in sides}
         if len(sizes) > 1:
-            raise SpecError(f"depends on several stacks, of {sorted(sizes)} layers; give {sides[0]}_layers=")
+            counts = sorted(size or 0 for size in sizes)
+            raise SpecError(f"depends on several stacks, of {counts} layers; give {sides[0]}_layers=")
+        if sizes == {None}:
+            raise SpecError(f"the number of layers of the {sides[0]} does not follow; give {sides[0]}_layers=")
         return sizes.pop() if sizes else None
 
 
-def _stack(name: str) -> tuple[str, str | None]:
-    """The path of the stack that a name is in, and whether it is an encoder or a decoder; the outermost is said."""
-    parts = name.split(".")
-    for end, part in enumerate(parts, 1):
-        if said := _STACK.fullmatch(part):
-            return ".".join(parts[:end]), said[1].lower()
-    return "", None
+def _side(name: str) -> str | None:
+    """Whether a name is in an encoder or a decoder; the outermost part that says so decides."""
+    said = next(filter(None, map(_SIDE.search, name.split("."))), None)
+    return None if said is None else {"enc": "encoder", "dec": "decoder"}[said[1].lower()]
