@@ -52,3 +52,10 @@ def attends(layer: Any) -> bool:
     from zeta.base.usage import forward
 
     return forward.attends(layer)
+
+
+def called_in_order(layer: Any) -> list[str]:
+    """The modules that ``forward`` of the class ``layer`` calls as ``self.name(...)``, in order; empty if not known."""
+    from zeta.base.usage import forward
+
+    return forward.called_in_order(layer)

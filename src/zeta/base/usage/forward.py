@@ -134,3 +134,20 @@ def _attends(layer: Any, methods: tuple[Any, ...]) -> bool:
             softmax = softmax or called == "softmax"
             products += called in _PRODUCTS
     return softmax and products >= 2
+
+
+def called_in_order(layer: Any) -> list[str]:
+    """The modules that ``forward`` of the class ``layer`` calls as ``self.name(...)``, in order; empty if not known."""
+    function = function_of(inspect.getattr_static(layer, "forward", None))
+    tree = None if function is None else tree_of(function)
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+        if isinstance(node, ast.Call) and len(words := dotted(node.func)) == 2 and words[0] == "self":
+            found.append(words[1])
+
+    if tree is not None and layer.forward is not nn.Module.forward:
+        visit(tree)
+    return found

@@ -32,6 +32,7 @@ from zeta.recipes.parts import (
     recipe,
     unwrapped,
 )
+from zeta.recipes.residual import main_path, undecided
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
 from zeta.rules.adapters import adapters_of
 
@@ -54,9 +55,10 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     """Fixup: branches N(0, 2/fan_out L^(-1/(m-1))), their last layers and the classifier 0, the rest N(0, 2/fan_out).
 
     For residual networks without norms: L is the number of residual blocks, m the number of layers in a branch. A
-    block is the innermost numbered module with several convolutions or linear layers; shortcuts (names with
-    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Linear layers that end in another width than they
-    begin with, without a shortcut, are no block but a head; of each head, the last layer is the classifier. Scalar
+    block is the innermost numbered module with several convolutions or linear layers; shortcuts (by their names, or
+    because they lead from where the block begins to where it ends) and squeeze-excite are none of its branch. Layers
+    that end in another width than they begin with, without a shortcut, are no block; of each head, the last layer is
+    the classifier. Scalar
     biases are 0 and scalar multipliers 1. The released code leaves the first convolution as torch draws it; the paper
     has a standard method, here He's as everywhere else. A model with norms is refused.
 
@@ -65,16 +67,22 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     Source: Zhang, Dauphin & Ma 2019 (arXiv:1901.09321), section 3; ``fixup_resnet_imagenet.py`` of the released code.
     """
-    branches = _branches(model)
+    branches, unclear = _branches(model)
     count = layers or len(branches)
     place = {layer: (number, len(branch)) for branch in branches for number, layer in enumerate(branch)}
 
-    outside = [part for part in modules_of(model) if isinstance(part, nn.Linear) and part not in place]
+    order = [*modules_of(model)]
+    after = max((number for number, part in enumerate(order) if part in place), default=0)
+    outside = [part for part in order if isinstance(part, nn.Linear) and part not in place]
     rows = (part for part in modules_of(model) if isinstance(part, nn.Sequential))
     followed = {each for row in rows for each in [layer for layer in row if isinstance(layer, nn.Linear)][:-1]}
 
+    # several heads begin with the same width
+    behind = [part for part in order[after:] if part in outside and part not in followed]
+    heads = [part for part in behind if part.in_features == behind[-1].in_features] or outside[-1:]
+
     def classifier(match: Match) -> bool:
-        last = match.module in outside[-1:] or (match.module in outside and match.role is Role.READOUT)
+        last = match.module in heads or (match.module in outside and match.role is Role.READOUT)
         return match.kind is Kind.WEIGHT and last and match.module not in followed
 
     def first(match: Match) -> bool:
@@ -93,6 +101,7 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     return Rules(
         [
             *_without_norms(),
+            unclear,
             Rule(Where("last layer of each branch", last), Zeros()),
             Rule(Where("other layers of branches", first), law("N(0, 2/fan_out L^(-1/(m-1)))", scaled)),
             Rule(Where("classifier", classifier), Zeros(), optional=True),
@@ -103,37 +112,37 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     )
 
 
-def _branches(model: nn.Module) -> list[list[nn.Module]]:
-    """The layers of each residual branch, in order."""
+def _branches(model: nn.Module) -> tuple[list[list[nn.Module]], Rule]:
+    """The layers of each residual branch, in order; and a rule that refuses blocks whose shortcut is not known."""
     found: dict[str, list[nn.Module]] = {}
     adapters = adapters_of(model)
+    adapted = frozenset(part for name, part in named_modules_of(model) if adapters.of(name) is not None)
+    unclear: list[nn.Module] = []
+
+    def wanted(part: nn.Module) -> bool:
+        return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and part not in adapted
+
     for name, block in named_modules_of(model):
         if _BLOCK.fullmatch(name.rpartition(".")[2]):
-            inside = [
-                layer
-                for path, layer in named_modules_of(block)
-                if _is_layer(layer) and _in_branch(path) and adapters.of(f"{name}.{path}") is None
-            ]
-            if len(inside) > 1 and _keeps_width(block, inside):
+            inside = main_path(block, wanted)
+            if inside is None:
+                unclear.append(block)
+            elif len(inside) > 1 and _keeps_width(block, inside):
                 found[name] = inside
-    return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
+    innermost = [branch for name, branch in found.items() if not any(each.startswith(f"{name}.") for each in found)]
+    return innermost, undecided(unclear, wanted)
 
 
 def _keeps_width(block: nn.Module, branch: list[nn.Module]) -> bool:
-    """Whether linear layers end as they begin, or have a shortcut; convolutions may have one without parameters."""
-    first, last = branch[0], branch[-1]
-    if not all(isinstance(layer, nn.Linear) for layer in branch):
+    """Whether layers end as they begin, or have a shortcut, which may have no parameters in a class of its own."""
+    linear = all(isinstance(layer, nn.Linear) for layer in branch)
+    if any(map(SHORTCUT.fullmatch, (*block._modules, *vars(block)))) or not (linear or type(block) is nn.Sequential):
         return True
-    around = any(map(SHORTCUT.fullmatch, block._modules))
-    return around or first.in_features == last.out_features
-
-
-def _is_layer(part: nn.Module) -> bool:
-    return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
-def _in_branch(path: str) -> bool:
-    return bool(path) and not any(map(SHORTCUT.fullmatch, path.split(".")))
+    first, last = branch[0], branch[-1]
+    if linear:
+        return bool(first.in_features == last.out_features)
+    strides = [max(getattr(layer, "stride", (1,))) for layer in branch]
+    return getattr(first, "in_channels", 0) == getattr(last, "out_channels", 0) and max(strides) == 1
 
 
 def _without_norms() -> list[Rule]:

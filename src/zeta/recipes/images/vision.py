@@ -25,6 +25,7 @@ from zeta.recipes.parts import (
     CONVOLUTIONS,
     MATRICES,
     RESIDUAL,
+    SHORTCUT,
     Law,
     choice,
     initializer_range,
@@ -39,6 +40,7 @@ from zeta.recipes.parts import (
     xavier,
     xavier_of_each,
 )
+from zeta.recipes.residual import convolves, last_norm
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 
@@ -69,8 +71,9 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
     Options:
         zero_init_residual: the last norm of every residual block starts at 0, so that each block starts as the identity
-            (Goyal et al. 2017, section 5.1). It is ``bn3``, or else ``bn2``, of each innermost module that has a
-            shortcut, or a name with a number or that says block, unit or residual; a stem is none.
+            (Goyal et al. 2017, section 5.1). It is the norm after the last convolution that is no shortcut, in each
+            innermost module that has a shortcut, or ``bn2`` and a name of a block; a stem is none. A block whose norms
+            come before its convolutions is refused.
 
     Source: torchvision; He et al. 2015 (arXiv:1502.01852) and 2016 (arXiv:1512.03385).
     """
@@ -99,12 +102,21 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 def _last_norms(model: nn.Module) -> list[nn.Module]:
     """The norm that ends each residual block; what holds blocks is none, whatever norms its stem has."""
     found = {
-        name: (block, norm)
+        name: block
         for name, block in named_modules_of(model)
-        if (norm := block._modules.get("bn3") or block._modules.get("bn2")) is not None
+        if is_residual_block(name, block)
+        and any(each in ("bn2", "bn3") or SHORTCUT.fullmatch(each) for each in block._modules)
+        and sum(map(convolves, modules_of(block))) > 1
     }
     holders = {each for each in found for name in found if name != each and name.startswith(each and f"{each}.")}
-    return [norm for name, (block, norm) in found.items() if name not in holders and is_residual_block(name, block)]
+    ends = {name: last_norm(block) for name, block in found.items() if name not in holders}
+    if without := [name for name, norm in ends.items() if norm is None]:
+        raise SpecError(
+            f"the recipe 'resnet': zero_init_residual: no norm is found after the last convolution of {without[0]!r}: "
+            "it comes before, or which convolution is the shortcut does not follow; leave the option out, and put "
+            "rules for the norms before the recipe"
+        )
+    return [norm for norm in ends.values() if norm is not None]
 
 
 @recipe
