@@ -67,10 +67,8 @@ def _layers(block: nn.Module, wanted: Callable[[nn.Module], bool]) -> Iterator[_
             continue
         parts = path.split(".")
         holders = [modules[".".join(parts[:end])] for end in range(1, len(parts) + 1)]
-        beside = any(SHORTCUT.fullmatch(each) or _BESIDE.search(each) for each in parts)
-        beside = beside or (
-            _PROJECTION.fullmatch(parts[-1]) and any(map(_PACKED.search, modules[_outer(path)]._modules))
-        )
+        named = any(SHORTCUT.fullmatch(each) or _BESIDE.search(each) for each in parts)
+        beside = named or leads_out_of_attention(path, modules)
         if not beside and not any(_BESIDE_CLASS.search(type(each).__name__) for each in holders):
             yield _Layer(path, part, *_sizes(part))
 

@@ -45,7 +45,9 @@ def layers_in(label: str, layers: Iterator[nn.Module] | frozenset[nn.Module]) ->
 
 # -- transformers ------------------------------------------------------------------------------------------------------
 
-_MODULATION: Final = re.compile(r"(?i)ada_?ln(_?modulation|_?zero)?|(\w+_)?modulation(_\w+)?|ada_?norm")
+_MODULATION: Final = re.compile(r"(?i)ada(_?ln|_?norm)?(_?(modulation|zero))?(_\w+)?|(\w+_)?modulation(_\w+)?")
+#: layers of one modulation that do not follow each other
+_PARTS: Final = re.compile(r"(?i)(to_?)?(shift|scale|gate|gamma|beta|alpha)(_\w+|\d+)?")
 _MODULATION_CLASS: Final = re.compile(r"Ada(ptive)?(Layer|RMS)?(Norm|LN)(Zero|Single|Continuous)*|\w*Modulation")
 _TIMESTEP: Final = regex(r"(?i)(.*[._])?(t|time_?steps?|time)_?(embed\w*|emb|mlp|proj)\..*")
 
@@ -56,7 +58,8 @@ def dit(model: nn.Module) -> Rules:
 
     The modulations are the last linear layers of each adaptive norm (adaLN-Zero), so that each block starts as the
     identity. The patch embedding is Xavier-uniform as a linear layer would be: its in is channels times pixels, its out
-    the width. A block (a numbered module with attention) in which no modulation is found is refused. A packed query,
+    the width. A block (a numbered module with attention) in which no modulation is found is refused, and so is what
+    looks like another modulation. A packed query,
     key and value counts as one matrix, as in the released code; separate ones get the same law. Positions, if they are
     a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
 
@@ -84,25 +87,42 @@ def dit(model: nn.Module) -> Rules:
 
 
 def _modulations(model: nn.Module) -> Iterator[nn.Module]:
-    """The last linear layer of each adaptive norm, by the name or the class of the module around it."""
+    """The last linear layers of each adaptive norm, by the name or the class of the module around it."""
     for name, part in named_modules_of(model):
         if _MODULATION.fullmatch(name.rpartition(".")[2]) or _MODULATION_CLASS.fullmatch(type(part).__name__):
-            yield from [layer for layer in modules_of(part) if isinstance(layer, nn.Linear)][-1:]
+            side_by_side = isinstance(part, nn.ModuleDict | nn.ModuleList) or all(map(_PARTS.fullmatch, part._modules))
+            for each in part._modules.values() if side_by_side and part._modules else [part]:
+                yield from [layer for layer in modules_of(each or part) if isinstance(layer, nn.Linear)][-1:]
 
 
 def _blocks_without(model: nn.Module, modulations: frozenset[nn.Module]) -> Iterator[nn.Module]:
-    """The layers of blocks with attention in which there is no modulation."""
+    """The layers of blocks with attention in which there is no modulation, and what may be another modulation.
+
+    That is an activation and a linear layer that gives several vectors as wide as its input, in a block.
+    """
     for name, block in named_modules_of(model):
-        around = (*block._modules, *(type(each).__name__ for each in block.children()))
-        if name.rpartition(".")[2].isdecimal() and any(re.search("(?i)att(n|ention)", part) for part in around):
-            inside = [*modules_of(block)]
-            if not modulations.intersection(inside):
-                yield from inside
+        inside = dict(named_modules_of(block))
+        around = (*inside, *(type(each).__name__ for each in inside.values()))
+        if not name.rpartition(".")[2].isdecimal() or not any(re.search("(?i)att(n|ention)", part) for part in around):
+            continue
+        if not modulations.intersection(inside.values()):
+            yield from inside.values()
+        for part in inside.values():
+            layers = [*part._modules.values()] if isinstance(part, nn.Sequential) else []
+            last = layers[-1] if len(layers) == 2 and not next(layers[0].parameters(), None) else None
+            if isinstance(last, nn.Linear) and last not in modulations and last.out_features in _several(last):
+                yield last
+
+
+def _several(layer: nn.Linear) -> range:
+    """Multiples of the inputs from 2 on."""
+    return range(2 * layer.in_features, 13 * layer.in_features, layer.in_features)
 
 
 def _refuse_block(match: Match) -> Initializer:
     raise SpecError(
-        "is in a block with attention in which no modulation is found by name or class, as adaLN_modulation; "
+        "is in a block with attention in which no modulation is found by name or class, as adaLN_modulation, or may be "
+        "a modulation itself; "
         f'it would not start at 0: put rules for the block before the recipe, as Rule("{match.name}", ...)'
     )
 
