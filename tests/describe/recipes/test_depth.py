@@ -210,6 +210,49 @@ def test_gates_by_name_and_their_absence() -> None:
         zeta.plan(table, "rezero")
 
 
+class Swish(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
+
+
+class Scaled(nn.Module):
+    """A head with a learned scale, without an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.out = nn.Parameter(torch.ones(())), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x) * self.scale
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(8, 8), Swish(), nn.Linear(8, 8)
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.alpha * self.fc2(self.act(self.fc1(x)))
+
+
+@pytest.mark.parametrize("recipe", ["skipinit", "rezero"])
+def test_scalars_of_activations_and_heads_are_no_gates(recipe: str) -> None:
+    model = nn.ModuleDict({"layers": nn.ModuleList([Weighted(), Weighted()]), "head": Scaled()})
+    with pytest.raises(PlanError, match=r"(?s)no rule matches these parameters.*layers\.0\.act\.beta.*head\.scale"):
+        zeta.plan(model, recipe)
+    mine = zeta.Rules([zeta.Rule("*.{beta,scale}", zeta.initializers.Ones())])
+    plan = zeta.plan(model, mine + zeta.recipes.rules_for(recipe, model))
+    assert [plan[f"layers.{n}.alpha"].initializer for n in (0, 1)] == [zeta.initializers.Zeros()] * 2
+    row = nn.Sequential(Weighted(), Scaled())
+    with pytest.raises(PlanError, match=r"1\.scale"):
+        zeta.plan(row, recipe)
+
+
 # -- deepnorm and t-fixup ----------------------------------------------------------------------------------------------
 
 D, F = 16, 32

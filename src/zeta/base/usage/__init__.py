@@ -54,6 +54,13 @@ def attends(layer: Any) -> bool:
     return forward.attends(layer)
 
 
+def adds(layer: Any) -> bool | None:
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` it calls, adds; ``None`` if not known."""
+    from zeta.base.usage import forward
+
+    return forward.adds(layer)
+
+
 def called_in_order(layer: Any) -> list[str]:
     """The modules that ``forward`` of the class ``layer`` calls as ``self.name(...)``, in order; empty if not known."""
     from zeta.base.usage import forward

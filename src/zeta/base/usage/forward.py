@@ -136,6 +136,17 @@ def _attends(layer: Any, methods: tuple[Any, ...]) -> bool:
     return softmax and products >= 2
 
 
+def adds(layer: Any) -> bool | None:
+    """Whether ``forward`` of the class ``layer``, or a method of ``self`` it calls, adds; ``None`` if not known."""
+    nodes = list(_nodes(layer)) if layer.forward is not nn.Module.forward else []
+    for node in nodes:
+        if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Add):
+            return True
+        if isinstance(node, ast.Call) and (words := dotted(node.func)) and words[-1] in ("add", "add_", "addcmul"):
+            return True
+    return False if nodes else None
+
+
 def called_in_order(layer: Any) -> list[str]:
     """The modules that ``forward`` of the class ``layer`` calls as ``self.name(...)``, in order; empty if not known."""
     function = function_of(inspect.getattr_static(layer, "forward", None))

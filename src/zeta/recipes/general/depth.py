@@ -9,6 +9,7 @@ from typing import Final
 from torch import nn
 
 from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
+from zeta.base.usage import adds
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -47,6 +48,12 @@ _GATE: Final = regex(
     r"(?i)(.*\.)?((re)?s_?(weight|gain|scale|alpha)|skip_?init(_?gain)?|alpha|beta|gate|g|gain|scale|multiplier|scalar"
     r"|(re_?zero|residual|branch|skip)_?(alpha|weight|gain|scale|multiplier|gate|g)?)s?_?\d*(\.\d+)?"
     r"(\.(weight|alpha|scale|gain|multiplier|value|g))?"
+)
+
+
+#: what only a branch's factor is called
+_SURE_GATE: Final = re.compile(
+    r"(?i)(^|[._])((re)?s_?(weight|gain|scale|alpha)|skip_?init|re_?zero|residual|branch|skip)"
 )
 
 
@@ -156,8 +163,9 @@ def _without_norms() -> list[Rule]:
 def skipinit(model: nn.Module, *, alpha: float = 0.0, gate: str | None = None) -> Rules:
     """SkipInit: the scalar that multiplies each residual branch 0, weights N(0, 2/fan_in), biases 0.
 
-    The scalars are parameters of one element with a name such as ``skipinit_gain``, ``alpha``, ``res_scale`` or
-    ``multiplier``; a model without them is an error. Norms, if there are any, are 1 and 0.
+    The scalars are parameters of one element with a name such as ``skipinit_gain`` or ``res_scale``; or ``alpha``,
+    ``scale`` and the like, directly in a numbered block with layers. A model without them is an error. Norms, if there
+    are any, are 1 and 0.
 
     Options:
         alpha: the scalars' value. The paper also has 1/sqrt(d), d the number of residual blocks.
@@ -179,8 +187,8 @@ def rezero(model: nn.Module, *, gate: str | None = None) -> Rules:
     """ReZero: the scalar that multiplies each residual branch 0, everything else by torch's own defaults.
 
     The scalars are ``resweight`` of the released code, also one tensor for all layers, or parameters of one element
-    with a name such as ``alpha``, ``rezero.g`` or ``res_scale``; a model without them is an error. What has no
-    default in torch needs a rule of yours.
+    with a name such as ``rezero.g`` or ``res_scale``; or ``alpha``, ``scale`` and the like, directly in a numbered
+    block with layers. A model without them is an error. What has no default in torch needs a rule of yours.
 
     Options:
         gate: a glob for the scalars, if their names are others.
@@ -196,9 +204,25 @@ def _gates(given: str | None) -> Where:
         return glob(given)
 
     def single(match: Match) -> bool:
-        return match.shape in ((), (1,)) or "resweight" in match.name
+        if match.shape not in ((), (1,)):
+            return "resweight" in match.name
+        return _SURE_GATE.search(match.name) is not None or _in_a_block(match)
 
     return kind("other") & _GATE & single
+
+
+def _in_a_block(match: Match) -> bool:
+    """Whether a scalar that may also be an activation's, a norm's or a head's lies beside the layers of a block.
+
+    The block is numbered, and adds to what it gets, as far as its source is known. In a list, the scalars are those of
+    several blocks.
+    """
+    module = match.module
+    numbered = any(re.search(r"\d", part) for part in match.name.split("."))
+    if isinstance(module, nn.ParameterList | nn.ParameterDict):
+        return numbered
+    layers = any(part._parameters for part in modules_of(module) if part is not module)
+    return numbered and layers and adds(type(module)) is not False
 
 
 # -- transformers ------------------------------------------------------------------------------------------------------

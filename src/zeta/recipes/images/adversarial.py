@@ -83,7 +83,8 @@ def vq(model: nn.Module) -> Rules:
 
     Source: google-deepmind/sonnet and the released VQ-VAE and VQGAN code (van den Oord et al. 2017, arXiv:1711.00937).
     """
-    named = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*|vq)([._].*)?")
+    words = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*)([._].*)?")
+    named = words | regex(r"(?i)(.*\.)?vq(_?(embed\w*|layer|ema))?(\..*)?")
     quantizers = (part for part in modules_of(model) if _QUANTIZER.search(type(part).__name__))
     codebooks = named | layers_in("", (part for quantizer in quantizers for part in modules_of(quantizer)))
     tables = codebooks & (kind("embedding") | (kind("weight") & ~module(nn.Linear) & ~CONVOLUTIONS))
@@ -96,7 +97,10 @@ def vq(model: nn.Module) -> Rules:
     )
 
 
-_QUANTIZER: Final = re.compile(r"(?i)quantiz|codebook|^vq")
+#: not VQVAE and the like, which hold a quantizer and other tables
+_QUANTIZER: Final = re.compile(
+    r"(?i)quantiz(er|e|ation)?(ema|layer|block)?\d*$|codebook|^vq(embedding|layer|ema|module)?\d*$"
+)
 
 
 def _within(bound: float) -> Initializer:
