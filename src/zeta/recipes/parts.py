@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from zeta.base.modules import named_modules_of, named_parameters_of
+from zeta.base.modules import check_module, named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.base.usage import scales_from_zero
@@ -91,6 +91,7 @@ def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
 
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
+        check_module(model)
         for option, value in options.items():
             if option not in known:
                 among = (

@@ -114,6 +114,18 @@ def _is_shortcut(found: list[_Layer]) -> bool | None:
     return False if first.kernel == 1 and len(found) > 2 else None
 
 
+def keeps_width(block: nn.Module, branch: list[nn.Module]) -> bool:
+    """Whether layers end as they begin, or have a shortcut, which may have no parameters in a class of its own."""
+    linear = all(isinstance(layer, nn.Linear) for layer in branch)
+    if any(map(SHORTCUT.fullmatch, (*block._modules, *vars(block)))) or not (linear or type(block) is nn.Sequential):
+        return True
+    first, last = branch[0], branch[-1]
+    if linear:
+        return bool(first.in_features == last.out_features)
+    strides = [max(getattr(layer, "stride", (1,))) for layer in branch]
+    return getattr(first, "in_channels", 0) == getattr(last, "out_channels", 0) and max(strides) == 1
+
+
 def undecided(blocks: Iterable[nn.Module], wanted: Callable[[nn.Module], bool]) -> Rule:
     """Refuses the layers of blocks of which it does not follow which is the shortcut."""
     inside = frozenset(

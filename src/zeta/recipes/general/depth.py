@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from torch import nn
 
 from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
+from zeta.base.reading import shown
 from zeta.base.usage import adds
 from zeta.errors import SpecError
 from zeta.initializers import (
@@ -25,7 +27,6 @@ from zeta.initializers import (
 from zeta.recipes.general.frameworks import torch_default
 from zeta.recipes.parts import (
     NORM_SCALE,
-    SHORTCUT,
     law,
     layers,
     norms_and_biases,
@@ -33,7 +34,7 @@ from zeta.recipes.parts import (
     recipe,
     unwrapped,
 )
-from zeta.recipes.residual import main_path, undecided
+from zeta.recipes.residual import keeps_width, main_path, undecided
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
 from zeta.rules.adapters import adapters_of
 
@@ -134,22 +135,10 @@ def _branches(model: nn.Module) -> tuple[list[list[nn.Module]], Rule]:
             inside = main_path(block, wanted)
             if inside is None:
                 unclear.append(block)
-            elif len(inside) > 1 and _keeps_width(block, inside):
+            elif len(inside) > 1 and keeps_width(block, inside):
                 found[name] = inside
     innermost = [branch for name, branch in found.items() if not any(each.startswith(f"{name}.") for each in found)]
     return innermost, undecided(unclear, wanted)
-
-
-def _keeps_width(block: nn.Module, branch: list[nn.Module]) -> bool:
-    """Whether layers end as they begin, or have a shortcut, which may have no parameters in a class of its own."""
-    linear = all(isinstance(layer, nn.Linear) for layer in branch)
-    if any(map(SHORTCUT.fullmatch, (*block._modules, *vars(block)))) or not (linear or type(block) is nn.Sequential):
-        return True
-    first, last = branch[0], branch[-1]
-    if linear:
-        return bool(first.in_features == last.out_features)
-    strides = [max(getattr(layer, "stride", (1,))) for layer in branch]
-    return getattr(first, "in_channels", 0) == getattr(last, "out_channels", 0) and max(strides) == 1
 
 
 def _without_norms() -> list[Rule]:
@@ -173,6 +162,8 @@ def skipinit(model: nn.Module, *, alpha: float = 0.0, gate: str | None = None) -
 
     Source: De & Smith 2020 (arXiv:2002.10444), section 4.
     """
+    if not math.isfinite(alpha):
+        raise SpecError(f"the recipe 'skipinit': alpha must be a finite number, got {shown(alpha)}")
     return Rules(
         [
             Rule(Where("scalars of branches", _gates(gate)), Zeros() if alpha == 0 else Constant(alpha)),
@@ -352,7 +343,10 @@ def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
     if "query_key_value" in local:
         raise SpecError("packs queries, keys and values head by head, which this recipe cannot split")
     axes = match.axes_of().resolved(match.shape)
-    parts = (plain, value) if re.search("kv|key_value", local) and "q" not in local else (plain, plain, value)
+    both = re.search("kv|key_value", local) and "q" not in local
+    parts: tuple[Initializer, ...] = (plain, value) if both else (plain, plain, value)
+    if packed := re.search("(?=[qkv]{2,3})[qkv]*v[qkv]*", local):  # the letters' order is that of the blocks
+        parts = tuple(value if letter == "v" else plain for letter in packed[0])
     [dim] = axes.fan_out
     if not axes.blocks and match.shape[dim] != len(parts) * match.shape[axes.fan_in[0]]:
         raise SpecError(f"does not pack {len(parts)} projections of the same size, one after the other")

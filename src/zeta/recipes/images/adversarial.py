@@ -10,7 +10,7 @@ from torch import nn
 from zeta.base.modules import modules_of
 from zeta.initializers import Initializer, Normal, Ones, Uniform, Zeros
 from zeta.recipes.images.generative import AS_TORCH, layers_in
-from zeta.recipes.parts import CONVOLUTIONS, MATRICES, Law, law, norms_and_biases, recipe
+from zeta.recipes.parts import CONVOLUTIONS, MATRICES, Law, law, norms_and_biases, positive, recipe
 from zeta.rules import Match, Rule, Rules, Where, kind, module, regex
 
 
@@ -45,6 +45,7 @@ def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool
 
     Source: NVlabs/stylegan2, training/networks_stylegan2.py (Karras et al. 2019, arXiv:1912.04958).
     """
+    positive("stylegan2", mapping_lr=mapping_lr)
     noise = regex(r"(.*\.)?(noise_strength|noise(_?injection)?\d*\.weight|noise_weight)")
     styles = kind("bias") & regex(r"(.*\.)?(affine|modulation|style_?(proj|affine)|to_style)\.bias")
     return Rules(
@@ -61,7 +62,7 @@ def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool
     )
 
 
-_MAPPING: Final = re.compile(r"(.*\.)?(mapping(_network)?\.(?!embed).*|style\.\d+\..*)")
+_MAPPING: Final = re.compile(r"(.*\.)?((mapping(_?net(work)?)?|mapper|z_to_w)\.(?!embed).*|style\.\d+\..*)")
 
 
 def _equalized(mapping_lr: float) -> Law:

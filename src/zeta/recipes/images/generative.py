@@ -269,7 +269,7 @@ def controlnet(model: nn.Module) -> Rules:
     ends = (layer for hint in hints for layer in [each for each in modules_of(hint) if _layer(each)][-1:])
     inside = (layer for hint in hints for layer in modules_of(hint))
     zero = regex(
-        r"(.*\.)?(zero_?convs?\w*|controlnet_(down_|single_)?blocks|middle_block_out|controlnet_mid_block)"
+        r"(.*\.)?(zero_?(conv|module|layer)s?\w*|out_?convs|controlnet_(down_|single_)?blocks|middle_block_out|controlnet_mid_block)"
         r"(\..*)?\.(weight|bias)"
     )
     return Rules(

@@ -41,6 +41,7 @@ from zeta.recipes.parts import (
     xavier_of_each,
 )
 from zeta.recipes.residual import convolves, last_norm
+from zeta.recipes.tables import frozen_positions
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 
@@ -137,6 +138,7 @@ def vit(model: nn.Module, *, std: float | None = None) -> Rules:
     )
     return Rules(
         [
+            *frozen_positions(model),
             Rule(Where("mask token", glob("*mask_token")), Zeros(), optional=True),
             Rule(weights, law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match, std)))),
             *norms_and_biases(),
@@ -186,6 +188,7 @@ def timm_vit(
     ]
     return Rules(
         [
+            *frozen_positions(model),
             Rule(tokens, Normal(1e-6), optional=True),
             Rule(Where("positions", role("position")), Normal(0.02), optional=True),
             Rule(Where("layer scales", role("layer_scale")), _layer_scale("timm_vit", layer_scale), optional=True),
@@ -242,6 +245,7 @@ def deit(model: nn.Module, *, layer_scale: float | None = None) -> Rules:
     tokens = Where("class token and distillation token", role("class_token") | _DISTILLATION)
     return Rules(
         [
+            *frozen_positions(model),
             Rule(tokens, Normal(0.02)),
             Rule(Where("positions", role("position")), Normal(0.02)),
             Rule(Where("layer scales", role("layer_scale")), _layer_scale("deit", layer_scale), optional=True),
@@ -280,7 +284,7 @@ _NORMS_OF_BRANCHES: Final = Where(
     "norms after the branches",
     (kind("norm_scale") | kind("bias"))
     & regex(
-        r"(.*\.)?((res_?)?(post_?)?norm_?[12]|layer_?norm_(before|after)|(post_?)?(attn|attention|mlp|ffn)_?(post_?)?norm)"
+        r"(.*\.)?\d+\.((res_?)?(post_?)?norm_?[12]|layer_?norm_(before|after)|(post_?)?(attn|attention|mlp|ffn)_?(post_?)?norm)"
         r"\.\w+"
     ),
 )
@@ -323,6 +327,7 @@ def convnext(model: nn.Module, *, layer_scale: float | None = None, head_init_sc
     Source: facebookresearch/ConvNeXt, models/convnext.py, and ConvNeXt-V2 (Liu et al. 2022, arXiv:2201.03545; Woo et
     al. 2023, arXiv:2301.00808).
     """
+    positive("convnext", head_init_scale=head_init_scale or None)
     grn = regex(r"(?i)(.*[._])?(grn|global_?response_?norm\w*)\d*\.\w+") | module("GRN")
     scales = Where("layer scales", role("layer_scale") | (regex(r"(.*\.)?gamma") & kind("other")))
     classifier = Rule(Where("classifier", role("readout")), Normal(0.02) * head_init_scale)

@@ -28,6 +28,7 @@ from zeta.recipes.parts import (
     size,
 )
 from zeta.recipes.parts import layers as number_of_layers
+from zeta.recipes.tables import frozen_positions
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 _WEIGHTS: Final = Where("weights and embeddings", kind("weight") | kind("embedding") | role("position"))
@@ -52,7 +53,7 @@ def llama(model: nn.Module, *, std: float | None = None) -> Rules:
     """
     # one rule for both, because an output head may be tied to the token embedding
     positive("llama", std=std)
-    return Rules([Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    return Rules([*frozen_positions(model), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
@@ -68,7 +69,7 @@ def bert(model: nn.Module, *, std: float | None = None) -> Rules:
     Source: ``BertPreTrainedModel`` in transformers (Devlin et al. 2018, arXiv:1810.04805).
     """
     positive("bert", std=std)
-    return Rules([Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    return Rules([*frozen_positions(model), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
@@ -94,7 +95,9 @@ def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = Non
         lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * number_of_layers(match, layers))),
     )
     residual = [Rule(each, scaled) for each in RESIDUAL]
-    return Rules([*residual, of_unknown_role(), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    return Rules(
+        [*frozen_positions(model), *residual, of_unknown_role(), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()]
+    )
 
 
 @recipe

@@ -17,6 +17,7 @@ from typing import Any, Final
 from torch import nn
 
 from zeta.base import html
+from zeta.base.modules import check_module
 from zeta.base.text import count_text, fold, table
 from zeta.base.usage import attends
 from zeta.fans import known_axes
@@ -58,6 +59,7 @@ def roles_of(model: nn.Module) -> Roles:
     >>> roles["in_proj_weight"].value, roles["out_proj.bias"].value
     ('query_key_value', 'attention_output')
     """
+    check_module(model)
     return Roles(found_in(model, walk(model)))
 
 
