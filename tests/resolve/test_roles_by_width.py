@@ -156,3 +156,13 @@ def test_gpt2_refuses_weights_of_any_shape_whose_role_is_not_known(kind: str) ->
     name = r"moe\.experts\.w2" if kind == "experts" else r"conv\.pointwise_conv2\.weight"
     with pytest.raises(PlanError, match=rf"layers\.0\.{name} .*may lead to the residual stream"):
         zeta.plan(model, "gpt2")
+
+
+def test_the_width_of_another_tower_says_nothing() -> None:
+    """The hidden width of the convolutions' MLPs is that of the text's stream."""
+    audio = nn.ModuleDict({"ffn": nn.ModuleDict({"linear1": linear(16, D), "linear2": linear(D, 16)})})
+    model = nn.ModuleDict({"text": model_with(gated("gate", "up", "down")), "audio": nn.ModuleList([audio])})
+    found = {name: role.value for name, role in roles_of(model).items()}
+    assert found["audio.0.ffn.linear2.weight"] == "mlp_down"
+    assert found["audio.0.ffn.linear1.weight"] == "mlp_up"
+    assert found["text.layers.0.mlp.down.weight"] == "mlp_down"

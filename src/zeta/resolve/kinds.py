@@ -53,9 +53,11 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
     if kind is Kind.WEIGHT and not (normalizes(layer) and is_norm(module)):
         return kind
     found = uses(layer, local_name, ndim)
+    if found.from_zero:
+        return Kind.OTHER
     if found.scales_in_norm or (found.scales and not found.adds and is_norm(module)):
-        return Kind.OTHER if found.from_zero else Kind.NORM_SCALE
-    return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else Kind.OTHER
+        return Kind.NORM_SCALE
+    return Kind.BIAS if found.adds_in_norm or (found.adds and not found.scales and is_norm(module)) else kind
 
 
 def _is_beside_its_weight(module: nn.Module, local_name: str, ndim: int | None) -> bool:

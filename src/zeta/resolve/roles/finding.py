@@ -251,10 +251,11 @@ class _Search:
             self._set(site, role)
 
     def _stream(self, site: Site, sites: list[Site]) -> set[int]:
-        """The widths of the residual stream: as the attention in the same block ends, or else all of them."""
+        """The widths of the residual stream: as attentions end in the same block, or else in the same list."""
         ends = [each for each in sites if self._role(each) is Role.ATTENTION_OUTPUT]
         if ends:
-            return {each.out for each in ends if each.block == site.block} or {each.out for each in ends}
+            beside = {each.out for each in ends if each.block == site.block}
+            return beside or {each.out for each in ends if each.listed == site.listed}
         tables = [slot.shape for slot in self._slots if self._found.get(slot.name) in (Role.EMBEDDING, Role.POSITION)]
         return {shape[-1] for shape in tables if shape}
 

@@ -34,6 +34,12 @@ class Site(Struct, frozen=True, kw_only=True, eq=False):
         return ".".join(self.path[max(len(self.attention or ()), len(self.path) - 2) :])
 
     @property
+    def listed(self) -> tuple[str, ...]:
+        """The path of the outermost list that it is in; of a weight outside of one, nothing."""
+        numbered = [index for index, part in enumerate(self.path[:-1]) if part.isdecimal()]
+        return self.path[: numbered[0]] if numbered else ()
+
+    @property
     def block(self) -> tuple[str, ...]:
         """The path of the module that is numbered and holds it; all weights outside of one have the same."""
         numbered = [index for index, part in enumerate(self.path[:-1]) if part.isdecimal()]
