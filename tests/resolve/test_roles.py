@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from zeta import Role, Rule, Rules, roles_of
 from zeta.errors import PlanError, SpecError
 from zeta.initializers import Normal, Ones, Zeros
 from zeta.rules import kind, role
+from zeta.rules.file import read_rules
 
 D, F, V = 8, 24, 32
 
@@ -311,7 +313,10 @@ def test_layers_are_counted_where_the_blocks_are() -> None:
     own = Own()
     assert places(own, "steps.1.two.weight", "last.weight") == [(1, 2), (None, None)]
     wrapped = nn.Sequential(Own(), nn.Linear(V, 3))
-    assert places(wrapped, "0.steps.1.two.weight", "0.steps.0.x.d.weight", "1.weight") == [(1, 2), (0, 2), (1, 2)]
+    assert places(wrapped, "0.steps.1.two.weight", "0.steps.0.x.d.weight", "1.weight") == [
+        *((1, 2), (0, 2)),
+        (None, None),
+    ]
     flat = nn.Sequential(
         nn.Embedding(V, D), *(Own.Block(True, False) for _ in range(3)), nn.LayerNorm(D), nn.Linear(D, V)
     )
@@ -328,9 +333,97 @@ def test_experts_are_no_layers() -> None:
         assert places(model, *names) == [(0, depth)] * 4
 
 
-def test_a_stage_keeps_its_numbers() -> None:
+def test_a_stage_keeps_its_numbers_and_does_not_know_how_many_layers_there_are() -> None:
     stage = nn.ModuleDict({"layers": nn.ModuleDict({str(n): Own.Block(True, False) for n in (4, 5, 6)})})
-    assert places(stage, "layers.4.two.weight", "layers.6.two.weight") == [(4, 3), (6, 3)]
+    assert places(stage, "layers.4.two.weight", "layers.6.two.weight") == [(4, None), (6, None)]
+    blocks = [*(nn.Identity() for _ in range(4)), *(Own.Block(True, False) for _ in range(2))]
+    assert places(nn.ModuleDict({"h": nn.ModuleList(blocks)}), "h.5.two.weight") == [(5, None)]
+    flat = nn.Sequential(nn.Dropout(), Own.Block(True, False), Own.Block(True, False))
+    assert places(flat, "1.two.weight", "2.x.d.weight") == [(0, 2), (1, 2)]
+
+
+def branches(depth: int, *, norms: bool = False) -> list[nn.Module]:
+    """Attention, MLP, attention, MLP, ..."""
+    found: list[nn.Module] = []
+    for _ in range(depth):
+        mlp = nn.ModuleDict({"mlp": nn.Sequential(linear(D, F), nn.GELU(), linear(F, D))})
+        found += [nn.ModuleList([nn.LayerNorm(D), branch]) if norms else branch for branch in (Mix(True), mlp)]
+    return found
+
+
+@pytest.mark.parametrize("norms", [False, True])
+def test_neighbours_in_a_list_are_one_layer(norms: bool) -> None:
+    model = nn.ModuleDict({"table": nn.Embedding(V, D), "layers": nn.ModuleList(branches(4, norms=norms))})
+    inner = ".1" if norms else ""
+    names = [f"layers.6{inner}.d.weight", f"layers.7{inner}.mlp.2.weight", f"layers.0{inner}.d.weight"]
+    assert places(model, *names) == [(3, 4), (3, 4), (0, 4)]
+
+
+def test_a_list_that_does_not_repeat_itself_has_no_number_of_layers() -> None:
+    attention, mlp = branches(1)
+    rows = nn.ModuleList([attention, Mix(True), mlp, *branches(2)])
+    assert places(nn.ModuleDict({"layers": rows}), "layers.0.d.weight", "layers.3.d.weight") == [(None, None)] * 2
+
+
+def blocks(number: int) -> nn.ModuleList:
+    return nn.ModuleList(Own.Block(True, False) for _ in range(number))
+
+
+def test_lists_that_lie_in_each_other_or_follow_each_other_are_counted_through() -> None:
+    stages = nn.ModuleDict({"stages": nn.ModuleList(nn.ModuleDict({"blocks": blocks(3)}) for _ in range(4))})
+    assert places(stages, "stages.0.blocks.2.two.weight", "stages.3.blocks.1.x.d.weight") == [(2, 12), (10, 12)]
+    nested = nn.ModuleDict({"encoder": nn.ModuleList(blocks(3) for _ in range(4))})
+    assert places(nested, "encoder.3.2.two.weight") == [(11, 12)]
+    two = nn.ModuleDict({"dense_layers": blocks(3), "moe_layers": blocks(5), "head": linear(D, V)})
+    assert places(two, "dense_layers.2.two.weight", "moe_layers.0.two.weight") == [(2, 8), (3, 8)]
+    pairs = nn.ModuleDict({"attns": nn.ModuleList(Mix(True) for _ in range(3))})
+    pairs["ffs"] = nn.ModuleList(branches(3)[1::2])
+    assert places(pairs, "attns.2.d.weight", "ffs.1.mlp.2.weight") == [(2, 3), (1, 3)]
+
+
+def test_numbers_in_words_count_layers_and_those_in_a_block_do_not() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = Mix(True)
+            self.mlp = nn.Sequential(linear(D, F), nn.GELU(), linear(F, D))
+
+    for form in ("layer_{}", "block{}", "h{}"):
+        model = nn.ModuleDict({form.format(number): Block() for number in range(6)})
+        last = form.format(5)
+        assert places(model, f"{last}.mlp.2.weight", f"{last}.x.d.weight") == [(5, 6)] * 2
+        inside = nn.Sequential(nn.Embedding(V, D), model)
+        assert places(inside, f"1.{last}.mlp.2.weight") == [(5, 6)]
+    shared = nn.ModuleDict({"table": nn.Embedding(V, D), "block": Block(), "head": linear(D, V)})
+    assert places(shared, "block.mlp.2.weight", "block.x.d.weight", "head.weight") == [(0, 1), (0, 1), (None, None)]
+
+
+def test_stacks_side_by_side_are_counted_apart_and_named_blocks_not_at_all() -> None:
+    sides = nn.ModuleDict({"encoder_layers": blocks(4), "dec_blocks": blocks(2)})
+    assert places(sides, "encoder_layers.3.two.weight", "dec_blocks.1.two.weight") == [(3, 4), (1, 2)]
+    inside = nn.ModuleList(nn.ModuleDict({"x_block": Own.Block(True, False)}) for _ in range(3))
+    for layer in inside:
+        layer["context_block"] = Own.Block(True, False)
+    joint = nn.ModuleDict({"joint": inside})
+    assert places(joint, "joint.2.x_block.two.weight", "joint.1.context_block.two.weight") == [(2, 3), (1, 3)]
+    first = nn.ModuleDict({"first_block": Own.Block(True, False), "layers": blocks(4)})
+    towers = nn.ModuleDict({name: nn.ModuleDict({"layers": blocks(2)}) for name in ("user", "item")})
+    several = nn.ModuleDict({f"encoder{number}": nn.ModuleDict({"layers": blocks(2)}) for number in (1, 2)})
+    assert places(first, "first_block.two.weight", "layers.3.two.weight") == [(None, None)] * 2
+    assert places(towers, "user.layers.1.two.weight") == [(None, None)]
+    assert places(several, "encoder1.layers.1.two.weight") == [(None, None)]
+
+
+def test_a_file_s_residual_flag_divides_by_the_layers_or_says_why_not(tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    rule = '[[rules]]\nname = "{}"\ninitializer = {{ name = "Normal", std = 0.02 }}\nresidual = true\n'
+    rest = '[[rules]]\nname = "*"\ninitializer = "Zeros"\n'
+    model = nn.ModuleDict({"table": nn.Embedding(V, D), "layers": nn.ModuleList(branches(4)), "head": linear(D, V)})
+    path.write_text(rule.format("layers.*.d.weight") + rest)
+    assert zeta.plan(model, read_rules(path, model))["layers.6.d.weight"].initializer == Normal(0.02) * 8**-0.5
+    path.write_text(rule.format("head.weight") + rest)
+    with pytest.raises(PlanError, match=r"head\.weight.*lies in no block with an attention.*write the scale"):
+        zeta.plan(model, read_rules(path, model))
 
 
 def test_sublayers_in_a_list_are_one_layer() -> None:

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from torch import nn
 
-from zeta.base.modules import named_modules_of, named_parameters_of
+from zeta.base.modules import check_module, named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
+from zeta.base.usage import scales_from_zero
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -26,15 +27,24 @@ from zeta.initializers import (
     kaiming_uniform,
 )
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, kind, module, ndim, regex, role
-from zeta.rules.match import RESIDUAL_ROLES
-from zeta.rules.role_names import ADAPTER, ADAPTER_A, ADAPTER_B, WRAPPED
+from zeta.rules.adapters import adapters_of, has_adapters
+from zeta.rules.match import RESIDUAL_ROLES, depth_of
+from zeta.rules.role_names import UP_BEFORE_GATE, WRAPPED
 
 #: names of what leads around a residual branch
 SHORTCUT: Final = re.compile(r"(?i).*(down_?sample|short_?cut|skip|identity|proj_conv).*")
 Law = Callable[[Match], Initializer]
 
+
+def from_zero(match: Match) -> bool:
+    """Whether a norm multiplies by one plus this parameter, as in Gemma."""
+    return scales_from_zero(match.module, match.local_name)
+
+
 #: also scales that are vectors of the model itself, without a norm module
-NORM_SCALE: Final = Where("norm scale", kind("norm_scale") | (kind("other") & ndim(1) & regex("(?i).*norm.*")))
+NORM_SCALE: Final = Where(
+    "norm scale", kind("norm_scale") | Where("", from_zero) | (kind("other") & ndim(1) & regex("(?i).*norm.*"))
+)
 #: torch's recurrent layers
 RECURRENT: Final = Where("recurrent layers", module(nn.RNNBase) | module(nn.RNNCellBase))
 _IN_A_BLOCK: Final = re.compile(r"(.*\.)?\d+\.[^.]+\..+")
@@ -81,6 +91,7 @@ def adapter_recipe(function: Callable[..., Rules]) -> Callable[..., Rules]:
 
     @functools.wraps(function)
     def made(model: nn.Module, **options: Any) -> Rules:
+        check_module(model)
         for option, value in options.items():
             if option not in known:
                 among = (
@@ -155,19 +166,6 @@ def unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPED)
 
 
-def has_adapters(model: nn.Module) -> bool:
-    """Whether a part of a name is that of an adapter, or the model is one of peft."""
-    return any(
-        type(part).__module__.startswith("peft.") or any(map(of_adapter, (name.rpartition(".")[2], *part._parameters)))
-        for name, part in named_modules_of(model)
-    )
-
-
-def of_adapter(name: str) -> bool:
-    """Whether a part of a name is that of an adapter; recipes that look for layers leave these out."""
-    return any(pattern.fullmatch(part) for part in name.split(".") for pattern in (ADAPTER, ADAPTER_A, ADAPTER_B))
-
-
 def adapters_off(model: nn.Module) -> list[Rule]:
     """Rules for LoRA that leave the model's outputs as they are; all other parameters of adapters are refused."""
     return lora_rules(model, kaiming_uniform(nonlinearity="leaky_relu", a=math.sqrt(5)), optional=True)
@@ -178,13 +176,34 @@ def lora_rules(model: nn.Module, a: Initializer | Law, *, optional: bool) -> lis
 
     The product B A is 0: of a layer because B is 0, of an embedding because A is.
     """
-    embeddings = _adapted_embeddings(model)
+    adapters, modules = adapters_of(model), dict(named_modules_of(model))
+
+    def adapted(match: Match) -> str | None:
+        """The name of the layer that a part of LoRA adapts; ``None`` for anything else."""
+        part = adapters.of(match.name)
+        return None if part is None or part.role is Role.ADAPTER else part.layer
+
+    def looked_up(name: str, layer: str) -> bool:
+        """Whether A is that of an embedding by its name, or is looked up, or is beside an embedding."""
+        holder, owner = modules.get(layer), modules.get(name.rpartition(".")[0])
+        beside = [] if holder is None else [
+            child
+            for local, child in holder._modules.items()
+            if child is not None and child._parameters and adapters.of(f"{layer}.{local}" if layer else local) is None
+        ]  # fmt: skip
+        wrapped = bool(beside) and all(isinstance(each, nn.Embedding) for each in beside)
+        named = "embedding" in name[len(layer) :].lower()
+        return named or wrapped or isinstance(owner, nn.Embedding) or isinstance(holder, nn.Embedding)
+
+    parts = ((name, adapters.of(name)) for name, _ in named_parameters_of(model))
+    lora = [(name, part.layer) for name, part in parts if part is not None and part.role is not Role.ADAPTER]
+    embeddings = {layer for name, layer in lora if looked_up(name, layer)}
 
     def of_embedding(match: Match) -> bool:
-        return _adapted(match.name) in embeddings
+        return adapted(match) in embeddings
 
     def bias(match: Match) -> bool:
-        return match.kind is Kind.BIAS and _adapted(match.name) is not None
+        return match.kind is Kind.BIAS and adapted(match) is not None
 
     return [
         Rule(Where("LoRA A of an embedding", role("adapter_a") & of_embedding), Zeros(), optional=True),
@@ -194,30 +213,6 @@ def lora_rules(model: nn.Module, a: Initializer | Law, *, optional: bool) -> lis
         Rule(Where("biases of LoRA", bias), Zeros(), optional=True),
         Rule(Where("other adapters", role("adapter")), law("refused", _refuse), optional=True),
     ]
-
-
-def _adapted(name: str) -> str | None:
-    """The name of the layer that a part of LoRA adapts; ``None`` for anything else."""
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        if ADAPTER_A.fullmatch(part) or ADAPTER_B.fullmatch(part):
-            return ".".join(parts[:position])
-    return None
-
-
-def _adapted_embeddings(model: nn.Module) -> frozenset[str]:
-    """The names of the embeddings with LoRA: by the name of A, or because A is looked up, or wraps an embedding."""
-    modules = dict(named_modules_of(model))
-    found = set()
-    for name, _ in named_parameters_of(model):
-        if (layer := _adapted(name)) is None:
-            continue
-        owner, holder = modules.get(name.rpartition(".")[0]), modules.get(layer)
-        wrapped = [holder and holder._modules.get(each) for each in WRAPPED]
-        looked_up = (owner, holder, *wrapped)
-        if "embedding" in name[len(layer) :].lower() or any(isinstance(each, nn.Embedding) for each in looked_up):
-            found.add(layer)
-    return frozenset(found)
 
 
 def _refuse(match: Match) -> Initializer:
@@ -238,7 +233,7 @@ def of_unknown_role() -> Rule:
 
     # in a numbered module that holds others; ``decoder.0.weight`` is a layer of a plain network
     unknown = Where("", lambda match: match.role is None and _IN_A_BLOCK.fullmatch(unwrapped(match.name)) is not None)
-    weights = Where("weights of layers with unknown roles", kind("weight") & ndim(2) & unknown)
+    weights = Where("weights of layers with unknown roles", kind("weight") & unknown)
     return Rule(weights, law("refused", refuse), optional=True)
 
 
@@ -259,12 +254,8 @@ def choice(recipe_name: str, option: str, value: Any, known: Any) -> Any:
 
 
 def layers(match: Match, given: int | None = None, option: str = "layers") -> int:
-    """The number of layers: as ``given``, or as the parameter's name counts them."""
-    if given is not None:
-        return given
-    if match.depth is None:
-        raise SpecError(f"the number of layers does not follow from its name; give {option}=")
-    return match.depth
+    """The number of layers: as ``given``, or as the blocks of the model count it."""
+    return depth_of(match, f"give {option}=") if given is None else given
 
 
 def layer(match: Match) -> int:
@@ -331,7 +322,9 @@ def gated(gate: Law, up: Law) -> Law:
         if getattr(match.module, "is_concatenated", True) is False:
             raise SpecError("gates and up projections take turns in this tensor, and no law is for both of them")
         [out] = match.axes_of().resolved(match.shape).fan_out
-        return Blocks(gate(match), up(match), dim=out)
+        local = unwrapped(match.name).removesuffix(".weight").rpartition(".")[2]
+        order = (up, gate) if UP_BEFORE_GATE.fullmatch(local) else (gate, up)
+        return Blocks(*(each(match) for each in order), dim=out)
 
     one = (gate.__doc__ or "").strip()
     other = (up.__doc__ or "").strip()
@@ -400,9 +393,18 @@ def symmetric(square: float) -> Uniform:
     return Uniform(-math.sqrt(square), math.sqrt(square))
 
 
+def norm_scales() -> Rule:
+    """Norms 1; 0 where the norm itself adds 1."""
+
+    def start(match: Match) -> Initializer:
+        return Zeros() if from_zero(match) else Ones()
+
+    return Rule(Where("norm scales", NORM_SCALE), law("1, or 0 if the norm adds 1 to it", start), optional=True)
+
+
 def norms_and_biases() -> list[Rule]:
     """Norms 1, biases 0."""
     return [
-        Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+        norm_scales(),
         Rule(Where("biases", kind("bias")), Zeros(), optional=True),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import re
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, named_modu
 from zeta.resolve.solving import axes_of_all, check_blocks, check_dtype, solution
 from zeta.rules import Kind, Match, Role, Rules
 from zeta.rules.instead import FunctionError
+from zeta.rules.match import Place
 
 _STATISTICS_RULE: Final = "torch's norm statistics"
 _KEPT_RULE: Final = "kept: buffer"
@@ -137,12 +139,17 @@ class _Resolver:
                 return self._configs[name]
         return None
 
-    def _layers(self, name: str) -> tuple[int, int] | None:
+    def _layers(self, name: str) -> Place | None:
         return self._all_layers[name]
 
     @functools.cached_property
-    def _all_layers(self) -> dict[str, tuple[int, int] | None]:
-        return layers_by(self._all_roles, self._names)
+    def _all_layers(self) -> dict[str, Place | None]:
+        # what stands in for the layers of another part of a model is none of its modules
+        absent = re.compile("Identity|.*Missing.*")
+        modules = named_modules(self.model).items()
+        return layers_by(
+            self._all_roles, self._names, [name for name, each in modules if not absent.fullmatch(type(each).__name__)]
+        )
 
     def _role(self, name: str) -> Role | None:
         return self._all_roles.get(name)

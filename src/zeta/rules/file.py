@@ -26,6 +26,7 @@ from zeta.errors import FormatError, SpecError, UsageError
 from zeta.fans import Axes
 from zeta.initializers import Blocks, Initializer
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, ndim, regex, role, shape
+from zeta.rules.match import depth_of
 
 _CONDITIONS: Final[dict[str, Callable[[Any], Where]]] = {
     "name": glob,
@@ -134,7 +135,7 @@ def _flag(item: Mapping[str, Any], key: str) -> bool:
 
 def _residual(initializer: Initializer) -> Callable[[Match], Initializer]:
     def divided(match: Match) -> Initializer:
-        return initializer.scaled((2 * (match.depth or 1)) ** -0.5)
+        return initializer.scaled((2 * depth_of(match)) ** -0.5)
 
     return divided
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from msgspec import Struct
 from torch import nn
 
+from zeta.errors import SpecError
 from zeta.fans import Axes, Fans, torch_axes
 
 
@@ -56,10 +57,20 @@ RESIDUAL_ROLES: Final = (Role.ATTENTION_OUTPUT, Role.MLP_DOWN)
 NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
+class Place(NamedTuple):
+    """Where a parameter lies: in which layer from 0, of how many, with how many residual branches, in which stack."""
+
+    layer: int | None
+    depth: int | None
+    branches: int | None = None
+    stack: str = ""
+
+
 class Match(Struct, frozen=True, kw_only=True):
     """One parameter, as passed to a rule's condition and to its function.
 
-    ``layer`` and ``depth`` are ``None`` if the name has no number.
+    ``layer`` and ``depth`` are ``None`` outside of layers, and where the model does not say which layer it is, or how
+    many there are.
     """
 
     name: str
@@ -68,7 +79,7 @@ class Match(Struct, frozen=True, kw_only=True):
     kind: Kind
     module: nn.Module
     local_name: str
-    layers: Callable[[str], tuple[int, int] | None]
+    layers: Callable[[str], Place | None]
     roles: Callable[[str], Role | None] = lambda name: None
     configs: Callable[[str], Any] = lambda name: None
     axes_of: Callable[[], Axes]
@@ -77,15 +88,16 @@ class Match(Struct, frozen=True, kw_only=True):
     def layer(self) -> int | None:
         """The number of the layer, from 0: ``h.3.mlp`` gives 3.
 
-        Layers are the blocks that hold attentions and MLPs. In a model without these, it is the first number in the
-        name that takes several values in the model.
+        Layers are the blocks that hold attentions and MLPs; where lists of them follow each other, or lie in each
+        other, they are counted through. In a model without these, it is the first number in the name that takes
+        several values in the model.
         """
         found = self.layers(self.name)
         return None if found is None else found[0]
 
     @property
     def depth(self) -> int | None:
-        """How many layers there are."""
+        """How many layers there are, in the encoder or decoder that the parameter lies in."""
         found = self.layers(self.name)
         return None if found is None else found[1]
 
@@ -111,3 +123,18 @@ class Match(Struct, frozen=True, kw_only=True):
     def torch_fans(self) -> Fans:
         """The fans as ``torch.nn.init`` counts them."""
         return torch_axes(len(self.shape)).fans(self.shape)
+
+
+def depth_of(match: Match, remedy: str = "write the scale out, without the number of layers") -> int:
+    """The number of layers; ``SpecError`` with what to do where it does not follow."""
+    if match.depth is not None:
+        return match.depth
+    if match.layers(match.name) is None:
+        raise SpecError(
+            "the number of layers does not follow from its name: it lies in no block with an attention and an MLP, "
+            f"and in no numbered list; {remedy}"
+        )
+    raise SpecError(
+        "the number of layers does not follow: the model is a part of one, or its blocks are not in numbered lists "
+        f"that follow each other; {remedy}"
+    )

@@ -54,6 +54,12 @@ LAYER_SCALE: Final = _any(
     "lambda_?[12]", "layer_?scale(_?[12]|_parameter)?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma"
 )
 EXPERTS: Final = _any("^experts$", "^expert_", "_experts$")
+#: one of several parts of a model that have layers of their own
+SIDE: Final = _any(
+    r"(^|_)(encoders?|decoders?|enc|dec|text|language|vision|visual|image|img|audio|speech|video|teacher|student"
+    r"|target|momentum|generator|discriminator|context)(?![a-z])",
+    r"(^|_)(attn_?)?pool(ing|er)?\d*$",
+)
 ROUTER: Final = _any(
     "gate", "router", "wg", "gating",
     r"router\.(classifier|layer|proj|linear|dense|weight)", r"gate\.(wg|weight|proj)",
@@ -94,15 +100,19 @@ NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
 # -- by the last part, or the last two
 
 _PARTS: Final = "(_[ab]|_nope|_rope|_pe|_up|_down|_global|_content|_pos)?(_current|_delayed)?"
+_BEFORE: Final = "(w_?|c_|to_?|get_?|heads?_|attn_|fn_|fc_|map_|project_|lin_)?"
+_AFTER: Final = "(_heads?|_fn|_fc|_map|_net|_mat(rix)?|_w|_func(tion)?)?"
 PROJECTIONS: Final = {
-    Role.QUERY: _any("q_attn", f"(w_?|c_)?(q|query)(_head)?{_PARTS}"),
-    Role.KEY: _any(f"(w_?|c_)?(k|key)(_head)?{_PARTS}"),
-    Role.VALUE: _any(f"(w_?|c_)?(v|value)(_head)?{_PARTS}"),
+    Role.QUERY: _any("q_attn", f"{_BEFORE}(q|query|queries){_AFTER}{_PARTS}"),
+    Role.KEY: _any(f"{_BEFORE}(k|keys?){_AFTER}{_PARTS}"),
+    Role.VALUE: _any(f"{_BEFORE}(v|values?){_AFTER}{_PARTS}"),
     Role.QUERY_KEY_VALUE: _any(
         "(w_?|c_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
         "c_attn", "in", "in_proj", "in(_proj)?_qkvz?", "attn_qkv", "qkv_?same", "w?_?pack",
     ),
 }  # fmt: skip
+#: what may say which projection of an attention it is
+HINTS: Final = _any("(quer|key|value)", r"(?:^|_)([qkv])(?![a-z])", "([qkv])$")
 ATTENTION_OUTPUT: Final = _any(
     "(w_?)?o", "o_?b", "wo_b", "(w_?)?out", "out_1", "output", "c_proj", "c", "to_out", r"to_out\.0", "attn_?out",
     "attention_?out", "proj", "projection", "final", "fc_out", "dense", r"\w+\.dense",
@@ -111,12 +121,17 @@ ATTENTION_OUTPUT: Final = _any(
 #: the output of an attention whose projections are beside it, in a block without a module for it
 OUT_OF_BLOCK: Final = _any("w?_?o", "o_proj", "w_?out", "out_proj", "to_out", "attn_out", "attn_proj")
 MLP_DOWN: Final = _any(
-    "down", "fc_?2", "linear_fc2", "w_?2", "lin_?2", "linear_?2", "_2", "dense_?2", "conv_?2", "ff_?2", "c_proj", "c",
-    "w?_?o", "w?_?out", "out_0", "output", "value", "dense_4h_to_h", "dense_out", "output_dense", "dense_output",
-    "fc_out", "ff_out", "proj_out", "ffn_output", r"output(_query)?\.dense",
+    "(w_?|c_|fc_)?down(_fc)?", "fc_?2", "linear_fc2", "w_?2", "lin_?2", "linear_?2", "_2", "dense_?2", "conv_?2",
+    "ff_?2", "c_proj", "c", "w?_?o", "w?_?out", "out_0", "output", "value", "dense_4h_to_h", "dense_out",
+    "output_dense", "dense_output", "fc_out", "ff_out", "proj_out", "ffn_output", r"output(_query)?\.dense",
     r"(net|ffn|mlp|ff|feed_?forward)\.[1-5]",
 )  # fmt: skip
-MLP_GATE: Final = _any("gate", "w1", "wi_0", "w_gate", "gating")
+MLP_GATE: Final = _any(r"(\w+_)?(gate|gating|gated)(_\w+)?", r"(w|\w+_)?g", "w1", "wi_0")
+MLP_UP: Final = _any(
+    r"(w_?|c_|fc_?|\w+_)?up(_fc)?", r"(w_?|\w+_)?(v|u|x)", "w3", "wi_1", "value", "values", r"(\w+_)?in(put)?",
+)  # fmt: skip
+#: packed, with the up projection before the gate
+UP_BEFORE_GATE: Final = _any(r"(.*_)?up_?(and_?)?gat(e|ing).*", r"(.*[._])?w?_?3_?(w_?)?1(_.*)?", r"(.*_)?v_?(and_?)?g")
 READOUT: Final = _any(
     "(lm_?)?head", r"heads?\.head", r"(lm_?)?head\.(decoder|fc|\d+|linear|out)", r"head\w*\.fc", "head_dist",
     "(ctc|cls|distilled|policy|value)_head", "classifier", r"classifier\.(\d+|out|dense)", "labels_classifier",

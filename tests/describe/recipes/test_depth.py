@@ -210,6 +210,49 @@ def test_gates_by_name_and_their_absence() -> None:
         zeta.plan(table, "rezero")
 
 
+class Swish(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.beta * x)
+
+
+class Scaled(nn.Module):
+    """A head with a learned scale, without an addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.out = nn.Parameter(torch.ones(())), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x) * self.scale
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(8, 8), Swish(), nn.Linear(8, 8)
+        self.alpha = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.alpha * self.fc2(self.act(self.fc1(x)))
+
+
+@pytest.mark.parametrize("recipe", ["skipinit", "rezero"])
+def test_scalars_of_activations_and_heads_are_no_gates(recipe: str) -> None:
+    model = nn.ModuleDict({"layers": nn.ModuleList([Weighted(), Weighted()]), "head": Scaled()})
+    with pytest.raises(PlanError, match=r"(?s)no rule matches these parameters.*layers\.0\.act\.beta.*head\.scale"):
+        zeta.plan(model, recipe)
+    mine = zeta.Rules([zeta.Rule("*.{beta,scale}", zeta.initializers.Ones())])
+    plan = zeta.plan(model, mine + zeta.recipes.rules_for(recipe, model))
+    assert [plan[f"layers.{n}.alpha"].initializer for n in (0, 1)] == [zeta.initializers.Zeros()] * 2
+    row = nn.Sequential(Weighted(), Scaled())
+    with pytest.raises(PlanError, match=r"1\.scale"):
+        zeta.plan(row, recipe)
+
+
 # -- deepnorm and t-fixup ----------------------------------------------------------------------------------------------
 
 D, F = 16, 32
@@ -290,14 +333,17 @@ def test_deepnorm_of_berts_and_gpts() -> None:
 
 
 def test_deepnorm_counts_layers_as_given() -> None:
-    model = nn.ModuleDict({"attn": nn.ModuleDict({n: nn.Linear(D, D) for n in ("wq", "wk", "wv", "wo")})})
-    model["mlp"] = nn.ModuleDict({"w1": nn.Linear(D, F), "w2": nn.Linear(F, D)})
+    def block() -> nn.ModuleDict:
+        attention = nn.ModuleDict({n: nn.Linear(D, D) for n in ("wq", "wk", "wv", "wo")})
+        return nn.ModuleDict({"attn": attention, "mlp": nn.ModuleDict({"w1": nn.Linear(D, F), "w2": nn.Linear(F, D)})})
+
+    model = nn.ModuleDict({"first": block(), "second": block()})
     model["table"], model["head"] = nn.Embedding(9, D), nn.Linear(D, 9)
-    with pytest.raises(PlanError, match="the number of layers does not follow from its name; give encoder_layers="):
+    with pytest.raises(PlanError, match=r"the number of layers does not follow.*; give encoder_layers="):
         zeta.plan(model, "deepnorm")
     plan = zeta.plan(model, "deepnorm", decoder_layers=2)
-    assert plain(plan["attn.wv.weight"].initializer) == pytest.approx(xavier(D, D, 0.5))
-    assert plain(plan["attn.wq.weight"].initializer) == pytest.approx(xavier(D, D))
+    assert plain(plan["first.attn.wv.weight"].initializer) == pytest.approx(xavier(D, D, 0.5))
+    assert plain(plan["first.attn.wq.weight"].initializer) == pytest.approx(xavier(D, D))
 
 
 def test_t_fixup_of_torchs_transformer() -> None:
@@ -420,3 +466,36 @@ def test_each_encoder_has_its_own_layers() -> None:
     plan = zeta.plan(model, mine + zeta.recipes.t_fixup(model))
     found = {entry.name: plain(entry.initializer) for entry in plan.parameters}
     assert {name: found[name] for name in truth} == {name: pytest.approx(law) for name, law in truth.items()}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("encoder_layers", "decoder_layers"), ("enc", "dec"), ("enc_blocks", "dec_blocks"), ("encoder", "decoder")],
+)
+def test_an_encoder_and_a_decoder_by_any_name(names: tuple[str, str]) -> None:
+    """The paper's 0.87 (N^4 M)^(-1/16) and (12 M)^(-1/4), with 4 and 2 layers; the options say the same."""
+    first, second = names
+    stacks = {first: layers_of(4)["blocks"], second: layers_of(2, cross=True)["blocks"]}
+    model = nn.ModuleDict({"table": nn.Embedding(9, D), **stacks, "head": nn.Linear(D, 9)})
+    encoder, decoder = 0.87 * (4**4 * 2) ** -0.0625, 24**-0.25
+    for options in ({}, {"encoder_layers": 4, "decoder_layers": 2}):
+        found = {e.name: plain(e.initializer) for e in zeta.plan(model, "deepnorm", **options).parameters}
+        assert found[f"{first}.0.ffn.down.weight"] == pytest.approx(xavier(F, D, encoder))
+        assert found[f"{second}.0.ffn.down.weight"] == pytest.approx(xavier(F, D, decoder))
+    assert encoder == pytest.approx(0.589, abs=0.001)
+
+
+def test_nested_and_alternating_lists_of_an_encoder_are_counted_through() -> None:
+    nested = nn.ModuleDict({"encoder": nn.ModuleList(layers_of(3)["blocks"] for _ in range(4))})
+    nested["table"], nested["head"] = nn.Embedding(9, D), nn.Linear(D, 9)
+    assert plain(zeta.plan(nested, "deepnorm")["encoder.0.0.ffn.down.weight"].initializer) == pytest.approx(
+        xavier(F, D, 96**-0.25)
+    )
+
+
+def test_the_table_of_targets_is_the_decoder_s() -> None:
+    stacks = {"encoder_layers": layers_of(4)["blocks"], "decoder_layers": layers_of(2, cross=True)["blocks"]}
+    tables = {"src_embed": nn.Embedding(9, D), "tgt_embed": nn.Embedding(9, D)}
+    plan = zeta.plan(nn.ModuleDict({**tables, **stacks}), "t_fixup")
+    assert plain(plan["src_embed.weight"].initializer) == pytest.approx(normal(D**-0.5 * 36**-0.25))
+    assert plain(plan["tgt_embed.weight"].initializer) == pytest.approx(normal(D**-0.5 * 18**-0.25))

@@ -24,6 +24,7 @@ from tests.helpers.published import (
     xavier,
 )
 from zeta.errors import PlanError, SpecError
+from zeta.initializers import Zeros
 
 D, F, SIDE = 32, 96, 4
 S = normal(0.02)
@@ -152,9 +153,10 @@ def test_dit_on_other_names() -> None:
 
 def test_a_dit_whose_modulations_are_not_found_is_an_error() -> None:
     model = OtherDiT()
-    for layer in model.modules():
-        if isinstance(layer, AdaLayerNormZero):
-            layer.__class__ = nn.Module  # type: ignore[assignment]
+    for layer in model.layers:
+        layer.cond = layer.ada
+        layer.cond.__class__ = nn.Module
+        del layer.ada
     with pytest.raises(PlanError, match="last layer of each modulation"):
         zeta.plan(model, "dit")
 
@@ -438,3 +440,54 @@ def test_what_may_be_a_residual_block_is_refused(recipe: str, options: dict[str,
     next(part for part in model.modules() if type(part) is ResBlock).__class__ = ResidualDenseBlock
     with pytest.raises(PlanError, match="may be in a residual block, whose class has no known name"):
         zeta.plan(model, recipe, **options)
+
+
+# -- modulations of other forms ----------------------------------------------------------------------------------------
+
+
+class Other(nn.Module):
+    """A block with attention and an MLP, one level down or not, and modulations."""
+
+    def __init__(self, nested: bool = False, **modulations: nn.Module) -> None:
+        super().__init__()
+        attention = nn.ModuleDict({"qkv": nn.Linear(C, 3 * C), "proj": nn.Linear(C, C)})
+        inner = nn.ModuleDict(
+            {"attention": attention, "mlp": nn.Sequential(nn.Linear(C, F), nn.GELU(), nn.Linear(F, C))}
+        )
+        for name, part in {"core": inner}.items() if nested else inner.items():
+            self.add_module(name, part)
+        for name, part in modulations.items():
+            self.add_module(name, part)
+
+
+def modulation(several: int = 6) -> nn.Sequential:
+    return nn.Sequential(nn.SiLU(), nn.Linear(C, several * C))
+
+
+def transformer(*blocks: nn.Module) -> nn.ModuleDict:
+    embedder = nn.ModuleDict({"mlp": nn.Sequential(nn.Linear(C, C), nn.SiLU(), nn.Linear(C, C))})
+    final = nn.ModuleDict({"linear": nn.Linear(C, 12), "adaLN_modulation": modulation(2)})
+    parts = {"x_embedder": nn.Conv2d(3, C, 2, 2), "t_embedder": embedder, "blocks": nn.ModuleList(blocks)}
+    return nn.ModuleDict({**parts, "final_layer": final})
+
+
+def test_dit_zeroes_all_modulations_of_a_block() -> None:
+    several = Other(adaLN_attn=modulation(3), adaLN_modulation=modulation(3))
+    parallel = Other(adaLN_modulation=nn.ModuleDict({name: nn.Linear(C, C) for name in ("shift", "scale", "gate")}))
+    nested = Other(nested=True, ada=modulation())
+    plan = zeta.plan(transformer(several, parallel, nested), "dit")
+    names = ("0.adaLN_attn.1", "0.adaLN_modulation.1", "2.ada.1")
+    names += tuple(f"1.adaLN_modulation.{part}" for part in ("shift", "scale", "gate"))
+    assert {plan[f"blocks.{name}.weight"].initializer for name in names} == {Zeros()}
+
+
+@pytest.mark.parametrize("block", [Other(nested=True), Other(nested=True, cond=modulation())])
+def test_dit_looks_for_attention_at_any_depth(block: nn.Module) -> None:
+    with pytest.raises(PlanError, match=r"blocks\.0\..*in which no modulation is found"):
+        zeta.plan(transformer(block), "dit")
+
+
+def test_dit_refuses_what_may_be_another_modulation() -> None:
+    block = Other(adaLN_modulation=modulation(3), film=modulation(3))
+    with pytest.raises(PlanError, match=r"blocks\.0\.film\.1\.weight.*or may be a modulation itself"):
+        zeta.plan(transformer(block), "dit")

@@ -277,3 +277,32 @@ def test_vq() -> None:
     agrees(Other, "vq", published)
     with pytest.raises(PlanError, match="codebooks"):
         zeta.plan(nn.Sequential(nn.Embedding(3, 3)), "vq")
+
+
+class QuantizerEMA(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(64, 8)
+
+
+class VQVAE(nn.Module):
+    """Only the quantizer's table is a codebook."""
+
+    def __init__(self, quantizer: type[nn.Module] = QuantizerEMA) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)
+        self.inner, self.class_emb = quantizer(), nn.Embedding(10, 8)
+
+
+class VQEmbedding(QuantizerEMA):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [QuantizerEMA, VQEmbedding])
+@pytest.mark.parametrize("name", ["vqvae", "vq_model", "first_stage"])
+def test_a_whole_model_called_vq_is_no_codebook(quantizer: type[nn.Module], name: str) -> None:
+    model = nn.ModuleDict({name: VQVAE(quantizer), "tokens": nn.Embedding(64, 8)})
+    plan = zeta.plan(model, "vq")
+    assert plan[f"{name}.inner.embedding.weight"].initializer == zeta.initializers.Uniform(-1 / 64, 1 / 64)
+    for table in (f"{name}.class_emb.weight", "tokens.weight"):
+        assert plan[table].initializer == zeta.initializers.Normal(1.0)

@@ -383,7 +383,7 @@ def test_gpt_neox_with_other_names() -> None:
 
 
 def test_an_embedding_has_no_layer_to_count() -> None:
-    with pytest.raises(PlanError, match="the number of layers does not follow from its name; give layers="):
+    with pytest.raises(PlanError, match=r"the number of layers does not follow.*; give layers="):
         zeta.plan(Plain(), "gpt_neox", scheme="wang")
 
 

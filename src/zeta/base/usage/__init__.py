@@ -7,6 +7,7 @@ executed, so no input is needed. A use that cannot be followed is reported as ``
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,8 +32,39 @@ def normalizes(module: nn.Module) -> bool:
     return forward.normalizes(module)
 
 
+def multiplies(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, multiplies matrices."""
+    from zeta.base.usage import forward
+
+    return forward.multiplies(module)
+
+
+def scales_from_zero(module: nn.Module, name: str) -> bool:
+    """Whether a norm multiplies by one plus its parameter ``name``, which therefore starts at 0, as in Gemma."""
+    layer, parameter = type(module), module._parameters.get(name)
+    if name.startswith("bias") or layer.__module__.startswith("torch."):
+        return False
+    if getattr(module, "zero_centered_gamma", False) is True or re.search("(Norm1P|Zero_?[Cc]ent)", layer.__name__):
+        return True
+    return parameter is not None and normalizes(module) and uses(module, name, parameter.ndim).from_zero
+
+
 def attends(module: nn.Module) -> bool:
     """Whether ``forward`` of a module, or a method of ``self`` that it calls, computes an attention."""
     from zeta.base.usage import forward
 
     return forward.attends(module)
+
+
+def adds(module: nn.Module) -> bool | None:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, adds; ``None`` if not known."""
+    from zeta.base.usage import forward
+
+    return forward.adds(module)
+
+
+def called_in_order(module: nn.Module) -> list[str]:
+    """The modules that ``forward`` of a module calls as ``self.name(...)``, in order; empty if not known."""
+    from zeta.base.usage import forward
+
+    return forward.called_in_order(module)

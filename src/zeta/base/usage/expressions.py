@@ -162,6 +162,7 @@ class Expressions:
                 continue
             number = type(constant(other)) in (int, float)
             if number and isinstance(op, ast.Add):
+                self.run.found.from_zero |= constant(other) == 1
                 return frozenset(replace(view, shifted=True) for view in views(found))
             if number and isinstance(op, ast.Mult | ast.Div) and found is left:
                 return found  # scaling does not change the dimensions

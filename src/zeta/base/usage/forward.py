@@ -20,6 +20,7 @@ _STATISTICS: Final = frozenset(
     ["rsqrt", "sqrt", "var", "var_mean", "std", "std_mean", "norm", "vector_norm", "normalize"]
 )
 _PRODUCTS: Final = frozenset(["matmul", "bmm", "einsum", "baddbmm"])
+_LAYERS: Final = frozenset(["linear", "bilinear", "embedding", "mm", "mv", "addmm", "tensordot"])
 
 
 #: a class's methods as they are now, each with its code: what is known of the class holds while it has these
@@ -119,6 +120,27 @@ def _normalizes(layer: Any, methods: _Methods, own: Any) -> bool:
     return False
 
 
+def multiplies(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, multiplies matrices.
+
+    Convolutions and tables that are looked up count.
+    """
+    return _multiplies(*_seen(module))
+
+
+@functools.lru_cache(maxsize=4096)
+def _multiplies(layer: Any, methods: _Methods, own: Any) -> bool:
+    for node in _nodes(layer, own):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+            return True
+        if isinstance(node, ast.Call):
+            words = dotted(node.func)
+            called = words[-1] if words else getattr(node.func, "attr", "")
+            if called in _PRODUCTS or called in _LAYERS or called.startswith("conv"):
+                return True
+    return False
+
+
 def attends(module: nn.Module) -> bool:
     """Whether ``forward`` of a module, or a method of ``self`` that it calls, computes an attention.
 
@@ -141,3 +163,36 @@ def _attends(layer: Any, methods: _Methods, own: Any) -> bool:
             softmax = softmax or called == "softmax"
             products += called in _PRODUCTS
     return softmax and products >= 2
+
+
+def adds(module: nn.Module) -> bool | None:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, adds; ``None`` if not known."""
+    nodes = list(_nodes(type(module), _own_forward(module))) if _has_forward(module) else []
+    for node in nodes:
+        if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Add):
+            return True
+        if isinstance(node, ast.Call) and (words := dotted(node.func)) and words[-1] in ("add", "add_", "addcmul"):
+            return True
+    return False if nodes else None
+
+
+def called_in_order(module: nn.Module) -> list[str]:
+    """The modules that ``forward`` of a module calls as ``self.name(...)``, in order; empty if not known."""
+    own = _own_forward(module)
+    function = function_of(inspect.getattr_static(type(module), "forward", None) if own is None else own)
+    tree = None if function is None else tree_of(function)
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+        if isinstance(node, ast.Call) and len(words := dotted(node.func)) == 2 and words[0] == "self":
+            found.append(words[1])
+
+    if tree is not None and _has_forward(module):
+        visit(tree)
+    return found
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return "forward" in vars(module) or type(module).forward is not nn.Module.forward

@@ -87,6 +87,8 @@ class Uses:
         self.lost = False
         self.scales = self.adds = False
         self.scales_in_norm = self.adds_in_norm = False
+        #: 1 is added to it before it is used, as ``1 + weight``
+        self.from_zero = False
 
 
 def views(value: Value) -> list[View]:

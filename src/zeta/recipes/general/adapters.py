@@ -9,8 +9,9 @@ from torch import nn
 from zeta.base.modules import named_parameters_of
 from zeta.errors import SpecError
 from zeta.initializers import Initializer, Keep, Normal, kaiming_uniform
-from zeta.recipes.parts import Law, adapter_recipe, choice, has_adapters, law, lora_rules
+from zeta.recipes.parts import Law, adapter_recipe, choice, law, lora_rules
 from zeta.rules import Match, Rule, Rules, Where, glob
+from zeta.rules.adapters import has_adapters
 
 _DISTRIBUTIONS = ("kaiming_uniform", "gaussian")
 
@@ -51,7 +52,10 @@ def rslora(model: nn.Module, *, distribution: str = "kaiming_uniform") -> Rules:
 def _lora(model: nn.Module, name: str, distribution: str) -> Rules:
     choice(name, "distribution", distribution, _DISTRIBUTIONS)
     if next(named_parameters_of(model), None) is not None and not has_adapters(model):
-        raise SpecError(f"the recipe {name!r}: the model has no LoRA: no name has a part such as lora_A and lora_B")
+        raise SpecError(
+            f"the recipe {name!r}: the model has no LoRA: no part of a name has the word lora, and no pair of matrices "
+            "called A and B leads through a narrow width beside one layer"
+        )
     a: Initializer | Law = kaiming_uniform(nonlinearity="leaky_relu", a=math.sqrt(5))
     if distribution == "gaussian":
         a = law("N(0, 1/r²)", lambda match: Normal(1 / _rank(match)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Final
@@ -9,6 +10,8 @@ from typing import Final
 from torch import nn
 
 from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
+from zeta.base.reading import shown
+from zeta.base.usage import adds
 from zeta.errors import SpecError
 from zeta.initializers import (
     Blocks,
@@ -24,17 +27,16 @@ from zeta.initializers import (
 from zeta.recipes.general.frameworks import torch_default
 from zeta.recipes.parts import (
     NORM_SCALE,
-    SHORTCUT,
     law,
     layers,
     norms_and_biases,
-    of_adapter,
     of_unknown_role,
     recipe,
     unwrapped,
 )
+from zeta.recipes.residual import keeps_width, main_path, undecided
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
-from zeta.rules.match import RESIDUAL_ROLES
+from zeta.rules.adapters import adapters_of
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
@@ -50,14 +52,21 @@ _GATE: Final = regex(
 )
 
 
+#: what only a branch's factor is called
+_SURE_GATE: Final = re.compile(
+    r"(?i)(^|[._])((re)?s_?(weight|gain|scale|alpha)|skip_?init|re_?zero|residual|branch|skip)"
+)
+
+
 @recipe
 def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     """Fixup: branches N(0, 2/fan_out L^(-1/(m-1))), their last layers and the classifier 0, the rest N(0, 2/fan_out).
 
     For residual networks without norms: L is the number of residual blocks, m the number of layers in a branch. A
-    block is the innermost numbered module with several convolutions or linear layers; shortcuts (names with
-    ``downsample``, ``shortcut``, ``skip``) are none of its branch. Linear layers that end in another width than they
-    begin with, without a shortcut, are no block but a head; of each head, the last layer is the classifier. Scalar
+    block is the innermost numbered module with several convolutions or linear layers; shortcuts (by their names, or
+    because they lead from where the block begins to where it ends) and squeeze-excite are none of its branch. Layers
+    that end in another width than they begin with, without a shortcut, are no block; of each head, the last layer is
+    the classifier. Scalar
     biases are 0 and scalar multipliers 1. The released code leaves the first convolution as torch draws it; the paper
     has a standard method, here He's as everywhere else. A model with norms is refused.
 
@@ -66,16 +75,22 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     Source: Zhang, Dauphin & Ma 2019 (arXiv:1901.09321), section 3; ``fixup_resnet_imagenet.py`` of the released code.
     """
-    branches = _branches(model)
+    branches, unclear = _branches(model)
     count = layers or len(branches)
     place = {layer: (number, len(branch)) for branch in branches for number, layer in enumerate(branch)}
 
-    outside = [part for part in modules_of(model) if isinstance(part, nn.Linear) and part not in place]
+    order = [*modules_of(model)]
+    after = max((number for number, part in enumerate(order) if part in place), default=0)
+    outside = [part for part in order if isinstance(part, nn.Linear) and part not in place]
     rows = (part for part in modules_of(model) if isinstance(part, nn.Sequential))
     followed = {each for row in rows for each in [layer for layer in row if isinstance(layer, nn.Linear)][:-1]}
 
+    # several heads begin with the same width
+    behind = [part for part in order[after:] if part in outside and part not in followed]
+    heads = [part for part in behind if part.in_features == behind[-1].in_features] or outside[-1:]
+
     def classifier(match: Match) -> bool:
-        last = match.module in outside[-1:] or (match.module in outside and match.role is Role.READOUT)
+        last = match.module in heads or (match.module in outside and match.role is Role.READOUT)
         return match.kind is Kind.WEIGHT and last and match.module not in followed
 
     def first(match: Match) -> bool:
@@ -94,6 +109,7 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     return Rules(
         [
             *_without_norms(),
+            unclear,
             Rule(Where("last layer of each branch", last), Zeros()),
             Rule(Where("other layers of branches", first), law("N(0, 2/fan_out L^(-1/(m-1)))", scaled)),
             Rule(Where("classifier", classifier), Zeros(), optional=True),
@@ -104,32 +120,25 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
     )
 
 
-def _branches(model: nn.Module) -> list[list[nn.Module]]:
-    """The layers of each residual branch, in order."""
+def _branches(model: nn.Module) -> tuple[list[list[nn.Module]], Rule]:
+    """The layers of each residual branch, in order; and a rule that refuses blocks whose shortcut is not known."""
     found: dict[str, list[nn.Module]] = {}
+    adapters = adapters_of(model)
+    adapted = frozenset(part for name, part in named_modules_of(model) if adapters.of(name) is not None)
+    unclear: list[nn.Module] = []
+
+    def wanted(part: nn.Module) -> bool:
+        return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and part not in adapted
+
     for name, block in named_modules_of(model):
         if _BLOCK.fullmatch(name.rpartition(".")[2]):
-            inside = [layer for path, layer in named_modules_of(block) if _is_layer(layer) and _in_branch(path)]
-            if len(inside) > 1 and _keeps_width(block, inside):
+            inside = main_path(block, wanted)
+            if inside is None:
+                unclear.append(block)
+            elif len(inside) > 1 and keeps_width(block, inside):
                 found[name] = inside
-    return [branch for name, branch in found.items() if not any(other.startswith(f"{name}.") for other in found)]
-
-
-def _keeps_width(block: nn.Module, branch: list[nn.Module]) -> bool:
-    """Whether linear layers end as they begin, or have a shortcut; convolutions may have one without parameters."""
-    first, last = branch[0], branch[-1]
-    if not all(isinstance(layer, nn.Linear) for layer in branch):
-        return True
-    around = any(map(SHORTCUT.fullmatch, block._modules))
-    return around or first.in_features == last.out_features
-
-
-def _is_layer(part: nn.Module) -> bool:
-    return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-
-
-def _in_branch(path: str) -> bool:
-    return bool(path) and not any(map(SHORTCUT.fullmatch, path.split("."))) and not of_adapter(path)
+    innermost = [branch for name, branch in found.items() if not any(each.startswith(f"{name}.") for each in found)]
+    return innermost, undecided(unclear, wanted)
 
 
 def _without_norms() -> list[Rule]:
@@ -143,8 +152,9 @@ def _without_norms() -> list[Rule]:
 def skipinit(model: nn.Module, *, alpha: float = 0.0, gate: str | None = None) -> Rules:
     """SkipInit: the scalar that multiplies each residual branch 0, weights N(0, 2/fan_in), biases 0.
 
-    The scalars are parameters of one element with a name such as ``skipinit_gain``, ``alpha``, ``res_scale`` or
-    ``multiplier``; a model without them is an error. Norms, if there are any, are 1 and 0.
+    The scalars are parameters of one element with a name such as ``skipinit_gain`` or ``res_scale``; or ``alpha``,
+    ``scale`` and the like, directly in a numbered block with layers. A model without them is an error. Norms, if there
+    are any, are 1 and 0.
 
     Options:
         alpha: the scalars' value. The paper also has 1/sqrt(d), d the number of residual blocks.
@@ -152,6 +162,8 @@ def skipinit(model: nn.Module, *, alpha: float = 0.0, gate: str | None = None) -
 
     Source: De & Smith 2020 (arXiv:2002.10444), section 4.
     """
+    if not math.isfinite(alpha):
+        raise SpecError(f"the recipe 'skipinit': alpha must be a finite number, got {shown(alpha)}")
     return Rules(
         [
             Rule(Where("scalars of branches", _gates(gate)), Zeros() if alpha == 0 else Constant(alpha)),
@@ -166,8 +178,8 @@ def rezero(model: nn.Module, *, gate: str | None = None) -> Rules:
     """ReZero: the scalar that multiplies each residual branch 0, everything else by torch's own defaults.
 
     The scalars are ``resweight`` of the released code, also one tensor for all layers, or parameters of one element
-    with a name such as ``alpha``, ``rezero.g`` or ``res_scale``; a model without them is an error. What has no
-    default in torch needs a rule of yours.
+    with a name such as ``rezero.g`` or ``res_scale``; or ``alpha``, ``scale`` and the like, directly in a numbered
+    block with layers. A model without them is an error. What has no default in torch needs a rule of yours.
 
     Options:
         gate: a glob for the scalars, if their names are others.
@@ -183,14 +195,31 @@ def _gates(given: str | None) -> Where:
         return glob(given)
 
     def single(match: Match) -> bool:
-        return match.shape in ((), (1,)) or "resweight" in match.name
+        if match.shape not in ((), (1,)):
+            return "resweight" in match.name
+        return _SURE_GATE.search(match.name) is not None or _in_a_block(match)
 
     return kind("other") & _GATE & single
 
 
+def _in_a_block(match: Match) -> bool:
+    """Whether a scalar that may also be an activation's, a norm's or a head's lies beside the layers of a block.
+
+    The block is numbered, and adds to what it gets, as far as its source is known. In a list, the scalars are those of
+    several blocks.
+    """
+    module = match.module
+    numbered = any(re.search(r"\d", part) for part in match.name.split("."))
+    if isinstance(module, nn.ParameterList | nn.ParameterDict):
+        return numbered
+    layers = any(part._parameters for part in modules_of(module) if part is not module)
+    return numbered and layers and adds(module) is not False
+
+
 # -- transformers ------------------------------------------------------------------------------------------------------
 
-_STACK: Final = re.compile(r"(?i)\w*?(encoder|decoder)s?")
+_SIDE: Final = re.compile(r"(?i)(?:^|_)(enc|dec)(?:oders?)?(?![a-z])")
+_OF_DECODER: Final = re.compile(r"(?i)(?:^|[._])(dec(oder)?s?|tgt|trg|target)(?![a-z])")
 
 
 @recipe
@@ -261,7 +290,7 @@ def t_fixup(model: nn.Module, *, encoder_layers: int | None = None, decoder_laye
 
     def embedding(match: Match) -> Initializer:
         # also of a name such as decoder_embedding
-        sides = ("decoder", "encoder") if re.search("(?i)decoder", match.name) else ("encoder", "decoder")
+        sides = ("decoder", "encoder") if _OF_DECODER.search(match.name) else ("encoder", "decoder")
         count = next(filter(None, (stacks.of(match, side) for side in sides)), None)
         if count is None:
             raise SpecError("the number of layers does not follow from the names; give encoder_layers=")
@@ -314,7 +343,10 @@ def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
     if "query_key_value" in local:
         raise SpecError("packs queries, keys and values head by head, which this recipe cannot split")
     axes = match.axes_of().resolved(match.shape)
-    parts = (plain, value) if re.search("kv|key_value", local) and "q" not in local else (plain, plain, value)
+    both = re.search("kv|key_value", local) and "q" not in local
+    parts: tuple[Initializer, ...] = (plain, value) if both else (plain, plain, value)
+    if packed := re.search("(?=[qkv]{2,3})[qkv]*v[qkv]*", local):  # the letters' order is that of the blocks
+        parts = tuple(value if letter == "v" else plain for letter in packed[0])
     [dim] = axes.fan_out
     if not axes.blocks and match.shape[dim] != len(parts) * match.shape[axes.fan_in[0]]:
         raise SpecError(f"does not pack {len(parts)} projections of the same size, one after the other")
@@ -322,62 +354,61 @@ def _split(match: Match, plain: Initializer, value: Initializer) -> Initializer:
 
 
 class _Stacks:
-    """The layers of a model's encoders and decoders: as given for a side, or as names count them.
+    """The layers of a model's encoders and decoders: as given for a side, or as the blocks count them.
 
-    A stack's layers are the numbers in the names of its attention outputs and MLP down projections; what has no
-    attention, as a head of several linear layers, is no stack.
+    What has no attention, as a head of several linear layers, is no stack.
     """
 
     def __init__(self, model: nn.Module, encoder: int | None, decoder: int | None) -> None:
         self._names = [name for name, _ in named_parameters_of(model)]
         self._given = {"encoder": encoder, "decoder": decoder}
-        self._sizes: dict[str, int] | None = None
+        self._found: dict[str, tuple[str | None, int | None]] | None = None
 
-    def _counted(self, match: Match) -> dict[str, int]:
-        """By the path of each stack, its layers."""
-        if self._sizes is None:
-            numbers: dict[str, dict[str, set[Role]]] = {}
-            for name in self._names:
-                (path, _), role_of = _stack(name), match.roles(name)
-                number = next((part for part in name[len(path) :].split(".") if part.isdecimal()), None)
-                if path and number is not None and role_of in RESIDUAL_ROLES:
-                    numbers.setdefault(path, {}).setdefault(number, set()).add(role_of)
-            attending = {path for path, each in numbers.items() if Role.ATTENTION_OUTPUT in set().union(*each.values())}
-            self._sizes = {path: len(numbers[path]) for path in attending}
-        return self._sizes
+    def _counted(self, match: Match) -> dict[str, tuple[str | None, int | None]]:
+        """By the name of each stack, its side and its layers."""
+        if self._found is None:
+            attending = [name for name in self._names if match.roles(name) is Role.ATTENTION_OUTPUT]
+            places = [(name, place) for name in attending if (place := match.layers(name)) is not None]
+            self._found = {place.stack: (_side(name), place.depth) for name, place in places}
+        return self._found
 
     def side(self, match: Match) -> str:
         """Whether a parameter is of an encoder or a decoder."""
-        _, side = _stack(match.name)
+        side = _side(match.name)
         if side is None:
             raise SpecError("its name does not say whether it is of an encoder or a decoder; write a rule for it")
         return side
 
     def both(self, match: Match) -> bool:
         """Whether the model has an encoder and a decoder."""
-        known = {_stack(path)[1] for path in self._counted(match)}
+        known = {side for side, _ in self._counted(match).values()}
         return all(given or side in known for side, given in self._given.items())
 
     def own(self, match: Match) -> int | None:
         """The layers of the stack that a parameter is in, or of the only one."""
-        path, side = _stack(match.name)
+        side, place = _side(match.name), match.layers(match.name)
         given = self._given[side] if side else None
-        return given or self._counted(match).get(path) or self.of(match, "encoder", "decoder")
+        if given or (place is not None and place.stack in self._counted(match)):
+            return given or self._counted(match)[place.stack][1] or self._any_given()  # type: ignore[union-attr]
+        return self.of(match, "encoder", "decoder")
+
+    def _any_given(self) -> int | None:
+        return next(filter(None, self._given.values()), None)
 
     def of(self, match: Match, *sides: str) -> int | None:
         """The layers of each stack of these sides, which must be the same."""
         if given := next(filter(None, (self._given[side] for side in sides)), None):
             return given
-        sizes = {size for path, size in self._counted(match).items() if _stack(path)[1] in sides}
+        sizes = {size for side, size in self._counted(match).values() if side in sides}
         if len(sizes) > 1:
-            raise SpecError(f"depends on several stacks, of {sorted(sizes)} layers; give {sides[0]}_layers=")
+            counts = sorted(size or 0 for size in sizes)
+            raise SpecError(f"depends on several stacks, of {counts} layers; give {sides[0]}_layers=")
+        if sizes == {None}:
+            raise SpecError(f"the number of layers of the {sides[0]} does not follow; give {sides[0]}_layers=")
         return sizes.pop() if sizes else None
 
 
-def _stack(name: str) -> tuple[str, str | None]:
-    """The path of the stack that a name is in, and whether it is an encoder or a decoder; the outermost is said."""
-    parts = name.split(".")
-    for end, part in enumerate(parts, 1):
-        if said := _STACK.fullmatch(part):
-            return ".".join(parts[:end]), said[1].lower()
-    return "", None
+def _side(name: str) -> str | None:
+    """Whether a name is in an encoder or a decoder; the outermost part that says so decides."""
+    said = next(filter(None, map(_SIDE.search, name.split("."))), None)
+    return None if said is None else {"enc": "encoder", "dec": "decoder"}[said[1].lower()]

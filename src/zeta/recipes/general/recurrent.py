@@ -16,13 +16,12 @@ from zeta.initializers import (
     Identity,
     Initializer,
     Normal,
-    Ones,
     Orthogonal,
     Uniform,
     Zeros,
     glorot_uniform,
 )
-from zeta.recipes.parts import NORM_SCALE, choice, law, recipe, unwrapped
+from zeta.recipes.parts import choice, law, norm_scales, recipe, unwrapped
 from zeta.rules import Kind, Match, Rule, Rules, Where, kind
 
 # Names as torch has them, and those of cells whose gates lie in one tensor. ``W_i`` is not among them: it may be the
@@ -81,7 +80,7 @@ def _rest() -> list[Rule]:
     return [
         Rule(Where("embeddings", kind("embedding")), Uniform(-0.05, 0.05), optional=True),
         Rule(Where("other weights", kind("weight")), glorot_uniform(), optional=True),
-        Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+        norm_scales(),
         Rule(Where("biases", _is_bias), Zeros(), optional=True),
     ]
 
@@ -214,7 +213,7 @@ def irnn(model: nn.Module, *, scale: float = 1.0) -> Rules:
         [
             Rule(_RECURRENT_KERNELS, law(f"Identity(gain={scale:g})", recurrent)),
             Rule(weights, Normal(0.001)),
-            Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+            norm_scales(),
             Rule(Where("biases", _is_bias), Zeros(), optional=True),
         ]
     )

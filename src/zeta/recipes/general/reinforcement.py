@@ -12,9 +12,10 @@ from torch import nn
 
 from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.fans import Axes
-from zeta.initializers import Ones, Orthogonal, Zeros
-from zeta.recipes.parts import NORM_SCALE, RECURRENT, of_adapter, recipe
+from zeta.initializers import Orthogonal, Zeros
+from zeta.recipes.parts import RECURRENT, norm_scales, recipe
 from zeta.rules import Rule, Rules, Where, glob, kind, regex
+from zeta.rules.adapters import adapters_of
 
 #: parts of names of the networks, or of the layers, that give actions and values
 _LAYER: Final = "mean|mu|net|network|heads?|logits|function|fn|layer|out|target|old"
@@ -57,7 +58,7 @@ def ppo(model: nn.Module, *, policy: str | None = None, value: str | None = None
                 optional=True,
             ),
             Rule(Where("other weights", kind("weight")), Orthogonal(math.sqrt(2)), optional=True),
-            Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+            norm_scales(),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )
@@ -68,7 +69,9 @@ def _head(model: nn.Module, wanted: re.Pattern[str], given: str | None) -> Where
     if given is not None:
         return glob(given)
     sizes = {name: weight.shape for name, weight in named_parameters_of(model) if weight.ndim >= 2}
-    found = [(name, path) for name in sizes if not of_adapter(name) and (path := _network(name, wanted)) is not None]
+    adapters = adapters_of(model)
+    own = [name for name in sizes if adapters.of(name) is None]
+    found = [(name, path) for name in own if (path := _network(name, wanted)) is not None]
     modules = dict(named_modules_of(model))
     heads: set[str] = set()
     for copy in {_copy(path) for _, path in found}:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from zeta.base.modules import named_modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.errors import SpecError
-from zeta.initializers import DeltaOrthogonal, Initializer, Normal, Ones, Orthogonal, Zeros
+from zeta.initializers import DeltaOrthogonal, Initializer, Normal, Orthogonal, Zeros
 from zeta.recipes.images.vision import vit
-from zeta.recipes.parts import NORM_SCALE, RECURRENT, choice, law, recipe, unwrapped
+from zeta.recipes.parts import RECURRENT, choice, law, norm_scales, recipe, unwrapped
 from zeta.recipes.programs import AttentionProgram, identity_or_hadamard
 from zeta.rules import Match, Role, Rule, Rules, Where, kind, role
 
@@ -155,7 +155,7 @@ def zer_o(model: nn.Module) -> Rules:
     return Rules(
         [
             Rule(Where("weights", kind("weight") & ~RECURRENT), matrices),
-            Rule(Where("norm scales", NORM_SCALE), Ones(), optional=True),
+            norm_scales(),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )

@@ -10,7 +10,7 @@ from torch import nn
 from zeta.base.modules import modules_of
 from zeta.initializers import Initializer, Normal, Ones, Uniform, Zeros
 from zeta.recipes.images.generative import AS_TORCH, layers_in
-from zeta.recipes.parts import CONVOLUTIONS, MATRICES, Law, law, norms_and_biases, recipe
+from zeta.recipes.parts import CONVOLUTIONS, MATRICES, Law, law, norms_and_biases, positive, recipe
 from zeta.rules import Match, Rule, Rules, Where, kind, module, regex
 
 
@@ -45,6 +45,7 @@ def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool
 
     Source: NVlabs/stylegan2, training/networks_stylegan2.py (Karras et al. 2019, arXiv:1912.04958).
     """
+    positive("stylegan2", mapping_lr=mapping_lr)
     noise = regex(r"(.*\.)?(noise_strength|noise(_?injection)?\d*\.weight|noise_weight)")
     styles = kind("bias") & regex(r"(.*\.)?(affine|modulation|style_?(proj|affine)|to_style)\.bias")
     return Rules(
@@ -61,7 +62,7 @@ def stylegan2(model: nn.Module, *, mapping_lr: float = 0.01, discriminator: bool
     )
 
 
-_MAPPING: Final = re.compile(r"(.*\.)?(mapping(_network)?\.(?!embed).*|style\.\d+\..*)")
+_MAPPING: Final = re.compile(r"(.*\.)?((mapping(_?net(work)?)?|mapper|z_to_w)\.(?!embed).*|style\.\d+\..*)")
 
 
 def _equalized(mapping_lr: float) -> Law:
@@ -83,7 +84,8 @@ def vq(model: nn.Module) -> Rules:
 
     Source: google-deepmind/sonnet and the released VQ-VAE and VQGAN code (van den Oord et al. 2017, arXiv:1711.00937).
     """
-    named = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*|vq)([._].*)?")
+    words = regex(r"(?i)(.*[._])?(code_?books?|(vector_?)?quantiz\w*)([._].*)?")
+    named = words | regex(r"(?i)(.*\.)?vq(_?(embed\w*|layer|ema))?(\..*)?")
     quantizers = (part for part in modules_of(model) if _QUANTIZER.search(type(part).__name__))
     codebooks = named | layers_in("", (part for quantizer in quantizers for part in modules_of(quantizer)))
     tables = codebooks & (kind("embedding") | (kind("weight") & ~module(nn.Linear) & ~CONVOLUTIONS))
@@ -96,7 +98,10 @@ def vq(model: nn.Module) -> Rules:
     )
 
 
-_QUANTIZER: Final = re.compile(r"(?i)quantiz|codebook|^vq")
+#: not VQVAE and the like, which hold a quantizer and other tables
+_QUANTIZER: Final = re.compile(
+    r"(?i)quantiz(er|e|ation)?(ema|layer|block)?\d*$|codebook|^vq(embedding|layer|ema|module)?\d*$"
+)
 
 
 def _within(bound: float) -> Initializer:

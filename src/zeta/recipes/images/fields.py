@@ -11,8 +11,9 @@ from zeta.base.modules import named_modules_of
 from zeta.errors import SpecError
 from zeta.fans import fans
 from zeta.initializers import Initializer, Uniform, Zeros, glorot_uniform
-from zeta.recipes.parts import RECURRENT, law, of_adapter, positive, recipe
+from zeta.recipes.parts import RECURRENT, law, positive, recipe
 from zeta.rules import Match, Rule, Rules, Where, kind, ndim, regex
+from zeta.rules.adapters import adapters_of
 
 #: the last parts of names
 _TABLES: Final = r"(?i)(.*\.)?(hash\w*|tables?|grids?|embeddings?|encod\w*\.params)(\.\d+)?(\.weight)?"
@@ -59,8 +60,8 @@ def siren(model: nn.Module, *, omega: float = 30.0, first: str | None = None) ->
 
 
 def _first_layers(model: nn.Module, given: str | None) -> frozenset[nn.Module]:
-    named = dict(named_modules_of(model))
-    layers = {name: module for name, module in named.items() if _is_layer(module) and not of_adapter(name)}
+    named, adapters = dict(named_modules_of(model)), adapters_of(model)
+    layers = {name: module for name, module in named.items() if _is_layer(module) and adapters.of(name) is None}
     if given is not None:
         if layers and given not in layers:
             raise SpecError(f"the recipe 'siren': first={given!r} names no layer; the layers are {', '.join(layers)}")

@@ -26,6 +26,7 @@ from zeta.recipes.parts import (
     xavier_of_each,
     xavier_packed,
 )
+from zeta.recipes.residual import convolves, leads_out_of_attention, main_path, undecided
 from zeta.rules import Match, Rule, Rules, Where, kind, module, ndim, regex, role
 
 #: linear layers and convolutions as torch's own, and tables N(0, 1)
@@ -44,7 +45,9 @@ def layers_in(label: str, layers: Iterator[nn.Module] | frozenset[nn.Module]) ->
 
 # -- transformers ------------------------------------------------------------------------------------------------------
 
-_MODULATION: Final = re.compile(r"(?i)ada_?ln(_?modulation|_?zero)?|(\w+_)?modulation(_\w+)?|ada_?norm")
+_MODULATION: Final = re.compile(r"(?i)ada(_?ln|_?norm)?(_?(modulation|zero))?(_\w+)?|(\w+_)?modulation(_\w+)?")
+#: layers of one modulation that do not follow each other
+_PARTS: Final = re.compile(r"(?i)(to_?)?(shift|scale|gate|gamma|beta|alpha)(_\w+|\d+)?")
 _MODULATION_CLASS: Final = re.compile(r"Ada(ptive)?(Layer|RMS)?(Norm|LN)(Zero|Single|Continuous)*|\w*Modulation")
 _TIMESTEP: Final = regex(r"(?i)(.*[._])?(t|time_?steps?|time)_?(embed\w*|emb|mlp|proj)\..*")
 
@@ -55,7 +58,8 @@ def dit(model: nn.Module) -> Rules:
 
     The modulations are the last linear layers of each adaptive norm (adaLN-Zero), so that each block starts as the
     identity. The patch embedding is Xavier-uniform as a linear layer would be: its in is channels times pixels, its out
-    the width. A block (a numbered module with attention) in which no modulation is found is refused. A packed query,
+    the width. A block (a numbered module with attention) in which no modulation is found is refused, and so is what
+    looks like another modulation. A packed query,
     key and value counts as one matrix, as in the released code; separate ones get the same law. Positions, if they are
     a parameter, are the fixed two-dimensional table of sines and cosines. Biases are 0.
 
@@ -83,25 +87,42 @@ def dit(model: nn.Module) -> Rules:
 
 
 def _modulations(model: nn.Module) -> Iterator[nn.Module]:
-    """The last linear layer of each adaptive norm, by the name or the class of the module around it."""
+    """The last linear layers of each adaptive norm, by the name or the class of the module around it."""
     for name, part in named_modules_of(model):
         if _MODULATION.fullmatch(name.rpartition(".")[2]) or _MODULATION_CLASS.fullmatch(type(part).__name__):
-            yield from [layer for layer in modules_of(part) if isinstance(layer, nn.Linear)][-1:]
+            side_by_side = isinstance(part, nn.ModuleDict | nn.ModuleList) or all(map(_PARTS.fullmatch, part._modules))
+            for each in part._modules.values() if side_by_side and part._modules else [part]:
+                yield from [layer for layer in modules_of(each or part) if isinstance(layer, nn.Linear)][-1:]
 
 
 def _blocks_without(model: nn.Module, modulations: frozenset[nn.Module]) -> Iterator[nn.Module]:
-    """The layers of blocks with attention in which there is no modulation."""
+    """The layers of blocks with attention in which there is no modulation, and what may be another modulation.
+
+    That is an activation and a linear layer that gives several vectors as wide as its input, in a block.
+    """
     for name, block in named_modules_of(model):
-        around = (*block._modules, *(type(each).__name__ for each in block.children()))
-        if name.rpartition(".")[2].isdecimal() and any(re.search("(?i)att(n|ention)", part) for part in around):
-            inside = [*modules_of(block)]
-            if not modulations.intersection(inside):
-                yield from inside
+        inside = dict(named_modules_of(block))
+        around = (*inside, *(type(each).__name__ for each in inside.values()))
+        if not name.rpartition(".")[2].isdecimal() or not any(re.search("(?i)att(n|ention)", part) for part in around):
+            continue
+        if not modulations.intersection(inside.values()):
+            yield from inside.values()
+        for part in inside.values():
+            layers = [*part._modules.values()] if isinstance(part, nn.Sequential) else []
+            last = layers[-1] if len(layers) == 2 and not next(layers[0].parameters(), None) else None
+            if isinstance(last, nn.Linear) and last not in modulations and last.out_features in _several(last):
+                yield last
+
+
+def _several(layer: nn.Linear) -> range:
+    """Multiples of the inputs from 2 on."""
+    return range(2 * layer.in_features, 13 * layer.in_features, layer.in_features)
 
 
 def _refuse_block(match: Match) -> Initializer:
     raise SpecError(
-        "is in a block with attention in which no modulation is found by name or class, as adaLN_modulation; "
+        "is in a block with attention in which no modulation is found by name or class, as adaLN_modulation, or may be "
+        "a modulation itself; "
         f'it would not start at 0: put rules for the block before the recipe, as Rule("{match.name}", ...)'
     )
 
@@ -132,14 +153,13 @@ _SINES: Final = law("sin(p w), cos(p w), w = 10000^(-4 k/d), p the column, then 
 # -- U-Nets ------------------------------------------------------------------------------------------------------------
 
 _BLOCK_CLASS: Final = re.compile(
-    r"(?i)(\w*_|(spatio|temporal|spatial|conv|wide|pre_?act\w*|adaptive|up|down|time)*)"
-    r"res(idual|net)?_?(conv)?_?(block|unit)\w*|unet_?block"
+    r"Res(idual|[Nn]et)?_?(Conv)?_?([Bb]l(oc)?k|[Uu]nit)|(^|_)res(idual|net)?_?(conv)?_?(block|unit)|U[Nn]et_?[Bb]lock"
 )
 #: classes that may be residual blocks too
-_LIKE_A_BLOCK: Final = re.compile(r"\w*(Res([A-Z_]|idual|[Nn]et)|(^|_)res)\w*([Bb]lock|[Uu]nit)\w*")
-#: convolutions of a residual block that are not on its main path
-_BESIDE: Final = re.compile(r"(?i)skip|shortcut|res(idual)?_?conv|\bnin|identity|sample|att(n|ention)|qkv|^proj$")
-_OUTPUT: Final = re.compile(r"(?i)(.*\.)?(out|output|conv_?out|out_?conv|final_?conv|final|\w+_aux_conv)(\.\d+)?")
+_LIKE_A_BLOCK: Final = re.compile(r"Res(?=[A-Z_\d]|$)|Residual|Res[Nn]et|(^|_)res(idual|net)?(_|$)")
+_OUTPUT: Final = re.compile(
+    r"(?i)((?:.*\.)?)((\w+_)?out|output|conv_?out|out_?conv|final_?conv|final|\w+_aux_conv)(\.\d+)?"
+)
 
 
 @recipe
@@ -171,7 +191,7 @@ def diffusion_unet(model: nn.Module, *, scheme: str = "adm") -> Rules:
     start, affected = (_small, kind("weight")) if ddpm else (Zeros(), kind("weight") | kind("bias"))
     return Rules(
         [
-            _unknown_blocks(model),
+            *_unknown_blocks(model),
             *(Rule(end & affected, start, label=end.label, optional=end is ends[1]) for end in ends),
             *(_XAVIER if ddpm else AS_TORCH),
             *norms_and_biases(),
@@ -190,30 +210,28 @@ def _small(match: Match) -> Initializer:
     return xavier(match) * 1e-5
 
 
-def _convolves(layer: nn.Module) -> bool:
-    """Also a convolution that is not torch's, by its weight."""
-    weight = layer._parameters.get("weight")
-    return isinstance(layer, nn.modules.conv._ConvNd) or (weight is not None and weight.ndim in (3, 4, 5))
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    """The innermost residual blocks, by their classes."""
+    known = [block for block in modules_of(model) if _BLOCK_CLASS.search(type(block).__name__)]
+    return [block for block in known if not any(part in known for part in modules_of(block) if part is not block)]
 
 
 def _residual_ends(model: nn.Module) -> Iterator[nn.Module]:
     """The last convolution on the main path of each residual block."""
-    for block in modules_of(model):
-        if _BLOCK_CLASS.fullmatch(type(block).__name__):
-            main = [part for name, part in named_modules_of(block) if _convolves(part) and not _BESIDE.search(name)]
-            yield from main[-1:]
+    for block in _blocks(model):
+        yield from (main_path(block, convolves) or [])[-1:]
 
 
-def _unknown_blocks(model: nn.Module) -> Rule:
-    """Refuses what may be a residual block by its class and neither is one that is known nor holds one."""
-    known = [block for block in modules_of(model) if _BLOCK_CLASS.fullmatch(type(block).__name__)]
+def _unknown_blocks(model: nn.Module) -> list[Rule]:
+    """Refuses what may be a residual block by its class, and neither is known nor holds one or is in one."""
+    known = _blocks(model)
     inside = frozenset(part for block in known for part in modules_of(block))
     unknown = frozenset(
         part
         for block in modules_of(model)
-        if _LIKE_A_BLOCK.fullmatch(type(block).__name__) and not inside.intersection(modules_of(block))
-        for part in modules_of(block)
-        if _convolves(part)
+        if _LIKE_A_BLOCK.search(type(block).__name__) and not inside.intersection(modules_of(block))
+        for part in main_path(block, convolves) or ()
+        if block is not model
     )
 
     def refuse(match: Match) -> Initializer:
@@ -222,14 +240,19 @@ def _unknown_blocks(model: nn.Module) -> Rule:
             f'rules for the block before the recipe, as Rule("{match.name}", ...)'
         )
 
-    return Rule(layers_in("residual blocks of unknown classes", unknown), law("refused", refuse), optional=True)
+    where = layers_in("residual blocks of unknown classes", unknown)
+    return [undecided(known, convolves), Rule(where, law("refused", refuse), optional=True)]
 
 
 def _outputs(model: nn.Module) -> Iterator[nn.Module]:
-    """The convolution that gives the output; of DDPM++ with several outputs, one of each resolution."""
-    found = {name: part for name, part in named_modules_of(model) if _convolves(part) and _OUTPUT.fullmatch(name)}
-    several = [part for name, part in found.items() if name.endswith("_aux_conv")]
-    yield from several or [*found.values()][-1:]
+    """The convolutions that give the outputs, one by each name: of a network, and none inside of one that has some."""
+    found: dict[str, dict[str, nn.Module]] = {}
+    for name, part in named_modules_of(model):
+        if convolves(part) and (said := _OUTPUT.fullmatch(name)):
+            found.setdefault(said[1], {})[said[2]] = part  # of several in a row the last
+    for outer, parts in found.items():
+        if not any(outer != other and outer.startswith(other) for other in found):
+            yield from parts.values()
 
 
 @recipe
@@ -246,7 +269,7 @@ def controlnet(model: nn.Module) -> Rules:
     ends = (layer for hint in hints for layer in [each for each in modules_of(hint) if _layer(each)][-1:])
     inside = (layer for hint in hints for layer in modules_of(hint))
     zero = regex(
-        r"(.*\.)?(zero_?convs?\w*|controlnet_(down_|single_)?blocks|middle_block_out|controlnet_mid_block)"
+        r"(.*\.)?(zero_?(conv|module|layer)s?\w*|out_?convs|controlnet_(down_|single_)?blocks|middle_block_out|controlnet_mid_block)"
         r"(\..*)?\.(weight|bias)"
     )
     return Rules(
@@ -288,13 +311,15 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
     """
     choice("edm", "scheme", scheme, ("ddpmpp", "adm"))
     ends = Where("ends of residual blocks", layers_in("", _residual_ends(model)))
-    attentions = Where("attention outputs", regex(r"(.*\.)?(proj|proj_out|attn_proj|to_out)(\.0)?\.(weight|bias)"))
+    modules = dict(named_modules_of(model))
+    named = layers_in("", (part for name, part in modules.items() if leads_out_of_attention(name, modules)))
+    attentions = Where("attention outputs", role("attention_output") | role("attention_output", bias=True) | named)
     output = Where("output", layers_in("", _outputs(model)))
     if scheme == "adm":
         weights = kind("weight") & (ndim(2) | ndim(4))
         return Rules(
             [
-                _unknown_blocks(model),
+                *_unknown_blocks(model),
                 Rule(ends, Zeros()),
                 Rule(attentions, Zeros(), optional=True),
                 Rule(output, Zeros()),
@@ -309,7 +334,7 @@ def edm(model: nn.Module, *, scheme: str = "ddpmpp") -> Rules:
     frequencies = Where("frequencies", regex(r"(.*\.)?freqs"))
     return Rules(
         [
-            _unknown_blocks(model),
+            *_unknown_blocks(model),
             Rule(ends & kind("weight"), _small, label=ends.label),
             Rule(attentions & kind("weight"), _small, optional=True, label=attentions.label),
             Rule(output & kind("weight"), _small, label=output.label),

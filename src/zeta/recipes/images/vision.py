@@ -25,6 +25,7 @@ from zeta.recipes.parts import (
     CONVOLUTIONS,
     MATRICES,
     RESIDUAL,
+    SHORTCUT,
     Law,
     choice,
     initializer_range,
@@ -39,6 +40,8 @@ from zeta.recipes.parts import (
     xavier,
     xavier_of_each,
 )
+from zeta.recipes.residual import convolves, last_norm
+from zeta.recipes.tables import frozen_positions
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 
@@ -69,8 +72,9 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 
     Options:
         zero_init_residual: the last norm of every residual block starts at 0, so that each block starts as the identity
-            (Goyal et al. 2017, section 5.1). It is ``bn3``, or else ``bn2``, of each innermost module that has a
-            shortcut, or a name with a number or that says block, unit or residual; a stem is none.
+            (Goyal et al. 2017, section 5.1). It is the norm after the last convolution that is no shortcut, in each
+            innermost module that has a shortcut, or ``bn2`` and a name of a block; a stem is none. A block whose norms
+            come before its convolutions is refused.
 
     Source: torchvision; He et al. 2015 (arXiv:1502.01852) and 2016 (arXiv:1512.03385).
     """
@@ -99,12 +103,21 @@ def resnet(model: nn.Module, *, zero_init_residual: bool = False) -> Rules:
 def _last_norms(model: nn.Module) -> list[nn.Module]:
     """The norm that ends each residual block; what holds blocks is none, whatever norms its stem has."""
     found = {
-        name: (block, norm)
+        name: block
         for name, block in named_modules_of(model)
-        if (norm := block._modules.get("bn3") or block._modules.get("bn2")) is not None
+        if is_residual_block(name, block)
+        and any(each in ("bn2", "bn3") or SHORTCUT.fullmatch(each) for each in block._modules)
+        and sum(map(convolves, modules_of(block))) > 1
     }
     holders = {each for each in found for name in found if name != each and name.startswith(each and f"{each}.")}
-    return [norm for name, (block, norm) in found.items() if name not in holders and is_residual_block(name, block)]
+    ends = {name: last_norm(block) for name, block in found.items() if name not in holders}
+    if without := [name for name, norm in ends.items() if norm is None]:
+        raise SpecError(
+            f"the recipe 'resnet': zero_init_residual: no norm is found after the last convolution of {without[0]!r}: "
+            "it comes before, or which convolution is the shortcut does not follow; leave the option out, and put "
+            "rules for the norms before the recipe"
+        )
+    return [norm for norm in ends.values() if norm is not None]
 
 
 @recipe
@@ -125,6 +138,7 @@ def vit(model: nn.Module, *, std: float | None = None) -> Rules:
     )
     return Rules(
         [
+            *frozen_positions(model),
             Rule(Where("mask token", glob("*mask_token")), Zeros(), optional=True),
             Rule(weights, law("N(0, s²), s = initializer_range", lambda match: Normal(initializer_range(match, std)))),
             *norms_and_biases(),
@@ -174,6 +188,7 @@ def timm_vit(
     ]
     return Rules(
         [
+            *frozen_positions(model),
             Rule(tokens, Normal(1e-6), optional=True),
             Rule(Where("positions", role("position")), Normal(0.02), optional=True),
             Rule(Where("layer scales", role("layer_scale")), _layer_scale("timm_vit", layer_scale), optional=True),
@@ -230,6 +245,7 @@ def deit(model: nn.Module, *, layer_scale: float | None = None) -> Rules:
     tokens = Where("class token and distillation token", role("class_token") | _DISTILLATION)
     return Rules(
         [
+            *frozen_positions(model),
             Rule(tokens, Normal(0.02)),
             Rule(Where("positions", role("position")), Normal(0.02)),
             Rule(Where("layer scales", role("layer_scale")), _layer_scale("deit", layer_scale), optional=True),
@@ -268,7 +284,7 @@ _NORMS_OF_BRANCHES: Final = Where(
     "norms after the branches",
     (kind("norm_scale") | kind("bias"))
     & regex(
-        r"(.*\.)?((res_?)?(post_?)?norm_?[12]|layer_?norm_(before|after)|(post_?)?(attn|attention|mlp|ffn)_?(post_?)?norm)"
+        r"(.*\.)?\d+\.((res_?)?(post_?)?norm_?[12]|layer_?norm_(before|after)|(post_?)?(attn|attention|mlp|ffn)_?(post_?)?norm)"
         r"\.\w+"
     ),
 )
@@ -311,6 +327,7 @@ def convnext(model: nn.Module, *, layer_scale: float | None = None, head_init_sc
     Source: facebookresearch/ConvNeXt, models/convnext.py, and ConvNeXt-V2 (Liu et al. 2022, arXiv:2201.03545; Woo et
     al. 2023, arXiv:2301.00808).
     """
+    positive("convnext", head_init_scale=head_init_scale or None)
     grn = regex(r"(?i)(.*[._])?(grn|global_?response_?norm\w*)\d*\.\w+") | module("GRN")
     scales = Where("layer scales", role("layer_scale") | (regex(r"(.*\.)?gamma") & kind("other")))
     classifier = Rule(Where("classifier", role("readout")), Normal(0.02) * head_init_scale)

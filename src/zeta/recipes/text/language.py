@@ -18,6 +18,7 @@ from zeta.recipes.parts import (
     RESIDUAL,
     Law,
     choice,
+    from_zero,
     initializer_range,
     law,
     norms_and_biases,
@@ -27,6 +28,7 @@ from zeta.recipes.parts import (
     size,
 )
 from zeta.recipes.parts import layers as number_of_layers
+from zeta.recipes.tables import frozen_positions
 from zeta.rules import Match, Rule, Rules, Where, glob, kind, module, regex, role
 
 _WEIGHTS: Final = Where("weights and embeddings", kind("weight") | kind("embedding") | role("position"))
@@ -51,7 +53,7 @@ def llama(model: nn.Module, *, std: float | None = None) -> Rules:
     """
     # one rule for both, because an output head may be tied to the token embedding
     positive("llama", std=std)
-    return Rules([Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    return Rules([*frozen_positions(model), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
@@ -67,7 +69,7 @@ def bert(model: nn.Module, *, std: float | None = None) -> Rules:
     Source: ``BertPreTrainedModel`` in transformers (Devlin et al. 2018, arXiv:1810.04805).
     """
     positive("bert", std=std)
-    return Rules([Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    return Rules([*frozen_positions(model), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
 
 
 @recipe
@@ -93,7 +95,9 @@ def gpt2(model: nn.Module, *, std: float | None = None, layers: int | None = Non
         lambda match: Normal(initializer_range(match, std) / math.sqrt(2 * number_of_layers(match, layers))),
     )
     residual = [Rule(each, scaled) for each in RESIDUAL]
-    return Rules([*residual, of_unknown_role(), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()])
+    return Rules(
+        [*frozen_positions(model), *residual, of_unknown_role(), Rule(_WEIGHTS, _by_range(std)), *norms_and_biases()]
+    )
 
 
 @recipe
@@ -122,6 +126,9 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
     def normal(match: Match, variance: float) -> Normal:
         return Normal(times(match) * math.sqrt(variance))
 
+    def scale(match: Match) -> Initializer:
+        return Constant(times(match) - from_zero(match))
+
     by_fan_in = law("N(0, f²/fan_in)", lambda match: normal(match, 1 / match.fans.fan_in))
     queries = law(
         "N(0, f²/(fan_in d_kv))",
@@ -143,7 +150,7 @@ def t5(model: nn.Module, *, d_kv: int | None = None, d_model: int | None = None,
             *(Rule(each, by_fan_in) for each in RESIDUAL),
             Rule(Where("embeddings", role("embedding")), whole),
             Rule(Where("output head", role("readout")), whole, optional=True),
-            Rule(Where("norm scales", NORM_SCALE), law("f = 1 by default", lambda match: Constant(times(match)))),
+            Rule(Where("norm scales", NORM_SCALE), law("f = 1 by default", scale)),
             Rule(Where("biases", kind("bias")), Zeros(), optional=True),
         ]
     )

@@ -278,10 +278,11 @@ def megatron(
     Shoeybi et al. 2019 (arXiv:1909.08053).
     """
     positive("megatron", std=std, embedding_std=embedding_std)
-    branches = 1 if choice("megatron", "hybrid", hybrid, (True, False)) else 2
     outputs = law(
         "N(0, s²/L)" if hybrid else "N(0, s²/(2 L))",
-        lambda match: Normal(std / math.sqrt(branches * number_of_layers(match, layers))),
+        lambda match: Normal(
+            std / math.sqrt(_branches(match, layers) if hybrid else 2 * number_of_layers(match, layers))
+        ),
     )
     mixers = [
         Rule(Where("output projections of mixers", glob("*mixer.out_proj.weight")), outputs),
@@ -299,3 +300,10 @@ def megatron(
             *norms_and_biases(),
         ]
     )
+
+
+def _branches(match: Match, given: int | None) -> int:
+    """The number of residual branches: of a hybrid's layers, each of which has one."""
+    place = match.layers(match.name)
+    found = place.branches if given is None and place is not None else None
+    return number_of_layers(match, given) if found is None else found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+from typing import Final
 
 from torch import nn
 
@@ -74,6 +76,11 @@ def nanochat(model: nn.Module, *, n_embd: int | None = None) -> Rules:
                 optional=True,
             ),
             Rule(Where("gates", glob("*{ve,smear}_gate.weight")), Uniform(0.0, 0.02), optional=True),
+            Rule(
+                Where("embeddings in layers", role("embedding") & (lambda match: match.layer is not None)),
+                law("refused", _refuse_in_a_layer),
+                optional=True,
+            ),
             Rule(EMBEDDINGS, Normal(0.8)),
             Rule(READOUT, Normal(0.001)),
             Rule(INTO_ATTENTION, fan_in),
@@ -151,9 +158,20 @@ def modded_nanogpt(model: nn.Module, *, qk_padding: int = 0, vo_padding: int = 0
     )
 
 
+#: embeddings with laws of their own
+_ADDED: Final = re.compile("value_embed|bigram_embed")
+
+
 def _of_std(std: float) -> Initializer:
     """Uniform with this std."""
     return Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
+
+
+def _refuse_in_a_layer(match: Match) -> Initializer:
+    raise SpecError(
+        "is a table in a layer and may be added to values, which its name does not say (value_embed): put "
+        f'Rule("{match.name}", ...) before the recipe'
+    )
 
 
 def _falling(match: Match, first: float, by: float) -> Initializer:
@@ -166,6 +184,13 @@ def _falling(match: Match, first: float, by: float) -> Initializer:
 def _copied(model: nn.Module, match: Match) -> Initializer:
     """What the output head draws, transposed if the head is stored as (inputs, outputs)."""
     modules = dict(named_modules_of(model))
+    tables = [name for name, _ in named_parameters_of(model) if match.roles(name) == "embedding"]
+    tables = [name for name in tables if not _ADDED.search(name)]
+    if len(tables) > 1:
+        raise SpecError(
+            f"the embedding of tokens starts as a copy of the output head, and which table it is does not follow: "
+            f"{', '.join(tables)}; put rules for the others before the recipe, as Rule({match.name!r}, ...)"
+        )
     heads = [name for name, _ in named_parameters_of(model) if match.roles(name) == "readout"]
     name = heads[0] if heads else ""
     module = modules.get(name.rpartition(".")[0])

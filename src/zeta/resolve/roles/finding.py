@@ -14,21 +14,22 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from msgspec import Struct
 from torch import nn
 
 from zeta.base import html
+from zeta.base.modules import check_module
 from zeta.base.text import count_text, fold, table
 from zeta.base.usage import attends
 from zeta.fans import known_axes
+from zeta.resolve.roles.mlps import in_mlp
+from zeta.resolve.roles.sites import Site, grouped, last_parts, projection
 from zeta.resolve.slots import Slot, named_modules, walk
 from zeta.rules import role_names as names
+from zeta.rules.adapters import Adapters
 from zeta.rules.match import Kind, Role
 
 _HEADINGS: Final = ("name", "role")
 _WEIGHTS: Final = (Kind.WEIGHT, Kind.EMBEDDING, Kind.OTHER)
-#: more weights of one shape lead nowhere in particular
-_MOST_UPS: Final = 3
 _PROJECTIONS: Final = (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE)
 
 
@@ -58,6 +59,7 @@ def roles_of(model: nn.Module) -> Roles:
     >>> roles["in_proj_weight"].value, roles["out_proj.bias"].value
     ('query_key_value', 'attention_output')
     """
+    check_module(model)
     return Roles(found_in(model, walk(model)))
 
 
@@ -79,35 +81,6 @@ def _layer(local_name: str) -> str:
     return re.sub(r"weight|bias", "", local_name)
 
 
-class _Site(Struct, frozen=True, kw_only=True, eq=False):
-    """A weight that maps vectors: where it stands, and the widths that it leads from and to."""
-
-    slot: Slot
-    #: the parts of its name, without "weight" and what wraps a layer
-    path: tuple[str, ...]
-    into: int
-    out: int
-    #: the path of the attention, or of the MLP, that it belongs to
-    attention: tuple[str, ...] | None = None
-    mlp: tuple[str, ...] | None = None
-
-    @property
-    def within(self) -> str:
-        """Its name inside the block, or the last three parts of it."""
-        return ".".join(self.path[max(len(self.block), len(self.path) - 3) :])
-
-    @property
-    def within_attention(self) -> str:
-        """Its name inside the attention, or the last two parts of it."""
-        return ".".join(self.path[max(len(self.attention or ()), len(self.path) - 2) :])
-
-    @property
-    def block(self) -> tuple[str, ...]:
-        """The path of the module that is numbered and holds it; all weights outside of one have the same."""
-        numbered = [index for index, part in enumerate(self.path[:-1]) if part.isdecimal()]
-        return self.path[: numbered[-1] + 1] if numbered else ()
-
-
 class _Search:
     """Finds the roles in one model."""
 
@@ -115,37 +88,33 @@ class _Search:
         self._model = model
         self._modules = named_modules(model)
         self._slots = [slot for slot in slots if slot.kind in _WEIGHTS]
-        #: what peft's layers say belongs to their adapters
-        self._adapters = {
-            f"{name}.{part}"
-            for name, module in self._modules.items()
-            for part in getattr(module, "adapter_layer_names", ())
-        }
+        self._adapters = Adapters(self._modules)
         self._found: dict[str, Role] = {}
 
     def roles(self) -> dict[str, Role]:
         """By name of the weight."""
         for slot in self._slots:
-            if (role := self._adapter(slot) or _by_name(slot)) is not None:
+            adapter = self._adapters.of(slot.name)
+            if (role := adapter.role if adapter else _by_name(slot)) is not None:
                 self._found[slot.name] = role
         sites = [site for slot in self._slots if slot.name not in self._found for site in self._site(slot)]
         self._readouts_by_model()
         for site in sites:
             if (role := self._of_layer(site)) is not None:
                 self._set(site, role)
-        for head in _grouped(sites, lambda site: site.path[:-1] if site.path[-1].isdecimal() else None):
+        for head in grouped(sites, lambda site: site.path[:-1] if site.path[-1].isdecimal() else None):
             for site, later in itertools.pairwise(head):
                 if self._role(site) is self._role(later) is Role.READOUT and site.out == later.into:
                     del self._found[site.slot.name]  # a head of several layers ends in its read-out
-        for attention in _grouped(sites, lambda site: site.attention):
+        for attention in grouped(sites, lambda site: site.attention):
             self._in_attention(attention)
-        for block in _grouped(sites, lambda site: site.block if site.attention is None and site.mlp is None else None):
-            if {_projection(site) for site in block} >= {Role.QUERY, Role.KEY, Role.VALUE}:
+        for block in grouped(sites, lambda site: site.block if site.attention is None and site.mlp is None else None):
+            if {projection(site) for site in block} >= {Role.QUERY, Role.KEY, Role.VALUE}:
                 self._in_attention(
-                    [site for site in block if _projection(site) or names.OUT_OF_BLOCK.fullmatch(site.path[-1])]
+                    [site for site in block if projection(site) or names.OUT_OF_BLOCK.fullmatch(site.path[-1])]
                 )
-        for mlp in _grouped(sites, lambda site: site.mlp):
-            self._in_mlp(mlp)
+        for mlp in grouped(sites, lambda site: site.mlp):
+            self._in_mlp(mlp, sites)
         attending = {
             site.path[:length]
             for site in sites
@@ -153,32 +122,20 @@ class _Search:
             for length in range(1, len(site.path))
         }
         rest = [site for site in sites if site.mlp is None and self._role(site) is None]
-        for block in _grouped(rest, lambda site: site.block):
-            self._in_mlp(block, named=block[0].block not in attending)
+        for block in grouped(rest, lambda site: site.block):
+            self._in_mlp(block, sites, named=block[0].block not in attending)
         self._last(sites)
         return self._found
 
-    def _adapter(self, slot: Slot) -> Role | None:
-        """The role of a parameter that belongs to an adapter: by the names of LoRA, or in a module of peft."""
-        parts = slot.name.split(".")
-        for part in parts:
-            if names.ADAPTER_A.fullmatch(part):
-                return Role.ADAPTER_A
-            if names.ADAPTER_B.fullmatch(part):
-                return Role.ADAPTER_B
-        holders = {".".join(parts[: length + 1]) for length in range(len(parts))}
-        inside = holders & self._adapters or any(map(names.ADAPTER.fullmatch, parts))
-        return Role.ADAPTER if inside or type(slot.module).__module__.startswith("peft.") else None
-
-    def _set(self, site: _Site, role: Role) -> None:
+    def _set(self, site: Site, role: Role) -> None:
         self._found.setdefault(site.slot.name, role)
 
-    def _role(self, site: _Site) -> Role | None:
+    def _role(self, site: Site) -> Role | None:
         return self._found.get(site.slot.name)
 
     # -- what one weight says of itself
 
-    def _site(self, slot: Slot) -> Iterator[_Site]:
+    def _site(self, slot: Slot) -> Iterator[Site]:
         axes = known_axes(slot.module, slot.local_name, slot.shape)
         if axes is None or len(slot.shape) < 2:
             return
@@ -187,12 +144,12 @@ class _Search:
             return
         path = tuple(slot.name.split("."))
         path = path[:-1] if path[-1] == "weight" and len(path) > 1 else path
-        while len(path) > 1 and path[-1] in names.WRAPPED:
+        while len(path) > 1 and (path[-1] in names.WRAPPED or ".".join(path) in self._adapters.bases):
             path = path[:-1]
         into, out = (
             math.prod(slot.shape[dim] for dim in dims if dim not in kernel) for dims in (axes.fan_in, axes.fan_out)
         )
-        yield _Site(slot=slot, path=path, into=into, out=out, **self._context(path))
+        yield Site(slot=slot, path=path, into=into, out=out, **self._context(path))
 
     def _context(self, path: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
         """The path of the attention or of the MLP around a weight, whichever is nearer."""
@@ -221,7 +178,7 @@ class _Search:
                 length = outer
         return length
 
-    def _of_layer(self, site: _Site) -> Role | None:
+    def _of_layer(self, site: Site) -> Role | None:
         """Roles that do not depend on the weights beside."""
         if _is_patch(site.slot):
             return Role.PATCH_EMBEDDING if names.PATCH.search(".".join(site.path[-3:])) else None
@@ -230,11 +187,11 @@ class _Search:
         if self._routes(site):
             return Role.ROUTER
         outside = not any(part.isdecimal() for part in site.path[:-2])
-        if outside and site.attention is None and site.mlp is None and names.READOUT.fullmatch(_last_parts(site.path)):
+        if outside and site.attention is None and site.mlp is None and names.READOUT.fullmatch(last_parts(site.path)):
             return Role.READOUT
         return None
 
-    def _routes(self, site: _Site) -> bool:
+    def _routes(self, site: Site) -> bool:
         if not names.ROUTER.fullmatch(site.path[-1]) and not names.ROUTER.fullmatch(".".join(site.path[-2:])):
             return False
         depth = len(site.path) - 1
@@ -255,15 +212,15 @@ class _Search:
 
     # -- what the weights beside say
 
-    def _in_attention(self, sites: list[_Site]) -> None:
+    def _in_attention(self, sites: list[Site]) -> None:
         free = [site for site in sites if self._role(site) is None]
         for site in free:
-            if (role := _projection(site)) is not None:
+            if (role := projection(site)) is not None:
                 self._set(site, role)
         projections = [site for site in sites if self._role(site) in _PROJECTIONS]
         rest = [site for site in free if self._role(site) is None and not names.BESIDE.search(site.within_attention)]
         widths = {site.into for site in projections if self._role(site) in (Role.QUERY, Role.QUERY_KEY_VALUE)}
-        outputs = [site for site in rest if names.ATTENTION_OUTPUT.fullmatch(_last_parts(site.path))]
+        outputs = [site for site in rest if names.ATTENTION_OUTPUT.fullmatch(last_parts(site.path))]
         if not outputs and projections:
             outputs = [site for site in rest if site.out in widths][-1:]
         if not projections and self._by_shape(rest):
@@ -271,7 +228,7 @@ class _Search:
         for site in outputs:
             self._set(site, Role.ATTENTION_OUTPUT)
 
-    def _by_shape(self, sites: list[_Site]) -> bool:
+    def _by_shape(self, sites: list[Site]) -> bool:
         """An attention whose names say nothing: one packed or three separate projections, then the output."""
         if len(sites) == 2 and sites[0].out == 3 * sites[0].into and sites[1].out == sites[0].into:
             found: tuple[Role, ...] = (Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT)
@@ -279,50 +236,30 @@ class _Search:
             found = (Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUTPUT)
         else:
             return False
+        hints = [names.HINTS.search(names.plain(site.path[-1])) for site in sites]
+        if any(
+            hint is not None and hint[0].strip("_")[0] != role.value[0] for hint, role in zip(hints, found, strict=True)
+        ):
+            return False  # they come in another order than names say
         for site, role in zip(sites, found, strict=True):
             self._set(site, role)
         return True
 
-    def _in_mlp(self, sites: list[_Site], *, named: bool = False) -> None:
-        """``named``: only by names, as no module around says that this is an MLP."""
-        free = [site for site in sites if self._role(site) is None and not names.NO_MLP.search(site.within)]
-        widths: dict[tuple[int, int], list[_Site]] = {}
-        for site in free:
-            widths.setdefault((site.into, site.out), []).append(site)
+    def _in_mlp(self, mlp: list[Site], sites: list[Site], *, named: bool = False) -> None:
+        free = [site for site in mlp if self._role(site) is None and not names.NO_MLP.search(site.within)]
+        for site, role in in_mlp(free, self._stream(free[0], sites), named=named) if free else ():
+            self._set(site, role)
 
-        def ups_of(down: _Site) -> list[_Site]:
-            """Those that may be its up projection, its gate, or both in one: beside it, or else the last before it."""
-            found = [*widths.get((down.out, down.into), []), *widths.get((down.out, 2 * down.into), [])]
-            found = [up for up in found if up is not down]
-            beside = [up for up in found if up.path[:-1] == down.path[:-1]] or found
-            return beside if len(beside) <= _MOST_UPS else beside[-1:]
+    def _stream(self, site: Site, sites: list[Site]) -> set[int]:
+        """The widths of the residual stream: as attentions end in the same block, or else in the same list."""
+        ends = [each for each in sites if self._role(each) is Role.ATTENTION_OUTPUT]
+        if ends:
+            beside = {each.out for each in ends if each.block == site.block}
+            return beside or {each.out for each in ends if each.listed == site.listed}
+        tables = [slot.shape for slot in self._slots if self._found.get(slot.name) in (Role.EMBEDDING, Role.POSITION)]
+        return {shape[-1] for shape in tables if shape}
 
-        downs = [site for site in free if names.MLP_DOWN.fullmatch(_last_parts(site.path)) and ups_of(site)]
-        if not downs and not named:
-            downs = [site for site in free[-1:] if ups_of(site)]
-        downs = [  # of numbered layers, ``net.1`` and ``net.4``, the last leads out
-            down
-            for number, down in enumerate(downs)
-            if not down.path[-1].isdecimal() or not any(down in ups_of(later) for later in downs[number + 1 :])
-        ]
-        for down in downs:
-            self._set(down, Role.MLP_DOWN)
-        for down in downs:
-            self._set_ups([up for up in ups_of(down) if self._role(up) is not Role.MLP_DOWN], down.into)
-
-    def _set_ups(self, ups: list[_Site], hidden: int) -> None:
-        """Those that lead into an MLP of width ``hidden``; the first of two, or the one so named, is the gate."""
-        single = [up for up in ups if up.out == hidden]
-        for up in ups:
-            if up.out != hidden:
-                self._set(up, Role.MLP_GATE_UP)
-        if len(single) == 2 and single[0].path[:-1] == single[1].path[:-1]:
-            gates = [up for up in single if names.MLP_GATE.fullmatch(names.plain(up.path[-1]))]
-            self._set(gates[0] if len(gates) == 1 else single[0], Role.MLP_GATE)
-        for up in single:
-            self._set(up, Role.MLP_UP)
-
-    def _last(self, sites: list[_Site]) -> None:
+    def _last(self, sites: list[Site]) -> None:
         """The last weight is the read-out if nothing else is, and it is in no block."""
         if Role.READOUT in self._found.values() or not sites:
             return
@@ -334,12 +271,6 @@ class _Search:
         free = free and (not stream or last.into in stream)
         if alone and free and last.attention is None and len(sites) > 1:
             self._found[last.slot.name] = Role.READOUT
-
-
-def _projection(site: _Site) -> Role | None:
-    """Into an attention, by the last part of the name."""
-    last = names.plain(site.path[-1])
-    return next((role for role, pattern in names.PROJECTIONS.items() if pattern.fullmatch(last)), None)
 
 
 def _by_name(slot: Slot) -> Role | None:
@@ -384,19 +315,3 @@ def _output_embeddings(model: nn.Module) -> Any:
         return model.get_output_embeddings()  # type: ignore[operator]
     except Exception:  # it is the model's own code, and there need not be any
         return None
-
-
-def _last_parts(path: tuple[str, ...]) -> str:
-    """The last part of a name in plain form; with the one before it if it says nothing by itself."""
-    last = names.plain(path[-1])
-    if (path[-1].isdecimal() or last in names.GENERIC) and len(path) > 1:
-        return f"{path[-2].lower()}.{last}"
-    return f"_{last}" if last.isdecimal() else last
-
-
-def _grouped(sites: list[_Site], key: Any) -> list[list[_Site]]:
-    found: dict[Any, list[_Site]] = {}
-    for site in sites:
-        if (group := key(site)) is not None:
-            found.setdefault(group, []).append(site)
-    return list(found.values())
