@@ -13,6 +13,8 @@ from zeta.rules import Kind
 from zeta.rules.match import NORMS
 
 _SCALE_NAME: Final = re.compile(r"(?i)(.*_)?(scale|gamma|gain|ls|lambda|g)_?\d*(_parameter)?")
+#: where torch has classes that may hold any parameter
+_ANYTHING: Final = ("torch.nn.modules.module", "torch.nn.modules.container")
 _BIAS_NAME: Final = re.compile(r"(.*_)?bias(_.*)?")
 
 
@@ -41,7 +43,7 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
     """
     layer: Any = type(module)
     kind = _kind_in(layer, local_name, ndim)
-    if layer.__module__.startswith("torch.nn.modules."):
+    if layer.__module__.startswith("torch.nn.modules.") and layer.__module__ not in _ANYTHING:
         return kind
     if kind is Kind.NORM_SCALE and scales_from_zero(module, local_name):
         return Kind.OTHER
