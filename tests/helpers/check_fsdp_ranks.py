@@ -19,11 +19,10 @@ from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, loss_parallel, parallelize_module
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.helpers.check_ranks import alike, findings, learn_alike, sharded
+from tests.helpers.check_ranks import alike, check, findings, learn_alike, sharded
 from tests.helpers.networks import Mlp, vectors
 from tests.helpers.processes import join
 from zeta.base.distributed import fsdp_groups
-from zeta.check import check
 from zeta.errors import TargetError
 
 
