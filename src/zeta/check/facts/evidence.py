@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -126,6 +127,8 @@ class Update:
 
     size: float  #: its rms over that of the values
     group: str | None  #: the optimizer's parameter group, if it has several
+    rounded: float = 0.0  #: fraction of the elements that the step leaves as they are, though they have a gradient
+    eps: float | None = None  #: the number that the optimizer adds to the size of a gradient before dividing by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,38 @@ class Chain:
 
     layers: tuple[str, ...]
     squares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How the range and the scale of an output fit those of its target."""
+
+    activation: str | None  #: the last operation of the output, if it bounds the output
+    low: float  #: of the target
+    high: float
+    beyond: float  #: mean squared distance of the target to the output's range, over the target's variance
+    target_rms: float
+    output_rms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """One call of a loss function, or one difference of a prediction and its target outside of the model."""
+
+    function: str
+    shape: tuple[int, ...]  #: of the prediction
+    target: tuple[int, ...]
+    falling: int = 0  #: samples for which the final loss falls if the prediction moves toward its target
+    rising: int = 0
+    constant: bool = False  #: whether all targets are equal
+    broadcast: tuple[int, ...] | None = None  #: the shape of the comparison, if it is larger than both by accident
+    reach: Reach | None = None
+    holds: str | None = None  #: ``probabilities`` or ``logits``, where the loss expects something else
+    crossed: int | None = None  #: the dimension over which probabilities sum to one, if it is not that of the classes
+    range: tuple[float, float] | None = None  #: of binary targets
+    counted: float = 1.0  #: the fraction of labels that count
+    uncounted: str = ""  #: why the others do not
+    weightless: tuple[int, ...] = ()  #: classes in the batch whose weight is zero
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,11 +182,13 @@ class Pass:
     head: frozenset[str]  #: the parameters that make the logits, or else the output
     loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
-    squashed: bool  #: whether a loss that expects logits gets probabilities
     surrogate: bool  #: whether the loss is a fixed projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
+    objective: float = math.nan  #: the scalar whose gradients these are; ``loss`` may be a cross entropy in it
+    criteria: tuple[Criterion, ...] = ()
+    dropping: frozenset[str] = frozenset()  #: the modules in which dropout was active, though a check leaves it out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

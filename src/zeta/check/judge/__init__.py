@@ -7,7 +7,8 @@ from typing import Final
 
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
-from zeta.check.judge import backward, forward, full, head, memory, plan, symmetry, update
+from zeta.check.judge import backward, forward, full, head, losses, memory, plan, symmetry, update
+from zeta.check.judge.causes import causes
 
 _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     memory.findings,
@@ -16,6 +17,7 @@ _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     forward.findings,
     backward.findings,
     head.findings,
+    losses.findings,
     update.findings,
     full.findings,
 )
@@ -23,4 +25,4 @@ _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
 
 def all_findings(evidence: Evidence) -> list[Finding]:
     """The findings of all rules."""
-    return [finding for group in _GROUPS for finding in group(evidence)]
+    return causes([finding for group in _GROUPS for finding in group(evidence)])

@@ -26,8 +26,6 @@ _OTHERS: Final = {
     "scaled_dot_product_attention": "scaled_dot_product_attention",
     "softmax": "softmax",
     "_softmax": "softmax",
-    "cross_entropy": "cross_entropy",
-    "binary_cross_entropy_with_logits": "binary_cross_entropy",
     "linear": "linear",
     "addmm": "addmm",
     "bilinear": "bilinear",
@@ -53,11 +51,24 @@ def is_detach(name: str, func: Any) -> bool:
     return name in ("detach", "detach_")
 
 
+_DROPOUTS: Final = (
+    *("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+)
+
+
+def drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call sets random elements to zero."""
+    if name in _DROPOUTS:
+        rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        return bool(kwargs.get("training", args[2] if len(args) > 2 else True)) and rate > 0
+    return name == "scaled_dot_product_attention" and bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0))
+
+
 def silenced(
     name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The call without dropout, whose noise would hide the properties of the weights."""
-    if name in ("dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"):
+    if name in _DROPOUTS:
         return _first, args, kwargs
     if name == "scaled_dot_product_attention":
         if len(args) > 4 and args[4]:

@@ -18,7 +18,8 @@ from zeta.base.distributed import any_sharded, is_fsdp, local
 from zeta.base.modules import modules_of
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import tensors_in
-from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
+from zeta.check.watch.calls import Composite, drops, is_detach, kind_of_call, silenced
+from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
 from zeta.resolve.kinds import is_norm
@@ -95,8 +96,8 @@ class Capture:
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
-        self.cross_entropy: list[tuple[Tensor, Tensor, int]] = []  #: logits, targets, the index to ignore
-        self.binary: list[Tensor] = []  #: logits of binary cross entropies
+        self.losses: list[LossCall] = []  #: calls of loss functions
+        self.dropping: set[str] = set()  #: modules in which dropout was left out
         self.tags = Tags()
         self._statistics: Any = WeakTensorKeyDictionary()
         self._sources: Any = WeakTensorKeyDictionary()  #: what a tensor is an alias of
@@ -255,6 +256,12 @@ class Capture:
 
     # -- calls -------------------------------------------------------------------------------------------------------
 
+    def compared(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Record a call of a loss function, or outside of the model a difference of a prediction and a target."""
+        call = loss_call(func, args, kwargs) or (None if self._stack else difference(name, args))
+        if call is not None and not self.keep:
+            self.losses.append(call)
+
     def before_call(self, kind: str | None, args: tuple[Any, ...]) -> Tensor | None:
         """The fraction of dead units of an activation's input, before the call, which may overwrite it."""
         known = activations.KNOWN.get(kind or "")
@@ -341,17 +348,16 @@ class _Calls(TorchFunctionMode):
         if inner is not None:
             with self:
                 return inner(*args, **kwargs)
-        func, args, kwargs = silenced(name, func, args, kwargs)
         capture, kind = self.capture, kind_of_call(name)
+        if drops(name, args, kwargs) and capture._stack:
+            capture.dropping.add(capture._stack[-1].name)
+        func, args, kwargs = silenced(name, func, args, kwargs)
         if is_detach(name, func) and args[0].grad_fn is not None:
             capture.detached.append(args[0].grad_fn)
         dead = capture.before_call(kind, args)
         result = func(*args, **kwargs)
-        if kind == "cross_entropy":
-            capture.cross_entropy.append(_entropy_call(*args, **kwargs))
-        elif kind == "binary_cross_entropy":
-            capture.binary.append(_logits_call(*args, **kwargs))
-        elif kind is not None and kind != "product":
+        capture.compared(name, func, args, kwargs)
+        if kind is not None and kind != "product":
             capture.after_call(kind, args, kwargs, result, dead)
         if isinstance(result, Tensor) and args and isinstance(args[0], Tensor):
             if kind == "product" and not any(isinstance(arg, nn.Parameter) for arg in args):
@@ -359,11 +365,3 @@ class _Calls(TorchFunctionMode):
             else:
                 capture.tags.hand_on(args[0], result)
         return result
-
-
-def _logits_call(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
-    return input
-
-
-def _entropy_call(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -100, **_: Any) -> Any:  # noqa: A002
-    return input, target, ignore_index

@@ -61,10 +61,10 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1:
         return Objective(value=_whole(own).reshape(()))
-    logits = _logits(output)
+    logits = logits_of(output)
     if logits is not None:
         logits = _whole(logits)
-        known = _against_target(logits, _target(call)) or _next_token(logits, call)
+        known = _against_target(logits, target_of(call)) or _next_token(logits, call)
         if known is not None:
             return known
     return Objective(value=_projection(output), surrogate=True)
@@ -74,7 +74,7 @@ def _arguments(loss: LossFunction, output: Any, call: Call) -> tuple[Any, Any]:
     """The arguments of the loss."""
     if not isinstance(loss, nn.modules.loss._Loss):
         return output, call.batch
-    logits, target = _logits(output), _target(call)
+    logits, target = logits_of(output), target_of(call)
     if logits is None or target is None:
         missing = "the batch has no target" if target is None else "the model put out no floating-point tensor"
         raise SpecError(f"{type(loss).__name__} needs the model's output and a target, and {missing}")
@@ -103,13 +103,14 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def _target(call: Call) -> Any:
+def target_of(call: Call) -> Any:
+    """The batch's target."""
     if call.target is None and isinstance(call.kwargs, Mapping):
         return next((call.kwargs[name] for name in TARGETS if name in call.kwargs), None)
     return call.target
 
 
-def _logits(output: Any) -> Tensor | None:
+def logits_of(output: Any) -> Tensor | None:
     """The output that a target belongs to: ``logits``, else the only or first floating-point tensor."""
     found = [(name, t) for name, t in tensors_in(output) if t.is_floating_point()]
     named = [tensor for name, tensor in found if name.split(".")[-1] == "logits"]
@@ -122,7 +123,7 @@ def _against_target(logits: Tensor, target: Any) -> Objective | None:
     if logits.ndim >= 2 and logits.shape[-1] == 1 and target.shape == logits.shape[:-1]:
         logits = logits.squeeze(-1)  # one logit per sample
     if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
-        binary = F.binary_cross_entropy if is_sigmoid(logits) else F.binary_cross_entropy_with_logits
+        binary = F.binary_cross_entropy if last_activation(logits) == "sigmoid" else F.binary_cross_entropy_with_logits
         return Objective(value=binary(logits.float(), target.float()))
     if target.dtype in _INTEGERS and logits.ndim >= 2:
         if target.shape == logits.shape[:-1]:
@@ -156,14 +157,14 @@ def sum_to_one(logits: Tensor) -> bool:
     return bool(((logits.detach().float().sum(1) - 1).abs() <= _ROUNDED).all())
 
 
-def is_sigmoid(logits: Tensor) -> bool:
-    """Whether these are the output of a sigmoid, possibly reshaped or cast."""
-    node: Any = logits.grad_fn
+def last_activation(tensor: Tensor) -> str | None:
+    """The name of the last operation that made a tensor (``sigmoid``), which may be reshaped or cast since."""
+    node: Any = tensor.grad_fn
     for _ in range(_VIEWS):
         if not type(node).__name__.startswith(_SHAPED):
             break
         node = node.next_functions[0][0]
-    return type(node).__name__.startswith("Sigmoid")
+    return None if node is None else type(node).__name__.partition("Backward")[0].lower()
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:

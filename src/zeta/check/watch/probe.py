@@ -17,7 +17,9 @@ from zeta.check.facts.results import Layer, Loss
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
-from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
+from zeta.check.watch.criteria.calls import by_hand
+from zeta.check.watch.criteria.measures import criteria
+from zeta.check.watch.losses import LossFunction, Objective, logits_of, objective, target_of
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.resolve.resolver import groups
@@ -45,6 +47,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
+    unknown = None if capture.losses else by_hand(logits_of(output), target_of(call))
+    capture.losses += [] if unknown is None else [unknown]
     classified, loss_seen = _loss(aim, capture)
     head, head_parameters = _heads(classified, output, capture)
     outputs = [pending(tensor, histogram=False) for _, tensor in tensors_in(output)]
@@ -61,9 +65,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         uses=tuple(_uses(capture.records, head)),
         gradients=gradients,
         loss=loss_seen,
-        paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
-        squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
-        or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
+        paired=any(_paired(call.given, call.target) for call in capture.losses if call.function == "cross_entropy"),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
@@ -71,6 +73,9 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         detached=detached,
         batch_signal=signal,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
+        objective=float(aim.value.detach()),
+        dropping=frozenset(capture.dropping),
+        criteria=() if aim.surrogate else criteria(capture.losses, logits_of(output)),
     )
 
 
@@ -249,12 +254,12 @@ def _paired(logits: Tensor, target: Tensor) -> bool:
 
 def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:
     """All logits of cross entropies and the loss; of several cross entropies, the one that is worst at chance level."""
-    calls = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
+    calls = [call for call in capture.losses if call.function == "cross_entropy" and call.of_classes]
     if not calls:
         return [], Loss(value=float(aim.value.detach()), expected=None, classes=None)
-    losses = [_cross_entropy(*call, aim) for call in calls]
+    losses = [_cross_entropy(call.given, call.target, call.ignored, aim) for call in calls]
     order = sorted(range(len(calls)), key=lambda number: _weight(losses[number]), reverse=True)
-    return [calls[number][0] for number in order], losses[order[0]]
+    return [calls[number].given for number in order], losses[order[0]]
 
 
 def _weight(loss: Loss) -> tuple[float, int]:

@@ -1,0 +1,1 @@
+"""The calls of loss functions: collected during the pass, and measured after it."""
