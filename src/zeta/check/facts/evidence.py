@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeta.check.facts.results import Layer, Loss, Point, Stats
 from zeta.check.facts.thresholds import Thresholds
@@ -78,6 +78,8 @@ class Use:
     input_square: float | None
     masked: int  #: minus infinities in its output
     head: bool  #: whether it makes the logits, or else the output
+    fed_by: str | None = None  #: the weighted layer whose output it gets with nothing between them but views
+    input_mean: float | None = None
 
     @property
     def block(self) -> bool:
@@ -172,6 +174,43 @@ class Criterion:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Sequences:
+    """Some of the sequences that one ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` got."""
+
+    module: str
+    recurrent: nn.RNNBase
+    inputs: Tensor  #: steps, samples, features
+    steps: int  #: of the whole sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent:
+    """One layer and direction of a recurrent module, run again step by step on some sequences."""
+
+    module: str
+    kind: str  #: ``LSTM``
+    weight: str  #: the name of its recurrent weight
+    steps: int
+    saturated: tuple[tuple[str, float], ...]  #: the fraction at its bounds, of each part in which that is harmful
+    kept: float | None  #: mean forget gate of an LSTM, mean update gate of a GRU
+    written: float | None  #: mean input gate of an LSTM, mean of 1 - update gate of a GRU
+    factor: float | None  #: by which a small change of the state grows from one step to the next
+    radius: float  #: spectral radius of the recurrent weight (of the candidate's, for gates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One selection in a module of the largest or smallest entries in each row, by ``topk``, ``argmin`` or ``min``."""
+
+    module: str
+    function: str
+    rows: int
+    entries: int
+    chosen: int  #: entries selected in each row
+    different: int  #: entries selected in any row
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Pass:
     """The observations of one forward and one backward pass."""
 
@@ -188,6 +227,8 @@ class Pass:
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
     objective: float = math.nan  #: the scalar whose gradients these are; ``loss`` may be a cross entropy in it
     criteria: tuple[Criterion, ...] = ()
+    sequences: tuple[Sequences, ...] = ()
+    choices: tuple[Choice, ...] = ()
     dropping: frozenset[str] = frozenset()  #: the modules in which dropout was active, though a check leaves it out
 
 
@@ -204,4 +245,5 @@ class Evidence(Pass):
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
     units: Mapping[str, Units] = field(default_factory=dict)
+    recurrent: tuple[Recurrent, ...] = ()
     sampled: tuple[str, ...] = ()  #: what the full level measured in part

@@ -69,6 +69,20 @@ class Thresholds:
     constant: float = 1e-10
     varied: float = 1e-4
 
+    #: Z408: factor per step by which a change of a recurrent state shrinks; after three steps, 1e-3 is left
+    state_kept: float = 0.1
+    #: Z408: the mean input gate times the number of steps: what a sequence writes to its state
+    state_written: float = 0.05
+
+    #: Z411: rows that select the same entries; of two entries, by chance once in 2^31
+    fewest_choices: int = 32
+    #: Z412: rms of the bias over that of the weight times the input. Gates start at 4 or below (Srivastava et al. 2015)
+    bias_ratio: float = 10.0
+    #: Z413: rms of the first layer's input; of bytes, it is 140
+    input_scale: float = 10.0
+    #: Z413: mean of the first layer's input over its std; of bytes divided by 255, it is at most about 3
+    input_mean: float = 10.0
+
     #: Z504: ratio of the gradient norms at the first and last layer, in either direction. e^(6/2) = 20 is still
     #: trainable (Schoenholz et al. 2017); Adam compensates a constant factor of some thousands; fp16 ends at 6e-8
     gradient_ratio_warn: float = 1e4
@@ -105,7 +119,7 @@ class Thresholds:
     #: Z702: the rms of the gradient that is largest, over the optimizer's eps; at 1, Adam's step is half as long
     gradient_over_eps: float = 1.0
     #: Z703: fraction of the elements with a gradient that the first step leaves as they are. In bf16, Adam at 1e-4
-    #: leaves 10% of N(0, 0.02); at 1e-5, 90%; at 1e-6, 99%
+    #: leaves 12% of N(0, 0.02); at 1e-5, 84%; at 1e-6, 98%
     rounded_warn: float = 0.5
     rounded_fail: float = 0.99
 
@@ -139,5 +153,14 @@ _LEAST: Final = {"shortest_run": 2}
 _DIVISORS: Final = ("overflow_margin",)
 _FRACTIONS: Final = (
     *("subnormal_warn", "subnormal_fail", "dead_warn", "dead_fail", "dead_chance", "saturated_warn", "saturated_fail"),
-    *("rising", "rounded_warn", "rounded_fail", "entropy_warn", "entropy_fail", "lowered_std", "mass_share"),
+    *(
+        "rising",
+        "state_kept",
+        "rounded_warn",
+        "rounded_fail",
+        "entropy_warn",
+        "entropy_fail",
+        "lowered_std",
+        "mass_share",
+    ),
 )

@@ -7,7 +7,7 @@ from typing import Final
 
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
-from zeta.check.judge import backward, forward, full, head, losses, memory, plan, symmetry, update
+from zeta.check.judge import backward, forward, full, head, losses, memory, plan, recurrent, symmetry, update
 from zeta.check.judge.causes import causes
 
 _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
@@ -15,6 +15,7 @@ _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     plan.findings,
     symmetry.findings,
     forward.findings,
+    recurrent.findings,
     backward.findings,
     head.findings,
     losses.findings,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import torch
+
 from zeta.check.facts.evidence import Evidence, TensorFacts, Update
 from zeta.check.facts.results import Finding, Severity
 from zeta.check.judge.base import found, graded, percent
@@ -20,7 +22,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     tiny = _tiny(evidence)
     if tiny is not None:
         yield tiny
-    lost = _rounded(weights, evidence)
+    lost = None if tiny is not None else _rounded(weights, evidence)
     if lost is not None:
         yield lost
     for one, update in weights:
@@ -66,9 +68,13 @@ def _tiny(evidence: Evidence) -> Finding | None:
 
 
 def _rounded(weights: Sequence[tuple[TensorFacts, Update]], evidence: Evidence) -> Finding | None:
-    """One finding for all weights: the learning rate and the dtype are usually common to them."""
+    """One finding for all weights: the learning rate and the dtype are usually common to them.
+
+    Steps that even fp32 rounds away are less than ``update_least`` of the weights: Z701 reports them.
+    """
     limits = evidence.thresholds
-    lost = [(update.rounded, one) for one, update in weights if update.rounded > limits.rounded_warn and not one.still]
+    coarse = [(one, update) for one, update in weights if torch.finfo(one.values.dtype).eps > limits.update_least * 10]
+    lost = [(update.rounded, one) for one, update in coarse if update.rounded > limits.rounded_warn and not one.still]
     share, one = max(lost, key=lambda pair: pair[0], default=(0.0, None))
     if one is None:
         return None

@@ -10,13 +10,18 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from torch.utils.data import DataLoader
 
 from zeta.base.modules import tensors_of
 from zeta.base.reading import shown
+from zeta.check.facts.evidence import Sequences
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap
 
+# steps and sequences of recurrent modules that are run again
+_STEPS: Final = 32
+_SEQUENCES: Final = 4
 #: the keys of a target in a batch that is a mapping
 TARGETS: Final = ("labels", "label", "targets", "target", "y")
 
@@ -122,6 +127,20 @@ def tensors_in(value: Any) -> list[tuple[str, Tensor]]:
     elif is_dataclass(value) and not isinstance(value, type):
         items = [(field.name, getattr(value, field.name)) for field in fields(value)]
     return [(f"{key}.{place}".rstrip("."), tensor) for key, item in items for place, tensor in tensors_in(item)]
+
+
+def sequences_of(name: str, module: nn.RNNBase, value: Any) -> Sequences | None:
+    """The first steps of a few of the sequences that a recurrent module gets."""
+    if isinstance(value, PackedSequence):
+        padded, lengths = pad_packed_sequence(value)
+        whole, steps = padded, int(lengths.max())
+    elif isinstance(value, Tensor) and value.ndim in (2, 3):
+        whole = value.unsqueeze(1) if value.ndim == 2 else value.transpose(0, 1) if module.batch_first else value
+        steps = len(whole)
+    else:
+        return None
+    inputs = whole[:_STEPS, :_SEQUENCES].detach().clone()
+    return Sequences(module=name, recurrent=module, inputs=inputs, steps=steps)
 
 
 def _device(model: nn.Module) -> torch.device:

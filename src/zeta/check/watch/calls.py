@@ -44,6 +44,22 @@ def kind_of_call(name: str) -> str | None:
     return key if key in activations.KNOWN and key not in _SHAPELESS and not name.startswith("_") else None
 
 
+def selection(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> tuple[Tensor, int] | None:
+    """The selected indices, one row for each input, and the number of entries to select from; else ``None``.
+
+    Of ``topk``, ``argmin`` and ``min`` over the last dimension. ``argmax`` is left out: models compute accuracies.
+    """
+    if name not in ("topk", "argmin", "min") or not args or not isinstance(args[0], Tensor) or args[0].ndim < 2:
+        return None
+    at = 2 if name == "topk" else 1
+    dim = kwargs.get("dim", args[at] if len(args) > at else -1 if name == "topk" else None)
+    if dim not in (-1, args[0].ndim - 1) or not args[0].is_floating_point():
+        return None
+    indices = result if isinstance(result, Tensor) else result[1]
+    width = indices.shape[-1] if name == "topk" or kwargs.get("keepdim") else 1
+    return indices.detach().reshape(-1, width), args[0].shape[-1]
+
+
 def is_detach(name: str, func: Any) -> bool:
     """Whether a call detaches its tensor from the graph: ``detach``, ``detach_`` and the attribute ``data``."""
     if name == "__get__":

@@ -16,10 +16,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zeta.base.distributed import any_sharded, is_fsdp, local
 from zeta.base.modules import modules_of
+from zeta.check.facts.evidence import Choice, Sequences
 from zeta.check.watch import activations, attention
-from zeta.check.watch.batches import tensors_in
-from zeta.check.watch.calls import Composite, drops, is_detach, kind_of_call, silenced
+from zeta.check.watch.batches import sequences_of, tensors_in
+from zeta.check.watch.calls import Composite, drops, is_detach, kind_of_call, selection, silenced
 from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
+from zeta.check.watch.graph import unshaped
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
 from zeta.resolve.kinds import is_norm
@@ -54,6 +56,7 @@ class Record:
         self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
+        self.above: Any = None  #: the graph node that made its input, except views
         self.source: Tensor | None = None  #: the tensor that its input is an alias of, or the input itself
 
     def watch(self, output: Tensor, unit: int | None) -> None:
@@ -97,6 +100,8 @@ class Capture:
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
         self.losses: list[LossCall] = []  #: calls of loss functions
+        self.sequences: list[Sequences] = []
+        self.choices: list[Choice] = []  #: selections inside of modules
         self.dropping: set[str] = set()  #: modules in which dropout was left out
         self.tags = Tags()
         self._statistics: Any = WeakTensorKeyDictionary()
@@ -163,10 +168,17 @@ class Capture:
                 frame = self._stack.pop()
                 if frame.module is module:
                     with torch._C.DisableTorchFunction():
+                        if isinstance(module, nn.RNNBase) and not self.keep:
+                            self._recurrent_used(name, module, args[0] if args else kwargs.get("input"))
                         self._module_used(name, frame, output)
                     return
 
         return leave
+
+    def _recurrent_used(self, name: str, module: nn.RNNBase, value: Any) -> None:
+        """Keep some sequences of the first use."""
+        found = sequences_of(name, module, value) if all(one.module != name for one in self.sequences) else None
+        self.sequences += [] if found is None else [found]
 
     def _module_used(self, name: str, frame: _Frame, output: Any) -> None:
         module, result, leaf = frame.module, _first_float(output), frame.leaf
@@ -235,6 +247,7 @@ class Capture:
             return
         if source is not None:
             record.given = self._seen(source)
+            record.above = unshaped(source)
         record.watch(result, unit)
         if record.output is not None:
             self._statistics[result] = (result._version, record.output)
@@ -321,6 +334,17 @@ def _saturated(known: activations.Activation, given: Tensor | None, output: Tens
     return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
 
 
+def _choice(module: str, function: str, indices: Tensor, entries: int) -> Choice:
+    return Choice(
+        module=module,
+        function=function,
+        rows=indices.shape[0],
+        entries=entries,
+        chosen=indices.shape[1],
+        different=len(torch.unique(indices)),
+    )
+
+
 def _only(calls: list[Record]) -> Record | None:
     return calls[0] if len(calls) == 1 else None
 
@@ -356,6 +380,9 @@ class _Calls(TorchFunctionMode):
             capture.detached.append(args[0].grad_fn)
         dead = capture.before_call(kind, args)
         result = func(*args, **kwargs)
+        chosen = selection(name, args, kwargs, result)
+        if chosen is not None and capture._stack:
+            capture.choices.append(_choice(capture._stack[-1].name, name, *chosen))
         capture.compared(name, func, args, kwargs)
         if kind is not None and kind != "product":
             capture.after_call(kind, args, kwargs, result, dead)

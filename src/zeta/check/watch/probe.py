@@ -75,6 +75,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
         objective=float(aim.value.detach()),
         dropping=frozenset(capture.dropping),
+        sequences=tuple(capture.sequences),
         criteria=() if aim.surrogate else criteria(capture.losses, logits_of(output)),
     )
 
