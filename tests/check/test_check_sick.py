@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.helpers import sick_copies, sick_losses, sick_recurrent, sick_updates  # noqa: F401 - they add their cases
+from tests.helpers import sick_arguable, sick_copies, sick_losses, sick_recurrent, sick_updates  # noqa: F401 - they add their cases
 from tests.helpers.sick import CASES, Case
 from zeta.check import RULES, check
 

@@ -78,7 +78,7 @@ class Use:
     input_square: float | None
     masked: int  #: minus infinities in its output
     head: bool  #: whether it makes the logits, or else the output
-    fed_by: str | None = None  #: the weighted layer whose output it gets with nothing between them but views
+    fed_by: str | None = None  #: the weighted layer whose output goes, through views, here and nowhere else
     input_mean: float | None = None
 
     @property
@@ -207,7 +207,7 @@ class Choice:
     rows: int
     entries: int
     chosen: int  #: entries selected in each row
-    different: int  #: entries selected in any row
+    common: float  #: the fraction of all selections that the most frequent ``chosen`` entries have
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

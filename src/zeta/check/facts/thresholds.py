@@ -74,12 +74,14 @@ class Thresholds:
     #: Z408: the mean input gate times the number of steps: what a sequence writes to its state
     state_written: float = 0.05
 
-    #: Z411: rows that select the same entries; of two entries, by chance once in 2^31
+    #: Z411: fraction of all selections that the most frequent entries have; and rows, so that it is not by chance
+    one_choice: float = 0.95
     fewest_choices: int = 32
     #: Z412: rms of the bias over that of the weight times the input. Gates start at 4 or below (Srivastava et al. 2015)
     bias_ratio: float = 10.0
     #: Z413: rms of the first layer's input; of bytes, it is 140
     input_scale: float = 10.0
+    input_least: float = 1e-3
     #: Z413: mean of the first layer's input over its std; of bytes divided by 255, it is at most about 3
     input_mean: float = 10.0
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
-from zeta.check.judge import backward, forward, full, head, losses, memory, plan, recurrent, symmetry, update
+from zeta.check.judge import arguable, backward, forward, full, head, losses, memory, plan, recurrent, symmetry, update
 from zeta.check.judge.causes import causes
 
 _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
@@ -16,6 +16,7 @@ _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     symmetry.findings,
     forward.findings,
     recurrent.findings,
+    arguable.findings,
     backward.findings,
     head.findings,
     losses.findings,

@@ -89,7 +89,7 @@ def _run(weights: _Weights, given: Tensor, sequences: Sequences) -> tuple[Recurr
     cell = _CELLS[module.mode]
     width, samples = module.hidden_size, given.shape[1]
     first = given.new_zeros(samples, weights.state.shape[1])
-    states = (first, given.new_zeros(samples, width)) if module.mode == "LSTM" else (first,)
+    states: tuple[Tensor, ...] = (first, given.new_zeros(samples, width)) if module.mode == "LSTM" else (first,)
     change = tuple(_direction(state) for state in states)
     steps: list[_Step] = []
     growth: list[float] = []
@@ -120,8 +120,9 @@ def _run(weights: _Weights, given: Tensor, sequences: Sequences) -> tuple[Recurr
 def _direction(state: Tensor) -> Tensor:
     """A change of the state that is the same in every run: cosines of a quadratic phase, as long as the unit vector."""
     index = torch.arange(1, state.numel() + 1, device=state.device, dtype=torch.float64)
-    change = index.square().cos().view(state.shape)
-    return change / change.norm()
+    change: Tensor = index.square().cos().view(state.shape)
+    length: Tensor = change.norm()
+    return change / length
 
 
 def _per_step(growth: list[float]) -> float | None:

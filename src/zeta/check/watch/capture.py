@@ -21,7 +21,7 @@ from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import sequences_of, tensors_in
 from zeta.check.watch.calls import Composite, drops, is_detach, kind_of_call, selection, silenced
 from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
-from zeta.check.watch.graph import unshaped
+from zeta.check.watch.criteria.graph import made_by
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
 from zeta.resolve.kinds import is_norm
@@ -56,7 +56,8 @@ class Record:
         self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
-        self.above: Any = None  #: the graph node that made its input, except views
+        self.maker: Any = None  #: the graph node that made its output, except views
+        self.above: list[Any] = []  #: the node that made its input, after the views of it
         self.source: Tensor | None = None  #: the tensor that its input is an alias of, or the input itself
 
     def watch(self, output: Tensor, unit: int | None) -> None:
@@ -65,7 +66,7 @@ class Record:
         self.samples = output.numel() // max(1, output.shape[unit]) if unit is not None else output.numel()
         self.attached = output.requires_grad
         if output.requires_grad:
-            self.node = output.grad_fn
+            self.node, self.maker = output.grad_fn, made_by(output, in_order=True)[-1]
             output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
 
     def _take_gradient(self, gradient: Tensor) -> None:
@@ -247,7 +248,7 @@ class Capture:
             return
         if source is not None:
             record.given = self._seen(source)
-            record.above = unshaped(source)
+            record.above = made_by(source, in_order=True) if record.weighted else []
         record.watch(result, unit)
         if record.output is not None:
             self._statistics[result] = (result._version, record.output)
@@ -335,13 +336,14 @@ def _saturated(known: activations.Activation, given: Tensor | None, output: Tens
 
 
 def _choice(module: str, function: str, indices: Tensor, entries: int) -> Choice:
+    counts = torch.bincount(indices.flatten(), minlength=entries).sort(descending=True).values
     return Choice(
         module=module,
         function=function,
         rows=indices.shape[0],
         entries=entries,
         chosen=indices.shape[1],
-        different=len(torch.unique(indices)),
+        common=float(counts[: indices.shape[1]].sum() / max(1, indices.numel())),
     )
 
 

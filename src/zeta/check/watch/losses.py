@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zeta.base.distributed import is_sharded
 from zeta.base.reading import shown
 from zeta.check.watch.batches import TARGETS, Call, describe, tensors_in
+from zeta.check.watch.criteria.graph import last_activation
 from zeta.errors import SpecError
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
@@ -24,12 +25,6 @@ _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 _IGNORED: Final = -100
 # the allowed difference from 1 of a sum of probabilities in bf16
 _ROUNDED: Final = 2e-2
-# names of graph nodes that change only the shape or the dtype, and the number of them that are skipped
-_SHAPED: Final = (
-    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Select", "Slice"),
-    *("Alias", "Clone", "ToCopy"),
-)
-_VIEWS: Final = 4
 # surrogate: the weights of the projection are cos(k^2 phi); the quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
@@ -155,16 +150,6 @@ def sum_to_one(logits: Tensor) -> bool:
     if not bool((logits >= 0).all()):
         return False
     return bool(((logits.detach().float().sum(1) - 1).abs() <= _ROUNDED).all())
-
-
-def last_activation(tensor: Tensor) -> str | None:
-    """The name of the last operation that made a tensor (``sigmoid``), which may be reshaped or cast since."""
-    node: Any = tensor.grad_fn
-    for _ in range(_VIEWS):
-        if not type(node).__name__.startswith(_SHAPED):
-            break
-        node = node.next_functions[0][0]
-    return None if node is None else type(node).__name__.partition("Backward")[0].lower()
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:

@@ -18,6 +18,7 @@ from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.criteria.calls import by_hand
+from zeta.check.watch.criteria.graph import made_by, uses_of
 from zeta.check.watch.criteria.measures import criteria
 from zeta.check.watch.losses import LossFunction, Objective, logits_of, objective, target_of
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
@@ -62,7 +63,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Pass(
-        uses=tuple(_uses(capture.records, head)),
+        uses=tuple(_uses(capture.records, head, _fed(capture.records, output, aim.value))),
         gradients=gradients,
         loss=loss_seen,
         paired=any(_paired(call.given, call.target) for call in capture.losses if call.function == "cross_entropy"),
@@ -76,6 +77,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         objective=float(aim.value.detach()),
         dropping=frozenset(capture.dropping),
         sequences=tuple(capture.sequences),
+        choices=tuple(capture.choices),
         criteria=() if aim.surrogate else criteria(capture.losses, logits_of(output)),
     )
 
@@ -114,15 +116,37 @@ def _dense(gradient: Tensor) -> Tensor:
 # -- records to uses ---------------------------------------------------------------------------------------------------
 
 
-def _uses(records: list[Record], head: Any) -> list[Use]:
+def _fed(records: list[Record], output: Any, value: Tensor) -> dict[int, str]:
+    """By the ``id`` of a record, the weighted layer that makes its input, if nothing else uses the layer's output."""
+    made = {record.maker: record.name for record in records if record.weighted and record.maker is not None}
+    for _, tensor in tensors_in(output):
+        made.pop(made_by(tensor, in_order=True)[-1], None)
+    pairs = [record for record in records if record.above and record.above[-1] in made]
+    if not pairs or value.grad_fn is None:
+        return {}
+    counts = uses_of(value.grad_fn)
+    return {id(one): made[one.above[-1]] for one in pairs if all(counts[node] == 1 for node in one.above)}
+
+
+def _uses(records: list[Record], head: Any, fed: Mapping[int, str]) -> list[Use]:
     waiting: list[Pending | None] = []
     for record in records:
         waiting += [record.output, record.gradient, record.given]
     measured = iter(resolved(waiting))
-    return [_use(record, next(measured), next(measured), next(measured), record is head) for record in records]
+    return [
+        _use(record, next(measured), next(measured), next(measured), record is head, fed.get(id(record)))
+        for record in records
+    ]
 
 
-def _use(record: Record, output: Measures | None, gradient: Measures | None, given: Measures | None, head: bool) -> Use:
+def _use(
+    record: Record,
+    output: Measures | None,
+    gradient: Measures | None,
+    given: Measures | None,
+    head: bool,
+    fed_by: str | None,
+) -> Use:
     assert output is not None
     square = None if given is None else given.stats.rms**2
     known = square is not None and square > 0 and math.isfinite(square)
@@ -153,6 +177,8 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         input_signal=None if given is None else given.signal,
         input_square=square,
         head=head,
+        fed_by=fed_by,
+        input_mean=None if given is None else given.stats.mean,
     )
 
 

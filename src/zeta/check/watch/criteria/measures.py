@@ -12,7 +12,7 @@ from torch import Tensor
 from zeta.base.distributed import is_sharded
 from zeta.check.facts.evidence import Criterion, Reach
 from zeta.check.watch.criteria.calls import BINARY, BY_HAND, ELEMENTWISE, LossCall
-from zeta.check.watch.losses import last_activation
+from zeta.check.watch.criteria.graph import last_activation
 from zeta.check.watch.moments import TINY, plain
 
 # elements that are looked at
