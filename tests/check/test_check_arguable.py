@@ -93,6 +93,22 @@ def a_router() -> Any:
     return Sparse(), (vectors(16), torch.arange(64) % 5)
 
 
+class Bounded(nn.Module):
+    """Calls ``torch.min`` with two tensors, as T5 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Mlp(8, 32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.min(self.net(x), torch.full((), 9.0))
+
+
+@healthy
+def a_least_of_two_tensors() -> Any:
+    return Bounded(), labelled()
+
+
 @healthy
 def a_codebook() -> Any:
     return Codes((2 * torch.rand(32, 16) - 1) / 32), vectors(8)

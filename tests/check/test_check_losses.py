@@ -182,6 +182,18 @@ def a_triplet_loss_by_hand() -> Any:
 
 
 @healthy
+def pairs_in_both_directions() -> Any:
+    """CLIP's loss, by hand."""
+
+    def loss(y: Tensor, batch: Any) -> Tensor:
+        y = F.normalize(y, dim=1)
+        similar, own = y @ F.normalize(batch[1], dim=1).T / 0.5, torch.arange(64)
+        return (F.nll_loss(F.log_softmax(similar, 0), own) + F.nll_loss(F.log_softmax(similar, 1), own)) / 2
+
+    return Mlp(8, 32, 16), (vectors(8), torch.randn(64, 16)), loss
+
+
+@healthy
 def a_generator_that_maximises_its_critics_loss() -> Any:
     critic = nn.Sequential(nn.Linear(16, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1)).requires_grad_(False)
     model = nn.Sequential(Mlp(8, 32, 16), critic)
@@ -318,3 +330,56 @@ def test_a_loss_leaves_no_hook_on_a_parameter() -> None:
     loss = lambda y, b: F.mse_loss(y, torch.zeros_like(y)) + 0.1 * F.mse_loss(model.weight, torch.ones(1, 8))  # noqa: E731
     check(model, vectors(8), loss)
     assert not model.weight._backward_hooks
+
+
+# -- trained -----------------------------------------------------------------------------------------------------------
+
+
+def trained(model: nn.Module, batch: Any, loss: Any, steps: int = 500) -> nn.Module:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model(batch[0]), batch).backward()
+        optimizer.step()
+    return model
+
+
+def explained(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The fraction of the target's variance that the model explains."""
+    return 1 - float((model(x).detach().flatten() - y.flatten()).square().mean() / y.var(correction=0))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+def test_sick_losses_do_not_learn_what_their_twins_do() -> None:
+    torch.manual_seed(1)
+    x = vectors(8, 256)
+    y = x[:, :1].sin() + x[:, 1:2]
+    classes = (x[:, 0] > 0).long()
+    square = lambda output, batch: F.mse_loss(output, batch[1])  # noqa: E731
+    assert explained(trained(regression(), (x, y), square), x, y) > 0.95
+    assert explained(trained(regression(), (x, y.squeeze(1)), square), x, y) < 0.1  # Z607
+    assert explained(trained(regression(nn.ReLU()), (x, y), square), x, y) < 0.75  # Z610
+    assert explained(trained(regression(), (x, 1e5 * y + 2e5), square), x, 1e5 * y + 2e5) < 0.75  # Z611
+    assert not explained(trained(regression(), (x, y), lambda o, b: -square(o, b)), x, y) > 0  # Z608
+
+    def right(loss: Any) -> float:
+        model = trained(Mlp(8, 32, 2), (x, classes), loss)
+        return float((model(x).argmax(-1) == classes).float().mean())
+
+    assert right(lambda output, batch: F.cross_entropy(output, batch[1])) > 0.95
+    assert right(lambda output, batch: -F.cross_entropy(output, batch[1])) < 0.6
+
+
+@pytest.mark.slow
+def test_binary_labels_of_both_signs_and_raw_logits_have_no_least_loss() -> None:
+    torch.manual_seed(1)
+    x = vectors(8, 256)
+    signs = x[:, :1].sign()
+    binary = lambda output, batch: F.binary_cross_entropy_with_logits(output, batch[1])  # noqa: E731
+    model = trained(regression(), (x, signs), binary)
+    assert float(binary(model(x), (x, signs)).detach()) < -100
+    assert float(binary(trained(regression(), (x, (signs + 1) / 2), binary)(x), (x, (signs + 1) / 2)).detach()) >= 0
+    nll = lambda output, batch: F.nll_loss(output, batch[1])  # noqa: E731
+    classes = (x[:, 0] > 0).long()
+    assert float(nll(trained(Mlp(8, 32, 2), (x, classes), nll)(x), (x, classes)).detach()) < -100

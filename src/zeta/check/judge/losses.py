@@ -73,7 +73,7 @@ def _crossed(criterion: Criterion, limits: Thresholds) -> Problem | None:
 
 def _beyond(criterion: Criterion, limits: Thresholds) -> Problem | None:
     reach = criterion.reach
-    if reach is None or reach.activation is None or criterion.broadcast is not None:
+    if reach is None or reach.activation is None or criterion.constant:
         return None
     grade = graded(reach.beyond, limits.beyond_warn, limits.beyond_fail)
     if grade is None:

@@ -52,6 +52,8 @@ def recurrent(used: Iterable[Sequences], tensors: Iterable[TensorFacts]) -> tupl
 def _layers(sequences: Sequences, values: Mapping[str, TensorFacts]) -> Iterator[Recurrent]:
     module = sequences.recurrent
     given = sequences.inputs.double()
+    if module.mode not in _CELLS:  # a subclass with gates of its own
+        return
     for layer in range(module.num_layers):
         outputs: list[Tensor] = []
         for suffix in (f"l{layer}", f"l{layer}_reverse")[: 1 + module.bidirectional]:

@@ -53,7 +53,7 @@ def selection(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: 
         return None
     at = 2 if name == "topk" else 1
     dim = kwargs.get("dim", args[at] if len(args) > at else -1 if name == "topk" else None)
-    if dim not in (-1, args[0].ndim - 1) or not args[0].is_floating_point():
+    if not isinstance(dim, int) or dim not in (-1, args[0].ndim - 1) or not args[0].is_floating_point():
         return None
     indices = result if isinstance(result, Tensor) else result[1]
     width = indices.shape[-1] if name == "topk" or kwargs.get("keepdim") else 1

@@ -19,7 +19,7 @@ from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.criteria.calls import by_hand
 from zeta.check.watch.criteria.graph import made_by, uses_of
-from zeta.check.watch.criteria.measures import criteria
+from zeta.check.watch.criteria.measures import criteria, paired
 from zeta.check.watch.losses import LossFunction, Objective, logits_of, objective, target_of
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
@@ -66,7 +66,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         uses=tuple(_uses(capture.records, head, _fed(capture.records, output, aim.value))),
         gradients=gradients,
         loss=loss_seen,
-        paired=any(_paired(call.given, call.target) for call in capture.losses if call.function == "cross_entropy"),
+        paired=any(paired(one.given, plain(one.target)) for one in capture.losses if one.function == "cross_entropy"),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
@@ -270,13 +270,6 @@ def _leaves(nodes: list[Any]) -> dict[int, Tensor]:
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
-
-
-def _paired(logits: Tensor, target: Tensor) -> bool:
-    target = plain(target)
-    count = len(target) if target.ndim == 1 else 0
-    own = torch.arange(count, device=target.device, dtype=target.dtype)
-    return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
 
 
 def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:

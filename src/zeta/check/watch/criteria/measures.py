@@ -129,11 +129,18 @@ def _crossed(call: LossCall, given: Tensor, output: Tensor | None) -> int | None
 
     The input may be a flattened copy of the output.
     """
-    if call.function == "kl_div" or given.ndim < 2:
+    if call.function == "kl_div" or given.ndim < 2 or paired(given, plain(call.target)):
         return None
     if output is not None and output.ndim > 2 and not is_sharded(output) and output.shape[-1] == given.shape[-1]:
         return _over(plain(output), output.ndim - 1) if given.ndim == 2 else None
     return _over(given, 1)
+
+
+def paired(logits: Tensor, target: Tensor) -> bool:
+    """Whether the class of sample i is i, as in contrastive losses, which also take softmax over the samples."""
+    count = len(target) if target.ndim == 1 else 0
+    own = torch.arange(count, device=target.device, dtype=target.dtype)
+    return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
 
 
 def _over(values: Tensor, of_classes: int) -> int | None:
