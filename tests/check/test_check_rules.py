@@ -17,7 +17,8 @@ from zeta.check.facts.catalogue import RULES
 from zeta.check.facts.evidence import Chain, Criterion, Evidence, Later, TensorFacts, Use
 from zeta.check.facts.results import Finding, Layer, Loss, Point, Severity, Stats
 from zeta.check.facts.thresholds import Thresholds
-from zeta.check.judge import backward, base, forward, full, head, losses
+from zeta.check.judge import backward, base, forward, full, head
+from zeta.check.judge.training import losses
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 

@@ -7,13 +7,15 @@ from typing import Final
 
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
-from zeta.check.judge import arguable, backward, forward, full, head, losses, memory, plan, recurrent, symmetry, update
+from zeta.check.judge import arguable, backward, forward, full, head, memory, plan, recurrent
 from zeta.check.judge.causes import causes
+from zeta.check.judge.symmetry import units
+from zeta.check.judge.training import losses, update
 
 _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     memory.findings,
     plan.findings,
-    symmetry.findings,
+    units.findings,
     forward.findings,
     recurrent.findings,
     arguable.findings,

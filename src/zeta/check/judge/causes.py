@@ -11,7 +11,7 @@ from zeta.check.facts.results import Finding, Severity
 _CONSEQUENCES: Final[Mapping[str, tuple[str, ...]]] = {
     "Z613": ("Z302", "Z401", "Z506", "Z507", "Z601", "Z602"),  # a loss of 0 or 0/0 has gradients of 0 or NaN
     **dict.fromkeys(("Z404", "Z405", "Z406"), ("Z412",)),  # the layer after a large bias is named already
-    "Z407": ("Z408",),
+    "Z504": ("Z702",),  # gradients that vanish on the way are small
 }
 
 

@@ -8,8 +8,8 @@ from zeta.check.facts.evidence import Evidence, TensorFacts, Units
 from zeta.check.facts.results import Finding
 from zeta.check.judge.backward import so_far
 from zeta.check.judge.base import found
-from zeta.check.judge.clones import clones
-from zeta.check.judge.positions import zero_positions
+from zeta.check.judge.symmetry.clones import clones
+from zeta.check.judge.symmetry.positions import zero_positions
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
