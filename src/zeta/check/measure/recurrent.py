@@ -93,18 +93,21 @@ def _run(weights: _Weights, given: Tensor, sequences: Sequences) -> tuple[Recurr
     first = given.new_zeros(samples, weights.state.shape[1])
     states: tuple[Tensor, ...] = (first, given.new_zeros(samples, width)) if module.mode == "LSTM" else (first,)
     change = tuple(_direction(state) for state in states)
-    steps: list[_Step] = []
+    steps: list[Mapping[str, Tensor]] = []
+    outputs: list[Tensor] = []
     growth: list[float] = []
-    for x in given:
-        step = cell(weights, x, states)
-        moved = cell(weights, x, tuple(s + _CHANGE * c for s, c in zip(states, change, strict=True)))
-        ahead = tuple((m - s) / _CHANGE for m, s in zip(moved.states, step.states, strict=True))
+    for of_inputs in given @ weights.inputs.T + weights.input_bias:
+        # the states and the changed ones as twice as many samples, so that there is one product with the weight
+        both = tuple(torch.cat([s, s + _CHANGE * c]) for s, c in zip(states, change, strict=True))
+        step = cell(weights, torch.cat([of_inputs, of_inputs]), both)
+        states = tuple(new[:samples] for new in step.states)
+        ahead = tuple((new[samples:] - new[:samples]) / _CHANGE for new in step.states)
         size = math.sqrt(sum(float(one.square().sum()) for one in ahead))
         growth.append(size)
         change = tuple(one / size for one in ahead) if 0 < size < math.inf else change
-        states = step.states
-        steps.append(step)
-    parts = {name: torch.stack([step.parts[name] for step in steps]) for name in steps[0].parts}
+        outputs.append(states[0])
+        steps.append({name: part[:samples] for name, part in step.parts.items()})
+    parts = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
     found = Recurrent(
         module=sequences.module,
         kind=type(module).__name__,
@@ -116,7 +119,7 @@ def _run(weights: _Weights, given: Tensor, sequences: Sequences) -> tuple[Recurr
         factor=_per_step(growth),
         radius=_radius(weights.state[_candidate(module.mode, width)], weights.projection),
     )
-    return found, torch.stack([step.states[0] for step in steps])
+    return found, torch.stack(outputs)
 
 
 def _direction(state: Tensor) -> Tensor:
@@ -172,21 +175,20 @@ def _saturated(mode: str, parts: Mapping[str, Tensor]) -> Iterator[tuple[str, fl
 # -- cells -----------------------------------------------------------------------------------------------------------
 
 
-def _sums(weights: _Weights, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    return x @ weights.inputs.T + weights.input_bias, state @ weights.state.T + weights.state_bias
+def _of_state(weights: _Weights, state: Tensor) -> Tensor:
+    return state @ weights.state.T + weights.state_bias
 
 
 def _plain(change: Callable[[Tensor], Tensor]) -> _Cell:
-    def cell(weights: _Weights, x: Tensor, states: tuple[Tensor, ...]) -> _Step:
-        new = change(sum(_sums(weights, x, states[0]), torch.zeros((), dtype=x.dtype, device=x.device)))
+    def cell(weights: _Weights, of_inputs: Tensor, states: tuple[Tensor, ...]) -> _Step:
+        new = change(of_inputs + _of_state(weights, states[0]))
         return _Step(states=(new,), parts={"state": new})
 
     return cell
 
 
-def _lstm(weights: _Weights, x: Tensor, states: tuple[Tensor, ...]) -> _Step:
-    of_inputs, of_state = _sums(weights, x, states[0])
-    write, keep, candidate, show = (of_inputs + of_state).chunk(4, -1)
+def _lstm(weights: _Weights, of_inputs: Tensor, states: tuple[Tensor, ...]) -> _Step:
+    write, keep, candidate, show = (of_inputs + _of_state(weights, states[0])).chunk(4, -1)
     write, keep, candidate, show = write.sigmoid(), keep.sigmoid(), candidate.tanh(), show.sigmoid()
     memory = keep * states[1] + write * candidate
     output = show * memory.tanh()
@@ -195,10 +197,10 @@ def _lstm(weights: _Weights, x: Tensor, states: tuple[Tensor, ...]) -> _Step:
     return _Step(states=(output, memory), parts=parts)
 
 
-def _gru(weights: _Weights, x: Tensor, states: tuple[Tensor, ...]) -> _Step:
-    of_inputs, of_state = (sums.chunk(3, -1) for sums in _sums(weights, x, states[0]))
-    reset, keep = ((one + other).sigmoid() for one, other in zip(of_inputs[:2], of_state[:2], strict=True))
-    candidate = (of_inputs[2] + reset * of_state[2]).tanh()
+def _gru(weights: _Weights, of_inputs: Tensor, states: tuple[Tensor, ...]) -> _Step:
+    given, held = of_inputs.chunk(3, -1), _of_state(weights, states[0]).chunk(3, -1)
+    reset, keep = ((one + other).sigmoid() for one, other in zip(given[:2], held[:2], strict=True))
+    candidate = (given[2] + reset * held[2]).tanh()
     new = (1 - keep) * candidate + keep * states[0]
     return _Step(states=(new,), parts={"update gate": keep, "written": 1 - keep, "candidate": candidate})
 

@@ -21,7 +21,7 @@ from zeta.resolve.slots import unwrap
 
 # steps and sequences of recurrent modules that are run again
 _STEPS: Final = 32
-_SEQUENCES: Final = 4
+_SEQUENCES: Final = 2
 #: the keys of a target in a batch that is a mapping
 TARGETS: Final = ("labels", "label", "targets", "target", "y")
 
