@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.check.test_check_rules import evidence
 from tests.helpers.networks import vectors
 from zeta.check import CheckReport, check
+from zeta.check.judge import folded
+from zeta.check.judge.base import found as finding
 from zeta.check.show import serial
 from zeta.check.show.notebook import fragment
 
@@ -86,3 +89,17 @@ def test_results_without_consequences_are_read(report: CheckReport) -> None:
     for one in document["findings"]:
         del one["consequences"]
     assert all(one.consequences == () for one in serial.from_json(document).findings)
+
+
+def test_labels_that_do_not_count_are_the_cause_of_a_loss_that_is_not_finite() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    report = check(model, (torch.randn(32, 8), torch.full((32,), -100)))
+    assert found(report) == [("Z613", "2.weight", [("Z601", "2.weight")])]
+
+
+def test_what_follows_from_a_consequence_and_from_its_cause_is_listed_under_the_cause() -> None:
+    """Z401 causes Z601, and follows from Z613 itself."""
+    made = [finding("Z401", "the layer", layer="x"), finding("Z601", "the loss"), finding("Z613", "the labels")]
+    (cause,) = folded(made, evidence())
+    assert (cause.rule.id, [other.rule for other in cause.consequences]) == ("Z613", ["Z401", "Z601"])

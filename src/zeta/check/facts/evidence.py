@@ -150,7 +150,7 @@ class Chain:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reach:
+class Fit:
     """How the range and the scale of an output fit those of its target."""
 
     activation: str | None  #: the last operation of the output, if it bounds the output
@@ -172,7 +172,7 @@ class Criterion:
     rising: int = 0
     constant: bool = False  #: whether all targets are equal
     broadcast: tuple[int, ...] | None = None  #: the shape of the comparison, if it is larger than both by accident
-    reach: Reach | None = None
+    fit: Fit | None = None
     holds: str | None = None  #: ``probabilities`` or ``logits``, where the loss expects something else
     crossed: int | None = None  #: the dimension over which probabilities sum to one, if it is not that of the classes
     range: tuple[float, float] | None = None  #: of binary targets

@@ -21,7 +21,7 @@ from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import sequences_of, steps_of, tensors_in
 from zeta.check.watch.calls import Composite, dropout_rate, is_detach, kind_of_call, selection, silenced
 from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
-from zeta.check.watch.criteria.graph import made_by
+from zeta.check.watch.graph.makers import made_by
 from zeta.check.watch.graph.parameters import ParameterUses
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags

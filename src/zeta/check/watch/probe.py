@@ -20,10 +20,10 @@ from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.criteria.calls import by_hand
-from zeta.check.watch.criteria.graph import made_by, uses_of
 from zeta.check.watch.criteria.measures import criteria, paired
 from zeta.check.watch.criteria.objective import LossFunction, Objective, logits_of, objective, target_of
 from zeta.check.watch.graph.heads import compares, heads, scales_cosines
+from zeta.check.watch.graph.makers import made_by, uses_of
 from zeta.check.watch.graph.nodes import leaves_of
 from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved

@@ -72,29 +72,29 @@ def _crossed(criterion: Criterion, limits: Thresholds) -> Problem | None:
 
 
 def _beyond(criterion: Criterion, limits: Thresholds) -> Problem | None:
-    reach = criterion.reach
-    if reach is None or reach.activation is None or criterion.constant:
+    fit = criterion.fit
+    if fit is None or fit.activation is None or criterion.constant:
         return None
-    grade = graded(reach.beyond, limits.beyond_warn, limits.beyond_fail)
+    grade = graded(fit.beyond, limits.beyond_warn, limits.beyond_fail)
     if grade is None:
         return None
-    least, most = _RANGES[reach.activation]
+    least, most = _RANGES[fit.activation]
     message = (
-        f"the output ends with {reach.activation}, which gives {least} to {most}, and the targets lie between "
-        f"{reach.low:.4g} and {reach.high:.4g}: {percent(min(reach.beyond, 1.0))} of their variance cannot be learned"
+        f"the output ends with {fit.activation}, which gives {least} to {most}, and the targets lie between "
+        f"{fit.low:.4g} and {fit.high:.4g}: {percent(min(fit.beyond, 1.0))} of their variance cannot be learned"
     )
-    return grade[0], message, reach.beyond, grade[1]
+    return grade[0], message, fit.beyond, grade[1]
 
 
 def _scale(criterion: Criterion, limits: Thresholds) -> Problem | None:
-    reach = criterion.reach
-    if reach is None or _beyond(criterion, limits) is not None:
+    fit = criterion.fit
+    if fit is None or _beyond(criterion, limits) is not None:
         return None
-    ratio = reach.target_rms / max(reach.output_rms, 1.0)
+    ratio = fit.target_rms / max(fit.output_rms, 1.0)
     grade = graded(ratio, limits.target_scale_warn, limits.target_scale_fail)
     if grade is None:
         return None
-    message = f"the targets have rms {reach.target_rms:.3g}, and the outputs {reach.output_rms:.3g}"
+    message = f"the targets have rms {fit.target_rms:.3g}, and the outputs {fit.output_rms:.3g}"
     return grade[0], message, ratio, grade[1]
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from zeta.base.distributed import is_sharded
-from zeta.check.facts.evidence import Criterion, Reach
+from zeta.check.facts.evidence import Criterion, Fit
 from zeta.check.watch.criteria.calls import BINARY, BY_HAND, ELEMENTWISE, LossCall
-from zeta.check.watch.criteria.graph import last_activation
+from zeta.check.watch.graph.makers import last_activation
 from zeta.check.watch.moments import TINY, plain
 
 # elements that are looked at
@@ -45,7 +45,7 @@ def _criterion(call: LossCall, output: Tensor | None) -> Criterion:
     given, target = plain(call.given), plain(call.target)
     facts: dict[str, Any] = {}
     if call.function in ELEMENTWISE:
-        facts = {"broadcast": _broadcast(call), "reach": _reach(call, given, target)}
+        facts = {"broadcast": _broadcast(call), "fit": _fit(call, given, target)}
     elif call.function in BINARY:
         facts = _binary(call, target)
     else:
@@ -75,7 +75,7 @@ def _broadcast(call: LossCall) -> tuple[int, ...] | None:
     return tuple(shape) if math.prod(shape) > max(math.prod(one), math.prod(other)) else None
 
 
-def _reach(call: LossCall, given: Tensor, target: Tensor) -> Reach | None:
+def _fit(call: LossCall, given: Tensor, target: Tensor) -> Fit | None:
     """How well the output's range and scale fit the target's; ``None`` if the target is computed by the model."""
     if call.target.requires_grad or target.numel() < 2:
         return None
@@ -84,7 +84,7 @@ def _reach(call: LossCall, given: Tensor, target: Tensor) -> Reach | None:
     activation = last_activation(call.given)
     low, high = _RANGES.get(activation or "", (-math.inf, math.inf))
     missed = (few - few.clamp(low, high)).square().mean()
-    return Reach(
+    return Fit(
         activation=activation if activation in _RANGES else None,
         low=float(few.min()),
         high=float(few.max()),

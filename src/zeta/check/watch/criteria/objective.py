@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from zeta.base.distributed import is_sharded
 from zeta.base.reading import shown
 from zeta.check.watch.batches import TARGETS, Call, describe, tensors_in
-from zeta.check.watch.criteria.graph import last_activation
 from zeta.check.watch.criteria.measures import sum_to_one
+from zeta.check.watch.graph.makers import last_activation
 from zeta.errors import SpecError
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
