@@ -47,7 +47,7 @@ def test_attention_has_a_jacobian_too() -> None:
 @pytest.mark.parametrize("gain", [0.3, 3.0])
 def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
     model, x = deep(15, nn.ReLU, gain)
-    report = check(model, x, level="full")
+    report = check(model, x, level="full", suppress=["Z402"])  # under which it would be listed
     assert [finding.severity.value for finding in found(report, "Z801")] == ["fail"]
     assert found(check(*deep(15, nn.ReLU, math.sqrt(2)), level="full"), "Z801") == []
 
@@ -68,7 +68,7 @@ def test_residual_blocks_multiply_too() -> None:
     with torch.no_grad():
         for block in model.blocks:
             block.fc2.weight.mul_((2 * 24) ** 0.5)
-    (finding,) = found(check(model, vectors(16), level="full"), "Z801")
+    (finding,) = found(check(model, vectors(16), level="full", suppress=["Z402"]), "Z801")
     assert (finding.layer, finding.value) == ("blocks.23", pytest.approx(24 * math.log(3), rel=0.1))
 
 
