@@ -90,7 +90,7 @@ def imports(node: ast.AST) -> Iterator[str]:
 def test_what_is_beside_the_stages_is_known() -> None:
     assert len(MODULES) > 150
     beside = {module.split(".")[1] for module in MODULES if module != "zeta" and stage_of(module) == "beside"}
-    assert beside == {"__main__", "tensors", "utils", "verbs", "check", "command"}
+    assert beside == {"__main__", "callbacks", "testing", "tensors", "utils", "verbs", "check", "command"}
     assert {module.split(".")[1] for module in MODULES if module != "zeta"} - beside == set(STAGES)
 
 
@@ -161,6 +161,8 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
     used = {(module, name.split(".")[0]) for module in MODULES for name in imports(tree(module))}
     optional = {(module, name) for module, name in used if name not in known}
     assert optional == {
+        ("zeta.callbacks", "lightning"),
+        ("zeta.callbacks", "transformers"),
         ("zeta.command.loading", "transformers"),
         ("zeta.command.loading", "huggingface_hub"),
         ("zeta.compute.stream.kernels.triton", "triton"),

@@ -395,7 +395,7 @@ def test_checkpointed_layers_are_seen_once(reentrant: bool) -> None:
 
     model = Model()
     apply = torch.utils.checkpoint.CheckpointFunction.apply
-    report = check(model, vectors(8))
+    report = check(model, vectors(8), suppress=["Z410"])
     found = layers(report)
     assert report.findings == ()
     assert torch.utils.checkpoint.CheckpointFunction.apply == apply
@@ -623,9 +623,9 @@ def test_labels_are_not_said_to_leak_where_samples_are_paired() -> None:
     assert "Z602" in {f.rule.id for f in report.findings}  # one class more: no pairs
 
 
-def test_a_loss_over_no_labels_is_not_a_number() -> None:
+def test_a_loss_over_no_labels_is_not_a_number_because_no_label_counts() -> None:
     report = check(Mlp(8, 16, 4), (vectors(8), torch.full((64,), -100)))
-    assert "Z601" in {f.rule.id for f in report.findings if f.severity is Severity.FAIL}
+    assert [f.rule.id for f in report.findings if f.severity is Severity.FAIL] == ["Z613"]
 
 
 def test_loss_of_a_head_at_chance_level() -> None:

@@ -10,8 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.check.test_check_rules import evidence
 from tests.helpers.networks import vectors
 from zeta.check import CheckReport, check
+from zeta.check.judge import folded
+from zeta.check.judge.base import found as finding
 from zeta.check.show import serial
 from zeta.check.show.notebook import fragment
 
@@ -33,7 +36,10 @@ def found(report: CheckReport) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 def test_dead_units_are_the_cause_of_gradients_that_are_zero() -> None:
     report = check(dead(), vectors(8))
-    assert found(report)[0] == ("Z404", "3", [("Z506", "0.weight"), ("Z506", "2.weight"), ("Z905", "3")])
+    assert found(report)[0] == (
+        *("Z404", "3"),
+        [("Z506", "0.weight"), ("Z506", "2.weight"), ("Z905", "3"), ("Z412", "2.bias")],
+    )
     assert not report.ok
 
 
@@ -58,7 +64,7 @@ def test_who_accepts_the_cause_is_told_of_what_follows() -> None:
     assert ("Z506", "0.weight", []) in found(report)
     assert {one.rule.id for one in report.suppressed} == {"Z404", "Z905"}
     report = check(dead(), vectors(8), suppress=["Z506", "Z905"])
-    assert found(report)[0] == ("Z404", "3", [])
+    assert found(report)[0] == ("Z404", "3", [("Z412", "2.bias")])
 
 
 @pytest.fixture
@@ -67,13 +73,13 @@ def report() -> CheckReport:
 
 
 def test_consequences_are_in_every_format(report: CheckReport) -> None:
-    sentence = "It causes Z506 at 0.weight, Z506 at 2.weight and Z905 at 3."
+    sentence = "It causes Z506 at 0.weight, Z506 at 2.weight, Z905 at 3 and 1 more."
     assert sentence in str(report)
     assert sentence in fragment(report)
     assert sentence in json.loads(report.to_sarif())["runs"][0]["results"][0]["message"]["text"]
     document: Any = json.loads(report.to_json())
     jsonschema.validate(document, serial.schema())
-    assert [one["place"] for one in document["findings"][0]["consequences"]] == ["0.weight", "2.weight", "3"]
+    assert [one["place"] for one in document["findings"][0]["consequences"]] == ["0.weight", "2.weight", "3", "2.bias"]
     assert serial.from_json(document).findings == report.findings
 
 
@@ -83,3 +89,17 @@ def test_results_without_consequences_are_read(report: CheckReport) -> None:
     for one in document["findings"]:
         del one["consequences"]
     assert all(one.consequences == () for one in serial.from_json(document).findings)
+
+
+def test_labels_that_do_not_count_are_the_cause_of_a_loss_that_is_not_finite() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    report = check(model, (torch.randn(32, 8), torch.full((32,), -100)))
+    assert found(report) == [("Z613", "2.weight", [("Z601", "2.weight")])]
+
+
+def test_what_follows_from_a_consequence_and_from_its_cause_is_listed_under_the_cause() -> None:
+    """Z401 causes Z601, and follows from Z613 itself."""
+    made = [finding("Z401", "the layer", layer="x"), finding("Z601", "the loss"), finding("Z613", "the labels")]
+    (cause,) = folded(made, evidence())
+    assert (cause.rule.id, [other.rule for other in cause.consequences]) == ("Z613", ["Z401", "Z601"])

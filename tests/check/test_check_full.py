@@ -47,7 +47,7 @@ def test_attention_has_a_jacobian_too() -> None:
 @pytest.mark.parametrize("gain", [0.3, 3.0])
 def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
     model, x = deep(15, nn.ReLU, gain)
-    report = check(model, x, level="full", suppress=["Z402"])  # of which it would be a consequence
+    report = check(model, x, level="full", suppress=["Z402"])  # under which it would be listed
     assert [finding.severity.value for finding in found(report, "Z801")] == ["fail"]
     assert found(check(*deep(15, nn.ReLU, math.sqrt(2)), level="full"), "Z801") == []
 

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from zeta.check.facts.catalogue import RULES
-from zeta.check.facts.evidence import Chain, Evidence, Later, TensorFacts, Use
+from zeta.check.facts.evidence import Chain, Criterion, Evidence, Later, TensorFacts, Use
 from zeta.check.facts.results import Finding, Layer, Loss, Point, Severity, Stats
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import backward, base, forward, full, head
+from zeta.check.judge.training import losses
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 
@@ -75,14 +76,7 @@ def tensor(name: str, *, shape: tuple[int, ...] = (4, 4), kind: Kind = Kind.WEIG
 
 def evidence(*uses: Use, **changes: Any) -> Evidence:
     facts: dict[str, Any] = {"gradients": {}, "used": frozenset(), "detached": frozenset(), "head": frozenset()}
-    facts |= {
-        "loss": None,
-        "paired": False,
-        "compared": False,
-        "squashed": False,
-        "surrogate": False,
-        "differentiable": True,
-    }
+    facts |= {"loss": None, "paired": False, "compared": False, "surrogate": False, "differentiable": True}
     facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
     facts |= {"batch_size": None, "batch_zero": False, "touched": {}, "reached": lambda _: None}
     return Evidence(uses=chained(*uses), **facts | changes)
@@ -559,13 +553,18 @@ def test_initial_losses(
         assert ids(head.findings(replace(given, paired=True))) == []
 
 
+SQUASHED = (Criterion(function="cross_entropy", shape=(64, 4), target=(64,), holds="probabilities"),)
+
+
 def test_the_head_is_named_by_its_weight() -> None:
     made = [use("fc"), use("out", head=True, parameters=("out.bias", "out.weight")), use("late", head=True)]
-    (found,) = head.findings(evidence(*made, squashed=True, head=frozenset({"out.bias", "out.weight", "late.weight"})))
+    (found,) = losses.findings(
+        evidence(*made, criteria=SQUASHED, head=frozenset({"out.bias", "out.weight", "late.weight"}))
+    )
     assert (found.rule.id, found.parameter, found.layer) == ("Z605", "out.weight", "out")
-    (found,) = head.findings(evidence(squashed=True, head=frozenset({"w"})))
+    (found,) = losses.findings(evidence(criteria=SQUASHED, head=frozenset({"w"})))
     assert (found.parameter, found.layer) == ("w", None)
-    (found,) = head.findings(evidence(use("out", head=True), squashed=True, head=frozenset({"w"})))
+    (found,) = losses.findings(evidence(use("out", head=True), criteria=SQUASHED, head=frozenset({"w"})))
     assert (found.parameter, found.layer) == ("w", "out")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.helpers import sick_arguable, sick_copies, sick_losses, sick_recurrent, sick_updates  # noqa: F401 - they add their cases
 from tests.helpers.sick import CASES, Case
 from tests.helpers.wiring import WIRED_WRONG
 from zeta.check import RULES, check
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_defect_is_found(case: Case) -> None:
     torch.manual_seed(1)

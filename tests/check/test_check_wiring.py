@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tests.helpers.sick import Build, Case
 from tests.helpers.wiring import WIRED_RIGHT, WIRED_WRONG, Through
 from zeta.check import CheckReport, check
+from zeta.check.watch.criteria.calls import LossCall
 from zeta.check.watch.wiring.targets import offsets_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:To copy construct from a tensor", "ignore:None of the inputs have")
@@ -107,7 +108,7 @@ def test_targets_of_a_few_tokens_are_compared_but_not_of_very_few(kept: int, off
     tokens = torch.randint(0, 50, (4, 12), generator=torch.Generator().manual_seed(0))
     targets = tokens.roll(-1, 1)
     targets[:, -1] = targets[:, : 12 - kept] = -100
-    assert offsets_of(tokens, [(torch.zeros(48, 50), targets.flatten(), -100)]) == offsets
+    assert offsets_of(tokens, [LossCall("cross_entropy", torch.zeros(48, 50), targets.flatten(), {})]) == offsets
 
 
 @pytest.mark.parametrize("case", WIRED_WRONG, ids=lambda case: case.name)

@@ -436,12 +436,12 @@ def a_difference_of_equals() -> Any:
 
 @wrong("Z906")
 def dropout_of_everything() -> Any:
-    return nn.Sequential(nn.Linear(8, 16), nn.Dropout(1.0), nn.Linear(16, 4)), labelled(vectors(8))
+    return nn.Sequential(nn.Linear(8, 16), nn.Dropout(1.0), nn.ReLU(), nn.Linear(16, 4)), labelled(vectors(8))
 
 
 @wrong("Z906")
 def functional_dropout_of_everything() -> Any:
-    return Through(lambda h: F.dropout(h, 1.0)), labelled(vectors(8))
+    return Through(lambda h: F.dropout(F.relu(h), 1.0)), labelled(vectors(8))
 
 
 @wrong("Z906")

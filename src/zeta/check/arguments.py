@@ -18,7 +18,7 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.measure.effort import CheckProgress
 from zeta.check.measure.unwritten import Initialize
 from zeta.check.measure.updates import OptimizerLike
-from zeta.check.watch.losses import LossFunction
+from zeta.check.watch.criteria.objective import LossFunction
 from zeta.compute.stream.random import check_seed
 from zeta.errors import SpecError, TargetError, listed
 from zeta.resolve.slots import Slot, walk

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 
 from zeta import verbs
 from zeta._version import __version__
-from zeta.base import dtypes
 from zeta.base.distributed import any_fsdp, any_sharded
 from zeta.base.modules import check_module, copy_of, within_reach
 from zeta.base.process.forked import check_threads
@@ -26,7 +25,6 @@ from zeta.base.progress import progress_of
 from zeta.base.reading import shown
 from zeta.check.arguments import check_options, checked_slots
 from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
-from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.facts.wiring import Pairs
 from zeta.check.judge import all_findings, folded
@@ -35,9 +33,10 @@ from zeta.check.measure.duplicates import still_zeros, units_of_all
 from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
 from zeta.check.measure.jacobians import jacobians, watched
 from zeta.check.measure.later import later
+from zeta.check.measure.recurrent import recurrent
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
-from zeta.check.measure.tensors import parts_of, tensor_facts
+from zeta.check.measure.tensors import parameter_of, parts_of, tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
 from zeta.check.measure.updates import OptimizerLike, first_step
 from zeta.check.measure.wiring.cuts import cuts as cuts_of
@@ -45,10 +44,10 @@ from zeta.check.measure.wiring.pairs import PAIR_RULES
 from zeta.check.measure.wiring.pairs import pairs as pairs_of
 from zeta.check.show.report import CheckReport
 from zeta.check.watch.batches import Call, call_of
+from zeta.check.watch.criteria.objective import LossFunction
 from zeta.check.watch.fsdp import kept_gathered, reshard
 from zeta.check.watch.isolation import preserved
 from zeta.check.watch.loaders import first_batch
-from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
 from zeta.errors import SpecError, TargetError, listed
@@ -185,7 +184,7 @@ def check(
         findings=folded(reported, evidence),
         suppressed=suppressed,
         layers=tuple(use.layer for use in evidence.uses),
-        parameters=tuple(_parameter(one, evidence) for one in evidence.tensors),
+        parameters=tuple(parameter_of(one, evidence) for one in evidence.tensors),
         loss=evidence.loss,
         points=evidence.points,
         sampled=evidence.sampled,
@@ -279,6 +278,7 @@ def _evidence(
         updates=updates,
         membership=membership,
         units=units_of_all(tensors, limits.same_gradient),
+        recurrent=recurrent(seen.sequences, tensors),
     )
 
 
@@ -355,24 +355,3 @@ def _later(
         return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
     with preserved(model):
         return later(model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)
-
-
-def _parameter(one: TensorFacts, evidence: Evidence) -> Parameter:
-    units, update = evidence.units.get(one.name), evidence.updates.get(one.name)
-    return Parameter(
-        name=one.name,
-        ties=one.ties,
-        shape=one.slot.shape,
-        dtype=dtypes.name_of(one.slot.tensor.dtype),
-        trainable=one.trainable,
-        buffer=one.buffer,
-        initializer=None if one.entry is None else str(one.entry.initializer),
-        planned_mean=None if one.entry is None else one.entry.mean,
-        planned_std=None if one.entry is None else one.entry.std,
-        values=one.stats,
-        gradient=one.gradient_stats,
-        units=None if units is None else units.count,
-        distinct=None if units is None else units.distinct,
-        update=None if update is None else update.size,
-        spectral=evidence.spectral.get(one.name),
-    )

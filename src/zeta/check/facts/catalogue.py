@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from zeta.check.facts.results import Rule, Severity
+from zeta.check.facts.of_training import OF_TRAINING
+from zeta.check.facts.results import Rule
 from zeta.check.facts.wiring_rules import WIRING
-
-FAIL, WARN, NOTE = Severity.FAIL, Severity.WARN, Severity.NOTE
-
-
-def _rule(number: str, name: str, severity: Severity, summary: str, advice: str, source: str) -> Rule:
-    return Rule(id=number, name=name, severity=severity, summary=summary, advice=advice, source=source)
-
+from zeta.check.facts.writing import FAIL, NOTE, WARN, rule
 
 GROUPS: Final = {
     "Z1": "memory",
@@ -27,9 +22,9 @@ GROUPS: Final = {
 }
 
 RULES: Final[dict[str, Rule]] = {
-    rule.id: rule
-    for rule in (
-        _rule(
+    one.id: one
+    for one in (
+        rule(
             "Z101",
             "never-written",
             FAIL,
@@ -37,7 +32,7 @@ RULES: Final[dict[str, Rule]] = {
             "Initialize it in the module's reset_parameters or _init_weights, or give it a rule.",
             "after to_empty and init_empty_weights, values that nothing writes are undefined",
         ),
-        _rule(
+        rule(
             "Z102",
             "not-finite",
             FAIL,
@@ -45,7 +40,7 @@ RULES: Final[dict[str, Rule]] = {
             "Initialize it again; one such value spreads to every output.",
             "IEEE 754: NaN propagates",
         ),
-        _rule(
+        rule(
             "Z103",
             "near-overflow",
             FAIL,
@@ -53,7 +48,7 @@ RULES: Final[dict[str, Rule]] = {
             "Lower the std, or use bf16 or fp32 for this parameter.",
             "fp16 ends at 65504 (Micikevicius et al. 2018)",
         ),
-        _rule(
+        rule(
             "Z104",
             "subnormal",
             FAIL,
@@ -61,7 +56,7 @@ RULES: Final[dict[str, Rule]] = {
             "Raise the std, or keep this parameter in bf16 or fp32.",
             "Micikevicius et al. 2018, section 3.2",
         ),
-        _rule(
+        rule(
             "Z201",
             "std-off-plan",
             FAIL,
@@ -69,7 +64,7 @@ RULES: Final[dict[str, Rule]] = {
             "Something wrote to it after the plan did, or it was never applied: compare with zeta.verify.",
             "Wilson & Hilferty 1931 for the score of a mean square",
         ),
-        _rule(
+        rule(
             "Z202",
             "mean-off-plan",
             FAIL,
@@ -77,7 +72,7 @@ RULES: Final[dict[str, Rule]] = {
             "Something wrote to it after the plan did, or it was never applied: compare with zeta.verify.",
             "central limit theorem",
         ),
-        _rule(
+        rule(
             "Z203",
             "bounds-never-bite",
             WARN,
@@ -85,7 +80,7 @@ RULES: Final[dict[str, Rule]] = {
             "Give bounds in units of the std (cutoff=2), or use a plain normal.",
             "torch.nn.init.trunc_normal_ takes absolute bounds, by default -2 and 2",
         ),
-        _rule(
+        rule(
             "Z204",
             "truncation-lowered-std",
             WARN,
@@ -93,7 +88,7 @@ RULES: Final[dict[str, Rule]] = {
             "Use TruncatedNormal(..., correct_std=True), which raises the parent's std to compensate for the cut.",
             "a normal cut at 2 sigma has 0.880 of its std",
         ),
-        _rule(
+        rule(
             "Z205",
             "fan-on-wrong-axis",
             FAIL,
@@ -101,7 +96,7 @@ RULES: Final[dict[str, Rule]] = {
             "Take the fans from zeta.fans(module), which knows transposed, grouped and packed weights.",
             "torch.nn.init uses the shape alone: dimension 1 is in, dimension 0 is out",
         ),
-        _rule(
+        rule(
             "Z206",
             "distorted-by-rounding",
             FAIL,
@@ -109,7 +104,7 @@ RULES: Final[dict[str, Rule]] = {
             "Draw in fp32 and round afterwards (zeta does); truncate instead of clamping.",
             "erfinv of a uniform that rounded to 1 is infinite, and was clamped to the bound",
         ),
-        _rule(
+        rule(
             "Z207",
             "stride-lowers-variance",
             NOTE,
@@ -117,7 +112,7 @@ RULES: Final[dict[str, Rule]] = {
             "VarianceScaling(..., effective=True) counts only that part; zeta.fans(module, effective=True) shows it.",
             "one in stride positions of the kernel meets an input (Dumoulin & Visin 2016, arXiv:1603.07285)",
         ),
-        _rule(
+        rule(
             "Z301",
             "duplicated-units",
             FAIL,
@@ -125,7 +120,7 @@ RULES: Final[dict[str, Rule]] = {
             "Draw their weights at random.",
             "Goodfellow et al. 2016, section 8.4: parameters must break symmetry",
         ),
-        _rule(
+        rule(
             "Z302",
             "zero-and-still",
             FAIL,
@@ -133,7 +128,7 @@ RULES: Final[dict[str, Rule]] = {
             "Let one factor of a product be zero at most: LoRA's B but not its A, the last layer of a branch alone.",
             "Hu et al. 2022 (LoRA) zero one of the two factors only",
         ),
-        _rule(
+        rule(
             "Z303",
             "benign-zero",
             NOTE,
@@ -141,7 +136,7 @@ RULES: Final[dict[str, Rule]] = {
             "Nothing to do.",
             "Goyal et al. 2017; Zhang et al. 2019 (Fixup); Peebles & Xie 2023 (adaLN-zero); Hu et al. 2022 (LoRA)",
         ),
-        _rule(
+        rule(
             "Z304",
             "benign-duplicates",
             NOTE,
@@ -149,7 +144,7 @@ RULES: Final[dict[str, Rule]] = {
             "Nothing to do, if it is intended.",
             "Chen et al. 2016 (Net2Net)",
         ),
-        _rule(
+        rule(
             "Z305",
             "cloned-layers",
             WARN,
@@ -157,7 +152,23 @@ RULES: Final[dict[str, Rule]] = {
             "Initialize each layer separately; torch.nn.TransformerEncoder copies the layer that it is given.",
             "torch.nn.TransformerEncoder's documentation, since 2.0",
         ),
-        _rule(
+        rule(
+            "Z306",
+            "twin-branches",
+            FAIL,
+            "Parallel branches start with the same weights and receive the same gradients: they stay one network.",
+            "Initialize each branch separately: a deep copy has the same weights.",
+            "Lakshminarayanan et al. 2017 (deep ensembles): members differ by their random weights",
+        ),
+        rule(
+            "Z307",
+            "positions-zero",
+            WARN,
+            "A table of positions is zero everywhere, so that attention sees no order at first.",
+            "Draw it from a normal distribution of std 0.02, or fill it with sines and cosines.",
+            "Vaswani et al. 2017, section 3.5: attention has no order without positions; Dosovitskiy et al. 2021",
+        ),
+        rule(
             "Z401",
             "not-finite-forward",
             FAIL,
@@ -165,7 +176,7 @@ RULES: Final[dict[str, Rule]] = {
             "Check the scale of its input, and divisions, logarithms and exponentials in it.",
             "IEEE 754: NaN propagates",
         ),
-        _rule(
+        rule(
             "Z402",
             "beyond-depth-scale",
             FAIL,
@@ -173,7 +184,7 @@ RULES: Final[dict[str, Rule]] = {
             "Scale the weights by the activation's gain (zeta.gain), or normalize.",
             "Schoenholz et al. 2017: trainable up to about 6 depth scales; He et al. 2015",
         ),
-        _rule(
+        rule(
             "Z403",
             "residual-growth",
             FAIL,
@@ -181,7 +192,7 @@ RULES: Final[dict[str, Rule]] = {
             "Scale the last layer of each branch by 1/sqrt(2 * layers), or start it at zero.",
             "Radford et al. 2019 (GPT-2); Hanin & Rolnick 2018; Zhang et al. 2019 (Fixup)",
         ),
-        _rule(
+        rule(
             "Z404",
             "dead-units",
             FAIL,
@@ -189,7 +200,7 @@ RULES: Final[dict[str, Rule]] = {
             "Raise the bias, or centre the input of the layer before it, so that some samples turn its units on.",
             "Lu et al. 2019 (born dead ReLU)",
         ),
-        _rule(
+        rule(
             "Z405",
             "saturated",
             FAIL,
@@ -197,7 +208,7 @@ RULES: Final[dict[str, Rule]] = {
             "Scale the weights down, to std 1/sqrt(fan_in) for inputs of unit variance, and keep the bias near zero.",
             "Glorot & Bengio 2010",
         ),
-        _rule(
+        rule(
             "Z406",
             "input-ignored",
             FAIL,
@@ -205,7 +216,63 @@ RULES: Final[dict[str, Rule]] = {
             "Look for a zero weight with a bias, a softmax over one element, or biases much larger than the signal.",
             "Schoenholz et al. 2017: the ordered phase",
         ),
-        _rule(
+        rule(
+            "Z407",
+            "recurrent-saturated",
+            FAIL,
+            "Inside of a recurrent layer, candidates or gates lie at bounds where no gradient passes.",
+            "Scale the inputs to unit variance and the weights to std 1/sqrt(hidden size); keep biases near zero.",
+            "Hochreiter & Schmidhuber 1997; Glorot & Bengio 2010 for the bounds",
+        ),
+        rule(
+            "Z408",
+            "recurrent-memory",
+            WARN,
+            "A recurrent layer forgets its state within a step or two, or writes nothing to it.",
+            "Set the forget gate's bias to 1, draw the recurrent weight orthogonal, and keep other biases near zero.",
+            "Jozefowicz et al. 2015 (forget bias 1); Saxe et al. 2014 (orthogonal)",
+        ),
+        rule(
+            "Z409",
+            "recurrent-growth",
+            FAIL,
+            "A small change of a recurrent state grows exponentially over the sequence, and gradients with it.",
+            "Scale the recurrent weight to a spectral radius of 1 or below, such as orthogonal.",
+            "Pascanu et al. 2013: gradients explode where the recurrent weight's largest singular value is above 1",
+        ),
+        rule(
+            "Z410",
+            "linear-chain",
+            WARN,
+            "Two layers follow each other without a nonlinearity, and are one linear map together.",
+            "Put an activation between them, or use one layer.",
+            "a product of matrices is a matrix; a narrow layer between, which lowers the rank, is meant",
+        ),
+        rule(
+            "Z411",
+            "one-choice",
+            WARN,
+            "All inputs select the same entries, such as one expert of a router or one code of a codebook.",
+            "Lower the router's bias or scale; draw the codes at the scale of their inputs, or from a batch of them.",
+            "Shazeer et al. 2017, section 4 (experts); van den Oord et al. 2017 and Zeghidour et al. 2021 (codebooks)",
+        ),
+        rule(
+            "Z412",
+            "bias-outweighs",
+            WARN,
+            "A bias is much larger than what its layer makes of the input.",
+            "Start the bias at zero, and look at the scale of the weight and of the input.",
+            "Glorot & Bengio 2010: biases start at zero",
+        ),
+        rule(
+            "Z413",
+            "input-scale",
+            WARN,
+            "The first layer gets inputs whose mean or scale is far from that of standardized ones.",
+            "Standardize the inputs: subtract their mean, and divide by their std; divide bytes by 255.",
+            "LeCun et al. 1998 (Efficient BackProp), section 4.3",
+        ),
+        rule(
             "Z501",
             "unused",
             WARN,
@@ -213,7 +280,7 @@ RULES: Final[dict[str, Rule]] = {
             "Remove it, freeze it, or use its output.",
             "torch.nn.parallel.DistributedDataParallel(find_unused_parameters=...)",
         ),
-        _rule(
+        rule(
             "Z502",
             "detached",
             FAIL,
@@ -221,7 +288,7 @@ RULES: Final[dict[str, Rule]] = {
             "Remove the detach(), .data or no_grad() on the way, or freeze the parameter.",
             "torch.autograd",
         ),
-        _rule(
+        rule(
             "Z503",
             "nothing-to-learn",
             FAIL,
@@ -229,7 +296,7 @@ RULES: Final[dict[str, Rule]] = {
             "Check requires_grad and no_grad, and that the loss is computed from the model's output.",
             "torch.autograd",
         ),
-        _rule(
+        rule(
             "Z504",
             "gradient-ratio",
             FAIL,
@@ -237,7 +304,7 @@ RULES: Final[dict[str, Rule]] = {
             "Use the gain of the activation (zeta.gain), normalization or residual connections.",
             "Glorot & Bengio 2010; Schoenholz et al. 2017",
         ),
-        _rule(
+        rule(
             "Z505",
             "frozen",
             NOTE,
@@ -245,7 +312,7 @@ RULES: Final[dict[str, Rule]] = {
             "Nothing to do, if it is intended.",
             "requires_grad is False",
         ),
-        _rule(
+        rule(
             "Z506",
             "no-gradient-passes",
             FAIL,
@@ -253,7 +320,7 @@ RULES: Final[dict[str, Rule]] = {
             "Look for dead units, a zero factor or a constant function after it.",
             "chain rule: one zero factor is enough",
         ),
-        _rule(
+        rule(
             "Z507",
             "not-finite-gradient",
             FAIL,
@@ -261,7 +328,7 @@ RULES: Final[dict[str, Rule]] = {
             "Look for a square root, a norm, a division or a logarithm at zero; add a small number before it.",
             "the derivative of sqrt(x) is infinite at 0",
         ),
-        _rule(
+        rule(
             "Z601",
             "initial-loss",
             FAIL,
@@ -269,7 +336,7 @@ RULES: Final[dict[str, Rule]] = {
             "Lower the std of the head, or of the embedding that it is tied to, to 1/sqrt(width) or below.",
             "Karpathy 2019, A Recipe for Training Neural Networks: verify loss at init",
         ),
-        _rule(
+        rule(
             "Z602",
             "loss-unlike-chance",
             WARN,
@@ -277,7 +344,7 @@ RULES: Final[dict[str, Rule]] = {
             "Below: check whether the target leaks into the input, or labels are shifted. Above: check labels.",
             "Karpathy 2019, A Recipe for Training Neural Networks: verify loss at init",
         ),
-        _rule(
+        rule(
             "Z603",
             "attention-collapsed",
             FAIL,
@@ -285,7 +352,7 @@ RULES: Final[dict[str, Rule]] = {
             "Lower the std of the query and key projections, scale by 1/sqrt(head size), or normalize both.",
             "Zhai et al. 2023 (entropy collapse)",
         ),
-        _rule(
+        rule(
             "Z604",
             "large-attention-logit",
             WARN,
@@ -293,23 +360,8 @@ RULES: Final[dict[str, Rule]] = {
             "Lower the std of the query and key projections, or normalize queries and keys.",
             "Dehghani et al. 2023 (ViT-22B); Kimi Team 2025 (QK-clip at 100)",
         ),
-        _rule(
-            "Z605",
-            "probabilities-as-logits",
-            WARN,
-            "A loss that expects logits gets probabilities, so that softmax or sigmoid is applied twice.",
-            "Give it the input of the softmax or the sigmoid.",
-            "torch.nn.CrossEntropyLoss and BCEWithLogitsLoss: the input is unnormalized logits",
-        ),
-        _rule(
-            "Z701",
-            "first-step",
-            FAIL,
-            "The optimizer's first step is too large or too small compared with the weights.",
-            "Lower the learning rate for this group, warm it up, or raise the std of the weights.",
-            "Karpathy 2022: about 1e-3; You et al. 2017 (LARS)",
-        ),
-        _rule(
+        *OF_TRAINING,
+        rule(
             "Z801",
             "jacobian",
             FAIL,
@@ -317,7 +369,7 @@ RULES: Final[dict[str, Rule]] = {
             "Scale the weights so that the mean square singular value of each layer is 1.",
             "Saxe et al. 2014; Pennington et al. 2017",
         ),
-        _rule(
+        rule(
             "Z802",
             "spectral-norm",
             FAIL,
@@ -325,7 +377,7 @@ RULES: Final[dict[str, Rule]] = {
             "Look for a mean that is not zero, outliers, or similar rows.",
             "Vershynin 2012: std * (sqrt(rows) + sqrt(columns))",
         ),
-        _rule(
+        rule(
             "Z803",
             "coordinate-check",
             WARN,
@@ -333,7 +385,7 @@ RULES: Final[dict[str, Rule]] = {
             "Scale stds and learning rates with width as muP does.",
             "Yang et al. 2022 (Tensor Programs V), appendix D.1",
         ),
-        _rule(
+        rule(
             "Z804",
             "gradient-growth",
             FAIL,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zeta.check.facts.results import Layer, Loss, Point, Stats
 from zeta.check.facts.thresholds import Thresholds
@@ -85,6 +86,8 @@ class Use:
     steps: int | None  #: of a recurrent module, if known
     gates: bool  #: whether it is a sigmoid whose output multiplies another tensor
     resolution: float  #: the distance from 1 to the next number of its output's dtype
+    fed_by: str | None = None  #: the weighted layer whose output goes, through views, here and nowhere else
+    input_mean: float | None = None
 
     @property
     def block(self) -> bool:
@@ -134,6 +137,8 @@ class Update:
 
     size: float  #: its rms over that of the values
     group: str | None  #: the optimizer's parameter group, if it has several
+    rounded: float = 0.0  #: fraction of the elements that the step leaves as they are, though they have a gradient
+    eps: float | None = None  #: the number that the optimizer adds to the size of a gradient before dividing by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +147,75 @@ class Chain:
 
     layers: tuple[str, ...]
     squares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How the range and the scale of an output fit those of its target."""
+
+    activation: str | None  #: the last operation of the output, if it bounds the output
+    low: float  #: of the target
+    high: float
+    beyond: float  #: mean squared distance of the target to the output's range, over the target's variance
+    target_rms: float
+    output_rms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """One call of a loss function, or one difference of a prediction and its target outside of the model."""
+
+    function: str
+    shape: tuple[int, ...]  #: of the prediction
+    target: tuple[int, ...]
+    falling: int = 0  #: samples for which the final loss falls if the prediction moves toward its target
+    rising: int = 0
+    constant: bool = False  #: whether all targets are equal
+    broadcast: tuple[int, ...] | None = None  #: the shape of the comparison, if it is larger than both by accident
+    fit: Fit | None = None
+    holds: str | None = None  #: ``probabilities`` or ``logits``, where the loss expects something else
+    crossed: int | None = None  #: the dimension over which probabilities sum to one, if it is not that of the classes
+    range: tuple[float, float] | None = None  #: of binary targets
+    counted: float = 1.0  #: the fraction of labels that count
+    uncounted: str = ""  #: why the others do not
+    weightless: tuple[int, ...] = ()  #: classes in the batch whose weight is zero
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sequences:
+    """Some of the sequences that one ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` got."""
+
+    module: str
+    recurrent: nn.RNNBase
+    inputs: Tensor  #: steps, samples, features
+    steps: int  #: of the whole sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent:
+    """One layer and direction of a recurrent module, run again step by step on some sequences."""
+
+    module: str
+    kind: str  #: ``LSTM``
+    weight: str  #: the name of its recurrent weight
+    steps: int
+    saturated: tuple[tuple[str, float], ...]  #: the fraction at its bounds, of each part in which that is harmful
+    kept: float | None  #: mean forget gate of an LSTM, mean update gate of a GRU
+    written: float | None  #: mean input gate of an LSTM, mean of 1 - update gate of a GRU
+    factor: float | None  #: by which a small change of the state grows from one step to the next
+    radius: float  #: spectral radius of the recurrent weight (of the candidate's, for gates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One selection in a module of the largest or smallest entries in each row, by ``topk``, ``argmin`` or ``min``."""
+
+    module: str
+    function: str
+    rows: int
+    entries: int
+    chosen: int  #: entries selected in each row
+    common: float  #: the fraction of all selections that the most frequent ``chosen`` entries have
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,7 +232,6 @@ class Pass:
     loss: Loss
     paired: bool  #: whether the class of sample i is i, as in contrastive losses
     compared: bool  #: whether the logits are distances, cosines or products of two layers' outputs
-    squashed: bool  #: whether a loss that expects logits gets probabilities
     surrogate: bool  #: whether the loss is a fixed projection of the outputs
     differentiable: bool  #: whether the loss depends on any trainable parameter
     batch_size: int | None  #: the first dimension of the input
@@ -166,6 +239,12 @@ class Pass:
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
     wires: Wires = field(default_factory=Wires)
+    objective: float = math.nan  #: the scalar whose gradients these are; ``loss`` may be a cross entropy in it
+    criteria: tuple[Criterion, ...] = ()
+    sequences: tuple[Sequences, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    #: the largest probability of the dropout in each module that has some, which a check leaves out
+    dropping: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,4 +263,5 @@ class Evidence(Pass):
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
     units: Mapping[str, Units] = field(default_factory=dict)
+    recurrent: tuple[Recurrent, ...] = ()
     sampled: tuple[str, ...] = ()  #: what the full level measured in part

@@ -75,6 +75,22 @@ class Thresholds:
     constant: float = 0.5
     varied: float = 1e-4
 
+    #: Z408: factor per step by which a change of a recurrent state shrinks; after three steps, 1e-3 is left
+    state_kept: float = 0.1
+    #: Z408: the mean input gate times the number of steps: what a sequence writes to its state
+    state_written: float = 0.05
+
+    #: Z411: fraction of all selections that the most frequent entries have; and rows, so that it is not by chance
+    one_choice: float = 0.95
+    fewest_choices: int = 32
+    #: Z412: rms of the bias over that of the weight times the input. Gates start at 4 or below (Srivastava et al. 2015)
+    bias_ratio: float = 10.0
+    #: Z413: rms of the first layer's input; of bytes, it is 140
+    input_scale: float = 10.0
+    input_least: float = 1e-3
+    #: Z413: mean of the first layer's input over its std; of bytes divided by 255, it is at most about 3
+    input_mean: float = 10.0
+
     #: Z504: ratio of the gradient norms at the first and last layer, in either direction. e^(6/2) = 20 is still
     #: trainable (Schoenholz et al. 2017); Adam compensates a constant factor of some thousands; fp16 ends at 6e-8
     gradient_ratio_warn: float = 1e4
@@ -92,10 +108,28 @@ class Thresholds:
     #: Z604: the largest absolute score; QK-clip's bound (Kimi Team 2025); ViT-22B diverged above (Dehghani et al. 2023)
     largest_logit: float = 100.0
 
+    #: Z608: fraction of the samples whose loss rises if their prediction moves toward the target
+    rising: float = 0.95
+    #: Z610: mean squared distance of the target to the output's range, over the target's variance: the fraction of the
+    #: variance that cannot be learned. A standard normal target loses 0.15 to tanh, 0.5 to ReLU, 0.58 to a sigmoid
+    beyond_warn: float = 0.01
+    beyond_fail: float = 0.25
+    #: Z611: rms of the target over that of the output (at least 1). Of a network of three layers, SGD at 1e-2 diverges
+    #: at 100; Adam at 1e-3 explains 60% of the variance after 2,000 steps at 2e4, and nothing at 2e5
+    target_scale_warn: float = 100.0
+    target_scale_fail: float = 3e4
+
     #: Z701: rms of the first step over rms of the weights; 1e-3 is usual (Karpathy 2022), Adam's first step is larger
     update_warn: float = 0.3
     update_fail: float = 3.0
     update_least: float = 1e-7
+
+    #: Z702: the rms of the gradient that is largest, over the optimizer's eps; at 1, Adam's step is half as long
+    gradient_over_eps: float = 1.0
+    #: Z703: fraction of the elements with a gradient that the first step leaves as they are. In bf16, Adam at 1e-4
+    #: leaves 12% of N(0, 0.02); at 1e-5, 84%; at 1e-6, 98%
+    rounded_warn: float = 0.5
+    rounded_fail: float = 0.99
 
     #: Z801: ln of the mean square singular value of the Jacobians' product (Pennington et al. 2017)
     jacobian_warn: float = 6.0
@@ -133,5 +167,14 @@ _LEAST: Final = {"shortest_run": 2}
 _DIVISORS: Final = ("overflow_margin",)
 _FRACTIONS: Final = (
     *("subnormal_warn", "subnormal_fail", "dead_warn", "dead_fail", "dead_chance", "saturated_warn", "saturated_fail"),
-    *("entropy_warn", "entropy_fail", "lowered_std", "mass_share"),
+    *(
+        "rising",
+        "state_kept",
+        "rounded_warn",
+        "rounded_fail",
+        "entropy_warn",
+        "entropy_fail",
+        "lowered_std",
+        "mass_share",
+    ),
 )

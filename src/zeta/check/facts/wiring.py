@@ -24,7 +24,6 @@ class Wires:
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  #: the shape of each output, by its place
     offsets: frozenset[int] = frozenset()  #: by how many places a cross entropy's targets are ahead of the tokens
     guessed: bool = False  #: whether the next-token loss is the check's own choice
-    dropped: tuple[str, ...] = ()  #: uses of dropout with probability one
 
 
 @dataclass(frozen=True, kw_only=True)

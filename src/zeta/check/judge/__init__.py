@@ -7,18 +7,23 @@ from typing import Final
 
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
-from zeta.check.judge import backward, forward, full, head, memory, plan, symmetry, update, wiring
+from zeta.check.judge import arguable, backward, forward, full, head, memory, plan, recurrent, wiring
 from zeta.check.judge.causes import folded
+from zeta.check.judge.symmetry import units
+from zeta.check.judge.training import losses, update
 
 __all__ = ["all_findings", "folded"]
 
 _GROUPS: Final[tuple[Callable[[Evidence], Iterator[Finding]], ...]] = (
     memory.findings,
     plan.findings,
-    symmetry.findings,
+    units.findings,
     forward.findings,
+    recurrent.findings,
+    arguable.findings,
     backward.findings,
     head.findings,
+    losses.findings,
     update.findings,
     full.findings,
     wiring.findings,

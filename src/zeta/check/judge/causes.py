@@ -28,9 +28,12 @@ _ANYWHERE: Final[dict[str, tuple[str, ...]]] = {
     "Z401": ("Z601",),
     "Z402": ("Z504", "Z801", "Z804"),
     "Z403": ("Z504", "Z804"),
-    "Z404": ("Z905",),
-    "Z406": ("Z905",),
+    "Z404": ("Z412", "Z905"),
+    "Z405": ("Z412",),
+    "Z406": ("Z412", "Z905"),
     "Z503": ("Z502",),
+    "Z504": ("Z702",),
+    "Z613": ("Z302", "Z401", "Z506", "Z507", "Z601", "Z602"),
     "Z901": ("Z503",),
     "Z904": ("Z503",),
     "Z905": ("Z302", "Z506"),
@@ -44,24 +47,21 @@ _THERE: Final[dict[str, tuple[str, ...]]] = {"Z603": ("Z604",)}
 def folded(findings: Sequence[Finding], evidence: Evidence) -> tuple[Finding, ...]:
     """The findings without those that follow from another one, which lists them; never under a less severe one."""
     order = _Order(evidence.uses)
-    under: dict[int, list[Finding]] = {}
-    causes: list[int] = []
-    for number, finding in enumerate(findings):
-        cause = next(
-            (at for at, other in enumerate(findings) if at != number and _follows(finding, other, order)), None
-        )
-        if cause is None:
-            causes.append(number)
-        else:
-            under.setdefault(cause, []).append(finding)
-    # what follows from something that follows itself stays: its cause is not shown as one
-    lost = [finding for cause, some in under.items() if cause not in causes for finding in some]
-    kept = [
-        replace(finding, consequences=tuple(map(_consequence, under.get(number, ()))))
-        for number, finding in enumerate(findings)
-        if number in causes or any(finding is one for one in lost)
+    causes = [
+        [at for at, other in enumerate(findings) if other is not finding and _follows(finding, other, order)]
+        for finding in findings
     ]
-    return tuple(kept)
+    # what follows from nothing but consequences stays: its causes are not shown as findings
+    first = [next((at for at in some if not causes[at]), None) for some in causes]
+    under: dict[int, list[Consequence]] = {}
+    for finding, cause in zip(findings, first, strict=True):
+        if cause is not None:
+            under.setdefault(cause, []).append(_consequence(finding))
+    return tuple(
+        replace(finding, consequences=tuple(under.get(number, ())))
+        for number, finding in enumerate(findings)
+        if first[number] is None
+    )
 
 
 def _consequence(finding: Finding) -> Consequence:

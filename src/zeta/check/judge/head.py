@@ -17,11 +17,8 @@ _OF_COMPARISONS: Final = "Lower the scale (raise the temperature), if it was not
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """Initial loss, attention entropy, largest score."""
-    parameter, layer = _head(evidence)
+    parameter, layer = head_of(evidence)
     yield from _loss(evidence, parameter, layer)
-    if evidence.squashed:
-        message = "cross entropy gets probabilities instead of logits: between 0 and 1, they hardly differ"
-        yield found("Z605", message, parameter=parameter, layer=layer)
     last = max((number for number, use in enumerate(evidence.uses) if use.weighted), default=-1)
     for number, use in enumerate(evidence.uses):
         if use.layer.entropy is not None and use.layer.largest_logit is not None:
@@ -71,7 +68,7 @@ def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Itera
         yield found("Z602", message, parameter=parameter, layer=layer, value=loss.value, limit=loss.expected)
 
 
-def _head(evidence: Evidence) -> tuple[str | None, str | None]:
+def head_of(evidence: Evidence) -> tuple[str | None, str | None]:
     """The weight and the layer that make the logits."""
     head = next((use for use in evidence.uses if use.head), None)
     own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head

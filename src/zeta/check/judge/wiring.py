@@ -112,7 +112,7 @@ def _constant(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _dropped(evidence: Evidence) -> Iterator[Finding]:
-    names = [name or "the model" for name in evidence.wires.dropped]
+    names = [name or "the model" for name, rate in evidence.dropping.items() if rate == 1]
     if names:
         yield found("Z906", f"dropout with p=1 in {_listed(names)}")
 

@@ -15,8 +15,8 @@ from zeta.check.facts.evidence import Later, TensorFacts
 from zeta.check.measure.duplicates import rows_of
 from zeta.check.watch.batches import Call
 from zeta.check.watch.calls import Quiet, plainly
+from zeta.check.watch.criteria.objective import LossFunction, objective
 from zeta.check.watch.fsdp import reshard
-from zeta.check.watch.losses import LossFunction, objective
 from zeta.check.watch.probe import gradients_of
 from zeta.check.watch.ranks import Ranks
 from zeta.write import shards

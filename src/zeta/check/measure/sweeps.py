@@ -16,8 +16,8 @@ from zeta.base.modules import named_parameters_of, parameters_of
 from zeta.base.reading import shown
 from zeta.check.facts.results import Point
 from zeta.check.watch.batches import call_of
+from zeta.check.watch.criteria.objective import LossFunction
 from zeta.check.watch.isolation import preserved
-from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap, walk

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zeta.base import dtypes
 from zeta.base.parametrizations import evaluated, is_rescaled, originals, planned_weight
-from zeta.check.facts.evidence import Pass, TensorFacts
-from zeta.check.facts.results import Stats
+from zeta.check.facts.evidence import Evidence, Pass, TensorFacts
+from zeta.check.facts.results import Parameter, Stats
 from zeta.check.watch.moments import plain, stats_of
 from zeta.fans import Axes
 from zeta.resolve import resolver, solving
@@ -91,3 +92,25 @@ def _stats(values: Tensor) -> Stats:
 
 def _axes(group: list[Slot]) -> Axes | None:
     return solving.axes_if_any(group) if group[0].kind is not Kind.BUFFER else None
+
+
+def parameter_of(one: TensorFacts, evidence: Evidence) -> Parameter:
+    """A parameter or buffer as the report shows it."""
+    units, update = evidence.units.get(one.name), evidence.updates.get(one.name)
+    return Parameter(
+        name=one.name,
+        ties=one.ties,
+        shape=one.slot.shape,
+        dtype=dtypes.name_of(one.slot.tensor.dtype),
+        trainable=one.trainable,
+        buffer=one.buffer,
+        initializer=None if one.entry is None else str(one.entry.initializer),
+        planned_mean=None if one.entry is None else one.entry.mean,
+        planned_std=None if one.entry is None else one.entry.std,
+        values=one.stats,
+        gradient=one.gradient_stats,
+        units=None if units is None else units.count,
+        distinct=None if units is None else units.distinct,
+        update=None if update is None else update.size,
+        spectral=evidence.spectral.get(one.name),
+    )

@@ -42,14 +42,19 @@ def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> tu
     if twin is not None:
         _step(twin)
     belongs = membership(tensors, given, None if given is optimizer else copies)
-    groups = _groups(given)
+    groups, eps = _groups(given), {} if twin is None else _eps(twin)
     updates: dict[str, Update] = {}
     for one in moving:
         copied = copies[id(one.slot.tensor)]
-        moved = (copied.detach() - one.values).double().square().mean().sqrt()
+        step = copied.detach() - one.values
         if one.stats.rms > 0 and one.stats.nonfinite == 0 and one.name not in belongs.missing:
             group = groups.get(id(copied if given is twin else one.slot.tensor))
-            updates[one.name] = Update(size=float(moved) / one.stats.rms, group=group)
+            updates[one.name] = Update(
+                size=float(step.double().square().mean().sqrt()) / one.stats.rms,
+                group=group,
+                rounded=_rounded(step, one),
+                eps=eps.get(id(copied)),
+            )
     return updates, belongs
 
 
@@ -73,6 +78,23 @@ def _step(optimizer: Optimizer) -> None:
             for copied in group["params"]:
                 copied.grad = None if copied.grad is None else copied.grad.to_sparse(1)
     optimizer.step()
+
+
+def _rounded(step: Tensor, one: TensorFacts) -> float:
+    """The fraction of the elements with a gradient that a step does not change."""
+    assert one.gradient is not None
+    asked = one.gradient != 0
+    return float(((step == 0) & asked).sum() / asked.sum().clamp_min(1))
+
+
+def _eps(optimizer: Optimizer) -> dict[int, float]:
+    """The ``eps`` of the group of each parameter, by ``id``, of an optimizer that divides by the gradient's size."""
+    return {
+        id(parameter): float(group["eps"])
+        for group in optimizer.param_groups
+        if isinstance(group.get("eps"), float | int)
+        for parameter in group["params"]
+    }
 
 
 def _groups(optimizer: Optimizer) -> dict[int, str]:

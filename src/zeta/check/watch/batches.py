@@ -11,13 +11,18 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from zeta.base.modules import tensors_of
 from zeta.base.reading import shown
+from zeta.check.facts.evidence import Sequences
 from zeta.check.watch.loaders import has_training_step, stepping
 from zeta.errors import SpecError, ZetaError
 from zeta.resolve.slots import unwrap
 
+# steps and sequences of recurrent modules that are run again
+_STEPS: Final = 32
+_SEQUENCES: Final = 2
 #: the keys of a target in a batch that is a mapping
 TARGETS: Final = ("labels", "label", "targets", "target", "y")
 
@@ -154,6 +159,29 @@ def tensors_in(value: Any) -> list[tuple[str, Tensor]]:
     elif is_dataclass(value) and not isinstance(value, type):
         items = [(field.name, getattr(value, field.name)) for field in fields(value)]
     return [(f"{key}.{place}".rstrip("."), tensor) for key, item in items for place, tensor in tensors_in(item)]
+
+
+def steps_of(module: nn.Module, given: Tensor | None) -> int | None:
+    """The steps of a recurrent module; ``None`` for other modules and for packed sequences."""
+    if isinstance(module, nn.RNNCellBase):
+        return 1
+    if not isinstance(module, nn.RNNBase) or given is None or given.ndim != 3:
+        return None
+    return given.shape[1 if module.batch_first else 0]
+
+
+def sequences_of(name: str, module: nn.RNNBase, value: Any) -> Sequences | None:
+    """The first steps of a few of the sequences that a recurrent module gets."""
+    if isinstance(value, PackedSequence):
+        padded, lengths = pad_packed_sequence(value)
+        whole, steps = padded, int(lengths.max())
+    elif isinstance(value, Tensor) and value.ndim in (2, 3):
+        whole = value.unsqueeze(1) if value.ndim == 2 else value.transpose(0, 1) if module.batch_first else value
+        steps = len(whole)
+    else:
+        return None
+    inputs = whole[:_STEPS, :_SEQUENCES].detach().clone()
+    return Sequences(module=name, recurrent=module, inputs=inputs, steps=steps)
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -21,14 +21,13 @@ from torch.utils import checkpoint
 from zeta.base.modules import modules_of
 from zeta.base.process.exchange import Shared
 from zeta.base.process.interrupts import undone, undone_on_error
+from zeta.check.facts.evidence import Choice
 from zeta.check.watch import activations
 
 _OTHERS: Final = {
     "scaled_dot_product_attention": "scaled_dot_product_attention",
     "softmax": "softmax",
     "_softmax": "softmax",
-    "cross_entropy": "cross_entropy",
-    "binary_cross_entropy_with_logits": "binary_cross_entropy",
     "linear": "linear",
     "addmm": "addmm",
     "bilinear": "bilinear",
@@ -50,9 +49,28 @@ def kind_of_call(name: str) -> str | None:
     return key if key in activations.KNOWN and key not in _SHAPELESS and not name.startswith("_") else None
 
 
-def is_dropout(name: str) -> bool:
-    """Whether a function is a dropout, by its name."""
-    return name in _DROPOUTS
+def selection(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, module: str) -> Choice | None:
+    """The selection of entries that a call makes; ``None`` for other calls.
+
+    Of ``topk``, ``argmin`` and ``min`` over the last dimension. ``argmax`` is left out: models compute accuracies.
+    """
+    if name not in ("topk", "argmin", "min") or not args or not isinstance(args[0], Tensor) or args[0].ndim < 2:
+        return None
+    at = 2 if name == "topk" else 1
+    dim = kwargs.get("dim", args[at] if len(args) > at else -1 if name == "topk" else None)
+    if not isinstance(dim, int) or dim not in (-1, args[0].ndim - 1) or not args[0].is_floating_point():
+        return None
+    indices = result if isinstance(result, Tensor) else result[1]
+    chosen = indices.shape[-1] if name == "topk" or kwargs.get("keepdim") else 1
+    counts = torch.bincount(indices.detach().flatten(), minlength=args[0].shape[-1]).sort(descending=True).values
+    return Choice(
+        module=module,
+        function=name,
+        rows=indices.numel() // max(1, chosen),
+        entries=args[0].shape[-1],
+        chosen=chosen,
+        common=float(counts[:chosen].sum() / max(1, indices.numel())),
+    )
 
 
 def is_detach(name: str, func: Any) -> bool:
@@ -62,11 +80,21 @@ def is_detach(name: str, func: Any) -> bool:
     return name in ("detach", "detach_")
 
 
+def dropout_rate(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """The probability with which a call sets an element to zero; 0 if it is no active dropout."""
+    if name in _DROPOUTS:
+        active = kwargs.get("training", args[2] if len(args) > 2 else True)
+        return float(kwargs.get("p", args[1] if len(args) > 1 else 0.5)) if active else 0.0
+    if name == "scaled_dot_product_attention":
+        return float(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0))
+    return 0.0
+
+
 def silenced(
     name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """The call without dropout, whose noise would hide the properties of the weights."""
-    if is_dropout(name):
+    if name in _DROPOUTS:
         return _first, args, kwargs
     if name == "scaled_dot_product_attention":
         if len(args) > 4 and args[4]:

@@ -16,9 +16,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zeta.base.distributed import any_sharded, is_fsdp, local
 from zeta.base.modules import modules_of
+from zeta.check.facts.evidence import Choice, Sequences
 from zeta.check.watch import activations, attention
-from zeta.check.watch.batches import tensors_in
-from zeta.check.watch.calls import Composite, is_detach, is_dropout, kind_of_call, silenced
+from zeta.check.watch.batches import sequences_of, steps_of, tensors_in
+from zeta.check.watch.calls import Composite, dropout_rate, is_detach, kind_of_call, selection, silenced
+from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
+from zeta.check.watch.graph.makers import made_by
 from zeta.check.watch.graph.parameters import ParameterUses
 from zeta.check.watch.moments import Pending, pending, plain
 from zeta.check.watch.tags import Tags
@@ -58,6 +61,8 @@ class Record:
         self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None
         self.tensors: tuple[Tensor, Tensor] | None = None
+        self.maker: Any = None  #: the graph node that made its output, except views
+        self.above: list[Any] = []  #: the node that made its input, after the views of it
         self.source: Tensor | None = None  #: the tensor that its input is an alias of, or the input itself
 
     def watch(self, output: Tensor, unit: int | None) -> None:
@@ -67,7 +72,7 @@ class Record:
         self.attached = output.requires_grad
         self.resolution = torch.finfo(output.dtype).eps
         if output.requires_grad:
-            self.node = output.grad_fn
+            self.node, self.maker = output.grad_fn, made_by(output, in_order=True)[-1]
             output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
 
     def _take_gradient(self, gradient: Tensor) -> None:
@@ -102,9 +107,10 @@ class Capture:
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
-        self.cross_entropy: list[tuple[Tensor, Tensor, int]] = []  #: logits, targets, the index to ignore
-        self.binary: list[Tensor] = []  #: logits of binary cross entropies
-        self.dropped: list[str] = []  #: the modules that drop all values
+        self.losses: list[LossCall] = []  #: calls of loss functions
+        self.sequences: list[Sequences] = []
+        self.choices: list[Choice] = []  #: selections inside of modules
+        self.dropping: dict[str, float] = {}  #: the largest probability of dropout, by the module that it is in
         self.foreign = Foreign()
         self.tags = Tags()
         self._statistics: Any = WeakTensorKeyDictionary()
@@ -171,10 +177,17 @@ class Capture:
                 frame = self._stack.pop()
                 if frame.module is module:
                     with torch._C.DisableTorchFunction():
+                        if isinstance(module, nn.RNNBase) and not self.keep:
+                            self._recurrent_used(name, module, args[0] if args else kwargs.get("input"))
                         self._module_used(name, frame, output)
                     return
 
         return leave
+
+    def _recurrent_used(self, name: str, module: nn.RNNBase, value: Any) -> None:
+        """Keep some sequences of the first use."""
+        found = sequences_of(name, module, value) if all(one.module != name for one in self.sequences) else None
+        self.sequences += [] if found is None else [found]
 
     def _module_used(self, name: str, frame: _Frame, output: Any) -> None:
         module, result, leaf = frame.module, _first_float(output), frame.leaf
@@ -196,7 +209,7 @@ class Capture:
         record = Record(self._numbered(name or "model"), kind, name, parameters=own)
         record.block = block
         record.norm = is_norm(module)
-        record.steps = _steps(module, frame.given)
+        record.steps = steps_of(module, frame.given)
         self._mark_units(module, frame.given, result)
         unit = self.tags.unit_of(result)
         if inner is not None:
@@ -245,6 +258,7 @@ class Capture:
             return
         if source is not None:
             record.given = self._seen(source)
+            record.above = made_by(source, in_order=True) if record.weighted else []
         record.watch(result, unit)
         if record.output is not None:
             self._statistics[result] = (result._version, record.output)
@@ -272,8 +286,9 @@ class Capture:
         self.foreign.note(func, (*args, *kwargs.values()), module, self.parameters)
         if is_detach(name, func) and args[0].grad_fn is not None:
             self.detached.append(args[0].grad_fn)
-        if module is not None and is_dropout(name) and _probability(*args[1:], **kwargs) == 1.0:
-            self.dropped.append(module)
+        rate = dropout_rate(name, args, kwargs)
+        if module is not None and rate > 0:
+            self.dropping[module] = max(rate, self.dropping.get(module, 0.0))
 
     def before_call(self, kind: str | None, args: tuple[Any, ...]) -> Tensor | None:
         """The fraction of dead units of an activation's input, before the call, which may overwrite it."""
@@ -282,6 +297,19 @@ class Capture:
             return None
         unit = self.tags.unit_of(args[0])
         return None if unit is None else activations.dead_fraction(known, plain(args[0]), unit)
+
+    def after_any_call(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Note the parameters, the losses and the selections of a call.
+
+        A loss is a loss function, or outside of the model a difference of a prediction and a target.
+        """
+        self.parameter_uses.take(name, func, args, kwargs, result)
+        if self.keep:
+            return
+        loss = loss_call(func, args, kwargs) or (None if self._stack else difference(name, args))
+        choice = selection(name, args, kwargs, result, self._stack[-1].name) if self._stack else None
+        self.losses += [] if loss is None else [loss]
+        self.choices += [] if choice is None else [choice]
 
     def after_call(
         self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, dead: Tensor | None
@@ -334,15 +362,6 @@ def _saturated(known: activations.Activation, given: Tensor | None, output: Tens
     return activations.saturated_fraction(known, None if given is None else plain(given), plain(output))
 
 
-def _steps(module: nn.Module, given: Tensor | None) -> int | None:
-    """The steps of a recurrent module; ``None`` for other modules and for packed sequences."""
-    if isinstance(module, nn.RNNCellBase):
-        return 1
-    if not isinstance(module, nn.RNNBase) or given is None or given.ndim < 2:
-        return None
-    return given.shape[1 if module.batch_first and given.ndim == 3 else 0] if given.ndim == 3 else None
-
-
 def _only(calls: list[Record]) -> Record | None:
     return calls[0] if len(calls) == 1 else None
 
@@ -375,12 +394,8 @@ class _Calls(TorchFunctionMode):
         func, args, kwargs = silenced(name, func, args, kwargs)
         dead = capture.before_call(kind, args)
         result = func(*args, **kwargs)
-        capture.parameter_uses.take(name, func, args, kwargs, result)
-        if kind == "cross_entropy":
-            capture.cross_entropy.append(_entropy_call(*args, **kwargs))
-        elif kind == "binary_cross_entropy":
-            capture.binary.append(_logits_call(*args, **kwargs))
-        elif kind is not None and kind != "product":
+        capture.after_any_call(name, func, args, kwargs, result)
+        if kind is not None and kind != "product":
             capture.after_call(kind, args, kwargs, result, dead)
         if isinstance(result, Tensor) and args and isinstance(args[0], Tensor):
             if kind == "product" and not any(isinstance(arg, nn.Parameter) for arg in args):
@@ -388,15 +403,3 @@ class _Calls(TorchFunctionMode):
             else:
                 capture.tags.hand_on(args[0], result)
         return result
-
-
-def _logits_call(input: Tensor, *_: Any, **__: Any) -> Tensor:  # noqa: A002
-    return input
-
-
-def _probability(p: float = 0.5, *_: Any, **__: Any) -> float:
-    return p
-
-
-def _entropy_call(input: Tensor, target: Tensor, *args: Any, ignore_index: int = -100, **_: Any) -> Any:  # noqa: A002
-    return input, target, ignore_index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +19,13 @@ from zeta.check.facts.wiring import Wires
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import plainly
 from zeta.check.watch.capture import Capture, Record
+from zeta.check.watch.criteria.calls import by_hand
+from zeta.check.watch.criteria.measures import criteria, paired
+from zeta.check.watch.criteria.objective import LossFunction, Objective, logits_of, objective, target_of
 from zeta.check.watch.graph.heads import compares, heads, scales_cosines
+from zeta.check.watch.graph.makers import made_by, uses_of
 from zeta.check.watch.graph.nodes import leaves_of
 from zeta.check.watch.graph.paths import Paths
-from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
 from zeta.check.watch.wiring.strays import nodes_of, strays_of
@@ -46,6 +50,8 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         output = call.output_of(model)
         aim = objective(output, call, loss)
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
+    unknown = None if capture.losses else by_hand(logits_of(output), target_of(call))
+    capture.losses += [] if unknown is None else [unknown]
     classified, loss_seen = _loss(aim, capture)
     nodes = _nodes(capture.records)
     head, head_parameters = heads(classified, output, nodes, capture.parameters)
@@ -61,13 +67,11 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Pass(
-        uses=tuple(_uses(capture.records, head)),
+        uses=tuple(_uses(capture.records, head, _fed(capture.records, output, aim.value))),
         gradients=gradients,
         loss=loss_seen,
-        paired=any(_paired(logits, target) for logits, target, _ in capture.cross_entropy),
+        paired=any(paired(one.given, plain(one.target)) for one in capture.losses if one.function == "cross_entropy"),
         compared=bool(classified) and compares(classified[0], nodes),
-        squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
-        or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
         differentiable=bool(gradients),
         used=frozenset(capture.used),
@@ -80,6 +84,11 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         batch_zero=zero,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
         wires=wires,
+        objective=float(aim.value.detach()),
+        dropping=dict(capture.dropping),
+        sequences=tuple(capture.sequences),
+        choices=tuple(capture.choices),
+        criteria=() if aim.surrogate else criteria(capture.losses, logits_of(output)),
     )
 
 
@@ -122,7 +131,19 @@ def _nodes(records: list[Record]) -> dict[Any, Record]:
 # -- records to uses ---------------------------------------------------------------------------------------------------
 
 
-def _uses(records: list[Record], head: Any) -> list[Use]:
+def _fed(records: list[Record], output: Any, value: Tensor) -> dict[int, str]:
+    """By the ``id`` of a record, the weighted layer that makes its input, if nothing else uses the layer's output."""
+    made = {record.maker: record.name for record in records if record.weighted and record.maker is not None}
+    for _, tensor in tensors_in(output):
+        made.pop(made_by(tensor, in_order=True)[-1], None)
+    pairs = [record for record in records if record.above and record.above[-1] in made]
+    if not pairs or value.grad_fn is None:
+        return {}
+    counts = uses_of(value.grad_fn)
+    return {id(one): made[one.above[-1]] for one in pairs if all(counts[node] == 1 for node in one.above)}
+
+
+def _uses(records: list[Record], head: Any, fed: Mapping[int, str]) -> list[Use]:
     waiting: list[Pending | None] = []
     for record in records:
         waiting += [record.output, record.gradient, record.given]
@@ -132,6 +153,7 @@ def _uses(records: list[Record], head: Any) -> list[Use]:
         replace(
             _use(record, next(measured), next(measured), next(measured)),
             head=record is head,
+            fed_by=fed.get(id(record)),
             before=names[number],
             gates=number in paths.gates,
             scored=number in paths.scored,
@@ -176,6 +198,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         gates=False,
         scored=False,
         steps=record.steps,
+        input_mean=None if given is None else given.stats.mean,
         cosines=record.attention is not None and scales_cosines(record.scores),
         resolution=record.resolution,
     )
@@ -216,30 +239,22 @@ def _wires(
     return Wires(
         strays=strays_of(model, parameters, given, leaves, lambda: leaves_of(nodes_of(output)), capture.foreign),
         outputs={place: tuple(tensor.shape) for place, tensor in tensors_in(output)},
-        offsets=offsets_of(tokens_of(call), capture.cross_entropy),
+        offsets=offsets_of(tokens_of(call), capture.losses),
         guessed=aim.guessed,
-        dropped=tuple(dict.fromkeys(capture.dropped)),
     )
 
 
 # -- loss ------------------------------------------------------------------------------------------------------------
 
 
-def _paired(logits: Tensor, target: Tensor) -> bool:
-    target = plain(target)
-    count = len(target) if target.ndim == 1 else 0
-    own = torch.arange(count, device=target.device, dtype=target.dtype)
-    return count > 1 and logits.shape == (count, count) and torch.equal(target, own)
-
-
 def _loss(aim: Objective, capture: Capture) -> tuple[list[Tensor], Loss]:
     """All logits of cross entropies and the loss; of several cross entropies, the one that is worst at chance level."""
-    calls = [call for call in capture.cross_entropy if call[0].ndim >= 2 and not call[1].is_floating_point()]
+    calls = [call for call in capture.losses if call.function == "cross_entropy" and call.of_classes]
     if not calls:
         return [], Loss(value=float(aim.value.detach()), expected=None, classes=None)
-    losses = [_cross_entropy(*call, aim) for call in calls]
+    losses = [_cross_entropy(call.given, call.target, call.ignored, aim) for call in calls]
     order = sorted(range(len(calls)), key=lambda number: _weight(losses[number]), reverse=True)
-    return [calls[number][0] for number in order], losses[order[0]]
+    return [calls[number].given for number in order], losses[order[0]]
 
 
 def _weight(loss: Loss) -> tuple[float, int]:

@@ -15,8 +15,8 @@ from zeta.check.measure.later import instead
 from zeta.check.measure.wiring.noise import noisy
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import Quiet, plainly
+from zeta.check.watch.criteria.objective import LossFunction, objective
 from zeta.check.watch.isolation import preserved
-from zeta.check.watch.losses import LossFunction, objective
 from zeta.check.watch.wiring.dependence import Dependence, Places, Source
 from zeta.resolve.slots import named_modules
 

@@ -13,7 +13,7 @@ from zeta.base.modules import modules_of, parameters_of
 from zeta.check.measure.wiring.samples import Two, UndecidedError
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.calls import Quiet, plainly
-from zeta.check.watch.losses import logits_of
+from zeta.check.watch.criteria.objective import logits_of
 from zeta.check.watch.moments import plain
 from zeta.check.watch.wiring.targets import tokens_of
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zeta.base.modules import modules_of
 from zeta.check.facts.evidence import Pass
 from zeta.check.watch.batches import Call, mapped, tensors_in
-from zeta.check.watch.losses import target_of
+from zeta.check.watch.criteria.objective import target_of
 from zeta.check.watch.wiring.targets import tokens_of
 
 # modules that take the sequence first, unless told otherwise

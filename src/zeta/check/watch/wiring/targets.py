@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zeta.check.watch.batches import Call, tensors_in
+from zeta.check.watch.criteria.calls import BY_HAND, LossCall
 from zeta.check.watch.moments import plain
 
 #: the largest offset that is looked for: labels that were shifted twice
@@ -23,14 +24,16 @@ def tokens_of(call: Call) -> Tensor | None:
     return next((t for t in inputs if t.ndim == 2 and t.shape[1] > _MOST and bool((t != t[:, :1]).any())), None)
 
 
-def offsets_of(tokens: Tensor | None, losses: Iterable[tuple[Tensor, Tensor, int]]) -> frozenset[int]:
-    """By how many places the targets of cross entropies (logits, targets, ignored index) are ahead of the tokens.
+def offsets_of(tokens: Tensor | None, losses: Iterable[LossCall]) -> frozenset[int]:
+    """By how many places the targets of losses over classes are ahead of the tokens.
 
-    0 for targets that are the tokens themselves, 1 for next tokens.
+    0 for targets that are the tokens themselves, 1 for next tokens. A loss by hand is left out: it may shift the
+    batch's targets itself.
     """
     if tokens is None:
         return frozenset()
-    return frozenset(offset for loss in losses if (offset := _offset(tokens, plain(loss[1]), loss[2])) is not None)
+    known = [loss for loss in losses if loss.of_classes and loss.function != BY_HAND]
+    return frozenset(at for loss in known if (at := _offset(tokens, plain(loss.target), loss.ignored)) is not None)
 
 
 def _offset(tokens: Tensor, targets: Tensor, ignored: int) -> int | None:

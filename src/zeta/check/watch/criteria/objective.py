@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from zeta.base.distributed import is_sharded
 from zeta.base.reading import shown
 from zeta.check.watch.batches import TARGETS, Call, describe, tensors_in
+from zeta.check.watch.criteria.measures import sum_to_one
+from zeta.check.watch.graph.makers import last_activation
 from zeta.errors import SpecError
 
 #: called with the model's output and the batch, on the model's device, or a loss of ``torch.nn``; returns a scalar
@@ -22,14 +24,6 @@ LossFunction = Callable[[Any, Any], Tensor]
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.uint8)
 # the target that F.cross_entropy ignores by default
 _IGNORED: Final = -100
-# the allowed difference from 1 of a sum of probabilities in bf16
-_ROUNDED: Final = 2e-2
-# names of graph nodes that change only the shape or the dtype, and the number of them that are skipped
-_SHAPED: Final = (
-    *("Squeeze", "Unsqueeze", "View", "UnsafeView", "ReshapeAlias", "Transpose", "Permute", "Select", "Slice"),
-    *("Alias", "Clone", "ToCopy"),
-)
-_VIEWS: Final = 4
 # surrogate: the weights of the projection are cos(k^2 phi); the quadratic phase gives a matrix of them full rank
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 
@@ -124,7 +118,7 @@ def _against_target(logits: Tensor, target: Any) -> Objective | None:
     if logits.ndim >= 2 and logits.shape[-1] == 1 and target.shape == logits.shape[:-1]:
         logits = logits.squeeze(-1)  # one logit per sample
     if target.dtype in _INTEGERS and target.shape == logits.shape and bool(((target == 0) | (target == 1)).all()):
-        binary = F.binary_cross_entropy if is_sigmoid(logits) else F.binary_cross_entropy_with_logits
+        binary = F.binary_cross_entropy if last_activation(logits) == "sigmoid" else F.binary_cross_entropy_with_logits
         return Objective(value=binary(_wide(logits), _wide(target)))
     if target.dtype in _INTEGERS and logits.ndim >= 2:
         if target.shape == logits.shape[:-1]:
@@ -144,7 +138,7 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
             f"the batch's target holds classes from {low} to {high}, and the model's output is taken for logits of "
             f"{classes}; give loss= if it is something else"
         )
-    if sum_to_one(logits):
+    if sum_to_one(logits.detach().float(), 1):
         logits = logits.clamp_min(torch.finfo(logits.dtype).tiny).log()
     return F.cross_entropy(_wide(logits), target.long())
 
@@ -152,25 +146,6 @@ def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def _wide(tensor: Tensor) -> Tensor:
     """At least fp32: the loss of a model in fp64 keeps its digits."""
     return tensor if tensor.dtype is torch.float64 else tensor.float()
-
-
-def sum_to_one(logits: Tensor) -> bool:
-    """Whether these are probabilities of classes along dimension 1, and not logits."""
-    if logits.ndim < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():
-        return False
-    if not bool((logits >= 0).all()):
-        return False
-    return bool(((logits.detach().float().sum(1) - 1).abs() <= _ROUNDED).all())
-
-
-def is_sigmoid(logits: Tensor) -> bool:
-    """Whether these are the output of a sigmoid, possibly reshaped or cast."""
-    node: Any = logits.grad_fn
-    for _ in range(_VIEWS):
-        if not type(node).__name__.startswith(_SHAPED):
-            break
-        node = node.next_functions[0][0]
-    return type(node).__name__.startswith("Sigmoid")
 
 
 def _next_token(logits: Tensor, call: Call) -> Objective | None:

@@ -1,24 +1,21 @@
-"""Z3: units and layers that stay equal, and zeros that stay zero."""
+"""Z3: units that stay equal, and zeros that stay zero."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from zeta.check.facts.evidence import Evidence, TensorFacts, Units
 from zeta.check.facts.results import Finding
 from zeta.check.judge.backward import so_far
 from zeta.check.judge.base import found
-from zeta.check.measure.duplicates import hashes
-
-# clones: weights with a larger fraction of zeros are not compared, as masks may be equal by chance
-_MOST_ZEROS: Final = 0.5
-# clones: rows whose hashes are compared; equal hashes of so many rows are no coincidence
-_ROWS: Final = 64
+from zeta.check.judge.symmetry.clones import clones
+from zeta.check.judge.symmetry.positions import zero_positions
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
     """Duplicated units, zeros that stay zero, cloned layers."""
+    positions = list(zero_positions(evidence))
+    told = {finding.parameter for finding in positions}
     seen = {name for use in evidence.uses for name in use.layer.parameters}
     later = evidence.later
     for one in evidence.tensors:
@@ -37,12 +34,13 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
         partly = one.zero and units is not None and units.apart > 0
         if units is not None and units.same and not partly and one.name not in evidence.head:
             yield _duplicated(one, units)
-        elif one.zero:
+        elif one.zero and one.name not in told:
             yield found("Z303", f"all zero; its gradient has rms {one.gradient_stats.rms:.3g}", parameter=one.name)
         elif units is not None and units.apart and not (later and one.name in later.still):
             message = f"{units.apart + 1} of {units.count} units have the weights of another, and a different gradient"
             yield found("Z304", message, parameter=one.name)
-    yield from _clones(evidence)
+    yield from clones(evidence)
+    yield from positions
 
 
 def _zero_and_still(one: TensorFacts, evidence: Evidence) -> Iterator[Finding]:
@@ -64,24 +62,3 @@ def _duplicated(one: TensorFacts, units: Units) -> Finding:
         "the same weights and the same gradient"
     )
     return found("Z301", message, parameter=one.name, value=units.distinct, limit=units.count)
-
-
-def _clones(evidence: Evidence) -> Iterator[Finding]:
-    """Weights with identical random values. Tables computed by a formula are excluded by their repeated rows."""
-    groups: dict[object, list[TensorFacts]] = {}
-    for one in evidence.tensors:
-        if not one.is_weight or not one.trainable or one.stats.std == 0 or one.stats.nonfinite:
-            continue
-        if one.stats.zeros > _MOST_ZEROS:
-            continue
-        if min(one.values.shape) < 2 or not one.values.is_floating_point():
-            continue
-        keys = hashes(one.values.reshape(one.values.shape[0], -1))
-        if len(set(keys.tolist())) <= len(keys) // 2:
-            continue
-        groups.setdefault((one.slot.shape, one.slot.tensor.dtype, tuple(keys[:_ROWS].tolist())), []).append(one)
-    for first, *others in groups.values():
-        if others:
-            names = ", ".join(one.name for one in others[:3]) + (", ..." if len(others) > 3 else "")
-            message = f"{len(others) + 1} parameters have the very same values: {first.name}, {names}"
-            yield found("Z305", message, parameter=others[0].name)
