@@ -125,11 +125,21 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """The loss on the batch, and the loss that is expected at chance level."""
+    """The loss on the batch, and what it would be for random labels: the chance level, and what the logits add."""
 
     value: float
-    expected: float | None  #: for random labels: ln(classes), plus what the spread of the logits adds
+    expected: float | None  #: for random labels: ``chance`` plus ``spread``
     classes: int | None
+
+    @property
+    def chance(self) -> float | None:
+        """The chance level: the loss of equal logits, ln(classes)."""
+        return math.log(self.classes) if self.classes is not None and self.classes > 0 else None
+
+    @property
+    def spread(self) -> float | None:
+        """What logits that differ add to the chance level, for random labels."""
+        return None if self.expected is None or self.chance is None else max(self.expected - self.chance, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

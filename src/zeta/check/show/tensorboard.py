@@ -52,8 +52,10 @@ def _scalars(results: Results) -> Iterator[tuple[str, float]]:
         yield f"zeta/{severity.value}", number
     if results.loss is not None:
         yield "zeta/loss", results.loss.value
+        if results.loss.chance is not None:
+            yield "zeta/loss at chance level", results.loss.chance
         if results.loss.expected is not None:
-            yield "zeta/loss without opinion", results.loss.expected
+            yield "zeta/loss for random labels", results.loss.expected
     for layer in results.layers:
         measured = {
             "output rms": layer.output.rms,

@@ -64,10 +64,14 @@ def facts(results: Results) -> list[str]:
         f"{results.seconds:.2g} s",
     ]
     lines = [", ".join(counted)]
-    if results.loss is not None:
-        expected = "" if results.loss.expected is None else f", {number_text(results.loss.expected)} expected by chance"
-        classes = "" if results.loss.classes is None else f" among {results.loss.classes:,} classes"
-        lines.append(f"loss {number_text(results.loss.value)}{expected}{classes}")
+    loss = results.loss
+    if loss is not None:
+        parts = [f"loss {number_text(loss.value)}"]
+        if loss.chance is not None:
+            parts.append(f"chance level ln({loss.classes:,}) = {number_text(loss.chance)}")
+        if loss.spread is not None:
+            parts.append(f"the spread of the logits adds {number_text(loss.spread)}")
+        lines.append(", ".join(parts))
     return lines
 
 

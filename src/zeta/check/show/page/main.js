@@ -12,6 +12,16 @@ let redrawing = 0;
 
 const shown = (finding) => findingPasses(finding, filter);
 
+function lossText(loss) {
+  const parts = [`loss ${digits(loss.value)}`];
+  if (loss.classes > 0) {
+    const chance = Math.log(loss.classes);
+    parts.push(`chance level ln(${loss.classes.toLocaleString("en")}) = ${digits(chance)}`);
+    if (loss.expected !== null) parts.push(`the spread of the logits adds ${digits(Math.max(loss.expected - chance, 0))}`);
+  }
+  return parts.join(", ");
+}
+
 function heading() {
   $("model").textContent = results.model;
   $("verdict").className = `verdict ${results.ok ? "ok" : "fail"}`;
@@ -19,7 +29,7 @@ function heading() {
   const loss = results.loss;
   const lines = [
     `${plural(results.layers.length, "layer")}, ${plural(results.parameters.length, "parameter")} and buffers`,
-    ...(loss ? [`loss ${digits(loss.value)}${loss.expected === null ? "" : ` (${digits(loss.expected)} expected by chance${loss.classes === null ? "" : ` among ${loss.classes.toLocaleString("en")} classes`})`}`] : []),
+    ...(loss ? [lossText(loss)] : []),
     `${results.level} level on ${results.device}`, ...(results.seed === null ? [] : [`seed ${results.seed}`]),
     `${digits(results.seconds, 2)} s`, results.versions.map((pair) => pair.join(" ")).join(", "),
   ];
