@@ -17,8 +17,6 @@ from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Blocks, Initializer, Keep, Ones, Site, Zeros
 from zeta.resolve.entries import Entry
 from zeta.resolve.idle import is_replaced, label_of, names_of_nothing, why_idle
-from zeta.resolve.roles import found_in
-from zeta.resolve.roles.layers import layers_by
 from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, named_modules
 from zeta.resolve.solving import axes_of_all, check_blocks, check_dtype, solution
 from zeta.rules import Kind, Match, Role, Rules
@@ -144,6 +142,8 @@ class _Resolver:
 
     @functools.cached_property
     def _all_layers(self) -> dict[str, Place | None]:
+        from zeta.resolve.roles.layers import layers_by  # most rules ask for no roles, and one layer has none
+
         # what stands in for the layers of another part of a model is none of its modules
         absent = re.compile("Identity|.*Missing.*")
         modules = named_modules(self.model).items()
@@ -156,6 +156,8 @@ class _Resolver:
 
     @functools.cached_property
     def _all_roles(self) -> dict[str, Role]:
+        from zeta.resolve.roles import found_in
+
         return found_in(self.model, [slot for group in self._groups for slot in group])
 
     def claim(self, group: list[Slot]) -> tuple[int | None, list[Slot]]:
