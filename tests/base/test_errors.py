@@ -18,6 +18,7 @@ BUILT_IN = {
     "ForkError": RuntimeError,
     "CheckpointError": OSError,
     "CheckDocumentError": ValueError,
+    "CheckError": RuntimeError,
     "RankError": RuntimeError,
 }
 OWN = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ZetaError)}

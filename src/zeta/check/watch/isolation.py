@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from zeta.base.generators import apart, foreign_apart
-from zeta.base.holding import TABLES, Restore, modules_held, restorers, tensors_held, things_in
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
 from zeta.base.tensors import SavedAttributes, refill, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
 from zeta.errors import TargetError, listed
+from zeta.resolve.recording.holding import TABLES, Restore, modules_held, restorers, tensors_held, things_in
 
 _SEED: Final = 0
 # how often a step is begun that is interrupted: after that, it is the step itself that raises

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from zeta.base.holding import TABLES, Restore, held_tensors, modules_held, restorers, things_in
 from zeta.base.modules import tensors_of
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.tensors import SavedAttributes
 from zeta.errors import RecordingError, listed
+from zeta.resolve.recording.holding import TABLES, Restore, held_tensors, modules_held, restorers, things_in
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

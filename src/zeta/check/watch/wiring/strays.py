@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zeta.base.holding import held_tensors
 from zeta.check.facts.wiring import Stray
 from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.graph.nodes import leaves_of
+from zeta.resolve.recording.holding import held_tensors
 
 
 class Foreign:
