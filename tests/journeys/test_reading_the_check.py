@@ -34,7 +34,7 @@ def test_a_signal_that_vanishes_is_found_and_mended() -> None:
     assert not report.ok
     found = findings(report)
     assert found["Z402"] == ("fail", "18.weight")
-    assert [(one.rule, one.place) for one in report.findings[0].consequences] == [("Z504", "0.weight"), ("Z702", "10.weight")]
+    assert [one.rule for one in report.findings[0].consequences] == ["Z504", "Z702"]
     assert "zeta.gain" in report.findings[0].advice
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
