@@ -31,13 +31,12 @@ from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import all_findings
 from zeta.check.judge.suppression import Suppression
-from zeta.check.measure.duplicates import still_zeros, units_of_all
 from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
 from zeta.check.measure.jacobians import jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
-from zeta.check.measure.tensors import tensor_facts
+from zeta.check.measure.tensors import read, subjects_of, tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
 from zeta.check.measure.updates import OptimizerLike, first_step
 from zeta.check.show.report import CheckReport
@@ -317,9 +316,10 @@ def _evidence(
 ) -> Evidence:
     with preserved(model):
         seen = probe(model, slots, call, loss, ranks)
-    tensors = tensor_facts(slots, seen, plan, _used(slots, seen))
+    subjects = subjects_of(slots, plan)
+    tensors = tensor_facts(subjects, read(subjects, seen.gradients, limits.same_gradient), seen, _used(slots, seen))
     later = _later(model, call, loss, seen, tensors, limits, ranks)
-    updates = {} if optimizer is None else first_step(tensors, optimizer)
+    updates = {} if optimizer is None else first_step(tensors, seen.gradients, optimizer)
     ranks.wait()
     return Evidence(
         **vars(seen),
@@ -327,7 +327,6 @@ def _evidence(
         thresholds=limits,
         later=later,
         updates=updates,
-        units=units_of_all(tensors, limits.same_gradient),
     )
 
 
@@ -388,7 +387,7 @@ def _later(
     """Take further steps, only if the gradient of a weight, or of some zero units, is exactly zero."""
     learned = [one for one in tensors if one.is_weight and one.trainable]
     zero = {id(one.slot.tensor): one.name for one in learned if one.still}
-    chosen = {id(one.slot.tensor): (one, still_zeros(one)) for one in learned if one.slot.parametrization is None}
+    chosen = {id(one.slot.tensor): (one, one.still_units) for one in learned if one.slot.parametrization is None}
     parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
     ranks.wait()
     if not ranks.any_rank(bool(zero or parts)):

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from zeta.check.facts.evidence import Evidence, TensorFacts, Units
 from zeta.check.facts.results import Finding
 from zeta.check.judge.backward import so_far
 from zeta.check.judge.base import found
-from zeta.check.measure.duplicates import hashes
-
-# clones: weights with a larger fraction of zeros are not compared, as masks may be equal by chance
-_MOST_ZEROS: Final = 0.5
-# clones: rows whose hashes are compared; equal hashes of so many rows are no coincidence
-_ROWS: Final = 64
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -70,16 +63,8 @@ def _clones(evidence: Evidence) -> Iterator[Finding]:
     """Weights with identical random values. Tables computed by a formula are excluded by their repeated rows."""
     groups: dict[object, list[TensorFacts]] = {}
     for one in evidence.tensors:
-        if not one.is_weight or not one.trainable or one.stats.std == 0 or one.stats.nonfinite:
-            continue
-        if one.stats.zeros > _MOST_ZEROS:
-            continue
-        if min(one.values.shape) < 2 or not one.values.is_floating_point():
-            continue
-        keys = hashes(one.values.reshape(one.values.shape[0], -1))
-        if len(set(keys.tolist())) <= len(keys) // 2:
-            continue
-        groups.setdefault((one.slot.shape, one.slot.tensor.dtype, tuple(keys[:_ROWS].tolist())), []).append(one)
+        if one.rows is not None and one.rows.distinct > one.rows.count // 2:
+            groups.setdefault((one.slot.shape, one.slot.tensor.dtype, one.rows.first), []).append(one)
     for first, *others in groups.values():
         if others:
             names = ", ".join(one.name for one in others[:3]) + (", ..." if len(others) > 3 else "")

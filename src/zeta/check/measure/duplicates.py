@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from zeta.base import dtypes
-from zeta.check.facts.evidence import TensorFacts, Units
+from zeta.check.facts.evidence import Rows, Units
+from zeta.fans import Axes
 
 _TILE: Final = 2**22
 # the constants of SplitMix64 (Steele et al. 2014), as signed integers
 _STEP: Final = -7046029254386353131
 _MIX: Final = -4658895280553007687
+#: rows whose hashes are kept; equal hashes of so many rows are no coincidence
+_FIRST: Final = 64
 
 
-def units_of(one: TensorFacts, bias: TensorFacts | None, tolerance: float) -> Units | None:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Both:
+    """The values and the gradient of one tensor."""
+
+    values: Tensor
+    gradient: Tensor | None
+
+
+def units_of(axes: Axes | None, weight: Both, bias: Both | None, tolerance: float) -> Units | None:
     """Compare the units of a weight; ``None`` if the dimensions of its units are unknown.
 
     Args:
-        one: the weight, with a gradient of its shape.
+        axes: the roles of the weight's dimensions.
+        weight: the weight, with a gradient of its shape.
         bias: one number for each unit; compared too.
         tolerance: gradients that differ by less, relative to their norm, count as equal.
     """
-    rows = rows_of(one, one.values)
-    if rows is None or one.gradient is None or one.gradient.shape != one.values.shape or rows.shape[0] < 2:
+    rows = rows_of(axes, weight.values)
+    gradient = weight.gradient
+    if rows is None or gradient is None or gradient.shape != weight.values.shape or rows.shape[0] < 2:
         return None
-    gradients = rows_of(one, one.gradient)
+    gradients = rows_of(axes, gradient)
     assert gradients is not None
     keys = hashes(rows)
     if bias is not None and bias.values.shape == keys.shape:
@@ -61,40 +75,30 @@ def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tens
     return chosen[order], mine[order]
 
 
-def units_of_all(tensors: tuple[TensorFacts, ...], tolerance: float) -> dict[str, Units]:
-    """The units of every trainable weight that has a gradient, by name."""
-    by_name = {one.name: one for one in tensors}
-    found: dict[str, Units] = {}
-    for one in tensors:
-        if not one.is_weight or not one.trainable or one.gradient is None or one.stats.nonfinite:
-            continue
-        local = one.slot.local_name
-        bias = by_name.get(one.name.removesuffix(local) + local.replace("weight", "bias"))
-        units = units_of(one, None if bias is one else bias, tolerance)
-        if units is not None:
-            found[one.name] = units
-    return found
+def rows_in(values: Tensor) -> Rows:
+    """The rows of a weight along dimension 0."""
+    keys = hashes(values.reshape(values.shape[0], -1)).tolist()
+    return Rows(count=len(keys), distinct=len(set(keys)), first=tuple(keys[:_FIRST]))
 
 
-def still_zeros(one: TensorFacts) -> Tensor | None:
+def still_zeros(axes: Axes | None, weight: Both) -> Tensor | None:
     """Which units of a weight are zero and have a zero gradient, while others do not; ``None`` if fewer than two.
 
     Experts and embeddings are excluded: their units get a gradient only from samples that select them.
     """
-    if one.axes is None or one.axes.batch or one.axes.lookup or one.gradient is None or one.stats.zeros == 0:
+    if axes is None or axes.batch or axes.lookup or weight.gradient is None:
         return None
-    rows = rows_of(one, one.values)
-    if rows is None or one.gradient.shape != one.values.shape:
+    rows = rows_of(axes, weight.values)
+    if rows is None or weight.gradient.shape != weight.values.shape:
         return None
-    gradients = rows_of(one, one.gradient)
+    gradients = rows_of(axes, weight.gradient)
     assert gradients is not None
     still = ~(rows.any(dim=1) | gradients.any(dim=1))
     return still if 1 < int(still.sum()) < len(still) else None
 
 
-def rows_of(one: TensorFacts, values: Tensor) -> Tensor | None:
+def rows_of(axes: Axes | None, values: Tensor) -> Tensor | None:
     """The values with one row per unit: per output of a map, per feature of an embedding."""
-    axes = one.axes
     if axes is None or values.ndim < 2:
         return None
     dimensions = [dim for dim in (*axes.batch, *axes.fan_out) if dim not in axes.fan_in]

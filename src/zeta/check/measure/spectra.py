@@ -41,7 +41,7 @@ def weights_of(tensors: Sequence[TensorFacts]) -> list[Weight]:
     """The weights whose spectral norm is checked."""
     found: list[Weight] = []
     for one in tensors:
-        rows = rows_of(one, one.values)
+        rows = rows_of(one.axes, one.values)
         if rows is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
             found.append(Weight(name=one.name, rows=rows, rms=one.stats.rms))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,19 +19,20 @@ from zeta.errors import SpecError
 OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 
 
-def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> dict[str, Update]:
+def first_step(
+    tensors: tuple[TensorFacts, ...], gradients: Mapping[int, Tensor], optimizer: OptimizerLike
+) -> dict[str, Update]:
     """The rms of each parameter's first step over the rms of its values (if these are not zero), and its group.
 
     A given optimizer does not change: a new one of the same class, with the same options, takes the step.
 
     Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one, or has no parameter of the model.
     """
-    moving = [one for one in tensors if one.trainable and not one.buffer and one.gradient is not None]
+    moving = [one for one in tensors if one.trainable and not one.buffer and id(one.slot.tensor) in gradients]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
     copies = {id(one.slot.tensor): one.values.clone().requires_grad_(True) for one in moving}
-    for one in moving:
-        assert one.gradient is not None
-        copies[id(one.slot.tensor)].grad = one.gradient.to(one.values.dtype).clone()
+    for key, copied in copies.items():
+        copied.grad = gradients[key].to(copied.dtype).clone()
     if isinstance(optimizer, Optimizer):
         twin = _twin(optimizer, copies)
     else:
