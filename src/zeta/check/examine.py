@@ -3,58 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import nn
-from torch._guards import active_fake_mode
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
-from zeta import verbs
 from zeta._version import __version__
 from zeta.base import dtypes
-from zeta.base.distributed import any_fsdp, any_sharded, local
-from zeta.base.modules import check_module, copy_of, within_reach
+from zeta.base.distributed import any_sharded
+from zeta.base.modules import within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
-from zeta.base.progress import check_progress, progress_of
-from zeta.base.reading import shown
-from zeta.base.tensors import is_freed
+from zeta.base.progress import progress_of
+from zeta.check.arguments import Level, check_options, checked, checked_slots, claim_of
 from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
 from zeta.check.facts.results import Parameter
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import all_findings
 from zeta.check.judge.suppression import Suppression
+from zeta.check.measure.arriving import Arriving
 from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
-from zeta.check.measure.jacobians import jacobians, watched
+from zeta.check.measure.jacobians import NO_LAYERS, jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
 from zeta.check.measure.tensors import read, subjects_of, tensor_facts
-from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
+from zeta.check.measure.unwritten import Initialize, unwritten
 from zeta.check.measure.updates import OptimizerLike, first_step
 from zeta.check.show.report import CheckReport
-from zeta.check.watch.batches import Call, call_of
+from zeta.check.supply import Supply, bar_of, remarks, supply_of
+from zeta.check.watch.batches import Call, call_of, device_of
 from zeta.check.watch.fsdp import kept_gathered, reshard
 from zeta.check.watch.isolation import preserved
 from zeta.check.watch.losses import LossFunction
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
-from zeta.compute.stream.random import check_seed
-from zeta.errors import SpecError, TargetError, listed
-from zeta.report.digests import Claim, layouts_of
+from zeta.check.watch.streaming.stream import Stream
+from zeta.errors import SpecError, TargetError
 from zeta.resolve.plans import Plan
-from zeta.resolve.slots import Slot, type_name, unwrap, walk
+from zeta.resolve.slots import Slot, type_name, unwrap
 from zeta.write.guards import check_no_recording
 
-Level = Literal["fast", "full"]
-_LEVELS: Final = ("fast", "full")
+#: why a rule is not applied where parameters are computed one at a time, and what to do
+_IN_MEMORY: Final = "they were computed one at a time; pass streamed=False for a model that fits in memory"
 
 
 def check(
@@ -73,6 +69,7 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
+    streamed: bool | None = None,
     progress: CheckProgress | bool | None = None,
 ) -> CheckReport:
     """Check whether a network can learn from its initial values. The model does not change, bit by bit.
@@ -105,6 +102,9 @@ def check(
             ``"Z402:blocks.*"``.
         thresholds: other limits.
         seed: the seed of the plan, for a model on meta, and for the report.
+        streamed: for a model on meta with ``plan``: ``True`` computes each parameter when it is used, and frees it
+            after, so that the model is never in memory as a whole; ``False`` makes a copy in memory. By default, a copy
+            is made if it takes at most half of the memory that is available.
         progress: full level: ``True`` for a bar; or a function that is called as ``progress(what, seconds_done,
             seconds_total)`` before each Jacobian and spectral norm. The seconds are estimated from sizes, for one slow
             core. If they would be more than 40, only some of the spectral norms and of the Jacobians' largest singular
@@ -136,41 +136,31 @@ def check(
     check_no_recording("check")
     check_threads()
     with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
-        inner = _checked(model, level, plan)
+        inner = checked(model, level, plan)
         reshard(inner)
-        slots = _checked_slots(inner)
-        _check_options(loss, initialize, optimizer, thresholds, seed, progress)
+        slots = checked_slots(inner)
+        check_options(loss, initialize, optimizer, thresholds, seed, progress)
         sweeps = Sweeps(width=width, widths=widths, depth=depth, depths=depths)
         if level == "fast" and (width is not None or depth is not None):
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
         suppression = Suppression(suppress)
         with within_reach("initialize=", TargetError):
-            real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed, progress is True)
-        if real is not inner:
-            inner, slots = real, walk(real)
+            supply = supply_of(inner, slots, plan, initialize, 0 if seed is None else seed, streamed, progress is True)
+        inner, slots = supply.model, supply.slots
         call = call_of(inner, batch)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
-        ranks.begin(_claim(slots, plan, seed, level, limits, given), meet)
+        ranks.begin(claim_of(slots, plan, seed, level, limits, given), meet)
         with within_reach("initialize=", TargetError):
-            raw = {} if initialize is None else unwritten(inner, initialize)
+            raw = {} if initialize is None or supply.streamed else unwritten(inner, initialize)
         ranks.wait()
         with within_reach("the model's forward pass", TargetError):
-            found = _evidence(inner, slots, call, loss, plan, limits, optimizer, ranks)
+            found = _evidence(supply, call, loss, plan, limits, optimizer, ranks, progress is True)
             evidence = replace(found, unwritten=raw)
             if level == "full":
                 with progress_of(progress, "s") as tell:
-                    evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, tell)
+                    evidence = _in_full(evidence, supply, batch, loss, optimizer, sweeps, tell)
         ranks.wait()
     findings = all_findings(evidence)
-    skipped: list[tuple[str, str]] = []
-    if evidence.later is not None and evidence.later.skipped is not None:
-        skipped += [(rule, evidence.later.skipped) for rule in ("Z302", "Z506")]
-    if initialize is None:
-        skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
-    if plan is None:
-        skipped += [(rule, "no plan was given to compare with") for rule in ("Z201", "Z202", "Z203", "Z204")]
-    if optimizer is None:
-        skipped.append(("Z701", "no optimizer was given"))
     reported, suppressed = suppression.split(findings)
     return CheckReport(
         model=type_name(unwrap(inner)),
@@ -181,13 +171,39 @@ def check(
         parameters=tuple(_parameter(one, evidence) for one in evidence.tensors),
         loss=evidence.loss,
         points=evidence.points,
-        sampled=evidence.sampled,
-        skipped=tuple(sorted(skipped)),
+        sampled=(*remarks(supply, evidence.tensors), *evidence.sampled),
+        skipped=_skipped(evidence, supply, initialize, plan, optimizer, level),
         seconds=time.perf_counter() - begin,
         versions=(("zeta", __version__), ("torch", str(torch.__version__))),
-        device=str(next((one.slot.tensor.device for one in evidence.tensors), torch.device("cpu"))),
+        device=str(device_of(inner)),
         seed=seed,
     )
+
+
+def _skipped(
+    evidence: Evidence,
+    supply: Supply,
+    initialize: Initialize | None,
+    plan: Plan | None,
+    optimizer: OptimizerLike | None,
+    level: Level,
+) -> tuple[tuple[str, str], ...]:
+    """The rules that were not applied, and why."""
+    reasons: dict[str, str] = {}
+    if evidence.later is not None and evidence.later.skipped is not None:
+        reasons |= dict.fromkeys(("Z302", "Z506"), evidence.later.skipped)
+    if supply.streamed:
+        reasons["Z101"] = f"initialize= needs the memory of all parameters; {_IN_MEMORY}"
+        reasons["Z701"] = f"an optimizer needs all parameters at once; {_IN_MEMORY}"
+        if level == "full":
+            reasons["Z801"] = f"products with Jacobians need all parameters; {_IN_MEMORY}"
+    if initialize is None:
+        reasons["Z101"] = "no initialize= function was given to run over filled memory"
+    if plan is None:
+        reasons |= dict.fromkeys(("Z201", "Z202", "Z203", "Z204"), "no plan was given to compare with")
+    if optimizer is None:
+        reasons["Z701"] = "no optimizer was given"
+    return tuple(sorted(reasons.items()))
 
 
 def _gradients() -> contextlib.AbstractContextManager[Any]:
@@ -195,131 +211,28 @@ def _gradients() -> contextlib.AbstractContextManager[Any]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
-def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
-    check_module(model)
-    if level not in _LEVELS:
-        raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {shown(level)}")
-    if plan is not None and not isinstance(plan, Plan):
-        raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {shown(plan)}")
-    if active_fake_mode() is not None:
-        raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
-    return unwrap(model, gathering=True)
-
-
-def _checked_slots(model: nn.Module) -> list[Slot]:
-    """The model's tensors; ``TargetError`` for those that cannot be looked at."""
-    slots = walk(model)
-    fake = [slot.name for slot in slots if isinstance(slot.tensor, FakeTensor)]
-    if fake:
-        raise TargetError(
-            listed("these are FakeTensors and have no values; build the model outside of FakeTensorMode:", fake)
-        )
-    lazy = [slot.name for slot in slots if nn.parameter.is_lazy(slot.tensor)]
-    if lazy:
-        raise TargetError(listed("these have no shape yet; run one forward pass first:", lazy))
-    fixed = [slot.name for slot in slots if slot.tensor.is_inference()]
-    if fixed:
-        raise TargetError(
-            listed("these were made under torch.inference_mode() and get no gradient; build the model outside:", fixed)
-        )
-    freed = [slot.name for slot in slots if is_freed(local(slot.tensor))]
-    if freed:
-        raise TargetError(listed("the storages of these were freed or made smaller; give them back first:", freed))
-    return slots
-
-
-def _claim(
-    slots: list[Slot], plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
-) -> Claim:
-    """The claim with everything that must be equal on all ranks."""
-    options = {"level": level, **{name: "none" if value is None else "given" for name, value in given.items()}}
-    return Claim(
-        seed=seed,
-        plan=plan,
-        held=layouts_of((slot.name, slot.tensor) for slot in slots),
-        options=(*options.items(), ("thresholds", str(limits))),
-    )
-
-
-def _check_options(
-    loss: LossFunction | None,
-    initialize: Initialize | None,
-    optimizer: OptimizerLike | None,
-    thresholds: Thresholds | None,
-    seed: int | None,
-    progress: CheckProgress | bool | None,
-) -> None:
-    if loss is not None and not (callable(loss) and _takes_two(loss)):
-        raise SpecError(
-            f"loss must be a function of two arguments, the model's output and the batch, got {shown(loss)}"
-        )
-    if initialize is not None and not callable(initialize):
-        raise SpecError(f"initialize must be a function of the model, got {shown(initialize)}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
-        raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(optimizer)}"
-        )
-    if thresholds is not None and not isinstance(thresholds, Thresholds):
-        raise SpecError(
-            f"thresholds must be zeta.Thresholds, such as Thresholds(dead_fail=0.99), got {shown(thresholds)}"
-        )
-    check_progress(progress, "s")
-    if seed is not None:
-        check_seed(seed)
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    try:
-        signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-    except (TypeError, ValueError):  # builtins may have no signature
-        return True
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        return False
-    return True
-
-
-def _with_values(
-    model: nn.Module, slots: list[Slot], plan: Plan | None, initialize: Initialize | None, seed: int, progress: bool
-) -> nn.Module:
-    """The model; for one on meta, a copy with memory and values."""
-    on_meta = [slot.name for slot in slots if slot.tensor.is_meta]
-    if not on_meta:
-        return model
-    if any_fsdp(model):
-        raise TargetError(
-            listed("FSDP2 models cannot be copied, and these are on meta; materialize the model first:", on_meta)
-        )
-    if plan is not None:
-        twin: nn.Module = copy_of(model)
-        verbs.materialize_(twin, plan, seed, progress=progress)
-        return twin
-    if initialize is not None:
-        twin = with_memory(model)
-        initialize(twin)
-        return twin
-    raise TargetError(
-        listed("these are on meta and have no values; pass plan= or initialize=, or materialize the model:", on_meta)
-    )
-
-
 def _evidence(
-    model: nn.Module,
-    slots: list[Slot],
+    supply: Supply,
     call: Call,
     loss: LossFunction | None,
     plan: Plan | None,
     limits: Thresholds,
     optimizer: OptimizerLike | None,
     ranks: Ranks,
+    progress: bool,
 ) -> Evidence:
-    with preserved(model):
-        seen = probe(model, slots, call, loss, ranks)
+    model, slots, source = supply.model, supply.slots, supply.source
     subjects = subjects_of(slots, plan)
-    tensors = tensor_facts(subjects, read(subjects, seen.gradients, limits.same_gradient), seen, _used(slots, seen))
-    later = _later(model, call, loss, seen, tensors, limits, ranks)
-    updates = {} if optimizer is None else first_step(tensors, seen.gradients, optimizer)
+    arriving = Arriving(subjects, source, limits.same_gradient)
+    with preserved(model), bar_of(supply, progress) as step:
+        stream = Stream(source, {id(slot.tensor): slot.name for slot in supply.each()}, arriving.take, step)
+        seen = probe(model, slots, call, loss, ranks, stream)
+    arriving.finish(frozenset(stream.used), seen.gradients)
+    rest = [one for one in subjects if one.name not in arriving.readings]
+    readings = arriving.readings | read(rest, seen.gradients, limits.same_gradient)
+    tensors = tensor_facts(subjects, readings, seen, _used(slots, seen), source)
+    later = _later(supply, call, loss, seen, tensors, limits, ranks)
+    updates = {} if optimizer is None or supply.streamed else first_step(tensors, seen.gradients, optimizer)
     ranks.wait()
     return Evidence(
         **vars(seen),
@@ -332,17 +245,17 @@ def _evidence(
 
 def _in_full(
     evidence: Evidence,
-    model: nn.Module,
-    slots: list[Slot],
+    supply: Supply,
     batch: Any,
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
     progress: CheckProgress | None,
 ) -> Evidence:
+    model = supply.model
     weights = weights_of(evidence.tensors)
     with preserved(model), kept_gathered(model):
-        layers = watched(model, slots, call_of(model, batch))
+        layers = NO_LAYERS if supply.streamed else watched(model, supply.slots, call_of(model, batch))
         # ranks may have batches of different sizes, but must make the same choice: so there is no limit
         most = math.inf if any_sharded(model) else MOST_SECONDS
         largest, norms = shared_out(
@@ -376,7 +289,7 @@ def _used(slots: list[Slot], seen: Pass) -> frozenset[str]:
 
 
 def _later(
-    model: nn.Module,
+    supply: Supply,
     call: Call,
     loss: LossFunction | None,
     seen: Pass,
@@ -394,8 +307,10 @@ def _later(
         return None
     if ranks.any_rank(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
         return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
-    with preserved(model):
-        return later(model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)
+    if supply.streamed:
+        return Later(steps=0, still=frozenset(), skipped=f"further steps need all parameters at once; {_IN_MEMORY}")
+    with preserved(supply.model):
+        return later(supply.model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)
 
 
 def _parameter(one: TensorFacts, evidence: Evidence) -> Parameter:

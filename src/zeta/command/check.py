@@ -13,7 +13,8 @@ from torch import nn
 from zeta import verbs
 from zeta.base.generators import apart
 from zeta.base.text import bytes_text
-from zeta.check.examine import Level, check
+from zeta.check.arguments import Level
+from zeta.check.examine import check
 from zeta.check.measure.effort import CheckProgress
 from zeta.check.show.report import CheckReport
 from zeta.check.show.serial import to_json

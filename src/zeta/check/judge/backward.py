@@ -28,7 +28,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 def _without(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     for one in learned:
-        if one.gradient_stats is not None or not one.stats.count:
+        if one.gradient_stats is not None or not math.prod(one.slot.shape):
             continue
         cut = one.detached or (evidence.differentiable and _under_no_grad(one, evidence))
         if one.used and cut:

@@ -58,7 +58,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             for law in dict.fromkeys(laws_of(one.entry.initializer)):
                 if isinstance(law, TruncatedNormal):
                     yield from _truncation(one, one.entry, law, evidence.thresholds)
-        if one.is_weight and one.trainable and one.dtype.is_floating_point and not one.stats.nonfinite:
+        judged = one.is_weight and one.trainable and one.stats.count > 0
+        if judged and one.dtype.is_floating_point and not one.stats.nonfinite:
             yield from _fan(one, evidence.thresholds)
             yield from _stride(one, evidence.thresholds)
             yield from _mass(one, evidence.thresholds)

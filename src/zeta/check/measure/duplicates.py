@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,15 +100,26 @@ def still_zeros(axes: Axes | None, weight: Both) -> Tensor | None:
 
 def rows_of(axes: Axes | None, values: Tensor) -> Tensor | None:
     """The values with one row per unit: per output of a map, per feature of an embedding."""
-    if axes is None or values.ndim < 2:
+    dimensions = _unit_dimensions(axes, values.ndim)
+    if not dimensions:
         return None
-    dimensions = [dim for dim in (*axes.batch, *axes.fan_out) if dim not in axes.fan_in]
-    if not dimensions or len(dimensions) == values.ndim:
-        return None
-    count = 1
-    for dim in dimensions:
-        count *= values.shape[dim]
+    count = math.prod(values.shape[dim] for dim in dimensions)
     return values.movedim(dimensions, list(range(len(dimensions)))).reshape(count, -1)
+
+
+def matrix_of(axes: Axes | None, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The shape of ``rows_of`` the values of a tensor."""
+    dimensions = _unit_dimensions(axes, len(shape))
+    count = math.prod(shape[dim] for dim in dimensions)
+    return (count, math.prod(shape) // count) if dimensions and count else None
+
+
+def _unit_dimensions(axes: Axes | None, ndim: int) -> list[int]:
+    """The dimensions along which a tensor has its units; none if they are not known."""
+    if axes is None or ndim < 2:
+        return []
+    dimensions = [dim for dim in (*axes.batch, *axes.fan_out) if dim not in axes.fan_in]
+    return [] if len(dimensions) == ndim else dimensions
 
 
 def hashes(rows: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from zeta.check.facts.evidence import Reading, Rows, Subject
@@ -43,6 +44,21 @@ def reading(subject: Subject, one: Both, bias: Both | None, given: Tensor | None
         gradient_stats=None if one.gradient is None else stats_of(one.gradient),
         units=units_of(subject.axes, one, bias, tolerance) if compared else None,
         still_units=still_zeros(subject.axes, one) if learned and stats.zeros > 0 else None,
+    )
+
+
+def unread(subject: Subject) -> Reading:
+    """The reading of a parameter that is not computed, as nothing used it."""
+    nothing = torch.empty(0, dtype=subject.slot.tensor.dtype, device="cpu")
+    return Reading(
+        dtype=nothing.dtype,
+        stats=_EMPTY,
+        sample=nothing,
+        rows=None,
+        measured=None,
+        gradient_stats=None,
+        units=None,
+        still_units=None,
     )
 
 

@@ -14,6 +14,7 @@ from zeta.check.facts.evidence import Pass, Reading, Subject, TensorFacts
 from zeta.check.measure.duplicates import Both
 from zeta.check.measure.readings import bias_name, reading
 from zeta.check.watch.moments import plain
+from zeta.check.watch.streaming.source import NOTHING, Source
 from zeta.fans import Axes
 from zeta.resolve import resolver, solving
 from zeta.resolve.plans import Plan
@@ -57,7 +58,11 @@ def read(subjects: Sequence[Subject], gradients: Mapping[int, Tensor], tolerance
 
 
 def tensor_facts(
-    subjects: Sequence[Subject], readings: Mapping[str, Reading], seen: Pass, used: frozenset[str]
+    subjects: Sequence[Subject],
+    readings: Mapping[str, Reading],
+    seen: Pass,
+    used: frozenset[str],
+    source: Source = NOTHING,
 ) -> tuple[TensorFacts, ...]:
     """The facts about each tensor of a model; tied names are one tensor.
 
@@ -66,6 +71,7 @@ def tensor_facts(
         readings: what was measured of each.
         seen: the observations of the pass.
         used: the names whose module ran.
+        source: computes the parameters that are on meta.
     """
     return tuple(
         TensorFacts(
@@ -73,15 +79,17 @@ def tensor_facts(
             **vars(readings[one.name]),
             used=not used.isdisjoint((one.name, *one.ties)),
             detached=not seen.detached.isdisjoint((one.name, *one.ties)),
-            read=functools.partial(values_of, one),
+            read=functools.partial(values_of, one, source),
         )
         for one in subjects
     )
 
 
-def values_of(one: Subject) -> Tensor:
+def values_of(one: Subject, source: Source = NOTHING) -> Tensor:
     """The global values; for a parametrized weight, those that its parametrization computes."""
     slot = one.slot
+    if source.has(slot.tensor):
+        return source.of(slot.tensor)
     if slot.parametrization is None:
         sparse = slot.tensor.layout is not torch.strided and slot.kind is not Kind.BUFFER
         return plain(slot.tensor.to_dense() if sparse else slot.tensor)

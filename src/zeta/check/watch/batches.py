@@ -45,7 +45,7 @@ def call_of(model: nn.Module, batch: Any) -> Call:
     tensors = tensors_in(batch)
     if tensors and not any(tensor.numel() for _, tensor in tensors):
         raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")
-    device = _device(model)
+    device = device_of(model)
     moved = move(batch, device)
     signature = inspect.signature(unwrap(model).forward)
     for args, kwargs, target in _ways(moved):
@@ -124,8 +124,9 @@ def tensors_in(value: Any) -> list[tuple[str, Tensor]]:
     return [(f"{key}.{place}".rstrip("."), tensor) for key, item in items for place, tensor in tensors_in(item)]
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model: that of its first tensor with memory; parameters on meta are computed on the CPU."""
+    return next((tensor.device for tensor in tensors_of(model) if not tensor.is_meta), torch.device("cpu"))
 
 
 def describe(batch: Any) -> str:

@@ -20,6 +20,7 @@ from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import tensors_in
 from zeta.check.watch.calls import Composite, is_detach, kind_of_call, silenced
 from zeta.check.watch.moments import Pending, pending, plain
+from zeta.check.watch.streaming.source import NOTHING, Source
 from zeta.check.watch.tags import Tags
 from zeta.resolve.kinds import is_norm
 from zeta.resolve.slots import type_name
@@ -86,10 +87,19 @@ class Capture:
         modules: canonical name and module, each module once.
         parameters: canonical name of a parameter by its ``id``.
         keep: store input and output in the records, for Jacobians, and compute no statistics.
+        source: computes the parameters that are on meta.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        parameters: Mapping[int, str],
+        *,
+        keep: bool = False,
+        source: Source = NOTHING,
+    ) -> None:
         self.keep = keep
+        self._source = source
         self.modules = modules
         self.parameters = dict(parameters)
         self.records: list[Record] = []
@@ -138,7 +148,7 @@ class Capture:
             self.used.add(name)
             if self._places:
                 self._name_gathered(module)
-            given = _first_float((args, kwargs))
+            given = self._first_float((args, kwargs))
             if given is not None and self._arriving is not None:
                 self._handed_on(self._arriving, given)
             self._arriving = None
@@ -168,7 +178,7 @@ class Capture:
         return leave
 
     def _module_used(self, name: str, frame: _Frame, output: Any) -> None:
-        module, result, leaf = frame.module, _first_float(output), frame.leaf
+        module, result, leaf = frame.module, self._first_float(output), frame.leaf
         owns = any(parameter is not None for parameter in module._parameters.values())
         block = not leaf and name.rpartition(".")[2].isdecimal()
         if result is None or not (leaf or owns or block):
@@ -249,6 +259,10 @@ class Capture:
         self._statistics[tensor] = (tensor._version, known)
         return known
 
+    def _first_float(self, value: Any) -> Tensor | None:
+        found = _first_float(value)
+        return None if found is None else self._source.of(found)
+
     def _numbered(self, name: str) -> str:
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
@@ -261,7 +275,7 @@ class Capture:
         if known is None or not args or not isinstance(args[0], Tensor):
             return None
         unit = self.tags.unit_of(args[0])
-        return None if unit is None else activations.dead_fraction(known, plain(args[0]), unit)
+        return None if unit is None else activations.dead_fraction(known, plain(self._source.of(args[0])), unit)
 
     def after_call(
         self, kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, dead: Tensor | None
@@ -273,7 +287,7 @@ class Capture:
         frame = self._stack[-1]
         owner = frame.name or "model"
         record = Record(f"{owner}:{kind}", kind, frame.name)
-        given = args[0] if args and isinstance(args[0], Tensor) else None
+        given = self._source.of(args[0]) if args and isinstance(args[0], Tensor) else None
         known = activations.KNOWN.get(kind)
         if known is not None:
             record.activation, record.dead = kind, dead

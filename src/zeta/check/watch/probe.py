@@ -20,6 +20,7 @@ from zeta.check.watch.capture import Capture, Record
 from zeta.check.watch.losses import LossFunction, Objective, is_sigmoid, objective, sum_to_one
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
+from zeta.check.watch.streaming.stream import Stream, in_memory
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
@@ -29,21 +30,38 @@ _HEAD_STEPS = 12
 _VIEWS = 3
 
 
-def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
+def probe(
+    model: nn.Module,
+    slots: list[Slot],
+    call: Call,
+    loss: LossFunction | None,
+    ranks: Ranks = ALONE,
+    stream: Stream | None = None,
+) -> Pass:
     """Run ``model`` on a batch forward and backward once, and return the observations.
 
-    Must be called inside :func:`~zeta.check.watch.isolation.preserved`. Exceptions of the model propagate.
+    Must be called inside :func:`~zeta.check.watch.isolation.preserved`. Exceptions of the model propagate. The
+    gradients of a stream's parameters go to the stream.
     """
+    stream = in_memory() if stream is None else stream
+    with stream.running():
+        return _observed(model, slots, call, loss, ranks, stream)
+
+
+def _observed(
+    model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks, stream: Stream
+) -> Pass:
     names = {id(group[0].tensor): group[0].name for group in groups(slots)}
     for slot in slots:
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in parameters_of(slot.parametrization)}
-    capture = Capture(named_modules(model), names)
+    capture = Capture(named_modules(model), names, source=stream.source)
     signal = _batch_signal(call)
     parameters: list[Tensor] = list(parameters_of(model))  # before FSDP2 replaces them in the forward pass
     with plainly(model), capture.watching():
         output = model(*call.args, **call.kwargs)
         aim = objective(output, call, loss)
+    stream.backward_begins()
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
     classified, loss_seen = _loss(aim, capture)
     head, head_parameters = _heads(classified, output, capture)
@@ -53,7 +71,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     detached: frozenset[str] = frozenset()
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
-    if len(gradients) < len(learned) and capture.detached:
+    if len(gradients) + len(stream.reached) < len(learned) and capture.detached:
         behind = _leaves(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
@@ -65,7 +83,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         squashed=any(is_sigmoid(logits) for logits in (*capture.binary, *(call[0] for call in capture.cross_entropy)))
         or any(sum_to_one(plain(logits)) for logits, _, _ in capture.cross_entropy),
         surrogate=aim.surrogate,
-        differentiable=bool(gradients),
+        differentiable=bool(gradients or stream.reached),
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,

@@ -1,0 +1,83 @@
+"""Measure parameters that are computed one at a time, each when its gradient arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from zeta.check.facts.evidence import Reading, Subject
+from zeta.check.measure.duplicates import Both
+from zeta.check.measure.readings import bias_name, reading, unread
+from zeta.check.measure.tensors import values_of
+from zeta.check.watch.streaming.source import Source
+
+
+class Arriving:
+    """The readings of the parameters of a source. A gradient is dropped when nothing waits for it any more.
+
+    A weight is measured together with the bias of its units, so it waits for the bias's gradient.
+
+    Args:
+        subjects: all tensors of the model.
+        source: computes some of them.
+        tolerance: as for ``units_of``.
+    """
+
+    def __init__(self, subjects: Sequence[Subject], source: Source, tolerance: float) -> None:
+        self.readings: dict[str, Reading] = {}
+        self._source = source
+        self._tolerance = tolerance
+        self._mine = {id(one.slot.tensor): one for one in subjects if source.has(one.slot.tensor)}
+        by_name = {one.name: one for one in subjects}
+        partners = {one.name: by_name.get(bias_name(one) or "") for one in self._mine.values()}
+        self._bias = {name: bias for name, bias in partners.items() if bias is not None}
+        self._weights: dict[str, list[Subject]] = {}  #: by the name of their bias
+        for one in self._mine.values():
+            if one.name in self._bias:
+                self._weights.setdefault(self._bias[one.name].name, []).append(one)
+        self._gradients: dict[str, Tensor] = {}
+
+    def take(self, key: int, gradient: Tensor) -> None:
+        """Measure what has all gradients that it needs now."""
+        one = self._mine[key]
+        self._gradients[one.name] = gradient
+        for subject in (one, *self._weights.get(one.name, ())):
+            bias = self._bias.get(subject.name)
+            if subject.name in self._gradients and (bias is None or not bias.trainable or bias.name in self._gradients):
+                self._measure(subject)
+        for name in (one.name, *(weight.name for weight in self._weights.get(one.name, ())), self._bias_of(one)):
+            waiting = [weight for weight in self._weights.get(name, ()) if weight.name not in self.readings]
+            if name in self.readings and not waiting:
+                self._gradients.pop(name, None)
+
+    def finish(self, used: frozenset[int], gradients: Mapping[int, Tensor]) -> None:
+        """Measure those whose gradient did not come, if a call used them. The others are not computed at all.
+
+        Args:
+            used: the ``id`` of each parameter that a call took.
+            gradients: those of tensors in memory, by ``id``.
+        """
+        for key, one in self._mine.items():
+            if one.name in self.readings:
+                continue
+            bias = self._bias.get(one.name)
+            if bias is not None and id(bias.slot.tensor) in gradients:
+                self._gradients[bias.name] = gradients[id(bias.slot.tensor)]
+            if key in used:
+                self._measure(one)
+            else:
+                self.readings[one.name] = unread(one)
+        self._gradients.clear()
+
+    def _bias_of(self, one: Subject) -> str:
+        return self._bias[one.name].name if one.name in self._bias else ""
+
+    def _measure(self, one: Subject) -> None:
+        bias = self._bias.get(one.name)
+        self.readings[one.name] = reading(
+            one, self._both(one), None if bias is None else self._both(bias), None, self._tolerance
+        )
+
+    def _both(self, one: Subject) -> Both:
+        return Both(values=values_of(one, self._source), gradient=self._gradients.get(one.name))
