@@ -36,7 +36,7 @@ from zeta.check.measure.tensors import read, subjects_of, tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten
 from zeta.check.measure.updates import OptimizerLike, first_step
 from zeta.check.show.report import CheckReport
-from zeta.check.supply import Supply, bar_of, remarks, supply_of
+from zeta.check.supply import Supply, course_of, remarks, supply_of
 from zeta.check.watch.batches import Call, call_of, device_of
 from zeta.check.watch.fsdp import kept_gathered, reshard
 from zeta.check.watch.isolation import preserved
@@ -105,8 +105,9 @@ def check(
         streamed: for a model on meta with ``plan``: ``True`` computes each parameter when it is used, and frees it
             after, so that the model is never in memory as a whole; ``False`` makes a copy in memory. By default, a copy
             is made if it takes at most half of the memory that is available.
-        progress: full level: ``True`` for a bar; or a function that is called as ``progress(what, seconds_done,
-            seconds_total)`` before each Jacobian and spectral norm. The seconds are estimated from sizes, for one slow
+        progress: ``True`` for a bar; or a function that is called as ``progress(what, seconds_done, seconds_total)``
+            before each parameter that is computed when it is used (``streamed``), and before each Jacobian and spectral
+            norm of the full level. The seconds are estimated from sizes, for one slow
             core. If they would be more than 40, only some of the spectral norms and of the Jacobians' largest singular
             values are computed, equally spaced; ``report.sampled`` says which. Models of ``width`` and ``depth`` are
             not in the estimate. For a model on meta, ``True`` also shows a bar while its copy gets values.
@@ -154,7 +155,7 @@ def check(
             raw = {} if initialize is None or supply.streamed else unwritten(inner, initialize)
         ranks.wait()
         with within_reach("the model's forward pass", TargetError):
-            found = _evidence(supply, call, loss, plan, limits, optimizer, ranks, progress is True)
+            found = _evidence(supply, call, loss, plan, limits, optimizer, ranks, progress)
             evidence = replace(found, unwritten=raw)
             if level == "full":
                 with progress_of(progress, "s") as tell:
@@ -219,12 +220,12 @@ def _evidence(
     limits: Thresholds,
     optimizer: OptimizerLike | None,
     ranks: Ranks,
-    progress: bool,
+    progress: CheckProgress | bool | None,
 ) -> Evidence:
     model, slots, source = supply.model, supply.slots, supply.source
     subjects = subjects_of(slots, plan)
     arriving = Arriving(subjects, source, limits.same_gradient)
-    with preserved(model), bar_of(supply, progress) as step:
+    with preserved(model), course_of(supply, progress) as step:
         stream = Stream(source, {id(slot.tensor): slot.name for slot in supply.each()}, arriving.take, step)
         seen = probe(model, slots, call, loss, ranks, stream)
     arriving.finish(frozenset(stream.used), seen.gradients)

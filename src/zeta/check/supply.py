@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -13,17 +14,21 @@ from zeta import verbs
 from zeta.base.distributed import any_fsdp, is_sharded
 from zeta.base.modules import copy_of, tensors_of
 from zeta.base.process.available import available_memory
-from zeta.base.progress import Done, progress_of
+from zeta.base.progress import progress_of
 from zeta.base.reading import shown
 from zeta.base.text import bytes_text
 from zeta.check.facts.evidence import TensorFacts
+from zeta.check.measure.effort import CheckProgress, Course, seconds_of
 from zeta.check.measure.unwritten import Initialize, with_memory
 from zeta.check.watch.streaming.source import NOTHING, Source
-from zeta.errors import SpecError, TargetError, listed
+from zeta.errors import SpecError, TargetError, listed, notice
 from zeta.resolve.fitting import fit
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind
+
+# numbers read or written for each element of a parameter, each time that it is computed: drawn, used, measured
+_TOUCHED: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +85,7 @@ def supply_of(
             listed("FSDP2 models cannot be copied, and these are on meta; materialize the model first:", on_meta)
         )
     if plan is not None:
-        if streamed or (streamed is None and _is_too_large(slots)):
+        if _is_streamed(slots, streamed):
             return _streamed(copy_of(model), plan, seed)
         twin: nn.Module = copy_of(model)
         verbs.materialize_(twin, plan, seed, progress=progress)
@@ -96,11 +101,22 @@ def supply_of(
     )
 
 
-def _is_too_large(slots: list[Slot]) -> bool:
-    """Whether the values would take more than half of the memory that is available; the other half is for gradients."""
+def _is_streamed(slots: list[Slot], streamed: bool | None) -> bool:
+    """Whether parameters are computed one at a time: as asked for, or if a copy would take too much memory.
+
+    That is more than half of what is available; the other half is for gradients.
+    """
+    if streamed is not None:
+        return streamed
     available = available_memory()
     size = sum({id(slot.tensor): slot.tensor.nbytes for slot in slots if slot.tensor.is_meta}.values())
-    return available is not None and size > available / 2
+    if available is None or size <= available / 2:
+        return False
+    notice(
+        f"the model takes {bytes_text(size)}, more than half of the {bytes_text(available)} of memory that are "
+        "available: its parameters are computed one at a time (streamed=True)"
+    )
+    return True
 
 
 def _streamed(twin: nn.Module, plan: Plan, seed: int) -> Supply:
@@ -142,10 +158,14 @@ def remarks(supply: Supply, tensors: Sequence[TensorFacts]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def bar_of(supply: Supply, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A function that moves a bar when a parameter was used, and again when it got its gradient."""
+def course_of(supply: Supply, progress: CheckProgress | bool | None) -> Iterator[Callable[[int], None]]:
+    """A function that reports progress when a parameter was used, and again when it got its gradient."""
     slots = {id(slot.tensor): slot for slot in supply.each()}
-    total = sum(slot.tensor.nbytes * (1 + slot.tensor.requires_grad) for slot in slots.values())
-    with progress_of(progress and supply.streamed) as tell:
-        done = Done(total, tell)
-        yield lambda key: done.add(slots[key].name, slots[key].tensor.nbytes)
+    seconds = {
+        key: seconds_of(calls=1, multiplications=0, touched=_TOUCHED * slot.tensor.numel())
+        for key, slot in slots.items()
+    }
+    total = sum(seconds[key] * (1 + slot.tensor.requires_grad) for key, slot in slots.items())
+    with progress_of(progress if supply.streamed else None, "s") as tell:
+        course = Course(tell, total, "parameters are computed when they are used")
+        yield lambda key: course.take(slots[key].name, seconds[key])
