@@ -18,15 +18,19 @@ from zeta.base.progress import progress_of
 from zeta.base.reading import shown
 from zeta.base.text import bytes_text
 from zeta.check.facts.evidence import TensorFacts
+from zeta.check.measure.duplicates import can_be_in_tiles
 from zeta.check.measure.effort import CheckProgress, Course, seconds_of
 from zeta.check.measure.unwritten import Initialize, with_memory
 from zeta.check.watch.streaming.source import NOTHING, Source
 from zeta.errors import SpecError, TargetError, listed, notice
+from zeta.initializers.blocks import is_elementwise
 from zeta.resolve.fitting import fit
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind
 
+#: bytes; of larger parameters, only some rows are computed at a time
+LARGE: Final = 2**28
 # numbers read or written for each element of a parameter, each time that it is computed: drawn, used, measured
 _TOUCHED: Final = 10
 
@@ -131,9 +135,15 @@ def _streamed(twin: nn.Module, plan: Plan, seed: int) -> Supply:
             entries[id(slot.tensor)] = entry
         elif slot.tensor.is_meta:
             others.append(entry.name)
+    large = frozenset(key for key, entry in entries.items() if entry.nbytes > LARGE and _has_tiles(entry))
     if others:
         verbs.materialize_(twin, plan, seed, only=others)
-    return Supply(model=twin, slots=walk(twin), source=Source(entries, seed))
+    return Supply(model=twin, slots=walk(twin), source=Source(entries, seed, large))
+
+
+def _has_tiles(entry: Entry) -> bool:
+    """Whether some rows of a parameter can be computed and compared without the others."""
+    return is_elementwise(entry.initializer) and can_be_in_tiles(entry.axes, len(entry.shape))
 
 
 def _is_streamable(slot: Slot) -> bool:

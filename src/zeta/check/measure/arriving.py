@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
 from zeta.check.facts.evidence import Reading, Subject
-from zeta.check.measure.duplicates import Both
+from zeta.check.measure.duplicates import Both, Tiles
 from zeta.check.measure.readings import bias_name, reading, unread
 from zeta.check.measure.tensors import values_of
+from zeta.check.watch.streaming.gradients import Whole
 from zeta.check.watch.streaming.source import Source
+
+
+class _InTiles:
+    """The values and the gradient of a large parameter, some rows at a time."""
+
+    def __init__(self, one: Subject, source: Source, gradient: Whole | None) -> None:
+        self._one = one
+        self._source = source
+        self._gradient = gradient
+
+    @property
+    def numel(self) -> int:
+        """As the protocol says."""
+        return self._one.slot.tensor.numel()
+
+    def tiles(self) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """As the protocol says."""
+        tensor = self._one.slot.tensor
+        for first, last in self._source.spans(id(tensor)):
+            values = self._source.rows(id(tensor), tensor.dtype, first, last)
+            yield first, values, None if self._gradient is None else self._gradient.rows(values, first)
 
 
 class Arriving:
@@ -36,9 +58,9 @@ class Arriving:
         for one in self._mine.values():
             if one.name in self._bias:
                 self._weights.setdefault(self._bias[one.name].name, []).append(one)
-        self._gradients: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor | Whole] = {}
 
-    def take(self, key: int, gradient: Tensor) -> None:
+    def take(self, key: int, gradient: Tensor | Whole) -> None:
         """Measure what has all gradients that it needs now."""
         one = self._mine[key]
         self._gradients[one.name] = gradient
@@ -76,8 +98,17 @@ class Arriving:
     def _measure(self, one: Subject) -> None:
         bias = self._bias.get(one.name)
         self.readings[one.name] = reading(
-            one, self._both(one), None if bias is None else self._both(bias), None, self._tolerance
+            one, self._tiles(one), None if bias is None else self._both(bias), None, self._tolerance
         )
 
+    def _tiles(self, one: Subject) -> Tiles:
+        if id(one.slot.tensor) not in self._source.large:
+            return self._both(one)
+        gradient = self._gradients.get(one.name)
+        assert not isinstance(gradient, Tensor)
+        return _InTiles(one, self._source, gradient)
+
     def _both(self, one: Subject) -> Both:
-        return Both(values=values_of(one, self._source), gradient=self._gradients.get(one.name))
+        gradient = self._gradients.get(one.name)
+        assert gradient is None or isinstance(gradient, Tensor)
+        return Both(values=values_of(one, self._source), gradient=gradient)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -21,38 +22,124 @@ _MIX: Final = -4658895280553007687
 _FIRST: Final = 64
 
 
+class Tiles(Protocol):
+    """The values and the gradient of one tensor, in parts along dimension 0, or in one piece."""
+
+    @property
+    def numel(self) -> int:
+        """The number of its values."""
+
+    def tiles(self) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """Yield the first row of each part, its values and its gradient."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Both:
-    """The values and the gradient of one tensor."""
+    """The values and the gradient of one tensor, in one piece."""
 
     values: Tensor
     gradient: Tensor | None
 
+    @property
+    def numel(self) -> int:
+        """As the protocol says."""
+        return self.values.numel()
 
-def units_of(axes: Axes | None, weight: Both, bias: Both | None, tolerance: float) -> Units | None:
+    def tiles(self) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """As the protocol says."""
+        yield 0, self.values, self.gradient
+
+
+class UnitSums:
+    """What is added up over the parts of a weight, to compare its units.
+
+    Args:
+        axes: the roles of the weight's dimensions; without units, nothing is added up.
+        ndim: the number of its dimensions.
+    """
+
+    def __init__(self, axes: Axes | None, ndim: int) -> None:
+        self._axes = axes
+        self._dimensions = _unit_dimensions(axes, ndim)
+        self._along = 0 in self._dimensions  #: each part has units of its own, else a part of every unit
+        self._still = axes is not None and not axes.batch and not axes.lookup
+        self._keys: list[Tensor] = []
+        self._any: list[Tensor] = []
+
+    def add(self, first: int, values: Tensor, gradient: Tensor, keys: Tensor | None) -> None:
+        """Add a part, of which ``keys`` are the hashes of the rows along dimension 0, if they are known."""
+        rows = rows_of(self._axes, values)
+        if rows is None or gradient.shape != values.shape:
+            return
+        if keys is None or self._dimensions != [0]:
+            keys = hashes(rows, 0 if self._along else first * (rows.shape[1] // max(1, values.shape[0])))
+        _gather(self._keys, keys, self._along, torch.add)
+        if self._still:
+            gradients = rows_of(self._axes, gradient)
+            assert gradients is not None
+            _gather(self._any, rows.any(dim=1) | gradients.any(dim=1), self._along, torch.logical_or)
+
+    def keys(self) -> Tensor | None:
+        """A hash for each unit; ``None`` without a gradient, or if the dimensions of the units are unknown."""
+        return torch.cat(self._keys) if self._keys else None
+
+    def still(self) -> Tensor | None:
+        """Which units are zero and have a zero gradient, while others do not; ``None`` if fewer than two.
+
+        Experts and embeddings are excluded: their units get a gradient only from samples that select them.
+        """
+        if not self._any:
+            return None
+        still = ~torch.cat(self._any)
+        return still if 1 < int(still.sum()) < len(still) else None
+
+    def gradients(self, chosen: Tensor, weight: Tiles) -> Tensor:
+        """The gradients of the chosen units, one row for each."""
+        parts: list[Tensor] = []
+        begin = 0
+        for _, _, gradient in weight.tiles():
+            assert gradient is not None
+            rows = rows_of(self._axes, gradient)
+            assert rows is not None
+            mine = chosen[(chosen >= begin) & (chosen < begin + len(rows))] - begin if self._along else chosen
+            parts.append(rows[mine])
+            begin += len(rows)
+        return torch.cat(parts, dim=0 if self._along else 1)
+
+
+def _gather(found: list[Tensor], new: Tensor, along: bool, combined: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Add the numbers of more units, or combine those of all units with what was found of them before."""
+    found[:] = [*found, new] if along or not found else [combined(found[0], new)]
+
+
+def can_be_in_tiles(axes: Axes | None, ndim: int) -> bool:
+    """Whether the units of a weight can be compared part by part along dimension 0."""
+    dimensions = _unit_dimensions(axes, ndim)
+    return ndim >= 2 and (0 not in dimensions or dimensions[0] == 0)
+
+
+def units_of(sums: UnitSums, weight: Tiles, bias: Both | None, tolerance: float) -> Units | None:
     """Compare the units of a weight; ``None`` if the dimensions of its units are unknown.
 
     Args:
-        axes: the roles of the weight's dimensions.
+        sums: those of all parts of the weight.
         weight: the weight, with a gradient of its shape.
         bias: one number for each unit; compared too.
         tolerance: gradients that differ by less, relative to their norm, count as equal.
     """
-    rows = rows_of(axes, weight.values)
-    gradient = weight.gradient
-    if rows is None or gradient is None or gradient.shape != weight.values.shape or rows.shape[0] < 2:
+    keys = sums.keys()
+    if keys is None or len(keys) < 2:
         return None
-    gradients = rows_of(axes, gradient)
-    assert gradients is not None
-    keys = hashes(rows)
-    if bias is not None and bias.values.shape == keys.shape:
+    compared = bias is not None and bias.values.shape == keys.shape
+    if bias is not None and compared:
         keys = keys * _MIX + hashes(bias.values[:, None])
-        if bias.gradient is not None and bias.gradient.shape == keys.shape:
-            gradients = torch.cat([gradients, bias.gradient[:, None].to(gradients.dtype)], dim=1)
     _, inverse, counts = torch.unique(keys, return_inverse=True, return_counts=True)
     chosen = (counts[inverse] > 1).nonzero().flatten()
     if not len(chosen):
         return Units(count=len(keys), same=0, idle=0, apart=0, example=None)
+    gradients = sums.gradients(chosen, weight)
+    if bias is not None and compared and bias.gradient is not None and bias.gradient.shape == keys.shape:
+        gradients = torch.cat([gradients, bias.gradient[chosen, None].to(gradients.dtype)], dim=1)
     chosen, gradients = _neighbours(inverse[chosen], chosen, gradients)
     earlier, later = chosen[:-1], chosen[1:]
     paired = inverse[earlier] == inverse[later]
@@ -69,33 +156,17 @@ def units_of(axes: Axes | None, weight: Both, bias: Both | None, tolerance: floa
 
 def _neighbours(groups: Tensor, chosen: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Sort units by group, and in a group by a projection of their gradients, so that similar ones are adjacent."""
-    mine = gradients[chosen].float()
+    mine = gradients.float()
     direction = torch.arange(1, mine.shape[1] + 1, device=mine.device, dtype=torch.float64).square().cos().float()
     order = torch.argsort(mine @ direction, stable=True)
     order = order[torch.argsort(groups[order], stable=True)]
     return chosen[order], mine[order]
 
 
-def rows_in(values: Tensor) -> Rows:
-    """The rows of a weight along dimension 0."""
-    keys = hashes(values.reshape(values.shape[0], -1)).tolist()
-    return Rows(count=len(keys), distinct=len(set(keys)), first=tuple(keys[:_FIRST]))
-
-
-def still_zeros(axes: Axes | None, weight: Both) -> Tensor | None:
-    """Which units of a weight are zero and have a zero gradient, while others do not; ``None`` if fewer than two.
-
-    Experts and embeddings are excluded: their units get a gradient only from samples that select them.
-    """
-    if axes is None or axes.batch or axes.lookup or weight.gradient is None:
-        return None
-    rows = rows_of(axes, weight.values)
-    if rows is None or weight.gradient.shape != weight.values.shape:
-        return None
-    gradients = rows_of(axes, weight.gradient)
-    assert gradients is not None
-    still = ~(rows.any(dim=1) | gradients.any(dim=1))
-    return still if 1 < int(still.sum()) < len(still) else None
+def rows_in(keys: Tensor) -> Rows:
+    """The rows of a weight along dimension 0, by their hashes."""
+    known = keys.tolist()
+    return Rows(count=len(known), distinct=len(set(known)), first=tuple(known[:_FIRST]))
 
 
 def rows_of(axes: Axes | None, values: Tensor) -> Tensor | None:
@@ -122,13 +193,15 @@ def _unit_dimensions(axes: Axes | None, ndim: int) -> list[int]:
     return [] if len(dimensions) == ndim else dimensions
 
 
-def hashes(rows: Tensor) -> Tensor:
+def hashes(rows: Tensor, offset: int = 0) -> Tensor:
     """A 64-bit hash for each row; equal rows have equal hashes, whatever the order of summation.
+
+    The hash of a row is the sum of those of its parts, each with the position of its first element as ``offset``.
 
     >>> bool((hashes(torch.tensor([[0.0, 1.0], [-0.0, 1.0]])).diff() == 0).all())
     True
     """
-    index = torch.arange(1, rows.shape[1] + 1, device=rows.device) * _STEP
+    index = torch.arange(offset + 1, offset + rows.shape[1] + 1, device=rows.device) * _STEP
     index = (index ^ (index >> 30)) * _MIX
     factors = (index ^ (index >> 27)) | 1
     step = max(1, _TILE // max(1, rows.shape[1]))

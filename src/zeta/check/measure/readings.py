@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from zeta.check.facts.evidence import Reading, Rows, Subject
+from zeta.check.facts.evidence import Reading, Subject
 from zeta.check.facts.results import Stats
-from zeta.check.measure.duplicates import Both, rows_in, still_zeros, units_of
-from zeta.check.watch.moments import stats_of
+from zeta.check.measure.duplicates import Both, Tiles, UnitSums, hashes, rows_in, units_of
+from zeta.check.watch.moments import Pending, measures_of, pending
+from zeta.compute.stream.regions import Region
+from zeta.compute.sums import sums_of_all
 from zeta.initializers import Keep, Program
-from zeta.report.measuring import Measured, measure
+from zeta.report.measuring import Accumulator, Measured
 from zeta.write.parametrized import inversion_error
 
 #: the number of elements of a tensor that rules look at: fractions of 1e-3 are measured to a few percent of themselves
@@ -22,28 +25,49 @@ _MOST_ZEROS: Final = 0.5
 _EMPTY: Final = Stats(count=0, mean=0.0, std=0.0, low=0.0, high=0.0, zeros=0.0, nonfinite=0)
 
 
-def reading(subject: Subject, one: Both, bias: Both | None, given: Tensor | None, tolerance: float) -> Reading:
+def reading(subject: Subject, one: Tiles, bias: Both | None, given: Tensor | None, tolerance: float) -> Reading:
     """Measure one tensor.
 
     Args:
         subject: the tensor.
-        one: its values and its gradient.
+        one: its values and its gradient, perhaps in parts.
         bias: those of the bias of its units, which are compared together.
         given: the values that the plan is about, where they are others.
         tolerance: as for ``units_of``.
     """
-    stats = _stats(one.values)
     learned = subject.is_weight and subject.trainable
-    compared = learned and one.gradient is not None and not stats.nonfinite
+    values: list[Pending | None] = []
+    gradients: list[Pending | None] = []
+    samples: list[Tensor] = []
+    rows: list[Tensor] = []
+    moments = _Moments(subject)
+    units = UnitSums(subject.axes if learned else None, len(subject.slot.shape))
+    dtype, done = subject.slot.tensor.dtype, 0
+    for first, tile, gradient in one.tiles():
+        dtype = tile.dtype
+        values.append(_pending(tile))
+        samples.append(sample_of(tile.flatten(), done, one.numel).clone())
+        done += tile.numel()
+        keys = hashes(tile.reshape(tile.shape[0], -1)) if learned and tile.is_floating_point() else None
+        if keys is not None:
+            rows.append(keys)
+        if gradient is not None:
+            gradients.append(pending(gradient))
+            units.add(first, tile, gradient, keys)
+        if given is None and values[-1] is not None:
+            moments.take(first, tile)
+    stats, gradient_stats = _stats(values) or _EMPTY, _stats(gradients)
+    if given is not None:
+        moments.take(0, given)
     return Reading(
-        dtype=one.values.dtype,
+        dtype=dtype,
         stats=stats,
-        sample=sample_of(one.values.flatten()).clone(),
-        rows=_rows(subject, one.values, stats),
-        measured=_measured(subject, one.values if given is None else given, stats),
-        gradient_stats=None if one.gradient is None else stats_of(one.gradient),
-        units=units_of(subject.axes, one, bias, tolerance) if compared else None,
-        still_units=still_zeros(subject.axes, one) if learned and stats.zeros > 0 else None,
+        sample=torch.cat(samples),
+        rows=rows_in(torch.cat(rows)) if rows and _is_random(subject, stats) else None,
+        measured=moments.result() if stats.count and not stats.nonfinite else None,
+        gradient_stats=gradient_stats,
+        units=None if stats.nonfinite else units_of(units, one, bias, tolerance),
+        still_units=units.still() if stats.zeros > 0 else None,
     )
 
 
@@ -69,30 +93,58 @@ def bias_name(one: Subject) -> str | None:
     return one.name.removesuffix(local) + other if one.is_weight and one.trainable and other != local else None
 
 
-def _stats(values: Tensor) -> Stats:
+def _pending(values: Tensor) -> Pending | None:
     try:
-        return stats_of(values if values.is_floating_point() else values.float()) or _EMPTY
+        return pending(values if values.is_floating_point() else values.float())
     except NotImplementedError:  # torch has no arithmetic for some dtypes, such as uint4
-        return _EMPTY
-
-
-def _rows(subject: Subject, values: Tensor, stats: Stats) -> Rows | None:
-    """The rows of a trainable weight that may be random and be compared with others."""
-    if not subject.is_weight or not subject.trainable or not values.is_floating_point() or min(values.shape) < 2:
         return None
-    return None if stats.std == 0 or stats.nonfinite or stats.zeros > _MOST_ZEROS else rows_in(values)
 
 
-def _measured(subject: Subject, values: Tensor, stats: Stats) -> Measured | None:
-    """The moments compared with the plan's, if there is a planned law."""
-    entry, slot = subject.entry, subject.slot
-    if entry is None or isinstance(entry.initializer, Keep | Program):
-        return None
-    if not stats.count or stats.nonfinite or slot.shape != entry.shape or slot.tensor.is_complex():
-        return None
-    return measure(entry, values, inversion_error(values.dtype) if slot.parametrization is not None else 0.0)
+def _stats(parts: Sequence[Pending | None]) -> Stats | None:
+    measures = measures_of(parts)
+    return None if measures is None else measures.stats
 
 
-def sample_of(flat: Tensor) -> Tensor:
-    """At most about ``SAMPLE`` elements of a one-dimensional tensor, at equal distances."""
-    return flat[:: max(1, flat.numel() // SAMPLE)]
+def _is_random(subject: Subject, stats: Stats) -> bool:
+    """Whether a weight may be random, so that others should not have the same rows."""
+    varies = stats.std != 0 and not stats.nonfinite and stats.zeros <= _MOST_ZEROS
+    return varies and min(subject.slot.shape) >= 2
+
+
+class _Moments:
+    """The moments of values compared with the plan's, if there is a planned law."""
+
+    def __init__(self, subject: Subject) -> None:
+        entry, slot = subject.entry, subject.slot
+        lawful = entry is not None and not isinstance(entry.initializer, Keep | Program)
+        fits = entry is not None and slot.shape == entry.shape and not slot.tensor.is_complex()
+        self._entry = entry if lawful and fits else None
+        self._parametrized = slot.parametrization is not None
+        self._sums: Accumulator | None = None
+
+    def take(self, first: int, values: Tensor) -> None:
+        """Add some rows of the values."""
+        if self._entry is None:
+            return
+        if self._sums is None:
+            error = inversion_error(values.dtype) if self._parametrized else 0.0
+            self._sums = Accumulator(self._entry, values.dtype, error)
+        whole = Region.whole(values.shape).slices
+        index = (slice(first, first + len(values)), *whole[1:]) if whole else ()
+        self._sums.take(sums_of_all(self._sums.parts(index, values)))
+
+    def result(self) -> Measured | None:
+        """The comparison."""
+        return None if self._sums is None else self._sums.result()
+
+
+def sample_of(flat: Tensor, before: int = 0, numel: int | None = None) -> Tensor:
+    """At most about ``SAMPLE`` elements of a one-dimensional tensor, at equal distances.
+
+    Args:
+        flat: the tensor, or a part of it.
+        before: how many elements come before the part.
+        numel: how many there are in all.
+    """
+    step = max(1, (flat.numel() if numel is None else numel) // SAMPLE)
+    return flat[-before % step :: step]

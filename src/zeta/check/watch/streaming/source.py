@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from zeta.compute.stream.regions import Region
 from zeta.compute.values import computed
 from zeta.resolve.plans import Entry
 
@@ -15,6 +17,8 @@ from zeta.resolve.plans import Entry
 DEVICE: Final = torch.device("cpu")
 # elements; smaller ones are computed again, so that a bias does not take the place of its weight
 _LARGE: Final = 2**16
+# elements of a large parameter that are computed at a time
+_SPAN: Final = 2**24
 
 
 class Source:
@@ -23,10 +27,12 @@ class Source:
     Args:
         entries: the planned parameters, by the ``id`` of their tensors on meta.
         seed: of the plan.
+        large: those of which some rows are computed at a time, wherever an operation allows it.
     """
 
-    def __init__(self, entries: Mapping[int, Entry], seed: int) -> None:
+    def __init__(self, entries: Mapping[int, Entry], seed: int, large: frozenset[int] = frozenset()) -> None:
         self.entries = entries
+        self.large = large
         self._seed = seed
         self._last: tuple[int, Tensor, int] | None = None
 
@@ -51,6 +57,19 @@ class Source:
         if large:
             self._last = key, values, values._version
         return values.detach()
+
+    def rows(self, key: int, dtype: torch.dtype, first: int, last: int) -> Tensor:
+        """The values from one row along dimension 0 to another."""
+        entry = self.entries[key]
+        region = Region.whole(entry.shape).within(0, first, last)
+        with torch.no_grad():
+            return computed(entry, self._seed, region=region, dtype=dtype, device=DEVICE)
+
+    def spans(self, key: int) -> Iterator[tuple[int, int]]:
+        """The rows of a parameter that are computed at a time: first and last."""
+        shape = self.entries[key].shape
+        step = max(1, _SPAN // max(1, math.prod(shape[1:]))) if key in self.large else shape[0]
+        yield from ((first, min(first + step, shape[0])) for first in range(0, shape[0], step))
 
     def forget(self) -> None:
         """Free the last values."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -24,11 +24,13 @@ from torch.overrides import TorchFunctionMode
 from zeta.base.tensors import storage_of
 from zeta.check.watch.calls import unseen
 from zeta.check.watch.moments import plain
+from zeta.check.watch.streaming.gradients import OfRows, Part, Whole
 from zeta.check.watch.streaming.source import DEVICE, NOTHING, Source
+from zeta.check.watch.streaming.tiles import Rows, in_tiles
 from zeta.errors import TargetError
 
-#: called with the ``id`` of a parameter, and with its whole gradient
-Take = Callable[[int, Tensor], None]
+#: called with the ``id`` of a parameter, and with its whole gradient; of a large one, with what that is computed from
+Take = Callable[[int, Tensor | Whole], None]
 
 # attributes that have the values of the parameter; others are those of the tensor on meta
 _VALUES: Final = frozenset(("T", "H", "mT", "mH", "data", "real", "imag"))
@@ -53,9 +55,10 @@ _MANY: Final = 256
 
 @dataclass(frozen=True, kw_only=True)
 class _View:
-    """A part of a parameter's values that autograd saved."""
+    """A part of a parameter's values that autograd saved; ``rows`` if only some were computed."""
 
     key: int
+    rows: tuple[int, int] | None
     dtype: torch.dtype
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -88,7 +91,8 @@ class Stream:
         self._forward = True
         self._missing: Counter[int] = Counter()  #: uses that have not delivered a gradient yet
         self._sums: dict[int, Tensor] = {}
-        self._storages: dict[int, tuple[Any, int, torch.dtype, int]] = {}  #: weak references
+        self._parts: dict[int, list[Part]] = {}  #: of large parameters
+        self._storages: dict[int, tuple[Any, _View, int]] = {}  #: weak references, what is there, and its version
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -99,10 +103,11 @@ class Stream:
         try:
             with _Supply(self), saved_tensors_hooks(self._pack, self._unpack):
                 yield
-            for key in list(self._sums):  # of parameters of which a use is not a part of the loss
+            for key in [*self._sums, *self._parts]:  # of parameters of which a use is not a part of the loss
                 self._hand_on(key)
         finally:
             self._sums.clear()
+            self._parts.clear()
             self._storages.clear()
             self.source.forget()
 
@@ -112,53 +117,86 @@ class Stream:
 
     def values(self, parameter: Tensor) -> Tensor:
         """The values of a parameter on meta, with a graph that leads to it."""
-        key = id(parameter)
-        if key not in self.used:
-            self.used.add(key)
-            self._step(key)
-        if not (parameter.requires_grad and torch.is_grad_enabled()):
-            values = self.source.values(key, parameter.dtype)
+        if self._note(parameter):
+            values: Tensor = _Given.apply(parameter, self)  # type: ignore[no-untyped-call]
         else:
-            if self._forward:
-                self._missing[key] += 1
-            values = _Given.apply(parameter, self)  # type: ignore[no-untyped-call]
-        storage = values.untyped_storage()
-        if len(self._storages) > _MANY:
-            self._storages = {place: known for place, known in self._storages.items() if not known[0].expired()}
-        kept: Any = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-        self._storages[storage._cdata] = kept, key, values.dtype, values._version
-        return values
+            values = self.source.values(id(parameter), parameter.dtype)
+        return self._remembered(values, parameter, None)
 
-    def deliver(self, key: int, gradient: Tensor | None) -> None:
+    def of_rows(self, parameter: Tensor, first: int, last: int) -> Tensor:
+        """Some rows of a large parameter, with a graph that leads to it."""
+        rows: Tensor = Rows.apply(parameter, self, first, last)  # type: ignore[no-untyped-call]
+        return self._remembered(rows, parameter, (first, last))
+
+    def in_tiles(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The result of a call that needs only some rows of a large parameter at a time; ``None`` for other calls."""
+        found = in_tiles(func, args, kwargs) if self.source.large else None
+        if found is None or id(found[0]) not in self.source.large or not self.source.has(found[0]):
+            return None
+        weight, made = found
+        self._note(weight)
+        return made(self)
+
+    def deliver(self, key: int, part: Tensor | Part | None) -> None:
         """Take the gradient of one use."""
         self._missing[key] -= 1
-        if gradient is not None:
-            gradient = plain(gradient if gradient.layout is torch.strided else gradient.to_dense())
-            self._sums[key] = self._sums[key] + gradient if key in self._sums else gradient
+        if isinstance(part, Tensor):
+            part = plain(part if part.layout is torch.strided else part.to_dense())
+            if key in self.source.large:
+                part = OfRows(gradient=part)
+        if isinstance(part, Tensor):
+            self._sums[key] = self._sums[key] + part if key in self._sums else part
+        elif part is not None:
+            self._parts.setdefault(key, []).append(part)
+        if part is not None:
             self.reached.add(key)
-        if self._missing[key] == 0 and key in self._sums:
+        if self._missing[key] == 0 and (key in self._sums or key in self._parts):
             self._hand_on(key)
 
     def _hand_on(self, key: int) -> None:
         self._step(key)
-        self._take(key, self._sums.pop(key))
+        self._take(key, self._sums.pop(key) if key in self._sums else Whole(self._parts.pop(key)))
+
+    def _note(self, parameter: Tensor) -> bool:
+        """Note a use, and return whether a gradient of it is to come."""
+        key = id(parameter)
+        if key not in self.used:
+            self.used.add(key)
+            self._step(key)
+        learned = parameter.requires_grad and torch.is_grad_enabled()
+        if learned and self._forward:
+            self._missing[key] += 1
+        return learned
+
+    def _remembered(self, values: Tensor, parameter: Tensor, rows: tuple[int, int] | None) -> Tensor:
+        """The values, whose views autograd need not save."""
+        storage = values.untyped_storage()
+        if len(self._storages) > _MANY:
+            self._storages = {place: known for place, known in self._storages.items() if not known[0].expired()}
+        kept: Any = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        view = _View(
+            key=id(parameter), rows=rows, dtype=values.dtype, size=tuple(values.shape), stride=values.stride(), offset=0
+        )
+        self._storages[storage._cdata] = kept, view, values._version
+        return values
 
     def _pack(self, tensor: Tensor) -> Tensor | _View:
         storage = storage_of(tensor)
         known = None if storage is None else self._storages.get(storage._cdata)
         if known is None or known[0].expired():
             return tensor
-        _, key, dtype, version = known
-        if tensor.dtype is not dtype or tensor._version != version:
+        _, whole, version = known
+        if tensor.dtype is not whole.dtype or tensor._version != version:
             return tensor  # what was written to it, or is read as another dtype, is not computed again
-        return _View(
-            key=key, dtype=dtype, size=tuple(tensor.shape), stride=tensor.stride(), offset=int(tensor.storage_offset())
-        )
+        return replace(whole, size=tuple(tensor.shape), stride=tensor.stride(), offset=int(tensor.storage_offset()))
 
     def _unpack(self, packed: Tensor | _View) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        values = self.source.values(packed.key, packed.dtype)
+        if packed.rows is None:
+            values = self.source.values(packed.key, packed.dtype)
+        else:
+            values = self.source.rows(packed.key, packed.dtype, *packed.rows)
         return values.as_strided(packed.size, packed.stride, packed.offset)
 
 
@@ -208,6 +246,8 @@ class _Supply(TorchFunctionMode):
                     f"the forward pass writes to {self.stream.names[id(args[0])]} ({name}), whose values are computed "
                     "for each use; pass streamed=False, which holds the model in memory"
                 )
+        if (made := self.stream.in_tiles(func, args, kwargs)) is not None:
+            return made
         return func(*map(self._given, args), **{key: self._given(value) for key, value in kwargs.items()})
 
     def _given(self, value: Any) -> Any:
