@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -22,6 +23,8 @@ from tests.helpers.sick import CASES
 from tests.helpers.streaming import Held, emptied, ran_streamed
 from zeta.check import check, examine, supply
 from zeta.check.show.report import CheckReport
+from zeta.check.watch.moments import measures_of, pending
+from zeta.check.watch.streaming import source
 from zeta.check.watch.streaming.source import Source
 from zeta.errors import SpecError, TargetError, ZetaNotice
 
@@ -210,11 +213,11 @@ def test_every_other_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_experts_that_no_token_reaches_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     supplied = emptied(Experts())
-    source = supplied.source
-    assert isinstance(source, Held)
+    held = supplied.source
+    assert isinstance(held, Held)
     monkeypatch.setattr(examine, "supply_of", lambda *_: supplied)
     report = check(Experts(), vectors(16))
-    computed = {slot.name for slot in supplied.slots if id(slot.tensor) in source.computed}
+    computed = {slot.name for slot in supplied.slots if id(slot.tensor) in held.computed}
     assert {name for name in computed if name.startswith("experts")} == {
         f"experts.{n}.{layer}.{kind}" for n in (0, 1) for layer in (0, 2) for kind in ("weight", "bias")
     }
@@ -244,6 +247,113 @@ def test_few_parameters_are_in_memory_at_any_time(make: Any, monkeypatch: pytest
     assert ran_streamed(check(model, batch, plan=plan, streamed=True))
     largest = max(parameter.nbytes for parameter in model.parameters())
     assert largest <= most < 2.5 * largest
+
+
+# -- large parameters ------------------------------------------------------------------------------------------------
+
+
+class Stacked(nn.Module):
+    """Experts as slices of one parameter."""
+
+    def __init__(self, count: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, width, width) * width**-0.5)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(sum(F.linear(part, self.weight[n]) for n, part in enumerate(x.chunk(3))) / 3)
+
+
+class ByColumns(nn.Module):
+    """A product that no tile is made for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(16, 64) * 0.25)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x @ self.weight).relu())
+
+
+def same_units() -> nn.Module:
+    model = Mlp(16, 64, 4, depth=3)
+    nn.init.constant_(model[2].weight, 0.05)
+    return model
+
+
+@pytest.fixture
+def tiny_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supply, "LARGE", 1000)
+    monkeypatch.setattr(source, "_SPAN", 300)
+
+
+@pytest.mark.usefixtures("tiny_tiles")
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    [
+        (LanguageModel, tokens),
+        (lambda: LanguageModel(tied=True), tokens),
+        (Recurrent, tokens),
+        (Stacked, lambda: vectors(16, 48)),
+        (ByColumns, lambda: vectors(16)),
+        (same_units, lambda: vectors(16)),
+        (frozen, lambda: vectors(16)),
+        (Checkpointed, lambda: vectors(16)),
+    ],
+    ids=["gpt", "tied", "lstm", "stacked", "columns", "same", "frozen", "checkpoint"],
+)
+def test_parts_of_large_parameters_add_up(make: Any, batch: Any) -> None:
+    held, streamed = both(make, batch())
+    assert [(one.rule.id, one.parameter, one.layer) for one in held.findings] == [
+        (one.rule.id, one.parameter, one.layer) for one in streamed.findings
+    ]
+    for one, other in zip(held.parameters, streamed.parameters, strict=True):
+        assert (one.name, one.units, one.distinct) == (other.name, other.units, other.distinct)
+        for mine, theirs in ((one.values, other.values), (one.gradient, other.gradient)):
+            assert (mine is None) is (theirs is None)
+            if mine is not None and theirs is not None:
+                assert (mine.count, mine.nonfinite) == (theirs.count, theirs.nonfinite)
+                assert mine.zeros == pytest.approx(theirs.zeros, abs=0.02)  # a sum may cancel in one order only
+                numbers = [(one.mean, one.std, one.low, one.high) for one in (mine, theirs)]
+                assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.usefixtures("tiny_tiles")
+def test_only_the_rows_that_are_looked_up_are_computed_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    rows = Source.rows
+
+    def counted(self: Source, key: int, dtype: torch.dtype, first: int, last: int) -> Tensor:
+        asked.append((first, last))
+        return rows(self, key, dtype, first, last)
+
+    monkeypatch.setattr(Source, "rows", counted)
+    model, plan = zeta.record(lambda: nn.Sequential(nn.Embedding(1000, 4), nn.Linear(4, 4)))
+    check(model, torch.tensor([[7, 8, 9, 500], [7, 7, 999, 500]]), plan=plan, streamed=True)
+    assert asked[:3] == [(7, 10), (500, 501), (999, 1000)]
+    with pytest.raises(IndexError, match="index out of range: 7 to 1000 in 1000 rows"):
+        check(model, torch.tensor([[7, 1000]]), plan=plan, streamed=True)
+
+
+def test_statistics_of_parts_are_those_of_the_whole() -> None:
+    x = torch.randn(5000) * 3 + 1
+    x[::7] = 0
+    x[3], x[4000], x[4001] = math.inf, -math.inf, math.nan
+    whole, joint = (
+        measures_of([pending(part) for part in parts]) for parts in ([x], [x[:10], x[10:3000], x[3000:4500], x[4500:]])
+    )
+    assert whole is not None
+    assert joint is not None
+    assert (joint.masked, joint.stats.count, joint.stats.nonfinite) == (1, 5000, 3)
+    assert joint.stats.zeros == whole.stats.zeros
+    for name in ("mean", "std", "low", "high"):
+        assert getattr(joint.stats, name) == pytest.approx(getattr(whole.stats, name), rel=1e-6), name
+    nothing = torch.full((4,), math.nan)
+    lost = measures_of([pending(nothing), pending(nothing)])
+    assert lost is not None
+    assert (lost.stats.nonfinite, lost.stats.std) == (8, 0.0)
+    assert measures_of([pending(x), None]) is None
 
 
 def test_the_model_stays_as_it_is() -> None:

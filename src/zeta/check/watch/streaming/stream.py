@@ -115,6 +115,14 @@ class Stream:
         """A forward pass that a checkpoint repeats in the backward pass delivers no gradients."""
         self._forward = False
 
+    def given(self, value: Any) -> Any:
+        """An argument with values; parameters may be in lists, as those of recurrent layers are."""
+        if isinstance(value, Tensor):
+            return self.values(value) if self.source.has(value) else value
+        if type(value) in (list, tuple) and any(isinstance(item, Tensor) for item in value):
+            return type(value)(map(self.given, value))
+        return value
+
     def values(self, parameter: Tensor) -> Tensor:
         """The values of a parameter on meta, with a graph that leads to it."""
         if self._note(parameter):
@@ -248,15 +256,8 @@ class _Supply(TorchFunctionMode):
                 )
         if (made := self.stream.in_tiles(func, args, kwargs)) is not None:
             return made
-        return func(*map(self._given, args), **{key: self._given(value) for key, value in kwargs.items()})
-
-    def _given(self, value: Any) -> Any:
-        """An argument with values; parameters may be in lists, as those of recurrent layers are."""
-        if isinstance(value, Tensor):
-            return self.stream.values(value) if self.stream.source.has(value) else value
-        if type(value) in (list, tuple) and any(isinstance(item, Tensor) for item in value):
-            return type(value)(self._given(item) for item in value)
-        return value
+        given = self.stream.given
+        return func(*map(given, args), **{key: given(value) for key, value in kwargs.items()})
 
 
 def _writes(name: str) -> bool:

@@ -21,6 +21,9 @@ class Takes(Protocol):
     def deliver(self, key: int, part: Tensor | Part | None) -> None:
         """Take the gradient of one use."""
 
+    def given(self, value: Any) -> Any:
+        """An argument with values."""
+
     def of_rows(self, parameter: Tensor, first: int, last: int) -> Tensor:
         """Some rows of a parameter, with a graph that leads to it."""
 
@@ -45,8 +48,8 @@ def in_tiles(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Made |
 
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Made:  # noqa: A002
     def made(stream: Takes) -> Tensor:
-        product: Tensor = _Product.apply(input, weight, stream)  # type: ignore[no-untyped-call]
-        return product if bias is None else product + bias
+        product: Tensor = _Product.apply(stream.given(input), weight, stream)  # type: ignore[no-untyped-call]
+        return product if bias is None else product + stream.given(bias)
 
     return weight, made
 
