@@ -1,8 +1,11 @@
-"""How much memory a process may still take."""
+"""How much memory a process may still take, and how it returns what it freed."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -44,3 +47,19 @@ def _in_pages() -> int | None:
         except (AttributeError, OSError, ValueError):
             continue
     return None
+
+
+def return_freed() -> None:
+    """Return freed memory to the system, which glibc keeps where small blocks lie between large ones."""
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], object] | None:
+    """The function of glibc; ``None`` with another C library."""
+    try:
+        found: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found

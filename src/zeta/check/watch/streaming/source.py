@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from zeta.base.process.available import return_freed
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import computed
 from zeta.resolve.plans import Entry
@@ -17,8 +18,10 @@ from zeta.resolve.plans import Entry
 DEVICE: Final = torch.device("cpu")
 # elements; smaller ones are computed again, so that a bias does not take the place of its weight
 _LARGE: Final = 2**16
+# bytes of values after which memory that was freed is returned to the system
+_RETURN: Final = 2**27
 # elements of a large parameter that are computed at a time
-_SPAN: Final = 2**24
+_SPAN: Final = 2**22
 
 
 class Source:
@@ -34,6 +37,7 @@ class Source:
         self.entries = entries
         self.large = large
         self._seed = seed
+        self._passed = 0  #: bytes that were computed since memory was returned
         self._last: tuple[int, Tensor, int] | None = None
 
     def has(self, value: object) -> bool:
@@ -52,8 +56,7 @@ class Source:
         large = entry.numel >= _LARGE
         if large:
             self._last = None  # its memory first
-        with torch.no_grad():
-            values = computed(entry, self._seed, dtype=dtype, device=DEVICE)
+        values = self._computed(entry, dtype, None)
         if large:
             self._last = key, values, values._version
         return values.detach()
@@ -62,14 +65,22 @@ class Source:
         """The values from one row along dimension 0 to another."""
         entry = self.entries[key]
         region = Region.whole(entry.shape).within(0, first, last)
-        with torch.no_grad():
-            return computed(entry, self._seed, region=region, dtype=dtype, device=DEVICE)
+        return self._computed(entry, dtype, region)
 
     def spans(self, key: int) -> Iterator[tuple[int, int]]:
         """The rows of a parameter that are computed at a time: first and last."""
         shape = self.entries[key].shape
         step = max(1, _SPAN // max(1, math.prod(shape[1:]))) if key in self.large else shape[0]
         yield from ((first, min(first + step, shape[0])) for first in range(0, shape[0], step))
+
+    def _computed(self, entry: Entry, dtype: torch.dtype, region: Region | None) -> Tensor:
+        with torch.no_grad():
+            values = computed(entry, self._seed, region=region, dtype=dtype, device=DEVICE)
+        self._passed += values.nbytes
+        if self._passed > _RETURN:
+            self._passed = 0
+            return_freed()
+        return values
 
     def forget(self) -> None:
         """Free the last values."""
