@@ -314,7 +314,8 @@ def test_parts_of_large_parameters_add_up(make: Any, batch: Any) -> None:
             assert (mine is None) is (theirs is None)
             if mine is not None and theirs is not None:
                 assert (mine.count, mine.nonfinite) == (theirs.count, theirs.nonfinite)
-                assert mine.zeros == pytest.approx(theirs.zeros, abs=0.02)  # a sum may cancel in one order only
+                # a gradient may cancel exactly in one order of its sum only
+                assert mine.zeros == pytest.approx(theirs.zeros, abs=0.0 if mine is one.values else 0.1)
                 numbers = [(one.mean, one.std, one.low, one.high) for one in (mine, theirs)]
                 assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-7)
 
