@@ -21,6 +21,7 @@ from tests.helpers.healthy import MODELS
 from tests.helpers.networks import LanguageModel, Mlp, Residual, images, tokens, vectors
 from tests.helpers.sick import CASES
 from tests.helpers.streaming import Held, emptied, ran_streamed
+from tests.helpers.wiring import WIRED_WRONG
 from zeta.check import check, examine, supply
 from zeta.check.show.report import CheckReport
 from zeta.check.watch.moments import measures_of, pending
@@ -28,9 +29,10 @@ from zeta.check.watch.streaming import source
 from zeta.check.watch.streaming.source import Source
 from zeta.errors import SpecError, TargetError, ZetaNotice
 
-# rules that need further steps, whose results these parameters do not have
-_LATER = ("Z302", "Z303", "Z501", "Z506")
+# rules that need other parameters, which are not in memory, and those that look at the same gradients
+_LATER = ("Z302", "Z303", "Z501", "Z502", "Z503", "Z506", "Z904", "Z905")
 _OWN = ("seconds", "sampled")
+_PAIRS = ("Z907", "Z908", "Z909")
 
 
 def differences(one: CheckReport, other: CheckReport, *more: str) -> list[str]:
@@ -190,6 +192,7 @@ def test_every_other_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {**(rest[0] if rest else {}), **options}
     if any(parameter.is_meta for parameter in model.parameters()):
         pytest.skip("has no values")
+    monkeypatch.setattr(examine, "folded", lambda findings, _: tuple(findings))  # as a skipped rule may be the cause
     held = check(model, batch, **options)
     monkeypatch.setattr(examine, "supply_of", lambda one, *_: emptied(one))
     streamed = check(model, batch, **options)
@@ -414,8 +417,20 @@ def test_rules_that_need_all_parameters_are_named() -> None:
         model, vectors(16), None, "full", plan, streamed=True, optimizer=torch.optim.Adam, initialize=lambda m: None
     )
     skipped = dict(report.skipped)
-    assert {"Z101", "Z701", "Z801"} <= skipped.keys()
-    assert all("streamed=False" in skipped[rule] for rule in ("Z101", "Z701", "Z801"))
+    rules = {"Z101", "Z701", "Z801", "Z902", "Z903"}
+    assert rules <= skipped.keys()
+    assert all("streamed=False" in skipped[rule] for rule in rules)
     held = check(model, vectors(16), None, "full", plan, streamed=False)
     assert [one.spectral for one in report.parameters] == [one.spectral for one in held.parameters]
     assert report.parameters[0].spectral is not None
+
+
+@pytest.mark.parametrize("case", [case for case in WIRED_WRONG if case.rule in _PAIRS], ids=lambda one: one.name)
+def test_two_samples_are_compared(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    model, batch, *rest = case.build()
+    monkeypatch.setattr(examine, "supply_of", lambda one, *_: emptied(one))
+    report = check(model, batch, **(rest[0] if rest else {}))
+    assert ran_streamed(report)
+    assert case.rule in {finding.rule.id for finding in report.findings}
+    assert not set(_PAIRS) & {rule for rule, _ in report.skipped}
