@@ -21,9 +21,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from zeta.base.callable import make_callable
 from zeta.base.modules import named_parameters_of
 from zeta.base.parametrizations import parametrized_shape
+from zeta.base.process.callable import make_callable
 from zeta.base.reading import shown, suggestion
 from zeta.base.usage import uses
 from zeta.errors import FanError, SpecError

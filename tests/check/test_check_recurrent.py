@@ -14,7 +14,7 @@ from tests.helpers.sick_recurrent import Reader, sequences
 from zeta.check import check
 from zeta.check.facts.evidence import Sequences
 from zeta.check.measure import recurrent
-from zeta.check.measure.tensors import tensor_facts
+from zeta.check.measure.tensors import read, subjects_of, tensor_facts
 from zeta.check.watch.batches import call_of
 from zeta.check.watch.probe import probe
 from zeta.resolve.slots import walk
@@ -92,7 +92,8 @@ def test_it_is_run_as_torch_runs_it(name: str, monkeypatch: pytest.MonkeyPatch) 
     x = torch.randn(2, 7, 8)
     slots = walk(model)
     seen = probe(model, slots, call_of(model, x), None)
-    tensors = tensor_facts(slots, seen, None, frozenset())
+    subjects = subjects_of(slots, None)
+    tensors = tensor_facts(subjects, read(subjects, seen.gradients, 0.0), seen, frozenset())
     outputs: list[Tensor] = []
     monkeypatch.setattr(recurrent, "_run", _kept(recurrent._run, outputs))
     got = recurrent.recurrent(seen.sequences, tensors)

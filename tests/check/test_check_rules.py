@@ -19,6 +19,7 @@ from zeta.check.facts.results import Finding, Layer, Loss, Point, Severity, Stat
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import backward, base, forward, full, head
 from zeta.check.judge.training import losses
+from zeta.check.measure.readings import SAMPLE, sample_of
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 
@@ -68,10 +69,10 @@ def use(
 def tensor(name: str, *, shape: tuple[int, ...] = (4, 4), kind: Kind = Kind.WEIGHT, **changes: Any) -> TensorFacts:
     values = torch.ones(shape)
     slot = Slot(name=name, local_name=name, module=MODULE, tensor=values, shape=shape, kind=kind)
-    facts = {"ties": (), "stats": stats(), "gradient": None, "gradient_stats": stats(), "trainable": True, "used": True}
-    return TensorFacts(
-        slot=slot, values=values, given=values, **facts | {"detached": False, "entry": None, "axes": None} | changes
-    )
+    facts = {"ties": (), "stats": stats(), "gradient_stats": stats(), "trainable": True, "used": True}
+    facts |= {"detached": False, "entry": None, "axes": None, "dtype": values.dtype, "sample": values.flatten()}
+    facts |= {"rows": None, "gradient_sample": None, "measured": None, "units": None, "still_units": None}
+    return TensorFacts(slot=slot, read=lambda: values, **facts | changes)
 
 
 def evidence(*uses: Use, **changes: Any) -> Evidence:
@@ -123,8 +124,8 @@ def test_percent(fraction: float, text: str) -> None:
 
 
 def test_a_sample_has_equal_distances() -> None:
-    assert base.sample_of(torch.arange(10)).tolist() == list(range(10))
-    assert base.sample_of(torch.arange(3 * base.SAMPLE)).tolist() == list(range(0, 3 * base.SAMPLE, 3))
+    assert sample_of(torch.arange(10)).tolist() == list(range(10))
+    assert sample_of(torch.arange(3 * SAMPLE)).tolist() == list(range(0, 3 * SAMPLE, 3))
 
 
 # -- Z4 --------------------------------------------------------------------------------------------------------------
@@ -424,7 +425,7 @@ def test_parameters_without_a_gradient() -> None:
     none = {"gradient_stats": None}
     assert of(tensor("w")) == []
     assert of(tensor("w", **none)) == of(tensor("w", used=False, **none)) == ["Z501"]
-    assert of(tensor("w", **none, stats=stats(count=0))) == []
+    assert of(tensor("w", **none, shape=(0, 4))) == []
     assert of(tensor("w", **none, detached=True)) == ["Z502"]
     assert of(tensor("w", **none, detached=True, used=False)) == ["Z501"]
     assert of(tensor("fc.weight", **none), use("fc", attached=False)) == ["Z502"]

@@ -14,6 +14,7 @@ from click.testing import Result
 from torch import nn
 from typer.testing import CliRunner
 
+from zeta.check import supply
 from zeta.command import check as command
 from zeta.command.cli import app
 from zeta.command.samples import batch_for
@@ -85,6 +86,19 @@ def test_a_healthy_model() -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     assert "Net can learn from here" in result.stdout
     assert not {"Z101", "Z701"} & {*re.findall(r"Z\d+", result.stdout)}, "no option of the command line is for these"
+
+
+@pytest.mark.filterwarnings("default::zeta.errors.ZetaNotice")
+def test_a_model_larger_than_memory_is_checked_one_parameter_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = json.loads(zeta("check", "hf:config.json", "--json").stdout)
+    monkeypatch.setattr(supply, "available_memory", lambda: 2**10)
+    result = zeta("check", "hf:config.json", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"the model takes [\d.]+ kB, more than half of the 1\.0 kB of memory", result.stderr)
+    streamed = json.loads(result.stdout)
+    assert "computed from the plan one at a time" in streamed["sampled"][0]
+    assert streamed["parameters"] == held["parameters"]
+    assert streamed["findings"] == held["findings"]
 
 
 def test_a_sick_model_gives_exit_code_1_and_files() -> None:

@@ -1,6 +1,6 @@
 """The health check: whether a network can learn from its initial values."""
 
-from zeta.base.callable import make_callable
+from zeta.base.process.callable import make_callable
 from zeta.check.examine import check
 from zeta.check.facts.catalogue import GROUPS, RULES
 from zeta.check.facts.results import Finding, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats

@@ -1,16 +1,18 @@
-"""Refuse arguments of a check that cannot be right, before anything runs."""
+"""The arguments of ``check``: which are allowed, and what all ranks must agree on."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
 
 from torch import nn
+from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.optim import Optimizer
 
 from zeta.base.distributed import local
+from zeta.base.modules import check_module
 from zeta.base.progress import check_progress
 from zeta.base.reading import shown
 from zeta.base.tensors import is_freed
@@ -21,7 +23,24 @@ from zeta.check.measure.updates import OptimizerLike
 from zeta.check.watch.criteria.objective import LossFunction
 from zeta.compute.stream.random import check_seed
 from zeta.errors import SpecError, TargetError, listed
-from zeta.resolve.slots import Slot, walk
+from zeta.report.digests import Claim, layouts_of
+from zeta.resolve.plans import Plan
+from zeta.resolve.slots import Slot, unwrap, walk
+
+Level = Literal["fast", "full"]
+_LEVELS: Final = ("fast", "full")
+
+
+def checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
+    """The module that is run, without the wrappers around it."""
+    check_module(model)
+    if level not in _LEVELS:
+        raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {shown(level)}")
+    if plan is not None and not isinstance(plan, Plan):
+        raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {shown(plan)}")
+    if active_fake_mode() is not None:
+        raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
+    return unwrap(model, gathering=True)
 
 
 def checked_slots(model: nn.Module) -> list[Slot]:
@@ -46,6 +65,19 @@ def checked_slots(model: nn.Module) -> list[Slot]:
     return slots
 
 
+def claim_of(
+    slots: list[Slot], plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
+) -> Claim:
+    """The claim with everything that must be equal on all ranks."""
+    options = {"level": level, **{name: "none" if value is None else "given" for name, value in given.items()}}
+    return Claim(
+        seed=seed,
+        plan=plan,
+        held=layouts_of((slot.name, slot.tensor) for slot in slots),
+        options=(*options.items(), ("thresholds", str(limits))),
+    )
+
+
 def check_options(
     loss: LossFunction | None,
     initialize: Initialize | None,
@@ -54,7 +86,7 @@ def check_options(
     seed: int | None,
     progress: CheckProgress | bool | None,
 ) -> None:
-    """``SpecError`` for an option of the wrong type."""
+    """Raise ``SpecError`` for an argument that is not allowed."""
     if loss is not None and not (callable(loss) and _takes_two(loss)):
         raise SpecError(
             f"loss must be a function of two arguments, the model's output and the batch, got {shown(loss)}"

@@ -3,62 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from torch import nn
-from torch._guards import active_fake_mode
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from zeta import verbs
 from zeta._version import __version__
-from zeta.base.distributed import any_fsdp, any_sharded
-from zeta.base.modules import check_module, copy_of, within_reach
+from zeta.base.distributed import any_sharded
+from zeta.base.modules import within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
 from zeta.base.progress import progress_of
-from zeta.base.reading import shown
-from zeta.check.arguments import check_options, checked_slots
-from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts
+from zeta.check.arguments import Level, check_options, checked, checked_slots, claim_of
+from zeta.check.facts.evidence import Evidence, Later, Pass, TensorFacts, Update
 from zeta.check.facts.thresholds import Thresholds
-from zeta.check.facts.wiring import Pairs
+from zeta.check.facts.wiring import Membership, Pairs
 from zeta.check.judge import all_findings, folded
 from zeta.check.judge.suppression import Suppression
-from zeta.check.measure.duplicates import still_zeros, units_of_all
+from zeta.check.measure.arriving import Arriving
 from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, shared_out
-from zeta.check.measure.jacobians import jacobians, watched
+from zeta.check.measure.jacobians import NO_LAYERS, jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.recurrent import recurrent
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
-from zeta.check.measure.tensors import parameter_of, parts_of, tensor_facts
-from zeta.check.measure.unwritten import Initialize, unwritten, with_memory
+from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts
+from zeta.check.measure.unwritten import Initialize, unwritten
 from zeta.check.measure.updates import OptimizerLike, first_step
 from zeta.check.measure.wiring.cuts import cuts as cuts_of
 from zeta.check.measure.wiring.pairs import PAIR_RULES
 from zeta.check.measure.wiring.pairs import pairs as pairs_of
 from zeta.check.show.report import CheckReport
-from zeta.check.watch.batches import Call, call_of
+from zeta.check.supply import Supply, course_of, remarks, supply_of
+from zeta.check.watch.batches import Call, call_of, device_of
 from zeta.check.watch.criteria.objective import LossFunction
 from zeta.check.watch.fsdp import kept_gathered, reshard
 from zeta.check.watch.isolation import preserved
 from zeta.check.watch.loaders import first_batch
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
-from zeta.errors import SpecError, TargetError, listed
-from zeta.report.digests import Claim, layouts_of
+from zeta.check.watch.streaming.source import IN_MEMORY
+from zeta.check.watch.streaming.stream import Stream, forward_only
+from zeta.errors import SpecError, TargetError
 from zeta.resolve.plans import Plan
-from zeta.resolve.slots import Slot, type_name, unwrap, walk
+from zeta.resolve.slots import Slot, type_name, unwrap
 from zeta.write.guards import check_no_recording
 
-Level = Literal["fast", "full"]
-_LEVELS: Final = ("fast", "full")
 _SHARDED: Final = tuple((rule, "the model is sharded") for rule in ("Z901", "Z904", *PAIR_RULES))
+# rules that are applied to an optimizer only
+_OF_OPTIMIZERS: Final = ("Z701", "Z902", "Z903")
 
 
 def check(
@@ -77,6 +77,7 @@ def check(
     suppress: Sequence[str] = (),
     thresholds: Thresholds | None = None,
     seed: int | None = None,
+    streamed: bool | None = None,
     progress: CheckProgress | bool | None = None,
 ) -> CheckReport:
     """Check whether a network can learn from its initial values. The model does not change, bit by bit.
@@ -110,8 +111,12 @@ def check(
             ``"Z402:blocks.*"``.
         thresholds: other limits.
         seed: the seed of the plan, for a model on meta, and for the report.
-        progress: full level: ``True`` for a bar; or a function that is called as ``progress(what, seconds_done,
-            seconds_total)`` before each Jacobian and spectral norm. The seconds are estimated from sizes, for one slow
+        streamed: for a model on meta with ``plan``: ``True`` computes each parameter when it is used, and frees it
+            after, so that the model is never in memory as a whole; ``False`` makes a copy in memory. By default, a copy
+            is made if it takes at most half of the memory that is available.
+        progress: ``True`` for a bar; or a function that is called as ``progress(what, seconds_done, seconds_total)``
+            before each parameter that is computed when it is used (``streamed``), and before each Jacobian and spectral
+            norm of the full level. The seconds are estimated from sizes, for one slow
             core. If they would be more than 40, only some of the spectral norms and of the Jacobians' largest singular
             values are computed, equally spaced; ``report.sampled`` says which. Models of ``width`` and ``depth`` are
             not in the estimate. For a model on meta, ``True`` also shows a bar while its copy gets values.
@@ -141,7 +146,7 @@ def check(
     check_no_recording("check")
     check_threads()
     with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
-        inner = _checked(model, level, plan)
+        inner = checked(model, level, plan)
         reshard(inner)
         slots = checked_slots(inner)
         check_options(loss, initialize, optimizer, thresholds, seed, progress)
@@ -150,33 +155,23 @@ def check(
             raise SpecError('width= and depth= belong to the full level; pass level="full"')
         suppression = Suppression(suppress)
         with within_reach("initialize=", TargetError):
-            real = _with_values(inner, slots, plan, initialize, 0 if seed is None else seed, progress is True)
-        if real is not inner:
-            inner, slots = real, walk(real)
+            supply = supply_of(inner, slots, plan, initialize, 0 if seed is None else seed, streamed, progress is True)
+        inner, slots = supply.model, supply.slots
         batch = first_batch(batch) if isinstance(batch, DataLoader) else batch
         call = call_of(inner, batch, loss)
         given = {"loss": loss, "initialize": initialize, "optimizer": optimizer, "width": width, "depth": depth}
-        ranks.begin(_claim(slots, plan, seed, level, limits, given), meet)
+        ranks.begin(claim_of(slots, plan, seed, level, limits, given), meet)
         with within_reach("initialize=", TargetError):
-            raw = {} if initialize is None else unwritten(inner, initialize)
+            raw = {} if initialize is None or supply.streamed else unwritten(inner, initialize)
         ranks.wait()
         with within_reach("the model's forward pass", TargetError):
-            found = _evidence(inner, slots, call, loss, plan, limits, optimizer, ranks)
+            found = _evidence(supply, call, loss, plan, limits, optimizer, ranks, progress)
             evidence = replace(found, unwritten=raw)
             if level == "full":
                 with progress_of(progress, "s") as tell:
-                    evidence = _in_full(evidence, inner, slots, batch, loss, optimizer, sweeps, tell)
+                    evidence = _in_full(evidence, supply, batch, loss, optimizer, sweeps, tell)
         ranks.wait()
     findings = all_findings(evidence)
-    skipped = list(evidence.pairs.skipped)
-    if evidence.later is not None and evidence.later.skipped is not None:
-        skipped += [(rule, evidence.later.skipped) for rule in ("Z302", "Z506")]
-    if initialize is None:
-        skipped.append(("Z101", "no initialize= function was given to run over filled memory"))
-    if plan is None:
-        skipped += [(rule, "no plan was given to compare with") for rule in ("Z201", "Z202", "Z203", "Z204")]
-    if optimizer is None:
-        skipped += [(rule, "no optimizer was given") for rule in ("Z701", "Z902", "Z903")]
     reported, suppressed = suppression.split(findings)
     return CheckReport(
         model=type_name(unwrap(inner)),
@@ -187,13 +182,41 @@ def check(
         parameters=tuple(parameter_of(one, evidence) for one in evidence.tensors),
         loss=evidence.loss,
         points=evidence.points,
-        sampled=evidence.sampled,
-        skipped=tuple(sorted(skipped)),
+        sampled=(*remarks(supply, evidence.tensors), *evidence.sampled),
+        skipped=_skipped(evidence, supply, initialize, plan, optimizer, level),
         seconds=time.perf_counter() - begin,
         versions=(("zeta", __version__), ("torch", str(torch.__version__))),
-        device=str(next((one.slot.tensor.device for one in evidence.tensors), torch.device("cpu"))),
+        device=str(device_of(inner)),
         seed=seed,
     )
+
+
+def _skipped(
+    evidence: Evidence,
+    supply: Supply,
+    initialize: Initialize | None,
+    plan: Plan | None,
+    optimizer: OptimizerLike | None,
+    level: Level,
+) -> tuple[tuple[str, str], ...]:
+    """The rules that were not applied, and why."""
+    reasons = dict(evidence.pairs.skipped)
+    if evidence.later is not None and evidence.later.skipped is not None:
+        reasons |= dict.fromkeys(("Z302", "Z506"), evidence.later.skipped)
+    if supply.streamed:
+        reasons["Z101"] = f"initialize= needs the memory of all parameters; {IN_MEMORY}"
+        reasons |= dict.fromkeys(_OF_OPTIMIZERS, f"an optimizer needs all parameters at once; {IN_MEMORY}")
+        if _without(evidence.tensors):
+            reasons["Z904"] = f"what cuts parameters off is searched for in a model in memory; {IN_MEMORY}"
+        if level == "full":
+            reasons["Z801"] = f"products with Jacobians need all parameters; {IN_MEMORY}"
+    if initialize is None:
+        reasons["Z101"] = "no initialize= function was given to run over filled memory"
+    if plan is None:
+        reasons |= dict.fromkeys(("Z201", "Z202", "Z203", "Z204"), "no plan was given to compare with")
+    if optimizer is None:
+        reasons |= dict.fromkeys(_OF_OPTIMIZERS, "no optimizer was given")
+    return tuple(sorted(reasons.items()))
 
 
 def _gradients() -> contextlib.AbstractContextManager[Any]:
@@ -201,72 +224,33 @@ def _gradients() -> contextlib.AbstractContextManager[Any]:
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
-def _checked(model: nn.Module, level: str, plan: Plan | None) -> nn.Module:
-    check_module(model)
-    if level not in _LEVELS:
-        raise SpecError(f"level must be one of {', '.join(_LEVELS)}, got {shown(level)}")
-    if plan is not None and not isinstance(plan, Plan):
-        raise SpecError(f"plan must be a Plan from zeta.plan or zeta.record, got {shown(plan)}")
-    if active_fake_mode() is not None:
-        raise SpecError("check runs the model on values, which FakeTensorMode does not allow; leave the mode")
-    return unwrap(model, gathering=True)
-
-
-def _claim(
-    slots: list[Slot], plan: Plan | None, seed: int | None, level: Level, limits: Thresholds, given: Mapping[str, Any]
-) -> Claim:
-    """The claim with everything that must be equal on all ranks."""
-    options = {"level": level, **{name: "none" if value is None else "given" for name, value in given.items()}}
-    return Claim(
-        seed=seed,
-        plan=plan,
-        held=layouts_of((slot.name, slot.tensor) for slot in slots),
-        options=(*options.items(), ("thresholds", str(limits))),
-    )
-
-
-def _with_values(
-    model: nn.Module, slots: list[Slot], plan: Plan | None, initialize: Initialize | None, seed: int, progress: bool
-) -> nn.Module:
-    """The model; for one on meta, a copy with memory and values."""
-    on_meta = [slot.name for slot in slots if slot.tensor.is_meta]
-    if not on_meta:
-        return model
-    if any_fsdp(model):
-        raise TargetError(
-            listed("FSDP2 models cannot be copied, and these are on meta; materialize the model first:", on_meta)
-        )
-    if plan is not None:
-        twin: nn.Module = copy_of(model)
-        verbs.materialize_(twin, plan, seed, progress=progress)
-        return twin
-    if initialize is not None:
-        twin = with_memory(model)
-        initialize(twin)
-        return twin
-    raise TargetError(
-        listed("these are on meta and have no values; pass plan= or initialize=, or materialize the model:", on_meta)
-    )
-
-
 def _evidence(
-    model: nn.Module,
-    slots: list[Slot],
+    supply: Supply,
     call: Call,
     loss: LossFunction | None,
     plan: Plan | None,
     limits: Thresholds,
     optimizer: OptimizerLike | None,
     ranks: Ranks,
+    progress: CheckProgress | bool | None,
 ) -> Evidence:
-    sharded = any_sharded(model)
-    with preserved(model):
-        seen = probe(model, slots, call, loss, ranks)
-        pairs = Pairs(skipped=_SHARDED) if sharded else pairs_of(model, call, seen, limits.moved)
-    tensors = tensor_facts(slots, seen, plan, _used(slots, seen))
-    later = _later(model, call, loss, seen, tensors, limits, ranks)
-    updates, membership = ({}, None) if optimizer is None else first_step(tensors, optimizer)
-    without = {} if sharded else _without(tensors)
+    model, slots, source = supply.model, supply.slots, supply.source
+    subjects = subjects_of(slots, plan)
+    arriving = Arriving(subjects, source, limits.same_gradient)
+    with preserved(model), course_of(supply, progress) as step:
+        stream = Stream(source, _names(supply), arriving.take, step)
+        seen = probe(model, slots, call, loss, ranks, stream)
+        pairs = _pairs(supply, call, seen, limits)
+    arriving.finish(frozenset(stream.used), seen.gradients)
+    rest = [one for one in subjects if one.name not in arriving.readings]
+    readings = arriving.readings | read(rest, seen.gradients, limits.same_gradient)
+    tensors = tensor_facts(subjects, readings, seen, _used(slots, seen), source)
+    later = _later(supply, call, loss, seen, tensors, limits, ranks)
+    updates: dict[str, Update] = {}
+    membership: Membership | None = None
+    if optimizer is not None and not supply.streamed:
+        updates, membership = first_step(tensors, seen.gradients, optimizer)
+    without = {} if any_sharded(model) or supply.streamed else _without(tensors)
     ranks.wait()
     return Evidence(
         **vars(seen),
@@ -277,24 +261,49 @@ def _evidence(
         cuts=cuts_of(model, call, loss, without) if without else (),
         updates=updates,
         membership=membership,
-        units=units_of_all(tensors, limits.same_gradient),
         recurrent=recurrent(seen.sequences, tensors),
     )
 
 
+def _names(supply: Supply) -> dict[int, str]:
+    return {id(slot.tensor): slot.name for slot in supply.each()}
+
+
+def _pairs(supply: Supply, call: Call, seen: Pass, limits: Thresholds) -> Pairs:
+    """What two samples show."""
+    if any_sharded(supply.model):
+        return Pairs(skipped=_SHARDED)
+    around = functools.partial(_computed, supply) if supply.streamed else contextlib.nullcontext
+    return pairs_of(supply.model, replace(call, around=around), seen, limits.moved)
+
+
+@contextlib.contextmanager
+def _computed(supply: Supply) -> Iterator[None]:
+    """A context in which parameters are computed, and nothing is kept for gradients."""
+    with torch.no_grad(), forward_only(supply.source, _names(supply)).running():
+        yield
+
+
+def _without(tensors: tuple[TensorFacts, ...]) -> dict[int, str]:
+    """The trainable parameters that were used and have no gradient, or one of exactly zero, by ``id``."""
+    learned = [one for one in tensors if one.trainable and not one.buffer and one.used]
+    left = [one for one in learned if one.gradient_stats is None or one.still]
+    return {id(part): one.name for one in left for part in parts_of(one.slot)}
+
+
 def _in_full(
     evidence: Evidence,
-    model: nn.Module,
-    slots: list[Slot],
+    supply: Supply,
     batch: Any,
     loss: LossFunction | None,
     optimizer: OptimizerLike | None,
     sweeps: Sweeps,
     progress: CheckProgress | None,
 ) -> Evidence:
+    model = supply.model
     weights = weights_of(evidence.tensors)
     with preserved(model), kept_gathered(model):
-        layers = watched(model, slots, call_of(model, batch, loss))
+        layers = NO_LAYERS if supply.streamed else watched(model, supply.slots, call_of(model, batch, loss))
         # ranks may have batches of different sizes, but must make the same choice: so there is no limit
         most = math.inf if any_sharded(model) else MOST_SECONDS
         largest, norms = shared_out(
@@ -321,13 +330,6 @@ def _in_full(
     )
 
 
-def _without(tensors: tuple[TensorFacts, ...]) -> dict[int, str]:
-    """The trainable parameters that were used and have no gradient, or one of exactly zero, by ``id``."""
-    learned = [one for one in tensors if one.trainable and not one.buffer and one.used]
-    left = [one for one in learned if one.gradient is None or one.still]
-    return {id(part): one.name for one in left for part in parts_of(one.slot)}
-
-
 def _used(slots: list[Slot], seen: Pass) -> frozenset[str]:
     """The names of the parameters whose module ran, or that a call used."""
     taken = {name for use in seen.uses for name in use.layer.parameters}
@@ -335,7 +337,7 @@ def _used(slots: list[Slot], seen: Pass) -> frozenset[str]:
 
 
 def _later(
-    model: nn.Module,
+    supply: Supply,
     call: Call,
     loss: LossFunction | None,
     seen: Pass,
@@ -346,12 +348,14 @@ def _later(
     """Take further steps, only if the gradient of a weight, or of some zero units, is exactly zero."""
     learned = [one for one in tensors if one.is_weight and one.trainable]
     zero = {id(one.slot.tensor): one.name for one in learned if one.still}
-    chosen = ((one, still_zeros(one, seen.reached)) for one in learned if one.slot.parametrization is None)
-    parts = {id(one.slot.tensor): (one, units) for one, units in chosen if units is not None}
+    chosen = {id(one.slot.tensor): (one, one.still_units) for one in learned if one.slot.parametrization is None}
+    parts = {key: (one, units) for key, (one, units) in chosen.items() if units is not None}
     ranks.wait()
     if not ranks.any_rank(bool(zero or parts)):
         return None
     if ranks.any_rank(seen.output_nonfinite > 0 or not math.isfinite(seen.loss.value)):
         return Later(steps=0, still=frozenset(), skipped="the output or the loss is not finite")
-    with preserved(model):
-        return later(model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)
+    if supply.streamed:
+        return Later(steps=0, still=frozenset(), skipped=f"further steps need all parameters at once; {IN_MEMORY}")
+    with preserved(supply.model):
+        return later(supply.model, call, loss, seen.gradients, zero, parts, limits.patience, ranks)

@@ -12,8 +12,10 @@ from torch import nn
 
 from zeta import verbs
 from zeta.base.generators import apart
+from zeta.base.modules import tensors_of
 from zeta.base.text import bytes_text
-from zeta.check.examine import Level, check
+from zeta.check.arguments import Level
+from zeta.check.examine import check
 from zeta.check.measure.effort import CheckProgress
 from zeta.check.show.report import CheckReport
 from zeta.check.show.serial import to_json
@@ -34,7 +36,10 @@ LARGEST: Final = 2**30
 def run(
     model: nn.Module, plan: Plan | None, seed: int, request: CheckOptions, progress: CheckProgress | None = None
 ) -> CheckReport:
-    """Check a model with the values of a plan and seed, and write the files that were asked for. The model is changed.
+    """Check a model with the values of a plan and seed, and write the files that were asked for.
+
+    A model with memory gets the values. One on meta stays as it is: the check makes a copy, or computes the parameters
+    one at a time, if the copy would take too much memory.
 
     Raises ``UsageError`` if there is no batch, or if the batch, the loss or the model raises.
     """
@@ -51,7 +56,7 @@ def run(
             "returns one"
         )
     loss = None if request.loss is None else find_callable(request.loss, "--loss")
-    if plan is not None:
+    if plan is not None and not all(tensor.is_meta for tensor in tensors_of(model)):
         verbs.materialize_(model, plan, seed, overwrite=True)  # a model built on the CPU has its constructor's values
     try:
         report = check(

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from zeta.check.facts.results import Layer, Loss, Point, Stats
 from zeta.check.facts.thresholds import Thresholds
 from zeta.check.facts.wiring import Cut, Membership, Pairs, Wires
 from zeta.fans import Axes
+from zeta.report.measuring import Measured
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TensorFacts:
-    """The facts about one parameter or buffer: its global values, its gradient, its plan.
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The units of one weight.
 
-    ``given`` are the values that a plan is about: those of ``values``, but for a weight that ``spectral_norm`` divides.
+    Each unit that has the same weights as another one is counted once: in ``same`` if the gradients are equal and not
+    zero, in ``idle`` if both gradients are zero, in ``apart`` if the gradients differ. The first unit of each group of
+    equal ones is not counted.
     """
+
+    count: int
+    same: int
+    idle: int
+    apart: int
+    example: tuple[int, int] | None  #: two units with the same weights and gradient
+
+    @property
+    def distinct(self) -> int:
+        """The number of units that differ by weight or by gradient."""
+        return self.count - self.same - self.idle
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Hashes of a weight's rows along dimension 0: of the first ones, and how many differ."""
+
+    count: int
+    distinct: int
+    first: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """One parameter or buffer, by all that is known of it before its values are."""
 
     slot: Slot
     ties: tuple[str, ...]
-    values: Tensor
-    given: Tensor
-    stats: Stats
-    gradient: Tensor | None
-    gradient_stats: Stats | None
     trainable: bool
-    used: bool  #: whether the forward pass of its module ran
-    detached: bool  #: whether a tensor that was computed from it was detached
     entry: Entry | None
     axes: Axes | None
 
@@ -50,7 +73,36 @@ class TensorFacts:
     @property
     def is_weight(self) -> bool:
         """Whether it has two dimensions or more and is no buffer: not a bias or a scale."""
-        return not self.buffer and self.values.ndim >= 2 and min(self.values.shape) > 0
+        return not self.buffer and len(self.slot.shape) >= 2 and min(self.slot.shape) > 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What the rules need of a tensor's values and gradient, measured once, while these are in memory."""
+
+    dtype: torch.dtype  #: of the values as measured: real, dequantized
+    stats: Stats
+    sample: Tensor  #: some values, at equal distances
+    rows: Rows | None  #: of random weights
+    gradient_sample: Tensor | None  #: some of the gradient, at equal distances, of random weights
+    measured: Measured | None  #: the moments compared with the plan's
+    gradient_stats: Stats | None
+    units: Units | None  #: of trainable weights with a gradient
+    still_units: Tensor | None  #: which units are zero and have a zero gradient, while others do not
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TensorFacts(Subject, Reading):
+    """The facts about one parameter or buffer: its global values, its gradient, its plan."""
+
+    used: bool  #: whether the forward pass of its module ran
+    detached: bool  #: whether a tensor that was computed from it was detached
+    read: Callable[[], Tensor]  #: the global values, which may have to be computed again
+
+    @property
+    def values(self) -> Tensor:
+        """The global values. They may have to be computed again: rules look at them where they suspect something."""
+        return self.read()
 
     @property
     def zero(self) -> bool:
@@ -98,27 +150,6 @@ class Use:
     def square(self) -> float:
         """The mean square of the output."""
         return self.layer.output.rms**2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Units:
-    """The units of one weight.
-
-    Each unit that has the same weights as another one is counted once: in ``same`` if the gradients are equal and not
-    zero, in ``idle`` if both gradients are zero, in ``apart`` if the gradients differ. The first unit of each group of
-    equal ones is not counted.
-    """
-
-    count: int
-    same: int
-    idle: int
-    apart: int
-    example: tuple[int, int] | None  #: two units with the same weights and gradient
-
-    @property
-    def distinct(self) -> int:
-        """The number of units that differ by weight or by gradient."""
-        return self.count - self.same - self.idle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +293,10 @@ class Evidence(Pass):
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
-    units: Mapping[str, Units] = field(default_factory=dict)
     recurrent: tuple[Recurrent, ...] = ()
     sampled: tuple[str, ...] = ()  #: what the full level measured in part
+
+    @functools.cached_property
+    def units(self) -> Mapping[str, Units]:
+        """The units of every trainable weight that has a gradient, by name."""
+        return {one.name: one.units for one in self.tensors if one.units is not None}

@@ -34,7 +34,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 def _without(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     at = {name: cut.at for cut in evidence.cuts for name in cut.parameters}
-    missing = [one for one in learned if one.gradient_stats is None and one.stats.count]
+    missing = [one for one in learned if one.gradient_stats is None and 0 not in one.slot.shape]
     missing = [one for one in missing if one.name not in at or at[one.name].explicit]  # the others: Z904
     cut = [one for one in missing if _is_used(one, evidence) and (one.name in at or _is_cut(one, evidence))]
     if cut and (copies := _copies(cut, learned)):
@@ -105,10 +105,10 @@ def _copies(cut: list[TensorFacts], learned: list[TensorFacts]) -> dict[str, str
 
 def _alike(one: TensorFacts, other: TensorFacts) -> bool:
     """Whether one has the values of another, or follows it, as the moving average of a teacher does."""
-    if one.values.shape != other.values.shape or one.values.device != other.values.device:
+    mine, others = one.sample, other.sample
+    if one.slot.shape != other.slot.shape or mine.shape != others.shape or mine.device != others.device:
         return False
-    apart = (one.values.float() - other.values.float()).norm()
-    return bool(apart <= _FOLLOWS * other.values.float().norm())
+    return bool((mine.float() - others.float()).norm() <= _FOLLOWS * others.float().norm())
 
 
 def _frozen_copy(copies: dict[str, str]) -> Finding:

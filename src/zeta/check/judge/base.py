@@ -1,16 +1,9 @@
-"""Helpers of the rules: make findings, grade values, sample tensors."""
+"""Helpers of the rules: make findings, grade values."""
 
 from __future__ import annotations
 
-from typing import Final
-
-from torch import Tensor
-
 from zeta.check.facts.catalogue import RULES
 from zeta.check.facts.results import Finding, Severity
-
-#: the number of elements of a tensor that rules look at: fractions of 1e-3 are measured to a few percent of themselves
-SAMPLE: Final = 2**16
 
 
 def found(
@@ -53,8 +46,3 @@ def percent(fraction: float) -> str:
     """
     digits = 0 if fraction in (0.0, 1.0) or 0.005 <= fraction < 0.995 else 2
     return f"{100 * fraction:.{digits}f}%"
-
-
-def sample_of(flat: Tensor) -> Tensor:
-    """At most about ``SAMPLE`` elements of a one-dimensional tensor, at equal distances."""
-    return flat[:: max(1, flat.numel() // SAMPLE)]

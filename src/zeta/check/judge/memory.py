@@ -9,7 +9,7 @@ import torch
 from zeta.base import dtypes
 from zeta.check.facts.evidence import Evidence, TensorFacts
 from zeta.check.facts.results import Finding
-from zeta.check.judge.base import found, graded, percent, sample_of
+from zeta.check.judge.base import found, graded, percent
 
 
 def findings(evidence: Evidence) -> Iterator[Finding]:
@@ -24,7 +24,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _values(one: TensorFacts, evidence: Evidence) -> Iterator[Finding]:
-    if not one.values.is_floating_point() or not one.stats.count:
+    if not one.dtype.is_floating_point or not one.stats.count:
         return
     # buffers may be masks, with infinite values
     bad = int(torch.isnan(one.values).sum()) if one.buffer and one.stats.nonfinite else one.stats.nonfinite
@@ -51,5 +51,5 @@ def _values(one: TensorFacts, evidence: Evidence) -> Iterator[Finding]:
 
 def _subnormal(one: TensorFacts) -> float:
     dtype = dtypes.real_part(one.slot.tensor.dtype)
-    sample = sample_of(one.values.flatten()).double().abs()
+    sample = one.sample.double().abs()
     return float(((sample > 0) & (sample < torch.finfo(dtype).smallest_normal)).double().mean())

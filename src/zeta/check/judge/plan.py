@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from zeta.check.facts.evidence import Evidence, TensorFacts
 from zeta.check.facts.results import Finding, Severity
 from zeta.check.facts.thresholds import Thresholds
-from zeta.check.judge.base import found, percent, sample_of
+from zeta.check.judge.base import found, percent
 from zeta.errors import FanError
 from zeta.fans import torch_axes
 from zeta.initializers import Keep, Program, TruncatedNormal
 from zeta.initializers.blocks import laws_of
-from zeta.report.measuring import measure
 from zeta.resolve.plans import Entry
-from zeta.write.parametrized import inversion_error
 
 _TRANSPOSED: Final = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # variance times fan of known schemes: torch's constructors, LeCun, He for ReLU, torch's gain for tanh
@@ -68,17 +66,17 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
             for law in dict.fromkeys(laws_of(one.entry.initializer)):
                 if isinstance(law, TruncatedNormal):
                     yield from _truncation(one, one.entry, law, evidence.thresholds)
-        if one.is_weight and one.trainable and one.values.is_floating_point() and not one.stats.nonfinite:
+        judged = one.is_weight and one.trainable and one.stats.count > 0
+        if judged and one.dtype.is_floating_point and not one.stats.nonfinite:
             yield from _fan(one, evidence.thresholds)
             yield from _stride(one, evidence.thresholds)
             yield from _mass(one, evidence.thresholds)
 
 
 def _moments(one: TensorFacts, entry: Entry, limits: Thresholds) -> Iterator[Finding]:
-    if not one.stats.count or one.stats.nonfinite or one.slot.shape != entry.shape or one.slot.tensor.is_complex():
+    measured = one.measured
+    if measured is None:
         return
-    error = inversion_error(one.values.dtype) if one.slot.parametrization is not None else 0.0
-    measured = measure(entry, one.given, error)
     for rule, what, score, value, planned in (
         ("Z201", "std", measured.std_z, measured.std, entry.std),
         ("Z202", "mean", measured.mean_z, measured.mean, entry.mean),
@@ -196,15 +194,14 @@ def _matches(std: float, fan: float, constant: float, slack: float) -> bool:
 
 
 def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
-    flat = one.values.flatten()
-    if flat.numel() < _FEWEST or one.stats.zeros > _MOST_ZEROS:
+    if one.stats.count < _FEWEST or one.stats.zeros > _MOST_ZEROS:
         return
-    sample = sample_of(flat).float()
+    sample = one.sample.float()
     centre = float(sample.median())
     sigma = _STD_OVER_MAD * float((sample - centre).abs().median())
     for end in (one.stats.high, one.stats.low):
         reach = abs(end - centre)
-        if sigma > 0 and reach > limits.outlier_sigmas * sigma and not _on_purpose(places := _places(flat, end)):
+        if sigma > 0 and reach > limits.outlier_sigmas * sigma and not _on_purpose(places := _places(one, end)):
             message = (
                 f"{len(places):,} values lie exactly at {end:.4g}, {reach / sigma:.3g} sigma of the rest ({sigma:.3g}) "
                 "away"
@@ -218,7 +215,7 @@ def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
         share = float(counts[at]) / len(sample)
         excess = float(counts[at]) / float(counts[neighbours].double().mean())
         heaped = share > limits.mass_share and excess > limits.mass_excess
-        if heaped and not _on_purpose(_places(flat, float(values[at]))):
+        if heaped and not _on_purpose(_places(one, float(values[at]))):
             message = (
                 f"{percent(share)} of its values are exactly {float(values[at]):.4g}, {excess:.3g} times as many as "
                 "at the neighbouring values"
@@ -229,8 +226,8 @@ def _mass(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
             return
 
 
-def _places(flat: Tensor, value: float) -> Tensor:
-    return (flat == value).nonzero().flatten()
+def _places(one: TensorFacts, value: float) -> Tensor:
+    return (one.values.flatten() == value).nonzero().flatten()
 
 
 def _on_purpose(places: Tensor) -> bool:

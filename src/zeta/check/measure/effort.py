@@ -75,13 +75,13 @@ def shared_out(kinds: Sequence[Sequence[float]], most: float) -> list[Choice]:
 
 
 class Course:
-    """Reports the progress of the full level."""
+    """Reports the progress of the full level, or of passes that compute the parameters."""
 
-    def __init__(self, progress: CheckProgress | None, total: float) -> None:
+    def __init__(self, progress: CheckProgress | None, total: float, what: str = "full level") -> None:
         self._progress = progress
         self._total = total
         self._done = 0.0
-        self._report("full level")
+        self._report(what)
 
     def take(self, what: str, seconds: float) -> None:
         """Report the beginning of an item that is estimated to take ``seconds``."""

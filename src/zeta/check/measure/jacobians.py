@@ -43,6 +43,10 @@ class Watched:
     largest: tuple[float, ...]  #: for the largest singular value
 
 
+#: of a model whose Jacobians are not computed
+NO_LAYERS: Final = Watched(records=(), squares=(), largest=())
+
+
 def watched(model: nn.Module, slots: Sequence[Slot], call: Call) -> Watched:
     """Run the model once more, and keep the input and output of each layer."""
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)

@@ -74,7 +74,7 @@ def later(
 
 def _reached(one: TensorFacts, chosen: Tensor, gradient: Tensor | None) -> bool:
     """Whether any of the chosen units has a gradient that is not zero."""
-    rows = None if gradient is None else rows_of(one, gradient)
+    rows = None if gradient is None else rows_of(one.axes, gradient)
     return rows is not None and bool(rows[chosen].any())
 
 

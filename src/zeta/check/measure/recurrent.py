@@ -73,12 +73,13 @@ def _weights(module: str, suffix: str, values: Mapping[str, TensorFacts]) -> _We
     inputs, state = held["weight_ih"], held["weight_hh"]
     if inputs is None or state is None or inputs.stats.nonfinite or state.stats.nonfinite:
         return None
-    none = torch.zeros(len(inputs.values), dtype=torch.float64, device=inputs.values.device)
+    of_inputs = inputs.values.double()
+    none = of_inputs.new_zeros(len(of_inputs))
     biases = [none if one is None else one.values.double() for one in (held["bias_ih"], held["bias_hh"])]
     projection = values.get(f"{prefix}weight_hr_{suffix}")
     return _Weights(
         name=state.name,
-        inputs=inputs.values.double(),
+        inputs=of_inputs,
         state=state.values.double(),
         input_bias=biases[0],
         state_bias=biases[1],

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from zeta.check.facts.evidence import TensorFacts
-from zeta.check.measure.duplicates import rows_of
+from zeta.check.measure.duplicates import matrix_of, rows_of
 from zeta.check.measure.effort import Course, seconds_of
 from zeta.check.watch.moments import TINY
 
@@ -24,14 +24,13 @@ _ROUNDS: Final = 40
 class Weight:
     """A weight as a matrix with one row per unit."""
 
-    name: str
-    rows: torch.Tensor
-    rms: float
+    facts: TensorFacts
+    shape: tuple[int, int]
 
     @property
     def seconds(self) -> float:
         """The estimated seconds to compute its spectral norm, see :mod:`zeta.check.measure.effort`."""
-        count, small = self.rows.numel(), min(self.rows.shape)
+        count, small = math.prod(self.shape), min(self.shape)
         if small <= _EXACT:
             return seconds_of(calls=1, multiplications=count * small + 3.0 * small**3, touched=count)
         return seconds_of(calls=2 * _ROUNDS, multiplications=count, touched=count / 4)
@@ -41,9 +40,9 @@ def weights_of(tensors: Sequence[TensorFacts]) -> list[Weight]:
     """The weights whose spectral norm is checked."""
     found: list[Weight] = []
     for one in tensors:
-        rows = rows_of(one, one.values)
-        if rows is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
-            found.append(Weight(name=one.name, rows=rows, rms=one.stats.rms))
+        shape = matrix_of(one.axes, one.slot.shape)
+        if shape is not None and one.trainable and not one.stats.nonfinite and one.stats.rms != 0:
+            found.append(Weight(facts=one, shape=shape))
     return found
 
 
@@ -51,9 +50,11 @@ def spectral(weights: Sequence[Weight], course: Course) -> dict[str, tuple[float
     """For each weight, its largest singular value, and that of random ones: ``rms * (sqrt(rows) + sqrt(columns))``."""
     found: dict[str, tuple[float, float]] = {}
     for weight in weights:
-        course.take(f"spectral norm of {weight.name}", weight.seconds)
-        expected = weight.rms * (math.sqrt(weight.rows.shape[0]) + math.sqrt(weight.rows.shape[1]))
-        found[weight.name] = (_largest(weight.rows.float()), expected)
+        name, rows = weight.facts.name, rows_of(weight.facts.axes, weight.facts.values)
+        assert rows is not None
+        course.take(f"spectral norm of {name}", weight.seconds)
+        expected = weight.facts.stats.rms * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
+        found[name] = (_largest(rows.float()), expected)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ from zeta.errors import SpecError
 OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 
 
-def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> tuple[dict[str, Update], Membership]:
+def first_step(
+    tensors: tuple[TensorFacts, ...], gradients: Mapping[int, Tensor], optimizer: OptimizerLike
+) -> tuple[dict[str, Update], Membership]:
     """The rms of each parameter's first step over the rms of its values (if these are not zero), and its group.
 
     Also, which parameters the optimizer has. A given optimizer does not change: a new one of the same class, with the
@@ -29,12 +31,11 @@ def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> tu
 
     Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one.
     """
-    moving = [one for one in tensors if one.trainable and not one.buffer and one.gradient is not None]
+    moving = [one for one in tensors if one.trainable and not one.buffer and id(one.slot.tensor) in gradients]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
     copies = {id(one.slot.tensor): one.values.clone().requires_grad_(True) for one in moving}
-    for one in moving:
-        assert one.gradient is not None
-        copies[id(one.slot.tensor)].grad = one.gradient.to(one.values.dtype).clone()
+    for key, copied in copies.items():
+        copied.grad = gradients[key].to(copied.dtype).clone()
     if isinstance(optimizer, Optimizer):
         given, twin = optimizer, _twin(optimizer, copies)  # the twin omits groups without gradients
     else:
@@ -52,7 +53,7 @@ def first_step(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> tu
             updates[one.name] = Update(
                 size=float(step.double().square().mean().sqrt()) / one.stats.rms,
                 group=group,
-                rounded=_rounded(step, one),
+                rounded=_rounded(step, gradients[id(one.slot.tensor)]),
                 eps=eps.get(id(copied)),
             )
     return updates, belongs
@@ -80,10 +81,9 @@ def _step(optimizer: Optimizer) -> None:
     optimizer.step()
 
 
-def _rounded(step: Tensor, one: TensorFacts) -> float:
+def _rounded(step: Tensor, gradient: Tensor) -> float:
     """The fraction of the elements with a gradient that a step does not change."""
-    assert one.gradient is not None
-    asked = one.gradient != 0
+    asked = gradient != 0
     return float(((step == 0) & asked).sum() / asked.sum().clamp_min(1))
 
 

@@ -37,6 +37,7 @@ class Call:
     batch: Any
     whole: str | None = None  #: says that the model got a mapping as one argument, as its keys name no arguments
     step: bool = False  #: whether a call of the model is its ``training_step``
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext  #: in which it is called
 
     def output_of(self, model: nn.Module) -> Any:
         """Call the model.
@@ -44,7 +45,7 @@ class Call:
         Raises ``SpecError`` where it fails on a mapping that may have been meant as named arguments.
         """
         try:
-            with stepping(model) if self.step else contextlib.nullcontext():
+            with self.around(), stepping(model) if self.step else contextlib.nullcontext():
                 return model(*self.args, **self.kwargs)
         except (TypeError, AttributeError, KeyError) as error:
             if self.whole is None or isinstance(error, ZetaError):
@@ -74,7 +75,7 @@ def call_of(model: nn.Module, batch: Any, loss: Any = None) -> Call:
     tensors = tensors_in(batch)
     if tensors and not any(tensor.numel() for _, tensor in tensors):
         raise SpecError(f"this batch has no values ({describe(batch)}); pass one of 16 samples or more")
-    device = _device(model)
+    device = device_of(model)
     moved = move(batch, device)
     if loss is None and has_training_step(model):
         return Call(args=(moved,), kwargs={}, target=None, batch=moved, step=True)
@@ -184,8 +185,9 @@ def sequences_of(name: str, module: nn.RNNBase, value: Any) -> Sequences | None:
     return Sequences(module=name, recurrent=module, inputs=inputs, steps=steps)
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in tensors_of(model)), torch.device("cpu"))
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model: that of its first tensor with memory; parameters on meta are computed on the CPU."""
+    return next((tensor.device for tensor in tensors_of(model) if not tensor.is_meta), torch.device("cpu"))
 
 
 def describe(batch: Any) -> str:

@@ -190,7 +190,7 @@ class Composite:
     """
 
     def __init__(self) -> None:
-        self._twins = {function: _twin(function) for function in (F.multi_head_attention_forward,)}
+        self._twins = {function: unseen(function) for function in (F.multi_head_attention_forward,)}
 
     def inside(self, func: Any) -> Callable[..., Any] | None:
         """The copy of a composite function, ``None`` for other functions."""
@@ -200,7 +200,8 @@ class Composite:
             return None
 
 
-def _twin(function: Any) -> Callable[..., Any]:
+def unseen(function: Any) -> Callable[..., Any]:
+    """A copy of a function of torch that does not pass itself to a mode."""
     inner = {**function.__globals__, "has_torch_function": lambda *_: False}
     twin = types.FunctionType(function.__code__, inner, function.__name__, function.__defaults__, function.__closure__)
     twin.__kwdefaults__ = function.__kwdefaults__

@@ -24,6 +24,7 @@ from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
 from zeta.check.watch.graph.makers import made_by
 from zeta.check.watch.graph.parameters import ParameterUses
 from zeta.check.watch.moments import Pending, pending, plain
+from zeta.check.watch.streaming.source import NOTHING, Source
 from zeta.check.watch.tags import Tags
 from zeta.check.watch.wiring.strays import Foreign
 from zeta.resolve.kinds import is_norm
@@ -97,10 +98,19 @@ class Capture:
         modules: canonical name and module, each module once.
         parameters: canonical name of a parameter by its ``id``.
         keep: store input and output in the records, for Jacobians, and compute no statistics.
+        source: computes the parameters that are on meta.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, str], *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        parameters: Mapping[int, str],
+        *,
+        keep: bool = False,
+        source: Source = NOTHING,
+    ) -> None:
         self.keep = keep
+        self._source = source
         self.modules = modules
         self.parameters = dict(parameters)
         self.parameter_uses = ParameterUses(self.parameters)
@@ -153,7 +163,7 @@ class Capture:
             self.used.add(name)
             if self._places:
                 self._name_gathered(module)
-            given = _first_float((args, kwargs))
+            given = self._first_float((args, kwargs))
             if given is not None and self._arriving is not None:
                 self._handed_on(self._arriving, given)
             self._arriving = None
@@ -190,7 +200,7 @@ class Capture:
         self.sequences += [] if found is None else [found]
 
     def _module_used(self, name: str, frame: _Frame, output: Any) -> None:
-        module, result, leaf = frame.module, _first_float(output), frame.leaf
+        module, result, leaf = frame.module, self._first_float(output), frame.leaf
         owns = any(parameter is not None for parameter in module._parameters.values())
         block = not leaf and name.rpartition(".")[2].isdecimal()
         if result is None or not (leaf or owns or block):
@@ -274,6 +284,10 @@ class Capture:
         self._statistics[tensor] = (tensor._version, known)
         return known
 
+    def _first_float(self, value: Any) -> Tensor | None:
+        found = _first_float(value)
+        return None if found is None else self._source.of(found)
+
     def _numbered(self, name: str) -> str:
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
@@ -296,7 +310,7 @@ class Capture:
         if known is None or not args or not isinstance(args[0], Tensor):
             return None
         unit = self.tags.unit_of(args[0])
-        return None if unit is None else activations.dead_fraction(known, plain(args[0]), unit)
+        return None if unit is None else activations.dead_fraction(known, plain(self._source.of(args[0])), unit)
 
     def after_any_call(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Note the parameters, the losses and the selections of a call.
@@ -321,7 +335,7 @@ class Capture:
         frame = self._stack[-1]
         owner = frame.name or "model"
         record = Record(f"{owner}:{kind}", kind, frame.name)
-        given = args[0] if args and isinstance(args[0], Tensor) else None
+        given = self._source.of(args[0]) if args and isinstance(args[0], Tensor) else None
         known = activations.KNOWN.get(kind)
         if known is not None:
             record.activation, record.dead = kind, dead

@@ -135,6 +135,34 @@ def _sample(x: Tensor) -> Tensor:
     return flat[::step].float().clone()
 
 
+def joined(parts: Sequence[Pending]) -> Pending:
+    """The statistics of a tensor from those of its parts; ``signal`` is the variance."""
+    if len(parts) == 1:
+        return parts[0]
+    numbers = torch.stack([part.numbers.cpu() for part in parts])
+    means, variances, lows, highs, zeros, nonfinite, _, masked = numbers.unbind(1)
+    kept = torch.tensor([float(part.count) for part in parts], dtype=torch.float64, device="cpu") - nonfinite
+    total = kept.sum().clamp_min(1)
+    mean = (kept * means).sum() / total
+    variance = (kept * (variances + (means - mean).square())).sum() / total
+    some = kept > 0
+    low, high = (lows[some].min(), highs[some].max()) if some.any() else (mean, mean)
+    samples = [part.sample for part in parts if part.sample is not None]
+    sample = torch.cat(samples)[:: max(1, len(samples))].clone() if samples else None
+    counts = [zeros.sum(), nonfinite.sum(), variance, masked.sum()]
+    return Pending(
+        count=sum(part.count for part in parts),
+        numbers=torch.stack([mean, variance, low, high, *counts]),
+        sample=sample,
+    )
+
+
+def measures_of(parts: Sequence[Pending | None]) -> Measures | None:
+    """The statistics of a tensor, read from its device; ``None`` if a part has none."""
+    found = [part for part in parts if part is not None]
+    return _measures(joined(found)) if found and len(found) == len(parts) else None
+
+
 def resolved(waiting: Sequence[Pending | None]) -> list[Measures | None]:
     """Read pending statistics from their devices."""
     return [None if one is None else _measures(one) for one in waiting]

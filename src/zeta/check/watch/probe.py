@@ -28,27 +28,45 @@ from zeta.check.watch.graph.nodes import leaves_of
 from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
+from zeta.check.watch.streaming.stream import Stream, in_memory
 from zeta.check.watch.wiring.strays import nodes_of, strays_of
 from zeta.check.watch.wiring.targets import offsets_of, tokens_of
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
 
-def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks = ALONE) -> Pass:
+def probe(
+    model: nn.Module,
+    slots: list[Slot],
+    call: Call,
+    loss: LossFunction | None,
+    ranks: Ranks = ALONE,
+    stream: Stream | None = None,
+) -> Pass:
     """Run ``model`` on a batch forward and backward once, and return the observations.
 
-    Must be called inside :func:`~zeta.check.watch.isolation.preserved`. Exceptions of the model propagate.
+    Must be called inside :func:`~zeta.check.watch.isolation.preserved`. Exceptions of the model propagate. The
+    gradients of a stream's parameters go to the stream.
     """
+    stream = in_memory() if stream is None else stream
+    with stream.running():
+        return _observed(model, slots, call, loss, ranks, stream)
+
+
+def _observed(
+    model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | None, ranks: Ranks, stream: Stream
+) -> Pass:
     names = {id(group[0].tensor): group[0].name for group in groups(slots)}
     for slot in slots:
         if slot.parametrization is not None:
             names |= {id(part): slot.name for part in parameters_of(slot.parametrization)}
-    capture = Capture(named_modules(model), names)
+    capture = Capture(named_modules(model), names, source=stream.source)
     signal, size, zero = _batch_signal(call), _batch_size(call), _batch_zero(call)
     parameters: list[Tensor] = list(parameters_of(model))  # before FSDP2 replaces them in the forward pass
     with plainly(model), capture.watching():
         output = call.output_of(model)
         aim = objective(output, call, loss)
+    stream.backward_begins()
     ranks.wait()  # no rank starts the backward pass if the loss of one raised
     unknown = None if capture.losses else by_hand(logits_of(output), target_of(call))
     capture.losses += [] if unknown is None else [unknown]
@@ -62,7 +80,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
     detached: frozenset[str] = frozenset()
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
-    if len(gradients) < len(learned) and capture.detached:
+    if len(gradients) + len(stream.reached) < len(learned) and capture.detached:
         behind = leaves_of(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
@@ -73,7 +91,7 @@ def probe(model: nn.Module, slots: list[Slot], call: Call, loss: LossFunction | 
         paired=any(paired(one.given, plain(one.target)) for one in capture.losses if one.function == "cross_entropy"),
         compared=bool(classified) and compares(classified[0], nodes),
         surrogate=aim.surrogate,
-        differentiable=bool(gradients),
+        differentiable=bool(gradients or stream.reached),
         used=frozenset(capture.used),
         head=head_parameters,
         detached=detached,

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from zeta.check.facts.evidence import Evidence, TensorFacts
 from zeta.check.facts.results import Finding
 from zeta.check.judge.base import found
-from zeta.check.measure.duplicates import hashes
-
-# weights with a larger fraction of zeros are not compared, as masks may be equal by chance
-_MOST_ZEROS: Final = 0.5
-# rows whose hashes are compared; equal hashes of so many rows are no coincidence
-_ROWS: Final = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +40,8 @@ def _equal(tensors: Sequence[TensorFacts]) -> list[list[TensorFacts]]:
     """Groups of equal weights. Tables computed by a formula are excluded by their repeated rows."""
     groups: dict[object, list[TensorFacts]] = {}
     for one in tensors:
-        if not one.is_weight or not one.trainable or one.stats.std == 0 or one.stats.nonfinite:
-            continue
-        if one.stats.zeros > _MOST_ZEROS or min(one.values.shape) < 2 or not one.values.is_floating_point():
-            continue
-        keys = hashes(one.values.reshape(one.values.shape[0], -1))
-        if len(set(keys.tolist())) > len(keys) // 2:
-            groups.setdefault((one.slot.shape, one.slot.tensor.dtype, tuple(keys[:_ROWS].tolist())), []).append(one)
+        if one.rows is not None and one.rows.distinct > one.rows.count // 2:
+            groups.setdefault((one.slot.shape, one.slot.tensor.dtype, one.rows.first), []).append(one)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -67,7 +55,7 @@ def _branches(equal: Sequence[TensorFacts]) -> tuple[str, ...]:
 
 def _alike(weights: Sequence[TensorFacts], tolerance: float) -> bool:
     """Whether all have the same gradient, and it is not zero."""
-    first, *others = (one.gradient for one in weights)
+    first, *others = (one.gradient_sample for one in weights)
     if first is None or any(other is None or other.shape != first.shape for other in others):
         return False
     size = float(first.float().norm())

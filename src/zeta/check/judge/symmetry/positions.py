@@ -31,5 +31,5 @@ def zero_positions(evidence: Evidence) -> Iterator[Finding]:
 
 def _of_positions(one: TensorFacts) -> bool:
     place = ".".join(one.name.lower().split(".")[-2:])
-    floating = one.values.is_floating_point() and one.values.ndim >= 2
+    floating = one.dtype.is_floating_point and len(one.slot.shape) >= 2
     return floating and bool(_POSITIONS.search(place)) and not _RELATIVE.search(place)

@@ -73,7 +73,7 @@ def _rounded(weights: Sequence[tuple[TensorFacts, Update]], evidence: Evidence) 
     Steps that even fp32 rounds away are less than ``update_least`` of the weights: Z701 reports them.
     """
     limits = evidence.thresholds
-    coarse = [(one, update) for one, update in weights if torch.finfo(one.values.dtype).eps > limits.update_least * 10]
+    coarse = [(one, update) for one, update in weights if torch.finfo(one.dtype).eps > limits.update_least * 10]
     lost = [(update.rounded, one) for one, update in coarse if update.rounded > limits.rounded_warn and not one.still]
     share, one = max(lost, key=lambda pair: pair[0], default=(0.0, None))
     if one is None:

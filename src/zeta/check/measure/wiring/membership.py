@@ -31,7 +31,7 @@ def membership(tensors: Iterable[TensorFacts], optimizer: Optimizer, copies: Map
     for one in tensors:
         parts = parts_of(one.slot)
         own.update(map(id, parts))
-        if one.buffer or not one.trainable or one.gradient is None:
+        if one.buffer or not one.trainable or one.gradient_stats is None:
             continue
         held = parts if copies is None else [copies[id(part)] for part in parts if id(part) in copies]
         held = [part for part in held if part.requires_grad]

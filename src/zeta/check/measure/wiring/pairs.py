@@ -11,12 +11,14 @@ from typing import Final
 
 from torch import nn
 
+from zeta.base.modules import parameters_of
 from zeta.check.facts.evidence import Pass
 from zeta.check.facts.wiring import Pairs
 from zeta.check.measure.wiring.passes import ahead, alike, comparable, moves, outputs_of, resolution
 from zeta.check.measure.wiring.samples import Two, UndecidedError, count_of, two_of
 from zeta.check.measure.wiring.where import constant_of, encodes, leak_of, mixing
 from zeta.check.watch.batches import Call
+from zeta.check.watch.streaming.source import IN_MEMORY
 
 #: the rules that two samples are run for
 PAIR_RULES: Final = ("Z905", "Z907", "Z908", "Z909")
@@ -26,8 +28,8 @@ def pairs(model: nn.Module, call: Call, seen: Pass, limit: float) -> Pairs:
     """What two samples show. Must be called inside of :func:`~zeta.check.watch.isolation.preserved`.
 
     Args:
-        model: the model, in memory and not sharded.
-        call: the batch.
+        model: the model, not sharded.
+        call: the batch, with a context in which parameters on meta are computed.
         seen: the observations of the pass over the whole batch.
         limit: the change of an output, over its rms, that counts.
     """
@@ -46,7 +48,10 @@ def _compared(model: nn.Module, two: Two, seen: Pass, limit: float) -> Pairs:
     if most > limit:
         found = replace(found, mixing=mixing(model, two, most, limit))
     if all(alike(before[name], after[name]) for name in names):
-        found = replace(found, constant=constant_of(model, two))
+        if any(one.is_meta for one in parameters_of(model)):
+            found = replace(found, skipped=(("Z905", f"other parameters would have to be in memory; {IN_MEMORY}"),))
+        else:
+            found = replace(found, constant=constant_of(model, two))
     changes = ahead(before, after, two)
     if changes is not None:
         earlier, own = changes

@@ -34,7 +34,11 @@ def outputs_of(model: nn.Module, call: Call) -> dict[str, Tensor]:
         raise UndecidedError(
             f"the model cannot run on two samples in eval mode: {type(error).__name__}: {first}"
         ) from error
-    found = {name: _finite(tensor) for name, tensor in tensors_in(output) if tensor.is_floating_point()}
+    found = {
+        name: _finite(tensor)
+        for name, tensor in tensors_in(output)
+        if tensor.is_floating_point() and not tensor.is_meta
+    }
     logits = logits_of(output)
     return found if logits is None else {**found, _LOGITS: _finite(logits)}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zeta.check.watch.graph.nodes import leaf_of
+from zeta.check.watch.streaming.source import DEVICE
 
 #: calls whose result has some of the elements of their tensor
 _PICKS: Final = frozenset(
@@ -91,7 +92,7 @@ class ParameterUses:
         picks = self._picked.get(id(parameter))
         if picks is None or id(parameter) in self._whole:
             return None
-        reached = torch.zeros(parameter.numel(), dtype=torch.bool, device=parameter.device)
+        reached = torch.zeros(parameter.numel(), dtype=torch.bool, device=_place(parameter))
         for places in picks:
             for picked in places():
                 reached[picked.flatten()] = True
@@ -100,8 +101,13 @@ class ParameterUses:
 
 def _numbered(tensor: Tensor) -> Tensor:
     """The number of each element, in memory that is laid out as that of ``tensor``."""
-    numbers = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.int64, device=tensor.device)
-    return numbers.copy_(torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape))
+    numbers = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.int64, device=_place(tensor))
+    return numbers.copy_(torch.arange(tensor.numel(), device=_place(tensor)).view(tensor.shape))
+
+
+def _place(tensor: Tensor) -> torch.device:
+    """The device of a parameter's values."""
+    return DEVICE if tensor.is_meta else tensor.device
 
 
 def _flat(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[Any]:

@@ -1,0 +1,114 @@
+"""Measure parameters that are computed one at a time, each when its gradient arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from zeta.check.facts.evidence import Reading, Subject
+from zeta.check.measure.duplicates import Both, Tiles
+from zeta.check.measure.readings import bias_name, reading, unread
+from zeta.check.measure.tensors import values_of
+from zeta.check.watch.streaming.gradients import Whole
+from zeta.check.watch.streaming.source import Source
+
+
+class _InTiles:
+    """The values and the gradient of a large parameter, some rows at a time."""
+
+    def __init__(self, one: Subject, source: Source, gradient: Whole | None) -> None:
+        self._one = one
+        self._source = source
+        self._gradient = gradient
+
+    @property
+    def numel(self) -> int:
+        """As the protocol says."""
+        return self._one.slot.tensor.numel()
+
+    def tiles(self) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+        """As the protocol says."""
+        tensor = self._one.slot.tensor
+        for first, last in self._source.spans(id(tensor)):
+            values = self._source.rows(id(tensor), tensor.dtype, first, last)
+            yield first, values, None if self._gradient is None else self._gradient.rows(values, first)
+
+
+class Arriving:
+    """The readings of the parameters of a source. A gradient is dropped when nothing waits for it any more.
+
+    A weight is measured together with the bias of its units, so it waits for the bias's gradient.
+
+    Args:
+        subjects: all tensors of the model.
+        source: computes some of them.
+        tolerance: as for ``units_of``.
+    """
+
+    def __init__(self, subjects: Sequence[Subject], source: Source, tolerance: float) -> None:
+        self.readings: dict[str, Reading] = {}
+        self._source = source
+        self._tolerance = tolerance
+        self._mine = {id(one.slot.tensor): one for one in subjects if source.has(one.slot.tensor)}
+        by_name = {one.name: one for one in subjects}
+        partners = {one.name: by_name.get(bias_name(one) or "") for one in self._mine.values()}
+        self._bias = {name: bias for name, bias in partners.items() if bias is not None}
+        self._weights: dict[str, list[Subject]] = {}  #: by the name of their bias
+        for one in self._mine.values():
+            if one.name in self._bias:
+                self._weights.setdefault(self._bias[one.name].name, []).append(one)
+        self._gradients: dict[str, Tensor | Whole] = {}
+
+    def take(self, key: int, gradient: Tensor | Whole) -> None:
+        """Measure what has all gradients that it needs now."""
+        one = self._mine[key]
+        self._gradients[one.name] = gradient
+        for subject in (one, *self._weights.get(one.name, ())):
+            bias = self._bias.get(subject.name)
+            if subject.name in self._gradients and (bias is None or not bias.trainable or bias.name in self._gradients):
+                self._measure(subject)
+        for name in (one.name, *(weight.name for weight in self._weights.get(one.name, ())), self._bias_of(one)):
+            waiting = [weight for weight in self._weights.get(name, ()) if weight.name not in self.readings]
+            if name in self.readings and not waiting:
+                self._gradients.pop(name, None)
+
+    def finish(self, used: frozenset[int], gradients: Mapping[int, Tensor]) -> None:
+        """Measure those whose gradient did not come, if a call used them. The others are not computed at all.
+
+        Args:
+            used: the ``id`` of each parameter that a call took.
+            gradients: those of tensors in memory, by ``id``.
+        """
+        for key, one in self._mine.items():
+            if one.name in self.readings:
+                continue
+            bias = self._bias.get(one.name)
+            if bias is not None and id(bias.slot.tensor) in gradients:
+                self._gradients[bias.name] = gradients[id(bias.slot.tensor)]
+            if key in used:
+                self._measure(one)
+            else:
+                self.readings[one.name] = unread(one)
+        self._gradients.clear()
+
+    def _bias_of(self, one: Subject) -> str:
+        return self._bias[one.name].name if one.name in self._bias else ""
+
+    def _measure(self, one: Subject) -> None:
+        bias = self._bias.get(one.name)
+        self.readings[one.name] = reading(
+            one, self._tiles(one), None if bias is None else self._both(bias), None, self._tolerance
+        )
+
+    def _tiles(self, one: Subject) -> Tiles:
+        if id(one.slot.tensor) not in self._source.large:
+            return self._both(one)
+        gradient = self._gradients.get(one.name)
+        assert not isinstance(gradient, Tensor)
+        return _InTiles(one, self._source, gradient)
+
+    def _both(self, one: Subject) -> Both:
+        gradient = self._gradients.get(one.name)
+        assert gradient is None or isinstance(gradient, Tensor)
+        return Both(values=values_of(one, self._source), gradient=gradient)

@@ -1,0 +1,181 @@
+"""Where the values of a check come from: from the model, from a copy in memory, or computed one parameter at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from torch import Tensor, nn
+
+from zeta import verbs
+from zeta.base.distributed import any_fsdp, is_sharded
+from zeta.base.modules import copy_of, tensors_of
+from zeta.base.process.available import available_memory
+from zeta.base.progress import progress_of
+from zeta.base.reading import shown
+from zeta.base.text import bytes_text
+from zeta.check.facts.evidence import TensorFacts
+from zeta.check.measure.duplicates import can_be_in_tiles
+from zeta.check.measure.effort import CheckProgress, Course, seconds_of
+from zeta.check.measure.unwritten import Initialize, with_memory
+from zeta.check.watch.streaming.source import NOTHING, Source
+from zeta.errors import SpecError, TargetError, listed, notice
+from zeta.initializers.blocks import is_elementwise
+from zeta.resolve.fitting import fit
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.slots import Slot, walk
+from zeta.rules import Kind
+
+#: bytes; of larger parameters, only some rows are computed at a time
+LARGE: Final = 2**28
+# numbers read or written for each element of a parameter, each time that it is computed: drawn, used, measured
+_TOUCHED: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Supply:
+    """The model that is run, and what computes the parameters that are on meta."""
+
+    model: nn.Module
+    slots: list[Slot]
+    source: Source = NOTHING
+
+    @property
+    def streamed(self) -> bool:
+        """Whether parameters are computed one at a time."""
+        return bool(self.source.entries)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the parameters that are computed one at a time."""
+        return sum(slot.tensor.nbytes for slot in self.each())
+
+    def each(self) -> Iterator[Slot]:
+        """One name of each parameter that is computed."""
+        known: set[int] = set()
+        for slot in self.slots:
+            if self.source.has(slot.tensor) and id(slot.tensor) not in known:
+                known.add(id(slot.tensor))
+                yield slot
+
+
+def supply_of(
+    model: nn.Module,
+    slots: list[Slot],
+    plan: Plan | None,
+    initialize: Initialize | None,
+    seed: int,
+    streamed: bool | None,
+    progress: bool,
+) -> Supply:
+    """The model; for one on meta, a copy with memory and values, or one whose parameters are computed when used.
+
+    Raises:
+        SpecError: ``streamed=True`` without a plan, or for a model with values.
+        TargetError: tensors on meta that get no value.
+    """
+    if streamed is not None and not isinstance(streamed, bool):
+        raise SpecError(f"streamed must be True, False or None, got {shown(streamed)}")
+    on_meta = [slot.name for slot in slots if slot.tensor.is_meta]
+    if not on_meta:
+        if streamed:
+            raise SpecError("streamed=True computes parameters that are on meta, and this model has all of its values")
+        return Supply(model=model, slots=slots)
+    if any_fsdp(model):
+        raise TargetError(
+            listed("FSDP2 models cannot be copied, and these are on meta; materialize the model first:", on_meta)
+        )
+    if plan is not None:
+        if _is_streamed(slots, streamed):
+            return _streamed(copy_of(model), plan, seed)
+        twin: nn.Module = copy_of(model)
+        verbs.materialize_(twin, plan, seed, progress=progress)
+        return Supply(model=twin, slots=walk(twin))
+    if streamed:
+        raise SpecError("streamed=True computes parameters from a plan; pass plan=, such as that of zeta.record")
+    if initialize is not None:
+        twin = with_memory(model)
+        initialize(twin)
+        return Supply(model=twin, slots=walk(twin))
+    raise TargetError(
+        listed("these are on meta and have no values; pass plan= or initialize=, or materialize the model:", on_meta)
+    )
+
+
+def _is_streamed(slots: list[Slot], streamed: bool | None) -> bool:
+    """Whether parameters are computed one at a time: as asked for, or if a copy would take too much memory.
+
+    That is more than half of what is available; the other half is for gradients.
+    """
+    if streamed is not None:
+        return streamed
+    available = available_memory()
+    size = sum({id(slot.tensor): slot.tensor.nbytes for slot in slots if slot.tensor.is_meta}.values())
+    if available is None or size <= available / 2:
+        return False
+    notice(
+        f"the model takes {bytes_text(size)}, more than half of the {bytes_text(available)} of memory that are "
+        "available: its parameters are computed one at a time (streamed=True)"
+    )
+    return True
+
+
+def _streamed(twin: nn.Module, plan: Plan, seed: int) -> Supply:
+    """A copy in which buffers and parametrized weights have memory, and the other parameters stay on meta."""
+    found = fit(twin, plan)
+    sharing = Counter(tensor.untyped_storage()._cdata for tensor in tensors_of(twin) if tensor.is_meta)
+    entries: dict[int, Entry] = {}
+    others: list[str] = []
+    for entry in found.entries:
+        slot = found.slots[entry.name]
+        if not entry.kept and _is_streamable(slot) and sharing[slot.tensor.untyped_storage()._cdata] == 1:
+            entries[id(slot.tensor)] = entry
+        elif slot.tensor.is_meta:
+            others.append(entry.name)
+    large = frozenset(key for key, entry in entries.items() if entry.nbytes > LARGE and _has_tiles(entry))
+    if others:
+        verbs.materialize_(twin, plan, seed, only=others)
+    return Supply(model=twin, slots=walk(twin), source=Source(entries, seed, large))
+
+
+def _has_tiles(entry: Entry) -> bool:
+    """Whether some rows of a parameter can be computed and compared without the others."""
+    return is_elementwise(entry.initializer) and can_be_in_tiles(entry.axes, len(entry.shape))
+
+
+def _is_streamable(slot: Slot) -> bool:
+    tensor: Tensor = slot.tensor
+    plain = slot.parametrization is None and slot.kind is not Kind.BUFFER and isinstance(tensor, nn.Parameter)
+    return plain and tensor.is_meta and not is_sharded(tensor) and tensor.is_floating_point()
+
+
+def remarks(supply: Supply, tensors: Sequence[TensorFacts]) -> Iterator[str]:
+    """What the report says of a check that computed parameters one at a time."""
+    if not supply.streamed:
+        return
+    yield (
+        f"the parameters ({bytes_text(supply.nbytes)}) were computed from the plan one at a time, when they were used; "
+        "the model was never in memory as a whole"
+    )
+    unread = [one.name for one in tensors if supply.source.has(one.slot.tensor) and not one.stats.count]
+    if unread:
+        count = "1 parameter" if len(unread) == 1 else f"{len(unread):,} parameters"
+        names = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")
+        yield f"nothing used {count}, whose values were not computed: {names}"
+
+
+@contextlib.contextmanager
+def course_of(supply: Supply, progress: CheckProgress | bool | None) -> Iterator[Callable[[int], None]]:
+    """A function that reports progress when a parameter was used, and again when it got its gradient."""
+    slots = {id(slot.tensor): slot for slot in supply.each()}
+    seconds = {
+        key: seconds_of(calls=1, multiplications=0, touched=_TOUCHED * slot.tensor.numel())
+        for key, slot in slots.items()
+    }
+    total = sum(seconds[key] * (1 + slot.tensor.requires_grad) for key, slot in slots.items())
+    with progress_of(progress if supply.streamed else None, "s") as tell:
+        course = Course(tell, total, "parameters are computed when they are used")
+        yield lambda key: course.take(slots[key].name, seconds[key])
