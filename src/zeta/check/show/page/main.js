@@ -12,6 +12,12 @@ let redrawing = 0;
 
 const shown = (finding) => findingPasses(finding, filter);
 
+function opening() {
+  if (!results.ok) return "From these starting values the network, or a part of it, would not learn. Begin with the first finding below: it says where, why, and what to do.";
+  if (results.findings.some((finding) => finding.severity === "warn")) return "The network can learn from these starting values, but worse or more slowly than it could. The findings below say where.";
+  return "Nothing that was looked at keeps the network from learning from these starting values.";
+}
+
 function lossText(loss) {
   const parts = [`loss ${digits(loss.value)}`];
   if (loss.classes > 0) {
@@ -26,6 +32,7 @@ function heading() {
   $("model").textContent = results.model;
   $("verdict").className = `verdict ${results.ok ? "ok" : "fail"}`;
   $("verdict").textContent = `${results.ok ? "Can learn from here" : "Cannot learn from here as it is"}: ${countsText(results.findings)}`;
+  $("verdict").after(element("p", {}, opening()));
   const loss = results.loss;
   const lines = [
     `${plural(results.layers.length, "layer")}, ${plural(results.parameters.length, "parameter")} and buffers`,
