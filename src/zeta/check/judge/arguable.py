@@ -48,7 +48,7 @@ def _redundant(first: Use, second: Use, tensors: dict[str, TensorFacts]) -> bool
     one, other = (tensors.get(weight_of(use) or "") for use in (first, second))
     if one is None or other is None or one is other or other.zero:
         return False
-    shapes = one.values.shape, other.values.shape
+    shapes = one.slot.shape, other.slot.shape
     if shapes[0][0] != shapes[1][1] or math.prod(shapes[0][2:]) != math.prod(shapes[1][2:]):
         return False
     kernels = math.prod(shapes[0][2:]) > 1 and shapes[0][2:] == shapes[1][2:]

@@ -33,7 +33,9 @@ def first_step(
     """
     moving = [one for one in tensors if one.trainable and not one.buffer and id(one.slot.tensor) in gradients]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
-    copies = {id(one.slot.tensor): one.values.clone().requires_grad_(True) for one in moving}
+    # once, and first: values of shards are gathered by all ranks, and the optimizer of one of them may raise
+    before = {id(one.slot.tensor): one.values for one in moving}
+    copies = {key: values.clone().requires_grad_(True) for key, values in before.items()}
     for key, copied in copies.items():
         copied.grad = gradients[key].to(copied.dtype).clone()
     if isinstance(optimizer, Optimizer):
@@ -47,7 +49,7 @@ def first_step(
     updates: dict[str, Update] = {}
     for one in moving:
         copied = copies[id(one.slot.tensor)]
-        step = copied.detach() - one.values
+        step = copied.detach() - before[id(one.slot.tensor)]
         if one.stats.rms > 0 and one.stats.nonfinite == 0 and one.name not in belongs.missing:
             group = groups.get(id(copied if given is twin else one.slot.tensor))
             updates[one.name] = Update(
