@@ -20,7 +20,7 @@ import zeta
 
 PICTURE: Final = Path(__file__).parent / "report.png"
 WIDTH: Final = 1000
-HEIGHT: Final = 1290
+HEIGHT: Final = 1220
 LARGEST: Final = 150 * 1024
 
 
