@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from zeta.check.facts.of_training import OF_TRAINING
 from zeta.check.facts.results import Rule
+from zeta.check.facts.rule_making import FAIL, NOTE, WARN, rule
+from zeta.check.facts.training_rules import TRAINING
 from zeta.check.facts.wiring_rules import WIRING
-from zeta.check.facts.writing import FAIL, NOTE, WARN, rule
 
 GROUPS: Final = {
     "Z1": "memory",
@@ -360,7 +360,7 @@ RULES: Final[dict[str, Rule]] = {
             "Lower the std of the query and key projections, or normalize queries and keys.",
             "Dehghani et al. 2023 (ViT-22B); Kimi Team 2025 (QK-clip at 100)",
         ),
-        *OF_TRAINING,
+        *TRAINING,
         rule(
             "Z801",
             "jacobian",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from zeta.check.facts.results import Rule
-from zeta.check.facts.writing import FAIL, NOTE, WARN, rule
+from zeta.check.facts.rule_making import FAIL, NOTE, WARN, rule
 
 WIRING: Final[tuple[Rule, ...]] = (
     rule(

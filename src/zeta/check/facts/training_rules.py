@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from zeta.check.facts.results import Rule
-from zeta.check.facts.writing import FAIL, WARN, rule
+from zeta.check.facts.rule_making import FAIL, WARN, rule
 
-OF_TRAINING: Final[tuple[Rule, ...]] = (
+TRAINING: Final[tuple[Rule, ...]] = (
     rule(
         "Z605",
         "probabilities-as-logits",
