@@ -259,3 +259,14 @@ def test_an_output_that_is_said_to_be_constant_stays_so_in_training(name: str) -
 def test_all_that_is_wired_right_moves_in_training(name: str) -> None:
     model, before, _ = trained(WIRED_RIGHT[name])
     assert [key for key, one in model.named_parameters() if torch.equal(one, before[key])] == []
+
+
+def test_two_samples_that_are_alike_by_chance_say_nothing_of_the_others() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        model[0].weight.fill_(0.1)
+        model[0].bias.zero_()
+    x = torch.randn(64, 8).abs()
+    x[:8] *= -1  # these end at the ReLU, as equal ones
+    assert "Z905" not in {finding.rule.id for finding in check(model, x).findings}
