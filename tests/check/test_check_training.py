@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import zeta
-from tests.helpers.networks import vectors
 from zeta import CheckError, SpecError
 from zeta.testing import assert_can_learn
 
 
+def vectors(width: int) -> Tensor:
+    return torch.randn(64, width, generator=torch.Generator().manual_seed(0))
+
+
 def healthy() -> nn.Module:
-    return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
 
 
 def sick() -> nn.Module:
