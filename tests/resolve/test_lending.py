@@ -516,34 +516,26 @@ UNCOUNTED = [_through_data, _through_numpy, _through_another_parameter, _through
 OTHERS = [_through_the_storage, _through_an_initializer]
 
 
+def _build(there: Tensor, write: Callable[[Tensor], None]) -> nn.Module:
+    """A parameter in the memory of a real tensor, which is written to."""
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(there.shape))
+    t = there.clone()
+    module.weight.data = t
+    write(t)
+    return module
+
+
 @pytest.mark.parametrize("write", UNCOUNTED + OTHERS)
 def test_writes_that_torch_does_not_count(write: Callable[[Tensor], None]) -> None:
-    def build() -> nn.Module:
-        module = nn.Module()
-        module.weight = nn.Parameter(torch.zeros(4))
-        t = THERE.clone()
-        module.weight.data = t
-        write(t)
-        return module
-
-    model, _, _ = recorded(build)
-    assert _state_of(model) == _state_of(build())
+    model, _, _ = recorded(_build, THERE, write)
+    assert _state_of(model) == _state_of(_build(THERE, write))
 
 
 @pytest.mark.parametrize("write", UNCOUNTED)
 def test_writes_that_torch_does_not_count_are_refused_where_memory_is_large(write: Callable[[Tensor], None]) -> None:
-    there = torch.arange(300_000.0)
-
-    def build() -> nn.Module:
-        module = nn.Module()
-        module.weight = nn.Parameter(torch.zeros(there.shape))
-        t = there.clone()
-        module.weight.data = t
-        write(t)
-        return module
-
     with pytest.raises(zeta.RecordingError, match=r"test_lending.py:\d+ in .*build: .*not seen in time"):
-        zeta.record(build)
+        zeta.record(_build, torch.arange(300_000.0), write)
 
 
 def test_large_memory_of_a_real_tensor_is_followed_where_torch_counts() -> None:

@@ -80,9 +80,8 @@ class SavedAttributes:
         self._attributes = None if is_sharded(tensor) else dict(vars(tensor))
         hooks = [(name, getattr(tensor, name, None)) for name in _HOOKS] if tensor.is_leaf else []
         self._hooks = [(name, table, dict(table or {})) for name, table in hooks]
-        self._contents = [
-            (found, found.copy()) for _, found in inside(self._attributes) if isinstance(found, _REFILLED)
-        ]
+        values = () if self._attributes is None else tuple(self._attributes.values())
+        self._contents = [(found, found.copy()) for _, found in inside(values) if isinstance(found, _REFILLED)]
 
     def restore(self) -> None:
         """Give the tensor what it had. What did not change is not written."""

@@ -1,6 +1,6 @@
 """What a model holds besides its parameters and buffers: modules out of torch's sight, containers, arrays, objects.
 
-A check runs a model, and a plan runs a function on it: afterwards all of this is as it was.
+``check`` runs a model, and ``plan`` runs a function on a model. Both restore all of this afterwards.
 """
 
 from __future__ import annotations
