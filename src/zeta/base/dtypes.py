@@ -25,6 +25,19 @@ COMPLEX: Final[dict[torch.dtype, torch.dtype]] = {
 }
 #: dtypes of weights that zeta draws values for
 DRAWABLE: Final = frozenset([*REAL, *COMPLEX])
+#: the names of dtypes in safetensors files, as every supported version of that library reads them
+SAFETENSORS: Final[dict[torch.dtype, str]] = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+#: those that only later versions know; they are read and not written
+NEWER_SAFETENSORS: Final[dict[torch.dtype, str]] = {
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+}
 # a table instead of getattr(torch, name), which imports modules for some names
 _NAMED: Final = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

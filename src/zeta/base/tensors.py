@@ -1,7 +1,8 @@
-"""Tensors as Python objects: swap their memory, find them in plain attributes, check what memory they have."""
+"""Tensors as Python objects: swap or view their memory, find them in plain attributes, check what memory they have."""
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -287,3 +288,10 @@ def with_memory(device: Any) -> torch.device:
     if found.type == "meta":
         raise SpecError("values need memory; device must not be meta")
     return found
+
+
+def bytes_view(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy. Valid as long as the tensor exists."""
+    assert tensor.is_contiguous()
+    assert tensor.device.type == "cpu"
+    return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))

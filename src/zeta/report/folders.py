@@ -15,13 +15,14 @@ import torch
 from zeta.base import dtypes
 from zeta.base.progress import Done
 from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, opened, parse, read_bytes, shown
+from zeta.base.tensors import bytes_view
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
 from zeta.report.bitwise import Comparison, TensorDifference
 from zeta.report.verification import Verification
 from zeta.write.apply import Progress
-from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks, bytes_view
+from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks
 from zeta.write.checkpoint.settings import differences
 
 #: bytes that are read and hashed at a time

@@ -13,7 +13,7 @@ from zeta.write.checkpoint.manifest import MANIFEST, Manifest
 from zeta.write.checkpoint.outputs import check_output, output_path, write_text
 from zeta.write.checkpoint.settings import CONFIG, settings_of
 from zeta.write.checkpoint.unfinished import PARTIAL, check_folder, files_of, work
-from zeta.write.checkpoint.writing import Writer, bytes_view
+from zeta.write.checkpoint.writing import Writer
 
 __all__ = [
     "CONFIG",
@@ -30,7 +30,6 @@ __all__ = [
     "Writer",
     "blocks",
     "bytes_of",
-    "bytes_view",
     "check_folder",
     "check_output",
     "files_of",

@@ -32,13 +32,6 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _LONGEST_SIZE: Final = 40
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(I?)B", re.IGNORECASE)
 
-_SAFETENSORS_DTYPES: Final = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "complex64": "C64",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
-}  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
@@ -125,7 +118,7 @@ def _check(named: Sequence[Named]) -> None:
         f"{name}: {dtypes.name_of(entry.dtype)}"
         for entry, names in named
         for name in names
-        if dtypes.name_of(entry.dtype) not in _SAFETENSORS_DTYPES
+        if entry.dtype not in dtypes.SAFETENSORS
     ]
     if unknown:
         raise CheckpointError(listed("safetensors has no such dtype:", unknown))
@@ -164,7 +157,7 @@ def _shard(title: str, content: Sequence[Named]) -> Shard:
     for entry, names in ordered:
         for name in names:
             header[name] = {
-                "dtype": _SAFETENSORS_DTYPES[dtypes.name_of(entry.dtype)],
+                "dtype": dtypes.SAFETENSORS[entry.dtype],
                 "shape": list(entry.shape),
                 "data_offsets": [position, position := position + entry.nbytes],
             }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zeta.base import dtypes
 from zeta.base.modules import check_module, named_modules_of
-from zeta.base.tensors import has_address
+from zeta.base.tensors import bytes_view, has_address
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
@@ -36,7 +36,6 @@ from zeta.write.checkpoint import (
     Stored,
     Writer,
     blocks,
-    bytes_view,
     check_folder,
     work,
 )

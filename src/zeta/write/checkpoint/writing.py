@@ -7,7 +7,6 @@ the kernels and the system calls release the interpreter's lock.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Final, Self, TypeVar
 import torch
 from torch import Tensor
 
+from zeta.base.tensors import bytes_view
 from zeta.compute.stream.kernels.native import stay_on_this_thread
 from zeta.write.checkpoint.crew import Crew
 
@@ -134,10 +134,3 @@ class Writer:
             self._syncs.leave()
             if self._output is not None:
                 self._output.close()
-
-
-def bytes_view(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous CPU tensor, without a copy. Valid as long as the tensor exists."""
-    assert tensor.is_contiguous()
-    assert tensor.device.type == "cpu"
-    return memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))

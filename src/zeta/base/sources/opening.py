@@ -1,0 +1,57 @@
+"""Find out what a source is, and open it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from zeta.base.escaping import visible
+from zeta.base.reading import is_folder, shown
+from zeta.base.sources.files import File
+from zeta.base.sources.folder import open_folder
+from zeta.base.sources.safetensors import places_in
+from zeta.base.sources.source import Source
+from zeta.base.sources.state_dict import StateDict
+from zeta.base.sources.stored import StoredTensors
+from zeta.errors import CheckpointError, SpecError
+
+
+def open_source(source: Mapping[str, Tensor] | nn.Module | str | os.PathLike[str], *, what: str = "source") -> Source:
+    """Open tensors for reading: a state dict, a module, a file or a folder.
+
+    A file is ``.safetensors``. A folder is in Hugging Face layout.
+    ``what`` is the argument's name in messages.
+
+    Raises ``SpecError`` if it is something else, and ``CheckpointError`` for files that cannot be read.
+    """
+    if isinstance(source, nn.Module):
+        return StateDict(f"the state dict of {shown(source)}", source.state_dict(keep_vars=True), what)
+    if isinstance(source, Mapping):
+        return StateDict("the state dict", source, what)
+    path = _path(source, what)
+    if is_folder(path):
+        return open_folder(path)
+    return _open_file(path)
+
+
+def _path(source: object, what: str) -> Path:
+    try:
+        return Path(os.fspath(source))  # type: ignore[call-overload]
+    except TypeError:
+        raise SpecError(
+            f"{what} must be a state dict, a module, or the path of a file or folder, got {shown(source)}"
+        ) from None
+
+
+def _open_file(path: Path) -> Source:
+    if path.suffix.lower() != ".safetensors":
+        raise CheckpointError(f"{visible(str(path))} has an unknown ending; expected .safetensors or a folder")
+    file = File(path)
+    try:
+        return StoredTensors(str(path), places_in(file), (file,))
+    except BaseException:
+        file.close()
+        raise
