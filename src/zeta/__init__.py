@@ -15,6 +15,7 @@ from zeta._version import __version__
 
 if TYPE_CHECKING:
     from zeta import callbacks, initializers, recipes, rules, testing, utils
+    from zeta.adapting import adapt_
     from zeta.check import CheckReport, Thresholds, check
     from zeta.errors import (
         CheckError,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     )
     from zeta.fans import Axes, Fans, fans, register_fans
     from zeta.gains import gain
+    from zeta.growing import Average, Experts, Layers, Mean, Rows
     from zeta.initializers import Initializer, Keep
+    from zeta.report.adapted import AdaptReport
     from zeta.report.costs import ShardPlan, shard_plan
     from zeta.report.plan_differences import Change, Difference, diff
     from zeta.report.report import Report
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 
 __all__ = [
+    "AdaptReport",
+    "Average",
     "Axes",
     "Change",
     "CheckError",
@@ -53,6 +58,7 @@ __all__ = [
     "CheckpointError",
     "Difference",
     "Entry",
+    "Experts",
     "FanError",
     "Fans",
     "ForkError",
@@ -60,13 +66,16 @@ __all__ = [
     "Keep",
     "Kind",
     "LayerTypeError",
+    "Layers",
     "Match",
+    "Mean",
     "Plan",
     "PlanError",
     "RankError",
     "RecordingError",
     "Report",
     "Role",
+    "Rows",
     "Rule",
     "Rules",
     "ShardPlan",
@@ -77,6 +86,7 @@ __all__ = [
     "ZetaError",
     "ZetaNotice",
     "__version__",
+    "adapt_",
     "apply_",
     "callbacks",
     "check",
@@ -104,6 +114,7 @@ __all__ = [
 
 # Imported when first used: one layer needs a tenth of this package, and the command line's help needs nothing of it.
 _HOMES: Final = {
+    "zeta.adapting": ("adapt_",),
     "zeta.check": ("CheckReport", "Thresholds", "check"),
     "zeta.callbacks": ("callbacks",),
     "zeta.errors": (
@@ -122,8 +133,10 @@ _HOMES: Final = {
     ),
     "zeta.fans": ("Axes", "Fans", "fans", "register_fans"),
     "zeta.gains": ("gain",),
+    "zeta.growing": ("Average", "Experts", "Layers", "Mean", "Rows"),
     "zeta.initializers": ("Initializer", "Keep", "initializers"),
     "zeta.recipes": ("recipes",),
+    "zeta.report.adapted": ("AdaptReport",),
     "zeta.report.costs": ("ShardPlan", "shard_plan"),
     "zeta.report.plan_differences": ("Change", "Difference", "diff"),
     "zeta.report.report": ("Report",),

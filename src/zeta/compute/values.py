@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.compute.sampling import tiles
@@ -22,8 +23,17 @@ def values_of(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
-    """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values)."""
+    """Yield the values of an entry or of a region of it, in bounded tiles: (index inside the region, values).
+
+    Of an entry with a section, only what is in the section.
+    """
     region = Region.whole(entry.shape) if region is None else region
+    if entry.section is not None:
+        whole = replace(entry, section=None)
+        for part in region.along(entry.section.dim, entry.section.spans):
+            for index, tile in values_of(whole, seed, region=part, dtype=dtype, device=device):
+                yield region.place_of(part, index), tile
+        return
     if isinstance(entry.initializer, Program):
         from zeta.compute import programs  # here, because it imports the language of programs, which few models need
 

@@ -144,17 +144,28 @@ class Initializer:
 
 def finite(owner: Initializer | type[Initializer], name: str, value: Any) -> float:
     """Return ``value`` as a float; ``SpecError`` naming the initializer and its argument if it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):  # Real alone asks its registry
-        number = math.nan
-    else:
-        try:
-            number = float(value)
-        except OverflowError:
-            number = math.inf
+    number = _as_float(value)
     if not math.isfinite(number):
         kind = owner if isinstance(owner, type) else type(owner)
         raise SpecError(f"{kind.__name__}: {name} must be a finite number, got {shown(value)}")
     return number
+
+
+def finite_number(what: str, value: Any) -> float:
+    """As ``finite``, for a number that is no initializer's; ``what`` says which."""
+    number = _as_float(value)
+    if not math.isfinite(number):
+        raise SpecError(f"{what} must be a finite number, got {shown(value)}")
+    return number
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (float, int, Real)):  # Real alone asks its registry
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _fields(owner: Initializer | type[Initializer]) -> tuple[Field[Any], ...]:

@@ -371,10 +371,11 @@ def measure_all(jobs: Sequence[Job]) -> Measurements:
         for job in jobs:
             scheme = known.get(job.sort)
             if scheme is None:
-                partial = job.held.sharded and job.held.numel != job.entry.numel
+                may_be_partial = job.held.sharded or job.entry.section is not None
+                partial = may_be_partial and job.held.numel != job.entry.numel
                 scheme = _Scheme(job.entry, job.held.local.dtype, job.error, partial=partial)
                 known[job.sort] = scheme
-            if scheme.centre is not None and len(job.held.parts) == 1:
+            if scheme.centre is not None and job.held.is_one:
                 parts.append((job.held.local, scheme.centre))
             else:
                 for values, region in job.held.places():

@@ -211,8 +211,7 @@ def _is_small(job: Job) -> bool:
     return (
         job.inversion is None
         and 0 < job.held.numel <= _SMALL
-        and job.held.numel == job.held.local.numel()
-        and len(job.held.parts) == 1
+        and job.held.is_one
         and is_elementwise(job.entry.initializer)
     )
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import torch
@@ -18,6 +18,9 @@ from zeta.fans import Axes, Fans
 from zeta.initializers import Initializer, Keep, Site
 from zeta.rules import Kind
 
+#: parts of a tensor that are written
+MOST_SPANS: Final = 2**16
+Spans = Annotated[tuple[tuple[Size, Size], ...], msgspec.Meta(max_length=MOST_SPANS)]
 #: the rule of a recorded value, as in ``file.py:12 in Model.__init__ (normal_, Linear)``
 _PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
 
@@ -27,11 +30,33 @@ def text_of(part: Initializer | Axes | None) -> str:
     return ascii(None if part is None else part.to_json())
 
 
+class Section(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """The elements of a tensor whose index along ``dim`` is in one of ``spans``: (begin, end), ascending, apart."""
+
+    dim: Size
+    spans: Spans
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ``PlanError`` if no tensor of this shape has such a section."""
+        ends = [place for span in self.spans for place in span]
+        if self.dim >= len(shape) or ends != sorted(set(ends)) or not ends or ends[-1] > shape[self.dim]:
+            raise PlanError(f"a tensor of shape {shape} has no section {self}")
+
+    def numel(self, shape: tuple[int, ...]) -> int:
+        """The number of its elements in a tensor of this shape."""
+        return math.prod(shape) // shape[self.dim] * sum(end - begin for begin, end in self.spans)
+
+    def __str__(self) -> str:
+        spans = ", ".join(f"{begin}:{end}" for begin, end in self.spans)
+        return f"[{':, ' * self.dim}{spans}]"
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The initialization of one parameter or buffer.
 
     ``name`` is canonical and decides the values; ``ties`` are the other names of the same tensor. ``mean`` and ``std``
     are those expected of the drawn values, ``None`` for ``Keep()``. ``fans`` are shown where the parameter has them.
+    With a ``section``, only its elements are written, with the values that the whole tensor would get there.
     """
 
     name: str
@@ -44,6 +69,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     axes: Axes | None = None
     padding_idx: int | None = None
     persistent: bool = True
+    section: Section | None = None
 
     @property
     def site(self) -> Site:
@@ -90,7 +116,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def identity(self, text: Callable[[Initializer | Axes | None], str] = text_of) -> str:
         """A text of everything that decides the values and their tensor, without the rule. ``text`` may be cached."""
         tensor = (self.name, self.ties, self.shape, self.kind.value, self.persistent, self.padding_idx)
-        return f"{tensor!a} {dtypes.name_of(self.dtype)} {text(self.initializer)} {text(self.axes)}"
+        section = "" if self.section is None else f"{self.section} "
+        return f"{tensor!a} {section}{dtypes.name_of(self.dtype)} {text(self.initializer)} {text(self.axes)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; ``from_json`` reads it back exactly, deriving mean, std and nbytes."""
@@ -142,6 +169,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fi
     axes: msgspec.Raw
     padding_idx: Size | None
     persistent: bool
+    section: Section | msgspec.UnsetType = msgspec.UNSET
 
 
 class RowWriter:
@@ -178,6 +206,7 @@ class RowWriter:
             axes=self._axes[axes],
             padding_idx=entry.padding_idx,
             persistent=entry.persistent,
+            section=msgspec.UNSET if entry.section is None else entry.section,
         )
 
 
@@ -197,6 +226,9 @@ class RowReader:
                 known = self._known[key] = _checked(*key)
             if padding is not None and not (row.shape and padding < row.shape[0]):
                 raise PlanError(f"padding_idx is {padding}, but a tensor of shape {row.shape} has no such row")
+            section = None if isinstance(row.section, msgspec.UnsetType) else row.section
+            if section is not None:
+                section.check(row.shape)
         except ZetaError as error:
             raise PlanError(f"{shown(row.name)}: {error}") from error
         initializer, axes, dtype = known
@@ -211,6 +243,7 @@ class RowReader:
             axes=axes,
             padding_idx=padding,
             persistent=row.persistent,
+            section=section,
         )
 
 

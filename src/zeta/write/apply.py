@@ -57,7 +57,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def nbytes(self) -> int:
         """The bytes of what is here."""
-        return self.held.local.numel() * self.entry.dtype.itemsize
+        return self.held.numel * self.entry.dtype.itemsize
 
     @property
     def memory(self) -> list[Tensor]:
@@ -171,7 +171,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             together.append(job)
             continue
         check_threads()  # computed by torch's operations
-        with _writable([job.held.local]):
+        with writable([job.held.local]):
             for target, values in _changes(job, seed):
                 target.copy_(values)
         if progress is not None:
@@ -179,7 +179,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
         outs = [out for request in batch for out in request.outs]
-        with _writable(outs):
+        with writable(outs):
             _fill(batch)
         if progress is not None:
             done += sum(out.nbytes for out in outs)
@@ -206,9 +206,13 @@ def job_of(
     sorts = {} if sorts is None else sorts
     if slot.parametrization is None:
         here = held(slot.tensor)
+        if entry.section is not None:
+            here = here.within(entry.section.dim, entry.section.spans)
         asked = entry.shape, id(entry.initializer), id(entry.axes), entry.padding_idx, entry.dtype
         like = (*asked, id(here.parts), here.local.dtype, here.local.device)
         return Job(entry=entry, slot=slot, held=here, sort=sorts.setdefault(like, len(sorts)))
+    if entry.section is not None:
+        raise TargetError(f"is parametrized, so that a part of it, {entry.section}, cannot be written alone")
     value = _whole(entry, seed, slot.tensor)
     # the plan may also give values to what a parametrization stores itself, such as a scale or singular vectors
     known = given or {}
@@ -218,7 +222,7 @@ def job_of(
         if id(tensor) in known
     }
     key = parameter_key(seed, entry.name)
-    with _writable([slot.tensor]):
+    with writable([slot.tensor]):
         inversion: Inversion = _parametrized().invert(
             slot.parametrization, value, name=entry.name, seed=key, planned=planned
         )
@@ -293,7 +297,7 @@ def _cut(job: Job) -> list[_Piece]:
     initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
     found: list[_Piece] = []
     for part in parts:
-        first = () if len(parts) == 1 else (part.index,)
+        first = () if job.held.is_one else (part.index,)
         for index, region in pieces(initializer, part.region, _BATCH):
             keys: list[int] = []
             outs: list[Tensor] = []
@@ -306,6 +310,6 @@ def _cut(job: Job) -> list[_Piece]:
 _fill: Final = uncollected(fill_)
 
 
-def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
+def writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
     return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else Ungraded()

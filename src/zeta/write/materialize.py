@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -66,12 +66,14 @@ def allocated(
     device: torch.device | str,
     dtype: torch.dtype | None,
     cast_buffers: bool = False,
+    given: Collection[str] = (),
 ) -> Result:
     """Allocate memory on ``device`` for every parameter and buffer on meta; if ``write`` fails, restore the model.
 
     With a selection, only for the tensors that are selected, and what shares memory with them. The tensors stay the
     same Python objects: names, ties, views of the same memory, ``requires_grad``, strides, class, attributes and hooks
-    remain. ``write`` gets the fit of the plan after the cast to ``dtype``. It is no context manager, as an interrupt
+    remain. ``write`` gets the fit of the plan after the cast to ``dtype``, and also gives values to what is ``given``.
+    It is no context manager, as an interrupt
     in contextlib would leave the model restored at any later time.
 
     Raises ``TargetError`` for tensors that would get memory but no value: the plan keeps them, or does not have them.
@@ -85,7 +87,7 @@ def allocated(
         wanted = dict.fromkeys(_cast(fit, casting), casting.dtype)
     everything = [*tensors_of(fit.model), *(tensor for _, tensor in attributes(fit.model))]
     if fit.selection is None:
-        _check_values(fit)
+        _check_values(fit, given)
     else:
         everything = _selected(fit, everything)
     twins = _twins(fit.model, everything, place, wanted)
@@ -118,9 +120,9 @@ def _selected(fit: Fit, everything: list[Tensor]) -> list[Tensor]:
     Raises ``TargetError`` for an entry that the plan keeps, and for tensors of which a part is among theirs.
     """
     slots = [fit.slots[entry.name] for entry in fit.entries]
-    kept = [slot.name for slot in slots if slot.tensor.is_meta and fit.plan[slot.name].kept]
-    if kept:
-        raise TargetError(listed("these are on meta, and the plan keeps them, so they have no value:", kept))
+    unwritten = [e.name for e in fit.entries if (e.kept or e.section is not None) and fit.slots[e.name].tensor.is_meta]
+    if unwritten:
+        raise TargetError(listed("these are on meta, and the plan keeps some or all of their values:", unwritten))
     stored = [
         tensor
         for slot in slots
@@ -153,10 +155,11 @@ def _memory(tensor: Tensor) -> object:
     return tensor.untyped_storage()._cdata if plain else ("alone", id(tensor))
 
 
-def _check_values(fit: Fit) -> None:
+def _check_values(fit: Fit, given: Collection[str]) -> None:
     """Raise ``TargetError`` for tensors on meta to which the plan gives no value."""
     known: dict[object, list[Tensor]] = {}
-    kept = {name for entry in fit.plan if entry.kept for name in (entry.name, *entry.ties)}
+    left = (entry for entry in fit.plan if entry.kept and entry.name not in given)
+    kept = {name for entry in left for name in (entry.name, *entry.ties)}
     problems = [
         f"{slot.name}: is on meta, and the plan keeps it, so it has no value; give it {_rule_for(slot)}, or take what "
         "the constructor computes: model, recorded = zeta.record(...), then recorded.override(rules, model)"
@@ -170,6 +173,11 @@ def _check_values(fit: Fit) -> None:
     def is_left(tensor: Tensor) -> bool:
         return tensor.is_meta and not covered(tensor, known.get(_memory(tensor), []))
 
+    problems += [
+        f"{entry.name}: is on meta, and the plan writes only its part {entry.section}; load the rest with zeta.adapt_"
+        for entry in fit.plan
+        if entry.section is not None and entry.name not in given and fit.slots[entry.name].tensor.is_meta
+    ]
     problems += [
         f"{place} {tuple(tensor.shape)}: is a tensor on meta outside of parameters and buffers; "
         "register_buffer makes it one"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base.distributed import is_sharded, local
@@ -41,14 +42,38 @@ class Held(Struct, frozen=True, kw_only=True, eq=False, gc=False):
 
     @property
     def numel(self) -> int:
-        """The number of elements of the local shard."""
-        return self.local.numel()
+        """The number of elements of the parts."""
+        return sum(part.region.numel for part in self.parts)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all of the memory is one part."""
+        return len(self.parts) == 1 and self.parts[0].region.numel == self.local.numel()
+
+    def within(self, dim: int, spans: Sequence[Span]) -> Held:
+        """What is here of these spans along one dimension."""
+        parts = [
+            Part(region=region, index=_moved(part, region))
+            for part in self.parts
+            for region in part.region.along(dim, spans)
+        ]
+        return replace(self, parts=tuple(parts))
 
     def places(self) -> list[tuple[Tensor, Region]]:
         """Each part's memory, and its region of the whole tensor."""
-        if len(self.parts) == 1:
+        if self.is_one:
             return [(self.local, self.parts[0].region)]
         return [(self.local[part.index], part.region) for part in self.parts]
+
+
+def _moved(part: Part, region: Region) -> tuple[slice, ...]:
+    """The index in the local tensor of a region inside of a part."""
+    return tuple(
+        slice(index.start + begin - offset, index.start + begin - offset + size)
+        for index, offset, begin, size in zip(
+            part.index, part.region.offsets, region.offsets, region.sizes, strict=True
+        )
+    )
 
 
 def parts_of(

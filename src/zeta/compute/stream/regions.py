@@ -87,6 +87,20 @@ class Region(Struct, frozen=True, kw_only=True, dict=True):
         offsets[dim], sizes[dim] = first, last - first
         return Region(shape=self.shape, offsets=tuple(offsets), sizes=tuple(sizes))
 
+    def along(self, dim: int, spans: Iterable[tuple[int, int]]) -> Iterator[Region]:
+        """The parts inside of spans (begin, end) along one dimension, counted in the global tensor."""
+        begin, end = self.offsets[dim], self.offsets[dim] + self.sizes[dim]
+        for first, last in spans:
+            if max(first, begin) < min(last, end):
+                yield self.within(dim, max(first, begin), min(last, end))
+
+    def place_of(self, part: Region, index: Sequence[slice]) -> tuple[slice, ...]:
+        """The index in this region of what has an index in a part of it."""
+        return tuple(
+            slice(along.start + offset - first, along.stop + offset - first)
+            for along, offset, first in zip(index, part.offsets, self.offsets, strict=True)
+        )
+
     def tiles(self, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:
         """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
         return self._whole if 0 < self.numel <= most else self._tiles(most)

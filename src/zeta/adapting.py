@@ -1,0 +1,193 @@
+"""The verb ``adapt_``: start a model from an existing checkpoint. Loads, grows, initializes the rest, and reports."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from zeta.base.modules import check_module
+from zeta.base.progress import check_progress, progress_of
+from zeta.base.sources import Source, open_source
+from zeta.compute.stream.random import check_seed
+from zeta.errors import SpecError
+from zeta.growing import Growth, check_grow
+from zeta.report import ranks
+from zeta.report.adapted import AdaptReport, Subject
+from zeta.report.applied import Meet, applied
+from zeta.report.report import Report
+from zeta.resolve.adapting import Adaption, adaption
+from zeta.resolve.fitting import Fit, Only
+from zeta.resolve.plans import Plan
+from zeta.resolve.recording.record import Fallback
+from zeta.resolve.slots import unwrap
+from zeta.resolve.submodels import NameMap, naming
+from zeta.rules import Rules
+from zeta.write.apply import Progress, prepare
+from zeta.write.guards import on_values
+from zeta.write.loading import check_loadable, load
+from zeta.write.materialize import allocated
+from zeta.write.seeds import seed_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+#: what a model is adapted to
+Checkpoint = str | PathLike[str] | Mapping[str, Tensor] | nn.Module
+#: what the rest gets
+AdaptHow = Rules | str | Plan | Callable[[Any], object] | None
+
+
+@on_values
+def adapt_(
+    model: nn.Module,
+    source: Checkpoint,
+    how: AdaptHow = None,
+    seed: int | None = None,
+    *,
+    grow: Mapping[str, Growth] | None = None,
+    allow: Only | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: Progress | bool | None = None,
+    confirm: bool | ProcessGroup = False,
+    fallback: Fallback | None = None,
+    **options: Any,
+) -> AdaptReport:
+    """Start a model from an existing checkpoint: load what fits, grow what is to grow, initialize the rest.
+
+    What is initialized gets exactly the values that a full run of ``how`` with this seed would give it.
+
+    Args:
+        model: the new model, on meta or with memory, plain or sharded (DTensor). On meta it gets memory.
+        source: a state dict or a model; a safetensors file; a folder in Hugging Face layout, or of
+            ``torch.distributed.checkpoint``, or that ``zeta.save`` wrote; a ``.pt`` file of tensors alone. It is read
+            in parts: of a sharded model, each process reads what it holds.
+        how: what the parameters get that the checkpoint lacks: rules, the name of a recipe, a plan such as a recorded
+            one, or a function, as for :func:`~zeta.plan`. It need not cover what is loaded. ``None`` if nothing is
+            missing.
+        seed: as for ``apply_``.
+        grow: what becomes larger: a mapping of names or globs to :class:`~zeta.Rows`, :class:`~zeta.Layers` or
+            :class:`~zeta.Experts`.
+        allow: names or globs of tensors that need not be in both: the checkpoint's are then not used, and the model's
+            of another shape are initialized.
+        prefix: if the model is a part of the checkpoint's: the prefix that makes its names the checkpoint's.
+        name_map: a function from the model's names to the checkpoint's, or a dictionary of names of modules or
+            parameters.
+        device: for a model on meta, where it gets memory.
+        dtype: for a model on meta, as for ``materialize_``. Values are converted to the model's dtypes.
+        progress: as for ``apply_``, of what is loaded.
+        confirm: as for ``apply_``.
+        fallback: for a function, as for ``record``.
+        options: of a recipe.
+
+    If the embedding of a transformers model was grown, its ``config.vocab_size`` becomes the new number of rows.
+
+    Raises:
+        PlanError: a tensor that is missing, of another shape, or in the checkpoint only. All of them are listed.
+        CheckpointError: the checkpoint cannot be read, or is no checkpoint. If that happens while it is loaded, a model
+            on meta is on meta as before, and of a model with memory the message says how much was loaded.
+        TargetError: tensors that cannot be written.
+
+    >>> old, new = nn.Linear(4, 2), nn.Linear(4, 3)
+    >>> from zeta import Rows
+    >>> from zeta.initializers import Normal, Zeros
+    >>> report = adapt_(new, old.state_dict(), seed=0, grow={"*": Rows(Zeros())})
+    >>> new.weight[2], torch.equal(new.weight[:2], old.weight)
+    (tensor([0., 0., 0., 0.], grad_fn=<SelectBackward0>), True)
+    >>> report.preserved(torch.ones(1, 4), old).difference < 1e-6
+    True
+    """
+    check_module(model)
+    check_progress(progress)
+    grow = {} if grow is None else check_grow(grow)
+    if not isinstance(how, str) and options:
+        raise SpecError(f"only recipes have options, got {', '.join(options)}")
+    seed = seed_of(model) if seed is None else check_seed(seed)
+    begin = time.perf_counter()
+    with ranks.meeting(ranks.groups_of(confirm, "confirm"), "nothing was changed") as meet, open_source(source) as held:
+        found = adaption(
+            model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,
+            options=options,
+        )  # fmt: skip
+        write = functools.partial(_written, adaption=found, seed=seed, progress=progress, meet=meet)
+        if any(slot.tensor.is_meta for slot in found.fit.slots.values()):
+            report = allocated(found.fit, write, device=device, dtype=dtype, given=found.given)
+        else:
+            report = write(found.fit)
+    _follow_config(model, found)
+    again = functools.partial(_refill, source=source, prefix=prefix, name_map=name_map)
+    subject = Subject(model=model, build=_builder(model, held), fill=again)
+    return _report(report, found, subject, time.perf_counter() - begin)
+
+
+def _written(fit: Fit, *, adaption: Adaption, seed: int, progress: Progress | bool | None, meet: Meet) -> Report:
+    """Check everything, then load, then draw. ``fit`` is the adaption's, after a cast."""
+    from msgspec.structs import replace
+
+    cast = replace(adaption, fit=fit)
+    check_loadable(cast)
+    prepare(fit, seed)
+    with progress_of(progress) as tell:
+        load(cast, tell)
+    return applied(fit, seed, None, meet)
+
+
+def _refill(model: nn.Module, source: Checkpoint, prefix: str | None, name_map: NameMap | None) -> None:
+    """Give an old model the checkpoint's values."""
+    adapt_(model, source, seed=0, prefix=prefix, name_map=name_map, allow="*")
+
+
+def _builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | None:
+    """What builds the old model: for transformers, the class of the new one and the checkpoint's configuration."""
+    text = source.settings.get("config.json")
+    inner: Any = unwrap(model)
+    config_class = getattr(type(inner), "config_class", None)
+    if text is None or config_class is None:
+        return None
+    return lambda: type(inner)(config_class.from_dict(json.loads(text)))
+
+
+def _follow_config(model: nn.Module, found: Adaption) -> None:
+    """Let the configuration of a transformers model have the new number of tokens."""
+    inner: Any = unwrap(model)
+    config, embedding = getattr(inner, "config", None), getattr(inner, "get_input_embeddings", None)
+    if config is None or not callable(embedding) or not hasattr(config, "vocab_size"):
+        return
+    weight = getattr(embedding(), "weight", None)
+    grown = {id(found.fit.slots[name].tensor) for name, given in found.given.items() if given.spans is not None}
+    if isinstance(weight, Tensor) and id(weight) in grown and config.vocab_size != weight.shape[0]:
+        config.vocab_size = int(weight.shape[0])
+
+
+def _report(report: Report, found: Adaption, subject: Subject, seconds: float) -> AdaptReport:
+    texts = {name: given.values.text for name, given in found.given.items()}
+    loaded = {name: texts[name] for name, given in found.given.items() if given.outcome == "loaded"}
+    grown = {name: text for name, text in texts.items() if name not in loaded}
+    own = {item.name: getattr(report, item.name) for item in fields(Report)}
+    kept = tuple(name for name in report.kept if name not in found.given)
+    slots = found.fit.slots
+    own |= {
+        "kept": kept,
+        "kept_nbytes": sum(slots[name].tensor.nbytes for name in kept),
+        "seconds": seconds,
+    }
+    expected = "changed" if not found.preserving else "equal" if found.exact else "equal up to rounding"
+    return AdaptReport(
+        **own,
+        loaded=loaded,
+        grown=grown,
+        unused=found.unused,
+        loaded_nbytes=sum(slots[name].tensor.nbytes for name in loaded),
+        expected=expected,
+        subject=subject,
+    )

@@ -1,0 +1,357 @@
+"""What each tensor of a model gets from a checkpoint, with everything that does not fit in one error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import torch
+from msgspec import Struct
+from msgspec.structs import replace
+from torch import nn
+
+from zeta.base import dtypes
+from zeta.base.modules import check_module
+from zeta.base.sources import Source
+from zeta.base.text import shape_text
+from zeta.errors import PlanError, SpecError, listed
+from zeta.growing import Experts, Growth, Layers, Rows
+from zeta.initializers import Initializer, Zeros
+from zeta.resolve.adapting.arrays import Array, Stored
+from zeta.resolve.adapting.experts import mixtures_of
+from zeta.resolve.adapting.layers import Depth, depths_of
+from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
+from zeta.resolve.adapting.rows import Grown, changed_dim, grown_rows
+from zeta.resolve.fitting import Fit, Only, fit, fit_of_own
+from zeta.resolve.how import check_no_options, no_how
+from zeta.resolve.planning import planned
+from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.recording.record import Fallback, plan_recorded
+from zeta.resolve.resolver import groups, unruled
+from zeta.resolve.roles.finding import found_in
+from zeta.resolve.slots import Slot, unwrap, walk
+from zeta.resolve.solving import solution
+from zeta.resolve.submodels import Naming
+from zeta.rules import Rules
+from zeta.rules.globs import glob_matcher
+
+#: the rule of what comes from the checkpoint
+FROM_CHECKPOINT: Final = "from the checkpoint"
+Outcome = Literal["loaded", "grown"]
+
+
+class Given(Struct, frozen=True, kw_only=True, eq=False):
+    """Array for a tensor, or for the places ``spans`` of it along ``dim``, in their order."""
+
+    values: Array
+    outcome: Outcome
+    dim: int = 0
+    spans: tuple[tuple[int, int], ...] | None = None
+
+
+class Adaption(Struct, frozen=True, kw_only=True, eq=False):
+    """The fit of a model and a plan of what is drawn, and what the checkpoint gives of the rest, by name.
+
+    ``unused`` are tensors of the checkpoint that nothing in the model takes, which was allowed. ``preserving`` says
+    whether everything that was grown leaves the model's function as it is, up to rounding if ``exact`` is false.
+    """
+
+    fit: Fit
+    given: Mapping[str, Given]
+    unused: tuple[str, ...]
+    preserving: bool
+    exact: bool
+
+    @property
+    def initialized(self) -> tuple[Entry, ...]:
+        """The entries of which everything is drawn."""
+        return tuple(e for e in self.fit.entries if not e.kept and e.section is None)
+
+
+def adaption(
+    model: nn.Module,
+    source: Source,
+    how: Any,
+    *,
+    seed: int,
+    grow: Mapping[str, Growth],
+    allow: Only | None = None,
+    naming: Naming | None = None,
+    fallback: Fallback | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Adaption:
+    """Pair a model with a checkpoint.
+
+    Raises:
+        PlanError: tensors that the checkpoint lacks and ``how`` does not cover, that it has in another shape, that it
+            has in addition; growth that does not fit. All are listed.
+    """
+    check_module(model)
+    return _Pairing(model, source, how, seed, grow, allow, naming, fallback, options or {}).adaption()
+
+
+class _Pairing:
+    """Pairs one model with one checkpoint."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        how: Any,
+        seed: int,
+        grow: Mapping[str, Growth],
+        allow: Only | None,
+        naming: Naming | None,
+        fallback: Fallback | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._model, self._how, self._seed, self._fallback, self._options = model, how, seed, fallback, options
+        self._slots = walk(unwrap(model))
+        self._groups = groups(self._slots)
+        self._names = Names(source, naming)
+        self._allowed = _allowed(allow)
+        self._rows = {glob: one for glob, one in grow.items() if isinstance(one, Rows)}
+        shapes = {slot.name: slot.shape for slot in self._slots}
+        by_model = list(shapes)
+        mapped = {self._names(name): name for name in by_model}
+        of_source = [mapped.get(name, name) for name in source.tensors]
+        layers = {glob: one for glob, one in grow.items() if isinstance(one, Layers)}
+        self._depths: list[Depth] = depths_of(layers, by_model, of_source)
+        experts = {glob: one for glob, one in grow.items() if isinstance(one, Experts)}
+        self._experts = {
+            name: values
+            for mixture in mixtures_of(experts, shapes, self._names, seed)
+            for name, values in mixture.values.items()
+        }
+        self._mixtures = [mixture.path for mixture in mixtures_of(experts, shapes, self._names, seed)]
+        self._given: dict[str, Given] = {}
+        self._grown: dict[str, Grown] = {}
+        self._missing: list[list[Slot]] = []
+        self._zero: set[str] = set()
+        self._problems: list[str] = []
+        self._changing: dict[tuple[int, int], Rows] = {}
+        self._globs_used: set[str] = set()
+        self._copied: set[str] = set()
+
+    def adaption(self) -> Adaption:
+        self._note_changes()
+        for group in self._groups:
+            self._pair(group)
+        self._make_new_blocks_add_nothing()
+        unused = self._unused()
+        self._raise_problems()
+        drawn = self._drawn()
+        entries = tuple(self._entry(group, drawn) for group in self._groups)
+        fit = fit_of_own(self._model, Plan(entries), self._slots, selected=False)
+        return Adaption(fit=fit, given=self._given, unused=tuple(unused), **self._effect())
+
+    def _note_changes(self) -> None:
+        """The sizes that change by ``Rows``: other tensors whose size changes so follow."""
+        for group in self._groups:
+            rows = self._rows_for(group)
+            found = self._names.find(slot.name for slot in group)
+            if rows is not None and found:
+                old, new = self._names.source.tensors[found[0]].shape, group[0].shape
+                if (dim := changed_dim(old, new)) is not None:
+                    self._changing[old[dim], new[dim]] = rows
+
+    def _rows_for(self, group: Sequence[Slot]) -> Rows | None:
+        for glob, rows in self._rows.items():
+            if any(map(glob_matcher(glob), [slot.name for slot in group])):
+                self._globs_used.add(glob)
+                return rows
+        return None
+
+    def _pair(self, group: list[Slot]) -> None:
+        name = group[0].name
+        if not group[0].persistent:
+            self._missing.append(group)
+            return
+        if name in self._experts:
+            values = self._experts[name]
+            if values is None:
+                self._missing.append(group)
+            else:
+                self._note(group, values, "grown")
+            return
+        depth = next((depth for depth in self._depths if depth.holds(name)), None)
+        own = [slot.name for slot in group] if depth is None else [depth.source_of(name)]
+        found = self._names.find(each for each in own if each is not None)
+        if not found:
+            self._missing.append(group)
+            return
+        for each in found:
+            self._names.use(each)
+        values = Stored.of(self._names.source, found[0])
+        again = depth is not None and found[0] in self._copied
+        self._copied.add(found[0])
+        self._take(group, values, "grown" if again else "loaded")
+
+    def _take(self, group: list[Slot], values: Array, outcome: Outcome) -> None:
+        """Give a tensor what the checkpoint has under its name."""
+        name, shape = group[0].name, group[0].shape
+        rows = self._rows_for(group)
+        dim = changed_dim(values.shape, shape)
+        if rows is None and dim is not None:
+            rows = self._changing.get((values.shape[dim], shape[dim]))
+        if rows is None and values.shape == shape:
+            self._note(group, values, outcome)
+            return
+        if rows is not None and values.shape == shape:
+            dim = 0
+        if rows is None or dim is None:
+            if self._allowed(name):
+                self._missing.append(group)
+                return
+            self._problems.append(
+                f"{name}: the model has {shape_text(shape)}, the checkpoint {shape_text(values.shape)}; grow= can add "
+                f'rows, and allow="{name}" initializes it instead'
+            )
+            return
+        try:
+            grown = grown_rows(rows, values, shape, dim=dim, seed=self._seed, name=name)
+        except (PlanError, SpecError) as error:
+            self._problems.append(f"{name}: {error}")
+            return
+        self._grown[name] = grown
+        self._note(group, grown.values, "grown", dim=grown.dim, spans=grown.given)
+
+    def _note(self, group: list[Slot], values: Array, outcome: Outcome, **places: Any) -> None:
+        slot = group[0]
+        if slot.parametrization is not None:
+            self._problems.append(f"{slot.name}: is parametrized; load it with load_state_dict before")
+        elif not _converts(values.dtype, slot.tensor.dtype):
+            self._problems.append(
+                f"{slot.name}: the model has {dtypes.name_of(slot.tensor.dtype)}, and the checkpoint "
+                f"{dtypes.name_of(values.dtype)}, which is another kind of number"
+            )
+        else:
+            self._given[slot.name] = Given(values=values, outcome=outcome, **places)
+
+    def _make_new_blocks_add_nothing(self) -> None:
+        if any(None in depth.sources for depth in self._depths):
+            roles = found_in(unwrap(self._model), self._slots)
+            missing = [slot.name for group in self._missing for slot in group[:1]]
+            for depth in self._depths:
+                self._zero.update(depth.ends(roles, missing))
+
+    def _unused(self) -> list[str]:
+        """What is left of the checkpoint and allowed; a problem for each that is not."""
+        for path in self._mixtures:
+            start = f"{self._names(path)}."
+            self._names.used.update(name for name in self._names.source.tensors if name.startswith(start))
+        ignored = ignored_by(self._model, self._slots, self._names)
+        left = [name for name in self._names.rest() if not ignored(name)]
+        refused = [name for name in left if not self._allowed(name)]
+        if refused:
+            known = [slot.name for group in self._missing for slot in group]
+            saved = [slot.name for slot in self._slots if slot.persistent]
+            hint = prefix_hint(saved, self._names.source.tensors) or 'allow="..." lets tensors of these names be'
+            self._problems.append(hint)
+            self._problems += [
+                f"{line}: is in the checkpoint, and nothing in the model takes it"
+                for line in with_suggestions(refused, known)
+            ]
+        return left
+
+    def _raise_problems(self) -> None:
+        idle = [glob for glob in self._rows if glob not in self._globs_used]
+        self._problems += [f"grow: {glob!r} names no tensor of the model" for glob in idle]
+        if self._how is None:
+            for group in self._missing:
+                slot = group[0]
+                if slot.persistent and slot.name not in self._zero:
+                    self._problems.append(
+                        f"{slot.name}: is not in the checkpoint; how= says what it gets, as rules, a recipe or a plan"
+                    )
+            self._problems += [
+                f"{name}: the new rows need how=, or Rows(how=...)"
+                for name, grown in self._grown.items()
+                if grown.drawn is not None and grown.law is None
+            ]
+        if self._problems:
+            raise PlanError(listed("checkpoint and model do not fit; nothing was changed:", self._problems))
+
+    def _drawn(self) -> Mapping[str, Entry]:
+        """What ``how`` says of the tensors that it has to cover, by name."""
+        undecided = [name for name, grown in self._grown.items() if grown.drawn is not None and grown.law is None]
+        wanted = [*undecided, *(group[0].name for group in self._missing if group[0].name not in self._zero)]
+        if not wanted or self._how is None:
+            return {}
+        return {entry.name: entry for entry in self._planned(wanted)}
+
+    def _planned(self, wanted: list[str]) -> Sequence[Entry]:
+        how = self._how
+        if isinstance(how, Plan):
+            return fit(self._model, how, only=wanted).entries
+        if callable(how) and not isinstance(how, Rules):
+            return plan_recorded(self._model, how, fallback=self._fallback, only=wanted).entries
+        if isinstance(how, Rules | str):
+            return planned(self._model, how, self._options, only=wanted).entries
+        check_no_options(self._options, "none")
+        raise no_how(how)
+
+    def _entry(self, group: list[Slot], drawn: Mapping[str, Entry]) -> Entry:
+        name = group[0].name
+        grown = self._grown.get(name)
+        if name in self._zero:
+            return _with_law(group, Zeros(), "the end of a branch of a new block")
+        if grown is not None and grown.drawn is not None:
+            if grown.law is not None:
+                entry = _with_law(group, grown.law, "Rows")
+            elif name in drawn:
+                entry = drawn[name]
+            else:
+                raise PlanError(f"{name}: the new rows need how=, or Rows(how=...)")
+            if entry.kept:
+                raise PlanError(f"{name}: has new rows, and how= keeps it; Rows(how=...) says what they get")
+            return replace(entry, section=grown.drawn)
+        if name in self._given:
+            return replace(unruled(group, restart=False), rule=FROM_CHECKPOINT)
+        return drawn.get(name) or unruled(group)
+
+    def _effect(self) -> dict[str, bool]:
+        """Whether the function is preserved, by what was asked for, and whether exactly."""
+        deep = all(depth.layers.how == "identity" for depth in self._depths)
+        fresh = all(not group[0].persistent or group[0].name in self._zero for group in self._outside())
+        noisy = any(isinstance(one, Experts) and one.noise for one in self._growths())
+        return {"preserving": deep and fresh and not noisy, "exact": not self._experts}
+
+    def _outside(self) -> list[list[Slot]]:
+        """The tensors that are initialized, other than those of new blocks and routers."""
+        new = [depth for depth in self._depths if depth.layers.how == "identity"]
+        return [
+            group
+            for group in self._missing
+            if group[0].name not in self._experts and not any(depth.holds(group[0].name) for depth in new)
+        ]
+
+    def _growths(self) -> list[Growth]:
+        return [*self._rows.values(), *(depth.layers for depth in self._depths)]
+
+
+def _allowed(allow: Only | None) -> Callable[[str], bool]:
+    """Whether a tensor need not be in both."""
+    if allow is None:
+        return lambda name: False
+    if callable(allow):
+        return lambda name: bool(allow(name))
+    globs = [allow] if isinstance(allow, str) else list(allow)
+    tests = [glob_matcher(glob) for glob in globs]
+    return lambda name: any(test(name) for test in tests)
+
+
+def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether values of one dtype may be stored in another: floating-point in floating-point, others as they are."""
+    return given == wanted or (given.is_floating_point and wanted.is_floating_point)
+
+
+def _with_law(group: list[Slot], law: Initializer, rule: str) -> Entry:
+    """The entry of a tensor that gets a law, solved for it."""
+    try:
+        found = solution(law, None, group)
+    except SpecError as error:
+        raise PlanError(f"{group[0].name}: {error}") from error
+    padding = next((slot.padding_idx for slot in group if slot.padding_idx is not None), None)
+    entry = unruled(group, restart=False)
+    return replace(entry, rule=rule, initializer=found.solved, axes=found.axes, padding_idx=padding)

@@ -1,0 +1,202 @@
+"""Dense MLPs that become mixtures of experts, and mixtures that get more of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from zeta.base.text import shape_text
+from zeta.errors import PlanError
+from zeta.growing import Experts
+from zeta.resolve.adapting.arrays import Array, Joined, Noisy, Stacked, Stored, Taken, Turned
+from zeta.resolve.adapting.names import Names
+from zeta.rules import role_names
+from zeta.rules.globs import glob_matcher
+
+Part = Literal["gate", "up", "gate_up", "down"]
+Shape = tuple[int, ...]
+_LIST: Final = re.compile(r"(.*experts\.)(\d+)\.(.+)")
+_PACKED: Final = re.compile(r"(.*experts)[._](.+)")
+#: words of a name that say nothing about which matrix of an MLP it is
+_TAIL: Final = re.compile(r"[._](weight|bias)(_[A-Z]+)?$")
+
+
+class Mixture(Struct, frozen=True, kw_only=True, eq=False):
+    """A module of the model that is to be a mixture of experts, and what its tensors get. ``None``: the router's."""
+
+    path: str
+    values: Mapping[str, Array | None]
+
+
+def mixtures_of(grow: Mapping[str, Experts], model: Mapping[str, Shape], names: Names, seed: int) -> list[Mixture]:
+    """The mixtures that globs name; ``model`` has the shapes of its tensors. Nothing is marked as used.
+
+    Raises ``PlanError`` for a glob that names no module with experts, and for tensors that do not fit.
+    """
+    paths = {found[1].removesuffix("experts.").rstrip(".") for name in model if (found := _LIST.fullmatch(name))}
+    paths |= {found[1].removesuffix("experts").rstrip("._") for name in model if (found := _PACKED.fullmatch(name))}
+    mixtures: list[Mixture] = []
+    for glob, experts in grow.items():
+        matches = glob_matcher(glob)
+        chosen = sorted(path for path in paths if matches(path))
+        if not chosen:
+            raise PlanError(
+                f"grow: {glob!r} names no module with experts; the model has {', '.join(sorted(paths)[:5]) or 'none'}"
+            )
+        for path in chosen:
+            inside = {name: shape for name, shape in model.items() if name.startswith(f"{path}.")}
+            mixtures.append(_Upcycling(path, experts, inside, names, seed).mixture())
+    return mixtures
+
+
+class _Upcycling:
+    """One module."""
+
+    def __init__(self, path: str, experts: Experts, model: Mapping[str, Shape], names: Names, seed: int) -> None:
+        self._path, self._experts, self._model, self._names, self._seed = path, experts, model, names, seed
+        start = f"{names(path)}."
+        self._inside = [name for name in names.source.tensors if name.startswith(start)]
+        self._dense = {} if any(map(_expert_of, self._inside)) else self._parts()
+
+    def mixture(self) -> Mixture:
+        if not self._inside:
+            raise PlanError(f"{self._path}: the checkpoint has no module {self._names(self._path)!r}")
+        return Mixture(path=self._path, values={name: self._of(name, shape) for name, shape in self._model.items()})
+
+    def _of(self, name: str, shape: Shape) -> Array | None:
+        listed, packed = _LIST.fullmatch(name), _PACKED.fullmatch(name)
+        if not listed and not packed:
+            return self._router(name, shape)
+        if listed:
+            found = self._expert(int(listed[2]), listed[3], f"{listed[1]}{{}}.{listed[3]}")
+        else:
+            assert packed is not None
+            found = self._all(packed[2], shape, name)
+        if found.shape != shape:
+            turned = found.shape[:-2] + found.shape[:-3:-1]
+            if len(shape) < 2 or turned != shape:
+                here, there = shape_text(shape), shape_text(found.shape)
+                raise PlanError(f"{name}: the model has {here}, and {found.text} of the checkpoint {there}")
+            found = Turned.of(found, len(shape) - 2, len(shape) - 1)
+        elif packed and self._is_turned:
+            found = Turned.of(found, len(shape) - 2, len(shape) - 1)
+        if self._experts.noise:
+            noise = self._experts.noise
+            found = Noisy(shape=found.shape, dtype=found.dtype, base=found, noise=noise, seed=self._seed, name=name)
+        return found
+
+    @property
+    def _is_turned(self) -> bool:
+        """Whether packed matrices are (in, out), as the one that is not square shows."""
+        for name, shape in self._model.items():
+            packed = _PACKED.fullmatch(name)
+            if packed and len(shape) == 3 and self._dense and shape[1] != shape[2]:
+                part = _part_of(packed[2])
+                dense = None if part is None else self._matrix(part)
+                if dense is not None:
+                    return dense.shape == (shape[2], shape[1])
+        return False
+
+    def _router(self, name: str, shape: Shape) -> Array | None:
+        """What a tensor beside the experts gets: the checkpoint's, with repeated rows if it scores more experts."""
+        own = self._names(name)
+        if own not in self._names.source.tensors:
+            return None
+        stored = Stored.of(self._names.source, own)
+        if stored.shape == shape:
+            return stored
+        before = stored.shape[0] if stored.shape else 0
+        if shape == (self._experts.to, *stored.shape[1:]) and before:
+            return Taken.of(stored, 0, [place % before for place in range(self._experts.to)])
+        return None
+
+    def _expert(self, number: int, local: str, pattern: str) -> Array:
+        """A tensor of one of several experts."""
+        if number >= self._experts.to:
+            raise PlanError(f"{self._path}: the model has more experts than Experts(to={self._experts.to})")
+        if self._dense:
+            return self._dense_of(local)
+        have = [found[0] for name in self._inside if (found := _expert_of(name)) is not None]
+        own = self._names(pattern.format(number % (max(have) + 1)))
+        if own not in self._names.source.tensors:
+            raise PlanError(f"{pattern.format(number)}: the checkpoint has no {own}")
+        return Stored.of(self._names.source, own)
+
+    def _all(self, local: str, shape: Shape, name: str) -> Array:
+        """A tensor of all experts."""
+        if shape[0] != self._experts.to:
+            raise PlanError(f"{name}: the model has {shape[0]} experts, not to={self._experts.to}")
+        own = self._names(name)
+        if own in self._names.source.tensors:
+            stored = Stored.of(self._names.source, own)
+            return Taken.of(stored, 0, [place % stored.shape[0] for place in range(self._experts.to)])
+        if not self._dense:
+            raise PlanError(f"{name}: the checkpoint has no {own}")
+        return Stacked.of([self._dense_of(local)] * self._experts.to)
+
+    def _dense_of(self, local: str) -> Array:
+        part = _part_of(local)
+        kind = "bias" if "bias" in local else "weight"
+        if part == "gate_up":
+            order: tuple[Part, Part] = ("gate", "up")
+            if role_names.UP_BEFORE_GATE.fullmatch(_TAIL.sub("", local)):
+                order = ("up", "gate")
+            return Joined.of([self._tensor(one, kind, local) for one in order], 0)
+        if part is None:
+            raise PlanError(f"{self._path}: {local} of the experts is not known as a matrix of an MLP")
+        return self._tensor(part, kind, local)
+
+    def _tensor(self, part: Part, kind: str, local: str) -> Array:
+        if (part, kind) not in self._dense:
+            known = ", ".join(value.name for value in self._dense.values())
+            raise PlanError(f"{self._path}: nothing of the checkpoint is the {part} {kind} for {local}; it has {known}")
+        return self._dense[part, kind]
+
+    def _matrix(self, part: Part) -> Array | None:
+        if part == "gate_up":
+            both = [self._dense.get((one, "weight")) for one in ("gate", "up")]
+            return Joined.of([each for each in both if each is not None], 0) if all(both) else None
+        return self._dense.get((part, "weight"))
+
+    def _parts(self) -> dict[tuple[Part, str], Stored]:
+        """The tensors of the dense MLP."""
+        found: dict[tuple[Part, str], Stored] = {}
+        for name in self._inside:
+            local = name[len(self._names(self._path)) + 1 :]
+            part = _part_of(local)
+            if part is not None:
+                found[part, "bias" if "bias" in local else "weight"] = Stored.of(self._names.source, name)
+        if ("up", "weight") not in found and ("gate", "weight") in found:  # w1 and w2 alone
+            found = {("up" if part == "gate" else part, kind): value for (part, kind), value in found.items()}
+        return found
+
+
+def _expert_of(name: str) -> tuple[int] | None:
+    found = _LIST.fullmatch(name)
+    if found:
+        return (int(found[2]),)
+    return (0,) if _PACKED.fullmatch(name) else None
+
+
+def _part_of(local: str) -> Part | None:
+    """Which matrix of an MLP a tensor is, by its name in the MLP."""
+    parts = _TAIL.sub("", local).removesuffix("_bias").split(".")
+    last = parts[-1]
+    short = role_names.plain(last)
+    words = set(re.split(r"[_.]", short.lower()))
+    if {"gate", "up"} <= words or words == {"w13"}:
+        return "gate_up"
+    if role_names.MLP_DOWN.fullmatch(short) or role_names.MLP_DOWN.fullmatch(last):
+        return "down"
+    if role_names.MLP_GATE.fullmatch(short):
+        return "gate"
+    if role_names.MLP_UP.fullmatch(short) or short in _UP:
+        return "up"
+    return None
+
+
+#: names of the first matrix of an MLP without a gate
+_UP: Final = ("fc", "c_fc", "fc1", "fc_1", "wi", "linear1", "linear_1", "dense_h_to_4h", "lin1", "1")

@@ -1,0 +1,83 @@
+"""Tensors that change along one dimension: some old rows stay, the others are new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from zeta.base.text import shape_text
+from zeta.errors import PlanError
+from zeta.growing import Average, Mean, Rows
+from zeta.initializers import Initializer
+from zeta.resolve.adapting.arrays import Array, Averaged, Joined, LikeRows, Taken, runs
+from zeta.resolve.entries import Section
+
+Span = tuple[int, int]
+
+
+class Grown(Struct, frozen=True, kw_only=True, eq=False):
+    """What a tensor with new rows gets.
+
+    ``values`` are, one after the other along ``dim``, those of the places ``given``. The places in ``drawn`` are for
+    ``law``, or, if that is ``None``, for what the model's own initialization says.
+    """
+
+    dim: int
+    values: Array
+    given: tuple[Span, ...]
+    drawn: Section | None
+    law: Initializer | None
+
+
+def changed_dim(old: Sequence[int], new: Sequence[int]) -> int | None:
+    """The only dimension along which two shapes differ; ``None`` if there is none, or several."""
+    if len(old) != len(new):
+        return None
+    differ = [dim for dim, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
+    return differ[0] if len(differ) == 1 else None
+
+
+def grown_rows(rows: Rows, values: Array, shape: tuple[int, ...], *, dim: int, seed: int, name: str) -> Grown:
+    """What a tensor of ``shape`` gets where the checkpoint has ``values``, which differ along ``dim``.
+
+    Raises ``PlanError`` if the rows do not fit.
+    """
+    extent, old = shape[dim], values.shape[dim]
+    kept = rows.kept(old)
+    if len(kept) > extent:
+        raise PlanError(
+            f"the checkpoint has {shape_text(values.shape)} and the model {shape_text(shape)}, which is smaller: "
+            f"Rows(keep=...) says which {extent} of the {len(kept)} rows stay"
+        )
+    places = [place for place, row in enumerate(kept) if row >= 0]
+    stays = Taken.of(values, dim, kept if len(places) == len(kept) else [row for row in kept if row >= 0])
+    missing = [place for place, row in enumerate(kept) if row < 0]
+    new = [*missing, *range(len(kept), extent)]
+    how, given, parts = rows.how, places, [stays]
+    if isinstance(how, Average):
+        found, new = _averaged(how, values, new, old, dim)
+        given, parts, how = [*given, *(place for place, _ in how.of)], [*parts, found], how.rest
+    if isinstance(how, Mean) and new:
+        size = (*shape[:dim], len(new), *shape[dim + 1 :])
+        like = LikeRows(shape=size, dtype=values.dtype, base=values, dim=dim, noise=how.noise, seed=seed, name=name)
+        given, parts, new = [*given, *new], [*parts, like], []
+    return Grown(
+        dim=dim,
+        values=parts[0] if len(parts) == 1 else Joined.of(parts, dim),
+        given=tuple(runs(given)),
+        drawn=Section(dim=dim, spans=tuple(runs(new))) if new else None,
+        law=None if isinstance(how, Mean) else how,
+    )
+
+
+def _averaged(how: Average, values: Array, new: Sequence[int], old: int, dim: int) -> tuple[Averaged, list[int]]:
+    """The rows that are means, and the new ones that are left."""
+    named = [place for place, _ in how.of]
+    if wrong := sorted({*named} - {*new}):
+        raise PlanError(f"Average names row {wrong[0]}, which is not one of the new rows")
+    if beyond := [row for _, rows in how.of for row in rows if row >= old]:
+        raise PlanError(f"Average names the old row {beyond[0]}, but the checkpoint has {old} rows")
+    shape = (*values.shape[:dim], len(named), *values.shape[dim + 1 :])
+    of = tuple(rows for _, rows in how.of)
+    return Averaged(shape=shape, dtype=values.dtype, base=values, dim=dim, of=of), [p for p in new if p not in {*named}]
