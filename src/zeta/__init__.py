@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from zeta.report.costs import ShardPlan, shard_plan
     from zeta.report.plan_differences import Change, Difference, diff
     from zeta.report.report import Report
-    from zeta.report.verification import Verification
+    from zeta.report.verifying.verification import Verification
     from zeta.resolve.plans import Entry, Plan
     from zeta.resolve.recording.function import from_function
     from zeta.resolve.recording.record import record
@@ -140,7 +140,7 @@ _HOMES: Final = {
     "zeta.report.costs": ("ShardPlan", "shard_plan"),
     "zeta.report.plan_differences": ("Change", "Difference", "diff"),
     "zeta.report.report": ("Report",),
-    "zeta.report.verification": ("Verification",),
+    "zeta.report.verifying.verification": ("Verification",),
     "zeta.resolve.plans": ("Entry", "Plan"),
     "zeta.resolve.recording.function": ("from_function",),
     "zeta.resolve.recording.record": ("record",),

@@ -20,14 +20,15 @@ from zeta.base.progress import check_progress, progress_of
 from zeta.base.reading import shown
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import SpecError, notice
-from zeta.report import ranks, verification
+from zeta.report import ranks
 from zeta.report.applied import Meet, applied, report_of
 from zeta.report.costs import with_costs
 from zeta.report.digests import Claim
-from zeta.report.folders import verify_folder
 from zeta.report.measuring import Accumulator, Measurements
 from zeta.report.report import Report
-from zeta.report.verification import PreparedVerification, Verification
+from zeta.report.verifying import verification
+from zeta.report.verifying.folders import verify_folder
+from zeta.report.verifying.verification import PreparedVerification, Verification
 from zeta.resolve import planning
 from zeta.resolve.casting import cast
 from zeta.resolve.fitting import Only, fit

@@ -239,7 +239,7 @@ def one_cannot_compare(rank: int) -> None:
             [problem] = zeta.verify(**options, reduce=True).problems
             assert problem.startswith("rank 2: "), problem
     with (
-        mock.patch("zeta.report.verification.values_of", side_effect=MemoryError("no room"))
+        mock.patch("zeta.report.verifying.verification.values_of", side_effect=MemoryError("no room"))
         if rank == OTHER
         else (contextlib.nullcontext())
     ):

@@ -22,7 +22,7 @@ from tests.helpers.layers import raw, state
 from zeta import Rule, Rules, Verification
 from zeta.errors import CheckpointError, LayerTypeError, PlanError, SpecError
 from zeta.initializers import Constant, Keep, Normal, Orthogonal, Uniform, Zeros
-from zeta.report import folders
+from zeta.report.verifying import folders
 
 NORMAL = Rules([Rule("*", Normal(0.5, 0.25))])
 RULES = Rules([Rule("ortho.weight", Orthogonal()), Rule("kept", Keep()), Rule("*.bias", Zeros()), *NORMAL])

@@ -23,9 +23,9 @@ from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.initializers.blocks import is_elementwise
-from zeta.report.bitwise import Comparison, TensorDifference
 from zeta.report.digests import Claim, claim_of
 from zeta.report.ranks import disagreements, failures, together
+from zeta.report.verifying.bitwise import Comparison, TensorDifference
 from zeta.resolve.fitting import Fit
 from zeta.write.apply import Job, Progress, prepare
 

@@ -19,8 +19,8 @@ from zeta.base.tensors import bytes_view
 from zeta.compute.stream.regions import Region
 from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, FormatError
-from zeta.report.bitwise import Comparison, TensorDifference
-from zeta.report.verification import Verification
+from zeta.report.verifying.bitwise import Comparison, TensorDifference
+from zeta.report.verifying.verification import Verification
 from zeta.write.apply import Progress
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks
 from zeta.write.checkpoint.settings import differences
