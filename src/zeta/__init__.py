@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     )
     from zeta.fans import Axes, Fans, fans, register_fans
     from zeta.gains import gain
-    from zeta.growing import Average, Experts, Layers, Mean, Rows
+    from zeta.growing import Average, Experts, Layers, Mean, Rows, Split
     from zeta.initializers import Initializer, Keep
+    from zeta.missing import missing_keys
     from zeta.report.adapted import AdaptReport
     from zeta.report.costs import ShardPlan, shard_plan
     from zeta.report.plan_differences import Change, Difference, diff
@@ -80,6 +81,7 @@ __all__ = [
     "Rules",
     "ShardPlan",
     "SpecError",
+    "Split",
     "TargetError",
     "Thresholds",
     "Verification",
@@ -98,6 +100,7 @@ __all__ = [
     "init_",
     "initializers",
     "materialize_",
+    "missing_keys",
     "plan",
     "recipes",
     "record",
@@ -115,6 +118,7 @@ __all__ = [
 # Imported when first used: one layer needs a tenth of this package, and the command line's help needs nothing of it.
 _HOMES: Final = {
     "zeta.adapting": ("adapt_",),
+    "zeta.missing": ("missing_keys",),
     "zeta.check": ("CheckReport", "Thresholds", "check"),
     "zeta.callbacks": ("callbacks",),
     "zeta.errors": (
@@ -133,7 +137,7 @@ _HOMES: Final = {
     ),
     "zeta.fans": ("Axes", "Fans", "fans", "register_fans"),
     "zeta.gains": ("gain",),
-    "zeta.growing": ("Average", "Experts", "Layers", "Mean", "Rows"),
+    "zeta.growing": ("Average", "Experts", "Layers", "Mean", "Rows", "Split"),
     "zeta.initializers": ("Initializer", "Keep", "initializers"),
     "zeta.recipes": ("recipes",),
     "zeta.report.adapted": ("AdaptReport",),

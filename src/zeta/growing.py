@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Final, Literal, get_args
 
 from zeta.base.reading import shown
@@ -68,13 +69,26 @@ class Average:
         object.__setattr__(self, "rest", rest)
 
 
+@dataclass(frozen=True)
+class Split:
+    """A wider layer that computes the same: new unit j is a copy of unit j mod n, and what follows is divided.
+
+    Where units are outputs (rows, biases, scales of a norm after a convolution), they are copied; where they are inputs
+    of the next layer, the weights of a unit and of its copies are divided by their number. For units that only an
+    elementwise nonlinearity or a batch normalization sees, the outputs stay the same: exactly if all are copied equally
+    often, a power of two times, else up to rounding. A norm over the units themselves changes them.
+
+    Source: Chen et al. 2016, Net2Net (arXiv:1511.05641); copies are evenly spread here, and not random.
+    """
+
+
 @dataclass(frozen=True, init=False)
 class Rows:
     """A tensor that has more elements along one dimension than the checkpoint's: the old ones stay, the rest is new.
 
     Args:
         how: what the new rows get: an initializer, which draws exactly what it gives a tensor of the new size there;
-            :class:`Mean`, :class:`Average`; or ``None`` for what the model's own ``how`` says of the tensor.
+            :class:`Mean`, :class:`Average`, :class:`Split`; or ``None`` for what the model's own ``how`` says.
         keep: the old rows that stay, in the order that they get, as a list, range or slice; the new ones follow.
             ``None`` for all of them. -1 stands for a new row. A tensor that becomes smaller needs it.
 
@@ -82,14 +96,16 @@ class Rows:
     change in the same way; with ``Mean`` and ``Average`` by their own rows.
     """
 
-    how: Initializer | Mean | Average | None
+    how: Initializer | Mean | Average | Split | None
     keep: tuple[int, ...] | slice | None
 
     def __init__(
-        self, how: Initializer | Mean | Average | None = None, *, keep: Iterable[int] | slice | None = None
+        self, how: Initializer | Mean | Average | Split | None = None, *, keep: Iterable[int] | slice | None = None
     ) -> None:
-        if how is not None and not isinstance(how, Mean | Average):
+        if how is not None and not isinstance(how, Mean | Average | Split):
             _check_law("Rows: how", how)
+        if isinstance(how, Split) and keep is not None:
+            raise SpecError("Rows: Split copies all units, so keep= has no meaning with it")
         if isinstance(keep, slice):
             if keep.step not in (None, 1):
                 raise SpecError(f"Rows: keep must be a slice with step 1, a list or a range, got {shown(keep)}")
@@ -97,6 +113,34 @@ class Rows:
             keep = _rows("Rows: keep", keep, least=-1)
         object.__setattr__(self, "how", how)
         object.__setattr__(self, "keep", keep)
+
+    @classmethod
+    def of_tokens(
+        cls,
+        old: str | PathLike[str],
+        new: str | PathLike[str],
+        how: Initializer | Mean | Average | None = None,
+        *,
+        pieces: bool = False,
+    ) -> Rows:
+        """The rows of an embedding for another tokenizer: tokens with the same text keep theirs.
+
+        Args:
+            old: the ``tokenizer.json`` of the checkpoint, as the package ``tokenizers`` writes it.
+            new: that of the new model.
+            how: what tokens without an equal one get, as for :class:`Rows`.
+            pieces: whether these get the mean of the old tokens that their text consists of, where there are any.
+
+        Needs the package ``tokenizers``.
+        """
+        from zeta.base.tokens import rows_of_tokens
+
+        keep, of = rows_of_tokens(old, new, pieces=pieces)
+        if of:
+            if isinstance(how, Average | Split):
+                raise SpecError(f"Rows.of_tokens: with pieces=True, how is for the rest, and got {shown(how)}")
+            how = Average(of, rest=how)
+        return cls(how, keep=keep)
 
     def kept(self, extent: int) -> Sequence[int]:
         """The old row, or -1, of each of the first new rows, where the checkpoint has ``extent`` rows.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
+from zeta.base.dtypes import bits
 from zeta.base.progress import Done
 from zeta.compute.assembled import TILE, Reader
 from zeta.compute.stream.regions import Region
 from zeta.errors import TargetError, ZetaError, listed
 from zeta.resolve.adapting import Adaption, Given
+from zeta.resolve.adapting.arrays import Array
 from zeta.write.apply import Progress, writable
 from zeta.write.shards import held
 from zeta.write.targets import check_target, memory_of, shared, unfollowing
@@ -26,6 +30,11 @@ def check_loadable(adaption: Adaption) -> None:
                 problems.append(f"{entry.name}: {error}")
     memory = [(name, here) for name in adaption.given if (here := memory_of(fit.slots[name].tensor)) is not None]
     problems += shared(memory, fit.slots.values(), unfollowing(fit.plan))
+    problems += [
+        f"{name}: is one tensor in the model, and the checkpoint has other values as {other.text} than as {one.text}"
+        for name, one, other in adaption.ties
+        if not _equal(one, other)
+    ]
     if problems:
         raise TargetError(listed("these tensors cannot be loaded; nothing was changed:", problems))
 
@@ -62,3 +71,12 @@ def boxes_of(given: Given, region: Region) -> Iterator[tuple[tuple[slice, ...], 
                 moved = slice(along.start + shift, along.stop + shift)
                 yield region.place_of(part, index), (*tile.slices[:dim], moved, *tile.slices[dim + 1 :])
         begun += end - begin
+
+
+def _equal(one: Array, other: Array) -> bool:
+    """Whether two arrays have the same bits."""
+    reader = Reader()
+    return (one.shape, one.dtype) == (other.shape, other.dtype) and all(
+        torch.equal(bits(reader.read(one, region.slices)), bits(reader.read(other, region.slices)))
+        for _, region in Region.whole(one.shape).tiles(TILE)
+    )

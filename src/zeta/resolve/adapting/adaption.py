@@ -15,13 +15,13 @@ from zeta.base.modules import check_module
 from zeta.base.sources import Source
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed
-from zeta.growing import Experts, Growth, Layers, Rows
+from zeta.growing import Experts, Growth, Layers, Rows, Split
 from zeta.initializers import Initializer, Zeros
-from zeta.resolve.adapting.arrays import Array, Stored
+from zeta.resolve.adapting.arrays import Array, Noisy, Stored
 from zeta.resolve.adapting.experts import mixtures_of
 from zeta.resolve.adapting.layers import Depth, depths_of
 from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
-from zeta.resolve.adapting.rows import Grown, changed_dim, grown_rows
+from zeta.resolve.adapting.rows import Grown, changed_dim, grown_rows, split_units
 from zeta.resolve.fitting import Fit, Only, fit, fit_of_own
 from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.planning import planned
@@ -30,7 +30,7 @@ from zeta.resolve.recording.record import Fallback, plan_recorded
 from zeta.resolve.resolver import groups, unruled
 from zeta.resolve.roles.finding import found_in
 from zeta.resolve.slots import Slot, unwrap, walk
-from zeta.resolve.solving import solution
+from zeta.resolve.solving import axes_if_any, solution
 from zeta.resolve.submodels import Naming
 from zeta.rules import Rules
 from zeta.rules.globs import glob_matcher
@@ -52,13 +52,15 @@ class Given(Struct, frozen=True, kw_only=True, eq=False):
 class Adaption(Struct, frozen=True, kw_only=True, eq=False):
     """The fit of a model and a plan of what is drawn, and what the checkpoint gives of the rest, by name.
 
-    ``unused`` are tensors of the checkpoint that nothing in the model takes, which was allowed. ``preserving`` says
+    ``unused`` are tensors of the checkpoint that nothing in the model takes, which was allowed. ``ties`` have two
+    tensors of the checkpoint for one of the model, which must be equal. ``preserving`` says
     whether everything that was grown leaves the model's function as it is, up to rounding if ``exact`` is false.
     """
 
     fit: Fit
     given: Mapping[str, Given]
     unused: tuple[str, ...]
+    ties: tuple[tuple[str, Array, Array], ...]
     preserving: bool
     exact: bool
 
@@ -108,22 +110,17 @@ class _Pairing:
         self._model, self._how, self._seed, self._fallback, self._options = model, how, seed, fallback, options
         self._slots = walk(unwrap(model))
         self._groups = groups(self._slots)
-        self._names = Names(source, naming)
+        shapes = {slot.name: slot.shape for slot in self._slots}
+        self._names = Names(model, source, naming, shapes)
         self._allowed = _allowed(allow)
         self._rows = {glob: one for glob, one in grow.items() if isinstance(one, Rows)}
-        shapes = {slot.name: slot.shape for slot in self._slots}
         by_model = list(shapes)
-        mapped = {self._names(name): name for name in by_model}
-        of_source = [mapped.get(name, name) for name in source.tensors]
         layers = {glob: one for glob, one in grow.items() if isinstance(one, Layers)}
-        self._depths: list[Depth] = depths_of(layers, by_model, of_source)
+        self._depths: list[Depth] = depths_of(layers, by_model, self._names)
         experts = {glob: one for glob, one in grow.items() if isinstance(one, Experts)}
-        self._experts = {
-            name: values
-            for mixture in mixtures_of(experts, shapes, self._names, seed)
-            for name, values in mixture.values.items()
-        }
-        self._mixtures = [mixture.path for mixture in mixtures_of(experts, shapes, self._names, seed)]
+        self._experts: dict[str, Array | None] = {}
+        for mixture in mixtures_of(experts, shapes, self._names, seed):
+            self._experts.update(mixture.values)
         self._given: dict[str, Given] = {}
         self._grown: dict[str, Grown] = {}
         self._missing: list[list[Slot]] = []
@@ -132,6 +129,7 @@ class _Pairing:
         self._changing: dict[tuple[int, int], Rows] = {}
         self._globs_used: set[str] = set()
         self._copied: set[str] = set()
+        self._ties: list[tuple[str, Array, Array]] = []
 
     def adaption(self) -> Adaption:
         self._note_changes()
@@ -143,7 +141,7 @@ class _Pairing:
         drawn = self._drawn()
         entries = tuple(self._entry(group, drawn) for group in self._groups)
         fit = fit_of_own(self._model, Plan(entries), self._slots, selected=False)
-        return Adaption(fit=fit, given=self._given, unused=tuple(unused), **self._effect())
+        return Adaption(fit=fit, given=self._given, unused=tuple(unused), ties=tuple(self._ties), **self._effect())
 
     def _note_changes(self) -> None:
         """The sizes that change by ``Rows``: other tensors whose size changes so follow."""
@@ -151,7 +149,7 @@ class _Pairing:
             rows = self._rows_for(group)
             found = self._names.find(slot.name for slot in group)
             if rows is not None and found:
-                old, new = self._names.source.tensors[found[0]].shape, group[0].shape
+                old, new = self._names.arrays[found[0]].shape, group[0].shape
                 if (dim := changed_dim(old, new)) is not None:
                     self._changing[old[dim], new[dim]] = rows
 
@@ -171,8 +169,9 @@ class _Pairing:
             values = self._experts[name]
             if values is None:
                 self._missing.append(group)
-            else:
-                self._note(group, values, "grown")
+                return
+            self._names.use(values)
+            self._note(group, values, "loaded" if isinstance(values, Stored) else "grown")
             return
         depth = next((depth for depth in self._depths if depth.holds(name)), None)
         own = [slot.name for slot in group] if depth is None else [depth.source_of(name)]
@@ -180,9 +179,10 @@ class _Pairing:
         if not found:
             self._missing.append(group)
             return
-        for each in found:
+        values, *others = (self._names.arrays[each] for each in found)
+        for each in (values, *others):
             self._names.use(each)
-        values = Stored.of(self._names.source, found[0])
+        self._ties += [(name, values, other) for other in others]
         again = depth is not None and found[0] in self._copied
         self._copied.add(found[0])
         self._take(group, values, "grown" if again else "loaded")
@@ -209,7 +209,10 @@ class _Pairing:
             )
             return
         try:
-            grown = grown_rows(rows, values, shape, dim=dim, seed=self._seed, name=name)
+            if isinstance(rows.how, Split):
+                grown = split_units(values, shape, dim=dim, are_inputs=_are_inputs(group, dim))
+            else:
+                grown = grown_rows(rows, values, shape, dim=dim, seed=self._seed, name=name)
         except (PlanError, SpecError) as error:
             self._problems.append(f"{name}: {error}")
             return
@@ -237,9 +240,6 @@ class _Pairing:
 
     def _unused(self) -> list[str]:
         """What is left of the checkpoint and allowed; a problem for each that is not."""
-        for path in self._mixtures:
-            start = f"{self._names(path)}."
-            self._names.used.update(name for name in self._names.source.tensors if name.startswith(start))
         ignored = ignored_by(self._model, self._slots, self._names)
         left = [name for name in self._names.rest() if not ignored(name)]
         refused = [name for name in left if not self._allowed(name)]
@@ -283,6 +283,8 @@ class _Pairing:
     def _planned(self, wanted: list[str]) -> Sequence[Entry]:
         how = self._how
         if isinstance(how, Plan):
+            if absent := [name for name in wanted if name not in how.names]:
+                raise PlanError(listed("the plan does not have what the checkpoint lacks:", absent))
             return fit(self._model, how, only=wanted).entries
         if callable(how) and not isinstance(how, Rules):
             return plan_recorded(self._model, how, fallback=self._fallback, only=wanted).entries
@@ -314,8 +316,10 @@ class _Pairing:
         """Whether the function is preserved, by what was asked for, and whether exactly."""
         deep = all(depth.layers.how == "identity" for depth in self._depths)
         fresh = all(not group[0].persistent or group[0].name in self._zero for group in self._outside())
-        noisy = any(isinstance(one, Experts) and one.noise for one in self._growths())
-        return {"preserving": deep and fresh and not noisy, "exact": not self._experts}
+        noisy = any(isinstance(given.values, Noisy) for given in self._given.values())
+        moved = any(rows.keep is not None for rows in self._rows.values())
+        preserving = deep and fresh and not noisy and not moved
+        return {"preserving": preserving, "exact": not self._experts and not self._rows}
 
     def _outside(self) -> list[list[Slot]]:
         """The tensors that are initialized, other than those of new blocks and routers."""
@@ -326,8 +330,15 @@ class _Pairing:
             if group[0].name not in self._experts and not any(depth.holds(group[0].name) for depth in new)
         ]
 
-    def _growths(self) -> list[Growth]:
-        return [*self._rows.values(), *(depth.layers for depth in self._depths)]
+
+def _are_inputs(group: list[Slot], dim: int) -> bool:
+    """Whether a dimension of a weight is summed over by its layer. ``PlanError`` where nobody knows."""
+    if len(group[0].shape) < 2:
+        return False
+    axes = axes_if_any(group)
+    if axes is None or (dim in axes.fan_in) is (dim in axes.fan_out):
+        raise PlanError(f"dimension {dim} is not known as one of inputs or outputs; register_fans says which it is")
+    return dim in axes.fan_in
 
 
 def _allowed(allow: Only | None) -> Callable[[str], bool]:

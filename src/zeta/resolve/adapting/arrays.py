@@ -182,6 +182,16 @@ class Noisy(Array, frozen=True, kw_only=True, eq=False):
         return f"{self.base.text} with noise"
 
 
+def stored_in(array: Array) -> Iterator[Stored]:
+    """The tensors of a checkpoint that an array is made of, some of them several times."""
+    if isinstance(array, Stored):
+        yield array
+    for part in getattr(array, "parts", ()):
+        yield from stored_in(part)
+    if (base := getattr(array, "base", None)) is not None:
+        yield from stored_in(base)
+
+
 def runs(places: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Places as (begin, end), in their order; neighbours are joined.
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from zeta.base.text import shape_text
 from zeta.errors import PlanError
 from zeta.growing import Experts
-from zeta.resolve.adapting.arrays import Array, Joined, Noisy, Stacked, Stored, Taken, Turned
+from zeta.resolve.adapting.arrays import Array, Joined, Noisy, Stacked, Taken, Turned
 from zeta.resolve.adapting.names import Names
 from zeta.rules import role_names
 from zeta.rules.globs import glob_matcher
@@ -58,7 +58,7 @@ class _Upcycling:
     def __init__(self, path: str, experts: Experts, model: Mapping[str, Shape], names: Names, seed: int) -> None:
         self._path, self._experts, self._model, self._names, self._seed = path, experts, model, names, seed
         start = f"{names(path)}."
-        self._inside = [name for name in names.source.tensors if name.startswith(start)]
+        self._inside = [name for name in names.arrays if name.startswith(start)]
         self._dense = {} if any(map(_expert_of, self._inside)) else self._parts()
 
     def mixture(self) -> Mixture:
@@ -103,9 +103,9 @@ class _Upcycling:
     def _router(self, name: str, shape: Shape) -> Array | None:
         """What a tensor beside the experts gets: the checkpoint's, with repeated rows if it scores more experts."""
         own = self._names(name)
-        if own not in self._names.source.tensors:
+        if own not in self._names.arrays:
             return None
-        stored = Stored.of(self._names.source, own)
+        stored = self._names.arrays[own]
         if stored.shape == shape:
             return stored
         before = stored.shape[0] if stored.shape else 0
@@ -121,17 +121,17 @@ class _Upcycling:
             return self._dense_of(local)
         have = [found[0] for name in self._inside if (found := _expert_of(name)) is not None]
         own = self._names(pattern.format(number % (max(have) + 1)))
-        if own not in self._names.source.tensors:
+        if own not in self._names.arrays:
             raise PlanError(f"{pattern.format(number)}: the checkpoint has no {own}")
-        return Stored.of(self._names.source, own)
+        return self._names.arrays[own]
 
     def _all(self, local: str, shape: Shape, name: str) -> Array:
         """A tensor of all experts."""
         if shape[0] != self._experts.to:
             raise PlanError(f"{name}: the model has {shape[0]} experts, not to={self._experts.to}")
         own = self._names(name)
-        if own in self._names.source.tensors:
-            stored = Stored.of(self._names.source, own)
+        if own in self._names.arrays:
+            stored = self._names.arrays[own]
             return Taken.of(stored, 0, [place % stored.shape[0] for place in range(self._experts.to)])
         if not self._dense:
             raise PlanError(f"{name}: the checkpoint has no {own}")
@@ -139,6 +139,8 @@ class _Upcycling:
 
     def _dense_of(self, local: str) -> Array:
         part = _part_of(local)
+        if part == "gate" and not self._is_gated:  # w1 and w2 alone
+            part = "up"
         kind = "bias" if "bias" in local else "weight"
         if part == "gate_up":
             order: tuple[Part, Part] = ("gate", "up")
@@ -149,9 +151,16 @@ class _Upcycling:
             raise PlanError(f"{self._path}: {local} of the experts is not known as a matrix of an MLP")
         return self._tensor(part, kind, local)
 
+    @property
+    def _is_gated(self) -> bool:
+        """Whether the model's experts have another matrix beside the gate that leads into them."""
+        listed = (found[3] for name in self._model if (found := _LIST.fullmatch(name)))
+        packed = (found[2] for name in self._model if (found := _PACKED.fullmatch(name)))
+        return not {"up", "gate_up"}.isdisjoint(map(_part_of, (*listed, *packed)))
+
     def _tensor(self, part: Part, kind: str, local: str) -> Array:
         if (part, kind) not in self._dense:
-            known = ", ".join(value.name for value in self._dense.values())
+            known = ", ".join(value.text for value in self._dense.values())
             raise PlanError(f"{self._path}: nothing of the checkpoint is the {part} {kind} for {local}; it has {known}")
         return self._dense[part, kind]
 
@@ -161,14 +170,14 @@ class _Upcycling:
             return Joined.of([each for each in both if each is not None], 0) if all(both) else None
         return self._dense.get((part, "weight"))
 
-    def _parts(self) -> dict[tuple[Part, str], Stored]:
+    def _parts(self) -> dict[tuple[Part, str], Array]:
         """The tensors of the dense MLP."""
-        found: dict[tuple[Part, str], Stored] = {}
+        found: dict[tuple[Part, str], Array] = {}
         for name in self._inside:
             local = name[len(self._names(self._path)) + 1 :]
             part = _part_of(local)
             if part is not None:
-                found[part, "bias" if "bias" in local else "weight"] = Stored.of(self._names.source, name)
+                found[part, "bias" if "bias" in local else "weight"] = self._names.arrays[name]
         if ("up", "weight") not in found and ("gate", "weight") in found:  # w1 and w2 alone
             found = {("up" if part == "gate" else part, kind): value for (part, kind), value in found.items()}
         return found

@@ -8,6 +8,7 @@ from typing import Final
 
 from zeta.errors import PlanError
 from zeta.growing import Layers
+from zeta.resolve.adapting.names import Names
 from zeta.rules.globs import glob_matcher
 from zeta.rules.match import RESIDUAL_ROLES, Role
 
@@ -17,8 +18,8 @@ _BLOCK: Final = re.compile(r"\.(\d+)\.")
 class Depth:
     """Which block of the checkpoint a tensor of a longer list comes from."""
 
-    def __init__(self, path: str, layers: Layers, model: Iterable[str], source: Iterable[str]) -> None:
-        here, there = _count(path, model), _count(path, source)
+    def __init__(self, path: str, layers: Layers, model: Iterable[str], names: Names) -> None:
+        here, there = _count(path, model), _count(names(path), names.arrays)
         if here != layers.to:
             raise PlanError(f"{path}: the model has {here} blocks, and Layers(to={layers.to}) was asked for")
         if not there:
@@ -70,7 +71,7 @@ def _count(path: str, names: Iterable[str]) -> int:
     return max(blocks, default=-1) + 1
 
 
-def depths_of(grow: Mapping[str, Layers], model: Iterable[str], source: Iterable[str]) -> list[Depth]:
+def depths_of(grow: Mapping[str, Layers], model: Iterable[str], names: Names) -> list[Depth]:
     """The longer lists that globs name. ``PlanError`` for a glob that names no list of blocks of the model."""
     lists = {name[: match.start()] for name in model for match in _BLOCK.finditer(name)}
     found: list[Depth] = []
@@ -80,5 +81,5 @@ def depths_of(grow: Mapping[str, Layers], model: Iterable[str], source: Iterable
         if not paths:
             known = ", ".join(sorted(lists)[:5]) or "none"
             raise PlanError(f"grow: {glob!r} names no list of blocks of the model; it has {known}")
-        found += [Depth(path, layers, model, source) for path in paths]
+        found += [Depth(path, layers, model, names) for path in paths]
     return found

@@ -10,6 +10,8 @@ from torch import nn
 
 from zeta.base.sources import Source
 from zeta.base.spelling import did_you_mean
+from zeta.resolve.adapting.arrays import Array, Stored, stored_in
+from zeta.resolve.adapting.converted import converted
 from zeta.resolve.slots import Slot, unwrap
 from zeta.resolve.submodels import Naming
 
@@ -20,12 +22,18 @@ _IGNORED: Final = "_keys_to_ignore_on_load_unexpected"
 
 
 class Names:
-    """The checkpoint's names by those of the model; remembers which were used."""
+    """What a checkpoint has by the names of the model; remembers what of it was used.
 
-    def __init__(self, source: Source, naming: Naming | None) -> None:
+    ``arrays`` are by the checkpoint's names, or by the model's where the checkpoint has others (see ``converted``).
+    """
+
+    def __init__(self, model: nn.Module, source: Source, naming: Naming | None, own: Collection[str]) -> None:
         self.source = source
         self._naming = naming
-        self.used: set[str] = set()
+        self.arrays: dict[str, Array] = {name: Stored.of(source, name) for name in source.tensors}
+        if naming is None:
+            self.arrays |= converted(model, source, own)
+        self._used: set[str] = set()
 
     def __call__(self, name: str) -> str:
         """The checkpoint's name of one of the model, whether or not it has that."""
@@ -33,16 +41,15 @@ class Names:
 
     def find(self, names: Iterable[str]) -> list[str]:
         """Those of the checkpoint's names of a tensor with these names that it has."""
-        return list(dict.fromkeys(found for name in names if (found := self(name)) in self.source.tensors))
+        return list(dict.fromkeys(found for name in names if (found := self(name)) in self.arrays))
 
-    def use(self, name: str) -> str:
-        """The name, which is now explained."""
-        self.used.add(name)
-        return name
+    def use(self, array: Array) -> None:
+        """What an array is made of is explained."""
+        self._used.update(stored.name for stored in stored_in(array))
 
     def rest(self) -> list[str]:
         """The checkpoint's names that nothing used, in its order."""
-        return [name for name in self.source.tensors if name not in self.used]
+        return [name for name in self.source.tensors if name not in self._used]
 
 
 def ignored_by(model: nn.Module, slots: Iterable[Slot], names: Names) -> Callable[[str], bool]:

@@ -10,7 +10,7 @@ from zeta.base.text import shape_text
 from zeta.errors import PlanError
 from zeta.growing import Average, Mean, Rows
 from zeta.initializers import Initializer
-from zeta.resolve.adapting.arrays import Array, Averaged, Joined, LikeRows, Taken, runs
+from zeta.resolve.adapting.arrays import Array, Averaged, Divided, Joined, LikeRows, Taken, runs
 from zeta.resolve.entries import Section
 
 Span = tuple[int, int]
@@ -36,6 +36,19 @@ def changed_dim(old: Sequence[int], new: Sequence[int]) -> int | None:
         return None
     differ = [dim for dim, (one, other) in enumerate(zip(old, new, strict=True)) if one != other]
     return differ[0] if len(differ) == 1 else None
+
+
+def split_units(values: Array, shape: tuple[int, ...], *, dim: int, are_inputs: bool) -> Grown:
+    """A tensor with more units along ``dim``: copies of the old ones, or, of inputs, shares of them."""
+    old, new = values.shape[dim], shape[dim]
+    if new < old:
+        raise PlanError(f"the checkpoint has {old} units and the model {new}; Split only makes layers wider")
+    units = [unit % old for unit in range(new)]
+    copied = Taken.of(values, dim, units)
+    if are_inputs:
+        by = tuple(-(-(new - unit) // old) for unit in units)  # how many places have this unit
+        copied = Divided(shape=shape, dtype=values.dtype, base=copied, dim=dim, by=by)
+    return Grown(dim=dim, values=copied, given=((0, new),), drawn=None, law=None)
 
 
 def grown_rows(rows: Rows, values: Array, shape: tuple[int, ...], *, dim: int, seed: int, name: str) -> Grown:
@@ -67,7 +80,7 @@ def grown_rows(rows: Rows, values: Array, shape: tuple[int, ...], *, dim: int, s
         values=parts[0] if len(parts) == 1 else Joined.of(parts, dim),
         given=tuple(runs(given)),
         drawn=Section(dim=dim, spans=tuple(runs(new))) if new else None,
-        law=None if isinstance(how, Mean) else how,
+        law=how if isinstance(how, Initializer) else None,
     )
 
 
