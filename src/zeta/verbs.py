@@ -102,7 +102,8 @@ def apply_(
         seed: from 0 to 2^64 - 1. ``None`` draws one from torch's global generator, so that ``torch.manual_seed``
             decides; ``report.seed`` has it. ``None`` is refused for sharded and data-parallel models, whose processes
             might draw different seeds.
-        only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name.
+        only: restrict to some parameters: a name glob, a collection of them, or a predicate on the name; or to some
+            rows: ``{"emb.weight": slice(1000, None)}``. The other rows stay as they are.
         progress: ``True`` for a bar, in a terminal or a notebook; or a function that is called as
             ``progress(name, bytes_done, bytes_total)`` after each batch of some 16 million elements, with the name of
             the last parameter in it.

@@ -17,6 +17,7 @@ from zeta.base.spelling import did_you_mean
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed, notice
 from zeta.resolve.casting import Casting, casting_of
+from zeta.resolve.entries import Section
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.resolve.submodels import Naming, check_used, prefixes, renamed
@@ -24,13 +25,14 @@ from zeta.rules.globs import glob_matcher
 from zeta.rules.missing import missing as missing_names
 from zeta.rules.where import Where
 
-#: names a part of a plan: a glob, several names or globs, or a predicate on the name
-Only = str | Collection[str] | Callable[[str], bool]
+#: names a part of a plan: a glob, several names or globs, these with the rows of each, or a predicate on the name
+Only = str | Collection[str] | Mapping[str, slice] | Callable[[str], bool]
 Item = TypeVar("Item")
 _NOT_FOR_IT: Final = "this plan is not for this model"
 #: prefixes that a message names
 _MOST_PREFIXES: Final = 3
 _ONLY: Final = "only must be a name or glob, a collection of them, or a function of the name, as in only='head.*'"
+_ROWS: Final = "only gives rows as a slice with step 1, such as only={'embedding.weight': slice(1000, None)}"
 
 
 class Fit(Struct, frozen=True, kw_only=True, eq=False):
@@ -103,17 +105,54 @@ def fit(model: nn.Module, plan: Plan, *, only: Only | None = None, naming: Namin
     if only is not None:
         names = {entry.name for entry in selected}
         names |= _following(here, slots, names)
-        entries = tuple(entry for entry in here if entry.name in names)
-        selection = tuple(entry.name for entry in plan if entry.name in names)
+        entries = _with_rows(only, [entry for entry in here if entry.name in names])
+        selection = _selection(_with_rows(only, [entry for entry in plan if entry.name in names]))
     _check_names(here, entries, slots, whole=only is None, part=naming is not None)
     return Fit(model=model, asked=plan, plan=here, slots=slots, entries=entries, selection=selection)
 
 
-def fit_of_own(model: nn.Module, plan: Plan, slots: Sequence[Slot], *, selected: bool) -> Fit:
-    """The fit of a model and the plan made of its ``slots``, of a selection of them if ``selected``."""
-    selection = tuple(entry.name for entry in plan) if selected else None
+def fit_of_own(model: nn.Module, plan: Plan, slots: Sequence[Slot], *, only: Only | None = None) -> Fit:
+    """The fit of a model and the plan made of its ``slots``, or of those of them that ``only`` selects."""
+    entries = plan.entries if only is None else _with_rows(only, plan.entries)
+    selection = None if only is None else _selection(entries)
     by_name = {slot.name: slot for slot in slots}
-    return Fit(model=model, asked=plan, plan=plan, slots=by_name, entries=plan.entries, selection=selection)
+    return Fit(model=model, asked=plan, plan=plan, slots=by_name, entries=entries, selection=selection)
+
+
+def _selection(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """The names, with the part that is written."""
+    return tuple(entry.name if entry.section is None else f"{entry.name}{entry.section}" for entry in entries)
+
+
+def _with_rows(only: Only, entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The selected entries, limited to the rows that ``only`` gives them.
+
+    Raises ``SpecError`` for what is no slice, and ``PlanError`` for rows that a tensor does not have.
+    """
+    if not isinstance(only, Mapping):
+        return tuple(entries)
+    return tuple(_limited(entry, only) for entry in entries)
+
+
+def _limited(entry: Entry, only: Mapping[str, slice]) -> Entry:
+    names = (entry.name, *entry.ties)
+    key = next((key for key in only if any(map(glob_matcher(key), names))), None)
+    if key is None or entry.kept:  # it follows a selected one
+        return entry
+    rows = only[key]
+    if not isinstance(rows, slice):
+        raise SpecError(f"{_ROWS}; got {shown(rows)} for {key!r}")
+    try:
+        begin, end, step = rows.indices(entry.shape[0] if entry.shape else 0)
+    except TypeError:
+        raise SpecError(f"{_ROWS}; got {shown(rows)} for {key!r}") from None
+    if step != 1 or begin >= end or entry.section is not None:
+        raise PlanError(
+            f"{entry.name}: {shown(rows)} of shape {shape_text(entry.shape)} is no rows that can be written alone; "
+            f"{_ROWS}"
+        )
+    whole = (begin, end) == (0, entry.shape[0])
+    return entry if whole else replace(entry, section=Section(dim=0, spans=((begin, end),)))
 
 
 def _part(plan: Plan, slots: dict[str, Slot], naming: Naming) -> tuple[Plan, dict[str, Slot]]:

@@ -64,4 +64,4 @@ def planned(
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
     recipe = how if isinstance(how, str) else None
     made = Plan(tuple(resolve(rules, everything, wanted, inner, named=named, recipe=recipe)))
-    return fit_of_own(model, made, slots, selected=only is not None)
+    return fit_of_own(model, made, slots, only=only)

@@ -140,7 +140,7 @@ class _Pairing:
         self._raise_problems()
         drawn = self._drawn()
         entries = tuple(self._entry(group, drawn) for group in self._groups)
-        fit = fit_of_own(self._model, Plan(entries), self._slots, selected=False)
+        fit = fit_of_own(self._model, Plan(entries), self._slots)
         return Adaption(fit=fit, given=self._given, unused=tuple(unused), ties=tuple(self._ties), **self._effect())
 
     def _note_changes(self) -> None:
