@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,27 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.helpers.sources import of_bytes, same
 from zeta.base import dtypes
 from zeta.base.sources import TensorInfo, files, open_source, places
 from zeta.errors import CheckpointError, SpecError
 
 DTYPES = (*dtypes.SAFETENSORS, *dtypes.NEWER_SAFETENSORS)
-
-
-def of_bytes(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
-    """Every pattern of bits that may come."""
-    generator = torch.Generator().manual_seed(seed)
-    size = math.prod(shape) * dtype.itemsize
-    high = 2 if dtype is torch.bool else 256
-    return torch.randint(high, (size,), dtype=torch.uint8, generator=generator).view(dtype).reshape(shape)
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    return (
-        (one.dtype, one.shape) == (other.dtype, other.shape)
-        and one.is_contiguous()
-        and torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).contiguous().view(torch.uint8))
-    )
 
 
 @pytest.fixture(scope="module")
@@ -228,5 +212,5 @@ def test_special_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [None, 5, [torch.ones(2)], object()])
 def test_what_is_no_source(source: Any) -> None:
-    with pytest.raises(SpecError, match="^old must be a state dict, a module, or the path of a file or folder, got "):
+    with pytest.raises(SpecError, match=r"^old must be a state dict, a module, or the path of a file or folder, got"):
         open_source(source, what="old")
