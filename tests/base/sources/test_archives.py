@@ -125,6 +125,7 @@ def wrapped() -> Tensor:
         (torch.ones(2), "has a tensor, expected a state dict"),
         ([torch.ones(2)], "expected a state dict"),
         ({"w": torch.ones(2), "step": 3, 5: torch.ones(2)}, r"without these:\n  - 'step': 3\n  - 5: a tensor$"),
+        ({"\ud800": torch.ones(2)}, r"has not only tensors by name.*\n  - '\\ud800': a tensor$"),
         ({"w": torch.ones(2).to_sparse()}, "names 'torch._utils._rebuild_sparse_tensor', which plain tensors do not"),
         ({"w": torch.ones(1).expand(5)}, "tensor 'w' has elements that share memory; save its contiguous"),
         ({"w": torch.ones(2, dtype=torch.complex64).conj()}, "has a tensor with the marks {'conj': True}"),

@@ -210,7 +210,7 @@ def test_special_files_are_refused(tmp_path: Path) -> None:
         open_source("a\0b.safetensors")
 
 
-@pytest.mark.parametrize("source", [None, 5, [torch.ones(2)], object()])
+@pytest.mark.parametrize("source", [None, 5, [torch.ones(2)], object(), "", b"a.pt"])
 def test_what_is_no_source(source: Any) -> None:
     with pytest.raises(SpecError, match=r"^old must be a state dict, a module, or the path of a file or folder, got"):
         open_source(source, what="old")

@@ -57,6 +57,7 @@ def test_marks_are_resolved() -> None:
         ),
         ({"w": 3}, "^old has what cannot be read:\n  - 'w': is 3, expected a tensor"),
         ({3: torch.ones(2)}, "3: the name is no text"),
+        ({"\ud800": torch.ones(2)}, r"'\\ud800': the name is .* not valid Unicode"),
         ({"w": torch.ones(2, device="meta")}, "'w': is on meta and has no values"),
         ({"w": nn.UninitializedParameter()}, "'w': is lazy and has no shape; run the model once"),
         ({"w": torch.ones(2).to_sparse()}, "'w': is sparse_coo or quantized; make it dense"),

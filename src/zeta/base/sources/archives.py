@@ -19,6 +19,7 @@ from zeta.base import dtypes
 from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SIZE, MOST_DIMENSIONS, shown
 from zeta.base.sources.files import File, Fill, failing
 from zeta.base.sources.places import Place, check_shape
+from zeta.base.sources.source import is_name
 from zeta.base.sources.state_dict import is_extra
 from zeta.base.sources.unpickling import Table, ordered, unpickle
 from zeta.errors import FormatError, listed
@@ -75,7 +76,7 @@ def places_in(file: File) -> dict[str, Place]:
         others = [
             f"{shown(name)}: {_kind(value)}"
             for name, value in state.items()
-            if not (isinstance(name, str) and (isinstance(value, Place) or is_extra(name)))
+            if not (is_name(name) and (isinstance(value, Place) or is_extra(name)))
         ]
         if others:
             raise FormatError(listed(f"has not only tensors by name; {_ADVICE}, without these:", others))

@@ -20,7 +20,7 @@ from zeta.base.sources.archives import DTYPE_NAMES, SIZES, saved, sizes_of
 from zeta.base.sources.files import File, failing
 from zeta.base.sources.folder import is_plain
 from zeta.base.sources.places import Place, check_shape, empty
-from zeta.base.sources.source import Box, Source, TensorInfo
+from zeta.base.sources.source import Box, Source, TensorInfo, is_name
 from zeta.base.sources.unpickling import Record, Table, dropped, ordered, record, unpickle
 from zeta.base.text import shape_text
 from zeta.errors import FormatError
@@ -160,8 +160,8 @@ def _dictionary(fields: Mapping[Any, Any], name: str) -> dict[Any, Any]:
 
 def _described(name: Any, fields: Mapping[Any, Any]) -> tuple[TensorInfo, Any]:
     """The shape and dtype of a tensor, and its chunks."""
-    if not isinstance(name, str):
-        raise FormatError(f"has the name {shown(name)}, expected text")
+    if not is_name(name):
+        raise FormatError(f"has the name {shown(name)}, expected valid Unicode")
     properties = fields.get("properties")
     state = properties.state if isinstance(properties, Record) and properties.kind == "TensorProperties" else None
     match state:

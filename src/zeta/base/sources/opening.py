@@ -46,12 +46,9 @@ def open_source(source: Mapping[str, Tensor] | nn.Module | str | os.PathLike[str
 
 
 def _path(source: object, what: str) -> Path:
-    try:
-        return Path(os.fspath(source))  # type: ignore[call-overload]
-    except TypeError:
-        raise SpecError(
-            f"{what} must be a state dict, a module, or the path of a file or folder, got {shown(source)}"
-        ) from None
+    if not isinstance(source, str | os.PathLike) or not isinstance(path := os.fspath(source), str) or not path:
+        raise SpecError(f"{what} must be a state dict, a module, or the path of a file or folder, got {shown(source)}")
+    return Path(path)
 
 
 def _open_file(path: Path) -> Source:
