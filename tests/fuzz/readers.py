@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import zeta
-from tests.fuzz import mutate
+from tests.fuzz import mutate, sources
 from tests.fuzz.programs import ODD as PROGRAM_ODD
 from tests.fuzz.programs import computed, programs_of
 from tests.helpers.check_results import healthy, odd
@@ -130,18 +130,22 @@ def readers(folder: Path) -> dict[str, Reader]:
 
         return read
 
-    def verified(name: str, where: Path) -> Callable[[bytes], object]:
+    def in_place(name: str, where: Path, use: Callable[[Path], object]) -> Callable[[bytes], object]:
         original = (where / name).read_bytes()
 
         def read(content: bytes) -> object:
             try:
                 (where / name).write_bytes(content)
-                return str(zeta.verify(where))
+                return use(where)
             finally:
                 (where / name).write_bytes(original)
 
         return read
 
+    def verified(name: str, where: Path) -> Callable[[bytes], object]:
+        return in_place(name, where, lambda path: str(zeta.verify(path)))
+
+    saved, metadata = sources.archive(), sources.distributed(folder / "distributed")
     return {
         "plan": of(*documents, read=_plan_read),
         "entry": of(*entries, read=lambda content: _mapping(content, Entry.from_json)),
@@ -181,6 +185,18 @@ def readers(folder: Path) -> dict[str, Reader]:
             read=verified(shards[0].name, several),
         ),
         "index": of(index, read=verified(INDEX, several)),
+        "source in safetensors": Reader(
+            whole=tensors, mutated=lambda rng: _tensors(tensors, rng), read=in_file("s.safetensors", sources.read)
+        ),
+        "source with an index": of(index, read=in_place(INDEX, several, sources.read)),
+        "source by torch.save": Reader(
+            whole=saved, mutated=lambda rng: sources.mutated_archive(saved, rng), read=in_file("s.pt", sources.read)
+        ),
+        "metadata of a source": Reader(
+            whole=metadata,
+            mutated=lambda rng: sources.mutated_pickle(metadata, rng),
+            read=in_place(".metadata", folder / "distributed", sources.read),
+        ),
         "rules in TOML": Reader(
             whole=_TOML,
             mutated=_toml,

@@ -1,8 +1,9 @@
 """Sources: tensors of an existing checkpoint, which are read one by one and in parts, and never run anything.
 
 ``open_source`` takes a state dict, a module, a file or a folder and gives a ``Source``. ``opening`` finds out what it
-is; ``folder``, ``safetensors`` and ``state_dict`` read one kind each. ``places`` reads a box of a tensor from
-``files``, which must not change meanwhile.
+is. ``state_dict``, ``safetensors``, ``archives`` (of ``torch.save``), ``folder`` and ``distributed`` read one kind
+each. ``unpickling`` reads pickles as data. ``places`` reads a box of a tensor from ``files``, which must not change
+meanwhile.
 """
 
 from zeta.base.sources.opening import open_source

@@ -13,7 +13,7 @@ from zeta.base.reading import opened
 from zeta.errors import CheckpointError, FormatError
 
 #: bytes that one call of the system reads
-PIECE: Final = 2**24
+PIECE: Final = 2**22
 
 #: fills memory with the bytes from an offset on
 Fill = Callable[[memoryview, int], None]

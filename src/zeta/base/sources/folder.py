@@ -11,9 +11,9 @@ import msgspec
 
 from zeta.base.escaping import visible
 from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, parse, read_bytes, shown
+from zeta.base.sources import archives, safetensors
 from zeta.base.sources.files import File, failing
 from zeta.base.sources.places import Place
-from zeta.base.sources.safetensors import places_in
 from zeta.base.sources.stored import StoredTensors
 from zeta.errors import CheckpointError, FormatError, listed
 
@@ -61,7 +61,7 @@ class Settings(Mapping[str, bytes]):
 def open_folder(folder: Path) -> StoredTensors:
     """The tensors of a folder; ``CheckpointError`` if it has none, or does not hold together."""
     names, index = _files(folder)
-    reader = places_in
+    reader = archives.places_in if names[0].endswith(".bin") else safetensors.places_in
     files: dict[str, File] = {}
     try:
         found: dict[str, Mapping[str, Place]] = {}

@@ -24,6 +24,8 @@ from zeta.errors import CheckpointError, FormatError
 
 #: bytes between two runs that are rather read than skipped, as a call of the system takes about as long
 _GAP: Final = 2**15
+#: elements that torch copies on one thread
+_ALONE: Final = 2**15 - 1
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -49,7 +51,8 @@ class Place(msgspec.Struct, frozen=True):
         single = sum(size == 1 for size in target.shape)
         target = target.permute(order)[(0,) * single]
         with self.file.reading() as fill:
-            _fill(fill, self.start + first * self.dtype.itemsize, target, [strides[dim] for dim in order[single:]])
+            start = self.start + first * self.dtype.itemsize
+            _Pieces(fill).read(start, target, [strides[dim] for dim in order[single:]])
         return values
 
 
@@ -80,26 +83,44 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides)) if shape else ()
 
 
-def _fill(fill: Fill, first: int, target: Tensor, strides: list[int]) -> None:
-    """Read elements of integers with descending strides, from the byte ``first`` on."""
-    sizes, unit = tuple(target.shape), target.itemsize
-    if target.is_contiguous() and tuple(strides) == row_major(sizes):
-        fill(bytes_view(target), first)
-        return
-    span = _span(sizes, strides)
-    inner = _span(sizes[1:], strides[1:])
-    together = 1
-    if _is_dense(sizes, strides, span, unit):
-        if span * unit <= PIECE:
-            buffer = torch.empty(span, dtype=target.dtype, device="cpu")
-            fill(bytes_view(buffer), first)
-            target.copy_(buffer.as_strided(sizes, strides))
+class _Pieces:
+    """Reads boxes of integers, in memory that it keeps for the next piece."""
+
+    def __init__(self, fill: Fill) -> None:
+        self._fill = fill
+        self._memory: Tensor | None = None
+
+    def read(self, first: int, target: Tensor, strides: list[int]) -> None:
+        """Read elements with descending strides, from the byte ``first`` on."""
+        sizes, unit = tuple(target.shape), target.itemsize
+        if target.is_contiguous() and tuple(strides) == row_major(sizes):
+            self._fill(bytes_view(target), first)
             return
-        if inner * unit <= PIECE:
-            together += (PIECE // unit - inner) // strides[0]
-    for i in range(0, sizes[0], together):
-        part = target[i] if together == 1 else target[i : i + together]
-        _fill(fill, first + i * strides[0] * unit, part, strides[1:] if together == 1 else strides)
+        span = _span(sizes, strides)
+        together = 1
+        if _is_dense(sizes, strides, span, unit):
+            if span * unit <= PIECE:
+                piece = self._piece(span, target.dtype)
+                self._fill(bytes_view(piece), first)
+                _copy(piece.as_strided(sizes, strides), target)
+                return
+            if (inner := _span(sizes[1:], strides[1:])) * unit <= PIECE:
+                together += (PIECE // unit - inner) // strides[0]
+        for i in range(0, sizes[0], together):
+            part = target[i] if together == 1 else target[i : i + together]
+            self.read(first + i * strides[0] * unit, part, strides[1:] if together == 1 else strides)
+
+    def _piece(self, size: int, dtype: torch.dtype) -> Tensor:
+        if self._memory is None or len(self._memory) < size:
+            self._memory = torch.empty(size, dtype=dtype, device="cpu")
+        return self._memory[:size]
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    """Copy on this thread alone: waking others for each piece costs more, and callers read on several threads."""
+    step = max(1, _ALONE // math.prod(source.shape[1:]))
+    for i in range(0, len(source), step):
+        target[i : i + step].copy_(source[i : i + step])
 
 
 def _span(sizes: tuple[int, ...], strides: list[int]) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zeta.base.escaping import visible
-from zeta.base.reading import shown
+from zeta.base.reading import LONGEST_TEXT, shown
 from zeta.errors import SpecError
 
 Box = tuple[slice, ...]
@@ -80,6 +80,17 @@ class Source(abc.ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self.tensors):,} tensors of {visible(self.origin)}>"
+
+
+def is_name(value: object) -> bool:
+    """Whether the value can name a tensor: text of at most ``LONGEST_TEXT`` characters that is valid Unicode."""
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _box(name: str, shape: tuple[int, ...], index: Box | None) -> Box:

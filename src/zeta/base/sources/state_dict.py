@@ -11,7 +11,7 @@ from torch import Tensor
 from zeta.base.distributed import is_sharded
 from zeta.base.escaping import visible
 from zeta.base.reading import shown
-from zeta.base.sources.source import Box, Source, TensorInfo
+from zeta.base.sources.source import Box, Source, TensorInfo, is_name
 from zeta.errors import SpecError, listed
 
 #: the last part of the names under which modules keep what is no tensor
@@ -48,8 +48,8 @@ def is_extra(name: object) -> bool:
 
 
 def _problem(name: object, value: object) -> str:
-    if not isinstance(name, str):
-        return "the name is no text"
+    if not is_name(name):
+        return "the name is no text, too long or not valid Unicode"
     if not isinstance(value, Tensor):
         return f"is {shown(value)}, expected a tensor"
     if torch.nn.parameter.is_lazy(value):
