@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zeta._version import __version__
 
 if TYPE_CHECKING:
-    from zeta import callbacks, initializers, recipes, rules, testing, utils
+    from zeta import adapters, callbacks, initializers, recipes, rules, testing, utils
     from zeta.check import CheckReport, Thresholds, check
     from zeta.errors import (
         CheckError,
@@ -77,6 +77,7 @@ __all__ = [
     "ZetaError",
     "ZetaNotice",
     "__version__",
+    "adapters",
     "apply_",
     "callbacks",
     "check",
@@ -104,6 +105,7 @@ __all__ = [
 
 # Imported when first used: one layer needs a tenth of this package, and the command line's help needs nothing of it.
 _HOMES: Final = {
+    "zeta.adapters": ("adapters",),
     "zeta.check": ("CheckReport", "Thresholds", "check"),
     "zeta.callbacks": ("callbacks",),
     "zeta.errors": (

@@ -171,7 +171,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             together.append(job)
             continue
         check_threads()  # computed by torch's operations
-        with _writable([job.held.local]):
+        with writable([job.held.local]):
             for target, values in _changes(job, seed):
                 target.copy_(values)
         if progress is not None:
@@ -179,7 +179,7 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
             progress(job.entry.name, done, total)
     for name, batch in _batches(together, seed):
         outs = [out for request in batch for out in request.outs]
-        with _writable(outs):
+        with writable(outs):
             _fill(batch)
         if progress is not None:
             done += sum(out.nbytes for out in outs)
@@ -218,7 +218,7 @@ def job_of(
         if id(tensor) in known
     }
     key = parameter_key(seed, entry.name)
-    with _writable([slot.tensor]):
+    with writable([slot.tensor]):
         inversion: Inversion = _parametrized().invert(
             slot.parametrization, value, name=entry.name, seed=key, planned=planned
         )
@@ -306,6 +306,6 @@ def _cut(job: Job) -> list[_Piece]:
 _fill: Final = uncollected(fill_)
 
 
-def _writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
+def writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:
     """Neither autograd nor inference mode objects to an in-place write in here."""
     return torch.inference_mode() if any(map(Tensor.is_inference, tensors)) else Ungraded()
