@@ -378,10 +378,12 @@ def test_the_factor_is_the_layers_own() -> None:
         with pytest.raises(SpecError, match="scaling must be a positive number"):
             pissa_(network(), 0, scaling=wrong)  # type: ignore[arg-type]
     model = network()
+    del model[0].scaling
     model[0].scaling = torch.tensor(0.0)
     with pytest.raises(SpecError, match=r"0: its scaling is 0\.0, and must be a positive number"):
         pissa_(model, 0)
-    model[0].scaling = torch.tensor(0.5)
+    del model[0].scaling
+    model[0].scaling = nn.Parameter(torch.tensor(0.5))
     assert pissa_(model, 0)["0"].scaling == 0.5
 
 

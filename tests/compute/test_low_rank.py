@@ -80,6 +80,14 @@ def test_a_matrix_of_low_rank(iterations: int) -> None:
     assert all(each.isfinite().all() for each in zero)
 
 
+def test_a_random_matrix_has_no_principal_directions() -> None:
+    matrix = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
+    best = torch.linalg.svdvals(matrix.double())[:8].square().sum()
+    found = [float(principal(matrix, 8, iterations=q, key=1)[1].square().sum() / best) for q in (2, 8)]
+    assert found[0] < 0.95
+    assert 0.999 < found[1] < 1
+
+
 def test_the_key_and_nothing_else_decides() -> None:
     matrix = with_spectrum(powers(200, 0.1), 200, 200)
     torch.manual_seed(0)

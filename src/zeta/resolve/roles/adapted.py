@@ -181,7 +181,7 @@ def _scaling(layer: str, a: Slot, modules: Mapping[str, nn.Module], given: float
             if isinstance(value, Mapping):
                 value = next((value[part] for part in inside if part in value), None)
             if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
-                value = float(value)
+                value = float(value.detach())
             if isinstance(value, int | float) and not isinstance(value, bool):
                 if not _is_factor(value):
                     raise SpecError(f"its {attribute} is {shown(value)}, and must be a positive number")
