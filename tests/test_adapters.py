@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 import zeta
 from tests.helpers.sharded import fake_mesh
@@ -321,6 +322,25 @@ def test_the_papers_scale() -> None:
     for place, out in ((0, 16), (2, 24)):
         for one, other in zip(matrices(plain[place])[1:], matrices(scaled[place])[1:], strict=True):
             assert torch.allclose(other, one * out**0.25 / math.sqrt(16.0), atol=1e-6)
+
+
+def test_a_gradient_in_parts_is_refused_unless_it_is_summed_first() -> None:
+    """A reentrant checkpoint has a backward pass inside of the backward pass."""
+    x = torch.randn(40, 16, requires_grad=True)
+
+    def loss(model: nn.Sequential) -> Tensor:
+        halves = [checkpoint(model, part, use_reentrant=True).square().sum() for part in x.chunk(2)]
+        return halves[0] + halves[1]
+
+    model, other = network(), network()
+    before = state(model)
+    with pytest.raises(SpecError, match=r"base\.weight comes in several parts.*run the backward pass in the function"):
+        lora_ga_(model, loss, seed=0)
+    assert unchanged(model, before)
+    lora_ga_(model, lambda model: loss(model).backward(), seed=0)
+    lora_ga_(other, lambda model: model(x).square().sum(), seed=0)
+    for one, two in zip(matrices(model[0]), matrices(other[0]), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)
 
 
 def test_a_failed_backward_pass_leaves_everything() -> None:

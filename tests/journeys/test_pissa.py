@@ -42,4 +42,3 @@ def test_pissa_then_train() -> None:
         loss().backward()
         optimizer.step()
     assert loss().item() < 0.95 * before
-    assert zeta.check(model, (x, y), loss=nn.functional.mse_loss).ok
