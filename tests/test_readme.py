@@ -38,6 +38,7 @@ PAGES = {
     "docs/guide/state-space.md": 2,
     "docs/guide/lora-by-hand.md": 2,
     "docs/guide/lora.md": 2,
+    "docs/guide/pissa.md": 2,
     "docs/guide/lightning.md": 1,
     "docs/guide/fsdp2.md": 2,
     "docs/guide/lsuv.md": 1,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from zeta._version import __version__
 
 if TYPE_CHECKING:
-    from zeta import callbacks, initializers, recipes, rules, testing, utils
+    from zeta import adapters, callbacks, initializers, recipes, rules, testing, utils
     from zeta.adapting import adapt_
     from zeta.check import CheckReport, Thresholds, check
     from zeta.errors import (
@@ -89,6 +89,7 @@ __all__ = [
     "ZetaNotice",
     "__version__",
     "adapt_",
+    "adapters",
     "apply_",
     "callbacks",
     "check",
@@ -119,6 +120,7 @@ __all__ = [
 _HOMES: Final = {
     "zeta.adapting": ("adapt_",),
     "zeta.missing": ("missing_keys",),
+    "zeta.adapters": ("adapters",),
     "zeta.check": ("CheckReport", "Thresholds", "check"),
     "zeta.callbacks": ("callbacks",),
     "zeta.errors": (

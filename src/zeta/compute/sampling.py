@@ -52,6 +52,7 @@ TILE_BYTES: Final = 2**24
 REAL_DRAW: Final = 0
 IMAGINARY_DRAW: Final = 1
 MASK_DRAW: Final = 2
+SKETCH_DRAW: Final = 3
 
 
 class Request(Struct, frozen=True, kw_only=True):
