@@ -34,6 +34,7 @@ LARGE: Final = (32_000, 4096, 304)
 
 
 def text() -> str:
+    """The help texts that Python ships."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name] for name in sorted(topics))
@@ -55,6 +56,7 @@ def tokens(steps: int) -> tuple[Tensor, Tensor]:
 
 
 def config(vocabulary: int) -> Any:
+    """A GPT-2 of four layers."""
     from transformers import GPT2Config
 
     return GPT2Config(
@@ -64,6 +66,7 @@ def config(vocabulary: int) -> Any:
 
 
 def trained(batches: Tensor) -> Any:
+    """The model after a step for each batch."""
     from transformers import GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -79,17 +82,20 @@ def trained(batches: Tensor) -> Any:
 
 @torch.no_grad()
 def loss_of(model: Any, held: Tensor) -> float:
+    """The mean loss on texts that were held back."""
     losses = [float(model(input_ids=batch, labels=batch).loss) for batch in held.split(32)]
     return statistics.fmean(losses)
 
 
 def resized(model: Any, **options: Any) -> Any:
+    """A copy that transformers has resized."""
     new = copy.deepcopy(model)
     new.resize_token_embeddings(VOCABULARY + NEW, **options)
     return new
 
 
 def adapted(model: Any, rows: Rows) -> Any:
+    """A larger model that got the values of the small one."""
     from transformers import GPT2LMHeadModel
 
     new, plan = zeta.record(GPT2LMHeadModel, config(VOCABULARY + NEW))
@@ -118,12 +124,15 @@ def distinctness(model: Any) -> float:
 
 
 class Large(nn.Module):
+    """One table of tokens."""
+
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.wte = nn.Embedding(rows, LARGE[1])
 
 
 def large(way: str) -> dict[str, float]:
+    """Seconds, and MiB above the peak before, of one way."""
     rows, width, more = LARGE
     table = torch.randn(rows, width) * 0.02
     if way.startswith("resize"):
@@ -147,11 +156,13 @@ def _peak() -> float:
 
 
 def measured(way: str) -> dict[str, float]:
+    """``large`` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.vocabulary", "--large", way]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def main() -> None:
+    """Measure all ways."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)

@@ -49,7 +49,7 @@ from zeta.compute.stream.random import STREAM_VERSION, check_seed, parameter_key
 from zeta.errors import SpecError, listed
 from zeta.report.applied import applied
 from zeta.report.report import Report
-from zeta.report.verification import Verification, prepare_verification
+from zeta.report.verifying.verification import Verification, prepare_verification
 from zeta.resolve.fitting import Only
 from zeta.resolve.roles.adapted import Adapted, adapted_layers
 from zeta.resolve.roles.vera import vera_fit
