@@ -15,7 +15,7 @@ from zeta._version import __version__
 
 if TYPE_CHECKING:
     from zeta import adapters, callbacks, initializers, recipes, rules, testing, utils
-    from zeta.adapting import adapt_
+    from zeta.adapting import adapt_, missing_keys
     from zeta.check import CheckReport, Thresholds, check
     from zeta.errors import (
         CheckError,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from zeta.gains import gain
     from zeta.growing import Average, Experts, Layers, Mean, Rows, Split
     from zeta.initializers import Initializer, Keep
-    from zeta.missing import missing_keys
     from zeta.report.adapted import AdaptReport
     from zeta.report.costs import ShardPlan, shard_plan
     from zeta.report.plan_differences import Change, Difference, diff
@@ -118,8 +117,7 @@ __all__ = [
 
 # Imported when first used: one layer needs a tenth of this package, and the command line's help needs nothing of it.
 _HOMES: Final = {
-    "zeta.adapting": ("adapt_",),
-    "zeta.missing": ("missing_keys",),
+    "zeta.adapting": ("adapt_", "missing_keys"),
     "zeta.adapters": ("adapters",),
     "zeta.check": ("CheckReport", "Thresholds", "check"),
     "zeta.callbacks": ("callbacks",),

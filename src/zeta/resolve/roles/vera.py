@@ -57,7 +57,7 @@ def vera_fit(model: nn.Module, *, d_initial: float, only: Only | None, projectio
     if not entries:
         raise SpecError("only= selects no projection of VeRA")
     renamed = [replace(slot, name=moved.get(slot.name, slot.name)) for slot in slots]
-    return fit_of_own(model, Plan(tuple(entries)), renamed, selected=True)
+    return fit_of_own(model, Plan(tuple(entries)), renamed)
 
 
 def _law(part: str, slot: Slot, d_initial: float) -> Initializer:
