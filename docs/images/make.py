@@ -19,8 +19,8 @@ from torch import nn
 import zeta
 
 PICTURE: Final = Path(__file__).parent / "report.png"
-WIDTH: Final = 1000
-HEIGHT: Final = 1220
+WIDTH: Final = 1100
+HEIGHT: Final = 900
 LARGEST: Final = 150 * 1024
 
 

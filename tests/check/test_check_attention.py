@@ -47,7 +47,7 @@ def test_entropy_and_largest_score(options: dict[str, Any], seen: Tensor, scale:
     query, key, value = torch.randn(3, 2, 3, 6, 4).unbind()
     found = attention.of_call(query, key, value, **options)
     assert found is not None
-    assert tuple(map(float, found)) == pytest.approx(plainly(query, key, seen, scale), rel=1e-5)
+    assert tuple(map(float, found[:2])) == pytest.approx(plainly(query, key, seen, scale), rel=1e-5)
 
 
 def test_each_key_head_serves_neighbouring_query_heads() -> None:
@@ -55,7 +55,23 @@ def test_each_key_head_serves_neighbouring_query_heads() -> None:
     found = attention.of_call(query, key, key, enable_gqa=True)
     assert found is not None
     whole = key[:, [0, 0, 1, 1]]
-    assert tuple(map(float, found)) == pytest.approx(plainly(query, whole, EVERY, 0.5), rel=1e-5)
+    assert tuple(map(float, found[:2])) == pytest.approx(plainly(query, whole, EVERY, 0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("keys", [6, 16, 40])
+def test_the_map_is_that_of_the_head_with_the_median_entropy(keys: int) -> None:
+    torch.manual_seed(keys)
+    sharp = torch.tensor([1.0, 30.0, 5.0]).view(1, 3, 1, 1)
+    query, key = torch.randn(1, 3, 6, 4) * sharp, torch.randn(1, 3, keys, 4)
+    found = attention.of_call(query, key)
+    assert found is not None
+    weights = (query @ key.transpose(-1, -2) / 2).softmax(-1)[0]
+    middle = weights[2]  # of three heads, neither the softest nor the sharpest
+    entropies = [float(-torch.xlogy(one, one).sum()) for one in weights]
+    assert sorted(entropies)[1] == entropies[2]
+    size = math.ceil(keys / 16)
+    expected = [[int(10 * math.sqrt(float(sum(some)))) for some in row.split(size)] for row in middle]
+    assert found[2].tolist() == [[min(digit, 9) for digit in row] for row in expected]
 
 
 @pytest.mark.parametrize("position", ["named", "in order"])

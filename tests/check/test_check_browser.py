@@ -62,6 +62,7 @@ def opener(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Open:
             pages[name] = made
         pages[name].set_viewport_size({"width": 1400, "height": 900})
         pages[name].emulate_media(color_scheme="light")
+        pages[name].keyboard.press("Escape")
         pages[name].locator("#filters button[type=reset]").click()
         return pages[name]
 
@@ -103,7 +104,7 @@ def test_it_opens_without_a_complaint(opener: Open, name: str) -> None:
 
 def test_names_are_text_and_never_code(opener: Open) -> None:
     page = opener("odd")
-    page.locator("#layer-1 td.name").hover()
+    page.locator("#layer-1 td.name").click()
     expect(page.locator("#panel h3")).to_have_text(ODD_NAMES[1])
     assert page.evaluate("window.hacked") is None
     assert page.locator("main u, main img, main s, #panel img").count() == 0
@@ -144,7 +145,7 @@ def test_filters(sick: Page) -> None:
 
 
 def test_findings_lead_to_layers_and_back(sick: Page) -> None:
-    sick.locator("#finding-list a", has_text=re.compile(r"^blocks\.35\.mlp\.fc1$")).click()
+    sick.locator("#finding-list a[title='blocks.35.mlp.fc1']", has_text="layer 357").click()
     row = sick.locator("#layer-357")
     expect(row).to_be_focused()
     expect(row).to_be_in_viewport()
@@ -188,8 +189,10 @@ def bars(page: Page) -> int:
     return page.locator("#panel-chart .barlayer path").count()
 
 
-def test_pointing_at_a_layer_shows_its_histograms(sick: Page) -> None:
+def test_a_click_shows_a_layer_and_then_pointing_does(sick: Page) -> None:
     sick.locator("#layer-4 td.name").hover()
+    expect(sick.locator("#panel")).to_be_hidden()
+    sick.locator("#layer-4 td.name").click()
     expect(sick.locator("#panel h3")).to_have_text("blocks.0.attn:scaled_dot_product_attention")
     expect(sick.locator("#panel-chart .subplot")).to_have_count(2)  # output and gradient
     assert bars(sick) == 2 * 40
@@ -200,6 +203,8 @@ def test_pointing_at_a_layer_shows_its_histograms(sick: Page) -> None:
     assert box is not None
     sick.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
     expect(sick.locator("#panel h3")).to_have_text(re.compile(r"blocks\.(49|50)\."))
+    sick.keyboard.press("Escape")
+    expect(sick.locator("#panel")).to_be_hidden()
 
 
 def test_the_keyboard_is_enough(sick: Page) -> None:
@@ -242,6 +247,10 @@ def test_names_are_copied_whole(sick: Page) -> None:
     assert copied == "blocks.0.attn:scaled_dot_product_attention"
 
 
+#: whether the charts have the width of their places, which plotly gives them a moment after these change
+DRAWN_AGAIN = """[...document.querySelectorAll('main .chart')]
+    .every(one => Math.abs(one._fullLayout?.width - one.clientWidth) < 1)"""
+
 LUMINANCE = """(part) => {
     const [r, g, b] = getComputedStyle(document.body)[part].match(/\\d+/g).map(Number);
     return (0.2126 * r + 0.7152 * g + 0.0722 * b) / 255;
@@ -276,16 +285,13 @@ def test_charts_keep_their_height_when_the_window_changes(opener: Open) -> None:
     before = page.evaluate(heights)
     assert min(before) > 100
     page.set_viewport_size({"width": 1000, "height": 700})
-    until(
-        page,
-        "[...document.querySelectorAll('main .chart')].every(chart => chart._fullLayout.width === chart.clientWidth)",
-    )
+    until(page, DRAWN_AGAIN)
     assert page.evaluate(heights) == before
 
 
 def test_a_narrow_window(opener: Open) -> None:
     page = opener("sick")
-    page.locator("#layer-9 td.name").hover()
+    page.locator("#layer-9 td.name").click()
     expect(page.locator("#panel h3")).to_have_text("blocks.0.mlp.fc2")
     page.set_viewport_size({"width": 420, "height": 800})
     until(page, "document.documentElement.scrollWidth <= innerWidth")
@@ -293,7 +299,60 @@ def test_a_narrow_window(opener: Open) -> None:
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#panel")).to_be_hidden()
     page.locator("#layer-2").scroll_into_view_if_needed()
-    page.locator("#layer-2 td.name").hover()
+    page.locator("#layer-2 td.name").click()
     expect(page.locator("#panel h3")).to_have_text("blocks.0.attn.k")
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#panel")).to_be_hidden()
+
+
+#: elements of which a part cannot be seen without scrolling sideways
+CLIPPED = """() => [...document.querySelectorAll('body *')]
+    .filter(one => !one.closest('svg, select, .js-plotly-plot') && one.clientWidth)
+    .filter(one => one.scrollWidth > one.clientWidth + 1)
+    .map(one => `${one.tagName} ${one.id} ${one.className}: ${one.scrollWidth} > ${one.clientWidth}`)"""
+
+
+@pytest.mark.parametrize("width", [500, 1024, 1300, 1900])
+@pytest.mark.parametrize("name", ["sick", "odd", "deep"])
+def test_nothing_is_clipped_at_any_width(opener: Open, name: str, width: int) -> None:
+    page = opener(name)
+    page.set_viewport_size({"width": width, "height": 900})
+    until(page, f"innerWidth === {width} && {DRAWN_AGAIN}")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(CLIPPED) == []
+    page.locator("#layer-0 td.name").click()
+    expect(page.locator("#panel")).to_be_visible()
+    assert page.evaluate(CLIPPED) == []
+    page.keyboard.press("Escape")
+
+
+def test_the_width_is_used(opener: Open) -> None:
+    page = opener("deep")
+    right = "name => document.querySelector(name).getBoundingClientRect().right"
+    for width in (1300, 1900):
+        page.set_viewport_size({"width": width, "height": 900})
+        for place in ("#layers", "#parameters", "#finding-list .group", "#finding-list svg", ".charts"):
+            assert page.evaluate(right, place) > width - 60, place
+
+
+def test_each_finding_with_a_picture_shows_it_beside_its_words(opener: Open) -> None:
+    page = opener("deep")
+    page.set_viewport_size({"width": 1300, "height": 900})
+    groups = page.locator("#finding-list .group")
+    assert groups.count() == 3
+    for number, (rule, said) in enumerate((("Z201", "layers.11"), ("Z603", "layers.11"), ("Z405", "layers.7"))):
+        group = groups.nth(number)
+        expect(group).to_contain_text(rule)
+        assert said in str(group.locator("svg title").text_content())
+        words, figure = group.locator(".words").bounding_box(), group.locator("figure").bounding_box()
+        assert words is not None
+        assert figure is not None
+        assert words["x"] + words["width"] <= figure["x"]
+    page.get_by_label("Name").fill("layers.12.")
+    expect(groups).to_have_count(1)
+    expect(groups.locator("svg title")).to_contain_text("layers.11", timeout=PATIENCE)  # the picture is the group's
+    mark = "getComputedStyle(document.querySelector('#finding-list svg text')).fill"
+    light = page.evaluate(mark)
+    page.emulate_media(color_scheme="dark")
+    page.locator("html[data-theme=dark]").wait_for()
+    assert page.evaluate(mark) != light, "pictures follow the theme"

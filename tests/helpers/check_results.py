@@ -278,9 +278,50 @@ def odd() -> Results:
     )
 
 
+PREFIX = "multimodal_transformer.language_model.layers"
+#: what stands in a block of a large model of today
+LONG_BLOCK = (
+    ("input_layernorm", "LayerNorm"),
+    ("self_attn.query_key_value_projection", "Linear"),
+    ("self_attn:scaled_dot_product_attention", "scaled_dot_product_attention"),
+    ("self_attn.output_projection", "Linear"),
+    ("post_attention_layernorm", "LayerNorm"),
+    ("mlp.gate_up_projection", "Linear"),
+    ("mlp.activation", "GELU"),
+    ("mlp.down_projection", "Linear"),
+)
+
+
+def deep() -> Results:
+    """24 blocks with long names, all columns of both tables filled, and a finding of most kinds of evidence."""
+    layers: list[Layer] = []
+    for i in range(24):
+        for place, kind in LONG_BLOCK:
+            rest: dict[str, Any] = {"singular": (0.98, 12.3456), "rms": 1.0 + 0.01 * i, "gradient": 1e-3}
+            if "scaled" in kind:
+                rest |= {"entropy": 0.04 if i == 11 else 0.08 if i == 12 else 0.95, "largest_logit": 3.0}
+                rest |= {"attended": ("9000", "0900", "0090", "0009") if i == 11 else ("4444",) * 4}
+            if kind == "GELU":
+                rest |= {"dead": 0.01, "saturated": 0.99 if i == 7 else 0.02}
+            layers.append(layer(f"{PREFIX}.{i}.{place}", kind, **rest))
+    parameters = [replace(one, spectral=(1.53, 1.41)) for one in owned(layers)]
+    wrong = f"{PREFIX}.11.self_attn.query_key_value_projection.weight"
+    parameters = [replace(one, values=stats(0.06)) if one.name == wrong else one for one in parameters]
+    collapsed = replace(UNITS, id="Z603", name="attention-collapsed")
+    findings = [
+        finding(STD, "std 0.06, planned 0.02 (3,000 standard errors)", parameter=wrong, value=3000, limit=6),
+        *(
+            finding(collapsed, "low entropy", layer=f"{PREFIX}.{i}.self_attn:scaled_dot_product_attention", limit=0.1)
+            for i in (11, 12)
+        ),
+        finding(replace(UNITS, id="Z405", name="saturated"), "full", layer=f"{PREFIX}.7.mlp.activation", limit=0.9),
+    ]
+    return results(layers, parameters, findings, model="MultimodalTransformerForConditionalGeneration", level="full")
+
+
 def empty() -> Results:
     """A model without anything in it."""
     return results([], [], loss=None, seed=None)
 
 
-ALL = {"healthy": healthy, "sick": sick, "odd": odd, "empty": empty}
+ALL = {"healthy": healthy, "sick": sick, "odd": odd, "deep": deep, "empty": empty}

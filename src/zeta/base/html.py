@@ -2,7 +2,7 @@
 
 The HTML has no scripts, no style sheets and no outside resources. It takes font and colours from the page, so that it
 is readable on a dark and on a light one. All text is untrusted and escaped here, by the functions that take it; only
-``page`` and ``section`` take HTML, of the other functions.
+``page`` and ``section`` take HTML, of the other functions, and ``figures`` takes pictures.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _STYLE: Final = {
     "th": f"{_CELL};border-bottom:1px solid currentColor;font-weight:600;white-space:nowrap",
     "td": f"{_CELL};border-bottom:{_LINE}",
     "line": "margin:.15em 0",
+    "figures": "display:flex;flex-wrap:wrap;gap:.5em 2em;margin:.5em 0",
+    "figure": "max-width:100%",
     "mono": "font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.95em;white-space:nowrap",
     "short": "white-space:nowrap",
     "long": "white-space:normal;overflow-wrap:anywhere;min-width:16em;max-width:38em",
@@ -57,6 +59,12 @@ def lines(texts: Iterable[str], *, bold: bool = False) -> str:
     """Each text in a line."""
     weight = ";font-weight:600" if bold else ""
     return "".join(f'<div style="{_STYLE["line"]}{weight}">{escaped(text)}</div>' for text in texts)
+
+
+def figures(pictures: Iterable[tuple[str, str]]) -> str:
+    """Pictures as SVG, each under its title, as many beside each other as have room."""
+    shown = [f'<div style="{_STYLE["figure"]}">{lines([title], bold=True)}{svg}</div>' for title, svg in pictures]
+    return f'<div style="{_STYLE["figures"]}">{"".join(shown)}</div>' if shown else ""
 
 
 def table_section(

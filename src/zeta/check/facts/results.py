@@ -98,6 +98,9 @@ class Layer:
     saturated: float | None = None  #: fraction of an activation's outputs at its bounds
     entropy: float | None = None  #: attention: mean entropy over ln(number of keys attended to)
     largest_logit: float | None = None  #: attention: largest absolute score before the softmax
+    #: attention: of the head with the median entropy, a row of digits for each of some queries. A digit is ten times
+    #: the square root of the weight of one key, or of a group of neighbouring keys
+    attended: tuple[str, ...] | None = None
     singular: tuple[float, float] | None = None  #: full level: mean square and largest singular value of its Jacobian
     block: bool = False  #: whether it is one of a numbered sequence of blocks; its inner layers come before it
 

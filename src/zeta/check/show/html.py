@@ -14,10 +14,16 @@ import json
 from importlib import resources
 from typing import Final
 
+from zeta.base.names import short_name
+from zeta.base.text import fold
 from zeta.check.facts.results import Results
+from zeta.check.show.pictures.choosing import pictures
 from zeta.check.show.serial import to_json
+from zeta.check.show.terminal import opening
 from zeta.errors import UsageError
 
+#: cells of a name in a chart
+LABEL: Final = 40
 _SCRIPTS: Final = ("model.js", "charts.js", "tables.js", "main.js")
 
 
@@ -38,6 +44,8 @@ def page(results: Results) -> str:
         "title": html.escape(f"zeta check: {results.model}"),
         "style": _read("style.css"),
         "data": _packed(json.dumps(to_json(results), separators=(",", ":"), allow_nan=False)),
+        "labels": _packed(json.dumps(_labels(results), separators=(",", ":"))),
+        "pictures": "".join(f'<figure data-finding="{at}">{svg}</figure>' for at, svg in pictures(results).items()),
         "plotly": packed,
         "script": script,
     }
@@ -47,6 +55,20 @@ def page(results: Results) -> str:
         name, _, rest = piece.partition("}}")
         shown += [filled[name], rest]
     return "".join(shown)
+
+
+def _labels(results: Results) -> dict[str, object]:
+    """What the page says: its opening, names that are shortened (by name), the rows of the map of units."""
+    names = [layer.name for layer in results.layers] + [one.name for one in results.parameters]
+    names += [point.layer for point in results.points]
+    compared = [at for at, one in enumerate(results.parameters) if one.units is not None and one.distinct is not None]
+    rows = fold((results.parameters[at].name, None, at) for at in compared)
+    shortened = {name: short_name(name, LABEL) for name in dict.fromkeys(names)}
+    return {
+        "opening": opening(results),
+        "names": {name: short for name, short in shortened.items() if short != name},
+        "rows": [[short_name(name, LABEL), members] for name, members in rows],
+    }
 
 
 @functools.cache

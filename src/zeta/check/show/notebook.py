@@ -1,4 +1,4 @@
-"""Results in a notebook: the verdict, and tables of findings, layers and parameters that fold."""
+"""Results in a notebook: the verdict, tables of findings, layers and parameters that fold, pictures of findings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from zeta.base import html
 from zeta.base.text import count_text, number_text, shape_text
 from zeta.check.facts.places import consequences_text, findings_by_layer, where
 from zeta.check.facts.results import Parameter, Results
-from zeta.check.show.terminal import MARK, facts, remarks, summary
+from zeta.check.show.pictures.choosing import pictures
+from zeta.check.show.terminal import MARK, facts, opening, remarks, summary
 
 _LAYERS: Final = ("layer", "kind", "output (rms)", "gradient (rms)", "findings")
 _PARAMETERS: Final = ("name", "shape", "initializer", "planned std", "std", "gradient (rms)", "zeros")
@@ -23,7 +24,7 @@ def fragment(results: Results) -> str:
             f"{mark} {one.rule.id}",
             one.rule.name,
             where(one),
-            f"{one.message} {consequences_text([one])}".rstrip(),
+            ". ".join(filter(None, (one.message, consequences_text([one])))),
             one.advice,
         )
         for mark, one in findings
@@ -31,8 +32,12 @@ def fragment(results: Results) -> str:
     layers, parameters = list(_layers(results)), [_parameter(one) for one in results.parameters]
     return html.page(
         html.lines([summary(results)], bold=True),
-        html.lines(facts(results)),
+        html.lines([opening(results), *facts(results)]),
         html.table_section("findings", ("severity", "rule", "where", "what", "advice"), rows) if rows else "",
+        html.figures(
+            (f"{MARK[found.severity]} {found.rule.id} {found.rule.name}", svg)
+            for found, svg in ((results.findings[first], svg) for first, svg in pictures(results).items())
+        ),
         html.table_section(count_text(len(layers), "layer"), _LAYERS, layers, right=_LAYERS[2:4], unfolded=False),
         html.table_section(
             f"{len(parameters):,} parameters and buffers",

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 from zeta.base.escaping import visible
+from zeta.base.names import short_name
 from zeta.base.text import count_text, fold, number_text, range_text, table
 from zeta.check.facts.places import SEVERITIES, consequences_text, counts_text, findings_by_layer, where, worst
 from zeta.check.facts.results import Finding, Layer, Results, Severity
@@ -52,6 +53,21 @@ def summary(results: Results) -> str:
     """One line: the verdict and the number of findings."""
     verdict = "can learn from here" if results.ok else "cannot learn from here as it is"
     return f"{visible(results.model)} {verdict}: {counts_text(results.findings)}"
+
+
+def opening(results: Results) -> str:
+    """A sentence for a beginner: what the verdict means, and where to begin."""
+    if not results.ok:
+        return (
+            "From these starting values the network, or a part of it, would not learn. Begin with the first finding "
+            "below: it says where, why, and what to do."
+        )
+    if any(finding.severity is Severity.WARN for finding in results.findings):
+        return (
+            "The network can learn from these starting values, but worse or more slowly than it could. The findings "
+            "below say where."
+        )
+    return "Nothing that was looked at keeps the network from learning from these starting values."
 
 
 def facts(results: Results) -> list[str]:
@@ -143,7 +159,7 @@ def _layers(results: Results, longest: int) -> str:
         rules = sorted({finding.rule.id for finding in findings if finding.severity is severity})
         rows.append(
             (
-                _elided(visible(run[0].name), longest) if len(run) == 1 else f"  ... {len(run):,} layers",
+                short_name(visible(run[0].name), longest) if len(run) == 1 else f"  ... {len(run):,} layers",
                 outputs.cell([layer.output.rms for layer in run]),
                 gradients.cell([layer.gradient.rms for layer in run if layer.gradient is not None]),
                 "" if severity is None else f"{MARK[severity]} {rules[0]}{'+' if len(rules) > 1 else ''}",
@@ -223,16 +239,6 @@ def _number(value: float) -> str:
     if 10 <= value < 99_999.5:
         return f"{value:.0f}"
     return f"{value:.2g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-
-
-def _elided(name: str, longest: int) -> str:
-    """A name of at most so many cells; the middle of a longer one is left out."""
-    from rich.cells import cell_len, chop_cells
-
-    if cell_len(name) <= longest:
-        return name
-    half = longest // 2
-    return chop_cells(name, half - 1)[0] + "…" + chop_cells(name[::-1], half)[0][::-1]
 
 
 # -- the rest ----------------------------------------------------------------------------------------------------------

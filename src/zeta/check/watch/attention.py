@@ -1,4 +1,4 @@
-"""The entropy of attention, computed for a sample of its queries."""
+"""The entropy of attention and a small map of it, computed for a sample of its queries."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _BATCH: Final = 4
 _HEADS: Final = 8
 #: scores below this count as masked: a mask adds the most negative number of a dtype, or something like -10000
 _MASKED: Final = -9e3
+#: rows and columns of a map: queries, and groups of neighbouring keys
+_CELLS: Final = 16
+
+#: mean entropy, largest absolute score, and the map of one head
+Observed = tuple[Tensor, Tensor, Tensor]
 
 
 def of_call(
@@ -27,8 +32,8 @@ def of_call(
     scale: float | None = None,
     enable_gqa: bool = False,
     **_: Any,
-) -> tuple[Tensor, Tensor] | None:
-    """For ``scaled_dot_product_attention``: mean entropy over ln(keys that are not masked), largest absolute score."""
+) -> Observed | None:
+    """For ``scaled_dot_product_attention``: mean entropy over ln(keys that are not masked), largest score, a map."""
     query, key = query.detach(), key.detach()
     rows, columns = query.shape[-2], key.shape[-2]
     chosen = torch.arange(0, rows, max(1, rows // _QUERIES), device=query.device)
@@ -51,7 +56,7 @@ def of_call(
     return of_scores(scores)
 
 
-def of_scores(scores: Tensor) -> tuple[Tensor, Tensor] | None:
+def of_scores(scores: Tensor) -> Observed | None:
     """The same, from the scores before the softmax; masked ones are very negative."""
     if scores.shape[-1] < 2 or scores.ndim < 2:
         return None
@@ -69,4 +74,19 @@ def of_scores(scores: Tensor) -> tuple[Tensor, Tensor] | None:
     if not bool(several.any()):
         return None
     share = entropy[several] / count[several].double().log()
-    return share.mean().double(), x[seen].abs().amax().double()
+    return share.mean().double(), x[seen].abs().amax().double(), _map(weights, entropy / count.clamp(min=2).log())
+
+
+def _map(weights: Tensor, shares: Tensor) -> Tensor:
+    """Of the head with the median entropy, the weights of some queries, as ten times their square roots.
+
+    Weights of neighbouring keys are added, so that the squares of the tenths in a row have a sum of about one.
+    """
+    heads = weights.flatten(0, -3) if weights.ndim > 2 else weights[None]
+    means = shares.reshape(heads.shape[:2]).mean(-1)
+    chosen = heads[means.nan_to_num(torch.inf).median(0).indices]
+    chosen = chosen[:: -(-chosen.shape[0] // _CELLS)]
+    size = -(-chosen.shape[1] // _CELLS)
+    groups = torch.arange(chosen.shape[1], device=chosen.device) // size
+    added = chosen.new_zeros(len(chosen), -(-chosen.shape[1] // size)).index_add_(1, groups, chosen)
+    return (added.nan_to_num(0.0).clamp(min=0).sqrt() * 10).floor().clamp(max=9).to(torch.uint8)

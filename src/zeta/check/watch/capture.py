@@ -57,7 +57,7 @@ class Record:
         self.steps: int | None = None
         self.dead: Tensor | None = None
         self.saturated: Tensor | None = None
-        self.attention: tuple[Tensor, Tensor] | None = None
+        self.attention: attention.Observed | None = None
         self.scores: Any = None  #: the graph node of an attention's scores, or of its output
         self.attached = False  #: whether its output depends on a trainable parameter
         self.node: Any = None

@@ -184,7 +184,7 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
     assert output is not None
     square = None if given is None else given.stats.rms**2
     known = square is not None and square > 0 and math.isfinite(square)
-    entropy, largest = (None, None) if record.attention is None else (float(item) for item in record.attention)
+    entropy, largest, attended = (None, None, None) if record.attention is None else record.attention
     layer = Layer(
         name=record.name,
         kind=record.kind,
@@ -194,8 +194,9 @@ def _use(record: Record, output: Measures | None, gradient: Measures | None, giv
         factor=output.stats.rms**2 / square if known and square is not None else None,
         dead=None if record.dead is None else float(record.dead),
         saturated=None if record.saturated is None else float(record.saturated),
-        entropy=entropy,
-        largest_logit=largest,
+        entropy=None if entropy is None else float(entropy),
+        largest_logit=None if largest is None else float(largest),
+        attended=None if attended is None else tuple("".join(map(str, row)) for row in attended.tolist()),
         block=record.block,
     )
     return Use(

@@ -9,6 +9,9 @@ function look() {
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
+// A legend directly above its plot, also where it has one entry only.
+const ABOVE = { showlegend: true, legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" }, margin: { l: 70, r: 16, t: 40, b: 44 } };
+
 // Plotly reads a few tags in its texts, and names are only names.
 function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
@@ -36,7 +39,7 @@ function axis(colours, rest) {
 
 function logAxis(colours, scale, title, rest) {
   const { range, tickvals, ticktext } = scale;
-  return axis(colours, { title: { text: title, standoff: 8 }, range, tickvals, ticktext, ...rest });
+  return axis(colours, { title: { text: title, standoff: 8, font: { color: rest?.color ?? colours.text } }, range, tickvals, ticktext, ...rest, color: undefined });
 }
 
 function overIndex(colours, count, title, rest) {
@@ -48,7 +51,8 @@ function marks(colours, places, at, shown, axes, what) {
   return SEVERITIES.map((severity) => {
     const members = places.filter((place) => worst(place.findings.filter(shown)) === severity && at(place) !== null);
     return {
-      type: "scatter", mode: "markers", ...axes, hoverinfo: "skip", showlegend: false, meta: `${what} ${severity}`,
+      type: "scatter", mode: "markers", ...axes, hoverinfo: "skip", meta: `${what} ${severity}`,
+      name: NOUNS[severity], showlegend: what !== "gradient" && members.length > 0,
       x: members.map((place) => place.index), y: members.map(at),
       marker: { color: colours[severity], size: severity === "note" ? 8 : 11, symbol: { fail: "x", warn: "diamond", note: "circle-open" }[severity] },
     };
@@ -63,14 +67,14 @@ function drawProfile(target, layers, shown, current) {
   const mode = layers.length > 80 ? "lines" : "lines+markers";
   const line = (values, scale, colour, name, axes) => ({
     type: "scatter", mode, name, ...axes, x: layers.map((layer) => layer.index), y: values.map(scale.place),
-    line: { color: colour, width: 1.5 }, marker: { size: 6 }, opacity: blocks.length ? 0.6 : 1,
-    text: values.map((value, i) => `${plain(elided(layers[i].name, 60))}<br>${plain(elided(layers[i].kind, 40))}: ${name} ${digits(value) || "none"}`),
+    showlegend: false, line: { color: colour, width: 1.5 }, marker: { size: 6 }, opacity: blocks.length ? 0.6 : 1,
+    text: values.map((value, i) => `${plain(results.short(layers[i].name))}<br>${plain(layers[i].kind)}: ${name} ${digits(value) || "none"}`),
     hovertemplate: "%{text}<extra></extra>",
   });
   const below = { xaxis: "x", yaxis: "y2" };
   const blocks = layers.filter((layer) => layer.block);
   const stream = (values, scale, colour, axes) => ({
-    type: "scatter", mode: "lines", ...axes, hoverinfo: "skip", line: { color: colour, width: 3 }, meta: "blocks",
+    type: "scatter", mode: "lines", ...axes, hoverinfo: "skip", showlegend: false, line: { color: colour, width: 3 }, meta: "blocks",
     x: blocks.map((layer) => layer.index), y: blocks.map((layer) => scale.place(values[layer.index])),
   });
   const data = [
@@ -82,10 +86,10 @@ function drawProfile(target, layers, shown, current) {
     ...marks(colours, layers, (layer) => backward.place(rms(layer.gradient)), shown, below, "gradient"),
   ];
   return react(target, data, layout(colours, {
-    height: 460, showlegend: false, hovermode: "x", shapes: cursor(colours, current),
+    height: 400, hovermode: "x", ...ABOVE, shapes: cursor(colours, current),
     xaxis: overIndex(colours, layers.length, "layer, in the order of the forward pass", { anchor: "y2" }),
-    yaxis: logAxis(colours, forward, "output", { domain: [0.54, 1] }),
-    yaxis2: logAxis(colours, backward, "gradient", { domain: [0, 0.46] }),
+    yaxis: logAxis(colours, forward, "output (rms)", { domain: [0.54, 1], color: colours.accent }),
+    yaxis2: logAxis(colours, backward, "gradient (rms)", { domain: [0, 0.46], color: colours.gradient }),
   }), CONFIG);
 }
 
@@ -101,18 +105,17 @@ function drawSpread(target, parameters, shown) {
   const measured = parameters.map((one) => number(one.values.std));
   const scale = decades([planned, measured]);
   const x = parameters.map((one) => one.index);
-  const text = parameters.map((one, i) => `${plain(elided(one.name, 60))}<br>planned ${digits(planned[i]) || "nothing"}, measured ${digits(measured[i])}`);
+  const text = parameters.map((one, i) => `${plain(results.short(one.name))}<br>planned ${digits(planned[i]) || "nothing"}, measured ${digits(measured[i])}`);
   const width = parameters.length > 300 ? 7 : 14;
   const data = [
-    { type: "scatter", mode: "markers", name: "planned", x, y: planned.map(scale.place), hoverinfo: "skip",
+    { type: "scatter", mode: "markers", name: "planned", showlegend: planned.some((one) => one !== null), x, y: planned.map(scale.place), hoverinfo: "skip",
       marker: { symbol: "line-ew", size: width, line: { color: colours.quiet, width: 2 } } },
     { type: "scatter", mode: "markers", name: "measured", x, y: measured.map(scale.place), text, hovertemplate: "%{text}<extra></extra>",
       marker: { color: colours.accent, size: parameters.length > 300 ? 4 : 7 } },
     ...marks(colours, parameters, (one) => scale.place(number(one.values.std)), shown, {}, "parameter"),
   ];
   return react(target, data, layout(colours, {
-    height: 340, hovermode: "closest", legend: { orientation: "h", x: 1, xanchor: "right", y: 1.02, yanchor: "bottom" },
-    margin: { l: 70, r: 16, t: 40, b: 44 },
+    height: 400, hovermode: "closest", ...ABOVE,
     xaxis: overIndex(colours, parameters.length, "parameter, in the order of the model"),
     yaxis: logAxis(colours, scale, "standard deviation"),
   }), CONFIG);
@@ -127,7 +130,7 @@ function drawSymmetry(target, rows) {
   const columns = Math.max(...rows.map((row) => row.members.length));
   const cells = rows.map((row) => Array.from({ length: columns }, (_, i) => row.members[i] ?? null));
   const part = (one) => (one === null ? null : one.units ? one.distinct / one.units : 1);
-  const text = (one) => (one === null ? "" : `${plain(elided(one.name, 60))}<br>${one.distinct.toLocaleString("en")} of ${one.units.toLocaleString("en")} units differ`);
+  const text = (one) => (one === null ? "" : `${plain(results.short(one.name))}<br>${one.distinct.toLocaleString("en")} of ${one.units.toLocaleString("en")} units differ`);
   const full = 0.99999;
   const data = [{
     type: "heatmap", z: cells.map((row) => row.map(part)), text: cells.map((row) => row.map(text)), zmin: 0, zmax: 1,
@@ -138,7 +141,7 @@ function drawSymmetry(target, rows) {
   return react(target, data, layout(colours, {
     height: 84 + rows.length * 24, margin: { l: 40, r: 10, t: 30, b: 44 },
     xaxis: axis(colours, { title: { text: "number within the row" }, showgrid: false, nticks: Math.min(columns + 1, 12), tickformat: "d" }),
-    yaxis: axis(colours, { autorange: "reversed", showgrid: false, tickvals: rows.map((_, i) => i), ticktext: rows.map((row) => plain(elided(row.pattern, 34))) }),
+    yaxis: axis(colours, { autorange: "reversed", showgrid: false, tickvals: rows.map((_, i) => i), ticktext: rows.map((row) => plain(row.label)) }),
   }), CONFIG);
 }
 
@@ -151,7 +154,7 @@ function drawSizes(target, factory, points) {
   const palette = ["#1f77b4", "#e8601c", "#2ca02c", "#9467bd", "#8c7b00", "#17becf", "#d6457f"];
   const trace = (name, i, step, dash) => {
     const members = points.filter((point) => point.layer === name && point.step === step).sort((a, b) => a.size - b.size);
-    const label = plain(elided(name, 40));
+    const label = plain(results.short(name));
     return {
       type: "scatter", mode: "lines+markers", name: label, legendgroup: String(i), showlegend: step === last && names.length <= 24,
       line: { dash, width: 1.5, color: palette[i % palette.length] }, x: members.map((point) => Math.log2(point.size)), y: members.map((point) => scale.place(number(point.value))),
@@ -159,22 +162,25 @@ function drawSizes(target, factory, points) {
     };
   };
   const data = names.flatMap((name, i) => [...(first === last ? [] : [trace(name, i, first, "dot")]), trace(name, i, last, "solid")]);
+  const beside = target.clientWidth >= 800;
   const sizes = [...new Set(points.map((point) => point.size))].sort((a, b) => a - b);
   return react(target, data, layout(colours, {
-    height: 320 + 20 * Math.min(names.length, 24), hovermode: "closest", legend: { orientation: "h", y: -0.25, yanchor: "top" },
+    height: beside ? 400 : 320 + 20 * Math.min(names.length, 24), hovermode: "closest",
+    legend: beside ? { x: 1.01, xanchor: "left", y: 1, yanchor: "top" } : { orientation: "h", y: -0.25, yanchor: "top" },
     xaxis: axis(colours, { title: { text: factory }, tickvals: sizes.map(Math.log2), ticktext: sizes.map(String) }),
     yaxis: logAxis(colours, scale, "value"),
   }), CONFIG);
 }
 
-// Histograms one below the other: [title, stats, colour].
+// Histograms, as many beside each other as have room: [title, stats, colour].
 function drawHistograms(target, parts) {
   const colours = look();
   const drawn = parts.filter(([, stats]) => stats?.histogram);
   target.hidden = !drawn.length;
   if (!drawn.length) return null;
-  const gap = 58 / (drawn.length * 150);
-  const share = 1 / drawn.length;
+  const columns = Math.min(drawn.length, Math.max(1, Math.floor(target.clientWidth / 230)));
+  const lines = Math.ceil(drawn.length / columns);
+  const share = (at, of, gap) => [(at + gap / 2) / of, (at + 1 - gap / 2) / of];
   const data = [];
   const axes = {};
   const annotations = [];
@@ -183,15 +189,15 @@ function drawHistograms(target, parts) {
     const [low, high] = [number(stats.histogram.low), number(stats.histogram.high)];
     const width = (high - low) / counts.length;
     const suffix = i ? String(i + 1) : "";
-    const domain = [1 - (i + 1) * share + gap / 2, 1 - i * share - gap / 2];
+    const across = share(i % columns, columns, 0.2);
+    const domain = share(lines - 1 - Math.floor(i / columns), lines, 0.36);
     const x = counts.map((_, bin) => low + (bin + 0.5) * width);
-    const colourNow = colours[colour];
-    data.push({ type: "bar", x, y: counts, width, marker: { color: colourNow, line: { width: 0 } }, xaxis: `x${suffix}`, yaxis: `y${suffix}`, hovertemplate: "%{x:.3g}: %{y:,}<extra></extra>" });
-    axes[`xaxis${suffix}`] = axis(colours, { anchor: `y${suffix}`, nticks: 5, exponentformat: "e", fixedrange: true, range: [low, high] });
-    axes[`yaxis${suffix}`] = axis(colours, { anchor: `x${suffix}`, domain, nticks: 4, fixedrange: true, rangemode: "tozero" });
-    annotations.push({ text: plain(elided(title, 44)), xref: "paper", yref: "paper", x: 0, y: domain[1], xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12 } });
+    data.push({ type: "bar", x, y: counts, width, marker: { color: colours[colour], line: { width: 0 } }, xaxis: `x${suffix}`, yaxis: `y${suffix}`, hovertemplate: "%{x:.3g}: %{y:,}<extra></extra>" });
+    axes[`xaxis${suffix}`] = axis(colours, { anchor: `y${suffix}`, domain: across, nticks: 5, exponentformat: "e", fixedrange: true, range: [low, high], automargin: false });
+    axes[`yaxis${suffix}`] = axis(colours, { anchor: `x${suffix}`, domain, nticks: 4, fixedrange: true, rangemode: "tozero", automargin: false });
+    annotations.push({ text: plain(title), xref: "paper", yref: "paper", x: across[0], y: domain[1], xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 11 } });
   });
   return react(target, data, layout(colours, {
-    height: drawn.length * 150, bargap: 0, showlegend: false, annotations, ...axes, margin: { l: 44, r: 8, t: 4, b: 4 },
+    height: lines * 180, bargap: 0, showlegend: false, annotations, ...axes, margin: { l: 22, r: 4, t: 0, b: 0 },
   }), { ...CONFIG, displayModeBar: false });
 }

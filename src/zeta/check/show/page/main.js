@@ -3,7 +3,6 @@
 const FIRST = 6; // places of one group of findings shown before one asks for all
 const $ = (id) => document.getElementById(id);
 let results = null;
-let symmetryRows = [];
 const filter = { severities: new Set(SEVERITIES), rule: "", name: "", only: false };
 const expanded = new Set(); // groups of findings that are shown whole
 let current = null; // the layer under the cursor of the profile
@@ -11,12 +10,6 @@ let drawn = false;
 let redrawing = 0;
 
 const shown = (finding) => findingPasses(finding, filter);
-
-function opening() {
-  if (!results.ok) return "From these starting values the network, or a part of it, would not learn. Begin with the first finding below: it says where, why, and what to do.";
-  if (results.findings.some((finding) => finding.severity === "warn")) return "The network can learn from these starting values, but worse or more slowly than it could. The findings below say where.";
-  return "Nothing that was looked at keeps the network from learning from these starting values.";
-}
 
 function lossText(loss) {
   const parts = [`loss ${digits(loss.value)}`];
@@ -32,7 +25,7 @@ function heading() {
   $("model").textContent = results.model;
   $("verdict").className = `verdict ${results.ok ? "ok" : "fail"}`;
   $("verdict").textContent = `${results.ok ? "Can learn from here" : "Cannot learn from here as it is"}: ${countsText(results.findings)}`;
-  $("verdict").after(element("p", {}, opening()));
+  $("verdict").after(element("p", {}, results.opening));
   const loss = results.loss;
   const lines = [
     `${plural(results.layers.length, "layer")}, ${plural(results.parameters.length, "parameter")} and buffers`,
@@ -55,7 +48,7 @@ function filters() {
     $("severities").append(element("label", {}, box, badge(severity), String(count)));
   }
   const rules = new Map(results.findings.map((finding) => [finding.rule.id, finding.rule]));
-  for (const [id, rule] of [...rules].sort()) $("rule").append(element("option", { value: id }, `${id} ${elided(rule.name, 30)}`));
+  for (const [id, rule] of [...rules].sort()) $("rule").append(element("option", { value: id }, `${id} ${rule.name}`));
   const read = () => {
     filter.severities = new Set([...$("severities").querySelectorAll("input:checked")].map((box) => box.value));
     filter.rule = $("rule").value;
@@ -81,6 +74,7 @@ function refresh() {
     return kept.size;
   });
   $("shown").textContent = `${findings.length.toLocaleString("en")} of ${plural(results.findings.length, "finding")}, ${left[0].toLocaleString("en")} of ${plural(results.layers.length, "layer")}, ${left[1].toLocaleString("en")} of ${plural(results.parameters.length, "parameter")}`;
+  $("shown").className = findings.length + left[0] + left[1] === results.findings.length + results.layers.length + results.parameters.length ? "all" : "";
   clearTimeout(redrawing);
   redrawing = setTimeout(() => drawn && drawMarked(), 120); // not at every letter of a name
 }
@@ -107,7 +101,7 @@ function view(kind, index) {
     const place = results[`${kind}s`][index];
     const own = kind === "layer" ? place.parameters.map((name) => results.parameterNamed.get(name)).filter(Boolean) : [];
     const parts = kind === "layer"
-      ? [["output", place.output, "accent"], ["gradient", place.gradient, "gradient"], ...own.slice(0, 4).map((one) => [elided(one.name, 44), one.values, "quiet"])]
+      ? [["output", place.output, "accent"], ["gradient", place.gradient, "gradient"], ...own.slice(0, 4).map((one) => [results.short(one.name), one.values, "quiet"])]
       : [["values", place.values, "accent"], ["gradient", place.gradient, "gradient"]];
     $("panel-text").replaceChildren(...(kind === "layer" ? layerText(place) : parameterText(place)));
     $("panel").dataset.shows = `${kind}-${index}`;
@@ -115,6 +109,11 @@ function view(kind, index) {
     drawHistograms($("panel-chart"), parts);
     if (kind === "layer") Plotly.relayout($("profile"), { shapes: cursor(look(), current) });
   });
+}
+
+// What is only pointed at is shown where the panel is open: one that opens by itself would hide what is under it.
+function point(kind, index) {
+  if ($("panel").dataset.shows) view(kind, index);
 }
 
 function enterable(rows) {
@@ -138,7 +137,7 @@ function tableKeys(table, kind) {
   table.addEventListener("mousemove", (event) => {
     if (!event.movementX && !event.movementY) return; // the page moved under the pointer
     const row = event.target.closest("tbody tr");
-    if (row && !row.classList.contains("current")) view(kind, Number(row.dataset.index));
+    if (row && !row.classList.contains("current")) point(kind, Number(row.dataset.index));
   });
   table.addEventListener("keydown", (event) => {
     const row = event.target.closest("tbody tr");
@@ -206,7 +205,7 @@ function drawMarked() {
 
 function draw() {
   drawMarked();
-  drawSymmetry($("symmetry"), symmetryRows);
+  drawSymmetry($("symmetry"), results.rows);
   for (const target of $("sizes").children) drawSizes(target, target.dataset.factory, results.points.filter((point) => point.factory === target.dataset.factory));
   const [kind, index] = $("panel").dataset.shows?.split("-") ?? [];
   if (kind) view(kind, Number(index));
@@ -214,16 +213,16 @@ function draw() {
 
 function wire() {
   const pointed = (event, kind) => {
-    const point = event.points[0];
-    if (point.x !== undefined) view(kind, point.x);
+    const { x } = event.points[0];
+    if (x !== undefined) point(kind, x);
   };
-  const cell = (event) => symmetryRows[event.points[0].pointIndex[0]]?.members[event.points[0].pointIndex[1]];
+  const cell = (event) => results.rows[event.points[0].pointIndex[0]]?.members[event.points[0].pointIndex[1]];
   $("profile").on("plotly_hover", (event) => pointed(event, "layer"));
   $("profile").on("plotly_click", (event) => go(`layer-${event.points[0].x}`));
   $("spread").on("plotly_hover", (event) => pointed(event, "parameter"));
   $("spread").on("plotly_click", (event) => go(`parameter-${event.points[0].x}`));
-  if (!symmetryRows.length) return;
-  $("symmetry").on("plotly_hover", (event) => cell(event) && view("parameter", cell(event).index));
+  if (!results.rows.length) return;
+  $("symmetry").on("plotly_hover", (event) => cell(event) && point("parameter", cell(event).index));
   $("symmetry").on("plotly_click", (event) => cell(event) && go(`parameter-${cell(event).index}`));
 }
 
@@ -243,8 +242,7 @@ async function unpacked(id) {
 }
 
 async function start() {
-  results = indexed(JSON.parse(await unpacked("data")));
-  symmetryRows = patterns(results.parameters);
+  results = indexed(JSON.parse(await unpacked("data")), JSON.parse(await unpacked("labels")));
   heading();
   filters();
   fillTable($("layers"), "layer", LAYER_COLUMNS, results.layers);
@@ -256,10 +254,12 @@ async function start() {
     theme = { auto: "light", light: "dark", dark: "auto" }[theme];
     paint();
   });
-  $("close").addEventListener("click", () => {
+  const close = () => {
     asked = null;
     delete $("panel").dataset.shows;
-  });
+  };
+  $("close").addEventListener("click", close);
+  document.addEventListener("keydown", (event) => event.key === "Escape" && close());
   new ResizeObserver(() => document.documentElement.style.setProperty("--filters", `${$("filters").offsetHeight}px`)).observe($("filters"));
   dark.addEventListener("change", paint);
   paint();

@@ -2,6 +2,7 @@
 
 const SEVERITIES = ["fail", "warn", "note"];
 const MARKS = { fail: "FAIL", warn: "WARN", note: "NOTE" };
+const NOUNS = { fail: "failure", warn: "warning", note: "note" };
 const NONFINITE = { NaN: NaN, Infinity: Infinity, "-Infinity": -Infinity };
 
 function number(value) {
@@ -12,7 +13,8 @@ function rms(stats) {
   return stats === null ? null : Math.hypot(number(stats.mean), number(stats.std));
 }
 
-function indexed(document) {
+// `labels` has the opening sentence, the shortened names, and the rows of the map of units.
+function indexed(document, labels) {
   const layers = document.layers.map((layer, index) => ({ ...layer, index, findings: [] }));
   const parameters = document.parameters.map((parameter, index) => ({ ...parameter, index, findings: [] }));
   const findings = document.findings.map((finding, index) => ({
@@ -31,7 +33,23 @@ function indexed(document) {
     finding.parameterAt = parameterNamed.get(finding.parameter) ?? null;
     finding.parameterAt?.findings.push(finding);
   }
-  return { ...document, layers, parameters, findings, parameterNamed };
+  const groups = grouped(findings);
+  for (const { members } of groups) for (const finding of members) finding.first = members[0].index;
+  const rows = labels.rows.map(([label, members]) => ({ label, members: members.map((at) => parameters[at]) }));
+  const shortened = new Map(Object.entries(labels.names));
+  const short = (name) => shortened.get(name) ?? name;
+  return { ...document, layers, parameters, findings, parameterNamed, rows, short, opening: labels.opening };
+}
+
+// Findings of one severity, rule and advice, in the order of the first of each.
+function grouped(findings) {
+  const groups = new Map();
+  for (const finding of findings) {
+    const key = JSON.stringify([finding.severity, finding.rule.id, finding.advice]);
+    if (!groups.has(key)) groups.set(key, { key, members: [] });
+    groups.get(key).members.push(finding);
+  }
+  return [...groups.values()];
 }
 
 function worst(findings) {
@@ -72,16 +90,7 @@ function plural(count, noun) {
 }
 
 function countsText(findings) {
-  const nouns = { fail: "failure", warn: "warning", note: "note" };
-  return SEVERITIES.map((severity) => plural(findings.filter((one) => one.severity === severity).length, nouns[severity])).join(", ");
-}
-
-// The middle goes, as the ends of a name tell most.
-function elided(name, most) {
-  const points = [...name];
-  if (points.length <= most) return name;
-  const half = Math.floor(most / 2);
-  return points.slice(0, half - 1).join("") + "…" + points.slice(-half).join("");
+  return SEVERITIES.map((severity) => plural(findings.filter((one) => one.severity === severity).length, NOUNS[severity])).join(", ");
 }
 
 // -- a logarithmic axis that also has places for 0 and for what is not finite --
@@ -109,16 +118,4 @@ function decades(columns) {
   const margin = (high - low) * 0.05 + 0.05;
   const range = [low - (zero ? gap : 0) - margin, high + (odd ? gap : 0) + margin];
   return { place, range, tickvals: ticks.map(([at]) => at), ticktext: ticks.map(([, text]) => text) };
-}
-
-// Parameters by name without numbers: rows of a map whose columns count them.
-function patterns(parameters) {
-  const rows = new Map();
-  for (const parameter of parameters) {
-    if (parameter.units === null || parameter.distinct === null) continue;
-    const pattern = parameter.name.split(".").map((part) => (/^\d+$/.test(part) ? "*" : part)).join(".");
-    if (!rows.has(pattern)) rows.set(pattern, []);
-    rows.get(pattern).push(parameter);
-  }
-  return [...rows].map(([pattern, members]) => ({ pattern: members.length > 1 ? pattern : members[0].name, members }));
 }

@@ -25,34 +25,26 @@ function badge(severity) {
   return element("span", { className: `badge ${severity}` }, MARKS[severity]);
 }
 
-// Findings of one severity, rule and advice, in the order of the first of each.
-function grouped(findings) {
-  const groups = new Map();
-  for (const finding of findings) {
-    const key = JSON.stringify([finding.severity, finding.rule.id, finding.advice]);
-    if (!groups.has(key)) groups.set(key, { key, members: [] });
-    groups.get(key).members.push(finding);
-  }
-  return [...groups.values()];
-}
-
+// A group's picture, if it has one, beside its words. Pictures are the only markup that comes with the page.
 function groupItem({ key, members }, everything, expand) {
   const [first] = members;
   const shown = everything ? members : members.slice(0, FIRST);
-  const places = element("ul", { className: "places" }, ...shown.map(findingItem));
-  const made = element(
-    "li", { className: `group ${first.severity}` },
+  const words = element(
+    "div", { className: "words" },
     element("div", { className: "head" }, badge(first.severity), element("code", {}, first.rule.id), element("strong", {}, first.rule.name), members.length > 1 ? element("span", { className: "quiet" }, plural(members.length, "place")) : ""),
-    element("p", { className: "advice" }, first.advice),
-    places,
+    element("ul", { className: "places" }, ...shown.map(findingItem)),
   );
   if (shown.length < members.length) {
     const more = element("button", { type: "button" }, `Show all ${members.length.toLocaleString("en")}`);
     more.addEventListener("click", () => expand(key));
-    made.append(more);
+    words.append(more);
   }
-  made.append(element("details", {}, element("summary", {}, "why"), element("p", {}, first.rule.summary), element("p", {}, `Source: ${first.rule.source}`)));
-  return made;
+  words.append(
+    element("p", { className: "advice" }, first.advice),
+    element("details", {}, element("summary", {}, "why"), element("p", {}, first.rule.summary), element("p", {}, `Source: ${first.rule.source}`)),
+  );
+  const picture = document.querySelector(`#pictures [data-finding="${first.first}"]`);
+  return element("li", { className: `group ${first.severity}` }, words, picture ? picture.cloneNode(true) : "");
 }
 
 function findingItem(finding) {
@@ -60,7 +52,15 @@ function findingItem(finding) {
   const place = finding.parameterAt;
   if (place) places.push(link(place.name, `parameter-${place.index}`));
   else if (finding.parameter) places.push(named(finding.parameter));
-  for (const layer of finding.layers.slice(0, 3)) places.push(place ? " in " : "", link(layer.name, `layer-${layer.index}`));
+  for (const layer of finding.layers.slice(0, 3)) {
+    const made = link(layer.name, `layer-${layer.index}`);
+    made.title = layer.name;
+    if (place?.name.startsWith(`${layer.name}.`)) { // not the same name twice
+      made.className = "whole";
+      made.replaceChildren(`layer ${layer.index}`);
+    }
+    places.push(place ? " in " : "", made);
+  }
   if (!finding.layers.length && finding.layer) places.push(named(finding.layer));
   if (!places.length) places.push("the model");
   return element("li", { id: `finding-${finding.index}`, tabIndex: -1 }, ...places, ": ", finding.message, consequencesItem(finding));
@@ -86,21 +86,21 @@ const LAYER_COLUMNS = [
   ["#", (layer) => layer.index, (layer) => String(layer.index), "number"],
   ["layer", (layer) => layer.name, (layer) => broken(layer.name), "name"],
   ["findings", (layer) => (layer.findings.length ? -SEVERITIES.indexOf(worst(layer.findings)) : -9), (layer) => findingLinks(layer.findings), ""],
-  ["kind", (layer) => layer.kind, (layer) => elided(layer.kind, 24), ""],
+  ["kind", (layer) => layer.kind, null, "wrap"],
   ["output rms", (layer) => rms(layer.output), null, "number", true],
   ["gradient rms", (layer) => rms(layer.gradient), null, "number", true],
   ["factor", (layer) => number(layer.factor), null, "number"],
   ["dead", (layer) => number(layer.dead), (layer) => percent(layer.dead), "number"],
   ["saturated", (layer) => number(layer.saturated), (layer) => percent(layer.saturated), "number"],
   ["entropy", (layer) => number(layer.entropy), null, "number"],
-  ["singular ms, max", (layer) => number(layer.singular?.[1] ?? null), (layer) => (layer.singular ?? []).map((one) => digits(one)).join(", "), "number"],
+  ["singular values", (layer) => number(layer.singular?.[1] ?? null), (layer) => (layer.singular ?? []).map((one) => digits(one)).join(", "), "number"],
 ];
 const PARAMETER_COLUMNS = [
   ["#", (one) => one.index, (one) => String(one.index), "number"],
   ["parameter", (one) => one.name, (one) => broken(one.name), "name"],
   ["findings", (one) => (one.findings.length ? -SEVERITIES.indexOf(worst(one.findings)) : -9), (one) => findingLinks(one.findings), ""],
   ["shape", (one) => one.shape.reduce((a, b) => a * b, 1), (one) => one.shape.join(" × ") || "scalar", ""],
-  ["planned", (one) => one.initializer ?? "", (one) => elided(one.initializer ?? "", 30), ""],
+  ["planned", (one) => one.initializer ?? "", null, "wrap"],
   ["planned std", (one) => number(one.planned_std), null, "number", true],
   ["std", (one) => number(one.values.std), null, "number", true],
   ["units that differ", (one) => (one.units ? one.distinct / one.units : null), (one) => (one.units === null ? "" : `${one.distinct ?? "?"} of ${one.units}`), "number"],
@@ -112,9 +112,9 @@ function fillTable(table, kind, columns, items) {
   const used = columns.filter(([heading, value]) => ["#", "findings"].includes(heading) || items.some((item) => ![null, ""].includes(value(item))));
   const scales = new Map(used.filter((column) => column[4]).map((column) => [column, decades([items.map(column[1])])]));
   const cell = (item, column) => {
-    const [, value, show, className] = column;
+    const [heading, value, show, className] = column;
     const shown = show ? show(item) : className === "number" ? digits(value(item)) : value(item);
-    const made = element("td", { className: className }, ...[shown].flat());
+    const made = element("td", { className, data: { label: heading } }, ...[shown].flat().map((part) => part ?? ""));
     if (scales.has(column) && value(item) !== null) {
       const scale = scales.get(column);
       made.classList.add("bar");
