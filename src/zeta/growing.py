@@ -133,7 +133,7 @@ class Rows:
 
         Needs the package ``tokenizers``.
         """
-        from zeta.base.tokens import rows_of_tokens
+        from zeta.base.sources.tokens import rows_of_tokens
 
         keep, of = rows_of_tokens(old, new, pieces=pieces)
         if of:
