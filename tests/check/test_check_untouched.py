@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from typing import Any
 
 import numpy as np
@@ -230,3 +230,70 @@ def test_parameters_with_attributes_that_forward_reads() -> None:
     model = nn.Sequential(Scaled(8, 16), nn.ReLU(), Scaled(16, 3))
     nn.init.zeros_(model[2].weight)  # so that further steps are taken
     assert check(model, (vectors(8), torch.arange(len(vectors(8))) % 3)).ok
+
+
+class Slotted:
+    __slots__ = ("__hidden", "count", "late", "tensor")
+
+    def __init__(self) -> None:
+        self.count, self.tensor, self.__hidden = 0, torch.zeros(2), [1]
+
+    def step(self) -> None:
+        self.count += 1
+        self.late = self.count
+        self.tensor += 1
+        self.__hidden.append(2)
+
+    def state(self) -> list[Any]:
+        return [self.count, self.tensor.tolist(), list(self.__hidden), hasattr(self, "late")]
+
+
+class Named(OrderedDict[str, int]):
+    def __setitem__(self, key: str, value: int) -> None:
+        super().__setitem__(key.lower(), value)
+
+
+class Doubling(list[int]):
+    def __iter__(self) -> Any:
+        return (2 * item for item in super().__iter__())
+
+
+def test_slots_and_containers_of_other_classes_come_back() -> None:
+    class Model(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slotted, self.named, self.doubling = Slotted(), Named(a=1, b=2), Doubling([1, 2])
+            self.ordered = OrderedDict(a=1, b=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.slotted.step()
+            self.named["C"] = 3
+            self.named.move_to_end("a")
+            self.ordered.move_to_end("a")
+            self.doubling.append(3)
+            return super().forward(x)
+
+        def state(self) -> list[Any]:
+            return [self.slotted.state(), list(self.named.items()), list(self.doubling), list(self.ordered)]
+
+    model = Model()
+    before = model.state()
+    check(model, vectors(8))
+    assert model.state() == before
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: torch.vmap(lambda row: net.head(torch.relu(net.fc(row))))(x),
+        lambda net, x: torch.vmap(lambda row: net.head.weight @ torch.tanh(net.fc.weight @ row))(x),
+        lambda net, x: torch.func.vmap(torch.func.jacrev(lambda row: net.head(torch.tanh(net.fc(row)))))(x).flatten(1),
+    ],
+)
+def test_transforms_of_torch_func(forward: Any) -> None:
+    class Model(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(self, x)
+
+    report = check(Model(), vectors(8))
+    assert {one.name for one in report.parameters if one.gradient is not None} >= {"fc.weight", "head.weight"}

@@ -567,3 +567,9 @@ def test_a_long_list_of_differences_is_cut() -> None:
     assert len(lines) == 23
     assert lines[20] == "and 20 more"
     assert "of another seed" in lines[21]
+
+
+def test_a_folder_of_which_all_is_kept_is_of_no_seed(tmp_path: Path) -> None:
+    model = nn.ParameterDict({"a": torch.zeros(3), "b": torch.zeros(5)})
+    zeta.save(model, zeta.plan(model, Rules([Rule("*", Keep())])), tmp_path, seed=5)
+    assert zeta.verify(tmp_path).summary == "verified: 2 tensors kept, as they were"

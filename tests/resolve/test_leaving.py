@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -193,3 +194,169 @@ def test_own_real_memory_that_is_registered_in_part(part: Callable[[Tensor], Ten
         assert torch.equal(model.rest, THERE[2:])
     assert torch.equal(model.rest, build().rest)
     assert torch.equal(model.weight, build().weight)
+
+
+class Plain:
+    """No module."""
+
+
+class Slotted:
+    __slots__ = ("weight",)
+
+
+def _module_in_a_list(s: Any) -> Callable[[], Tensor]:
+    s.teacher = [nn.Linear(3, 3)]
+    return lambda: s.teacher[0].weight
+
+
+def _module_in_a_dictionary(s: Any) -> Callable[[], Tensor]:
+    s.teacher = {"ema": nn.Linear(3, 3)}
+    return lambda: s.teacher["ema"].weight
+
+
+def _module_past_setattr(s: Any) -> Callable[[], Tensor]:
+    object.__setattr__(s, "teacher", nn.Linear(3, 3))
+    return lambda: s.teacher.weight
+
+
+def _module_in_an_object(s: Any) -> Callable[[], Tensor]:
+    s.teacher = Plain()
+    s.teacher.net = nn.Linear(3, 3)
+    return lambda: s.teacher.net.weight
+
+
+def _parameter_in_a_slot(s: Any) -> Callable[[], Tensor]:
+    s.teacher = Slotted()
+    s.teacher.weight = nn.Parameter(torch.empty(3, 3).normal_())
+    return lambda: s.teacher.weight
+
+
+def _parameter_in_a_closure(s: Any) -> Callable[[], Tensor]:
+    weight = nn.Parameter(torch.empty(3, 3).normal_())
+    s.teacher = lambda: weight
+    return lambda: s.teacher()
+
+
+def _copy_in_a_list(s: Any) -> Callable[[], Tensor]:
+    s.teacher = [copy.deepcopy(s.layer)]
+    return lambda: s.teacher[0].weight
+
+
+def _attribute_of_a_parameter(s: Any) -> Callable[[], Tensor]:
+    s.layer.weight.teacher = nn.Parameter(torch.empty(3, 3).normal_())
+    return lambda: s.layer.weight.teacher
+
+
+HIDDEN = [
+    _module_in_a_list, _module_in_a_dictionary, _module_past_setattr, _module_in_an_object, _parameter_in_a_slot,
+    _parameter_in_a_closure, _copy_in_a_list, _attribute_of_a_parameter,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hide", HIDDEN)
+@pytest.mark.parametrize("constant", [False, True])
+def test_parameters_out_of_sight_have_values_or_are_refused(hide: Callable[[Any], Any], constant: bool) -> None:
+    found: list[Callable[[], Tensor]] = []
+
+    def build() -> nn.Module:
+        module: Any = nn.Module()
+        module.layer = nn.Linear(3, 3)
+        found.append(hide(module))
+        if constant:
+            nn.init.constant_(found[-1](), 0.5)
+            for other in (getattr(module, "teacher", None),):
+                for layer in _linears(other):
+                    nn.init.zeros_(layer.bias)
+        return module
+
+    if not constant:
+        with pytest.raises(zeta.RecordingError, match=r"neither parameters nor buffers(.|\n)*\(3, 3\), made at"):
+            zeta.record(build)
+        return
+    zeta.record(build)
+    assert torch.equal(found[0](), torch.full((3, 3), 0.5))
+    assert isinstance(found[0](), nn.Parameter)
+    assert found[0]().requires_grad
+
+
+def _linears(value: Any) -> list[nn.Linear]:
+    inside = [value, *(value if isinstance(value, list) else ())]
+    inside += value.values() if isinstance(value, dict) else ()
+    inside += vars(value).values() if isinstance(value, Plain) else ()
+    return [one for one in inside if isinstance(one, nn.Linear)]
+
+
+def test_an_error_names_the_place_of_a_hidden_module() -> None:
+    def build() -> nn.Module:
+        module: Any = nn.Module()
+        module.teachers = {"ema": [nn.Linear(3, 2)]}
+        return module
+
+    with pytest.raises(zeta.RecordingError, match=r"teachers\['ema'\]\[0\]\.weight \(2, 3\), made at test_leaving"):
+        zeta.record(build)
+
+
+def test_another_parameter_of_a_registered_memory_in_a_closure_is_refused() -> None:
+    def build() -> nn.Module:
+        module: Any = nn.Module()
+        module.weight = nn.Parameter(torch.randn(3))
+        other = nn.Parameter(module.weight)
+        module.get = lambda: other
+        return module
+
+    with pytest.raises(zeta.RecordingError, match=r"kept where nothing finds them(.|\n)*a view \(3,\), made at"):
+        zeta.record(build)
+
+
+def test_what_a_cycle_alone_holds_is_not_the_models() -> None:
+    def build() -> nn.Module:
+        module = nn.Linear(3, 3)
+        loop: list[Any] = [nn.Linear(3, 3)]
+        loop.append(loop)
+        return module
+
+    model, _, _ = recorded(build)
+    assert not model.weight.is_meta
+
+
+class Cached(nn.Module):
+    """Has a table that all models of a size share."""
+
+    tables: ClassVar[dict[int, Tensor]] = {}
+
+    def __init__(self, size: int, take: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        if size not in self.tables:
+            self.tables[size] = torch.arange(float(size)).cumsum(0)
+        self.register_buffer("table", take(self.tables[size]))
+        self.inner = nn.Module()
+        self.inner.register_buffer("table", self.table)
+
+
+@pytest.mark.parametrize("take", [lambda t: t, lambda t: t[:3]])
+def test_a_table_in_a_cache_has_its_values(take: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cached, "tables", {})
+    model, plan = zeta.record(Cached, 5, take)
+    other, _ = zeta.record(Cached, 5, take)
+    real = Cached(5, take)
+    assert torch.equal(Cached.tables[5], torch.tensor([0.0, 1, 3, 6, 10]))
+    assert all(one.table.is_meta and one.inner.table is one.table for one in (model, other))
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.table, real.table)
+    assert model.inner.table is model.table
+    model.table.zero_()
+    assert torch.equal(Cached.tables[5], torch.tensor([0.0, 1, 3, 6, 10]))
+
+
+def test_a_table_that_only_the_model_has_stays_the_same_object() -> None:
+    made: list[int] = []
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mask", torch.ones(4, 4).tril().view(1, 1, 4, 4))
+            self.register_buffer("count", torch.zeros(3))
+            made.extend(id(buffer) for buffer in self.buffers())
+
+    model, _ = zeta.record(Own)
+    assert [id(buffer) for buffer in model.buffers()] == made

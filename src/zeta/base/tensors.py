@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -78,11 +78,11 @@ class SavedAttributes:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor = tensor
-        self._attributes = None if is_sharded(tensor) else dict(vars(tensor))
+        self._attributes = None if is_sharded(tensor) else content_of(vars(tensor))
         hooks = [(name, getattr(tensor, name, None)) for name in _HOOKS] if tensor.is_leaf else []
-        self._hooks = [(name, table, dict(table or {})) for name, table in hooks]
-        values = () if self._attributes is None else tuple(self._attributes.values())
-        self._contents = [(found, found.copy()) for _, found in inside(values) if isinstance(found, _REFILLED)]
+        self._hooks = [(name, table, content_of(table or {})) for name, table in hooks]
+        values = () if self._attributes is None else tuple(vars(tensor).values())
+        self._contents = [(found, content_of(found)) for _, found in inside(values) if isinstance(found, REFILLED)]
 
     def restore(self) -> None:
         """Give the tensor what it had. What did not change is not written."""
@@ -100,22 +100,39 @@ class SavedAttributes:
                 setattr(self._tensor, name, table)
 
 
-def refill(container: Any, content: Any) -> None:
-    """Give a list, deque, set or dictionary its former content; nothing is written if it has it."""
-    if len(container) == len(content) and all(map(operator.is_, _flat(container), _flat(content))):
+#: containers whose content can be given back
+REFILLED: Final = (list, set, dict, deque)
+
+
+def content_of(container: Any) -> list[Any]:
+    """What is in a list, deque, set or dictionary now; of a dictionary each key and its value in turn."""
+    kind = _kind_of(container)
+    if issubclass(kind, dict):
+        return [part for pair in kind.items(container) for part in pair]
+    return list(kind.__iter__(container))
+
+
+def refill(container: Any, content: list[Any]) -> None:
+    """Give a container what :func:`content_of` returned for it; nothing is written if it has it."""
+    now = content_of(container)
+    if len(now) == len(content) and all(map(operator.is_, now, content)):
         return
-    container.clear()
-    (container.extend if isinstance(container, list | deque) else container.update)(content)
+    kind = _kind_of(container)
+    kind.clear(container)
+    if issubclass(kind, dict):
+        kind.update(container, zip(content[::2], content[1::2], strict=True))
+    else:
+        (kind.update if kind is set else kind.extend)(container, content)
 
 
-def _flat(container: Any) -> list[Any]:
-    return [part for pair in container.items() for part in pair] if isinstance(container, dict) else list(container)
+def _kind_of(container: Any) -> Any:
+    """The class whose methods read and write a container: those of a class derived from it may do more."""
+    return next(kind for kind in (OrderedDict, *REFILLED) if isinstance(container, kind))
 
 
 #: types of attributes that cannot contain a tensor
 _PLAIN: Final = frozenset([bool, int, float, str, type(None)])
-_REFILLED: Final = (list, set, dict, deque)
-_CONTAINERS: Final = (tuple, *_REFILLED)
+_CONTAINERS: Final = (tuple, *REFILLED)
 
 
 def attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from zeta._version import __version__
 from zeta.base.distributed import any_sharded
+from zeta.base.generators import apart, foreign_apart
 from zeta.base.modules import within_reach
 from zeta.base.process.forked import check_threads
 from zeta.base.process.surroundings import alone_with
@@ -45,7 +46,7 @@ from zeta.check.supply import Supply, course_of, remarks, supply_of
 from zeta.check.watch.batches import Call, call_of, device_of
 from zeta.check.watch.criteria.objective import LossFunction
 from zeta.check.watch.fsdp import kept_gathered, reshard
-from zeta.check.watch.isolation import preserved
+from zeta.check.watch.isolation import preserved, unchanged
 from zeta.check.watch.loaders import first_batch
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
@@ -56,6 +57,7 @@ from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot, type_name, unwrap
 from zeta.write.guards import check_no_recording
 
+_SEED: Final = 0
 _SHARDED: Final = tuple((rule, "the model is sharded") for rule in ("Z901", "Z904", *PAIR_RULES))
 # rules that are applied to an optimizer only
 _OF_OPTIMIZERS: Final = ("Z701", "Z902", "Z903")
@@ -164,7 +166,7 @@ def check(
         with within_reach("initialize=", TargetError):
             raw = {} if initialize is None or supply.streamed else unwritten(inner, initialize)
         ranks.wait()
-        with within_reach("the model's forward pass", TargetError):
+        with unchanged(loss, inner), within_reach("the model's forward pass", TargetError):
             found = _evidence(supply, call, loss, plan, limits, optimizer, ranks, progress)
             evidence = replace(found, unwritten=raw)
             if level == "full":
@@ -240,6 +242,7 @@ def _evidence(
     with preserved(model), course_of(supply, progress) as step:
         stream = Stream(source, _names(supply), arriving.take, step)
         seen = probe(model, slots, call, loss, ranks, stream)
+        call.restore()
         pairs = _pairs(supply, call, seen, limits)
     arriving.finish(frozenset(stream.used), seen.gradients)
     rest = [one for one in subjects if one.name not in arriving.readings]
@@ -249,7 +252,8 @@ def _evidence(
     updates: dict[str, Update] = {}
     membership: Membership | None = None
     if optimizer is not None and not supply.streamed:
-        updates, membership = first_step(tensors, seen.gradients, optimizer)
+        with apart(_SEED), foreign_apart():  # a step may draw random numbers
+            updates, membership = first_step(tensors, seen.gradients, optimizer)
     without = {} if any_sharded(model) or supply.streamed else _without(tensors)
     ranks.wait()
     return Evidence(

@@ -24,12 +24,17 @@ from zeta.base.process.interrupts import insist, undone, undone_on_error
 from zeta.errors import TargetError
 
 
+def in_transform() -> bool:
+    """Whether this is inside a transform of ``torch.func``, such as ``vmap``, where tensors are wrappers."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def plain() -> contextlib.AbstractContextManager[None]:
     """Run the block outside of all modes: default device, ``FakeTensorMode``, inference, autocast, flushed subnormals.
 
     Raises ``TargetError`` inside a transform of ``torch.func``, where tensors are wrappers without memory.
     """
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if in_transform():
         raise TargetError(
             "zeta was called inside a transform of torch.func (vmap, grad, jvp, functionalize), where tensors are "
             "wrappers without memory; call it outside of the transformed function. Nothing was changed"

@@ -122,5 +122,12 @@ def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer | None:
             groups.append({**options, "params": mine})
     if not groups:
         return None
-    with torch.no_grad():
-        return again(optimizer, groups)
+    try:
+        with torch.no_grad():
+            return again(optimizer, groups)
+    except (TypeError, AttributeError) as error:  # it wraps another optimizer, or has options of its own
+        name = type(optimizer).__name__
+        raise SpecError(
+            f"another {name} cannot be made of its options ({error}); pass a function that makes one, as in "
+            f"optimizer=lambda parameters: {name}(parameters, ...)"
+        ) from error

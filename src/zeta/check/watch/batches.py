@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final
 
 import torch
@@ -17,6 +17,7 @@ from zeta.base.modules import tensors_of
 from zeta.base.reading import shown
 from zeta.check.facts.evidence import Sequences
 from zeta.check.watch.loaders import has_training_step, stepping
+from zeta.check.watch.memory import Saved, saved
 from zeta.errors import SpecError, ZetaError
 from zeta.resolve.slots import unwrap
 
@@ -38,12 +39,23 @@ class Call:
     whole: str | None = None  #: says that the model got a mapping as one argument, as its keys name no arguments
     step: bool = False  #: whether a call of the model is its ``training_step``
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext  #: in which it is called
+    content: tuple[Saved, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        tensors = tensors_in((self.args, dict(self.kwargs), self.batch))
+        object.__setattr__(self, "content", tuple(content for _, content in saved(tensors)))
+
+    def restore(self) -> None:
+        """Give the arguments their values again, which a forward pass may change in place."""
+        for content in self.content:
+            content.restore()
 
     def output_of(self, model: nn.Module) -> Any:
-        """Call the model.
+        """Call the model, with the arguments as they were given.
 
         Raises ``SpecError`` where it fails on a mapping that may have been meant as named arguments.
         """
+        self.restore()
         try:
             with self.around(), stepping(model) if self.step else contextlib.nullcontext():
                 return model(*self.args, **self.kwargs)
@@ -121,15 +133,30 @@ def _ways(batch: Any) -> list[tuple[tuple[Any, ...], dict[str, Any], Any]]:
 def move(value: Any, device: torch.device) -> Any:
     """Copy every tensor in ``value`` to ``device``, also inside tuples, lists, mappings and dataclasses.
 
-    Other objects with a method ``to``, such as batches of graphs, are copied shallowly and moved with it.
+    Other objects with a method ``to``, such as batches of graphs, are copied and moved with it; and so are the tensors
+    among the attributes of other objects.
     """
 
     def moved(item: Any) -> Any:
         if isinstance(item, Tensor):
             return item.detach().to(device, copy=True)
-        return copy.copy(item).to(device) if callable(getattr(item, "to", None)) else item
+        if callable(getattr(item, "to", None)):
+            return _copied(item).to(device)
+        held = getattr(item, "__dict__", None)
+        if isinstance(item, type) or type(held) is not dict or not any(isinstance(x, Tensor) for x in held.values()):
+            return item
+        twin = copy.copy(item)
+        vars(twin).update({name: mapped(value, moved) for name, value in held.items()})
+        return twin
 
     return mapped(value, moved)
+
+
+def _copied(item: Any) -> Any:
+    try:
+        return copy.deepcopy(item)
+    except (RuntimeError, TypeError):  # torch copies no tensor with a graph, and Python no lock
+        return copy.copy(item)
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zeta.base.distributed import any_sharded, is_fsdp, local
 from zeta.base.modules import modules_of
+from zeta.base.process.surroundings import in_transform
 from zeta.check.facts.evidence import Choice, Sequences
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import sequences_of, steps_of, tensors_in
@@ -381,9 +382,9 @@ def _only(calls: list[Record]) -> Record | None:
 
 
 def _first_float(value: Any) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value if value.is_floating_point() or value.is_complex() else None
-    return next((t for _, t in tensors_in(value) if t.is_floating_point() or t.is_complex()), None)
+    """The first tensor of numbers with values: inside of ``vmap`` and its kin there are none."""
+    floats = (t for _, t in tensors_in(value) if t.is_floating_point() or t.is_complex())
+    return None if in_transform() else next(floats, None)
 
 
 class _Calls(TorchFunctionMode):
@@ -406,7 +407,7 @@ class _Calls(TorchFunctionMode):
         capture, kind = self.capture, kind_of_call(name)
         capture.before_any_call(name, func, args, kwargs)
         func, args, kwargs = silenced(name, func, args, kwargs)
-        dead = capture.before_call(kind, args)
+        dead = None if in_transform() else capture.before_call(kind, args)
         result = func(*args, **kwargs)
         capture.after_any_call(name, func, args, kwargs, result)
         if kind is not None and kind != "product":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 import torch
@@ -15,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
-from zeta.base.tensors import SavedAttributes, refill, storage_of, swap
+from zeta.base.tensors import SavedAttributes, content_of, refill, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
 from zeta.errors import TargetError, listed
@@ -65,7 +67,7 @@ class _SavedModule:
     module: nn.Module
     kind: type[nn.Module]
     attributes: dict[str, Any]
-    tables: dict[str, Any]
+    tables: dict[str, list[Any]]
 
     def restore_kind(self) -> None:
         if type(self.module) is not self.kind:  # a lazy module becomes another in its first pass
@@ -95,7 +97,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     Raises:
         TargetError: if something could not be restored; everything else was.
     """
-    modes, steps = Modes.now(), _Steps(_steps(model))
+    modules = modules_held(model)
+    modes, steps = Modes.now(), _Steps(_steps(modules, tensors_held(modules)))
 
     def restore() -> None:
         modes.restore_all()
@@ -111,6 +114,38 @@ def preserved(model: nn.Module) -> Iterator[None]:
         torch.enable_grad(),
     ):
         yield
+
+
+@contextlib.contextmanager
+def unchanged(function: Any, model: nn.Module) -> Iterator[None]:
+    """Restore after the block what a loss keeps, such as running statistics, as ``preserved`` does for ``model``.
+
+    This covers a module, an object, and the modules and containers that a function, a method or a partial function
+    has, but for those of the model.
+    """
+    holder = nn.Module()
+    vars(holder)["held"] = list(_held_by(function))
+    known = {id(module) for module in modules_held(model).values()}
+    modules = {place: one for place, one in modules_held(holder).items() if id(one) not in known}
+    own = {place: one for place, one in modules.items() if one is not holder}
+    steps = _Steps(_steps(modules, tensors_held(own)))
+    with undone_on_error(steps.take), undone(steps.take):
+        yield
+
+
+def _held_by(function: Any) -> Iterator[Any]:
+    """What a callable is or has: an object, and what is in a function's closure and in the arguments of a partial."""
+    if isinstance(function, functools.partial):
+        for part in (function.func, *function.args, *function.keywords.values()):
+            yield from _held_by(part)
+    elif isinstance(function, MethodType):
+        yield from (function.__self__, *_held_by(function.__func__))
+    elif isinstance(function, FunctionType):
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # an empty one
+                yield from _held_by(cell.cell_contents)
+    else:
+        yield function
 
 
 class _Steps:
@@ -148,18 +183,16 @@ class _Steps:
             )
 
 
-def _steps(model: nn.Module) -> Iterator[tuple[str, Restore]]:
-    """What restores the model, in order, with the names of its parts."""
-    modules = modules_held(model)
+def _steps(modules: dict[str, nn.Module], named: dict[int, tuple[str, Tensor]]) -> Iterator[tuple[str, Restore]]:
+    """What restores modules and tensors, in order, with the names of their parts."""
     for name, module in modules.items():
-        tables = {str(table): vars(module)[table].copy() for table in TABLES if table in vars(module)}
+        tables = {str(table): content_of(vars(module)[table]) for table in TABLES if table in vars(module)}
         kept = _SavedModule(module=module, kind=type(module), attributes=dict(vars(module)), tables=tables)
         yield name or "the model", kept.restore_kind
         yield name or "the model", kept.restore
     for name, module in modules.items():
         for place, value in things_in(name, module):
             yield from ((place, restore) for restore in restorers(value))
-    named = tensors_held(modules)
     # what views were taken from comes first: it may have a graph, which each view has then too
     viewed = ((name, view._base) for name, view in named.values())
     bases = {id(base): (f"the base of {name}", base) for name, base in viewed if base is not None}

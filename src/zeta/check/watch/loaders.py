@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.reading import shown
 from zeta.errors import SpecError
+from zeta.resolve.recording.holding import restorers
 
 _SEED: Final = 0
 #: the class of Lightning, in either of its packages, whose ``training_step`` returns the loss
@@ -20,19 +20,22 @@ _LIGHTNING: Final = ("lightning.pytorch.core.module", "pytorch_lightning.core.mo
 
 
 def first_batch(loader: DataLoader[Any]) -> Any:
-    """The first batch that a loader gives. No random state moves, neither the loader's nor the process's."""
+    """The first batch that a loader gives.
+
+    No random state moves, neither the loader's nor the process's, and the samplers have the attributes that they had.
+    """
     samplers = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
-    found = [getattr(one, "generator", None) for one in samplers]
-    generators = {id(one): one for one in found if isinstance(one, torch.Generator)}.values()
-    states = [one.get_state() for one in generators]
+    states = [vars(one) for one in samplers if hasattr(one, "__dict__")]
+    held = {id(part): part for state in states for part in (state, *state.values()) if part is not loader.dataset}
+    steps = [restore for part in held.values() for restore in restorers(part)]
     try:
         with apart(_SEED), foreign_apart():
             return next(iter(loader))
     except StopIteration:
         raise SpecError(f"this loader gives no batch: {shown(loader)}") from None
     finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+        for restore in steps:
+            restore()
 
 
 def has_training_step(model: nn.Module) -> bool:

@@ -73,6 +73,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Verificatio
         compared=sum(len(item.names) for shard in files.shards for item in shard.stored),
         kept=tuple(manifest.kept),
         kept_compared=True,
+        all_kept=all(entry.kept for entry in manifest.plan),
         differences=found.differences,
         problems=tuple(problems),
         close=found.close,

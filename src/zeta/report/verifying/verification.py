@@ -45,7 +45,8 @@ class Verification:
 
     ``close`` names orthogonal tensors that are equal only within their tolerance, because another linear algebra
     library computed them. ``kept`` names what the plan keeps: of a folder it has the bytes that were saved
-    (``kept_compared``); of a model nobody knows what it had. ``remark`` says what the differences have in common.
+    (``kept_compared``); of a model nobody knows what it had. With ``all_kept`` the plan of a folder gives no value.
+    ``remark`` says what the differences have in common.
     """
 
     seed: int
@@ -55,6 +56,7 @@ class Verification:
     problems: tuple[str, ...] = ()
     close: tuple[str, ...] = ()
     kept_compared: bool = False
+    all_kept: bool = False
     remark: str = ""
 
     @property
@@ -70,6 +72,8 @@ class Verification:
         kept = f", {len(self.kept)} kept {state}" if self.kept else ""
         if self.ok and not (self.compared or (self.kept and self.kept_compared)):
             return f"nothing was compared{kept}"
+        if self.ok and self.all_kept:
+            return f"verified: {compared} kept, as they were"
         if self.ok:
             close = f" ({len(self.close)} orthogonal within rounding)" if self.close else ""
             return f"verified: {compared} equal, bit by bit{close}, those of seed {self.seed}{kept}"

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from array import array
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from zeta.base.modules import named_modules_of
-from zeta.base.tensors import attributes_here, inside, refill
+from zeta.base.tensors import REFILLED, attributes_here, content_of, inside, refill
 
 Restore = Callable[[], object]
 
@@ -27,7 +28,6 @@ TABLES: Final = (
     *("_backward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks_with_kwargs", "_non_persistent_buffers_set"),
 )
-_CONTAINERS: Final = (list, set, dict, deque, OrderedDict, defaultdict, Counter)
 # types that are not searched for generators and containers: a vocabulary may have hundreds of thousands of them
 _PLAIN: Final = (str, int, float, bytes, type(None), Tensor)
 # the state of FSDP2, which ``undisturbed`` restores: a part of it alone would be initialized twice
@@ -67,7 +67,8 @@ def _objects(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
             for path, found in inside(value):
                 if _is_object(found):
                     place = _place(prefix, key, path)
-                    yield from ((_place("", place, inner), part) for inner, part in inside(vars(found)))
+                    for held in (getattr(found, "__dict__", {}), _in_slots(found)):
+                        yield from ((_place("", place, inner), part) for inner, part in inside(held))
 
 
 def _place(prefix: str, key: str, path: tuple[Any, ...]) -> str:
@@ -82,9 +83,9 @@ def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _is_object(value: Any) -> bool:
     """Whether it is an object with attributes of its own, and none whose state is known otherwise."""
-    if type(value).__module__.startswith(_DISTRIBUTED):
+    if type(value).__module__.startswith(_DISTRIBUTED) or isinstance(value, _NO_OBJECTS):
         return False
-    return type(getattr(value, "__dict__", None)) is dict and not isinstance(value, _NO_OBJECTS)
+    return type(getattr(value, "__dict__", None)) is dict or bool(_slots_of(value))
 
 
 def restorers(value: Any) -> Iterator[Restore]:
@@ -104,8 +105,11 @@ def restorers(value: Any) -> Iterator[Restore]:
             yield _rewritten(value)
     elif isinstance(value, bytearray | array):
         yield _rewritten(value)
-    elif type(value) in _CONTAINERS:
-        yield _refilled(value)
+    elif isinstance(value, REFILLED):
+        content = content_of(value)
+        yield lambda: refill(value, content)
+    elif slots := _slots_of(value):
+        yield _reset(value, slots)
 
 
 def _is(value: Any, module: str, kind: str) -> bool:
@@ -125,9 +129,33 @@ def _rewritten(value: Any) -> Restore:
     return restore
 
 
-def _refilled(value: Any) -> Restore:
-    entries = value.copy()
-    return lambda: refill(value, entries)
+def _slots_of(value: Any) -> dict[str, Any]:
+    """What reads and writes the slots of an object, by name; ``_A__x`` for a private one, as Python names it."""
+    own = [vars(base) for base in type(value).__mro__ if "__slots__" in vars(base)]
+    return {name: part for slots in own for name, part in slots.items() if isinstance(part, MemberDescriptorType)}
+
+
+def _in_slots(value: Any) -> dict[str, Any]:
+    """What an object has in its slots, those that are empty left out."""
+    found: dict[str, Any] = {}
+    for name, slot in _slots_of(value).items():
+        with contextlib.suppress(AttributeError):
+            found[name] = slot.__get__(value, type(value))
+    return found
+
+
+def _reset(value: Any, slots: dict[str, Any]) -> Restore:
+    kept = _in_slots(value)
+
+    def restore() -> None:
+        now = _in_slots(value)
+        for name, slot in slots.items():
+            if name in kept and (name not in now or now[name] is not kept[name]):
+                slot.__set__(value, kept[name])  # the class may allow no attribute to be set
+            elif name in now and name not in kept:
+                slot.__delete__(value)
+
+    return restore
 
 
 def tensors_held(modules: dict[str, nn.Module]) -> dict[int, tuple[str, Tensor]]:

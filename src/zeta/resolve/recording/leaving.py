@@ -6,8 +6,9 @@ Everything is checked before anything is changed: what was there before the reco
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,10 @@ from zeta.base.modules import named_buffers_of, named_modules_of, named_paramete
 from zeta.base.parametrizations import hooked
 from zeta.base.tensors import attributes, covered, extent, meets, overlaps, swap
 from zeta.errors import RecordingError, listed
+from zeta.resolve.recording.caches import LARGEST_STRAY, part_from_caches
+from zeta.resolve.recording.holding import modules_held
 from zeta.resolve.recording.sources import Source
-from zeta.resolve.recording.tracing import Recorder, concrete
-
-#: bytes of the largest memory outside of parameters and buffers that is computed when the constructor has run
-_LARGEST_STRAY: Final = 2**26
+from zeta.resolve.recording.tracing import Recorder, concrete, tensors_with
 
 #: a tensor, and the line that made it
 Living = tuple[Tensor, Source | None]
@@ -44,6 +44,7 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
                 problems,
             )
         )
+    part_from_caches(model, recorder)
     held = list(attributes(model))
     if problems := _lent(model, held, recorder):
         raise RecordingError(
@@ -75,11 +76,12 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
                 problems,
             )
         )
-    strays, lost = _strays(held, recorder, owned), _lost(model, held, recorder, owned)
+    strays, lost = _outside(model, held, recorder, owned)
     if strays or lost:
+        del strays, lost  # they hold what they name
         gc.collect()  # what only a cycle holds is not the model's
-        strays, lost = _strays(held, recorder, owned), _lost(model, held, recorder, owned)
-    values = _values(held, recorder, strays)
+        strays, lost = _outside(model, held, recorder, owned)
+    values = _values(model, held, recorder, strays)
     if lost:
         raise RecordingError(
             listed(
@@ -208,6 +210,32 @@ def _partly_owned(held: Held, owned: Owned) -> Iterator[str]:
             yield f"{place} {tuple(tensor.shape)}"
 
 
+def _outside(model: nn.Module, held: Held, recorder: Recorder, owned: Owned) -> tuple[list[Living], list[Living]]:
+    """The tensors to give values, and those that look into memory of parameters or buffers where nothing finds them.
+
+    Both have also tensors that no operation returned, such as the parameters of a module in a list or a closure.
+    """
+    strays, lost = _strays(held, recorder, owned), _lost(model, held, recorder, owned)
+    known = [*tensors_of(model), *(tensor for _, tensor in held), *(tensor for tensor, _ in (*strays, *lost))]
+    for tensor, source in _unseen(known, recorder):
+        (lost if _memory(tensor) in owned else strays).append((tensor, source))
+    return strays, lost
+
+
+def _unseen(known: list[Tensor], recorder: Recorder) -> list[Living]:
+    """The tensors with recorded memory that are not among the known ones. Most often the memories have no others."""
+    every = {id(each): each for tensor in known for each in (tensor, tensor._base) if each is not None}
+    counts = Counter(_memory(tensor) for tensor in every.values() if tensor.layout is torch.strided)
+    cells = recorder.graph.cells
+    more = {key: cell.node.source for key, cell in cells.items() if tensors_with(cell.storage) > counts[key]}
+    if not more:
+        return []
+    # the class is asked: an object of another one may load something to answer
+    alive = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and id(thing) not in every]
+    plain = [tensor for tensor in alive if tensor.layout is torch.strided and tensor.is_meta]
+    return [(tensor, more[_memory(tensor)]) for tensor in plain if _memory(tensor) in more]
+
+
 def _strays(held: Held, recorder: Recorder, owned: Owned) -> list[Living]:
     """The living tensors, views among them, of whose elements none is one of a parameter or buffer."""
     alive = {id(tensor): (tensor, source) for tensor, source in _living([*recorder.made, *recorder.views])}
@@ -232,7 +260,7 @@ def _lost(model: nn.Module, held: Held, recorder: Recorder, owned: Owned) -> lis
     return [(t, source) for key, (t, source) in alive.items() if key not in found and _memory(t) in owned]
 
 
-def _values(held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[Tensor, Tensor]]:
+def _values(model: nn.Module, held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[Tensor, Tensor]]:
     """Each stray tensor and a real one of its values; those that share a memory do so again."""
     problems: list[str] = []
     values: list[tuple[Tensor, Tensor]] = []
@@ -240,11 +268,11 @@ def _values(held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[
     for tensor, source in strays:
         storage, size = tensor.untyped_storage(), tensor.untyped_storage().nbytes()
         try:
-            if size > _LARGEST_STRAY:
-                raise RecordingError(f"has {size:,} bytes, of which at most {_LARGEST_STRAY:,} are computed")
+            if size > LARGEST_STRAY:
+                raise RecordingError(f"has {size:,} bytes, of which at most {LARGEST_STRAY:,} are computed")
             found = concrete(recorder.graph.read(tensor), "it")
         except RecordingError as error:
-            place = next((place for place, found in held if found is tensor), "a tensor")
+            place = next((place for place, found in (*held, *_in_hidden(model)) if found is tensor), "a tensor")
             problems.append(f"{place} {tuple(tensor.shape)}, made at {source}: {error}")
             continue
         if storage._cdata not in memories or tensor.is_conj() or tensor.is_neg():
@@ -256,12 +284,20 @@ def _values(held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[
     if problems:
         raise RecordingError(
             listed(
-                "these tensors are neither parameters nor buffers, so nothing could give them their values "
-                "(register_buffer does):",
+                "these tensors are neither parameters nor buffers of the model, so nothing could give them their "
+                "values (register_buffer does, and registering the module that has them):",
                 problems,
             )
         )
     return values
+
+
+def _in_hidden(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of modules that the model keeps out of torch's sight, with their places."""
+    for name, module in modules_held(model).items():
+        for local, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield f"{name}.{local}", tensor
 
 
 def _copied(tensor: Tensor, values: Tensor) -> None:

@@ -67,6 +67,6 @@ def _refuses(optimizer: Optimizer, one: TensorFacts) -> bool:
         again(optimizer, [torch.empty(one.slot.shape, device="meta", requires_grad=True)])
     except ValueError:
         return True
-    except TypeError:  # it needs other arguments
+    except (TypeError, AttributeError):  # it needs other arguments
         return False
     return False

@@ -78,4 +78,4 @@ class Whole:
         total = found[0] if found else torch.zeros_like(like)
         for rows in found[1:]:
             total = total + rows
-        return total
+        return total.to(like.dtype)

@@ -17,17 +17,21 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from zeta.base.process.surroundings import in_transform
 from zeta.base.tensors import storage_of
 from zeta.check.watch.calls import unseen
 from zeta.check.watch.moments import plain
 from zeta.check.watch.streaming.gradients import OfRows, Part, Whole
 from zeta.check.watch.streaming.source import DEVICE, NOTHING, Source
 from zeta.check.watch.streaming.tiles import Rows, in_tiles
-from zeta.errors import TargetError
+from zeta.errors import TargetError, ZetaError
+from zeta.resolve.recording.tracing.schemas import written_arguments
 
 #: called with the ``id`` of a parameter, and with its whole gradient; of a large one, with what that is computed from
 Take = Callable[[int, Tensor | Whole], None]
@@ -49,6 +53,8 @@ _FACTS: Final = frozenset(
 _BACKWARD: Final = tuple(
     (function, unseen(function)) for function in (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
 )
+#: what to do about a model that cannot be run so
+_HELD: Final = "pass streamed=False, which holds the model in memory"
 # storages that are remembered before those that are gone are forgotten
 _MANY: Final = 256
 
@@ -101,10 +107,18 @@ class Stream:
             yield
             return
         try:
-            with _Supply(self), saved_tensors_hooks(self._pack, self._unpack):
+            with _Supply(self), _Unwritten(self), saved_tensors_hooks(self._pack, self._unpack):
                 yield
             for key in [*self._sums, *self._parts]:  # of parameters of which a use is not a part of the loss
                 self._hand_on(key)
+        except RuntimeError as error:
+            if isinstance(error, ZetaError) or "meta" not in str(error):
+                raise
+            text = str(error).partition("\n")[0]
+            raise TargetError(
+                f"torch says: {text}. Something takes a parameter, which is on meta, where it is not given its values, "
+                f"such as an autograd.Function; {_HELD}"
+            ) from error
         finally:
             self._sums.clear()
             self._parts.clear()
@@ -125,6 +139,8 @@ class Stream:
 
     def values(self, parameter: Tensor) -> Tensor:
         """The values of a parameter on meta, with a graph that leads to it."""
+        if in_transform():
+            raise TargetError(f"a transform of torch.func takes {self.names[id(parameter)]}; {_HELD}")
         if self._note(parameter):
             values: Tensor = _Given.apply(parameter, self)  # type: ignore[no-untyped-call]
         else:
@@ -146,7 +162,9 @@ class Stream:
         return made(self)
 
     def deliver(self, key: int, part: Tensor | Part | None) -> None:
-        """Take the gradient of one use."""
+        """Take the gradient of one use. What the forward pass differentiates itself is not a gradient of the loss."""
+        if self._forward:
+            return
         self._missing[key] -= 1
         if isinstance(part, Tensor):
             part = plain(part if part.layout is torch.strided else part.to_dense())
@@ -160,6 +178,32 @@ class Stream:
             self.reached.add(key)
         if self._missing[key] == 0 and (key in self._sums or key in self._parts):
             self._hand_on(key)
+
+    def check_once(self, key: int) -> None:
+        """Refuse to be differentiated twice: the gradient of some rows at a time has no graph of its own."""
+        if torch.is_grad_enabled():
+            raise TargetError(
+                f"the gradient of {self.names[key]} is differentiated again (create_graph=True), and some rows of it "
+                f"are computed at a time; {_HELD}"
+            )
+
+    def check_write(self, tensor: Tensor, name: str) -> None:
+        """Refuse a write to the values of a parameter, through any view of them."""
+        storage = storage_of(tensor)
+        known = None if storage is None else self._storages.get(storage._cdata)
+        if known is not None and not known[0].expired():
+            raise self.written(known[1].key, name)
+
+    def written(self, key: int, name: str) -> TargetError:
+        """The error about a forward pass that writes to a parameter."""
+        return TargetError(
+            f"the forward pass writes to {self.names[key]} ({name}), whose values are computed for each use; {_HELD}"
+        )
+
+    def check_asked(self, inputs: Any) -> None:
+        """Refuse a forward pass that takes gradients of parameters: those go to the check."""
+        if self._forward and (found := next((x for x in _listed(inputs) if self.source.has(x)), None)) is not None:
+            raise TargetError(f"the forward pass takes a gradient of {self.names[id(found)]}; {_HELD}")
 
     def _hand_on(self, key: int) -> None:
         self._step(key)
@@ -238,6 +282,8 @@ class _Supply(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         for backward, unseen_backward in _BACKWARD:
             if func is backward:
+                if func is torch.autograd.grad:
+                    self.stream.check_asked(kwargs.get("inputs", args[1] if len(args) > 1 else ()))
                 with self:  # for the forward passes that checkpoints repeat in it
                     return unseen_backward(*args, **kwargs)
         if args and self.stream.source.has(args[0]):
@@ -250,14 +296,34 @@ class _Supply(TorchFunctionMode):
             elif name in _FACTS:
                 return func(*args, **kwargs)
             elif _writes(name):
-                raise TargetError(
-                    f"the forward pass writes to {self.stream.names[id(args[0])]} ({name}), whose values are computed "
-                    "for each use; pass streamed=False, which holds the model in memory"
-                )
+                raise self.stream.written(id(args[0]), name)
         if (made := self.stream.in_tiles(func, args, kwargs)) is not None:
             return made
         given = self.stream.given
         return func(*map(given, args), **{key: given(value) for key, value in kwargs.items()})
+
+
+class _Unwritten(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that refuses operations that write to the values of a parameter, such as of ``weight.data``."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.stream = stream
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if isinstance(func, OpOverload) and func._schema.is_mutable:
+            for written in written_arguments(func, args, kwargs):
+                for tensor in _listed(written):
+                    self.stream.check_write(tensor, func._schema.name.partition("::")[2])
+        return func(*args, **kwargs)
+
+
+def _listed(value: Any) -> list[Tensor]:
+    """One tensor or several."""
+    return [item for item in (value if isinstance(value, list | tuple) else [value]) if isinstance(item, Tensor)]
 
 
 def _writes(name: str) -> bool:

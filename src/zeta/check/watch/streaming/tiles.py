@@ -21,6 +21,9 @@ class Takes(Protocol):
     def deliver(self, key: int, part: Tensor | Part | None) -> None:
         """Take the gradient of one use."""
 
+    def check_once(self, key: int) -> None:
+        """Refuse to be differentiated twice."""
+
     def given(self, value: Any) -> Any:
         """An argument with values."""
 
@@ -49,7 +52,7 @@ def in_tiles(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Made |
 def _product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Made:  # noqa: A002
     def made(stream: Takes) -> Tensor:
         product: Tensor = _Product.apply(stream.given(input), weight, stream)  # type: ignore[no-untyped-call]
-        return product if bias is None else product + stream.given(bias)
+        return product if bias is None else product + stream.given(bias).to(product.dtype)
 
     return weight, made
 
@@ -86,14 +89,18 @@ class _Product(torch.autograd.Function):
         ctx.stream, ctx.weight = stream, weight
         ctx.set_materialize_grads(False)
         flat = inputs.reshape(-1, inputs.shape[-1])
-        out = flat.new_empty(len(flat), len(weight))
+        out: Tensor | None = None
         for first, last in stream.source.spans(id(weight)):
-            out[:, first:last] = F.linear(flat, stream.source.rows(id(weight), weight.dtype, first, last))
+            part = F.linear(flat, stream.source.rows(id(weight), weight.dtype, first, last))
+            out = part.new_empty(len(flat), len(weight)) if out is None else out  # autocast decides on the dtype
+            out[:, first:last] = part
+        assert out is not None
         return out.reshape(*inputs.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
         weight, stream = ctx.weight, ctx.stream
+        stream.check_once(id(weight))
         (inputs,) = ctx.saved_tensors
         into = None
         if gradient is None:
@@ -104,10 +111,12 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             into = flat.new_zeros(len(flat), weight.shape[1])
             for first, last in stream.source.spans(id(weight)):
-                into.addmm_(flat[:, first:last], stream.source.rows(id(weight), weight.dtype, first, last))
+                rows = stream.source.rows(id(weight), weight.dtype, first, last)
+                into.addmm_(flat[:, first:last], rows.to(flat.dtype))
             into = into.reshape(inputs.shape)
         if ctx.needs_input_grad[1]:
-            stream.deliver(id(weight), OfProduct(inputs=inputs.reshape(-1, inputs.shape[-1]).detach(), gradient=flat))
+            given = inputs.reshape(-1, inputs.shape[-1]).detach().to(flat.dtype)
+            stream.deliver(id(weight), OfProduct(inputs=given, gradient=flat))
         return into, None, None
 
 
@@ -130,6 +139,7 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None, None, None]:
+        ctx.stream.check_once(ctx.key)
         (indices,) = ctx.saved_tensors
         part = None
         if gradient is not None:
@@ -153,6 +163,7 @@ class Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None, None, None]:
         """The gradient goes to the stream."""
+        ctx.stream.check_once(ctx.key)
         part = None if gradient is None else OfRows(gradient=gradient.detach(), begin=ctx.first)
         ctx.stream.deliver(ctx.key, part)
         return None, None, None, None

@@ -294,7 +294,12 @@ def _blank(twin: Tensor) -> Tensor:
 
 def is_held(storage: torch.UntypedStorage) -> bool:
     """Whether a tensor has this memory; of a file that is loaded, none has it yet."""
-    return torch._C._storage_Use_Count(storage._cdata) >= _alone()[0]
+    return tensors_with(storage) > 0
+
+
+def tensors_with(storage: torch.UntypedStorage) -> int:
+    """How many tensors have this memory, which an object of Python has, too; autograd may keep some of them."""
+    return torch._C._storage_Use_Count(storage._cdata) - _alone()[0] + 1
 
 
 def _holders(tensor: Tensor) -> tuple[int, int]:
