@@ -59,11 +59,17 @@ def _partial(one: Criterion, model: nn.Module) -> Callable[..., Tensor]:
     return functools.partial(lambda held, output, batch: held(output, batch), one)
 
 
+def _nested(one: Criterion, model: nn.Module) -> Callable[..., Tensor]:
+    inner, trainer = _function(one, model), Trainer(one, model)
+    return lambda output, batch: inner(output, batch) + trainer.criterion(output, batch)
+
+
 LOSSES: list[Callable[[Criterion, nn.Module], Any]] = [
     lambda one, model: one,
     lambda one, model: Trainer(one, model).loss,
     _function,
     _partial,
+    _nested,
 ]
 
 
@@ -75,6 +81,17 @@ def test_a_loss_with_statistics(loss_of: Callable[[Criterion, nn.Module], Any]) 
     assert criterion.state() == before
     trainer = getattr(loss, "__self__", None)
     assert trainer is None or trainer.calls == 0
+
+
+def test_a_function_may_note_what_it_sees() -> None:
+    seen: list[Any] = []
+
+    def loss(output: Tensor, batch: Any) -> Tensor:
+        seen.append((loss, output.shape))
+        return F.cross_entropy(output, batch[1])
+
+    check(Mlp(8, 16, 4), (X, Y), loss)
+    assert seen[0] == (loss, (32, 4))
 
 
 def test_a_loss_that_raises() -> None:

@@ -332,13 +332,14 @@ class Everything(Net):
 @pytest.mark.parametrize("error", [ValueError("no more"), KeyboardInterrupt()])
 def test_a_step_that_fails_stops_no_other(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     real = isolation._steps
-    count = len(list(real(Everything())))
+    modules = isolation.modules_held(Everything())
+    count = len(list(real(modules, isolation.tensors_held(modules))))
     assert count > 40
     for position in range(count):
         names: list[str] = []
 
-        def broken(model: nn.Module, position: int = position, names: list[str] = names) -> Iterator[Any]:
-            for number, (name, step) in enumerate(real(model)):
+        def broken(*given: Any, position: int = position, names: list[str] = names) -> Iterator[Any]:
+            for number, (name, step) in enumerate(real(*given)):
 
                 def failing(step: Any = step) -> None:
                     step()

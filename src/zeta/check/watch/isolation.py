@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import Modes
-from zeta.base.tensors import SavedAttributes, content_of, refill, storage_of, swap
+from zeta.base.tensors import SavedAttributes, content_of, inside, refill, storage_of, swap
 from zeta.check.watch.fsdp import undisturbed
 from zeta.check.watch.memory import parts, saved
 from zeta.errors import TargetError, listed
@@ -117,15 +117,15 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unchanged(function: Any, model: nn.Module) -> Iterator[None]:
+def unchanged(loss: Any, model: nn.Module) -> Iterator[None]:
     """Restore after the block what a loss keeps, such as running statistics, as ``preserved`` does for ``model``.
 
-    This covers a module, an object, and the modules and containers that a function, a method or a partial function
-    has, but for those of the model.
+    This covers a module, another object, and the modules that a function, a method or a partial function has, but for
+    those of the model.
     """
     holder = nn.Module()
-    vars(holder)["held"] = list(_held_by(function))
-    known = {id(module) for module in modules_held(model).values()}
+    vars(holder)["held"] = list(_held_by(loss, set()))
+    known = {id(module) for module in modules_held(model).values()} if vars(holder)["held"] else set()
     modules = {place: one for place, one in modules_held(holder).items() if id(one) not in known}
     own = {place: one for place, one in modules.items() if one is not holder}
     steps = _Steps(_steps(modules, tensors_held(own)))
@@ -133,19 +133,37 @@ def unchanged(function: Any, model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _held_by(function: Any) -> Iterator[Any]:
-    """What a callable is or has: an object, and what is in a function's closure and in the arguments of a partial."""
-    if isinstance(function, functools.partial):
-        for part in (function.func, *function.args, *function.keywords.values()):
-            yield from _held_by(part)
-    elif isinstance(function, MethodType):
-        yield from (function.__self__, *_held_by(function.__func__))
-    elif isinstance(function, FunctionType):
-        for cell in function.__closure__ or ():
+def _held_by(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The object that a callable is or is a method of, and the modules that it has otherwise."""
+    if id(value) in seen or value is None:
+        return
+    seen.add(id(value))
+    if isinstance(value, functools.partial):
+        yield from _held_by(value.func, seen)
+        yield from _modules_in((value.args, value.keywords), seen)
+    elif isinstance(value, MethodType):
+        yield value.__self__
+        yield from _held_by(value.__func__, seen)
+    elif isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty one
-                yield from _held_by(cell.cell_contents)
+                yield from _modules_in(cell.cell_contents, seen)
     else:
-        yield function
+        yield value
+
+
+def _modules_in(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The modules in a container, among the attributes of an object, and of a function.
+
+    Lists and dictionaries stay as the loss leaves them: a function may note there what it sees.
+    """
+    for _, part in inside(value):
+        if isinstance(part, nn.Module):
+            yield part
+        elif isinstance(part, functools.partial | MethodType | FunctionType):
+            yield from _held_by(part, seen)
+        elif not isinstance(part, type) and type(getattr(part, "__dict__", None)) is dict:
+            yield from (one for one in vars(part).values() if isinstance(one, nn.Module))
 
 
 class _Steps:
