@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.helpers.networks import vectors
+from tests.helpers.networks import Mlp, vectors
 from zeta.check import check
 from zeta.check.measure.duplicates import hashes
 from zeta.check.watch import probe
@@ -85,3 +87,17 @@ def test_equal_rows_have_equal_hashes(dtype: torch.dtype, width: int, down: bool
         assert found[8] == found[100]
         assert len(found.unique()) == 298
     assert torch.equal(hashes(rows[:50], 0, some_zero=False).diff() == 0, whole[:50].diff() == 0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "calls"), [((), 3), (("Z905", "Z907", "Z908"), 3), (("Z905", "Z907", "Z908", "Z909"), 1)]
+)
+def test_what_is_suppressed_everywhere_is_not_run(rules: Any, calls: int) -> None:
+    torch.manual_seed(0)
+    model = Mlp(8, 16, 4)
+    ran: list[int] = []
+    model.register_forward_hook(lambda *_: ran.append(1))
+    report = check(model, vectors(8), suppress=rules)
+    assert len(ran) == calls
+    left_out = {rule for rule, reason in report.skipped if reason == "it is suppressed"}
+    assert left_out == (set(rules) if calls == 1 else set())
