@@ -123,7 +123,7 @@ bench-save: $(STAMP) ## write a checkpoint of 13.5 GB compared with dd on the sa
 	$(BIN)/python -m benchmarks.checkpoint
 
 figures: $(STAMP) ## take the figures of the last benchmarks into docs/performance.json, and write the pages that show them
-	$(BIN)/python -m benchmarks.figures $(wildcard build/bench/cpu.json build/bench/checkpoint.json) \
+	$(BIN)/python -m benchmarks.figures $(wildcard build/bench/cpu.json build/bench/checkpoint.json build/bench/streamed.json) \
 	    $(if $(MACHINE),--machine "$(MACHINE)")
 
 pages: figures ## write all that is generated in docs/: figures, sections of check.md, pages of recipes, the picture of a report

@@ -366,7 +366,7 @@ def health(figures: Figures) -> None:
         f"fast check of {count / 1e6:.0f} million parameters, time over a forward and backward pass",
         seconds,
         {"forward and backward": seconds["zeta.check"] / seconds["forward and backward"]},
-        {"forward and backward": -3.0},
+        {"forward and backward": -2.5},
     )
 
 

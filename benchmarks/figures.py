@@ -188,6 +188,34 @@ def check(figures: Figures) -> str:
     )
 
 
+def streamed(figures: Figures) -> str:
+    """What the check of a model that is larger than memory costs."""
+    run = figures["streamed"]
+    about = run["machine"]
+
+    def line(row: Mapping[str, Any]) -> tuple[str, ...]:
+        seconds, amounts = row["seconds"], row["amounts"]
+        return (
+            row["what"],
+            f"{amounts['billion']:.2f}",
+            f"{amounts['tokens']:.0f}",
+            f"{amounts['GiB above']:.2f}",
+            f"{amounts['s of the processor']:.0f}",
+            f"{seconds['zeta.check']:.0f}",
+            f"{seconds['the arithmetic alone']:.0f}",
+        )
+
+    head = ("model", "10^9 parameters", "tokens", "GiB above the process", "s of processor time", "s", "s at least")
+    return "\n".join(
+        (
+            f"On {about['name']}, {about['date']}, in fp32, with a load of {about['load']:.0f} by other processes:\n"
+            "the seconds that passed are many more than those of the processor, for the arithmetic alone too.",
+            "",
+            table(head, map(line, run["rows"])),
+        )
+    )
+
+
 def checkpoint(figures: Figures) -> str:
     """How fast a large model is written, and in how much memory."""
     run, what = figures["checkpoint"], "Llama of "
@@ -273,7 +301,10 @@ def architectures(figures: Figures) -> str:
 
 PARTS: Final[Mapping[str, Callable[[Figures], str]]] = {
     part.__name__.replace("_", " "): part
-    for part in (machine, main_table, scaling, columns, ranks, check, checkpoint, others, summary, architectures)
+    for part in (
+        *(machine, main_table, scaling, columns, ranks, check),
+        *(streamed, checkpoint, others, summary, architectures),
+    )
 }
 
 # -- the pages -------------------------------------------------------------------------------------------------------
@@ -300,7 +331,7 @@ def written(page: str, figures: Figures) -> str:
 def take(run: dict[str, Any], name: str | None) -> dict[str, Any]:
     """A run of a benchmark as ``docs/performance.json`` keeps it."""
     about = run["machine"]
-    kept = {key: about[key] for key in ("date", "threads", "torch", "backend")}
+    kept = {key: about[key] for key in ("date", "threads", "torch", "backend", "load")}
     return {
         "machine": {"name": name or f"{about['cores']} cores of {about['processor']}", **kept},
         "rows": [{key: value for key, value in row.items() if value and key != "targets"} for row in run["rows"]],
@@ -308,7 +339,7 @@ def take(run: dict[str, Any], name: str | None) -> dict[str, Any]:
 
 
 def main(
-    runs: Annotated[list[Path] | None, typer.Argument(help="cpu.json or checkpoint.json of a benchmark")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="the JSON of benchmarks, such as cpu.json")] = None,
     name: Annotated[str | None, typer.Option("--machine", help="what the figures were taken on, in words")] = None,
 ) -> None:
     """Take the runs, then write the pages."""

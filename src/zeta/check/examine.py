@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -50,8 +49,9 @@ from zeta.check.watch.isolation import preserved, unchanged
 from zeta.check.watch.loaders import first_batch
 from zeta.check.watch.probe import probe
 from zeta.check.watch.ranks import Ranks, in_step
+from zeta.check.watch.streaming.picks import Picks
 from zeta.check.watch.streaming.source import IN_MEMORY
-from zeta.check.watch.streaming.stream import Stream, forward_only
+from zeta.check.watch.streaming.stream import Stream
 from zeta.errors import SpecError, TargetError
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import Slot, type_name, unwrap
@@ -110,7 +110,7 @@ def check(
             exponentially with the depth.
         depths: the depths to build.
         suppress: ids of rules or groups that are not reported, with or without a name glob: ``"Z301"``, ``"Z3"``,
-            ``"Z402:blocks.*"``.
+            ``"Z402:blocks.*"``. If Z905 and Z907 to Z909 are, the two passes over two samples are left out.
         thresholds: other limits.
         seed: the seed of the plan, for a model on meta, and for the report.
         streamed: for a model on meta with ``plan``: ``True`` computes each parameter when it is used, and frees it
@@ -167,7 +167,7 @@ def check(
             raw = {} if initialize is None or supply.streamed else unwritten(inner, initialize)
         ranks.wait()
         with unchanged(loss, inner), within_reach("the model's forward pass", TargetError):
-            found = _evidence(supply, call, loss, plan, limits, optimizer, ranks, progress)
+            found = _evidence(supply, call, loss, plan, limits, optimizer, suppression, ranks, progress)
             evidence = replace(found, unwritten=raw)
             if level == "full":
                 with progress_of(progress, "s") as tell:
@@ -208,8 +208,6 @@ def _skipped(
     if supply.streamed:
         reasons["Z101"] = f"initialize= needs the memory of all parameters; {IN_MEMORY}"
         reasons |= dict.fromkeys(_OF_OPTIMIZERS, f"an optimizer needs all parameters at once; {IN_MEMORY}")
-        if _without(evidence.tensors):
-            reasons["Z904"] = f"what cuts parameters off is searched for in a model in memory; {IN_MEMORY}"
         if level == "full":
             reasons["Z801"] = f"products with Jacobians need all parameters; {IN_MEMORY}"
     if initialize is None:
@@ -233,17 +231,19 @@ def _evidence(
     plan: Plan | None,
     limits: Thresholds,
     optimizer: OptimizerLike | None,
+    suppression: Suppression,
     ranks: Ranks,
     progress: CheckProgress | bool | None,
 ) -> Evidence:
     model, slots, source = supply.model, supply.slots, supply.source
     subjects = subjects_of(slots, plan)
-    arriving = Arriving(subjects, source, limits.same_gradient)
+    picks = Picks()
+    arriving = Arriving(subjects, source, limits.same_gradient, picks)
     with preserved(model), course_of(supply, progress) as step:
-        stream = Stream(source, _names(supply), arriving.take, step)
+        stream = Stream(source, arriving.take, step, picks)
         seen = probe(model, slots, call, loss, ranks, stream)
         call.restore()
-        pairs = _pairs(supply, call, seen, limits)
+        pairs = _pairs(supply, call, seen, limits, suppression)
     arriving.finish(frozenset(stream.used), seen.gradients)
     rest = [one for one in subjects if one.name not in arriving.readings]
     readings = arriving.readings | read(rest, seen.gradients, limits.same_gradient)
@@ -254,7 +254,7 @@ def _evidence(
     if optimizer is not None and not supply.streamed:
         with apart(_SEED), foreign_apart():  # a step may draw random numbers
             updates, membership = first_step(tensors, seen.gradients, optimizer)
-    without = {} if any_sharded(model) or supply.streamed else _without(tensors)
+    without = {} if any_sharded(model) else _without(tensors)
     ranks.wait()
     return Evidence(
         **vars(seen),
@@ -262,30 +262,20 @@ def _evidence(
         thresholds=limits,
         later=later,
         pairs=pairs,
-        cuts=cuts_of(model, call, loss, without) if without else (),
+        cuts=cuts_of(model, call, loss, without, source) if without else (),
         updates=updates,
         membership=membership,
         recurrent=recurrent(seen.sequences, tensors),
     )
 
 
-def _names(supply: Supply) -> dict[int, str]:
-    return {id(slot.tensor): slot.name for slot in supply.each()}
-
-
-def _pairs(supply: Supply, call: Call, seen: Pass, limits: Thresholds) -> Pairs:
+def _pairs(supply: Supply, call: Call, seen: Pass, limits: Thresholds, suppression: Suppression) -> Pairs:
     """What two samples show."""
+    if all(map(suppression.everywhere, PAIR_RULES)):
+        return Pairs(skipped=tuple((rule, "it is suppressed") for rule in PAIR_RULES))
     if any_sharded(supply.model):
         return Pairs(skipped=_SHARDED)
-    around = functools.partial(_computed, supply) if supply.streamed else contextlib.nullcontext
-    return pairs_of(supply.model, replace(call, around=around), seen, limits.moved)
-
-
-@contextlib.contextmanager
-def _computed(supply: Supply) -> Iterator[None]:
-    """A context in which parameters are computed, and nothing is kept for gradients."""
-    with torch.no_grad(), forward_only(supply.source, _names(supply)).running():
-        yield
+    return pairs_of(supply.model, call, seen, limits.moved, supply.source)
 
 
 def _without(tensors: tuple[TensorFacts, ...]) -> dict[int, str]:

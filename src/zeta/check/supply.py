@@ -165,6 +165,11 @@ def remarks(supply: Supply, tensors: Sequence[TensorFacts]) -> Iterator[str]:
         count = "1 parameter" if len(unread) == 1 else f"{len(unread):,} parameters"
         names = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")
         yield f"nothing used {count}, whose values were not computed: {names}"
+    for one in tensors:
+        if supply.source.has(one.slot.tensor) and 0 < one.stats.count < one.slot.tensor.numel():
+            rows = len(one.slot.tensor)
+            used = one.stats.count * rows // one.slot.tensor.numel()
+            yield f"{used:,} of {rows:,} experts of {one.name} were used; the values of the others were not computed"
 
 
 @contextlib.contextmanager

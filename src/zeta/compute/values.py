@@ -8,7 +8,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from zeta.compute.sampling import tiles
+from zeta.compute.sampling import Request, fill_, tiles
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.initializers import Program
@@ -69,6 +69,21 @@ def computed(
     """The values of an entry or of a region of it, as one contiguous tensor."""
     region = Region.whole(entry.shape) if region is None else region
     out = torch.empty(region.sizes, dtype=entry.dtype if dtype is None else dtype, device=device)
+    if not isinstance(entry.initializer, Program):
+        key = parameter_key(seed, entry.name)
+        fill_(
+            [
+                Request(
+                    initializer=entry.initializer,
+                    keys=[key],
+                    region=region,
+                    outs=[out],
+                    axes=entry.axes,
+                    zero_row=entry.padding_idx,
+                )
+            ]
+        )
+        return out
     for index, tile in values_of(entry, seed, region=region, dtype=out.dtype, device=out.device):
         out[index].copy_(tile)
     return out

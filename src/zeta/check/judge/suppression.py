@@ -36,6 +36,10 @@ class Suppression:
         reported = tuple(finding for finding in ordered if not self._hides(finding))
         return reported, tuple(finding for finding in ordered if self._hides(finding))
 
+    def everywhere(self, rule: str) -> bool:
+        """Whether a rule is suppressed for all parameters and layers, so that nothing need be measured for it."""
+        return any(rule.startswith(prefix) and glob is None for prefix, glob in self._patterns)
+
     def _hides(self, finding: Finding) -> bool:
         names = [name for name in (finding.parameter, finding.layer) if name is not None]
         return any(

@@ -6,31 +6,39 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
+from zeta.base.language.state import outside_of_modes
 from zeta.check.facts.evidence import Reading, Subject
 from zeta.check.measure.duplicates import Both, Tiles
 from zeta.check.measure.readings import bias_name, reading, unread
 from zeta.check.measure.tensors import values_of
 from zeta.check.watch.streaming.gradients import Whole
+from zeta.check.watch.streaming.picks import Picks
 from zeta.check.watch.streaming.source import Source
 
 
 class _InTiles:
     """The values and the gradient of a large parameter, some rows at a time."""
 
-    def __init__(self, one: Subject, source: Source, gradient: Whole | None) -> None:
+    def __init__(
+        self, one: Subject, source: Source, gradient: Whole | None, picked: Sequence[tuple[int, int]] | None
+    ) -> None:
         self._one = one
         self._source = source
         self._gradient = gradient
+        self._picked = picked
 
     @property
     def numel(self) -> int:
         """As the protocol says."""
-        return self._one.slot.tensor.numel()
+        tensor = self._one.slot.tensor
+        if self._picked is None:
+            return tensor.numel()
+        return sum(last - first for first, last in self._picked) * (tensor.numel() // len(tensor))
 
     def tiles(self) -> Iterator[tuple[int, Tensor, Tensor | None]]:
         """As the protocol says."""
         tensor = self._one.slot.tensor
-        for first, last in self._source.spans(id(tensor)):
+        for first, last in self._source.spans(id(tensor), self._picked):
             values = self._source.rows(id(tensor), tensor.dtype, first, last)
             yield first, values, None if self._gradient is None else self._gradient.rows(values, first)
 
@@ -44,12 +52,14 @@ class Arriving:
         subjects: all tensors of the model.
         source: computes some of them.
         tolerance: as for ``units_of``.
+        picks: which rows were used. Of stacked experts, only those are computed.
     """
 
-    def __init__(self, subjects: Sequence[Subject], source: Source, tolerance: float) -> None:
+    def __init__(self, subjects: Sequence[Subject], source: Source, tolerance: float, picks: Picks) -> None:
         self.readings: dict[str, Reading] = {}
         self._source = source
         self._tolerance = tolerance
+        self._picks = picks
         self._mine = {id(one.slot.tensor): one for one in subjects if source.has(one.slot.tensor)}
         by_name = {one.name: one for one in subjects}
         partners = {one.name: by_name.get(bias_name(one) or "") for one in self._mine.values()}
@@ -97,16 +107,18 @@ class Arriving:
 
     def _measure(self, one: Subject) -> None:
         bias = self._bias.get(one.name)
-        self.readings[one.name] = reading(
-            one, self._tiles(one), None if bias is None else self._both(bias), None, self._tolerance
-        )
+        with outside_of_modes():  # each of them looks at every operation
+            self.readings[one.name] = reading(
+                one, self._tiles(one), None if bias is None else self._both(bias), None, self._tolerance
+            )
 
     def _tiles(self, one: Subject) -> Tiles:
         if id(one.slot.tensor) not in self._source.large:
             return self._both(one)
         gradient = self._gradients.get(one.name)
         assert not isinstance(gradient, Tensor)
-        return _InTiles(one, self._source, gradient)
+        experts = one.axes is not None and 0 in one.axes.batch
+        return _InTiles(one, self._source, gradient, self._picks.of(id(one.slot.tensor)) if experts else None)
 
     def _both(self, one: Subject) -> Both:
         gradient = self._gradients.get(one.name)

@@ -14,7 +14,10 @@ from zeta.base import dtypes
 from zeta.check.facts.evidence import Rows, Units
 from zeta.fans import Axes
 
-_TILE: Final = 2**22
+# products that are made at a time, in memory that is used again: as many as torch does not divide among threads, which
+# would wait for each other after each operation; or enough for a device
+_TILE: Final = 2**15
+_TILE_OF_DEVICES: Final = 2**22
 # the constants of SplitMix64 (Steele et al. 2014), as signed integers
 _STEP: Final = -7046029254386353131
 _MIX: Final = -4658895280553007687
@@ -66,18 +69,30 @@ class UnitSums:
         self._keys: list[Tensor] = []
         self._any: list[Tensor] = []
 
-    def add(self, first: int, values: Tensor, gradient: Tensor, keys: Tensor | None) -> None:
-        """Add a part, of which ``keys`` are the hashes of the rows along dimension 0, if they are known."""
+    def add(self, first: int, values: Tensor, gradient: Tensor, keys: Tensor | None, some_zero: bool) -> None:
+        """Add a part.
+
+        Args:
+            first: its first row.
+            values: its values.
+            gradient: its gradient.
+            keys: the hashes of the rows along dimension 0, if they are known.
+            some_zero: whether any of its values may be zero.
+        """
         rows = rows_of(self._axes, values)
         if rows is None or gradient.shape != values.shape:
             return
         if keys is None or self._dimensions != [0]:
-            keys = hashes(rows, 0 if self._along else first * (rows.shape[1] // max(1, values.shape[0])))
+            offset = 0 if self._along else first * (rows.shape[1] // max(1, values.shape[0]))
+            keys = hashes(rows, offset, some_zero)
         _gather(self._keys, keys, self._along, torch.add)
         if self._still:
-            gradients = rows_of(self._axes, gradient)
-            assert gradients is not None
-            _gather(self._any, rows.any(dim=1) | gradients.any(dim=1), self._along, torch.logical_or)
+            some = rows.any(dim=1) if some_zero else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+            if some_zero and not bool(some.all()):
+                gradients = rows_of(self._axes, gradient)
+                assert gradients is not None
+                some |= gradients.any(dim=1)
+            _gather(self._any, some, self._along, torch.logical_or)
 
     def keys(self) -> Tensor | None:
         """A hash for each unit; ``None`` without a gradient, or if the dimensions of the units are unknown."""
@@ -206,20 +221,45 @@ def _unit_dimensions(axes: Axes | None, ndim: int) -> list[int]:
     return [] if len(dimensions) == ndim else dimensions
 
 
-def hashes(rows: Tensor, offset: int = 0) -> Tensor:
+def hashes(rows: Tensor, offset: int = 0, some_zero: bool = True) -> Tensor:
     """A 64-bit hash for each row; equal rows have equal hashes, whatever the order of summation.
 
-    The hash of a row is the sum of those of its parts, each with the position of its first element as ``offset``.
+    Hashes of the parts of a row, each with the position of its first element as ``offset``, may be added: rows that are
+    cut in the same way are compared by the sum.
 
     >>> bool((hashes(torch.tensor([[0.0, 1.0], [-0.0, 1.0]])).diff() == 0).all())
     True
+
+    Args:
+        rows: the rows.
+        offset: the position of the first column.
+        some_zero: whether any value may be zero, of which the sign must not matter.
     """
-    index = torch.arange(offset + 1, offset + rows.shape[1] + 1, device=rows.device) * _STEP
+    count, width = rows.shape
+    down = rows.stride(0) < rows.stride(1)  # the columns are what is consecutive in memory
+    lines = rows.T if down else rows
+    paired = rows.itemsize == 4 and not down and width % 2 == 0  # two numbers of 32 bits are one of 64
+    factors = _factors(offset, width, rows.device)[:: 2 if paired else 1]
+    found = factors.new_zeros(count)
+    if not width:
+        return found
+    along = lines.shape[1] // 2 if paired else lines.shape[1]
+    step = min(len(lines), max(1, (_TILE if rows.is_cpu else _TILE_OF_DEVICES) // max(1, along)))
+    values, products = rows.new_empty(step, lines.shape[1]), factors.new_empty(step, along)
+    for begin in range(0, len(lines), max(1, step)):
+        part = lines[begin : begin + step]
+        here = slice(len(part))
+        if some_zero or not part.is_contiguous():
+            part = torch.add(part, 0.0, out=values[here])  # no negative zeros
+        bits = part.view(torch.int64) if paired else dtypes.bits(part)
+        if down:
+            found += torch.mul(bits, factors[begin : begin + step, None], out=products[here]).sum(dim=0)
+        else:
+            torch.sum(torch.mul(bits, factors, out=products[here]), dim=1, out=found[begin : begin + step])
+    return found
+
+
+def _factors(offset: int, count: int, device: torch.device) -> Tensor:
+    index = torch.arange(offset + 1, offset + count + 1, device=device) * _STEP
     index = (index ^ (index >> 30)) * _MIX
-    factors = (index ^ (index >> 27)) | 1
-    step = max(1, _TILE // max(1, rows.shape[1]))
-    parts = []
-    for begin in range(0, rows.shape[0], step):
-        part = (rows[begin : begin + step] + 0.0).contiguous()  # no negative zeros
-        parts.append((dtypes.bits(part).to(torch.int64) * factors).sum(dim=1))
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=rows.device)
+    return (index ^ (index >> 27)) | 1

@@ -13,7 +13,7 @@ from zeta.check.facts.results import Stats
 from zeta.check.measure.duplicates import Both, Tiles, UnitSums, hashes, rows_in, units_of
 from zeta.check.watch.moments import Pending, measures_of, pending
 from zeta.compute.stream.regions import Region
-from zeta.compute.sums import sums_of_all
+from zeta.compute.sums import Sums, sums_of_all
 from zeta.initializers import Keep, Program
 from zeta.report.measuring import Accumulator, Measured
 from zeta.write.parametrized import inversion_error
@@ -48,20 +48,22 @@ def reading(subject: Subject, one: Tiles, bias: Both | None, given: Tensor | Non
         dtype = tile.dtype
         values.append(_pending(tile))
         samples.append(sample_of(tile.flatten(), done, one.numel).clone())
-        keys = hashes(tile.reshape(tile.shape[0], -1)) if learned and tile.is_floating_point() else None
+        some_zero = _some_zero(values[-1])
+        floating = learned and tile.is_floating_point()
+        keys = hashes(tile.reshape(tile.shape[0], -1), 0, some_zero) if floating else None
         if keys is not None:
             rows.append(keys)
         if gradient is not None:
             gradients.append(pending(gradient))
             if learned:
                 changes.append(sample_of(gradient.flatten(), done, one.numel).clone())
-            units.add(first, tile, gradient, keys)
+            units.add(first, tile, gradient, keys, some_zero)
         done += tile.numel()
         if given is None and values[-1] is not None:
-            moments.take(first, tile)
+            moments.take(first, tile, values[-1].sums)
     stats, gradient_stats = _stats(values) or _EMPTY, _stats(gradients)
     if given is not None:
-        moments.take(0, given)
+        moments.take(0, given, None)
     random = bool(rows) and _is_random(subject, stats)
     return Reading(
         dtype=dtype,
@@ -106,6 +108,11 @@ def _pending(values: Tensor) -> Pending | None:
         return None
 
 
+def _some_zero(values: Pending | None) -> bool:
+    """Whether a value may be zero; numbers on another device are not waited for."""
+    return values is None or not values.numbers.is_cpu or bool(values.numbers[4])
+
+
 def _stats(parts: Sequence[Pending | None]) -> Stats | None:
     measures = measures_of(parts)
     return None if measures is None else measures.stats
@@ -128,8 +135,8 @@ class _Moments:
         self._parametrized = slot.parametrization is not None
         self._sums: Accumulator | None = None
 
-    def take(self, first: int, values: Tensor) -> None:
-        """Add some rows of the values."""
+    def take(self, first: int, values: Tensor, known: Sums | None) -> None:
+        """Add some rows of the values, whose sums about zero may be known."""
         if self._entry is None:
             return
         if self._sums is None:
@@ -137,7 +144,11 @@ class _Moments:
             self._sums = Accumulator(self._entry, values.dtype, error)
         whole = Region.whole(values.shape).slices
         index = (slice(first, first + len(values)), *whole[1:]) if whole else ()
-        self._sums.take(sums_of_all(self._sums.parts(index, values)))
+        parts = self._sums.parts(index, values)
+        if known is not None and len(parts) == 1 and parts[0][1] == 0.0 and parts[0][0].numel() == known.count:
+            self._sums.take([known])
+        else:
+            self._sums.take(sums_of_all(parts))
 
     def result(self) -> Measured | None:
         """The comparison."""

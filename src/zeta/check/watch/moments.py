@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from zeta.check.facts.results import Histogram, Stats
-from zeta.compute.sums import sums_of
+from zeta.compute.sums import Sums, sums_of
 
 #: the number of elements of a histogram, taken at equal distances
 _HISTOGRAM_SAMPLE: Final = 2**13
 _BINS: Final = 24
 # variance over mean square below which "mean square - mean^2" has lost too many digits in fp64
 _CANCELLED: Final = 1e-6
+# variance between samples over mean square below which it is not computed as a difference of two variances
+_UNCERTAIN: Final = 1e-3
 #: a lower limit for norms and mean squares that are divided by: avoids a division by zero, and changes no other result
 TINY: Final = 1e-30
 
@@ -27,12 +29,14 @@ class Pending:
     """Statistics that may not have been copied from the device yet.
 
     ``numbers``: mean, variance, minimum, maximum, count of zeros, count of nonfinite values, the variance over samples
-    averaged over units, and count of masked values. ``sample`` is for the histogram.
+    averaged over units, and count of masked values. ``sample`` is for the histogram, and ``sums`` are those about zero,
+    if the numbers are made of them.
     """
 
     count: int
     numbers: Tensor
     sample: Tensor | None
+    sums: Sums | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +82,14 @@ def pending(tensor: Tensor, unit: int | None = None, *, histogram: bool = True) 
             x = x.float()
         except NotImplementedError:  # torch has no arithmetic for some dtypes, such as float4
             return None
-    known = _in_one_pass(x) if unit is None or x.ndim < 2 else None
+    sums = sums_of(x if x.is_contiguous() else x.contiguous(), 0.0) if x.is_cpu else None
+    known = None if sums is None else _from_sums(x, unit, sums)
     numbers = known if known is not None else _by_torch(x, unit)
-    return Pending(count=x.numel(), numbers=numbers, sample=_sample(x) if histogram else None)
+    return Pending(count=x.numel(), numbers=numbers, sample=_sample(x) if histogram else None, sums=sums)
 
 
-def _in_one_pass(x: Tensor) -> Tensor | None:
-    """The numbers of ``Pending``, by the compiled kernels; ``None`` if not on the CPU, or if values are not finite."""
-    if x.device.type != "cpu":
-        return None
-    sums = sums_of(x.contiguous(), 0.0)
+def _from_sums(x: Tensor, unit: int | None, sums: Sums) -> Tensor | None:
+    """The numbers of ``Pending`` from sums about zero; ``None`` if values are not finite, or digits would be lost."""
     mean, square = sums.sum / sums.count, sums.squares / sums.count
     if not math.isfinite(mean) or not math.isfinite(square):
         return None
@@ -95,8 +97,14 @@ def _in_one_pass(x: Tensor) -> Tensor | None:
     if variance < _CANCELLED * square:  # computed again about the mean, where the squares keep their digits
         centred = sums_of(x.contiguous(), mean)
         variance = max(centred.squares / sums.count - (centred.sum / sums.count) ** 2, 0.0)
+    signal = variance
+    if unit is not None and x.ndim >= 2:
+        means = x.mean(dim=[dim for dim in range(x.ndim) if dim != unit % x.ndim])
+        signal -= float(means.double().var(correction=0))
+        if signal < _UNCERTAIN * square:  # the means of the units, in fp32, are not exact enough
+            return None
     zeros = x.numel() - int(torch.count_nonzero(x)) if sums.low <= 0 <= sums.high else 0
-    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, variance, 0], dtype=torch.float64, device="cpu")
+    return torch.tensor([mean, variance, sums.low, sums.high, zeros, 0, signal, 0], dtype=torch.float64, device="cpu")
 
 
 def _by_torch(x: Tensor, unit: int | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,9 @@ from zeta.check.watch.wiring.strays import nodes_of, strays_of
 from zeta.check.watch.wiring.targets import offsets_of, tokens_of
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
+
+# logits that are looked at at a time, so that these are few pages of memory
+_ROWS: Final = 2**20
 
 
 def probe(
@@ -285,16 +288,28 @@ def _weight(loss: Loss) -> tuple[float, int]:
 def _cross_entropy(logits: Tensor, targets: Tensor, ignored: int, aim: Objective) -> Loss:
     """One cross entropy, and its expected value for random labels."""
     with torch.no_grad():
-        flat = plain(logits).movedim(1, -1).flatten(0, -2).float()
+        flat = plain(logits).movedim(1, -1).flatten(0, -2)
         wanted = plain(targets).flatten()
         kept = wanted != ignored
-        flat, wanted = flat[kept], wanted[kept]
-        finite = torch.isfinite(flat)
-        neutral = torch.where(finite, flat, 0.0).sum(-1) / finite.sum(-1)
-        value = F.cross_entropy(flat, wanted.long()) if len(flat) else aim.value.detach()
-        expected = (torch.logsumexp(flat, -1) - neutral).mean() if len(flat) else None
-    return Loss(
-        value=float(value),
-        expected=None if expected is None else float(expected),
-        classes=int(logits.shape[1]),
-    )
+        if not bool(kept.all()):
+            flat, wanted = flat[kept], wanted[kept]
+        step = max(1, _ROWS // max(1, flat.shape[1]))
+        parts = zip(torch.split(flat, step), torch.split(wanted.long(), step), strict=True) if len(flat) else ()
+        sums = [_summed(part.float(), labels) for part, labels in parts]
+    if not sums:
+        return Loss(value=float(aim.value.detach()), expected=None, classes=int(logits.shape[1]))
+    value, expected = torch.stack(sums).sum(dim=0).div(len(flat)).tolist()
+    return Loss(value=value, expected=expected, classes=int(logits.shape[1]))
+
+
+def _summed(logits: Tensor, labels: Tensor) -> Tensor:
+    """The sums over rows of the cross entropy, and of that with labels at random, which masked classes are not."""
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    total = logits.sum(-1)
+    if bool(torch.isfinite(total).all()):
+        normalizer, neutral = losses + logits.gather(1, labels[:, None])[:, 0], total / logits.shape[1]
+    else:
+        finite = torch.isfinite(logits)
+        normalizer = torch.logsumexp(logits, -1)
+        neutral = torch.where(finite, logits, 0.0).sum(-1) / finite.sum(-1)
+    return torch.stack([losses.double().sum(), (normalizer - neutral).double().sum()])

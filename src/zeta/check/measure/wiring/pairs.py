@@ -6,19 +6,20 @@ that of next tokens. Two passes over two samples; more only where one of these s
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import parameters_of
 from zeta.check.facts.evidence import Pass
 from zeta.check.facts.wiring import Pairs
 from zeta.check.measure.wiring.passes import ahead, alike, comparable, moves, outputs_of, resolution
 from zeta.check.measure.wiring.samples import Two, UndecidedError, count_of, two_of
 from zeta.check.measure.wiring.where import constant_of, encodes, leak_of, mixing
 from zeta.check.watch.batches import Call
-from zeta.check.watch.streaming.source import IN_MEMORY
+from zeta.check.watch.streaming.source import NOTHING, Source
+from zeta.check.watch.streaming.stream import without_gradients
 
 #: how many of the last digit equal outputs of two samples may differ by, as sums are rounded
 _ROUNDED: Final = 16
@@ -26,23 +27,25 @@ _ROUNDED: Final = 16
 PAIR_RULES: Final = ("Z905", "Z907", "Z908", "Z909")
 
 
-def pairs(model: nn.Module, call: Call, seen: Pass, limit: float) -> Pairs:
+def pairs(model: nn.Module, call: Call, seen: Pass, limit: float, source: Source = NOTHING) -> Pairs:
     """What two samples show. Must be called inside of :func:`~zeta.check.watch.isolation.preserved`.
 
     Args:
         model: the model, not sharded.
-        call: the batch, with a context in which parameters on meta are computed.
+        call: the batch.
         seen: the observations of the pass over the whole batch.
         limit: the change of an output, over its rms, that counts.
+        source: computes the parameters that are on meta.
     """
+    call = replace(call, around=functools.partial(without_gradients, source))
     try:
         two = two_of(model, call, seen)
-        return _compared(model, two, seen, max(limit, resolution(model)))
+        return _compared(model, two, seen, max(limit, resolution(model)), source)
     except UndecidedError as reason:
         return Pairs(skipped=tuple((rule, str(reason)) for rule in PAIR_RULES))
 
 
-def _compared(model: nn.Module, two: Two, seen: Pass, limit: float) -> Pairs:
+def _compared(model: nn.Module, two: Two, seen: Pass, limit: float, source: Source) -> Pairs:
     before, after = outputs_of(model, two.first), outputs_of(model, two.second)
     names = comparable(before, seen.wires.outputs, count_of(two.first))
     most = max(moves(before[name], after[name])[1] for name in names)
@@ -50,10 +53,7 @@ def _compared(model: nn.Module, two: Two, seen: Pass, limit: float) -> Pairs:
     if most > limit:
         found = replace(found, mixing=mixing(model, two, most, limit))
     if all(alike(before[name], after[name]) for name in names) and not _varies(seen):
-        if any(one.is_meta for one in parameters_of(model)):
-            found = replace(found, skipped=(("Z905", f"other parameters would have to be in memory; {IN_MEMORY}"),))
-        else:
-            found = replace(found, constant=constant_of(model, two))
+        found = replace(found, constant=constant_of(model, two, source))
     changes = ahead(before, after, two)
     if changes is not None:
         earlier, own = changes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,8 +17,11 @@ from zeta.check.watch.calls import Quiet, plainly
 from zeta.check.watch.criteria.objective import logits_of
 from zeta.check.watch.moments import plain
 from zeta.check.watch.wiring.targets import tokens_of
+from zeta.compute.sums import sums_of
 
 _SEED: Final = 0
+# values of which a difference is looked for first
+_FEW: Final = 2**12
 # the key of the logits, which may also be an output under another name
 _LOGITS: Final = "\0logits"
 
@@ -34,19 +38,19 @@ def outputs_of(model: nn.Module, call: Call) -> dict[str, Tensor]:
         raise UndecidedError(
             f"the model cannot run on two samples in eval mode: {type(error).__name__}: {first}"
         ) from error
-    found = {
-        name: _finite(tensor)
-        for name, tensor in tensors_in(output)
-        if tensor.is_floating_point() and not tensor.is_meta
-    }
+    named = {name: tensor for name, tensor in tensors_in(output) if tensor.is_floating_point() and not tensor.is_meta}
+    found = {id(tensor): _finite(tensor) for tensor in named.values()}
+    outputs = {name: found[id(tensor)] for name, tensor in named.items()}
     logits = logits_of(output)
-    return found if logits is None else {**found, _LOGITS: _finite(logits)}
+    if logits is None:
+        return outputs
+    return {**outputs, _LOGITS: found[id(logits)] if id(logits) in found else _finite(logits)}
 
 
 def _finite(tensor: Tensor) -> Tensor:
-    """The values, without the infinities of masks."""
+    """A copy of the values, without the infinities of masks."""
     values = plain(tensor)
-    return torch.where(torch.isfinite(values), values, 0)
+    return values.clone() if bool(torch.isfinite(values.sum())) else torch.where(torch.isfinite(values), values, 0)
 
 
 def comparable(outputs: Mapping[str, Tensor], whole: Mapping[str, tuple[int, ...]], pair: int) -> list[str]:
@@ -68,16 +72,29 @@ def comparable(outputs: Mapping[str, Tensor], whole: Mapping[str, tuple[int, ...
 
 def moves(before: Tensor, after: Tensor) -> tuple[float, float]:
     """The change of the first sample and that of the other one, over the rms."""
-    size = float(before.double().square().mean().sqrt()) or 1.0
-    change = (after.double() - before.double()).abs()
-    return float(change[0].max()) / size, float(change[1].max()) / size
+    size = _size(before)
+    return _apart(before[0], after[0]) / size, _apart(before[1], after[1]) / size
 
 
 def alike(before: Tensor, after: Tensor) -> bool:
     """Whether an output is the same for all samples, and does not change with them."""
-    rounding = 8 * torch.finfo(before.dtype).eps * float(before.abs().max())
-    spread = max(float((before[0] - before[1]).abs().max()), float((before - after).abs().max()))
-    return spread <= rounding
+    low, high = torch.aminmax(before)
+    rounding = 8 * torch.finfo(before.dtype).eps * max(-float(low), float(high))
+    few = (before[0].flatten()[:_FEW], before[1].flatten()[:_FEW])
+    return all(_apart(one, other) <= rounding for one, other in (few, (before[0], before[1]), (before, after)))
+
+
+def _size(values: Tensor) -> float:
+    """The rms, or 1 if all values are zero."""
+    sums = sums_of(values.contiguous(), 0.0)
+    return math.sqrt(sums.squares / sums.count) or 1.0
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference."""
+    wide = one.dtype if one.dtype is torch.float64 else torch.float32
+    low, high = torch.aminmax(one.to(wide) - other.to(wide))
+    return max(-float(low), float(high))
 
 
 def resolution(model: nn.Module) -> float:
@@ -95,6 +112,5 @@ def ahead(before: Mapping[str, Tensor], after: Mapping[str, Tensor], two: Two) -
     length = tokens.shape[1]
     if logits.shape[0] != 2 or logits.shape[1] not in (length, length - 1):
         return None
-    size = float(logits.double().square().mean().sqrt()) or 1.0
-    change = (changed[0].double() - logits[0].double()).abs().amax(-1) / size
-    return float(change[: two.tokens].max()), float(change[two.tokens])
+    size, here = _size(logits), two.tokens
+    return _apart(changed[0, :here], logits[0, :here]) / size, _apart(changed[0, here], logits[0, here]) / size

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zeta.base.modules import buffers_of, parameters_of
+from zeta.base.modules import buffers_of
 from zeta.check.facts.wiring import Reach
-from zeta.check.measure.later import instead
-from zeta.check.measure.wiring.noise import noisy
+from zeta.check.measure.wiring.noise import changing
 from zeta.check.measure.wiring.passes import alike, moves, outputs_of
 from zeta.check.measure.wiring.samples import Two
 from zeta.check.watch.batches import Call, tensors_in
 from zeta.check.watch.isolation import preserved
 from zeta.check.watch.moments import plain
+from zeta.check.watch.streaming.source import Source
 from zeta.check.watch.wiring.targets import tokens_of
 from zeta.resolve.slots import named_modules
 
@@ -37,14 +38,14 @@ class _Step:
     result: Tensor | None
 
 
-def _steps(model: nn.Module, call: Call, others: Mapping[int, Tensor] | None = None) -> list[_Step]:
+def _steps(model: nn.Module, call: Call) -> list[_Step]:
     """All uses of modules in a pass of its own, inner ones first."""
     found: list[_Step] = []
 
     def leave(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         found.append(_Step(name=name, module=module, given=_number((args, kwargs)), result=_number(output)))
 
-    with preserved(model), instead(model, others or {}), contextlib.ExitStack() as stack:
+    with preserved(model), contextlib.ExitStack() as stack:
         for name, module in named_modules(model).items():
             hook = lambda module, args, kwargs, output, name=name: leave(name, module, args, kwargs, output)  # noqa: E731
             stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
@@ -150,13 +151,13 @@ def _earlier(before: Tensor | None, after: Tensor | None, half: int, length: int
     return moves(before[:, :half], after[:, :half])[0]
 
 
-def constant_of(model: nn.Module, two: Two) -> Reach | None:
+def constant_of(model: nn.Module, two: Two, source: Source) -> Reach | None:
     """Where the samples become equal, with other parameters too; ``None`` if they do not then.
 
     Networks that start at zero on purpose depend on their input as soon as their parameters move.
     """
-    others = {id(one): noisy(one, _CHANGE) for one in parameters_of(model)}
-    before, after = _steps(model, two.first, others), _steps(model, two.second, others)
+    around = functools.partial(changing, model, source, _CHANGE)
+    before, after = (_steps(model, replace(call, around=around)) for call in (two.first, two.second))
     last = [step.result for step in before if step.name == ""]
     ended = [step.result for step in after if step.name == ""]
     if not last or last[-1] is None or ended[-1] is None or not _equal(last[-1], ended[-1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import torch
@@ -69,11 +69,12 @@ class Source:
         region = Region.whole(entry.shape).within(0, first, last)
         return self._computed(entry, dtype, region)
 
-    def spans(self, key: int) -> Iterator[tuple[int, int]]:
-        """The rows of a parameter that are computed at a time: first and last."""
+    def spans(self, key: int, picked: Sequence[tuple[int, int]] | None = None) -> Iterator[tuple[int, int]]:
+        """The rows of a parameter that are computed at a time, first and last: of all rows, or of those ``picked``."""
         shape = self.entries[key].shape
         step = max(1, _SPAN // max(1, math.prod(shape[1:]))) if key in self.large else shape[0]
-        yield from ((first, min(first + step, shape[0])) for first in range(0, shape[0], step))
+        for begin, end in picked or [(0, shape[0])]:
+            yield from ((first, min(first + step, end)) for first in range(begin, end, step))
 
     def _computed(self, entry: Entry, dtype: torch.dtype, region: Region | None) -> Tensor:
         with torch.no_grad():

@@ -28,6 +28,7 @@ from zeta.base.tensors import storage_of
 from zeta.check.watch.calls import unseen
 from zeta.check.watch.moments import plain
 from zeta.check.watch.streaming.gradients import OfRows, Part, Whole
+from zeta.check.watch.streaming.picks import Picks
 from zeta.check.watch.streaming.source import DEVICE, NOTHING, Source
 from zeta.check.watch.streaming.tiles import Rows, in_tiles
 from zeta.errors import TargetError, ZetaError
@@ -46,7 +47,7 @@ _FACTS: Final = frozenset(
         *("size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "__len__"),
         *("is_floating_point", "is_complex", "is_contiguous", "is_inference", "is_neg", "is_conj", "is_signed"),
         *("__hash__", "register_hook", "register_post_accumulate_grad_hook", "requires_grad_", "retain_grad"),
-        *("is_same_size", "dim_order", "__deepcopy__"),
+        *("is_same_size", "dim_order", "_is_view", "__deepcopy__"),
     )
 )
 # they take the leaves of the graph, which are the tensors on meta
@@ -76,22 +77,22 @@ class Stream:
 
     Args:
         source: computes the parameters.
-        names: the name of each, by ``id``, for errors.
         take: receives each gradient when it is complete.
         step: called with the ``id`` of a parameter whenever it was used or has got a gradient.
+        picks: notes which rows of the large ones are used.
     """
 
     def __init__(
         self,
         source: Source,
-        names: dict[int, str],
         take: Take,
         step: Callable[[int], None],
+        picks: Picks | None = None,
     ) -> None:
         self.source = source
-        self.names = names
         self.used: set[int] = set()  #: the parameters that a call took
         self.reached: set[int] = set()  #: those that got a gradient
+        self._picks = Picks() if picks is None else picks
         self._take = take
         self._step = step
         self._forward = True
@@ -137,10 +138,15 @@ class Stream:
             return type(value)(map(self.given, value))
         return value
 
+    def name_of(self, key: int) -> str:
+        """The name of the parameter with this ``id``."""
+        return self.source.entries[key].name
+
     def values(self, parameter: Tensor) -> Tensor:
         """The values of a parameter on meta, with a graph that leads to it."""
         if in_transform():
-            raise TargetError(f"a transform of torch.func takes {self.names[id(parameter)]}; {_HELD}")
+            raise TargetError(f"a transform of torch.func takes {self.name_of(id(parameter))}; {_HELD}")
+        self._picks.take(id(parameter), None)
         if self._note(parameter):
             values: Tensor = _Given.apply(parameter, self)  # type: ignore[no-untyped-call]
         else:
@@ -149,6 +155,7 @@ class Stream:
 
     def of_rows(self, parameter: Tensor, first: int, last: int) -> Tensor:
         """Some rows of a large parameter, with a graph that leads to it."""
+        self._picks.take(id(parameter), (first, last))
         rows: Tensor = Rows.apply(parameter, self, first, last)  # type: ignore[no-untyped-call]
         return self._remembered(rows, parameter, (first, last))
 
@@ -159,6 +166,8 @@ class Stream:
             return None
         weight, made = found
         self._note(weight)
+        if func is not Tensor.__getitem__:
+            self._picks.take(id(weight), None)
         return made(self)
 
     def deliver(self, key: int, part: Tensor | Part | None) -> None:
@@ -183,7 +192,7 @@ class Stream:
         """Refuse to be differentiated twice: the gradient of some rows at a time has no graph of its own."""
         if torch.is_grad_enabled():
             raise TargetError(
-                f"the gradient of {self.names[key]} is differentiated again (create_graph=True), and some rows of it "
+                f"the gradient of {self.name_of(key)} is differentiated again (create_graph=True), and some rows of it "
                 f"are computed at a time; {_HELD}"
             )
 
@@ -197,13 +206,13 @@ class Stream:
     def written(self, key: int, name: str) -> TargetError:
         """The error about a forward pass that writes to a parameter."""
         return TargetError(
-            f"the forward pass writes to {self.names[key]} ({name}), whose values are computed for each use; {_HELD}"
+            f"the forward pass writes to {self.name_of(key)} ({name}), whose values are computed for each use; {_HELD}"
         )
 
     def check_asked(self, inputs: Any) -> None:
         """Refuse a forward pass that takes gradients of parameters: those go to the check."""
         if self._forward and (found := next((x for x in _listed(inputs) if self.source.has(x)), None)) is not None:
-            raise TargetError(f"the forward pass takes a gradient of {self.names[id(found)]}; {_HELD}")
+            raise TargetError(f"the forward pass takes a gradient of {self.name_of(id(found))}; {_HELD}")
 
     def _hand_on(self, key: int) -> None:
         self._step(key)
@@ -338,9 +347,16 @@ _READING: Final = ("__index__", "__int__", "__invert__")
 
 def in_memory() -> Stream:
     """The stream of a model in memory: there is nothing to compute."""
-    return forward_only(NOTHING, {})
+    return forward_only(NOTHING)
 
 
-def forward_only(source: Source, names: dict[int, str]) -> Stream:
-    """A stream for passes without gradients."""
-    return Stream(source, names, lambda key, gradient: None, lambda key: None)
+def forward_only(source: Source) -> Stream:
+    """A stream for passes forward."""
+    return Stream(source, lambda key, gradient: None, lambda key: None)
+
+
+@contextlib.contextmanager
+def without_gradients(source: Source) -> Iterator[None]:
+    """A context in which the parameters of a source are computed, if it has any, and nothing is kept for gradients."""
+    with torch.no_grad() if source.entries else contextlib.nullcontext(), forward_only(source).running():
+        yield

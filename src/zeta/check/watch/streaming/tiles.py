@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zeta.check.watch.streaming.gradients import OfLookup, OfProduct, OfRows, Part
+from zeta.check.watch.streaming.gradients import Into, OfLookup, OfProduct, OfRows, Part
 from zeta.check.watch.streaming.source import Source
 
 
@@ -30,6 +30,8 @@ class Takes(Protocol):
     def of_rows(self, parameter: Tensor, first: int, last: int) -> Tensor:
         """Some rows of a parameter, with a graph that leads to it."""
 
+
+_INTEGERS: Final = (torch.int64, torch.int32)
 
 #: a parameter, and what makes the result of a call from some of its rows at a time
 Made = tuple[Tensor, Callable[[Takes], Tensor]]
@@ -74,7 +76,9 @@ def _lookup(
 
 
 def _item(weight: Tensor, index: Any) -> Made | None:
-    if not isinstance(index, int) or not -len(weight) <= index < len(weight):
+    if isinstance(index, Tensor) and not index.ndim and index.dtype in _INTEGERS and not index.is_meta:
+        index = int(index)
+    if type(index) is not int or not weight.ndim or not -len(weight) <= index < len(weight):
         return None
     row = index % len(weight)
     return weight, lambda stream: stream.of_rows(weight, row, row + 1)[0]
@@ -109,15 +113,16 @@ class _Product(torch.autograd.Function):
             return None, None, None
         flat = gradient.reshape(-1, gradient.shape[-1])
         if ctx.needs_input_grad[0]:
-            into = flat.new_zeros(len(flat), weight.shape[1])
-            for first, last in stream.source.spans(id(weight)):
-                rows = stream.source.rows(id(weight), weight.dtype, first, last)
-                into.addmm_(flat[:, first:last], rows.to(flat.dtype))
-            into = into.reshape(inputs.shape)
+            into = Into(flat.new_zeros(len(flat), weight.shape[1]), len(weight))
         if ctx.needs_input_grad[1]:
-            given = inputs.reshape(-1, inputs.shape[-1]).detach().to(flat.dtype)
-            stream.deliver(id(weight), OfProduct(inputs=given, gradient=flat))
-        return into, None, None
+            taken = inputs.reshape(-1, inputs.shape[-1]).detach().to(flat.dtype)
+            stream.deliver(id(weight), OfProduct(inputs=taken, gradient=flat, into=into))
+        if into is None:
+            return None, None, None
+        if not into.done:  # the weight waits for other gradients before it is measured
+            for first, last in stream.source.spans(id(weight)):
+                into.add(flat, first, stream.source.rows(id(weight), weight.dtype, first, last))
+        return into.total.reshape(inputs.shape), None, None
 
 
 class _Lookup(torch.autograd.Function):
