@@ -24,7 +24,7 @@ from zeta.resolve.slots import slot_of
 from zeta.resolve.solving import check_dtype
 from zeta.write.apply import job_of, write
 from zeta.write.guards import note_entry, on_values, on_values_or_recorded, recording_here
-from zeta.write.repeats import is_random, note_repeated
+from zeta.write.repeats import note_repeated
 from zeta.write.seeds import check_name, chosen_seed
 from zeta.write.targets import check_memory, check_stored, check_writable
 
@@ -102,7 +102,7 @@ def fill_(
             check_writable(slot)
             check_stored(tensor)
         entry = entry_of(slot, initializer, axes)
-        drawn = seed is not None or generator is not None or is_random(initializer)
+        drawn = seed is not None or generator is not None or initializer.is_random
         number = chosen_seed(tensor, generator, seed) if drawn else 0
         if entry.kept:
             return tensor

@@ -13,17 +13,19 @@ from typing import Any
 import mpmath
 import pytest
 import torch
+from torch import nn
 
 import zeta
 from tests.compute.test_vectors import FORMATS, quantile
 from tests.vectors.philox import word_by_integers
+from zeta import Rule, Rules
 from zeta.base import dtypes
 from zeta.compute.sampling import _law
 from zeta.compute.stream import kernels
 from zeta.compute.stream.kernels.tasks import Task
 from zeta.compute.stream.random import interval, normal64, uniform64
 from zeta.compute.stream.regions import Region
-from zeta.initializers import Initializer, Normal, TruncatedNormal, Uniform
+from zeta.initializers import Blocks, Constant, Initializer, Normal, TruncatedNormal, Uniform
 
 MASK = 2**32 - 1
 MULTIPLIERS, WEYL = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)
@@ -155,3 +157,10 @@ def test_the_sign_of_a_zero_does_not_depend_on_what_was_drawn_before() -> None:
         assert torch.equal(drawn[0][0], drawn[1][1])
         assert torch.equal(drawn[0][1], drawn[1][0])
         assert not torch.equal(drawn[0][0], drawn[0][1])
+
+
+def test_the_sign_of_a_zero_in_a_block_does_not_depend_on_what_was_planned_before() -> None:
+    for value in (0.0, -0.0, 0.0):
+        layer = nn.Linear(3, 4, bias=False)
+        zeta.init_(layer, Rules([Rule("weight", Blocks(Constant(value), Constant(value)))]), seed=0)
+        assert bool(layer.weight.signbit().all()) is (math.copysign(1.0, value) < 0), value

@@ -286,7 +286,7 @@ _FOREACH_ADDS: Final = (torch.float32, torch.float64, torch.bfloat16, torch.floa
 def _tasks(request: Request) -> Iterator[Task]:
     """What the kernels have to do: one task, or one for each part of complex tensors."""
     region, outs = request.region, request.outs
-    laws = _laws(request.initializer, outs[0].dtype, request.initializer.signs)
+    laws = _laws(request.initializer, outs[0].dtype, request.initializer.exact[-1])
     for number, (draw, law) in enumerate(laws):
         parts = outs if len(laws) == 1 else [torch.view_as_real(out)[..., number] for out in outs]
         yield Task(law=law, keys=request.keys, draw=request.draw + draw, region=region, outs=parts)

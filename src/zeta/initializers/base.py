@@ -41,6 +41,8 @@ class Initializer:
     needs_axes: ClassVar[bool] = False
     #: whether it is a distribution or a constant, of elements or matrices, and may be a draw of a program
     is_law: ClassVar[bool] = True
+    #: whether the values depend on the seed
+    is_random: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -50,20 +52,17 @@ class Initializer:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Initializer):
             return NotImplemented
-        return self is other or self._content == other._content
+        return self is other or self.exact[:2] == other.exact[:2]
 
     def __hash__(self) -> int:
-        return hash(self._content)
+        return hash(self.exact[:2])
 
     @functools.cached_property
-    def _content(self) -> tuple[Any, ...]:
+    def exact(self) -> tuple[Any, ...]:
+        """The class, the fields, and the signs of numbers, for caches: -0.0 equals 0.0, and gives another bit."""
         kind: Any = type(self)  # mypy takes its __hash__ for that of an instance
-        return kind, tuple([getattr(self, name) for name in _names(kind)])
-
-    @functools.cached_property
-    def signs(self) -> tuple[float, ...]:
-        """The signs of the numbers, for caches: -0.0 equals 0.0, and gives another bit."""
-        return tuple([math.copysign(1.0, value) for value in self._content[1] if isinstance(value, float)])
+        fields = tuple([getattr(self, name) for name in _names(kind)])
+        return kind, fields, tuple([math.copysign(1.0, value) for value in fields if isinstance(value, float)])
 
     def scaled(self, factor: float) -> Initializer:
         """Return the initializer whose values are these times ``factor``."""
@@ -194,6 +193,7 @@ class Keep(Initializer):
     """Keep the parameter's present values, on purpose."""
 
     is_law = False
+    is_random = False
 
     def scaled(self, factor: float) -> Self:
         raise SpecError("Keep() draws nothing, so it cannot be scaled")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -65,10 +66,20 @@ class Blocks(Initializer):
         object.__setattr__(self, "parts", tuple(parts))
         object.__setattr__(self, "dim", dim)
 
+    @functools.cached_property
+    def exact(self) -> tuple[Any, ...]:
+        kind, fields, _ = super().exact
+        return kind, fields, tuple([part.exact for part in self.parts])
+
     @property
     def needs_axes(self) -> bool:  # type: ignore[override]  # of other initializers the class decides
         """Whether one of the parts needs them."""
         return any(part.needs_axes for part in self.parts)
+
+    @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        """Whether one of the parts is."""
+        return any(part.is_random for part in self.parts)
 
     @property
     def is_elementwise(self) -> bool:

@@ -28,6 +28,8 @@ class Constant(Initializer):
     Constant(value=1.0)
     """
 
+    is_random = False
+
     value: float
 
     def __post_init__(self) -> None:

@@ -115,6 +115,8 @@ class DeltaOrthogonal(_Matrix):
 class Identity(_Matrix):
     """Each matrix has ``gain`` on its main diagonal and 0 elsewhere. For convolutions, use ``Dirac``."""
 
+    is_random = False
+
     gain: float = 1.0
 
     def solve(self, site: Site) -> Identity:
@@ -136,6 +138,8 @@ class Dirac(_Matrix):
 
     Grouped convolutions do so for each group (Zagoruyko & Komodakis 2017).
     """
+
+    is_random = False
 
     gain: float = 1.0
 

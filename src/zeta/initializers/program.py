@@ -55,6 +55,11 @@ class Program(Initializer):
         check_cost(self.steps)
 
     @property
+    def is_random(self) -> bool:  # type: ignore[override]
+        """Whether it has a random leaf."""
+        return bool(self.draws)
+
+    @property
     def draws(self) -> tuple[Draw, ...]:
         """The random leaves."""
         return tuple(step.leaf for step in self.steps if isinstance(step.leaf, Draw))

@@ -29,9 +29,9 @@ def label_of(rules: Rules, position: int) -> str:
 
 def names_of_nothing(rules: Rules, winners: Collection[int], names: Callable[[], Names]) -> Iterator[str]:
     """The globs, and choices in their braces, that match no name, of rules that win."""
-    for position, rule in enumerate(rules):
-        if position in winners and not rule.optional and _has_choices(rule):
-            yield from (f"{label_of(rules, position)}: {line}" for line in _missing(rule, names()))
+    for position in rules.required:
+        if position in winners and _has_choices(rules[position]):
+            yield from (f"{label_of(rules, position)}: {line}" for line in _missing(rules[position], names()))
 
 
 def _has_choices(rule: Rule) -> bool:

@@ -42,8 +42,8 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
     A scale that one is added to before (Gemma's norms) is ``OTHER``, as it starts at 0 and no rule for scales fits it.
     """
     layer: Any = type(module)
-    kind = _kind_in(layer, local_name, ndim)
-    if layer.__module__.startswith("torch.nn.modules.") and layer.__module__ not in _ANYTHING:
+    kind, known = _kind_in(layer, local_name, ndim)
+    if known:
         return kind
     if kind is Kind.NORM_SCALE and scales_from_zero(module, local_name):
         return Kind.OTHER
@@ -79,7 +79,13 @@ def _is_no_matrix(module: nn.Module, local_name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _kind_in(layer: Any, local_name: str, ndim: int | None) -> Kind:
+def _kind_in(layer: Any, local_name: str, ndim: int | None) -> tuple[Kind, bool]:
+    """The kind by class and name, and whether that is all: ``forward`` of torch's layers says nothing more."""
+    known = layer.__module__.startswith("torch.nn.modules.") and layer.__module__ not in _ANYTHING
+    return _kind_by_name(layer, local_name, ndim), known
+
+
+def _kind_by_name(layer: Any, local_name: str, ndim: int | None) -> Kind:
     several = ndim is not None and ndim >= 2 and not issubclass(layer, (*NORMS, nn.MultiheadAttention))
     if local_name == "bias" or (_BIAS_NAME.fullmatch(local_name) and not several):
         return Kind.BIAS

@@ -17,7 +17,7 @@ from zeta.fans import Axes, axes_of, known_axes
 from zeta.initializers import Blocks, Initializer, Keep, Ones, Site, Zeros
 from zeta.resolve.entries import Entry
 from zeta.resolve.idle import is_replaced, label_of, names_of_nothing, why_idle
-from zeta.resolve.slots import Slot, hook_problem, is_norm_statistic, named_modules
+from zeta.resolve.slots import LAZY, Slot, hook_problem, is_norm_statistic, named_modules
 from zeta.resolve.solving import axes_of_all, check_blocks, check_dtype, solution
 from zeta.rules import Kind, Match, Role, Rules
 from zeta.rules.instead import FunctionError
@@ -164,7 +164,7 @@ class _Resolver:
         """The first rule that matches any name of one tensor, and these names."""
         claims: dict[int, list[Slot]] = {}
         for slot in group:
-            position = self.rules.first(slot, functools.partial(self._match, slot, group))
+            position = self.rules.first(slot, self._match)
             if position is not None:
                 claims.setdefault(position, []).append(slot)
         if not claims:
@@ -177,8 +177,14 @@ class _Resolver:
                     self._note_overruled(position, winner, slots, group)
         return winner, claims[winner]
 
-    def _match(self, slot: Slot, group: list[Slot], axes: Axes | None = None) -> Match:
+    @functools.cached_property
+    def _group_of(self) -> dict[int, list[Slot]]:
+        """The names of each tensor, by its ``id``."""
+        return {id(group[0].tensor): group for group in self._groups}
+
+    def _match(self, slot: Slot, axes: Axes | None = None) -> Match:
         """What a rule's predicate and function see of one name of a tensor; ``axes`` are those of the rule."""
+        group = self._group_of[id(slot.tensor)]
         return Match(
             name=slot.name,
             shape=slot.shape,
@@ -217,7 +223,7 @@ class _Resolver:
         for slot in slots:
             if claim not in self.overruled:
                 with contextlib.suppress(ZetaError):
-                    asked = self.rules[claim].initializer_for(self._match(slot, group))
+                    asked = self.rules[claim].initializer_for(self._match(slot))
                     self.overruled[claim] = (
                         f"{slot.name} is tied to a tensor that {label_of(self.rules, winner)} matches first: remove "
                         f'this rule, or put Rule("{group[0].name}", {asked!r}) before the other'
@@ -228,7 +234,7 @@ class _Resolver:
         try:
             asked = rule.initializer
             if not isinstance(asked, Initializer):
-                several = [rule.initializer_for(self._match(each, group, rule.axes)) for each in slots]
+                several = [rule.initializer_for(self._match(each, rule.axes)) for each in slots]
                 asked = several[0]
                 if several.count(asked) < len(several):
                     named = "; ".join(
@@ -238,7 +244,7 @@ class _Resolver:
                     self.contested.append(f'{named} (by {by}); put Rule("{slot.name}", {asked!r}) first, or another')
                     return None
             if not isinstance(asked, Keep):
-                if nn.parameter.is_lazy(slot.tensor):
+                if isinstance(slot.tensor, LAZY):
                     raise SpecError("is lazy and has no shape yet; run one forward pass first")
                 if (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
@@ -272,9 +278,7 @@ class _Resolver:
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
-        idle = [
-            position for position, rule in enumerate(self.rules) if position not in self.winners and not rule.optional
-        ]
+        idle = [position for position in self.rules.required if position not in self.winners]
         absent = (
             list(names_of_nothing(self.rules, self.winners, lambda: self._names_by_buffer))
             if self.recipe is None
@@ -282,8 +286,7 @@ class _Resolver:
         )
         if not (idle or absent or self.unmatched or self.broken or self.contested or self.unsolved):
             return
-        slots = [(slot, group) for group in self._groups for slot in group]
-        matches = [self._match(slot, group) for slot, group in slots] if idle else []
+        matches = [self._match(slot) for group in self._groups for slot in group] if idle else []
         idle = [position for position in idle if not is_replaced(self.rules, position, matches)]
         reasons = [
             f"{label_of(self.rules, position)}: "

@@ -27,6 +27,8 @@ from zeta.rules import Kind
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _PACKED: Final = ("_packed_params", "_all_weight_values", "_packed_weight_ih")
+#: the class of ``torch.nn.parameter.is_lazy``, which takes longer to ask
+LAZY: Final[Any] = nn.parameter.UninitializedTensorMixin  # type: ignore[attr-defined]
 _PARALLEL: Final = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
@@ -184,7 +186,7 @@ def _shape(tensor: Tensor, prefix: str, local: str) -> tuple[tuple[int, ...], in
         _refuse_no_text(prefix + local)
     if tensor.is_nested or "_is_flat_param" in tensor.__dict__:
         _refuse_unknown_storage(tensor, prefix, local)
-    if nn.parameter.is_lazy(tensor):
+    if isinstance(tensor, LAZY):
         return (), None
     shape = tuple(tensor.shape)
     return shape, len(shape)

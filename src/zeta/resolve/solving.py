@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Final
 
 import torch
@@ -43,10 +44,10 @@ def solution(asked: Initializer, axes: Axes | None, group: list[Slot]) -> Law:
     dtype = group[0].tensor.dtype
     given: list[Axes | None]
     try:
-        given = [axes] if axes is not None else _each_known(group)
+        given = [axes if axes is not None else known_axes(s.module, s.local_name, s.shape) for s in group]
     except FanError:  # a registered function refuses
         given = [None]
-    key = (asked, asked.signs, dtype, axes is None, *[slot.shape for slot in group], *map(id, given))
+    key = (asked.exact, dtype, axes is None, *map(_SHAPE, group), *map(id, given))
     kept = not isinstance(asked, Program)
     law = _SOLVED.get(key) if kept else None
     if law is None:
@@ -65,6 +66,7 @@ def solution(asked: Initializer, axes: Axes | None, group: list[Slot]) -> Law:
     return law
 
 
+_SHAPE: Final = operator.attrgetter("shape")
 #: by an initializer's value, a site, and the identity of axes, which the law keeps alive
 _SOLVED: Final[dict[tuple[Any, ...], Law]] = {}
 _MOST_SOLVED: Final = 4096

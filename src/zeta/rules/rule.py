@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from torch import nn
 
@@ -46,6 +46,9 @@ class _Seen(Protocol):
     def kind(self) -> Kind: ...
     @property
     def module(self) -> nn.Module: ...
+
+
+Seen = TypeVar("Seen", bound=_Seen)
 
 
 @dataclass(frozen=True)
@@ -146,16 +149,19 @@ class Rules(Sequence[Rule]):
             recipe = "" if more else instead_of_a_recipe(rules)
             raise SpecError(f"Rules takes one list: Rules([Rule(...), Rule(...)]), got {named(rules)}{recipe}")
         self._rules = tuple(rules)
+        #: of parameters and of buffers: each rule's position, its condition, and whether that needs no whole match
+        self._tests: dict[bool, list[tuple[int, Callable[[Any], bool], bool]]] = {False: [], True: []}
+        #: the positions of the rules that must win
+        self.required: list[int] = []
         for position, rule in enumerate(self._rules):
             if not isinstance(rule, Rule):
                 raise SpecError(f"Rules: item {position} must be a Rule, got {shown(rule)}")
+            assert isinstance(rule.where, Where)
+            self._tests[rule.buffers].append((position, rule.where.test, rule.where.brief))
+            if not rule.optional:
+                self.required.append(position)
         if not self._rules:
             raise SpecError("Rules: at least one rule is needed")
-        wheres = [rule.where for rule in self._rules if isinstance(rule.where, Where)]
-        self._tests = [
-            (position, rule.buffers, where.test, where.brief)
-            for position, (rule, where) in enumerate(zip(self._rules, wheres, strict=True))
-        ]
 
     def __getitem__(self, index: Any) -> Any:
         return self._rules[index]
@@ -199,25 +205,22 @@ class Rules(Sequence[Rule]):
             for position, rule in enumerate(self, start=1)
         ]
 
-    def first(self, seen: _Seen, match_of: Callable[[], Match] | None = None) -> int | None:
+    def first(self, seen: Seen, match_of: Callable[[Seen], Match] | None = None) -> int | None:
         """The position of the first rule that matches, or ``None``; ``SpecError`` if a predicate raises.
 
         ``seen``: a match; or, with ``match_of`` that makes it, what has its name, shape, kind and module.
         """
-        of_buffer = seen.kind is Kind.BUFFER
-        match = seen if match_of is None else None
+        match: Match | Seen | None = seen if match_of is None else None
         position = 0
         try:
-            for position, buffers, test, brief in self._tests:
-                if buffers is not of_buffer:
-                    continue
+            for position, test, brief in self._tests[seen.kind is Kind.BUFFER]:
                 if brief:
-                    found = test(seen)  # type: ignore[arg-type]
+                    found = test(seen)
                 else:
                     if match is None:
                         assert match_of is not None
-                        match = match_of()
-                    found = test(match)  # type: ignore[arg-type]
+                        match = match_of(seen)
+                    found = test(match)
                 if found:
                     return position
         except ZetaError:

@@ -14,19 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from zeta.base.distributed import local
 from zeta.base.text import shape_text
 from zeta.errors import notice
-from zeta.initializers import Constant, Dirac, Identity, Initializer, Keep, Program
-from zeta.initializers.blocks import laws_of
 from zeta.resolve.plans import Entry
-
-
-def is_random(initializer: Initializer) -> bool:
-    """Whether the values depend on the seed."""
-    if isinstance(initializer, Program):
-        return bool(initializer.draws)
-    return any([not isinstance(law, _FIXED) for law in laws_of(initializer)])  # noqa: C419 - most have one law
-
-
-_FIXED: Final = (Constant, Dirac, Identity, Keep)
 
 
 class _Drawn(Struct, frozen=True, kw_only=True, eq=False):
@@ -56,7 +44,7 @@ def note_repeated(filled: nn.Module | Tensor, seed: int, entries: Iterable[Entry
     with each other. One ``ZetaNotice`` is given for several repetitions in a row, and none where the other module or
     memory no longer exists.
     """
-    drawn = [(entry.name, entry.shape) for entry in entries if is_random(entry.initializer)]
+    drawn = [(entry.name, entry.shape) for entry in entries if entry.initializer.is_random]
     if not drawn:
         return
     tensors = frozenset(drawn)
