@@ -394,7 +394,7 @@ _SCALES: Final = (
     Rule(kind("norm_scale"), Ones(), optional=True),
     Rule(module(nn.PReLU), _initial_slope, optional=True),
 )
-_ALL_ZERO: Final = _rules(Zeros(), 0.0)
+_ALL_ZERO: Final = Rules((_PARAMETRIZATIONS, Rule(_ALL, Zeros(), optional=True)))
 
 
 @on_values_or_recorded
@@ -406,9 +406,7 @@ def _write(
     number = chosen_seed(layer, generator, seed)
     recorder = recording_here()
     of_layer = planned(layer, rules, check=check_parameters if recorder is None else None, named=False)
-    wanted = of_layer
-    if any(entry.kind is Kind.BUFFER for entry in of_layer.entries):
-        wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
+    wanted = replace(of_layer, entries=[entry for entry in of_layer.entries if entry.kind is not Kind.BUFFER])
     if recorder is not None:
         note(recorder, wanted)
         return layer

@@ -64,8 +64,8 @@ class Request(Struct, frozen=True, kw_only=True):
     """
 
     initializer: Initializer
-    keys: Sequence[int]
     region: Region
+    keys: Sequence[int]
     outs: Sequence[Tensor]
     axes: Axes | None = None
     zero_row: int | None = None
@@ -80,7 +80,11 @@ def fill_(requests: Sequence[Request]) -> None:
     constants: list[Request] = []
     tasks: list[Task] = []
     last: tuple[_One, Tensor] | None = None  # the last matrices, which several blocks may be cut out of
-    for request in _unpacked(requests):
+    unpacked: list[Request] = []
+    for request in requests:
+        blocks = request.initializer
+        unpacked += _of_blocks(request, blocks) if isinstance(blocks, Blocks) else (request,)
+    for request in unpacked:
         initializer = request.initializer
         if any(map(Tensor.is_neg, request.outs)) or any(map(Tensor.is_conj, request.outs)):
             plain = [torch.empty(request.region.sizes, dtype=out.dtype, device=out.device) for out in request.outs]
@@ -107,24 +111,19 @@ def fill_(requests: Sequence[Request]) -> None:
                 with_zero_row(out, request.region, request.zero_row)
 
 
-def _unpacked(requests: Iterable[Request]) -> Iterator[Request]:
-    """The requests, with one for each block of those that have several initializers."""
-    for request in requests:
-        blocks = request.initializer
-        if not isinstance(blocks, Blocks):
-            yield request
-            continue
-        region, dim, axes = request.region, blocks.dim, blocks.axes_of(request.axes)
-        offset, end = region.offsets[dim], region.offsets[dim] + region.sizes[dim]
-        spans = blocks.spans(region.shape[dim])
-        if not blocks.is_elementwise:  # equal ones after each other, as their matrices are computed once
-            spans.sort(key=lambda span: repr(span[2]))
-        for begin, stop, part in spans:
-            first, last = max(begin, offset), min(stop, end)
-            if first < last:
-                outs = [out.narrow(dim, first - offset, last - first) for out in request.outs]
-                inside = region.within(dim, first, last)
-                yield replace(request, initializer=part, region=inside, outs=outs, axes=axes, zero_row=None)
+def _of_blocks(request: Request, blocks: Blocks) -> Iterator[Request]:
+    """A request for each block of one that has several initializers."""
+    region, dim, axes = request.region, blocks.dim, blocks.axes_of(request.axes)
+    offset, end = region.offsets[dim], region.offsets[dim] + region.sizes[dim]
+    spans = blocks.spans(region.shape[dim])
+    if not blocks.is_elementwise:  # equal ones after each other, as their matrices are computed once
+        spans.sort(key=lambda span: repr(span[2]))
+    for begin, stop, part in spans:
+        first, last = max(begin, offset), min(stop, end)
+        if first < last:
+            outs = [out.narrow(dim, first - offset, last - first) for out in request.outs]
+            inside = region.within(dim, first, last)
+            yield replace(request, initializer=part, region=inside, outs=outs, axes=axes, zero_row=None)
 
 
 class _One(Struct, frozen=True, kw_only=True):
@@ -218,8 +217,7 @@ def pieces(initializer: Initializer, region: Region, most: int) -> Iterable[tupl
 
     A matrix initializer's region stays whole, as each piece would cost as much as all of it.
     """
-    whole = region.numel <= most or not is_elementwise(initializer)
-    return region.tiles(max(most, region.numel) if whole else most)
+    return region.one_tile if region.numel <= most or not is_elementwise(initializer) else region.tiles(most)
 
 
 def tiles(
@@ -261,9 +259,10 @@ def _fill_constants(requests: Sequence[Request]) -> None:
     small: dict[float, list[Tensor]] = {}
     for request in requests:
         assert isinstance(request.initializer, Constant)
-        outs, dtype = request.outs, request.outs[0].dtype
-        value = dtypes.rounded(request.initializer.value, dtype)  # what rounds to zero keeps its sign
-        if value == 0 and math.copysign(1.0, value) > 0:
+        outs, dtype, value = request.outs, request.outs[0].dtype, request.initializer.value
+        if value:
+            value = dtypes.rounded(value, dtype)  # what rounds to zero keeps its sign
+        if not value and math.copysign(1.0, value) > 0:
             zeros += outs
         elif dtype in _FOREACH_ADDS and request.region.numel <= _LARGE and abs(value) >= torch.finfo(dtype).tiny:
             zeros += outs

@@ -16,7 +16,7 @@ from zeta.report.measuring import Measured, measure_all
 from zeta.report.report import Report
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
-from zeta.resolve.slots import changed_with
+from zeta.resolve.slots import any_parametrized, changed_with
 from zeta.write.apply import Progress, prepare, write
 from zeta.write.guards import note, recording_here
 from zeta.write.seeds import chosen_seed
@@ -56,7 +56,7 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
 
 def _changed_with(fit: Fit) -> set[str]:
     """The buffers without a value of their own that change with a parametrized weight that is written."""
-    if not any(slot.parametrization is not None for slot in fit.slots.values()):
+    if not any_parametrized(fit.slots.values()):
         return set()
     follow = changed_with(fit.slots[entry.name] for entry in fit.entries if not entry.kept)
     return {name for name, slot in fit.slots.items() if id(slot.tensor) in follow} if follow else set()

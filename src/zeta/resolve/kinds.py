@@ -42,7 +42,7 @@ def kind_of(module: nn.Module, local_name: str, ndim: int | None) -> Kind:
     A scale that one is added to before (Gemma's norms) is ``OTHER``, as it starts at 0 and no rule for scales fits it.
     """
     layer: Any = type(module)
-    kind, known = _kind_in(layer, local_name, ndim)
+    kind, known = kind_by_class(layer, local_name, ndim)
     if known:
         return kind
     if kind is Kind.NORM_SCALE and scales_from_zero(module, local_name):
@@ -79,7 +79,7 @@ def _is_no_matrix(module: nn.Module, local_name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _kind_in(layer: Any, local_name: str, ndim: int | None) -> tuple[Kind, bool]:
+def kind_by_class(layer: Any, local_name: str, ndim: int | None) -> tuple[Kind, bool]:
     """The kind by class and name, and whether that is all: ``forward`` of torch's layers says nothing more."""
     known = layer.__module__.startswith("torch.nn.modules.") and layer.__module__ not in _ANYTHING
     return _kind_by_name(layer, local_name, ndim), known

@@ -52,9 +52,11 @@ def planned(
     """
     check_module(model)
     inner = unwrap(model)
-    if not isinstance(how, str):
-        check_no_options(options or (), "none")
-    rules = recipes.rules_for(how, inner, **(options or {})) if isinstance(how, str) else how
+    rules, recipe = how, None
+    if isinstance(how, str):
+        rules, recipe = recipes.rules_for(how, inner, **(options or {})), how
+    elif options:
+        check_no_options(options, "none")
     if not isinstance(rules, Rules):
         raise no_how(how)
     slots = walk(inner)
@@ -62,6 +64,5 @@ def planned(
         check(slots)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
-    recipe = how if isinstance(how, str) else None
     made = Plan(tuple(resolve(rules, everything, wanted, inner, named=named, recipe=recipe)))
     return fit_of_own(model, made, slots, only=only)

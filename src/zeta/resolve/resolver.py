@@ -6,7 +6,7 @@ import contextlib
 import functools
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Final
 
 from torch import nn
@@ -58,7 +58,7 @@ def resolve(
             if id(group) not in known:
                 resolver.claim(group)
     resolver.raise_problems()
-    return [entry for entry in entries if entry is not None]
+    return [*filter(None, entries)]
 
 
 def overriding(rules: Rules, everything: list[list[Slot]], model: nn.Module) -> list[Entry]:
@@ -69,7 +69,7 @@ def overriding(rules: Rules, everything: list[list[Slot]], model: nn.Module) -> 
     return [entry for entry in entries if entry is not None]
 
 
-def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
+def groups(slots: Collection[Slot]) -> list[list[Slot]]:
     """Slots of the same tensor together, the one with the canonical name first.
 
     Canonical is the embedding's name, else the alphabetically first: a choice that registration order does not change.
@@ -77,9 +77,8 @@ def groups(slots: Iterable[Slot]) -> list[list[Slot]]:
     by_tensor: dict[int, list[Slot]] = {}
     for slot in slots:
         by_tensor.setdefault(id(slot.tensor), []).append(slot)
-    for group in by_tensor.values():
-        if len(group) > 1:
-            group.sort(key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name))
+    for group in by_tensor.values() if len(by_tensor) < len(slots) else ():
+        group.sort(key=lambda slot: (slot.kind is not Kind.EMBEDDING, slot.name))
     return list(by_tensor.values())
 
 
@@ -230,7 +229,7 @@ class _Resolver:
                     )
 
     def _solved(self, group: list[Slot], slots: list[Slot], position: int) -> Entry | None:
-        rule, slot = self.rules[position], group[0]
+        rule, slot = self.rules.each[position], group[0]
         try:
             asked = rule.initializer
             if not isinstance(asked, Initializer):
@@ -246,7 +245,7 @@ class _Resolver:
             if not isinstance(asked, Keep):
                 if isinstance(slot.tensor, LAZY):
                     raise SpecError("is lazy and has no shape yet; run one forward pass first")
-                if (problem := hook_problem(slot)) is not None:
+                if slot.module._forward_pre_hooks and (problem := hook_problem(slot)) is not None:
                     raise SpecError(problem)
             if isinstance(asked, Blocks) and slot.kind is Kind.BIAS:
                 check_blocks(asked, slot)
@@ -262,7 +261,8 @@ class _Resolver:
         if not isinstance(law.solved, Keep):
             for each in group:
                 self.written.add(id(each.module))
-                padding = each.padding_idx if padding is None else padding
+            if slot.kind is Kind.EMBEDDING:  # the canonical name is an embedding's, if one of them is
+                padding = next((row for each in group if (row := each.padding_idx) is not None), None)
         return Entry(
             name=slot.name,
             ties=tuple(map(_NAME, group[1:])) if len(group) > 1 else (),
@@ -278,12 +278,11 @@ class _Resolver:
 
     def raise_problems(self) -> None:
         """Raise one ``PlanError`` with everything that was noted."""
-        idle = [position for position in self.rules.required if position not in self.winners]
-        absent = (
-            list(names_of_nothing(self.rules, self.winners, lambda: self._names_by_buffer))
-            if self.recipe is None
-            else []
-        )
+        idle, absent = list[int](), list[str]()
+        if self.rules.required:
+            idle = [position for position in self.rules.required if position not in self.winners]
+        if self.rules.required and self.recipe is None:
+            absent = list(names_of_nothing(self.rules, self.winners, lambda: self._names_by_buffer))
         if not (idle or absent or self.unmatched or self.broken or self.contested or self.unsolved):
             return
         matches = [self._match(slot) for group in self._groups for slot in group] if idle else []

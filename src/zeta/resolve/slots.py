@@ -9,6 +9,7 @@ parametrized weight goes by the name of the weight.
 from __future__ import annotations
 
 import functools
+import operator
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
@@ -22,7 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from zeta.base.distributed import is_fsdp
 from zeta.base.parametrizations import following, hooked, originals, parametrized_shape, stored_names
 from zeta.errors import TargetError
-from zeta.resolve.kinds import kind_of
+from zeta.resolve.kinds import kind_by_class, kind_of
 from zeta.rules import Kind
 
 _WRAPPED: Final = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
@@ -57,6 +58,14 @@ class Slot(Struct, frozen=True, kw_only=True, eq=False, gc=False):
         return None
 
 
+def any_parametrized(slots: Iterable[Slot]) -> bool:
+    """Whether one of the tensors is the first original of a parametrized weight."""
+    return any(map(_PARAMETRIZATION, slots))
+
+
+_PARAMETRIZATION: Final = operator.attrgetter("parametrization")
+
+
 def type_name(module: nn.Module) -> str:
     """The name of the module's class, as it was before a parametrization or ``fully_shard`` put one in front of it."""
     kinds = list(type(module).__mro__)
@@ -73,7 +82,8 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
     ``gathering``: keep a wrapper that ``fully_shard`` was applied to, whose call gathers the parameters.
     """
     while not (gathering and is_fsdp(module)):
-        _refuse_script(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            _refuse_script(module)
         inner = _inside(module) if module._modules else None
         if inner is None:
             break
@@ -81,12 +91,11 @@ def unwrap(module: nn.Module, *, gathering: bool = False) -> nn.Module:
     return module
 
 
-def _refuse_script(module: nn.Module) -> None:
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TargetError(
-            f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model before "
-            "torch.jit.script or trace"
-        )
+def _refuse_script(module: torch.jit.ScriptModule) -> None:
+    raise TargetError(
+        f"{module.original_name} is a ScriptModule, whose layers cannot be told apart. Initialize the model before "
+        "torch.jit.script or trace"
+    )
 
 
 def _inside(module: nn.Module) -> nn.Module | None:
@@ -141,7 +150,8 @@ def walk(model: nn.Module) -> list[Slot]:
         if not traits.usual:
             if traits.is_list:
                 continue  # reached on its own, as by Module.apply: its tensors are the layer's business
-            _refuse_script(module)
+            if isinstance(module, torch.jit.ScriptModule):
+                _refuse_script(module)
             if traits.quantized:
                 _refuse_quantized(module, item.prefix)
         _find_own(item, found)
@@ -155,10 +165,15 @@ def walk(model: nn.Module) -> list[Slot]:
 def _find_own(place: _Place, found: list[Slot]) -> None:
     """Add the parameters and buffers of one module itself."""
     module, prefix, inside = place.module, place.prefix, place.inside
+    layer: Any = type(module)
     for local, parameter in module._parameters.items():
         if parameter is not None:
             shape, ndim = _shape(parameter, prefix, local)
-            kind = Kind.PARAMETRIZATION if inside else kind_of(module, local, ndim)
+            kind, known = kind_by_class(layer, local, ndim)
+            if inside:
+                kind = Kind.PARAMETRIZATION
+            elif not known:
+                kind = kind_of(module, local, ndim)
             name = prefix + local
             found.append(Slot(name=name, local_name=local, module=module, tensor=parameter, shape=shape, kind=kind))
     for local, buffer in module._buffers.items():
@@ -309,8 +324,6 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 def hook_problem(slot: Slot) -> str | None:
     """Why no rule can give a parameter its value that a deprecated hook computes the weight from, or ``None``."""
-    if not slot.module._forward_pre_hooks:
-        return None
     for name, hook in hooked(slot.module).items():
         if slot.local_name in stored_names(hook):
             kind = "spectral_norm" if isinstance(hook, SpectralNorm) else "weight_norm"

@@ -148,29 +148,30 @@ class Rules(Sequence[Rule]):
         if more or not _is_list(rules):
             recipe = "" if more else instead_of_a_recipe(rules)
             raise SpecError(f"Rules takes one list: Rules([Rule(...), Rule(...)]), got {named(rules)}{recipe}")
-        self._rules = tuple(rules)
+        #: the rules, in their order
+        self.each = tuple(rules)
         #: of parameters and of buffers: each rule's position, its condition, and whether that needs no whole match
         self._tests: dict[bool, list[tuple[int, Callable[[Any], bool], bool]]] = {False: [], True: []}
         #: the positions of the rules that must win
         self.required: list[int] = []
-        for position, rule in enumerate(self._rules):
+        for position, rule in enumerate(self.each):
             if not isinstance(rule, Rule):
                 raise SpecError(f"Rules: item {position} must be a Rule, got {shown(rule)}")
             assert isinstance(rule.where, Where)
             self._tests[rule.buffers].append((position, rule.where.test, rule.where.brief))
             if not rule.optional:
                 self.required.append(position)
-        if not self._rules:
+        if not self.each:
             raise SpecError("Rules: at least one rule is needed")
 
     def __getitem__(self, index: Any) -> Any:
-        return self._rules[index]
+        return self.each[index]
 
     def __len__(self) -> int:
-        return len(self._rules)
+        return len(self.each)
 
     def __iter__(self) -> Iterator[Rule]:
-        return iter(self._rules)
+        return iter(self.each)
 
     def __add__(self, other: Iterable[Rule]) -> Rules:
         if not _is_list(other):
@@ -182,10 +183,10 @@ class Rules(Sequence[Rule]):
         return Rules(other) + self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rules) and self._rules == other._rules
+        return isinstance(other, Rules) and self.each == other.each
 
     def __hash__(self) -> int:
-        return hash(self._rules)
+        return hash(self.each)
 
     def __repr__(self) -> str:
         labels = [visible(rule.label if len(rule.label) <= _LABEL else f"{rule.label[:_LABEL]}...") for rule in self]
@@ -227,7 +228,7 @@ class Rules(Sequence[Rule]):
             raise
         except Exception as error:
             raise SpecError(
-                f"rule {self._rules[position].label!r}: its condition fails for {seen.name}: {type(error).__name__}: "
+                f"rule {self.each[position].label!r}: its condition fails for {seen.name}: {type(error).__name__}: "
                 f"{error}"
             ) from error
         return None

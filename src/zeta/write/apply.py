@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,14 +21,14 @@ from zeta.compute.sampling import Request, fill_, pieces
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.values import computed, values_of
 from zeta.errors import TargetError, ZetaError, listed
-from zeta.initializers import Constant, Program
+from zeta.initializers import Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import Slot, hook_problem
 from zeta.resolve.solving import check_dtype
 from zeta.rules import Kind
 from zeta.write.shards import Held, held, whole
-from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared, unfollowing
+from zeta.write.targets import check_memory, check_target, check_writable, is_usual, shared
 
 if TYPE_CHECKING:
     from zeta.write.parametrized import Inversion
@@ -52,19 +51,14 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     slot: Slot
     held: Held
     sort: int = 0
+    #: the memory here that is written; of a parametrized weight, that of all that it is computed from
+    memory: tuple[Tensor, ...]
     inversion: Inversion | None = None
 
     @property
     def nbytes(self) -> int:
         """The bytes of what is here."""
         return self.held.numel * self.entry.dtype.itemsize
-
-    @property
-    def memory(self) -> list[Tensor]:
-        """The memory here that is written; of a parametrized weight, that of all that it is computed from."""
-        if self.inversion is None:
-            return [self.held.local]
-        return [local(tensor) for tensor, _ in self.inversion.changes]
 
     @property
     def error(self) -> float:
@@ -100,12 +94,14 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
             jobs.append(job_of(entry, slot, seed, given, sorts))
         except ZetaError as error:
             refused.append((entry.name, str(error)))
-    problems = [*gathered(fit.model), *by_reason(refused)]
+    problems = gathered(fit.model)
+    if refused:
+        problems += by_reason(refused)
     if parametrized:
         problems += _crossed(parametrized, jobs)
     # weights may be computed from one tensor, if both are given the same there
     written = {id(memory): (job.entry.name, memory) for job in reversed(jobs) for memory in job.memory}
-    problems += shared([*reversed(written.values())], fit.slots.values(), unfollowing(fit.plan))
+    problems += shared([*reversed(written.values())], fit.slots.values(), fit.plan)
     if problems:
         raise TargetError(listed("these parameters cannot be written; nothing was changed:", problems))
     return jobs
@@ -154,7 +150,7 @@ def check_parameters(slots: Iterable[Slot]) -> None:
                 if not is_usual(slot):
                     check_memory(slot)
                     check_writable(slot)
-                if (problem := hook_problem(slot)) is not None:
+                if slot.module._forward_pre_hooks and (problem := hook_problem(slot)) is not None:
                     raise TargetError(problem)
             except TargetError as error:
                 refused.append((slot.name, str(error)))
@@ -180,19 +176,18 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
     for name, batch in _batches(together, seed):
         outs = [out for request in batch for out in request.outs]
         with writable(outs):
-            _fill(batch)
+            fill_(batch)
         if progress is not None:
             done += sum(out.nbytes for out in outs)
             progress(name, done, total)
-    # kernels write to memory that autograd does not watch
     # of shards, the forward pass does it: it communicates
     modules = {id(job.slot.module): job.slot.module for job in jobs if job.slot.module._forward_pre_hooks}
     for module in modules.values():
         if hooked(module) and not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
             recompute(module)
-    changed = [job.slot.tensor for job in jobs]
-    changed += [job.held.local for job in jobs if job.held.sharded]
-    torch.autograd.graph.increment_version([*itertools.filterfalse(Tensor.is_inference, changed)])
+    # what is written to a shard does not show in the version of the whole tensor
+    if sharded := [job.slot.tensor for job in jobs if job.held.sharded and not job.slot.tensor.is_inference()]:
+        torch.autograd.graph.increment_version(sharded)
 
 
 #: the number of each sort of jobs, by all that decides what is written and measured but names: parts by identity
@@ -208,9 +203,10 @@ def job_of(
         here = held(slot.tensor)
         if entry.section is not None:
             here = here.within(entry.section.dim, entry.section.spans)
-        asked = entry.shape, id(entry.initializer), id(entry.axes), entry.padding_idx, entry.dtype
+        asked = entry.shape, entry.dtype, id(entry.initializer), id(entry.axes), entry.padding_idx
         like = (*asked, id(here.parts), here.local.dtype, here.local.device)
-        return Job(entry=entry, slot=slot, held=here, sort=sorts.setdefault(like, len(sorts)))
+        sort = sorts.setdefault(like, len(sorts))
+        return Job(entry=entry, slot=slot, held=here, sort=sort, memory=(here.local,))
     if entry.section is not None:
         raise TargetError(f"is parametrized, so that a part of it, {entry.section}, cannot be written alone")
     value = _whole(entry, seed, slot.tensor)
@@ -227,7 +223,8 @@ def job_of(
             slot.parametrization, value, name=entry.name, seed=key, planned=planned
         )
     alone = sorts.setdefault((entry.name,), len(sorts))
-    return Job(entry=entry, slot=slot, held=whole(inversion.effective), sort=alone, inversion=inversion)
+    memory, here = tuple(local(tensor) for tensor, _ in inversion.changes), whole(inversion.effective)
+    return Job(entry=entry, slot=slot, held=here, sort=alone, memory=memory, inversion=inversion)
 
 
 def _parametrized() -> Any:
@@ -251,63 +248,37 @@ def _changes(job: Job, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield values[index], tile
 
 
-class _Piece(Struct, frozen=True, kw_only=True, gc=False):
-    """A piece of all jobs of a sort, of at most ``_BATCH`` elements: where it is in their memory, and its request."""
-
-    indices: tuple[tuple[slice, ...], ...]  # one after the other
-    numel: int
-    keys: list[int]
-    outs: list[Tensor]
-    request: Request
-
-
 def _batches(jobs: list[Job], seed: int) -> Iterator[tuple[str, list[Request]]]:
-    """Yield requests of about ``_BATCH`` elements in all, one for all jobs of a sort, and the name of the last job."""
-    cuts: dict[int, list[_Piece]] = {}
+    """Yield requests, and the name of the last job: small tensors together, and a large one in pieces."""
+    sorts: dict[int, list[Job]] = {}
     count = 0
     for job in jobs:
-        sort, name = job.sort, job.entry.name
-        if sort not in cuts:
-            cuts[sort] = _cut(job)
-        key = 0 if isinstance(job.entry.initializer, Constant) else parameter_key(seed, name)
-        for piece in cuts[sort]:
-            out = job.held.local
-            for index in piece.indices:
-                out = out[index]
-            piece.keys.append(key)
-            piece.outs.append(out)
-            count += piece.numel
-            if count >= _BATCH:
-                yield name, _requests(cuts)
-                count = 0
-                for each in itertools.chain.from_iterable(cuts.values()):
-                    each.keys.clear()
-                    each.outs.clear()
+        numel = job.held.local.numel()
+        if numel >= _BATCH:
+            yield from ((job.entry.name, [request]) for request in _requests([job], seed))
+            continue
+        sorts.setdefault(job.sort, []).append(job)
+        count += numel
+        if count >= _BATCH:
+            yield job.entry.name, [request for alike in sorts.values() for request in _requests(alike, seed)]
+            sorts, count = {}, 0
     if count:
-        yield jobs[-1].entry.name, _requests(cuts)
+        yield jobs[-1].entry.name, [request for alike in sorts.values() for request in _requests(alike, seed)]
 
 
-def _requests(cuts: Mapping[int, list[_Piece]]) -> list[Request]:
-    return [piece.request for pieces in cuts.values() for piece in pieces if piece.outs]
-
-
-def _cut(job: Job) -> list[_Piece]:
-    """What is here, in pieces without keys and tensors yet."""
-    entry, parts = job.entry, job.held.parts
+def _requests(jobs: list[Job], seed: int) -> list[Request]:
+    """The requests for jobs of one sort, each of at most ``_BATCH`` elements of each tensor."""
+    entry, parts = jobs[0].entry, jobs[0].held.parts
     initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
-    found: list[_Piece] = []
+    keys = [parameter_key(seed, job.entry.name) if initializer.is_random else 0 for job in jobs]
+    found: list[Request] = []
     for part in parts:
-        first = () if job.held.is_one else (part.index,)
+        memory = [job.held.local if jobs[0].held.is_one else job.held.local[part.index] for job in jobs]
         for index, region in pieces(initializer, part.region, _BATCH):
-            keys: list[int] = []
-            outs: list[Tensor] = []
+            outs = memory if region is part.region else [here[index] for here in memory]
             request = Request(initializer=initializer, keys=keys, region=region, outs=outs, axes=axes, zero_row=row)
-            indices = first if region is part.region else (*first, index)
-            found.append(_Piece(indices=indices, numel=region.numel, keys=keys, outs=outs, request=request))
+            found.append(request)
     return found
-
-
-_fill: Final = uncollected(fill_)
 
 
 def writable(tensors: Iterable[Tensor]) -> contextlib.AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from zeta.resolve.adapting import Adaption, Given
 from zeta.resolve.adapting.arrays import Array
 from zeta.write.apply import Progress, writable
 from zeta.write.shards import held
-from zeta.write.targets import check_target, memory_of, shared, unfollowing
+from zeta.write.targets import check_target, memory_of, shared
 
 
 def check_loadable(adaption: Adaption) -> None:
@@ -29,7 +29,7 @@ def check_loadable(adaption: Adaption) -> None:
             except ZetaError as error:
                 problems.append(f"{entry.name}: {error}")
     memory = [(name, here) for name in adaption.given if (here := memory_of(fit.slots[name].tensor)) is not None]
-    problems += shared(memory, fit.slots.values(), unfollowing(fit.plan))
+    problems += shared(memory, fit.slots.values(), fit.plan)
     problems += [
         f"{name}: is one tensor in the model, and the checkpoint has other values as {other.text} than as {one.text}"
         for name, one, other in adaption.ties

@@ -113,7 +113,7 @@ def parts_of(
 def held(tensor: Tensor) -> Held:
     """Return the local shard of a tensor; all of a plain one. ``TargetError`` if its placements do not determine it."""
     if not is_sharded(tensor):
-        return whole(tensor)
+        return Held(local=tensor, parts=_all(tensor.shape))
     mesh, placements, memory = tensor.device_mesh, tensor.placements, local(tensor)
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this rank is not in the mesh

@@ -16,7 +16,7 @@ from zeta.base.tensors import attributes, extent, has_address, is_freed, nbytes_
 from zeta.errors import TargetError
 from zeta.resolve.plans import Entry
 from zeta.resolve.resolver import UNRULED
-from zeta.resolve.slots import Slot
+from zeta.resolve.slots import Slot, any_parametrized
 from zeta.rules import Kind
 from zeta.write.placeholders import runtime_problem
 
@@ -26,18 +26,19 @@ _FREED: Final = "has a storage that was freed or made smaller; give its memory b
 _Extent = tuple[int, int, Tensor, str]
 
 
-def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], apart: Collection[str] = ()) -> list[str]:
+def shared(written: Sequence[tuple[str, Tensor]], slots: Collection[Slot], plan: Iterable[Entry] = ()) -> list[str]:
     """Different tensors with an element in the same memory: to write one would change the other.
 
     Those of which at least one is written; ``written`` has their memory here, with the canonical name: several of a
     weight that is computed from them. A weight that is not written counts with all that it is computed from. A buffer
-    that is not written may be a view of a parameter, and follows it, unless it is one of those that are ``apart``. It
-    does not follow another buffer.
+    that is not written may be a view of a parameter, and follows it, unless the plan keeps it on purpose. It does not
+    follow another buffer.
     """
     memory, names = [*written], {name for name, _ in written}
     buffers: set[str] = set()
     followers: set[str] = set()
-    if len(names) < len(slots) or any(slot.parametrization is not None for slot in slots):
+    if len(names) < len(slots) or any_parametrized(slots):
+        apart = _unfollowing(plan)
         known = {*(id(slot.tensor) for slot in slots if slot.name in names), *(id(tensor) for _, tensor in written)}
         buffers = {slot.name for slot in slots if slot.kind is Kind.BUFFER}
         followers = set() if buffers.isdisjoint(names) else buffers - {*names, *apart}
@@ -74,14 +75,14 @@ def _computed_from(slot: Slot) -> list[Tensor]:
 def _apart(memory: Iterable[tuple[str, Tensor]]) -> bool:
     """Whether no two tensors overlap, whatever their devices are; on meta, nobody can tell so quickly."""
     end = 0
-    for begin, nbytes in sorted([(tensor.data_ptr(), nbytes_of(tensor)) for _, tensor in memory]):
+    for begin, nbytes in sorted([(t.data_ptr(), t.nbytes if t.is_contiguous() else nbytes_of(t)) for _, t in memory]):
         if begin < end or (nbytes and not begin):
             return False
         end = begin + nbytes
     return True
 
 
-def unfollowing(plan: Iterable[Entry]) -> set[str]:
+def _unfollowing(plan: Iterable[Entry]) -> set[str]:
     """The buffers that must not follow a parameter: a rule keeps them, or they have values of their own."""
     return {e.name for e in plan if e.kind is Kind.BUFFER and not (e.kept and e.rule in UNRULED)}
 

@@ -63,15 +63,15 @@ def parameter_key(seed: int, name: str) -> int:
     >>> hex(parameter_key(0, "h.0.attn.c_attn.weight"))
     '0xef9580d9cca4fbe'
     """
-    hashed = _hash_of(check_seed(seed)).copy()
+    hashed = _hash_of(seed).copy()
     hashed.update(name.encode())
     return int.from_bytes(hashed.digest(), "little")
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16, typed=True)  # True, which equals 1, is no seed
 def _hash_of(seed: int) -> hashlib.blake2b:
     """The hash of a seed, to which a name is added: most names of a model have the same seed."""
-    return hashlib.blake2b(struct.pack("<Q", seed), digest_size=8, person=_PERSON)
+    return hashlib.blake2b(struct.pack("<Q", check_seed(seed)), digest_size=8, person=_PERSON)
 
 
 # -- Philox4x32-10 -------------------------------------------------------------------------------------------------

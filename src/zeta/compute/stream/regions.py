@@ -69,9 +69,9 @@ class Region(Struct, frozen=True, kw_only=True, dict=True):
         return True
 
     @functools.cached_property
-    def _whole(self) -> tuple[tuple[tuple[slice, ...], Region]]:
-        """The region as its only tile."""
-        return ((tuple(slice(0, size) for size in self.sizes), self),)
+    def one_tile(self) -> tuple[tuple[tuple[slice, ...], Region], ...]:
+        """The region as its only tile; none if it is empty."""
+        return ((tuple(slice(0, size) for size in self.sizes), self),) if self.numel else ()
 
     def indices(self, device: torch.device | str = "cpu") -> Tensor:
         """The row-major global index of each element: int64, shape ``sizes``."""
@@ -103,15 +103,13 @@ class Region(Struct, frozen=True, kw_only=True, dict=True):
 
     def tiles(self, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:
         """Cut into boxes of at most ``most`` elements, in row-major order: (index inside this region, box)."""
-        return self._whole if 0 < self.numel <= most else self._tiles(most)
+        return self.one_tile if self.numel <= most else self._tiles(most)
 
     def _tiles(self, most: int) -> Iterator[tuple[tuple[slice, ...], Region]]:
         inner, cut = 1, len(self.sizes)
         while cut > 0 and inner * self.sizes[cut - 1] <= most:
             cut -= 1
             inner *= self.sizes[cut]
-        if self.numel == 0:
-            return
         step = max(1, most // inner)
         ranges = [range(size) for size in self.sizes[: cut - 1]] + [range(0, self.sizes[cut - 1], step)]
         for corner in itertools.product(*ranges):

@@ -40,7 +40,7 @@ from zeta.write.checkpoint import (
     work,
 )
 from zeta.write.checkpoint.following import followed, leaders_of
-from zeta.write.targets import check_apart, check_negated, check_target, memory_of, shared, unfollowing
+from zeta.write.targets import check_apart, check_negated, check_target, memory_of, shared
 
 T = TypeVar("T")
 
@@ -232,7 +232,7 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
         if not entry.kept and entry.name in slots
         if (memory := memory_of(slots[entry.name].tensor)) is not None
     ]
-    problems += shared(written, slots.values(), unfollowing(plan))
+    problems += shared(written, slots.values(), plan)
     planned = {name for entry in plan for name in (entry.name, *entry.ties)}
     problems += [f"{name}: is not in the plan" for name in slots if name not in planned]
     if problems:

@@ -71,6 +71,9 @@ def fill(tasks: Iterable[Task]) -> None:
                 reference.fill([task])
         if at_once:
             chosen.fill(at_once)
+            # kernels write to memory that autograd does not watch
+            written = [out for task in at_once for out in task.outs if not out.is_inference()]
+            torch.autograd.graph.increment_version(written)
 
 
 def _staged(task: Task) -> None:
