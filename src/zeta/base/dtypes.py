@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Final
 
@@ -38,8 +39,6 @@ NEWER_SAFETENSORS: Final[dict[torch.dtype, str]] = {
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
     torch.float8_e8m0fnu: "F8_E8M0",
 }
-# a table instead of getattr(torch, name), which imports modules for some names
-_NAMED: Final = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _BITS: Final = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -54,10 +53,16 @@ def dtype_named(name: str) -> torch.dtype:
     >>> dtype_named("bfloat16")
     torch.bfloat16
     """
-    dtype = _NAMED.get(name) if isinstance(name, str) else None
+    dtype = _named().get(name) if isinstance(name, str) else None
     if dtype is None:
         raise SpecError(f"unknown dtype {name!r}; expected a torch dtype such as float32, bfloat16 or float16")
     return dtype
+
+
+@functools.cache
+def _named() -> dict[str, torch.dtype]:
+    """A table instead of ``getattr(torch, name)``, which imports modules for some names."""
+    return {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 
 def is_drawable(dtype: torch.dtype) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -133,8 +132,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             raise PlanError(f"not an entry of a plan, {shown(data)}: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that one process holds, computes for that, and needs as temporary memory."""
 
     held: int = 0

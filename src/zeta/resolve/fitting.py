@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 from msgspec import Struct
@@ -16,14 +16,15 @@ from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed, notice
-from zeta.resolve.casting import Casting, casting_of
 from zeta.resolve.entries import Section
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
 from zeta.resolve.submodels import Naming, check_used, prefixes, renamed
 from zeta.rules.globs import glob_matcher
-from zeta.rules.missing import missing as missing_names
 from zeta.rules.where import Where
+
+if TYPE_CHECKING:
+    from zeta.resolve.casting import Casting
 
 #: names a part of a plan: a glob, several names or globs, these with the rows of each, or a predicate on the name
 Only = str | Collection[str] | Mapping[str, slice] | Callable[[str], bool]
@@ -74,6 +75,8 @@ class Fit(Struct, frozen=True, kw_only=True, eq=False):
 
     def cast(self, dtype: torch.dtype, *, buffers: bool) -> tuple[Fit, Casting]:
         """The fit with the plan of the model after ``dtype=``, and what that casts."""
+        from zeta.resolve.casting import casting_of  # here, because few calls cast
+
         casting = casting_of(self.model, self.slots.values(), dtype, buffers=buffers)
         plan = casting.plan(self.plan)
         names = {entry.name for entry in self.entries}
@@ -219,12 +222,14 @@ def chosen_by(only: Only | None, items: Sequence[Item], names_of: Callable[[Item
     if callable(only):
         chosen = [item for item in items if any(map(only, names_of(item)))]
     else:
+        from zeta.rules.missing import missing  # here, because most calls are for all of a model
+
         patterns = [only] if isinstance(only, str) else list(only) if isinstance(only, Collection) else [only]
         if not all(isinstance(pattern, str) for pattern in patterns):
             raise SpecError(f"{_ONLY}, got {shown(only)}")
         names = {name for item in items for name in names_of(item)}
         globs = [pattern for pattern in patterns if pattern not in names]
-        if empty := [line for pattern in globs for line in missing_names(pattern, names)]:
+        if empty := [line for pattern in globs for line in missing(pattern, names)]:
             raise PlanError(listed("only= names nothing in the plan:", empty))
         hit = {*patterns} & names
         hit.update(*(filter(glob_matcher(pattern), names) for pattern in globs))

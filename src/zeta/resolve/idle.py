@@ -10,7 +10,6 @@ from typing import Final
 from zeta.base.spelling import did_you_mean
 from zeta.errors import ZetaError
 from zeta.rules import Match, Rule, Rules, Where
-from zeta.rules.missing import did_you_mean_condition, missing
 from zeta.rules.where import class_names
 
 #: by whether they are of buffers
@@ -69,6 +68,8 @@ def why_idle(rules: Rules, position: int, matches: Sequence[Match], names: Names
 
 
 def _missing(rule: Rule, names: Names) -> Iterator[str]:
+    from zeta.rules.missing import did_you_mean_condition, missing  # here, because most rules match
+
     assert isinstance(rule.where, Where)
     for pattern in rule.where.globs:
         for line in missing(pattern, names[rule.buffers], did_you_mean_condition):

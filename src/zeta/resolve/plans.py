@@ -6,14 +6,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import torch
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 from torch import nn
 
 from zeta import recipes

@@ -15,7 +15,6 @@ from zeta.base.spelling import did_you_mean
 from zeta.errors import SpecError
 from zeta.rules.globs import glob_matcher
 from zeta.rules.match import Kind, Match, Role
-from zeta.rules.role_names import roles_by_name
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,8 @@ def role(name: Role | str, *, bias: bool = False) -> Where:
     libraries use and by the weights beside each other; ``zeta.roles_of(model)`` shows them.
     """
     if name not in list(Role):
+        from zeta.rules.role_names import roles_by_name  # here, because it is for a message
+
         known = [repr(each.value) for each in roles_by_name(name)] if isinstance(name, str) else []
         close = f"; did you mean {' or '.join(known)}?" if known else did_you_mean(name, Role)
         raise SpecError(f"unknown role {shown(name)}: expected one of {', '.join(Role)}{close}")

@@ -19,7 +19,6 @@ from zeta.initializers import Blocks, Constant, Initializer, Program
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.recording.active import ACTIVE, Draws
-from zeta.resolve.recording.sources import source_here
 from zeta.resolve.slots import Slot
 from zeta.write.targets import check_writable
 
@@ -129,6 +128,8 @@ def _draw(recorder: Draws, initializer: Initializer, axes: Axes | None, tensor: 
     if isinstance(initializer, Constant):
         tensor.fill_(initializer.value)
         return
+    from zeta.resolve.recording.sources import source_here  # here, because few calls are recorded
+
     source = source_here()
     called = "init" if source is None or source.called is None else source.called
     with torch._C.DisableTorchFunction():

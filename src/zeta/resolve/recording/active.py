@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from zeta.fans import Axes
-from zeta.initializers import Initializer
-from zeta.resolve.recording.sources import Source
+    from zeta.fans import Axes
+    from zeta.initializers import Initializer
+    from zeta.resolve.recording.sources import Source
 
 
 class Draws(Protocol):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
+from msgspec import Struct
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+
+class Source(Struct, frozen=True, kw_only=True):
     """The line of code that did something, and the function of torch or zeta that it called, if that is public."""
 
     file: str

@@ -12,10 +12,10 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
+from msgspec import Struct
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -37,8 +37,7 @@ _LONGEST_REASON: Final = 300
 _EVERY_DTYPE: Final = frozenset({torch.uint32, *native.DTYPES})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Backend:
+class Backend(Struct, frozen=True, kw_only=True):
     """One implementation of the stream: its name, the function that runs tasks, and the dtypes that it writes.
 
     ``measure`` computes the sums of many tensors, each about a centre, in one call; ``None`` if the backend cannot.
