@@ -31,7 +31,7 @@ that are not allowed.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 from msgspec.structs import replace
@@ -366,13 +366,16 @@ def _fill(
 
 
 def _rules(weight: Initializer, bias: float | None) -> Rules:
-    of_bias = _BIAS_ZERO if type(bias) is float and str(bias) == "0.0" else _of_bias(bias)
-    others = () if isinstance(weight, Constant) else _SCALES
-    return Rules((of_bias, _PARAMETRIZATIONS, *others, Rule(_ALL, weight, optional=True)))
-
-
-def _of_bias(bias: float | None) -> Rule:
-    return Rule(_BIASES, Keep() if bias is None else Constant(bias), optional=True)
+    of_bias = _BIAS_ZERO if type(bias) is float and str(bias) == "0.0" else Keep() if bias is None else Constant(bias)
+    key = weight.exact, of_bias.exact
+    rules = _MADE.get(key)
+    if rules is None:
+        others = () if isinstance(weight, Constant) else _SCALES
+        first, last = Rule(_BIASES, of_bias, optional=True), Rule(_ALL, weight, optional=True)
+        if len(_MADE) >= _MOST_MADE:
+            _MADE.clear()
+        rules = _MADE[key] = Rules((first, _PARAMETRIZATIONS, *others, last))
+    return rules
 
 
 def _slope(a: float | None, nonlinearity: str | Activation) -> float | None:
@@ -388,12 +391,15 @@ def _initial_slope(match: Match) -> Initializer:
 
 _BIASES, _ALL = kind("bias"), glob("*")
 # made once, as nothing in them depends on the call
-_BIAS_ZERO: Final = _of_bias(0.0)
+_BIAS_ZERO: Final = Constant(0.0)
 _PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
 _SCALES: Final = (
     Rule(kind("norm_scale"), Ones(), optional=True),
     Rule(module(nn.PReLU), _initial_slope, optional=True),
 )
+#: by the initializers of weights and of biases
+_MADE: Final[dict[tuple[Any, ...], Rules]] = {}
+_MOST_MADE: Final = 256
 _ALL_ZERO: Final = Rules((_PARAMETRIZATIONS, Rule(_ALL, Zeros(), optional=True)))
 
 

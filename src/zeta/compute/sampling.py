@@ -80,13 +80,13 @@ def fill_(requests: Sequence[Request]) -> None:
     constants: list[Request] = []
     tasks: list[Task] = []
     last: tuple[_One, Tensor] | None = None  # the last matrices, which several blocks may be cut out of
-    unpacked: list[Request] = []
-    for request in requests:
-        blocks = request.initializer
-        unpacked += _of_blocks(request, blocks) if isinstance(blocks, Blocks) else (request,)
-    for request in unpacked:
+    pending = [*reversed(requests)]  # the next one last
+    while pending:
+        request = pending.pop()
         initializer = request.initializer
-        if any(map(Tensor.is_neg, request.outs)) or any(map(Tensor.is_conj, request.outs)):
+        if isinstance(initializer, Blocks):
+            pending += reversed(_of_blocks(request, initializer))
+        elif any(map(Tensor.is_neg, request.outs)) or any(map(Tensor.is_conj, request.outs)):
             plain = [torch.empty(request.region.sizes, dtype=out.dtype, device=out.device) for out in request.outs]
             fill_([replace(request, outs=plain)])
             for out, values in zip(request.outs, plain, strict=True):
@@ -111,19 +111,22 @@ def fill_(requests: Sequence[Request]) -> None:
                 with_zero_row(out, request.region, request.zero_row)
 
 
-def _of_blocks(request: Request, blocks: Blocks) -> Iterator[Request]:
+def _of_blocks(request: Request, blocks: Blocks) -> list[Request]:
     """A request for each block of one that has several initializers."""
     region, dim, axes = request.region, blocks.dim, blocks.axes_of(request.axes)
     offset, end = region.offsets[dim], region.offsets[dim] + region.sizes[dim]
     spans = blocks.spans(region.shape[dim])
     if not blocks.is_elementwise:  # equal ones after each other, as their matrices are computed once
         spans.sort(key=lambda span: repr(span[2]))
+    found: list[Request] = []
     for begin, stop, part in spans:
         first, last = max(begin, offset), min(stop, end)
         if first < last:
             outs = [out.narrow(dim, first - offset, last - first) for out in request.outs]
             inside = region.within(dim, first, last)
-            yield replace(request, initializer=part, region=inside, outs=outs, axes=axes, zero_row=None)
+            one = replace(request, initializer=part, region=inside, outs=outs, axes=axes, zero_row=None)
+            found.append(one)
+    return found
 
 
 class _One(Struct, frozen=True, kw_only=True):
@@ -350,12 +353,12 @@ def _whole(initializer: Initializer, request: _One) -> Tensor:
     raise TypeError(f"{initializer!r} cannot be sampled: solve it for a parameter first")
 
 
-@_whole.register
+@_whole.register(Orthogonal)  # without the class, it would evaluate all annotations
 def _orthogonal(initializer: Orthogonal, request: _One) -> Tensor:
     return matrices.orthogonal(_gaussian(request), initializer.gain, _axes(request))
 
 
-@_whole.register
+@_whole.register(DeltaOrthogonal)
 def _delta_orthogonal(initializer: DeltaOrthogonal, request: _One) -> Tensor:
     return matrices.delta_orthogonal(_gaussian(request), initializer.gain, _axes(request))
 
@@ -366,7 +369,7 @@ def _diagonal(initializer: Identity | Dirac, request: _One) -> Tensor:
     return matrices.diagonal(request.region.shape, initializer.gain, _axes(request))
 
 
-@_whole.register
+@_whole.register(Sparse)
 def _sparse(initializer: Sparse, request: _One) -> Tensor:
     axes = _axes(request)
     rows = matrix_shape(Site(shape=request.region.shape, axes=axes)).rows

@@ -85,7 +85,7 @@ def _classical(mode: Mode, distribution: Distribution, gain: float) -> VarianceS
 def _kaiming(
     mode: Mode, distribution: Distribution, nonlinearity: str | Activation, a: float | None
 ) -> VarianceScaling:
-    if isinstance(mode, Real):
+    if type(mode) is not str and isinstance(mode, Real):  # the registry of Real takes long to ask
         raise SpecError(
             f"kaiming_{distribution} takes (mode, nonlinearity, a), and not torch's order (a, mode, nonlinearity): got "
             f"mode={shown(mode)}; write keywords, "

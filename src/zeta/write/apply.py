@@ -85,12 +85,13 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
         slot = fit.slots[entry.name]
         try:
             if not checked:
-                check_target(entry, slot)
+                if not is_usual(slot):
+                    check_target(entry, slot)
+                if (law := (id(entry.initializer), slot.tensor.dtype)) not in held_as:
+                    check_dtype(entry.initializer, slot.tensor.dtype)
+                    held_as.add(law)
             if entry.kept:
                 continue
-            if not checked and (law := (id(entry.initializer), slot.tensor.dtype)) not in held_as:
-                check_dtype(entry.initializer, slot.tensor.dtype)
-                held_as.add(law)
             jobs.append(job_of(entry, slot, seed, given, sorts))
         except ZetaError as error:
             refused.append((entry.name, str(error)))
@@ -270,12 +271,13 @@ def _requests(jobs: list[Job], seed: int) -> list[Request]:
     """The requests for jobs of one sort, each of at most ``_BATCH`` elements of each tensor."""
     entry, parts = jobs[0].entry, jobs[0].held.parts
     initializer, axes, row = entry.initializer, entry.axes, entry.padding_idx
-    keys = [parameter_key(seed, job.entry.name) if initializer.is_random else 0 for job in jobs]
+    keys = [parameter_key(seed, job.entry.name) for job in jobs] if initializer.is_random else [0] * len(jobs)
+    memory = [job.held.local for job in jobs]
     found: list[Request] = []
     for part in parts:
-        memory = [job.held.local if jobs[0].held.is_one else job.held.local[part.index] for job in jobs]
+        inside = memory if jobs[0].held.is_one else [here[part.index] for here in memory]
         for index, region in pieces(initializer, part.region, _BATCH):
-            outs = memory if region is part.region else [here[index] for here in memory]
+            outs = inside if region is part.region else [here[index] for here in inside]
             request = Request(initializer=initializer, keys=keys, region=region, outs=outs, axes=axes, zero_row=row)
             found.append(request)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 from torch import nn
@@ -48,10 +49,10 @@ def _of_convolution(module: Any) -> tuple[int, ...]:
 
 Extents = Mapping[str, Callable[[Any], tuple[int, ...]]]
 _EXTENTS: Final[Mapping[type, Extents]] = {
-    nn.Linear: {"weight": lambda m: (m.out_features, m.in_features), "bias": lambda m: (m.out_features,)},
-    nn.Embedding: {"weight": lambda m: (m.num_embeddings, m.embedding_dim)},
-    nn.LayerNorm: dict.fromkeys(("weight", "bias"), lambda m: m.normalized_shape),
-    nn.RMSNorm: {"weight": lambda m: m.normalized_shape},
+    nn.Linear: {"weight": attrgetter("out_features", "in_features"), "bias": lambda m: (m.out_features,)},
+    nn.Embedding: {"weight": attrgetter("num_embeddings", "embedding_dim")},
+    nn.LayerNorm: dict.fromkeys(("weight", "bias"), attrgetter("normalized_shape")),
+    nn.RMSNorm: {"weight": attrgetter("normalized_shape")},
     nn.GroupNorm: dict.fromkeys(("weight", "bias"), lambda m: (m.num_channels,)),
     **{
         convolution: {"weight": _of_convolution, "bias": lambda m: (m.out_channels,)}

@@ -29,10 +29,11 @@ def seed_of(target: nn.Module | Tensor, generator: torch.Generator | None = None
 def _is_of_several(target: nn.Module | Tensor) -> bool:
     if isinstance(target, Tensor):
         return is_sharded(target)
-    return isinstance(target, nn.Module) and (
-        any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules_of(target))
-        or any_sharded(target)
-    )
+    is_module = isinstance(target, nn.Module)  # anything else is refused later
+    for module in modules_of(target) if is_module else ():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            return True
+    return is_module and any_sharded(target)
 
 
 def chosen_seed(target: nn.Module | Tensor, generator: torch.Generator | None, seed: int | None) -> int:

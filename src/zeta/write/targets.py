@@ -151,8 +151,8 @@ def is_usual(slot: Slot) -> bool:
             and tensor.dtype in dtypes.DRAWABLE
             and tensor.is_contiguous()
             and not tensor.is_neg()
-            and (tensor.data_ptr() != 0 or not (tensor.nbytes or tensor.is_meta))
-            and tensor.untyped_storage().nbytes() >= tensor.nbytes + tensor.storage_offset() * tensor.itemsize
+            and (tensor.data_ptr() != 0 or not (tensor.numel() or tensor.is_meta))
+            and tensor.untyped_storage().nbytes() >= (tensor.numel() + tensor.storage_offset()) * tensor.itemsize
             and runtime_problem(slot) is None
         )
     except RuntimeError:  # it has no storage
@@ -164,9 +164,7 @@ _PLAIN: Final = frozenset([nn.Parameter, Tensor])
 
 
 def check_target(entry: Entry, slot: Slot) -> None:
-    """Raise ``TargetError`` if this tensor's memory cannot hold the entry's values."""
-    if is_usual(slot):
-        return
+    """Raise ``TargetError`` if this tensor's memory cannot hold the entry's values; no usual one is refused."""
     check_memory(slot)
     if not entry.kept:
         check_writable(slot)
