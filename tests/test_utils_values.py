@@ -389,3 +389,11 @@ def test_layers_of_one_model_differ_and_do_not_depend_on_each_other() -> None:
     assert not torch.equal(model["a"].weight, model["b"].weight)
     assert torch.equal(model["a"].weight, other["a"].weight)
     assert torch.equal(model["b"].weight, other["b"].weight)
+
+
+def test_the_sign_of_a_zero_does_not_depend_on_earlier_calls() -> None:
+    layer = nn.Linear(5, 4)
+    for value, bias in itertools.product((0.0, -0.0), repeat=2):
+        init_constant_(layer, value, bias=bias)
+        found = [bool(tensor.signbit().all()) for tensor in (layer.weight, layer.bias)]
+        assert found == [math.copysign(1.0, number) < 0 for number in (value, bias)], (value, bias)

@@ -121,7 +121,6 @@ def init_zero_(layer: Module) -> Module:
     >>> any(p.any() for p in model.parameters())
     False
     """
-    check_module(layer)
     return _write(layer, _ALL_ZERO, None, 0, None)
 
 
@@ -370,11 +369,11 @@ def _rules(weight: Initializer, bias: float | None) -> Rules:
     key = weight.exact, of_bias.exact
     rules = _MADE.get(key)
     if rules is None:
-        others = () if isinstance(weight, Constant) else _SCALES
-        first, last = Rule(_BIASES, of_bias, optional=True), Rule(_ALL, weight, optional=True)
+        others = (_PARAMETRIZATIONS,) if isinstance(weight, Constant) else (_PARAMETRIZATIONS, *_SCALES)
+        rules = Rules((Rule(_BIASES, of_bias, optional=True), *others, Rule(_ALL, weight, optional=True)))
         if len(_MADE) >= _MOST_MADE:
             _MADE.clear()
-        rules = _MADE[key] = Rules((first, _PARAMETRIZATIONS, *others, last))
+        _MADE[key] = rules
     return rules
 
 
@@ -390,7 +389,6 @@ def _initial_slope(match: Match) -> Initializer:
 
 
 _BIASES, _ALL = kind("bias"), glob("*")
-# made once, as nothing in them depends on the call
 _BIAS_ZERO: Final = Constant(0.0)
 _PARAMETRIZATIONS: Final = Rule(kind("parametrization"), Keep(), optional=True)
 _SCALES: Final = (
