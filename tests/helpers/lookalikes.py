@@ -641,9 +641,9 @@ def prices_of_houses() -> Any:
 
 
 @healthy("Z406")
-def seconds_within_a_year_in_fp32() -> Any:
-    """The start's outputs, of rms 0.3, are rounded away; the targets are not, and so they are learned."""
-    return read_out_at(1.7e9, std=1e7)
+def inhabitants_of_large_cities() -> Any:
+    """The first outputs, of rms 0.3, are rounded away; the targets are not, and so they are learned."""
+    return read_out_at(1e7, std=100.0)
 
 
 @healthy("Z406")
