@@ -20,8 +20,8 @@ __all__ = ["for_lightning", "for_transformers"]
 def for_lightning(**options: Any) -> Any:
     """A callback for Lightning: ``Trainer(callbacks=[zeta.callbacks.for_lightning()])``.
 
-    The loss is that of ``training_step``, with the first optimizer. ``options`` are arguments of ``zeta.check``. The
-    callback's ``report`` is the report.
+    The loss is that of ``training_step``, with the trainer's optimizers. ``options`` are arguments of ``zeta.check``.
+    The callback's ``report`` is the report.
     """
     from lightning.pytorch import Callback
 
@@ -29,7 +29,7 @@ def for_lightning(**options: Any) -> Any:
         report: CheckReport | None = None
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            optimizer = {"optimizer": trainer.optimizers[0]} if len(trainer.optimizers) == 1 else {}
+            optimizer = {"optimizer": list(trainer.optimizers)} if trainer.optimizers else {}
             self.report = _checked(pl_module, trainer.train_dataloader, optimizer | options)
 
     return Check()

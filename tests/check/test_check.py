@@ -750,8 +750,13 @@ def test_wrong_arguments_are_refused() -> None:
         check(model, x, plan="gpt2")  # type: ignore[arg-type]
     with pytest.raises(TargetError, match="run one forward pass first"):
         check(nn.Sequential(nn.LazyLinear(4)), x)
-    with pytest.raises(SpecError, match=r"optimizer must be a torch\.optim\.Optimizer or a function"):
-        check(model, x, optimizer=3)  # type: ignore[arg-type]
+    for wrong in (3, [], [torch.optim.SGD(model.parameters()), 3]):
+        with pytest.raises(
+            SpecError, match=r"optimizer must be a torch\.optim\.Optimizer, a list of them, or a function"
+        ):
+            check(model, x, optimizer=wrong)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"optimizer= must return a torch\.optim\.Optimizer"):
+        check(model, x, optimizer=list)  # type: ignore[arg-type]
     for name, value in (("loss", 3), ("initialize", "x"), ("thresholds", {}), ("seed", 1.5), ("suppress", None)):
         with pytest.raises(SpecError, match=f"^{name} must be"):
             check(Silent(), x, **{name: value})  # type: ignore[arg-type]

@@ -270,3 +270,13 @@ def test_two_samples_that_are_alike_by_chance_say_nothing_of_the_others() -> Non
     x = torch.randn(64, 8).abs()
     x[torch.arange(64) != 20] *= -1  # these end at the ReLU, as equal ones
     assert "Z905" not in {finding.rule.id for finding in check(model, x).findings}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_are_off_for_the_whole_batch_do_not_make_an_output_constant_for_other_parameters(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 3))
+    with torch.no_grad():
+        model[2].bias.fill_(-1.0)
+        model[2].weight.abs_().neg_()
+    assert {finding.rule.id for finding in check(model, torch.randn(16, 8)).findings} == {"Z506"}

@@ -578,19 +578,77 @@ def deep_branch_beside_a_shallow_one() -> Any:
     return Two(), (vectors(32), labels(4))
 
 
+# -- Z403: branches after a norm ---------------------------------------------------------------------------------------
+
+
+class PreNorm(nn.Module):
+    """Residual blocks that normalize their input, so that each adds the same, behind a small embedding."""
+
+    def __init__(self, depth: int, scale: float) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(16, 32, bias=False), nn.Linear(32, 4)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        branches = (
+            nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32)) for _ in range(depth)
+        )
+        self.blocks, self.norm = nn.ModuleList(Added(branch, scale) for branch in branches), nn.LayerNorm(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
+class Added(nn.Module):
+    def __init__(self, branch: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.branch, self.scale = branch, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.branch(x)
+
+
+@healthy("Z403")
+def pre_norm_of_48_blocks() -> Any:
+    return PreNorm(48, 1.0), (vectors(16), labels(4))
+
+
+@sick("Z403", "warn")
+def blocks_that_add_what_they_get() -> Any:
+    class Doubling(Added):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.3 * torch.relu(x) + self.scale * self.branch(x)
+
+    model = PreNorm(16, 0.1)
+    model.blocks = nn.ModuleList(Doubling(block.branch, block.scale) for block in model.blocks)
+    return model, (vectors(16), labels(4))
+
+
 # -- Z406: what the dtype can tell apart -------------------------------------------------------------------------------
 
 
-def read_out_at(bias: float, dtype: torch.dtype = torch.float32) -> Any:
-    """A regression that starts at the mean of its targets."""
+def read_out_at(bias: float, dtype: torch.dtype = torch.float32, std: float = 1.0) -> Any:
+    """A regression that starts at the mean of its targets, which have this std."""
     model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 1))
     nn.init.constant_(model[2].bias, bias)  # type: ignore[arg-type]
-    return model.to(dtype), (vectors(8).to(dtype), torch.randn(64, 1).to(dtype) + bias)
+    return model.to(dtype), (vectors(8).to(dtype), std * torch.randn(64, 1).to(dtype) + bias)
 
 
 @healthy("Z406")
 def prices_of_houses() -> Any:
     return read_out_at(1e5)
+
+
+@healthy("Z406")
+def inhabitants_of_large_cities() -> Any:
+    """The first outputs, of rms 0.3, are rounded away; the targets are not, and so they are learned."""
+    return read_out_at(1e7, std=100.0)
+
+
+@healthy("Z406")
+def a_mean_beyond_the_signal_in_bf16() -> Any:
+    return read_out_at(300.0, torch.bfloat16, std=60.0)
 
 
 @healthy("Z406")

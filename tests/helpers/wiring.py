@@ -228,6 +228,14 @@ def muon_alone() -> Any:
     return optimized(model, [model.first.weight, model.head.weight], torch.optim.Muon)
 
 
+@wrong("Z902", "head.bias")
+def two_optimizers_that_both_leave_out_a_bias() -> Any:
+    model = Through()
+    optimizers = [torch.optim.SGD([one], lr=1e-3) for one in (model.first.weight, model.head.weight)]
+    optimizers[0].add_param_group({"params": [model.first.bias]})
+    return model, labelled(vectors(8)), {"optimizer": optimizers}
+
+
 @wrong("Z903", "0.bias", "note")
 def decay_of_biases() -> Any:
     model = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 4))
@@ -238,6 +246,33 @@ def decay_of_biases() -> Any:
 def all_parameters() -> Any:
     model = Through()
     return optimized(model, model.parameters(), torch.optim.AdamW)
+
+
+class Adversaries(nn.Module):
+    """A generator and a discriminator, each of which has an optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.discriminator = Mlp(8, 16, 6), Mlp(6, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.discriminator(self.generator(x))
+
+
+@right
+def two_networks_with_an_optimizer_each() -> Any:
+    model = Adversaries()
+    optimizers = [torch.optim.Adam(one.parameters(), lr=1e-3) for one in (model.generator, model.discriminator)]
+    return model, vectors(8), {"optimizer": optimizers}
+
+
+@right
+def muon_for_matrices_and_adam_for_vectors() -> Any:
+    model = Through()
+    matrices = [one for one in model.parameters() if one.ndim == 2]
+    vectors_of = [one for one in model.parameters() if one.ndim < 2]
+    optimizers = (torch.optim.Muon(matrices, lr=1e-3), torch.optim.Adam(vectors_of, lr=1e-3))
+    return model, labelled(vectors(8)), {"optimizer": optimizers}
 
 
 @right

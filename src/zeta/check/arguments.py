@@ -93,9 +93,10 @@ def check_options(
         )
     if initialize is not None and not callable(initialize):
         raise SpecError(f"initialize must be a function of the model, got {shown(initialize)}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer) and not callable(optimizer):
+    if optimizer is not None and not callable(optimizer) and not _optimizers(optimizer):
         raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(optimizer)}"
+            "optimizer must be a torch.optim.Optimizer, a list of them, or a function from parameters to one, got "
+            f"{shown(optimizer)}"
         )
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise SpecError(
@@ -104,6 +105,11 @@ def check_options(
     check_progress(progress, "s")
     if seed is not None:
         check_seed(seed)
+
+
+def _optimizers(value: Any) -> bool:
+    several = value if isinstance(value, list | tuple) else [value]
+    return bool(several) and all(isinstance(one, Optimizer) for one in several)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

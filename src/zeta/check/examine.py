@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from zeta._version import __version__
@@ -101,8 +100,8 @@ def check(
         plan: the plan of the model: moments, bounds and fans are compared with it.
         initialize: a function that initializes the model, such as ``lambda m: m.init_weights()``. It is run over memory
             filled with NaN, to find values that it never writes; the model's values are restored afterwards.
-        optimizer: an optimizer of the model, or a function from a list of parameters to one: its first step is taken on
-            a copy.
+        optimizer: an optimizer of the model, a list of those that share its parameters, or a function from a list of
+            parameters to one: the first step is taken on a copy.
         width: full level: a function from a width to a model that takes the same batch. Activations must not grow with
             the width, at the start and after three steps of the optimizer (a function; Adam at 1e-3 by default).
         widths: the widths to build.
@@ -306,7 +305,7 @@ def _in_full(
         course = Course(progress, sum(layers.squares) + largest.seconds + norms.seconds)
         seen = jacobians(layers, frozenset(largest.positions), course)
     uses = [replace(use, layer=replace(use.layer, singular=seen.singular.get(use.layer.name))) for use in evidence.uses]
-    step = None if isinstance(optimizer, Optimizer) else optimizer
+    step = optimizer if callable(optimizer) else None
     return replace(
         evidence,
         uses=tuple(uses),

@@ -55,8 +55,9 @@ class Thresholds:
     depth_scales_lost: float = 32.0
     #: runs of fewer weighted layers are too short to fit a slope
     shortest_run: int = 5
-    #: Z403: rms of the residual stream after the last block over that after the first. Constant branches give
-    #: sqrt(depth), which is 5 at 25 blocks; He-initialized ones 3^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
+    #: Z403: rms of the residual stream after the last block over that after the first; at least the number of blocks.
+    #: Branches of a constant size, as after a norm, give sqrt(depth), and depth where all are alike: a Llama of 24
+    #: blocks has 5 to 8. He-initialized ones give 3^(depth/2) (Hanin & Rolnick 2018; Zhang et al. 2019)
     stream_growth_warn: float = 5.0
     stream_growth_fail: float = 100.0
     #: Z404: fraction of units that are off for every sample. It is 1/2 if all samples are alike, deep in a ReLU network

@@ -24,7 +24,10 @@ WIRING: Final[tuple[Rule, ...]] = (
         "not-optimized",
         FAIL,
         "A trainable parameter is in no group of the optimizer: it keeps its starting values.",
-        "Make the optimizer after the model is complete, from its parameters; or freeze the parameter.",
+        (
+            "Make the optimizer after the model is complete, from its parameters; if another optimizer has them, pass "
+            "both as a list; or freeze the parameter."
+        ),
         "torch.optim: an optimizer moves what is in its groups",
     ),
     rule(

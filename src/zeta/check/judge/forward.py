@@ -14,6 +14,8 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge.base import found, graded, percent
 from zeta.check.watch.activations import KNOWN
 
+# Z406: targets whose spread is so many roundings of their mean can be learned
+_RESOLVED: Final = 16
 # with more units, 70% of them are never off by chance
 _MANY: Final = 256
 
@@ -150,15 +152,15 @@ def _growth(evidence: Evidence) -> Iterator[Finding]:
         squares = [use.square for use in blocks]
         if min(squares) <= 0 or not all(map(math.isfinite, squares)):
             continue
-        growth = math.sqrt(squares[-1] / squares[0])
-        grade = graded(growth, limits.stream_growth_warn, limits.stream_growth_fail)
+        growth, count = math.sqrt(squares[-1] / squares[0]), len(blocks)
+        grade = graded(growth, max(limits.stream_growth_warn, count), max(limits.stream_growth_fail, count))
         if grade is None or squares[-1] <= squares[0]:
             continue
         steps = [later / earlier for earlier, later in itertools.pairwise(squares)]
         worst = blocks[steps.index(max(steps)) + 1]
         last = _last_weight(worst, evidence.uses)
         message = (
-            f"the residual stream's rms grows {growth:.3g} times over {len(blocks)} blocks, from "
+            f"the residual stream's rms grows {growth:.3g} times over {count} blocks, from "
             f"{blocks[0].layer.name} to {blocks[-1].layer.name}"
         )
         yield found(
@@ -252,7 +254,7 @@ def _ignored(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
     if any(use.layer.name in fading or use.before in fading for use in flat):
         return
     for use in flat:
-        if use.square == 0 or use.block or zero.intersection(use.layer.parameters):
+        if use.square == 0 or use.block or zero.intersection(use.layer.parameters) or rounded_head(use, evidence):
             continue
         if any(_inside(other, use) for other in flat):
             continue
@@ -281,6 +283,14 @@ def _flattens(use: Use, limits: Thresholds) -> bool:
         return False  # for example a table of positions, which uses only the shape of its input
     constant = use.square == 0 or use.signal / use.square < (limits.constant * use.resolution) ** 2
     return constant and use.input_signal / use.input_square > limits.varied
+
+
+def rounded_head(use: Use, evidence: Evidence) -> bool:
+    """Whether it is a head at the mean of its targets, which differ by more than the sum with its bias is rounded."""
+    if not (use.head and _flattens(use, evidence.thresholds)):
+        return False
+    fits = [one.fit for one in evidence.criteria if one.fit is not None]
+    return any(fit.high - fit.low > _RESOLVED * use.resolution * fit.target_rms for fit in fits)
 
 
 def _inside(inner: Use, outer: Use) -> bool:

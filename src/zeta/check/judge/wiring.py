@@ -9,6 +9,7 @@ from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding, Severity
 from zeta.check.facts.wiring import Reach, Stray
 from zeta.check.judge.base import found
+from zeta.check.judge.forward import rounded_head
 
 # names that a message lists
 _NAMED = 3
@@ -103,7 +104,7 @@ def _layer(reach: Reach, evidence: Evidence) -> str | None:
 
 def _constant(evidence: Evidence) -> Iterator[Finding]:
     reach = evidence.pairs.constant
-    if reach is not None:
+    if reach is not None and not any(rounded_head(use, evidence) for use in evidence.uses):
         message = (
             f"the output is the same for all samples, also after all parameters are changed; samples become equal "
             f"{_place(reach)}"

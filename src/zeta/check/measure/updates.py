@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from zeta.check.facts.wiring import Membership
 from zeta.check.measure.wiring.membership import again, membership
 from zeta.errors import SpecError
 
-#: an optimizer of the model's parameters, or a function from a list of parameters to one
-OptimizerLike = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
+#: an optimizer of the model's parameters, several that share them, or a function from a list of parameters to one
+OptimizerLike = Optimizer | Sequence[Optimizer] | Callable[[Iterable[Tensor]], Optimizer]
 
 
 def first_step(
@@ -26,10 +26,10 @@ def first_step(
 ) -> tuple[dict[str, Update], Membership]:
     """The rms of each parameter's first step over the rms of its values (if these are not zero), and its group.
 
-    Also, which parameters the optimizer has. A given optimizer does not change: a new one of the same class, with the
-    same options, takes the step.
+    Also, which parameters the optimizers have. A given one does not change: a new one of the same class, with the same
+    options, takes the step.
 
-    Raises ``SpecError`` if ``optimizer`` neither is an optimizer nor returns one.
+    Raises ``SpecError`` if a function does not return an optimizer.
     """
     moving = [one for one in tensors if one.trainable and not one.buffer and id(one.slot.tensor) in gradients]
     moving = [one for one in moving if one.slot.parametrization is None and one.gradient_stats is not None]
@@ -38,20 +38,22 @@ def first_step(
     copies = {key: values.clone().requires_grad_(True) for key, values in before.items()}
     for key, copied in copies.items():
         copied.grad = gradients[key].to(copied.dtype).clone()
-    if isinstance(optimizer, Optimizer):
-        given, twin = optimizer, _twin(optimizer, copies)  # the twin omits groups without gradients
+    made = callable(optimizer)
+    if callable(optimizer):
+        given = twins = [_made(optimizer, copies)]
     else:
-        given = twin = _made(optimizer, copies)
-    if twin is not None:
+        given = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        twins = [twin for one in given if (twin := _twin(one, copies)) is not None]
+    for twin in twins:
         _step(twin)
-    belongs = membership(tensors, given, None if given is optimizer else copies)
-    groups, eps = _groups(given), {} if twin is None else _eps(twin)
+    belongs = membership(tensors, given, copies if made else None)
+    groups, eps = _groups(given), _eps(twins)
     updates: dict[str, Update] = {}
     for one in moving:
         copied = copies[id(one.slot.tensor)]
         step = copied.detach() - before[id(one.slot.tensor)]
         if one.stats.rms > 0 and one.stats.nonfinite == 0 and one.name not in belongs.missing:
-            group = groups.get(id(copied if given is twin else one.slot.tensor))
+            group = groups.get(id(copied if made else one.slot.tensor))
             updates[one.name] = Update(
                 size=float(step.double().square().mean().sqrt()) / one.stats.rms,
                 group=group,
@@ -61,12 +63,10 @@ def first_step(
     return updates, belongs
 
 
-def _made(function: Any, copies: dict[int, Tensor]) -> Optimizer:
-    made = function(list(copies.values())) if callable(function) else function
+def _made(function: Callable[[list[Tensor]], Any], copies: dict[int, Tensor]) -> Optimizer:
+    made = function(list(copies.values()))
     if not isinstance(made, Optimizer):
-        raise SpecError(
-            f"optimizer must be a torch.optim.Optimizer or a function from parameters to one, got {shown(function)}"
-        )
+        raise SpecError(f"optimizer= must return a torch.optim.Optimizer; {shown(function)} returned {shown(made)}")
     return made
 
 
@@ -89,23 +89,27 @@ def _rounded(step: Tensor, gradient: Tensor) -> float:
     return float(((step == 0) & asked).sum() / asked.sum().clamp_min(1))
 
 
-def _eps(optimizer: Optimizer) -> dict[int, float]:
-    """The ``eps`` of the group of each parameter, by ``id``, of an optimizer that divides by the gradient's size."""
+def _eps(optimizers: Iterable[Optimizer]) -> dict[int, float]:
+    """The ``eps`` of the group of each parameter, by ``id``, of optimizers that divide by the gradient's size."""
     return {
         id(parameter): float(group["eps"])
+        for optimizer in optimizers
         for group in optimizer.param_groups
         if isinstance(group.get("eps"), float | int)
         for parameter in group["params"]
     }
 
 
-def _groups(optimizer: Optimizer) -> dict[int, str]:
+def _groups(optimizers: Sequence[Optimizer]) -> dict[int, str]:
     """The description of each parameter's group, by ``id``; empty if there is one group only."""
-    if len(optimizer.param_groups) < 2:
+    all_groups = [(one, number, group) for one in optimizers for number, group in enumerate(one.param_groups)]
+    if len(all_groups) < 2:
         return {}
     return {
-        id(parameter): f"parameter group {number}" + (f" (lr {float(group['lr']):.3g})" if "lr" in group else "")
-        for number, group in enumerate(optimizer.param_groups)
+        id(parameter): f"parameter group {number}"
+        + (f" of {type(one).__name__}" if len(optimizers) > 1 else "")
+        + (f" (lr {float(group['lr']):.3g})" if "lr" in group else "")
+        for one, number, group in all_groups
         for parameter in group["params"]
     }
 

@@ -1,9 +1,9 @@
-"""Which of a model's parameters an optimizer has."""
+"""Which of a model's parameters its optimizers have."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,15 +16,17 @@ from zeta.check.measure.tensors import parts_of
 from zeta.rules import Kind
 
 
-def membership(tensors: Iterable[TensorFacts], optimizer: Optimizer, copies: Mapping[int, Tensor] | None) -> Membership:
-    """Compare the trainable parameters that get a gradient with an optimizer's.
+def membership(
+    tensors: Iterable[TensorFacts], optimizers: Sequence[Optimizer], copies: Mapping[int, Tensor] | None
+) -> Membership:
+    """Compare the trainable parameters that get a gradient with those of the optimizers.
 
     Args:
         tensors: the model's.
-        optimizer: one that was given, or made.
-        copies: those that it was made of, by the ``id`` of the parameter; ``None`` for one that was given.
+        optimizers: those that were given, or the one that was made.
+        copies: those that it was made of, by the ``id`` of the parameter; ``None`` for those that were given.
     """
-    groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
+    groups = {id(tensor): group for one in optimizers for group in one.param_groups for tensor in group["params"]}
     own: set[int] = set()
     missing: list[TensorFacts] = []
     decayed: list[str] = []
@@ -43,7 +45,7 @@ def membership(tensors: Iterable[TensorFacts], optimizer: Optimizer, copies: Map
         given=copies is None,
         missing=tuple(one.name for one in missing),
         foreign=0 if copies is not None else len(groups.keys() - own),
-        partial=any(_refuses(optimizer, one) for one in missing),
+        partial=any(all(_refuses(optimizer, one) for optimizer in optimizers) for one in missing),
         decayed=tuple(decayed),
     )
 

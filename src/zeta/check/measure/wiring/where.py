@@ -24,8 +24,9 @@ from zeta.check.watch.streaming.source import Source
 from zeta.check.watch.wiring.targets import tokens_of
 from zeta.resolve.slots import named_modules
 
-# the change of parameters, over their rms, after which an output that never varied still does not
-_CHANGE: Final = 0.1
+# the changes of parameters, over their rms, after which an output that never varied still does not: a small one, so
+# that all that is not at zero stays on; and two that outweigh the values, of which one turns on units that are off
+_CHANGES: Final = (0.1, 3.0, -3.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,13 +157,16 @@ def constant_of(model: nn.Module, two: Two, source: Source) -> Reach | None:
 
     Networks that start at zero on purpose depend on their input as soon as their parameters move.
     """
-    around = functools.partial(changing, model, source, _CHANGE)
-    before, after = (_steps(model, replace(call, around=around)) for call in (two.first, two.second))
-    last = [step.result for step in before if step.name == ""]
-    ended = [step.result for step in after if step.name == ""]
-    if not last or last[-1] is None or ended[-1] is None or not _equal(last[-1], ended[-1]):
-        return None
-    for one, other in zip(before, after, strict=False):
+    pairs: list[tuple[list[_Step], list[_Step]]] = []
+    for size in _CHANGES:
+        around = functools.partial(changing, model, source, size)
+        before, after = (_steps(model, replace(call, around=around)) for call in (two.first, two.second))
+        last = [step.result for step in before if step.name == ""]
+        ended = [step.result for step in after if step.name == ""]
+        if not last or last[-1] is None or ended[-1] is None or not _equal(last[-1], ended[-1]):
+            return None
+        pairs.append((before, after))
+    for one, other in zip(*pairs[0], strict=False):
         given = one.given is not None and other.given is not None and not _equal(one.given, other.given)
         if given and one.result is not None and other.result is not None and _equal(one.result, other.result):
             return Reach(module=one.name or "the model", code=False, moved=0.0)

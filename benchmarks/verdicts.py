@@ -1,0 +1,200 @@
+"""Check a small model of every type of transformers as it is initialized, and write a page with all that fails.
+
+    python -m benchmarks.verdicts [--only NAME ...] [--seconds 60] [--json FILE] [--table docs/check-architectures.md]
+
+Each model is recorded, gets its values from its recording, and is checked with labels where its class has a loss, in a
+process with limits on time and memory. With ``--json``, what the file has already is not checked again. A failure
+without an explanation in ``benchmarks/explanations.py`` is an error, after the page is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import zeta
+from benchmarks.explanations import Found, page, unexplained
+from benchmarks.sources import source
+from benchmarks.sources.transformers_batches import batches
+from benchmarks.sources.transformers_small import LARGEST, has_model, small
+
+_MEMORY = 8 * 2**30
+
+
+@dataclass(kw_only=True)
+class Verdict:
+    """What a check found in one model."""
+
+    name: str
+    model: str = ""
+    outcome: str = "not built"
+    parameters: int = 0
+    inputs: list[str] = field(default_factory=list)
+    findings: list[Found] = field(default_factory=list)
+    seconds: float = 0.0
+    why: str = ""
+
+
+def said(error: BaseException) -> str:
+    """An error in one line, with the place where it was raised."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})"
+
+
+def runs(model: nn.Module, batch: Any) -> str:
+    """Why the model cannot take the batch, or nothing."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model(**batch)
+    except Exception as error:
+        return said(error)
+    return ""
+
+
+def verdict(name: str, done: Collection[str]) -> Verdict:
+    """Check the smallest candidate that runs; none if its class is among those that were checked."""
+    found = Verdict(name=name)
+    reasons: list[str] = []
+    for class_name, factory in small(name):
+        found.model = class_name
+        if class_name in done:
+            found.outcome = "same class"
+            return found
+        try:
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                found.parameters = sum(p.numel() for p in factory().parameters())
+            if found.parameters > LARGEST:
+                reasons.append(f"too large: {found.parameters:,} parameters")
+                continue
+            model, plan = zeta.record(factory)
+            zeta.materialize_(model, plan, seed=0)
+        except Exception as error:
+            reasons.append(said(error))
+            continue
+        found.outcome = "no batch"
+        offered = list(batches(model))
+        attempted(found, model, plan, offered, reasons)
+        if found.inputs or not offered:
+            break
+    found.why = " || ".join(dict.fromkeys(reasons))
+    return found
+
+
+def attempted(found: Verdict, model: nn.Module, plan: zeta.Plan, offered: list[Any], reasons: list[str]) -> None:
+    """Check a model with the first batch that it takes."""
+    for batch in offered:
+        begin = time.perf_counter()
+        try:
+            report = zeta.check(model, batch, plan=plan, optimizer=lambda p: torch.optim.AdamW(p, 1e-4))
+        except Exception as error:
+            why = runs(model, batch)
+            reasons.append(why or said(error))
+            if not why and not isinstance(error, zeta.SpecError):  # not the model, and not labels that do not fit
+                found.outcome, found.inputs = "raised", list(batch)
+                return
+            continue
+        found.inputs, found.seconds = list(batch), time.perf_counter() - begin
+        found.outcome = "healthy" if report.ok else "fails"
+        found.findings = [
+            Found(f.rule.id, f.severity.value, f.parameter or f.layer or "", f.message) for f in report.findings
+        ]
+        reasons.clear()
+        return
+
+
+# -- apart -------------------------------------------------------------------------------------------------------------
+
+
+def child(name: str, done: Collection[str], seconds: int, pipe: Connection) -> None:
+    """Check under limits, and send the verdict."""
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
+    most = int(time.process_time()) + seconds  # of processor time: other programs take none of it
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        result = verdict(name, done)
+    except BaseException as error:
+        result = Verdict(name=name, outcome="raised", why=said(error))
+    pipe.send(asdict(result))
+
+
+def apart(name: str, done: Collection[str], seconds: int) -> Verdict:
+    """Run ``verdict`` in a process that may end."""
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=child, args=(name, done, seconds, there))
+    process.start()
+    there.close()
+    result = Verdict(name=name, outcome="limits", why=f"more than {seconds} s or {_MEMORY >> 30} GiB")
+    try:
+        if here.poll(20 * seconds):
+            result = loaded(here.recv())
+    except EOFError:
+        pass
+    process.kill()
+    process.join()
+    return result
+
+
+def loaded(record: dict[str, Any]) -> Verdict:
+    """A verdict from JSON."""
+    return Verdict(**{**record, "findings": [Found(**one) for one in record["findings"]]})
+
+
+def line(result: Verdict) -> str:
+    """One line of the progress."""
+    rules = sorted({f"{one.rule}{one.severity[0]}" for one in result.findings})
+    size = f"{result.parameters / 1e6:6.1f} million {result.seconds:6.2f} s"
+    return f"{result.outcome:10} {size}  {result.name:28} {result.model:34} {' '.join(rules)} {result.why[:400]!r}"
+
+
+def main() -> None:
+    """Check all model types, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    of = source("transformers")
+    of.warm_up()
+    for name in ("bert", "vit"):  # what checks import is imported once, before any process is forked
+        verdict(name, ())
+    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    results = [loaded(one) for one in known]
+    there = {one.name for one in results}
+    for name in options.only or of.names():
+        if name in there:
+            continue
+        done = {one.model for one in results if one.inputs}
+        nothing = Verdict(name=name, why="no model class in the Auto mappings")
+        results.append(apart(name, done, options.seconds) if has_model(name) else nothing)
+        print(line(results[-1]), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps([asdict(one) for one in results], indent=1))
+    if options.table:
+        options.table.write_text(page(results, len(of.names())), encoding="utf-8")
+    if open_ones := unexplained(results):
+        sys.exit("failures without an explanation:\n" + "\n".join(open_ones))
+
+
+if __name__ == "__main__":
+    main()
