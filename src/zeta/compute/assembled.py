@@ -65,6 +65,16 @@ class Reader:
         return self._stds[id(array)][1]
 
 
+def is_stored(array: Array) -> bool:
+    """Whether all of an array is read and put in its place, so that nothing is computed."""
+    match array:
+        case Taken(base=base) | Turned(base=base):
+            return is_stored(base)
+        case Joined(parts=parts) | Stacked(parts=parts):
+            return all(map(is_stored, parts))
+    return isinstance(array, Stored)
+
+
 @functools.singledispatch
 def _read(array: Array, index: Index, reader: Reader) -> Tensor:
     raise TypeError(f"{type(array).__name__} cannot be read")

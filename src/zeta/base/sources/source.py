@@ -6,6 +6,7 @@ import abc
 import math
 import operator
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
@@ -66,6 +67,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def _read(self, name: str, box: Box) -> Tensor:
         """As ``read``; the slices have numbers that fit the shape."""
+
+    def states(self) -> dict[str, tuple[int, int]]:
+        """The size, and the time of the last change in ns, of each file by its name; empty if there are none."""
+        return {}
+
+    def folders(self) -> set[Path]:
+        """The folders of the files."""
+        return set()
 
     def close(self) -> None:  # noqa: B027
         """Close the files. Nothing can be read afterwards."""

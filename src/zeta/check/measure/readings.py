@@ -134,10 +134,13 @@ class _Moments:
             return
         if self._sums is None:
             error = inversion_error(values.dtype) if self._parametrized else 0.0
-            self._sums = Accumulator(self._entry, values.dtype, error)
-        whole = Region.whole(values.shape).slices
-        index = (slice(first, first + len(values)), *whole[1:]) if whole else ()
-        self._sums.take(sums_of_all(self._sums.parts(index, values)))
+            self._sums = Accumulator(self._entry, values.dtype, error, partial=self._entry.section is not None)
+        region = Region.whole(self._entry.shape)
+        region = region.within(0, first, first + len(values)) if region.shape else region
+        section = self._entry.section
+        for part in [region] if section is None else region.along(section.dim, section.spans):
+            place = region.place_of(part, part.inside)
+            self._sums.take(sums_of_all(self._sums.parts(part.slices, values[place])))
 
     def result(self) -> Measured | None:
         """The comparison."""
