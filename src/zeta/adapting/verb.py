@@ -17,7 +17,7 @@ from zeta.base.modules import check_module
 from zeta.base.progress import check_progress, progress_of
 from zeta.base.sources import Checkpoint, Source, open_source
 from zeta.compute.stream.random import check_seed, draw_seed
-from zeta.errors import SpecError
+from zeta.errors import SpecError, TargetError, listed
 from zeta.growing import Growth, check_grow
 from zeta.report import ranks
 from zeta.report.adapted import AdaptReport, Subject
@@ -33,7 +33,7 @@ from zeta.rules import Rules
 from zeta.write.apply import Progress, prepare
 from zeta.write.checkpoint import MAX_SHARD_SIZE, bytes_of, check_apart, output_path, request_of
 from zeta.write.guards import on_values
-from zeta.write.loading import check_loadable, load
+from zeta.write.loading import check_loadable, load, tie_problems
 from zeta.write.materialize import allocated
 from zeta.write.seeds import seed_of
 
@@ -192,6 +192,8 @@ def adapt_folder(
             model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,
             options=options,
         )  # fmt: skip
+        if problems := tie_problems(found):
+            raise TargetError(listed("these tensors cannot be copied; nothing was written:", problems))
         _follow_config(model, found)
         request, copies = request_of(
             found, held, seed=seed, dtype=dtype, max_shard_size=bytes_of(max_shard_size), drop_ties=drop_ties,

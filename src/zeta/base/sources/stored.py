@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -30,14 +29,6 @@ class StoredTensors(Source):
 
     def _read(self, name: str, box: Box) -> Tensor:
         return self.places[name].read(box)
-
-    def states(self) -> dict[str, tuple[int, int]]:
-        """As those of the files."""
-        return {file.path.name: file.state for file in self.files}
-
-    def folders(self) -> set[Path]:
-        """As those of the files."""
-        return {file.path.parent for file in self.files}
 
     def close(self) -> None:
         """Close the files."""
