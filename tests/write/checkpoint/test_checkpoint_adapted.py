@@ -291,9 +291,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
     return source, contents(folder / "whole")
 
 
-@pytest.mark.parametrize("moment", range(20))
+MOMENTS = [pytest.param(moment, marks=() if moment % 5 == 2 else pytest.mark.slow) for moment in range(20)]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_twenty_moments(moment: int, whole: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
-    """In each tenth of the tensors, and at the moves of the files to their final names."""
+    """In each fourteenth of the bytes, and at the moves of the files to their final names. Most of them are slow."""
     source, expected = whole
     killed(source, tmp_path / "out", moment)
     with pytest.raises(CheckpointError, match=r"zeta\.json does not exist"):
