@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -344,3 +345,35 @@ def test_a_finished_folder_does_not_depend_on_times(source: Path, tmp_path: Path
     os.utime(source / "model.safetensors", ns=(0, 0))
     grown(source, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+# -- other sources -----------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """Pickled, it is a call of a function."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit",)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch.distributed.checkpoint without processes
+def test_a_distributed_checkpoint_and_a_file_of_torch_save(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = {name: tensor.clone() for name, tensor in Net().state_dict().items()}
+    torch.save(state, tmp_path / "old.pt")
+    torch.distributed.checkpoint.save(state, checkpoint_id=tmp_path / "old")
+    for source in (tmp_path / "old.pt", tmp_path / "old"):
+        out = tmp_path / f"new {source.suffix}"
+        grown(source, out)
+        saved = {name: value for path in out.glob("*.safetensors") for name, value in load_file(path).items()}
+        assert torch.equal(saved["tokens.weight"][:50], state["tokens.weight"])
+        assert torch.equal(saved["blocks.4.weight"], state["blocks.1.weight"])
+        assert zeta.verify(out, source=source).ok
+
+
+def test_a_pickle_that_is_not_plain_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"tokens.weight": Program()}, tmp_path / "old.pt")
+    with pytest.raises(CheckpointError, match=r"old\.pt: names .*exec', which plain tensors do not need"):
+        grown(tmp_path / "old.pt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
