@@ -15,7 +15,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm fuzz mutants sanitize lint format typecheck libraries bench bench-save figures pages wheel demo clean
+.PHONY: help venv chromium test test-slow test-arm fuzz mutants sanitize lint format typecheck libraries bench bench-save bench-adapt figures pages wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -122,8 +122,11 @@ bench: $(STAMP) ## measure against torch, NumPy and JAX on this machine; writes 
 bench-save: $(STAMP) ## write a checkpoint of 13.5 GB compared with dd on the same disk; writes build/bench/checkpoint.json
 	$(BIN)/python -m benchmarks.checkpoint
 
+bench-adapt: $(STAMP) ## adapt a checkpoint of 13.5 GB compared with cp of its folder; writes build/bench/adapting.json
+	$(BIN)/python -m benchmarks.adapting
+
 figures: $(STAMP) ## take the figures of the last benchmarks into docs/performance.json, and write the pages that show them
-	$(BIN)/python -m benchmarks.figures $(wildcard build/bench/cpu.json build/bench/checkpoint.json build/bench/streamed.json) \
+	$(BIN)/python -m benchmarks.figures $(wildcard $(addprefix build/bench/,cpu.json checkpoint.json streamed.json adapting.json)) \
 	    $(if $(MACHINE),--machine "$(MACHINE)")
 
 pages: figures ## write all that is generated in docs/: figures, sections of check.md, pages of recipes, the picture of a report

@@ -1,7 +1,7 @@
 """Write the figures of the documentation, each from one place.
 
-``make figures`` takes the JSON of ``make bench`` and ``make bench-save``, where there is any, into
-``docs/performance.json``, and writes every page of ``PAGES`` again. What is between ``<!-- figures: NAME -->`` and
+``make figures`` takes the JSON of ``make bench``, ``make bench-save`` and ``make bench-adapt``, where there is any,
+into ``docs/performance.json``, and writes every page of ``PAGES`` again. What is between ``<!-- figures: NAME -->`` and
 ``<!-- end -->`` there is the result of the function ``NAME`` below, from that file and ``docs/architectures.md``.
 
 ``python -m benchmarks.figures build/bench/cpu.json --machine "2 cores of an AMD EPYC (Zen 5)"`` says on what machine
@@ -240,6 +240,33 @@ def checkpoint(figures: Figures) -> str:
     )
 
 
+def adapting(figures: Figures) -> str:
+    """How fast a large checkpoint is adapted from folder to folder, and in how much memory."""
+    run, what = figures["adapting"], "Llama of "
+    about = run["machine"]
+    size = re.search(r"[\d.]+ GB in bf16", rows(run, what)[0]["what"])
+    assert size is not None
+    ways = {"zeta adapt": "`zeta adapt`", "cp": "`cp -r`", "zeta verify": "`zeta verify` of the result"}
+    body = [
+        (
+            text,
+            f"{number(run, what, f'GB/s {way}', 'amounts'):.2f}",
+            f"{number(run, 'processor time', f's {way}', 'amounts'):.0f}",
+        )
+        for way, text in ways.items()
+    ]
+    peak = number(run, "resident memory of zeta adapt", "MiB at the peak", "amounts")
+    return "\n".join(
+        (
+            f"A folder of a Llama, {size[0]}, on {about['name']}, {about['date']}:",
+            "",
+            table(("what", "GB/s", "processor time, s"), body),
+            "",
+            f"`zeta adapt` reaches {peak:.0f} MiB of resident memory.",
+        )
+    )
+
+
 def others(figures: Figures) -> str:
     """The same rows on other machines."""
     runs = figures["others"]
@@ -303,7 +330,7 @@ PARTS: Final[Mapping[str, Callable[[Figures], str]]] = {
     part.__name__.replace("_", " "): part
     for part in (
         *(machine, main_table, scaling, columns, ranks, check),
-        *(streamed, checkpoint, others, summary, architectures),
+        *(streamed, checkpoint, adapting, others, summary, architectures),
     )
 }
 

@@ -26,7 +26,7 @@ PAGES = {
     "docs/rules.md": 8,
     "docs/coming-from-torch-init.md": 1,
     "docs/recording.md": 3,
-    "docs/checkpoints.md": 3,
+    "docs/checkpoints.md": 4,
     "docs/adapting.md": 2,
     "docs/guide/from-init-weights.md": 4,
     "docs/guide/from-torch-init.md": 1,

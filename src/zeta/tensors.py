@@ -18,7 +18,7 @@ from zeta.errors import LayerTypeError, PlanError, SpecError, ZetaError
 from zeta.fans import Axes
 from zeta.initializers import Initializer
 from zeta.initializers.elementwise import notice_order
-from zeta.resolve.plans import Plan
+from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.resolver import entry_of
 from zeta.resolve.slots import slot_of
 from zeta.resolve.solving import check_dtype
@@ -164,14 +164,25 @@ def values(
         raise PlanError(f"the plan has no tensor named {shown(name)}{suggestion(name, known, most=5)}") from None
     if entry.kept:
         raise PlanError(f"{entry.name} is kept: its values are those that the model has, and the plan has none")
+    box, shape = _box(region, entry.shape)
+    _check_planned(entry, box)
     dtype = entry.dtype if dtype is None else dtype
     if not isinstance(dtype, torch.dtype):
         raise SpecError(f"dtype must be a torch.dtype, got {shown(dtype)}")
     _check_range(dtype, entry.dtype)
     check_dtype(entry.initializer, dtype)
     device = with_memory(device)
-    box, shape = _box(region, entry.shape)
     return computed(entry, check_seed(seed), region=box, dtype=dtype, device=device).view(shape)
+
+
+def _check_planned(entry: Entry, box: Region) -> None:
+    """Raise ``PlanError`` if the plan keeps some of the elements."""
+    section = entry.section
+    kept = [] if section is None or not box.numel else [*box.along(section.dim, section.rest(entry.shape[section.dim]))]
+    if kept:
+        raise PlanError(
+            f"{entry.name}: the plan has values for {section} alone, and keeps the rest; pass a region= in it"
+        )
 
 
 def _check_tensor(value: object) -> None:

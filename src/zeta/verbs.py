@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +16,12 @@ from zeta.base.modules import check_module
 from zeta.base.process.forked import check_threads
 from zeta.base.progress import check_progress, progress_of
 from zeta.base.reading import shown
+from zeta.base.sources import Checkpoint, open_source
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import SpecError, notice
 from zeta.report import ranks
-from zeta.report.applied import Meet, applied, report_of
+from zeta.report.applied import Meet, applied, saved
 from zeta.report.costs import with_costs
-from zeta.report.digests import Claim
-from zeta.report.measuring import Accumulator, Measurements
 from zeta.report.report import Report
 from zeta.report.verifying import verification
 from zeta.report.verifying.folders import verify_folder
@@ -34,12 +31,11 @@ from zeta.resolve.casting import cast
 from zeta.resolve.fitting import Only, fit
 from zeta.resolve.how import check_function
 from zeta.resolve.planning import How, planned
-from zeta.resolve.plans import Entry, Plan
+from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import Fallback, plan_recorded
 from zeta.resolve.submodels import NameMap, naming
 from zeta.write.apply import Progress
 from zeta.write.checkpoint import MAX_SHARD_SIZE, Manifest, bytes_of, output_path, settings_of
-from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import on_values, on_values_or_recorded
 from zeta.write.materialize import allocated, on_meta
 from zeta.write.seeds import chosen_seed
@@ -311,22 +307,7 @@ def save(
         settings=settings,
         model=model_name,
     )
-    begin = time.perf_counter()
-    saved = [entry for entry in request.plan if entry.persistent]
-    accumulators: list[Accumulator] = []
-
-    def watch(entry: Entry) -> Accumulator:
-        accumulators.append(Accumulator(entry))
-        return accumulators[-1]
-
-    with progress_of(progress) as tell:
-        found = save_files(model, request, folder, force=force, watch=watch, progress=tell)
-    measured = Measurements(len(accumulators), lambda: (accumulator.result() for accumulator in accumulators))
-    claim = Claim(seed=request.seed, plan=request.plan)
-    nbytes = sum(entry.nbytes for entry in saved)
-    kept = [entry for entry in request.plan if entry.kept]
-    report = report_of(request.seed, claim, begin, measured, kept, nbytes, set())
-    return replace(report, resumed=found)
+    return saved(model, request, folder, force=force, progress=progress)
 
 
 @on_values
@@ -340,6 +321,7 @@ def verify(
     name_map: NameMap | None = None,
     reduce: bool | ProcessGroup = False,
     progress: Progress | bool | None = None,
+    source: Checkpoint | None = None,
 ) -> Verification:
     """Compute every value again and compare bit by bit.
 
@@ -355,6 +337,8 @@ def verify(
             must make this call, which communicates (``all_gather_object``). First they compare their requests, as with
             ``confirm`` of ``apply_``; differences, and errors of a rank, are problems of the result.
         progress: ``True`` for a bar, or a function, as for ``apply_``; called with each tensor that was compared.
+        source: for a folder of ``zeta adapt``, the checkpoint that its tensors were copied from, to compare them with.
+            Without it, they are compared with the SHA-256 that they had then.
 
     For a sharded model, each process compares its local shards.
 
@@ -367,8 +351,12 @@ def verify(
     check_progress(progress)
     own = any(argument is not None for argument in (plan, seed, only, prefix, name_map))
     if not isinstance(target, nn.Module) and reduce is False:
-        with progress_of(progress) as tell:
-            return verify_folder(_folder(target, own), tell)
+        folder = _folder(target, own)
+        with progress_of(progress) as tell, contextlib.ExitStack() as stack:
+            held = None if source is None else stack.enter_context(open_source(source))
+            return verify_folder(folder, tell, held)
+    if source is not None:
+        raise SpecError("source= is for a folder that has tensors of another checkpoint")
 
     def asked() -> PreparedVerification:
         if not isinstance(target, nn.Module):

@@ -32,7 +32,33 @@ OPTIONS = {
     "check": MODEL_OPTIONS | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
     "plan": MODEL_OPTIONS,
     "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
-    "verify": {"--json", "--debug", "--help"},
+    "adapt": {
+        *(
+            "--out",
+            "--model",
+            "--grow-vocab",
+            "--rows",
+            "--noise",
+            "--layers",
+            "--depth",
+            "--how",
+            "--option",
+            "--fallback",
+        ),
+        *(
+            "--seed",
+            "--allow",
+            "--map",
+            "--prefix",
+            "--kwargs",
+            "--dtype",
+            "--drop-ties",
+            "--max-shard-size",
+            "--force",
+        ),
+        *("--json", "--debug", "--help"),
+    },
+    "verify": {"--source", "--json", "--debug", "--help"},
     "recipes": {"--option", "--kwargs", "--json", "--debug", "--help"},
     "doctor": {"--json", "--debug", "--help"},
 }
@@ -56,8 +82,8 @@ def test_help_of_each_command(command: str) -> None:
     assert (code, errors) == (0, "")
     assert set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE)) == OPTIONS[command]
     assert ("MODEL" in text, "DIR" in text) == (
-        command in ("init", "check", "plan", "diff", "recipes"),
-        command in ("init", "diff", "verify"),
+        command in ("init", "adapt", "check", "plan", "diff", "recipes"),
+        command in ("init", "adapt", "diff", "verify"),
     )
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
+from safetensors.torch import save_file
 from torch import nn
 
 import zeta
@@ -21,6 +23,7 @@ from tests.fuzz.programs import ODD as PROGRAM_ODD
 from tests.fuzz.programs import computed, programs_of
 from tests.helpers.check_results import healthy, odd
 from zeta import Rule, Rules
+from zeta.adapting import adapt_folder
 from zeta.check.show.serial import from_json, to_json
 from zeta.command import options
 from zeta.command.loading import load_model
@@ -41,9 +44,10 @@ from zeta.initializers import (
     Zeros,
     lecun_truncated_normal,
 )
+from zeta.resolve.entries import Section
 from zeta.resolve.plans import Entry, Plan
 from zeta.rules.file import read_rules
-from zeta.write.checkpoint import INDEX, MANIFEST, Manifest
+from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Manifest
 from zeta.write.checkpoint.journal import JOURNAL, Journal
 from zeta.write.checkpoint.manifest import changes
 from zeta.write.checkpoint.open_folder import Directory
@@ -92,8 +96,10 @@ RULES = Rules(
 
 
 def plain() -> Plan:
-    """A plan with every initializer but programs."""
-    return zeta.plan(Net(), RULES)
+    """A plan with every initializer but programs, that keeps a part of a tensor."""
+    made = zeta.plan(Net(), RULES)
+    section = Section(dim=1, spans=((0, 1), (2, 4)))
+    return Plan(tuple(replace(e, section=section) if e.name == "layers.2.weight" else e for e in made))
 
 
 #: whole plans to start from; one with programs is another item
@@ -110,6 +116,11 @@ def readers(folder: Path) -> dict[str, Reader]:
     zeta.save(Net(), plain(), several, seed=0, max_shard_size=700)
     manifest = json.loads((one / MANIFEST).read_text())
     manifests = [{**manifest, "plan": document} for document in documents]
+    (folder / "source").mkdir()
+    save_file({name: value.clone() for name, value in Net().state_dict().items()}, folder / "source" / TENSORS)
+    (folder / "source" / "tokenizer.json").write_text("{}")
+    adapt_folder(Net(), folder / "source", folder / "adapted", seed=0, allow="*")
+    manifests.append(json.loads((folder / "adapted" / MANIFEST).read_text()))
     request = Manifest.read(one / MANIFEST)
     tensors, index = (one / "model.safetensors").read_bytes(), json.loads((several / INDEX).read_text())
     shards = sorted(several.glob("*.safetensors"))

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from zeta.base.modules import check_module
 from zeta.base.progress import check_progress, progress_of
-from zeta.base.sources import Source, open_source
-from zeta.compute.stream.random import check_seed
-from zeta.errors import SpecError
+from zeta.base.sources import Checkpoint, Source, open_source
+from zeta.compute.stream.random import check_seed, draw_seed
+from zeta.errors import SpecError, TargetError, listed
 from zeta.growing import Growth, check_grow
 from zeta.report import ranks
 from zeta.report.adapted import AdaptReport, Subject
-from zeta.report.applied import Meet, applied
+from zeta.report.applied import Meet, applied, saved
 from zeta.report.report import Report
 from zeta.resolve.adapting import Adaption, adaption
 from zeta.resolve.fitting import Fit, Only
@@ -31,16 +31,15 @@ from zeta.resolve.slots import unwrap
 from zeta.resolve.submodels import NameMap, naming
 from zeta.rules import Rules
 from zeta.write.apply import Progress, prepare
+from zeta.write.checkpoint import MAX_SHARD_SIZE, bytes_of, check_apart, output_path, request_of
 from zeta.write.guards import on_values
-from zeta.write.loading import check_loadable, load
+from zeta.write.loading import check_loadable, load, tie_problems
 from zeta.write.materialize import allocated
 from zeta.write.seeds import seed_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-#: what a model is adapted to
-Checkpoint = str | PathLike[str] | Mapping[str, Tensor] | nn.Module
 #: what the rest gets
 AdaptHow = Rules | str | Plan | Callable[[Any], object] | None
 
@@ -127,7 +126,82 @@ def adapt_(
     _follow_config(model, found)
     again = functools.partial(_refill, source=source, prefix=prefix, name_map=name_map)
     subject = Subject(model=model, build=_builder(model, held), fill=again)
-    return _report(report, found, subject, time.perf_counter() - begin)
+    sizes = {name: slot.tensor.nbytes for name, slot in found.fit.slots.items()}
+    return _report(report, found, sizes, subject, time.perf_counter() - begin)
+
+
+@on_values
+def adapt_folder(
+    model: nn.Module,
+    source: Checkpoint,
+    path: str | PathLike[str],
+    how: AdaptHow = None,
+    seed: int | None = None,
+    *,
+    grow: Mapping[str, Growth] | None = None,
+    allow: Only | None = None,
+    prefix: str | None = None,
+    name_map: NameMap | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+    drop_ties: bool | None = None,
+    force: bool = False,
+    model_name: str | None = None,
+    progress: Progress | bool | None = None,
+    fallback: Fallback | None = None,
+    **options: Any,
+) -> AdaptReport:
+    """Write what ``adapt_`` would give a model to the folder ``path``, from tile to tile, without allocating the model.
+
+    What is written, resumed and replaced is as for ``save``; files of settings and of a tokenizer beside the source are
+    copied. The manifest has the SHA-256 of what is from the source, so that ``verify(path)`` can check both parts.
+
+    Args:
+        model: the new model, usually on meta.
+        source: as for ``adapt_``.
+        path: the folder, another than the source's.
+        how: as for ``adapt_``.
+        seed: from 0 to 2^64 - 1; ``None`` draws one from torch's generator.
+        grow: as for ``adapt_``.
+        allow: as for ``adapt_``.
+        prefix: as for ``adapt_``.
+        name_map: as for ``adapt_``.
+        dtype: of the parameters. By default, what is from the source has its dtype there, and what is drawn that of
+            most of the source.
+        max_shard_size: as for ``save``.
+        drop_ties: as for ``save``.
+        force: as for ``save``.
+        model_name: a note for the manifest.
+        progress: as for ``save``.
+        fallback: for a function, as for ``record``.
+        options: of a recipe.
+
+    Raises the errors of ``adapt_`` and ``save``. Checkpoint and model are compared before anything is written.
+    """
+    check_module(model)
+    check_progress(progress)
+    grow = {} if grow is None else check_grow(grow)
+    if not isinstance(how, str) and options:
+        raise SpecError(f"only recipes have options, got {', '.join(options)}")
+    seed = draw_seed() if seed is None else check_seed(seed)
+    folder = output_path(path)
+    begin = time.perf_counter()
+    with open_source(source) as held:
+        check_apart(folder, held)
+        found = adaption(
+            model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,
+            options=options,
+        )  # fmt: skip
+        if problems := tie_problems(found):
+            raise TargetError(listed("these tensors cannot be copied; nothing was written:", problems))
+        _follow_config(model, found)
+        request, copies = request_of(
+            found, held, seed=seed, dtype=dtype, max_shard_size=bytes_of(max_shard_size), drop_ties=drop_ties,
+            model_name=model_name,
+        )  # fmt: skip
+        report = saved(model, request, folder, force=force, progress=progress, given=found.given, copies=copies)
+    sizes = {entry.name: entry.nbytes for entry in request.plan}
+    return _report(report, found, sizes, None, time.perf_counter() - begin)
 
 
 def _written(fit: Fit, *, adaption: Adaption, seed: int, progress: Progress | bool | None, meet: Meet) -> Report:
@@ -169,16 +243,17 @@ def _follow_config(model: nn.Module, found: Adaption) -> None:
         config.vocab_size = int(weight.shape[0])
 
 
-def _report(report: Report, found: Adaption, subject: Subject, seconds: float) -> AdaptReport:
+def _report(
+    report: Report, found: Adaption, sizes: Mapping[str, int], subject: Subject | None, seconds: float
+) -> AdaptReport:
     texts = {name: given.values.text for name, given in found.given.items()}
     loaded = {name: texts[name] for name, given in found.given.items() if given.outcome == "loaded"}
     grown = {name: text for name, text in texts.items() if name not in loaded}
     own = {item.name: getattr(report, item.name) for item in fields(Report)}
     kept = tuple(name for name in report.kept if name not in found.given)
-    slots = found.fit.slots
     own |= {
         "kept": kept,
-        "kept_nbytes": sum(slots[name].tensor.nbytes for name in kept),
+        "kept_nbytes": sum(sizes[name] for name in kept),
         "seconds": seconds,
     }
     expected = "changed" if not found.preserving else "equal" if found.exact else "equal up to rounding"
@@ -187,7 +262,7 @@ def _report(report: Report, found: Adaption, subject: Subject, seconds: float) -
         loaded=loaded,
         grown=grown,
         unused=found.unused,
-        loaded_nbytes=sum(slots[name].tensor.nbytes for name in loaded),
+        loaded_nbytes=sum(sizes[name] for name in loaded),
         expected=expected,
         subject=subject,
     )

@@ -131,7 +131,8 @@ def _streamed(twin: nn.Module, plan: Plan, seed: int) -> Supply:
     others: list[str] = []
     for entry in found.entries:
         slot = found.slots[entry.name]
-        if not entry.kept and _is_streamable(slot) and sharing[slot.tensor.untyped_storage()._cdata] == 1:
+        whole = not entry.kept and entry.section is None
+        if whole and _is_streamable(slot) and sharing[slot.tensor.untyped_storage()._cdata] == 1:
             entries[id(slot.tensor)] = entry
         elif slot.tensor.is_meta:
             others.append(entry.name)

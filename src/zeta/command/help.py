@@ -15,6 +15,11 @@ EXAMPLES: Final = {
         "zeta init nets.py:Classifier --rules rules.toml --seed 0 --out out",
         "zeta init hf:llama/config.json --dtype bf16 --max-shard-size 5GB --out out",
     ),
+    "adapt": (
+        "zeta adapt gpt2 --grow-vocab 50304 --out grown",
+        "zeta adapt llama --layers 48 --depth identity --dtype bf16 --out deep",
+        "zeta adapt bert --model hf:head/config.json --how recorded --out headed",
+    ),
     "check": (
         "zeta check nets.py:Classifier --batch nets.py:batch",
         "zeta check hf:llama/config.json --recipe llama --json > report.json",
@@ -24,7 +29,7 @@ EXAMPLES: Final = {
         "zeta plan hf:llama/config.json --recipe llama",
         "zeta plan nets.py:Classifier --kwargs '{\"width\": 32}' --json > plan.json",
     ),
-    "verify": ("zeta verify out", "zeta verify out --json"),
+    "verify": ("zeta verify out", "zeta verify out --json", "zeta verify grown --source gpt2"),
     "diff": (
         "zeta diff hf:llama/config.json recipe:llama",
         "zeta diff nets.py:Classifier out",

@@ -18,6 +18,8 @@ from zeta.base.reading import LARGEST_SETTINGS, is_file, is_folder, parse_json, 
 from zeta.errors import FormatError, UsageError, ZetaError, listed, notice
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording import record as recording
+from zeta.resolve.slots import walk, without_value
+from zeta.rules import Kind
 
 FORMS: Final = "path/to/file.py:callable, package.module:callable or hf:path/to/config.json"
 
@@ -41,6 +43,29 @@ def record_model(
     """
     factory = find_factory(spec)
     return recording.record(lambda: _built(spec, factory, kwargs, "while it is recorded"), fallback=fallback)
+
+
+def with_buffers(decided: Plan, model: nn.Module, recorded: Callable[[], Plan]) -> Plan:
+    """The plan, with the constructor's values for the buffers that it keeps and that are on meta, such as masks.
+
+    ``recorded`` gives the plan of what the constructor does; it is called only if there are any. Raises ``UsageError``
+    if the constructor cannot be recorded.
+    """
+    kept = {name for entry in decided if entry.kept for name in (entry.name, *entry.ties)}
+    lost = {slot.name for slot in without_value(walk(model), kept) if slot.kind is Kind.BUFFER}
+    if not lost:
+        return decided
+    try:
+        own = recorded()
+    except ZetaError as error:
+        raise UsageError(
+            listed(
+                f"the constructor computes these buffers, and cannot be recorded ({error}); build the model with "
+                "--device cpu:",
+                sorted(lost),
+            )
+        ) from error
+    return Plan(tuple(own[entry.name] if entry.name in lost else entry for entry in decided))
 
 
 def find_factory(spec: str) -> Callable[..., Any]:
@@ -115,24 +140,9 @@ def _module_by_name(name: str) -> ModuleType:
 
 
 def _transformers_factory(path: Path) -> Callable[..., Any]:
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise UsageError(f"transformers cannot be imported: {error}") from error
-        raise UsageError("hf: models need transformers; install it with pip install transformers") from None
-    except Exception as error:
-        raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
-    if is_folder(path):
-        path = path / "config.json"
-    try:
-        data = parse_json(read_bytes(path, LARGEST_SETTINGS))
-    except OSError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except FormatError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error}") from error
-    if not isinstance(data, dict) or "model_type" not in data:
-        raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
+    transformers = _transformers()
+    path = path / "config.json" if is_folder(path) else path
+    data = configuration_of(path)
 
     def build(**overrides: Any) -> Any:
         merged = _without_foreign_code({**data, **overrides}, path)
@@ -150,9 +160,44 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
                 if type(config) in transformers.AutoModelForCausalLM._model_mapping
                 else transformers.AutoModel
             )
-            return auto.from_config(config)  # type: ignore[no-untyped-call]
+            return auto.from_config(config)
 
     return build
+
+
+def configuration_of(path: Path) -> dict[str, Any]:
+    """The fields of a transformers configuration, a file or in a folder; ``UsageError`` if it is none."""
+    path = path / "config.json" if is_folder(path) else path
+    try:
+        data = parse_json(read_bytes(path, LARGEST_SETTINGS))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except FormatError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(data, dict) or "model_type" not in data:
+        raise UsageError(f"{path} is not a transformers configuration: it has no model_type")
+    return data
+
+
+def field_names(data: dict[str, Any], name: str) -> list[str]:
+    """The names of a field in configurations of this type: that of the type first."""
+    transformers = _transformers()
+    kind = data.get("model_type")
+    # get() of this mapping does not load what it names
+    known = transformers.CONFIG_MAPPING[kind] if kind in transformers.CONFIG_MAPPING else None  # noqa: SIM401
+    return list(dict.fromkeys([getattr(known, "attribute_map", {}).get(name, name), name]))
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise UsageError(f"transformers cannot be imported: {error}") from error
+        raise UsageError("hf: models need transformers; install it with pip install transformers") from None
+    except Exception as error:
+        raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
+    return transformers
 
 
 #: implementations of attention and experts inside transformers and torch; others are code from a hub

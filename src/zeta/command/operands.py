@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from zeta.base.reading import LARGEST_DOCUMENT, is_file, is_folder, parse, read_bytes
-from zeta.command.buffers import with_buffers
-from zeta.command.loading import FORMS, record_model
+from zeta.command.loading import FORMS, record_model, with_buffers
 from zeta.errors import PlanError, UsageError, ZetaError
 from zeta.resolve.casting import cast
 from zeta.resolve.planning import plan

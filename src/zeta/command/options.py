@@ -12,8 +12,7 @@ from torch import nn
 from zeta import recipes
 from zeta.base import dtypes
 from zeta.base.reading import parse_json, shown
-from zeta.command.buffers import with_buffers
-from zeta.command.loading import load_model, record_model
+from zeta.command.loading import load_model, record_model, with_buffers
 from zeta.command.requests import DTYPES, ModelOptions
 from zeta.compute.stream.random import check_seed
 from zeta.errors import FormatError, SpecError, UsageError

@@ -9,6 +9,10 @@ from typing import Final
 #: the default of --max-shard-size; equal to that of zeta.save, whose module would import torch
 MAX_SHARD_SIZE: Final = "50GB"
 
+#: the values of --rows and of --depth
+ROWS: Final = ("recorded", "mean", "zeros")
+DEPTHS: Final = ("identity", "stack", "interleave")
+
 #: the values of --level
 LEVELS: Final = ("fast", "full")
 
@@ -36,6 +40,27 @@ class ModelOptions:
     cast_buffers: bool = False
     device: str | None = None
     fallback: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions:
+    """A checkpoint, the model that it is adapted to, and how."""
+
+    source: Path
+    model: str | None
+    kwargs: str
+    how: str
+    options: tuple[str, ...]
+    fallback: str | None
+    vocab: int | None
+    rows: str
+    noise: float | None
+    layers: int | None
+    depth: str
+    allow: tuple[str, ...]
+    name_map: tuple[str, ...]
+    prefix: str | None
+    dtype: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,10 +97,10 @@ def plan(asked: ModelOptions, *, as_json: bool) -> bool:
     return True
 
 
-def verify(folder: Path, *, as_json: bool) -> bool:
+def verify(folder: Path, source: Path | None, *, as_json: bool) -> bool:
     """Verify a folder."""
     with bytes_bar(quiet=as_json) as progress:
-        result = verbs.verify(folder, progress=progress)
+        result = verbs.verify(folder, progress=progress, source=source)
     if as_json:
         say_json(result.as_dict())
     else:

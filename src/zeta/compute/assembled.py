@@ -33,6 +33,8 @@ from zeta.resolve.adapting.arrays import (
 
 #: elements of a checkpoint that are read at a time
 TILE: Final = 2**21
+#: elements of new rows that are computed at a time
+_NEW: Final = 2**23
 #: the numbers of draws for what is grown, which no initializer has
 ROWS_DRAW: Final = 2**32
 NOISE_DRAW: Final = 2**32 + 1
@@ -63,6 +65,16 @@ class Reader:
         if id(array) not in self._stds:
             self._stds[id(array)] = array, _std(array.base, self)
         return self._stds[id(array)][1]
+
+
+def is_stored(array: Array) -> bool:
+    """Whether all of an array is read and put in its place, so that nothing is computed."""
+    match array:
+        case Taken(base=base) | Turned(base=base):
+            return is_stored(base)
+        case Joined(parts=parts) | Stacked(parts=parts):
+            return all(map(is_stored, parts))
+    return isinstance(array, Stored)
 
 
 @functools.singledispatch
@@ -151,23 +163,24 @@ def _like_rows(array: LikeRows, reader: Reader) -> Tensor:
     """Computed as a whole, from all old rows in their order, in fp64 by one thread: the same in every process."""
     old, count = array.base.shape[array.dim], array.shape[array.dim]
     rest = math.prod(array.shape) // max(count, 1)
+    values = torch.empty(count, rest, dtype=array.dtype, device="cpu")
     with torch.no_grad(), one_thread():
         mean = torch.zeros(rest, dtype=torch.float64, device="cpu")
         for _, rows in _matrices(array, rest, reader):
             mean += rows.sum(0)
         mean /= old
-        drawn = torch.zeros(count, rest, dtype=torch.float64, device="cpu")
-        if array.noise:
-            key = parameter_key(array.seed, array.name)
-            for begin, rows in _matrices(array, rest, reader):
+        key, step = parameter_key(array.seed, array.name), max(1, _NEW // max(rest, 1))
+        for first in range(0, count, step):  # the old rows are read again for each, as fp64 of all may be too large
+            last = min(first + step, count)
+            drawn = torch.zeros(last - first, rest, dtype=torch.float64, device="cpu")
+            for begin, rows in _matrices(array, rest, reader) if array.noise else ():
                 # of a matrix (new rows, old rows), so that a row does not depend on how many there are
-                region = Region(shape=(count, old), offsets=(0, begin), sizes=(count, len(rows)))
+                region = Region(shape=(count, old), offsets=(first, begin), sizes=(last - first, len(rows)))
                 z = sample(Normal(), key=key, region=region, draw=ROWS_DRAW)
                 drawn += z.to(torch.float64) @ (rows - mean)
-            drawn *= array.noise / math.sqrt(old)
-        drawn += mean
-    first = (count, *resized(array.shape, array.dim, 1)[: array.dim], *array.shape[array.dim + 1 :])
-    return drawn.to(array.dtype).view(first).movedim(0, array.dim).contiguous()
+            values[first:last] = drawn * (array.noise / math.sqrt(old)) + mean
+    shape = (count, *resized(array.shape, array.dim, 1)[: array.dim], *array.shape[array.dim + 1 :])
+    return values.view(shape).movedim(0, array.dim).contiguous()
 
 
 def _matrices(array: LikeRows, rest: int, reader: Reader) -> Iterator[tuple[int, Tensor]]:

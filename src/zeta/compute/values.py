@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import torch
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from zeta.compute.sampling import Request, fill_, tiles
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.initializers import Program
+from zeta.initializers.blocks import is_elementwise
 from zeta.resolve.plans import Entry
 
 
@@ -87,3 +89,41 @@ def computed(
     for index, tile in values_of(entry, seed, region=region, dtype=out.dtype, device=out.device):
         out[index].copy_(tile)
     return out
+
+
+def drawing(entry: Entry, seed: int) -> Callable[[Region], Iterator[tuple[tuple[slice, ...], Tensor]]]:
+    """A function that gives ``values_of`` one region after the other.
+
+    What is not drawn element by element is computed as a whole, once, and held.
+    """
+    if is_elementwise(entry.initializer):
+        return functools.partial(_drawn, entry, seed)
+    whole = Region.whole(entry.shape)
+    section = entry.section
+    parts = [whole] if section is None else [*whole.along(section.dim, section.spans)]
+    held = [(part, computed(replace(entry, section=None), seed, region=part)) for part in parts]
+    return functools.partial(_held, held)
+
+
+def _drawn(entry: Entry, seed: int, region: Region) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    return values_of(entry, seed, region=region)
+
+
+def _held(held: list[tuple[Region, Tensor]], region: Region) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    for part, values in held:
+        if (both := region.meeting(part)) is not None:
+            yield region.place_of(both, both.inside), values[part.place_of(both, both.inside)]
+
+
+def kept_of(entry: Entry, region: Region, values: Tensor) -> Tensor:
+    """What of the values of a region is outside of the entry's section; flattened, it is in row-major order."""
+    if entry.section is None:
+        return values
+    dim = entry.section.dim
+    parts = [
+        values.narrow(dim, part.offsets[dim] - region.offsets[dim], part.sizes[dim])
+        for part in region.along(dim, entry.section.rest(entry.shape[dim]))
+    ]
+    if not parts:
+        return values.new_empty(0)
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0].contiguous()

@@ -69,7 +69,7 @@ class AdaptReport(Report):
     unused: tuple[str, ...]
     loaded_nbytes: int
     expected: str
-    subject: Subject = field(repr=False, compare=False)
+    subject: Subject | None = field(repr=False, compare=False)
 
     @property
     def initialized(self) -> tuple[str, ...]:
@@ -126,8 +126,10 @@ class AdaptReport(Report):
                 needed for a folder of transformers with its ``config.json``.
 
         Both run in evaluation mode and without gradients, on the same random numbers; then they are as before.
-        Raises ``SpecError`` if the old model is not known.
+        Raises ``SpecError`` if the old model is not known, or the new one was written to a folder.
         """
+        if self.subject is None:
+            raise SpecError("the new model is in a folder and not in memory; load both, and compare their outputs")
         old_model = self.subject.old_model(old)
         one, two = _outputs(old_model, batch), _outputs(self.subject.model, batch)
         if len(one) != len(two) or not one:

@@ -1,23 +1,29 @@
-"""Write what a plan says of a model, measure it, and report: what all verbs that write in place have in common."""
+"""Write what a plan says of a model, measure it, and report: what the verbs that write have in common."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 
 import torch
+from torch import nn
 
 from zeta.base.progress import check_progress, progress_of
 from zeta.compute.stream import kernels
 from zeta.report.digests import Claim, claim_of
-from zeta.report.measuring import Measured, measure_all
+from zeta.report.measuring import Accumulator, Measured, Measurements, measure_all
 from zeta.report.report import Report
+from zeta.resolve.adapting import Given
 from zeta.resolve.fitting import Fit
 from zeta.resolve.plans import Entry
 from zeta.resolve.slots import any_parametrized, changed_with
 from zeta.write.apply import Progress, prepare, write
+from zeta.write.checkpoint import Manifest
+from zeta.write.checkpoint.save import save_files
 from zeta.write.guards import note, recording_here
 from zeta.write.seeds import chosen_seed
 
@@ -52,6 +58,35 @@ def applied(fit: Fit, seed: int | None, progress: Progress | bool | None, meet: 
             on_meta.setdefault(id(slot.tensor), name)
     partial = any(job.held.sharded for job in sorts.values())
     return replace(report, partial=partial, confirmed=confirmed, on_meta=tuple(on_meta.values()))
+
+
+def saved(
+    model: nn.Module,
+    request: Manifest,
+    folder: Path,
+    *,
+    force: bool,
+    progress: Progress | bool | None,
+    given: Mapping[str, Given] = MappingProxyType({}),
+    copies: Mapping[str, bytes] = MappingProxyType({}),
+) -> Report:
+    """Write a checkpoint, as ``save_files``, and report what was drawn."""
+    check_progress(progress)
+    begin = time.perf_counter()
+    accumulators: list[Accumulator] = []
+
+    def watch(entry: Entry) -> Accumulator:
+        accumulators.append(Accumulator(entry, partial=entry.section is not None))
+        return accumulators[-1]
+
+    with progress_of(progress) as tell:
+        found = save_files(model, request, folder, force=force, watch=watch, progress=tell, given=given, copies=copies)
+    measured = Measurements(len(accumulators), lambda: (accumulator.result() for accumulator in accumulators))
+    claim = Claim(seed=request.seed, plan=request.plan)
+    nbytes = sum(entry.nbytes for entry in request.plan if entry.persistent)
+    kept = [entry for entry in request.plan if entry.kept]
+    report = report_of(request.seed, claim, begin, measured, kept, nbytes, set())
+    return replace(report, resumed=found)
 
 
 def _changed_with(fit: Fit) -> set[str]:

@@ -179,18 +179,22 @@ def with_costs(plan: Plan, model: nn.Module) -> Plan:
 def cost_of(entry: Entry, parts: Sequence[Part]) -> Cost:
     """The cost for a rank that holds these parts of an entry."""
     here = sum(part.region.numel for part in parts) * entry.dtype.itemsize
-    if entry.kept or not here:
+    regions = [part.region for part in parts]
+    if entry.section is not None:
+        regions = [each for region in regions for each in region.along(entry.section.dim, entry.section.spans)]
+    drawn = sum(region.numel for region in regions) * entry.dtype.itemsize
+    if entry.kept or not drawn:
         return Cost(held=here)
     if _is_whole(entry.initializer):
         # each block with a matrix in it computes the whole tensor
         times = sum(_is_whole(law) for law in laws_of(entry.initializer))
-        return Cost(held=here, computed=entry.nbytes * len(parts) * times, temporary=_temporary(entry))
-    most = max(part.region.numel for part in parts)
+        return Cost(held=here, computed=entry.nbytes * len(regions) * times, temporary=_temporary(entry))
+    most = max(region.numel for region in regions)
     if isinstance(entry.initializer, Program):
         steps = len(entry.initializer.steps)
-        return Cost(held=here, computed=here, temporary=min(most, programs.TILE) * entry.dtype.itemsize * steps)
+        return Cost(held=here, computed=drawn, temporary=min(most, programs.TILE) * entry.dtype.itemsize * steps)
     direct = entry.dtype in kernels.backend().dtypes or entry.dtype.is_complex or not dtypes.is_drawable(entry.dtype)
-    return Cost(held=here, computed=here, temporary=0 if direct else min(most, kernels.STAGE) * 4)
+    return Cost(held=here, computed=drawn, temporary=0 if direct else min(most, kernels.STAGE) * 4)
 
 
 def _is_whole(initializer: Initializer) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from zeta.base import dtypes
@@ -194,6 +195,6 @@ def _same_values(one: Entry, other: Entry) -> bool:
 
 def _values(entry: Entry) -> Tensor:
     values = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-    for index, tile in values_of(entry, 0):
+    for index, tile in values_of(replace(entry, section=None), 0):
         values[index] = tile
     return values

@@ -29,6 +29,7 @@ class Aspect(StrEnum):
     TIES = "ties"
     DISTRIBUTION = "distribution"
     PADDING = "padding row"
+    SECTION = "section"  # the part that is written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +226,7 @@ def _aspects(one: Entry | None, other: Entry | None, *, shared: set[str]) -> tup
         Aspect.TIES: _names(one) & shared != _names(other) & shared,
         Aspect.DISTRIBUTION: not _is_unsaid(one, other) and _draws_differently(one, other),
         Aspect.PADDING: one.padding_idx != other.padding_idx,
+        Aspect.SECTION: not (one.kept or other.kept) and one.section != other.section,
     }
     return tuple(aspect for aspect in Aspect if differs.get(aspect))
 
@@ -255,7 +257,7 @@ def _cell(name: str, entry: Entry | None, aspect: Aspect, *, exact: bool) -> str
         return ""
     match aspect:
         case Aspect.MISSING:
-            return f"{shape_text(entry.shape)} {dtypes.name_of(entry.dtype)}, {entry.initializer}"
+            return f"{shape_text(entry.shape)} {dtypes.name_of(entry.dtype)}, {entry.law_text}"
         case Aspect.ROLE:
             return _role(entry)
         case Aspect.SHAPE:
@@ -269,6 +271,8 @@ def _cell(name: str, entry: Entry | None, aspect: Aspect, *, exact: bool) -> str
             return repr(entry.initializer) if exact else _law_text(entry)
         case Aspect.PADDING:
             return "none" if entry.padding_idx is None else f"row {entry.padding_idx} is zero"
+        case Aspect.SECTION:
+            return "all of it" if entry.section is None else f"{entry.section}, the rest is kept"
 
 
 def _rules(entries: Iterable[Entry | None]) -> str:

@@ -45,6 +45,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknow
         """The number of its elements in a tensor of this shape."""
         return math.prod(shape) // shape[self.dim] * sum(end - begin for begin, end in self.spans)
 
+    def rest(self, extent: int) -> tuple[tuple[int, int], ...]:
+        """The spans along the dimension, which has this extent, that are in none of its own.
+
+        >>> Section(dim=0, spans=((2, 5),)).rest(9)
+        ((0, 2), (5, 9))
+        """
+        edges = [0, *(place for span in self.spans for place in span), extent]
+        return tuple((begin, end) for begin, end in zip(edges[::2], edges[1::2], strict=True) if begin < end)
+
     def __str__(self) -> str:
         spans = ", ".join(f"{begin}:{end}" for begin, end in self.spans)
         return f"[{':, ' * self.dim}{spans}]"
@@ -111,6 +120,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def kept(self) -> bool:
         """Whether nothing is written."""
         return isinstance(self.initializer, Keep)
+
+    @property
+    def law_text(self) -> str:
+        """The initializer, and of what part of the tensor, for people."""
+        return str(self.initializer) if self.section is None else f"{self.initializer} in {self.section}"
 
     def identity(self, text: Callable[[Initializer | Axes | None], str] = text_of) -> str:
         """A text of everything that decides the values and their tensor, without the rule. ``text`` may be cached."""
@@ -227,6 +241,8 @@ class RowReader:
             section = None if isinstance(row.section, msgspec.UnsetType) else row.section
             if section is not None:
                 section.check(row.shape)
+                if isinstance(known[0], Keep):
+                    raise PlanError(f"keeps its values, and has a section {section}, of which nothing is said")
         except ZetaError as error:
             raise PlanError(f"{shown(row.name)}: {error}") from error
         initializer, axes, dtype = known

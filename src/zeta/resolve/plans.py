@@ -249,7 +249,7 @@ class Plan:
     def _cells(self, entries: Iterable[Entry]) -> tuple[list[str], list[tuple[str, ...]], list[str]]:
         """The headings and rows of the table, and the headings of numbers."""
         named = (
-            (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer), entry)
+            (entry.name, (entry.shape, entry.dtype, entry.kind, entry.rule, entry.initializer, entry.section), entry)
             for entry in entries
         )
         headings = ["name", "shape", "dtype", "kind", "initializer", "mean", "std", "fan in/out", "rule", "bytes"]
@@ -266,7 +266,7 @@ class Plan:
             shape_text(first.shape),
             dtypes.name_of(first.dtype),
             first.kind.value,
-            str(first.initializer),
+            first.law_text,
             number_text(first.mean),
             number_text(first.std),
             "" if first.fans is None else f"{first.fans.fan_in}/{first.fans.fan_out}",

@@ -107,6 +107,8 @@ def _check(entry: Entry, slot: Slot) -> None:
     if not slot.tensor.is_meta:
         raise TargetError("is real, from before the recording; make it inside the constructor")
     check_writable(slot)
+    if entry.section is not None:
+        raise TargetError(f"is written in its part {entry.section} alone; a recording writes whole tensors")
     if isinstance(entry.initializer, Program):
         raise TargetError("gets a recorded program; call the function that it was recorded from")
 

@@ -30,13 +30,18 @@ def check_loadable(adaption: Adaption) -> None:
                 problems.append(f"{entry.name}: {error}")
     memory = [(name, here) for name in adaption.given if (here := memory_of(fit.slots[name].tensor)) is not None]
     problems += shared(memory, fit.slots.values(), fit.plan)
-    problems += [
+    problems += tie_problems(adaption)
+    if problems:
+        raise TargetError(listed("these tensors cannot be loaded; nothing was changed:", problems))
+
+
+def tie_problems(adaption: Adaption) -> list[str]:
+    """The tensors of the model that the checkpoint has under several names, with several values."""
+    return [
         f"{name}: is one tensor in the model, and the checkpoint has other values as {other.text} than as {one.text}"
         for name, one, other in adaption.ties
         if not _equal(one, other)
     ]
-    if problems:
-        raise TargetError(listed("these tensors cannot be loaded; nothing was changed:", problems))
 
 
 def load(adaption: Adaption, progress: Progress | None = None) -> None:

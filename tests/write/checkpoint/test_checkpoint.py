@@ -129,7 +129,7 @@ def test_two_runs_and_a_model_on_meta_give_the_same_files(tmp_path: Path) -> Non
 def test_ties_are_stored_under_every_name_or_once(
     drop_ties: bool, missing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_TILE_BYTES", 2**16)  # a repeated tensor is written in many pieces
+    monkeypatch.setattr(checkpoint, "TILE_BYTES", 2**16)  # a repeated tensor is written in many pieces
     model = Net()
     save(model, tmp_path, drop_ties=drop_ties)
     zeta.init_(model, RULES, seed=0)
@@ -175,7 +175,7 @@ def test_no_more_than_a_tile_for_each_thread_is_in_memory(tmp_path: Path, monkey
         original(requests)
 
     monkeypatch.setattr(sampling, "fill_", counted)
-    monkeypatch.setattr(checkpoint, "_TILE_BYTES", 2**16)
+    monkeypatch.setattr(checkpoint, "TILE_BYTES", 2**16)
     monkeypatch.setattr(sampling, "TILE_BYTES", 2**16)
     model = nn.ModuleDict({"a": nn.Linear(1500, 1500, device="meta"), "b": nn.Linear(9, 300_000, device="meta")})
     zeros = Rule("a.bias", Zeros())  # comes to the threads drawn; they draw the others

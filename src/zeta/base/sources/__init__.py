@@ -6,7 +6,7 @@ each. ``unpickling`` reads pickles as data. ``places`` reads a box of a tensor f
 meanwhile.
 """
 
-from zeta.base.sources.opening import open_source
+from zeta.base.sources.opening import Checkpoint, open_source
 from zeta.base.sources.source import Source, TensorInfo
 
-__all__ = ["Source", "TensorInfo", "open_source"]
+__all__ = ["Checkpoint", "Source", "TensorInfo", "open_source"]

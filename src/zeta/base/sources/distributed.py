@@ -81,6 +81,7 @@ class DistributedCheckpoint(Source):
             name: File(folder / name, keep=False)
             for name in dict.fromkeys(chunk.file for chunks in self._chunks.values() for chunk in chunks)
         }
+        self.files = self._files.values()
         for name, chunks in self._chunks.items():
             for chunk in chunks:
                 self._check_end(name, chunk)

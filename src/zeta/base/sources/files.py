@@ -37,6 +37,11 @@ class File:
         if not keep:
             file.close()
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Its size, and the time of its last change in ns."""
+        return self._state[2:]
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[Fill]:
         """Within the block, read; at its end, ``CheckpointError`` if the file is no longer what it was."""

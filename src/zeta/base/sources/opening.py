@@ -25,8 +25,11 @@ _READERS: Final = {
     **dict.fromkeys((".pt", ".pth", ".bin"), archives.places_in),
 }
 
+#: what can be opened
+Checkpoint = Mapping[str, Tensor] | nn.Module | str | os.PathLike[str]
 
-def open_source(source: Mapping[str, Tensor] | nn.Module | str | os.PathLike[str], *, what: str = "source") -> Source:
+
+def open_source(source: Checkpoint, *, what: str = "source") -> Source:
     """Open tensors for reading: a state dict, a module, a file or a folder.
 
     A file is ``.safetensors``, or a state dict of plain tensors by ``torch.save`` (``.pt``, ``.pth``, ``.bin``). A

@@ -5,7 +5,8 @@ from __future__ import annotations
 import abc
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Final, Self
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from zeta.base.escaping import visible
 from zeta.base.reading import LONGEST_TEXT, shown
+from zeta.base.sources.files import File
 from zeta.errors import SpecError
 
 Box = tuple[slice, ...]
@@ -42,13 +44,14 @@ class Source(abc.ABC):
     """Tensors by name, which are read one by one and in parts. Use it as a context manager.
 
     ``origin`` says in messages where they come from, ``tensors`` has the shape and dtype of each in the file's order,
-    and ``settings`` the texts of the configuration and tokenizer files beside them, which are read when they are asked
-    for. Several threads may read at the same time.
+    ``files`` are what they are read from, and ``settings`` has the texts of the configuration and tokenizer files
+    beside them, which are read when they are asked for. Several threads may read at the same time.
     """
 
     origin: str
     tensors: Mapping[str, TensorInfo]
     settings: Mapping[str, bytes] = NO_SETTINGS
+    files: Collection[File] = ()
 
     def read(self, name: str, index: Box | None = None) -> Tensor:
         """The values of a tensor, or of the box ``index`` of it, as a contiguous tensor on the CPU.
@@ -66,6 +69,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def _read(self, name: str, box: Box) -> Tensor:
         """As ``read``; the slices have numbers that fit the shape."""
+
+    def states(self) -> dict[str, tuple[int, int]]:
+        """The size, and the time of the last change in ns, of each file by its name; empty if there are none."""
+        return {file.path.name: file.state for file in self.files}
+
+    def folders(self) -> set[Path]:
+        """The folders of the files."""
+        return {file.path.parent for file in self.files}
 
     def close(self) -> None:  # noqa: B027
         """Close the files. Nothing can be read afterwards."""

@@ -66,6 +66,11 @@ class Subject:
         return self.slot.name
 
     @property
+    def planned_std(self) -> float | None:
+        """The planned std of all its elements; ``None`` if the plan has none, or is of a part of them."""
+        return None if self.entry is None or self.entry.section is not None else self.entry.std
+
+    @property
     def buffer(self) -> bool:
         """Whether it is a buffer."""
         return self.slot.kind is Kind.BUFFER

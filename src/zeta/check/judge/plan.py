@@ -83,7 +83,7 @@ def _moments(one: TensorFacts, entry: Entry, limits: Thresholds) -> Iterator[Fin
     ):
         if abs(score) > limits.standard_errors:
             by = f"{score:+.1f} standard errors" if math.isfinite(score) else "which nothing may change"
-            message = f"{what} {value:.6g}, planned {planned:.6g} ({by}) by {entry.initializer}"
+            message = f"{what} {value:.6g}, planned {planned:.6g} ({by}) by {entry.law_text}"
             yield found(rule, message, parameter=one.name, value=abs(score), limit=limits.standard_errors)
 
 
@@ -127,8 +127,7 @@ def _fan(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     except FanError:
         return
     real = one.axes.fans(one.slot.shape)
-    planned = one.entry.std if one.entry is not None else None
-    std = planned or one.stats.std
+    std = one.planned_std or one.stats.std
     slack = _slack(one, limits)
     if not std or abs(one.stats.mean) > _MOST_MEAN * std or slack > _MOST_SLACK:
         return
@@ -159,8 +158,7 @@ def _stride(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
     if one.axes is None or not one.axes.stride_in:
         return
     whole, met = (one.axes.fans(one.slot.shape, effective=effective).fan_in for effective in (False, True))
-    planned = one.entry.std if one.entry is not None else None
-    std = planned or one.stats.std
+    std = one.planned_std or one.stats.std
     slack = _slack(one, limits)
     scheme = next((c for c in _SCHEMES if _matches(std, whole, c, slack)), None)
     if not std or slack > _MOST_SLACK or scheme is None or any(_matches(std, met, c, slack) for c in _SCHEMES):
@@ -176,8 +174,7 @@ def _stride(one: TensorFacts, limits: Thresholds) -> Iterator[Finding]:
 
 def _slack(one: TensorFacts, limits: Thresholds) -> float:
     """The relative difference up to which a std is taken for a scheme's; a measured one also has a sampling error."""
-    planned = one.entry.std if one.entry is not None else None
-    return limits.scheme_tolerance + (0.0 if planned else _SAMPLING_ERRORS / math.sqrt(2 * one.stats.count))
+    return limits.scheme_tolerance + (0.0 if one.planned_std else _SAMPLING_ERRORS / math.sqrt(2 * one.stats.count))
 
 
 def _is_orthogonal(values: Tensor) -> bool:

@@ -141,10 +141,16 @@ class _Moments:
             return
         if self._sums is None:
             error = inversion_error(values.dtype) if self._parametrized else 0.0
-            self._sums = Accumulator(self._entry, values.dtype, error)
-        whole = Region.whole(values.shape).slices
-        index = (slice(first, first + len(values)), *whole[1:]) if whole else ()
-        parts = self._sums.parts(index, values)
+            self._sums = Accumulator(self._entry, values.dtype, error, partial=self._entry.section is not None)
+        region = Region.whole(self._entry.shape)
+        region = region.within(0, first, first + len(values)) if region.shape else region
+        section = self._entry.section
+        if section is not None:
+            for part in region.along(section.dim, section.spans):
+                place = region.place_of(part, part.inside)
+                self._sums.take(sums_of_all(self._sums.parts(part.slices, values[place])))
+            return
+        parts = self._sums.parts(region.slices, values)
         if known is not None and len(parts) == 1 and parts[0][1] == 0.0 and parts[0][0].numel() == known.count:
             self._sums.take([known])
         else:

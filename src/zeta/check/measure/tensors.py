@@ -142,7 +142,7 @@ def parameter_of(one: TensorFacts, evidence: Evidence) -> Parameter:
         dtype=dtypes.name_of(one.slot.tensor.dtype),
         trainable=one.trainable,
         buffer=one.buffer,
-        initializer=None if one.entry is None else str(one.entry.initializer),
+        initializer=None if one.entry is None else one.entry.law_text,
         planned_mean=None if one.entry is None else one.entry.mean,
         planned_std=None if one.entry is None else one.entry.std,
         values=one.stats,

@@ -54,6 +54,11 @@ class Region(Struct, frozen=True, kw_only=True, dict=True):
         return tuple(slice(offset, offset + size) for offset, size in zip(self.offsets, self.sizes, strict=True))
 
     @functools.cached_property
+    def inside(self) -> tuple[slice, ...]:
+        """The index of all its elements inside of this region."""
+        return tuple(slice(0, size) for size in self.sizes)
+
+    @functools.cached_property
     def start(self) -> int:
         """The row-major index of the first element."""
         return sum(offset * stride for offset, stride in zip(self.offsets, self.strides, strict=True))
@@ -71,7 +76,7 @@ class Region(Struct, frozen=True, kw_only=True, dict=True):
     @functools.cached_property
     def one_tile(self) -> tuple[tuple[tuple[slice, ...], Region], ...]:
         """The region as its only tile; none if it is empty."""
-        return ((tuple(slice(0, size) for size in self.sizes), self),) if self.numel else ()
+        return ((self.inside, self),) if self.numel else ()
 
     def indices(self, device: torch.device | str = "cpu") -> Tensor:
         """The row-major global index of each element: int64, shape ``sizes``."""
@@ -94,11 +99,27 @@ class Region(Struct, frozen=True, kw_only=True, dict=True):
             if max(first, begin) < min(last, end):
                 yield self.within(dim, max(first, begin), min(last, end))
 
+    def meeting(self, other: Region) -> Region | None:
+        """The elements that are in both, regions of one tensor; ``None`` if there are none."""
+        pairs = list(zip(self.slices, other.slices, strict=True))
+        begins = [max(one.start, two.start) for one, two in pairs]
+        ends = [min(one.stop, two.stop) for one, two in pairs]
+        if any(begin >= end for begin, end in zip(begins, ends, strict=True)):
+            return None
+        sizes = tuple(end - begin for begin, end in zip(begins, ends, strict=True))
+        return Region(shape=self.shape, offsets=tuple(begins), sizes=sizes)
+
     def place_of(self, part: Region, index: Sequence[slice]) -> tuple[slice, ...]:
         """The index in this region of what has an index in a part of it."""
         return tuple(
             slice(along.start + offset - first, along.stop + offset - first)
             for along, offset, first in zip(index, part.offsets, self.offsets, strict=True)
+        )
+
+    def whole_of(self, index: Sequence[slice]) -> tuple[slice, ...]:
+        """The index in the global tensor of what has an index inside of this region."""
+        return tuple(
+            slice(along.start + offset, along.stop + offset) for along, offset in zip(index, self.offsets, strict=True)
         )
 
     def tiles(self, most: int) -> Iterable[tuple[tuple[slice, ...], Region]]:

@@ -15,11 +15,13 @@ import torch
 from zeta.base import dtypes
 from zeta.base.progress import Done
 from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, opened, parse, read_bytes, shown
+from zeta.base.sources import Source
 from zeta.base.tensors import bytes_view
 from zeta.compute.stream.regions import Region
-from zeta.compute.values import values_of
+from zeta.compute.values import drawing, kept_of, values_of
 from zeta.errors import CheckpointError, FormatError
 from zeta.report.verifying.bitwise import Comparison, TensorDifference
+from zeta.report.verifying.origins import copied_tensors, other_tensors
 from zeta.report.verifying.verification import Verification
 from zeta.write.apply import Progress
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks
@@ -51,19 +53,24 @@ class _Found:
         )
 
 
-def verify_folder(folder: Path, progress: Progress | None = None) -> Verification:
-    """Compare a checkpoint with its own manifest: index, headers, every value, and that there are no other files."""
+def verify_folder(folder: Path, progress: Progress | None = None, source: Source | None = None) -> Verification:
+    """Compare a checkpoint with its own manifest: index, headers, every value, and that there are no other files.
+
+    With ``source``, also whether that is the checkpoint which tensors were copied from.
+    """
     if folder.is_file():
         raise CheckpointError(f"{folder} is a file; give the folder with its {MANIFEST}, {folder.parent}")
     manifest = Manifest.read(folder / MANIFEST)
     files = manifest.layout
     if not any(os.path.lexists(folder / shard.name) for shard in files.shards):
         raise CheckpointError(f"{folder / files.shards[0].name} does not exist")
-    done = Done(files.nbytes, progress)
+    copied = [] if source is None else [*copied_tensors(manifest, folder)]
+    done = Done(files.nbytes + sum(entry.nbytes for entry, _ in copied), progress)
     try:
         found = _Found.of([_verify_file(folder, shard, files, manifest, done) for shard in files.shards])
         problems = [*found.problems, *_index_problems(folder, files), *_unknown_files(folder, files)]
         problems += _settings_problems(folder, manifest)
+        others = () if source is None else tuple(other_tensors(copied, source, manifest, done))
     except OSError as error:
         if isinstance(error, CheckpointError):
             raise
@@ -74,7 +81,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Verificatio
         kept=tuple(manifest.kept),
         kept_compared=True,
         all_kept=all(entry.kept for entry in manifest.plan),
-        differences=found.differences,
+        differences=(*found.differences, *others),
         problems=tuple(problems),
         close=found.close,
     )
@@ -123,6 +130,8 @@ def _compare_block(block: Block, file: BinaryIO, manifest: Manifest, done: Done)
 
 def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest, done: Done) -> _Found:
     entry = item.entry
+    if entry.section is not None:
+        return _compare_parts(item, file, manifest, done)
     if entry.kept:
         digests = {
             name: _digest(file, offset, entry.nbytes) for name, offset in zip(item.names, item.offsets, strict=True)
@@ -144,6 +153,30 @@ def _compare_stored(item: Stored, file: BinaryIO, manifest: Manifest, done: Done
         differences=tuple(difference for comparison in comparisons for difference in comparison.result()),
         close=tuple(comparison.name for comparison in comparisons if comparison.close),
     )
+
+
+def _compare_parts(item: Stored, file: BinaryIO, manifest: Manifest, done: Done) -> _Found:
+    """Compare the drawn part of a tensor with what the seed gives, and the rest with its SHA-256."""
+    entry, draw = item.entry, drawing(item.entry, manifest.seed)
+    differences: list[TensorDifference] = []
+    close: list[str] = []
+    for name, offset in zip(item.names, item.offsets, strict=True):
+        comparison, digest = Comparison.of(name, entry, entry.dtype), hashlib.sha256()
+        for _, region in Region.whole(entry.shape).tiles(_BLOCK_BYTES // entry.dtype.itemsize):
+            found = torch.empty(region.sizes, dtype=entry.dtype, device="cpu")
+            file.seek(offset + region.start * entry.dtype.itemsize)
+            _read(file, bytes_view(found))
+            kept = kept_of(entry, region, found)
+            if kept.numel():
+                digest.update(bytes_view(kept))
+            for index, values in draw(region):
+                comparison.add(region.whole_of(index), found[index], values)
+            done.add(name, found.nbytes)
+        differences += comparison.result()
+        close += [name] if comparison.close else []
+        if digest.hexdigest() != manifest.kept.get(entry.name):
+            differences.append(_other_bytes(name))
+    return _Found(differences=tuple(differences), close=tuple(close))
 
 
 def _other_bytes(name: str) -> TensorDifference:
@@ -213,6 +246,13 @@ def _settings_problems(folder: Path, manifest: Manifest) -> list[str]:
             problems.append(f"{name}: is missing")
         except FormatError as error:
             problems.append(f"{name}: {error}")
+    for name, digest in manifest.copies.items():
+        try:
+            with opened(folder / name) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:  # type: ignore[arg-type]
+                    problems.append(f"{name}: has other bytes than the file that was copied")
+        except FileNotFoundError:
+            problems.append(f"{name}: is missing")
     return problems
 
 

@@ -48,6 +48,12 @@ class Given(Struct, frozen=True, kw_only=True, eq=False):
     dim: int = 0
     spans: tuple[tuple[int, int], ...] | None = None
 
+    @property
+    def tensor(self) -> str | None:
+        """The name in the checkpoint, if these are all elements of one tensor there, in its order."""
+        ordered = self.spans is None or [*self.spans] == sorted(self.spans)
+        return self.values.name if isinstance(self.values, Stored) and ordered else None
+
 
 class Adaption(Struct, frozen=True, kw_only=True, eq=False):
     """The fit of a model and a plan of what is drawn, and what the checkpoint gives of the rest, by name.

@@ -71,6 +71,20 @@ def _count(path: str, names: Iterable[str]) -> int:
     return max(blocks, default=-1) + 1
 
 
+def lists_of(names: Iterable[str]) -> dict[str, int]:
+    """The lists of blocks among names of tensors, with the number of blocks.
+
+    >>> lists_of(["h.0.up.weight", "h.1.up.weight", "head.weight"])
+    {'h': 2}
+    """
+    found: dict[str, int] = {}
+    for name in names:
+        for match in _BLOCK.finditer(name):
+            path = name[: match.start()]
+            found[path] = max(found.get(path, 0), int(match[1]) + 1)
+    return found
+
+
 def depths_of(grow: Mapping[str, Layers], model: Iterable[str], names: Names) -> list[Depth]:
     """The longer lists that globs name. ``PlanError`` for a glob that names no list of blocks of the model."""
     lists = {name[: match.start()] for name in model for match in _BLOCK.finditer(name)}

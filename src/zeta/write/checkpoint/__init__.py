@@ -1,12 +1,14 @@
 """The files of a checkpoint: their layout, the manifest, how they are written, and how they appear all at once.
 
 ``layout`` computes names and offsets from the plan alone. ``settings`` makes the files that transformers needs in
-addition. ``manifest`` is the request, stored as ``zeta.json``. ``blocks`` groups small tensors that are drawn together,
-and ``following`` computes buffers in the memory of parameters. ``writing`` has the threads that fill the files.
+addition. ``manifest`` is the request, stored as ``zeta.json``; ``adapted`` makes that of a checkpoint that is made of
+another one. ``blocks`` groups small tensors that are drawn together, and ``keeping`` has the values that are not drawn,
+from the model or the other checkpoint. ``writing`` has the threads that fill the files.
 ``unfinished`` keeps unfinished work apart and publishes it when it is complete. ``journal`` makes that safe even if the
 run is killed. ``open_folder`` follows no link.
 """
 
+from zeta.write.checkpoint.adapted import check_apart, request_of
 from zeta.write.checkpoint.blocks import Block, blocks
 from zeta.write.checkpoint.layout import INDEX, MAX_SHARD_SIZE, TENSORS, Layout, Shard, Stored, bytes_of, layout
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest
@@ -30,11 +32,13 @@ __all__ = [
     "Writer",
     "blocks",
     "bytes_of",
+    "check_apart",
     "check_folder",
     "check_output",
     "files_of",
     "layout",
     "output_path",
+    "request_of",
     "settings_of",
     "work",
     "write_text",

@@ -109,4 +109,4 @@ def _block(stored: Sequence[Stored], size: int) -> Block:
 
 
 def _is_small(entry: Entry) -> bool:
-    return entry.numel <= _SMALL and is_elementwise(entry.initializer)
+    return entry.section is None and entry.numel <= _SMALL and is_elementwise(entry.initializer)

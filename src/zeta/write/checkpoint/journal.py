@@ -25,7 +25,7 @@ from zeta.errors import CheckpointError, FormatError
 from zeta.write.checkpoint.layout import INDEX, SHARD, TENSORS
 from zeta.write.checkpoint.manifest import MANIFEST
 from zeta.write.checkpoint.open_folder import Directory
-from zeta.write.checkpoint.settings import SETTINGS
+from zeta.write.checkpoint.settings import COPIED, SETTINGS
 
 JOURNAL: Final = "journal.json"
 EARLIER: Final = ".zeta-earlier."
@@ -92,7 +92,7 @@ class Journal:
             data = parse(content, _Document)
             valid = data.format == _FORMAT and list(data.files)[-1:] == [MANIFEST]
             valid &= data.states.keys() == data.files.keys()
-            valid &= all(is_own(name) or name in SETTINGS for name in (*data.files, *data.earlier))
+            valid &= all(is_own(name) or name in (*SETTINGS, *COPIED) for name in (*data.files, *data.earlier))
         except FormatError:
             valid = False
         if not valid:

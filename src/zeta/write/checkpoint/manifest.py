@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -31,18 +32,40 @@ from zeta.errors import CheckpointError, FormatError, SpecError, ZetaError, list
 from zeta.resolve.plans import Entry, Plan, essences
 from zeta.resolve.solving import check_dtype
 from zeta.write.checkpoint.layout import Layout, bytes_of, layout
-from zeta.write.checkpoint.settings import SETTINGS, differences
+from zeta.write.checkpoint.settings import COPIED, SETTINGS, differences
 
 MANIFEST: Final = "zeta.json"
 _FORMAT: Final = "zeta manifest 1"
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a tensor has of another checkpoint, for people; and the name of the tensor there, if it is all of that one.
+
+    It may have been converted to another dtype.
+    """
+
+    text: Text
+    tensor: Text | None = None
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The other checkpoint that tensors are from, by their names. ``files`` is for unfinished work alone.
+
+    It has the size and the time of the last change, in ns, of each file there.
+    """
+
+    source: Text
+    tensors: dict[Text, Provenance]
+    files: dict[Text, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The content of ``zeta.json``.
 
-    ``kept`` has the SHA-256 of each tensor that was copied from the model, and ``settings`` the text of each file of
-    settings, by its name.
+    ``kept`` has the SHA-256 of what was not drawn of each tensor, in row-major order, ``settings`` the text of each
+    file of settings, and ``copies`` the SHA-256 of each file that was copied. ``origin`` says which tensors are from
+    another checkpoint.
     """
 
     seed: int
@@ -51,6 +74,8 @@ class Manifest:
     max_shard_size: int
     kept: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
@@ -59,9 +84,10 @@ class Manifest:
                 f"the model's name must be a text or None, of at most {LONGEST_TEXT:,} characters, got "
                 f"{shown(self.model)}"
             )
-        for name in self.settings:
-            if name not in SETTINGS:  # what a manifest names may be replaced and removed
-                raise SpecError(f"settings must be files called {' or '.join(SETTINGS)}, got {shown(name)}")
+        for what, given, allowed in (("settings", self.settings, SETTINGS), ("copies", self.copies, COPIED)):
+            for name in given:
+                if name not in allowed:  # what a manifest names may be replaced and removed
+                    raise SpecError(f"{what} must be files called {' or '.join(allowed)}, got {shown(name)}")
 
     @property
     def layout(self) -> Layout:
@@ -69,12 +95,24 @@ class Manifest:
         return layout(self.plan, drop_ties=self.drop_ties, max_shard_size=self.max_shard_size)
 
     @property
+    def beside(self) -> dict[str, str]:
+        """The files whose names others use too, by name: their SHA-256."""
+        texts = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.settings.items()}
+        return {**texts, **self.copies}
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of all files of the checkpoint."""
-        return (*self.layout.names, *self.settings, MANIFEST)
+        return (*self.layout.names, *self.beside, MANIFEST)
+
+    def finished(self, kept: dict[str, str]) -> Manifest:
+        """The manifest of what was written, with the SHA-256 of what was kept."""
+        origin = None if self.origin is None else msgspec.structs.replace(self.origin, files={})
+        return replace(self, kept=kept, origin=origin)
 
     def to_json(self) -> str:
         """Return the manifest as JSON text."""
+        more = {} if self.origin is None else {"origin": self.origin, "copied_sha256": self.copies}
         return json_text(
             {
                 "format": _FORMAT,
@@ -86,6 +124,7 @@ class Manifest:
                 "max_shard_size": self.max_shard_size,
                 "kept_sha256": self.kept,
                 "settings": self.settings,
+                **more,
                 "plan": msgspec.Raw(self.plan.to_json().encode()),
             }
         )
@@ -117,13 +156,17 @@ class Manifest:
                 max_shard_size=bytes_of(data.max_shard_size),
                 kept=data.kept_sha256,
                 settings=data.settings,
+                copies=data.copied_sha256,
+                origin=data.origin,
                 model=data.model,
             )
             for entry in manifest.plan:
                 check_dtype(entry.initializer, entry.dtype)
-            kept = {entry.name for entry in manifest.plan if entry.kept and entry.persistent}
-            if other := sorted(manifest.kept.keys() - kept):
-                raise FormatError(listed("kept_sha256 has names that the plan does not keep:", other))
+            some = (e for e in manifest.plan if e.persistent and (e.kept or e.section is not None))
+            kept = {entry.name for entry in some}
+            given = manifest.kept.keys() | (set() if manifest.origin is None else manifest.origin.tensors.keys())
+            if other := sorted(given - kept):
+                raise FormatError(listed("kept_sha256 and origin have names that the plan does not keep:", other))
         except ZetaError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         return manifest
@@ -146,21 +189,24 @@ class _Document(msgspec.Struct, frozen=True):
     kept_sha256: dict[Text, Text]
     plan: msgspec.Raw
     settings: dict[Text, Annotated[str, msgspec.Meta(max_length=LARGEST_SETTINGS)]] = {}
+    copied_sha256: dict[Text, Text] = {}
+    origin: Origin | None = None
 
 
 class _Named(msgspec.Struct, frozen=True):
-    """The one field from which the names of the settings are read."""
+    """The fields from which the names of the files beside the tensors are read."""
 
     settings: dict[Text, Any] = {}
+    copied_sha256: dict[Text, Any] = {}
 
 
-def settings_named(path: Path) -> tuple[str, ...]:
-    """The names of the settings of a manifest, without reading its plan; none if it cannot be read."""
+def named_beside(path: Path) -> tuple[str, ...]:
+    """The names of the files beside the tensors of a manifest, without reading its plan; none if it cannot be read."""
     try:
-        named = parse(read_bytes(path, LARGEST_DOCUMENT), _Named).settings
+        named = parse(read_bytes(path, LARGEST_DOCUMENT), _Named)
     except (OSError, FormatError):
         return ()
-    return tuple(name for name in SETTINGS if name in named)
+    return tuple(name for name in (*SETTINGS, *COPIED) if name in named.settings or name in named.copied_sha256)
 
 
 def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
@@ -169,6 +215,7 @@ def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
         one, two = getattr(earlier, what), getattr(now, what)
         if one != two:
             yield f"{what} was {one}, and is {two} now"
+    yield from _changes_of_origin(earlier, now)
     for name in SETTINGS:
         yield from (f"{name}: {what}" for what in differences(earlier.settings.get(name), now.settings.get(name)))
     before = {entry.name: entry for entry in earlier.plan}
@@ -184,5 +231,25 @@ def changes(earlier: Manifest, now: Manifest) -> Iterator[str]:
         yield "the order of the tensors was another"
 
 
+def _changes_of_origin(earlier: Manifest, now: Manifest) -> Iterator[str]:
+    """The differences between what two requests take from another checkpoint."""
+    one, two = earlier.origin, now.origin
+    if (one is None) != (two is None):
+        yield f"was {'not ' if one is None else ''}from another checkpoint"
+    if one is not None and two is not None:
+        if one.files and two.files:  # finished work does not have them
+            for name, state in two.files.items():
+                if name not in one.files:
+                    yield f"{two.source}: {name} was not there"
+                elif one.files[name] != state:
+                    yield f"{two.source}: {name} was changed or replaced meanwhile"
+        for name, found in two.tensors.items():
+            if (before := one.tensors.get(name)) is not None and before != found:
+                yield f"{name}: was from {before.text}, and is from {found.text} now"
+    for name in COPIED:
+        if earlier.copies.get(name) != now.copies.get(name):
+            yield f"{name}: is another file now"
+
+
 def _entry_text(entry: Entry) -> str:
-    return f"{entry.initializer}, {dtypes.name_of(entry.dtype)} {shape_text(entry.shape)}"
+    return f"{entry.law_text}, {dtypes.name_of(entry.dtype)} {shape_text(entry.shape)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -113,15 +114,15 @@ class Directory:
             )
         return content
 
-    def holds(self, name: str, content: bytes) -> bool:
-        """Whether ``name`` itself, not what it links to, is a file with exactly this content."""
+    def holds(self, name: str, sha256: str) -> bool:
+        """Whether ``name`` itself, not what it links to, is a file whose content has this SHA-256."""
         try:
             file = os.open(name, os.O_RDONLY | _FILE, dir_fd=self.descriptor)
         except OSError:  # also a link, or a file that cannot be read
             return False
         with os.fdopen(file, "rb") as stream:
-            found = os.fstat(file)
-            return stat.S_ISREG(found.st_mode) and found.st_size == len(content) and stream.read() == content
+            is_file = stat.S_ISREG(os.fstat(file).st_mode)
+            return is_file and hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
     def write(self, name: str, content: bytes) -> None:
         """Create a file with ``content`` and fsync it; if that fails, no file is left."""

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from zeta.base import dtypes
 from zeta.base.modules import check_module, named_modules_of
-from zeta.base.tensors import bytes_view, has_address
+from zeta.base.tensors import has_address
 from zeta.compute import sampling
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
 from zeta.compute.sums import Sums, sums_of_all
 from zeta.compute.values import values_of
 from zeta.errors import TargetError, ZetaError, listed, notice
+from zeta.resolve.adapting import Given
 from zeta.resolve.fitting import tie_problems
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot, walk
@@ -39,23 +39,22 @@ from zeta.write.checkpoint import (
     check_folder,
     work,
 )
-from zeta.write.checkpoint.following import followed, leaders_of
+from zeta.write.checkpoint.keeping import (
+    TILE_BYTES,
+    UNWATCHED,
+    Content,
+    Watcher,
+    followed,
+    leaders_of,
+    of_checkpoint,
+    of_tensor,
+)
 from zeta.write.targets import check_apart, check_negated, check_target, memory_of, shared
 
 T = TypeVar("T")
 
-#: bytes that a thread draws, measures and writes at a time, while they are in its cache
-_TILE_BYTES: Final = 2**21
-
-
-class Watcher(Protocol):
-    """Receives every drawn tile of one entry."""
-
-    def parts(self, index: tuple[slice, ...], values: Tensor) -> list[tuple[Tensor, float]]:
-        """The parts of a tile to sum, each with a centre; called in any thread, must not change anything."""
-
-    def take(self, sums: Sequence[Sums]) -> None:
-        """Receive the sums of the parts; called in the order of the tiles."""
+_NOTHING: Final[Mapping[str, Given]] = MappingProxyType({})
+_NO_FILES: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 
 def save_files(
@@ -66,8 +65,13 @@ def save_files(
     force: bool,
     watch: Callable[[Entry], Watcher],
     progress: Progress | None,
+    given: Mapping[str, Given] = _NOTHING,
+    copies: Mapping[str, bytes] = _NO_FILES,
 ) -> int:
     """Write a checkpoint into ``folder``, as a whole or not at all.
+
+    What the plan keeps is from the model, or as far as it is ``given``, from another checkpoint. ``copies`` are the
+    contents of the files that the request says are copied.
 
     Every value is computed, also if an interrupted run left files: bytes in them that are equal are not written again,
     and their number is returned. After all checks, ``watch`` makes a
@@ -75,12 +79,12 @@ def save_files(
     """
     check_module(model)
     files = request.layout
-    slots = _check(model, request.plan)
-    leaders = leaders_of(request.plan, slots)
+    slots = _check(model, request.plan, given)
+    leaders = leaders_of(request.plan, {name: slot for name, slot in slots.items() if name not in given})
     _warn_of_extra_state(model)
-    check_folder(folder, force=force, settings=request.settings)
+    check_folder(folder, force=force, settings=request.beside)
     watchers = {entry.name: watch(entry) for entry in request.plan if entry.persistent and not entry.kept}
-    kept: dict[str, str] = {}
+    kept: dict[str, Any] = {}
     with work(folder, request, force=force) as unfinished:
         unfinished.reserve(sum(shard.size for shard in files.shards))
         with Writer() as writer:
@@ -90,19 +94,26 @@ def save_files(
                 for item in blocks(shard.stored):
                     if isinstance(item, Block):
                         run.draw_together(item, request.seed, watchers)
-                    elif item.entry.kept:
-                        name = item.entry.name
-                        tensor = slots[name].tensor
-                        if name in leaders:
-                            tensor = followed(name, tensor, leaders[name], request.seed)
-                        kept[name] = run.copy(item, tensor)
+                    elif item.entry.kept or item.entry.section is not None:
+                        name, dtype = item.entry.name, item.entry.dtype
+                        if name in given:
+                            source = of_checkpoint(given[name], dtype)
+                        elif name in leaders:
+                            tensor = followed(name, slots[name].tensor, leaders[name], request.seed)
+                            source = of_tensor(tensor, dtype)
+                        else:
+                            source = of_tensor(slots[name].tensor, dtype)
+                        content = Content(item.entry, request.seed, source, watchers.get(name, UNWATCHED))
+                        run.copy(item, content)
+                        kept[name] = content.digest  # the tiles may still be on their way
                     else:
                         run.draw(item, request.seed, watchers[item.entry.name])
                 writer.finish(shard.size)
-        manifest = replace(request, kept=kept).to_json()
+        manifest = request.finished({name: digest.hexdigest() for name, digest in kept.items()}).to_json()
         index = {} if files.index is None else {INDEX: files.index}
-        for name, text in {**index, **request.settings, MANIFEST: manifest}.items():
-            unfinished.write(name, text)
+        texts = {**index, **request.settings, MANIFEST: manifest}
+        for name, data in {**copies, **{name: text.encode() for name, text in texts.items()}}.items():
+            unfinished.write(name, data)
         unfinished.publish()
     return writer.found
 
@@ -121,7 +132,7 @@ class _Run:
         entry, start = item.entry, 0
         if sampling.is_independent(entry.initializer, entry.dtype):
             key = parameter_key(seed, entry.name)
-            for _, region in Region.whole(entry.shape).tiles(_TILE_BYTES // entry.dtype.itemsize):
+            for _, region in Region.whole(entry.shape).tiles(TILE_BYTES // entry.dtype.itemsize):
                 job = functools.partial(_drawn, entry, key, region, watcher)
                 self._write(item, region.start, region.numel, job, watcher.take)
         else:
@@ -145,15 +156,14 @@ class _Run:
             job = functools.partial(_same, job())
         self._writer.write(job, [block.start], written)
 
-    def copy(self, item: Stored, tensor: Tensor) -> str:
-        """Write an entry's values as the model has them; return their SHA-256."""
-        digest, dtype = hashlib.sha256(), item.entry.dtype
-        for index, region in Region.whole(item.entry.shape).tiles(_TILE_BYTES // dtype.itemsize):
-            shown = tensor.detach()[index].to(device="cpu", dtype=dtype).resolve_conj().resolve_neg().contiguous()
-            digest.update(bytes_view(shown))
-            self._write(item, region.start, region.numel, functools.partial(_same, (shown, ())), lambda _: None)
+    def copy(self, item: Stored, content: Content) -> None:
+        """Write an entry of which all or a part is kept."""
+        for _, region in Region.whole(item.entry.shape).tiles(TILE_BYTES // item.entry.dtype.itemsize):
+            job = functools.partial(content.tile, region)
+            if not content.parallel:
+                job = functools.partial(_same, job())
+            self._write(item, region.start, region.numel, job, content.take)
         self._tell(*item.names)
-        return digest.hexdigest()
 
     def _write(
         self, item: Stored, start: int, count: int, job: Callable[[], tuple[Tensor, T]], take: Callable[[T], None]
@@ -194,8 +204,8 @@ def _same(what: T) -> T:
     return what
 
 
-def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
-    """The slots by name, after checking that every entry's values can be computed or copied."""
+def _check(model: nn.Module, plan: Plan, given: Mapping[str, Given]) -> dict[str, Slot]:
+    """The slots by name, after checking that every entry's values can be computed, or copied if they are not given."""
     slots = {slot.name: slot for slot in walk(model)}
     problems: list[str] = []
     for entry in plan:
@@ -206,14 +216,16 @@ def _check(model: nn.Module, plan: Plan) -> dict[str, Slot]:
             problems.append(f"{entry.name}: is parametrized; initialize a real model and save its state_dict instead")
         else:
             try:
-                if entry.kept and entry.persistent:
+                is_kept = entry.kept or entry.section is not None
+                if is_kept and entry.persistent and entry.name not in given:
                     check_target(entry, slot)
                     _check_plain(slot)
                 if not entry.kept:
                     check_apart(slot)
                 _check_writable(entry)
             except ZetaError as error:
-                problems.append(f"{entry.name}: {'is kept, but ' if entry.kept else ''}{error}")
+                what = "is kept, but " if entry.kept else "is kept in part, but " if entry.section is not None else ""
+                problems.append(f"{entry.name}: {what}{error}")
         problems += [
             f"{tie}: the model has no such parameter, to be tied to {entry.name}"
             for tie in entry.ties

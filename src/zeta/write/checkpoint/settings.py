@@ -15,6 +15,7 @@ from torch import nn
 
 from zeta.base import dtypes
 from zeta.base.reading import LARGEST_SETTINGS, parse_json, shown
+from zeta.base.sources import folder
 from zeta.errors import FormatError, notice
 from zeta.resolve.plans import Plan
 from zeta.resolve.slots import type_name, unwrap
@@ -23,6 +24,8 @@ from zeta.rules import Kind
 CONFIG: Final = "config.json"
 GENERATION: Final = "generation_config.json"
 SETTINGS: Final = (CONFIG, GENERATION)
+#: the files that may be copied from another checkpoint: those of tokenizers and processors
+COPIED: Final = tuple(name for name in folder.SETTINGS if name not in SETTINGS)
 
 
 def settings_of(model: nn.Module, plan: Plan) -> dict[str, str]:

@@ -21,7 +21,7 @@ from zeta.base.escaping import visible
 from zeta.base.reading import is_folder
 from zeta.errors import CheckpointError, listed
 from zeta.write.checkpoint.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
-from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes, settings_named
+from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes, named_beside
 from zeta.write.checkpoint.open_folder import Directory, kind_of
 
 PARTIAL: Final = ".zeta-partial"
@@ -33,8 +33,8 @@ _WORTH_KEEPING: Final = 2**26
 def check_folder(folder: Path, *, force: bool, settings: Collection[str] = ()) -> None:
     """Raise ``CheckpointError`` if ``folder`` is not a folder, or has a checkpoint and ``force`` is false.
 
-    ``settings`` are the names of the files of settings that are to be written. This is an early check. Only ``work``
-    finds out which files ``force`` may replace, and what a killed run has left.
+    ``settings`` are the names of the files of settings and of the copies that are to be written. This is an early
+    check. Only ``work`` finds out which files ``force`` may replace, and what a killed run has left.
     """
     try:
         if not os.path.lexists(folder):
@@ -58,7 +58,7 @@ def files_of(folder: Path) -> tuple[str, ...]:
     if not is_folder(folder):
         return ()
     with Directory.open(folder) as place:
-        return tuple(_own_names(place, settings_named(folder / MANIFEST)))
+        return tuple(_own_names(place, named_beside(folder / MANIFEST)))
 
 
 def _own_names(folder: Directory, settings: Collection[str]) -> list[str]:
@@ -103,14 +103,14 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
     """
     existing = _existing(folder, settings, force=force)
     named: tuple[str, ...] = ()
-    texts: dict[str, str] = {}
+    digests: dict[str, str] = {}
     reason = f"there is no {MANIFEST}"
     if MANIFEST in existing:
         try:
             earlier = Manifest.read(folder.path / MANIFEST)
-            named, texts = earlier.names, earlier.settings
+            named, digests = earlier.names, earlier.beside
             reason = f"{MANIFEST} does not name them"
-            existing = _existing(folder, {*settings, *earlier.settings}, force=force)
+            existing = _existing(folder, {*settings, *digests}, force=force)
         except CheckpointError as error:
             reason = str(error)
     others = [name for name in existing if name not in named]
@@ -120,7 +120,7 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
             "leaves them alone; move them away, or choose another folder:"
         )
         raise CheckpointError(listed(heading, others))
-    if changed := [name for name in existing if name in texts and not folder.holds(name, texts[name].encode("utf-8"))]:
+    if changed := [name for name in existing if name in digests and not folder.holds(name, digests[name])]:
         heading = (
             f"{folder.path} has files that were changed or replaced after zeta wrote them. Even force leaves them "
             "alone; move them away, or choose another folder:"
@@ -139,7 +139,7 @@ class Work:
         self._folder = folder
         self._partial = partial
         self._names = request.names
-        self._settings = request.settings
+        self._settings = request.beside
         self._force = force
         self._earlier = _replaceable(folder, self._settings, force=force)
         self.resumed = _is_resumed(partial, request, force=force)
@@ -151,11 +151,11 @@ class Work:
         taken_up = self.resumed and self._partial.status(part(name)) is not None
         return self._partial.reopen(part(name)) if taken_up else self._partial.create(part(name))
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: bytes) -> None:
         """Write the file that will be ``name``, and fsync it."""
         if self.resumed:
             self._partial.remove(part(name))
-        self._partial.write(part(name), text.encode("utf-8"))
+        self._partial.write(part(name), content)
 
     def reserve(self, size: int) -> None:
         """Raise ``CheckpointError`` at once if the disk has not enough free space for ``size`` bytes."""
@@ -270,7 +270,7 @@ def _is_of(folder: Directory, request: Manifest) -> bool:
         found = Manifest.read(folder.path / MANIFEST)
     except CheckpointError:
         return False
-    present = set(_own_names(folder, {*found.settings, *request.settings}))
+    present = set(_own_names(folder, {*found.beside, *request.beside}))
     return present == {*found.names} and not any(changes(found, request))
 
 

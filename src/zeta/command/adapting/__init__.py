@@ -1,0 +1,1 @@
+"""``zeta adapt``: the command, its task, and the configuration that it changes."""
