@@ -16,14 +16,14 @@ from zeta.check.watch.graph.paths import FUSED
 _HEAD_STEPS: Final = 12
 # graph nodes that are looked at on the way from logits back to a product, and from a product back to a norm
 _NEAR: Final = 64
-_SIDE: Final = 16
+_SIDE: Final = 32
 # the starts of the names of nodes that compare two tensors, and of those that compute a length
 _PRODUCTS: Final = ("MmBackward", "BmmBackward", "AddmmBackward", "BaddbmmBackward", "MvBackward", "DotBackward")
 _DISTANCES: Final = ("CdistBackward", "EuclideanDistBackward")
 _LENGTHS: Final = ("LinalgVectorNormBackward", "NormBackward", "SqrtBackward", "RsqrtBackward")
 # a sum over products or squares of differences
 _SUM: Final = "SumBackward"
-_TERM, _SQUARE = "MulBackward", "PowBackward"
+_TERM, _SQUARE, _MEAN = "MulBackward", "PowBackward", "MeanBackward"
 
 
 def heads(
@@ -114,11 +114,25 @@ def _ends(node: Any) -> bool:
 
 def has_unit_length(node: Any) -> bool:
     """Whether a length is computed shortly before a node, and nothing mixes units in between."""
-    return any(type(one).__name__.startswith(_LENGTHS) for one in _before(node, _SIDE, _is_length))
+    return any(not type(one).__name__.startswith(_PRODUCTS) for one in _before(node, _SIDE, _ends_at_length))
 
 
-def _is_length(node: Any) -> bool:
-    return type(node).__name__.startswith((*_LENGTHS, *_PRODUCTS))
+def _ends_at_length(node: Any) -> bool:
+    """Whether a node computes a length or mixes units."""
+    name = type(node).__name__
+    return name.startswith((*_LENGTHS, *_PRODUCTS)) or (name.startswith(_SQUARE) and _is_of_mean(node))
+
+
+def _is_of_mean(node: Any) -> bool:
+    """Whether a power is one of a mean, perhaps with a small number added: ``(x.pow(2).mean(-1) + eps).pow(-0.5)``."""
+    for _ in range(2):
+        [*inputs] = _inputs(node)
+        if any(type(one).__name__.startswith(_MEAN) for one in inputs):
+            return True
+        if len(inputs) != 1:
+            return False
+        [node] = inputs
+    return False
 
 
 def _computed(node: Any, nodes: Container[Any]) -> bool:
