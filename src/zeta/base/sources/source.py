@@ -78,6 +78,10 @@ class Source(abc.ABC):
         """The folders of the files."""
         return {file.path.parent for file in self.files}
 
+    def memory(self, name: str) -> Tensor | None:
+        """The tensor whose memory is read, if it is a live one, which may change before it is read."""
+        return None
+
     def close(self) -> None:  # noqa: B027
         """Close the files. Nothing can be read afterwards."""
 

@@ -41,6 +41,11 @@ class StateDict(Source):
             part: Tensor = self._state[name].detach()[box]
             return part.to("cpu").resolve_conj().resolve_neg().contiguous()
 
+    def memory(self, name: str) -> Tensor | None:
+        """The tensor itself."""
+        found: Tensor = self._state[name]
+        return found
+
 
 def is_extra(name: object) -> bool:
     """Whether a module keeps something else than a tensor under this name of its state dict."""
