@@ -93,7 +93,8 @@ class Rows:
             ``None`` for all of them. -1 stands for a new row. A tensor that becomes smaller needs it.
 
     Other tensors whose size changes by the same numbers, such as an output layer beside its embedding, and its bias,
-    change in the same way; with ``Mean`` and ``Average`` by their own rows.
+    change in the same way; with ``Mean`` and ``Average`` by their own rows. Where several differ in their ``Rows``, or
+    rows only change their order and no size, ``grow=`` has to name them. A new row of ``padding_idx`` is zero.
     """
 
     how: Initializer | Mean | Average | Split | None
@@ -107,7 +108,8 @@ class Rows:
         if isinstance(how, Split) and keep is not None:
             raise SpecError("Rows: Split copies all units, so keep= has no meaning with it")
         if isinstance(keep, slice):
-            if keep.step not in (None, 1):
+            ends = (keep.start, keep.stop)
+            if keep.step not in (None, 1) or not all(end is None or hasattr(end, "__index__") for end in ends):
                 raise SpecError(f"Rows: keep must be a slice with step 1, a list or a range, got {shown(keep)}")
         elif keep is not None:
             keep = _rows("Rows: keep", keep, least=-1)

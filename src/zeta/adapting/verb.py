@@ -124,7 +124,7 @@ def adapt_(
         else:
             report = write(found.fit)
     _follow_config(model, found)
-    again = functools.partial(_refill, source=source, prefix=prefix, name_map=name_map)
+    again = functools.partial(_refill, source=source, naming=naming(prefix, name_map))
     subject = Subject(model=model, build=_builder(model, held), fill=again)
     sizes = {name: slot.tensor.nbytes for name, slot in found.fit.slots.items()}
     return _report(report, found, sizes, subject, time.perf_counter() - begin)
@@ -216,9 +216,9 @@ def _written(fit: Fit, *, adaption: Adaption, seed: int, progress: Progress | bo
     return applied(fit, seed, None, meet)
 
 
-def _refill(model: nn.Module, source: Checkpoint, prefix: str | None, name_map: NameMap | None) -> None:
+def _refill(model: nn.Module, source: Checkpoint, naming: NameMap | None) -> None:
     """Give an old model the checkpoint's values."""
-    adapt_(model, source, seed=0, prefix=prefix, name_map=name_map, allow="*")
+    adapt_(model, source, seed=0, name_map=naming, allow="*")
 
 
 def _builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | None:

@@ -124,7 +124,7 @@ def _(array: Averaged, index: Index, reader: Reader) -> Tensor:
     for places in array.of[index[array.dim]]:
         rows = [reader.read(array.base, _with(index, array.dim, place, place + 1)) for place in places]
         found.append(
-            torch.cat([row.to(torch.float64) for row in rows], array.dim).mean(array.dim, True).to(array.dtype)
+            torch.cat([row.to(_wide(array.dtype)) for row in rows], array.dim).mean(array.dim, True).to(array.dtype)
         )
     return torch.cat(found, array.dim) if found else _empty(array, index)
 
@@ -138,7 +138,7 @@ def _(array: LikeRows, index: Index, reader: Reader) -> Tensor:
 def _(array: Divided, index: Index, reader: Reader) -> Tensor:
     by = torch.tensor(array.by[index[array.dim]], dtype=torch.float64, device="cpu")
     by = by.view(-1, *(1,) * (len(array.shape) - array.dim - 1))
-    return (reader.read(array.base, index).to(torch.float64) / by).to(array.dtype)
+    return (reader.read(array.base, index).to(_wide(array.dtype)) / by).to(array.dtype)
 
 
 @_read.register
@@ -148,7 +148,13 @@ def _(array: Noisy, index: Index, reader: Reader) -> Tensor:
     region = Region(shape=array.shape, offsets=offsets, sizes=sizes)
     key = parameter_key(array.seed, array.name)
     noise = sample(Normal(array.noise * reader.std(array)), key=key, region=region, draw=NOISE_DRAW)
-    return (reader.read(array.base, index).to(torch.float32) + noise).to(array.dtype)
+    values = reader.read(array.base, index)
+    return (values.to(torch.promote_types(array.dtype, torch.float32)) + noise).to(array.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums are computed in."""
+    return torch.complex128 if dtype.is_complex else torch.float64
 
 
 def _with(index: Index, dim: int, begin: int, end: int) -> Index:
@@ -165,19 +171,20 @@ def _like_rows(array: LikeRows, reader: Reader) -> Tensor:
     rest = math.prod(array.shape) // max(count, 1)
     values = torch.empty(count, rest, dtype=array.dtype, device="cpu")
     with torch.no_grad(), one_thread():
-        mean = torch.zeros(rest, dtype=torch.float64, device="cpu")
+        wide = _wide(array.dtype)
+        mean = torch.zeros(rest, dtype=wide, device="cpu")
         for _, rows in _matrices(array, rest, reader):
             mean += rows.sum(0)
         mean /= old
         key, step = parameter_key(array.seed, array.name), max(1, _NEW // max(rest, 1))
         for first in range(0, count, step):  # the old rows are read again for each, as fp64 of all may be too large
             last = min(first + step, count)
-            drawn = torch.zeros(last - first, rest, dtype=torch.float64, device="cpu")
+            drawn = torch.zeros(last - first, rest, dtype=wide, device="cpu")
             for begin, rows in _matrices(array, rest, reader) if array.noise else ():
                 # of a matrix (new rows, old rows), so that a row does not depend on how many there are
                 region = Region(shape=(count, old), offsets=(first, begin), sizes=(last - first, len(rows)))
                 z = sample(Normal(), key=key, region=region, draw=ROWS_DRAW)
-                drawn += z.to(torch.float64) @ (rows - mean)
+                drawn += z.to(wide) @ (rows - mean)
             values[first:last] = drawn * (array.noise / math.sqrt(old)) + mean
     shape = (count, *resized(array.shape, array.dim, 1)[: array.dim], *array.shape[array.dim + 1 :])
     return values.view(shape).movedim(0, array.dim).contiguous()
@@ -190,7 +197,7 @@ def _matrices(array: LikeRows, rest: int, reader: Reader) -> Iterator[tuple[int,
     for begin in range(0, base.shape[dim], step):
         end = min(begin + step, base.shape[dim])
         rows = reader.read(base, _with(whole, dim, begin, end)).movedim(dim, 0)
-        yield begin, rows.reshape(end - begin, rest).to(torch.float64)
+        yield begin, rows.reshape(end - begin, rest).to(_wide(array.dtype))
 
 
 def _std(array: Array, reader: Reader) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -21,7 +21,7 @@ from zeta.resolve.adapting.arrays import Array, Noisy, Stored
 from zeta.resolve.adapting.experts import mixtures_of
 from zeta.resolve.adapting.layers import Depth, depths_of
 from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
-from zeta.resolve.adapting.rows import Grown, changed_dim, grown_rows, split_units
+from zeta.resolve.adapting.rows import Grown, changed_dim, grown_rows, reorders, split_units
 from zeta.resolve.fitting import Fit, Only, fit, fit_of_own
 from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.planning import planned
@@ -31,7 +31,7 @@ from zeta.resolve.resolver import groups, unruled
 from zeta.resolve.roles.finding import found_in
 from zeta.resolve.slots import Slot, unwrap, walk
 from zeta.resolve.solving import axes_if_any, solution
-from zeta.resolve.submodels import Naming
+from zeta.resolve.submodels import Naming, check_used
 from zeta.rules import Rules
 from zeta.rules.globs import glob_matcher
 
@@ -117,6 +117,8 @@ class _Pairing:
         self._slots = walk(unwrap(model))
         self._groups = groups(self._slots)
         shapes = {slot.name: slot.shape for slot in self._slots}
+        if naming is not None:
+            check_used(naming, shapes)
         self._names = Names(model, source, naming, shapes)
         self._allowed = _allowed(allow)
         self._rows = {glob: one for glob, one in grow.items() if isinstance(one, Rows)}
@@ -132,7 +134,9 @@ class _Pairing:
         self._missing: list[list[Slot]] = []
         self._zero: set[str] = set()
         self._problems: list[str] = []
-        self._changing: dict[tuple[int, int], Rows] = {}
+        self._changing: dict[tuple[int, int], list[Rows]] = {}
+        self._reordered: dict[int, str] = {}
+        self._makes_other_sums = False
         self._globs_used: set[str] = set()
         self._copied: set[str] = set()
         self._ties: list[tuple[str, Array, Array]] = []
@@ -150,14 +154,16 @@ class _Pairing:
         return Adaption(fit=fit, given=self._given, unused=tuple(unused), ties=tuple(self._ties), **self._effect())
 
     def _note_changes(self) -> None:
-        """The sizes that change by ``Rows``: other tensors whose size changes so follow."""
+        """The sizes that change by ``Rows``, which other tensors follow, and the rows that only change their order."""
         for group in self._groups:
             rows = self._rows_for(group)
             found = self._names.find(slot.name for slot in group)
             if rows is not None and found:
                 old, new = self._names.arrays[found[0]].shape, group[0].shape
                 if (dim := changed_dim(old, new)) is not None:
-                    self._changing[old[dim], new[dim]] = rows
+                    self._changing.setdefault((old[dim], new[dim]), []).append(rows)
+                elif old == new and old and reorders(rows, old[0]):
+                    self._reordered[old[0]] = group[0].name
 
     def _rows_for(self, group: Sequence[Slot]) -> Rows | None:
         for glob, rows in self._rows.items():
@@ -199,11 +205,23 @@ class _Pairing:
         rows = self._rows_for(group)
         dim = changed_dim(values.shape, shape)
         if rows is None and dim is not None:
-            rows = self._changing.get((values.shape[dim], shape[dim]))
-        if rows is None and values.shape == shape:
+            rows, *others = self._changing.get((values.shape[dim], shape[dim]), [None])
+            if any(other != rows for other in others):
+                self._problems.append(
+                    f"{name}: changes from {values.shape[dim]} to {shape[dim]}, as several do whose Rows differ; "
+                    "grow= has to name it"
+                )
+                return
+        if values.shape == shape and (rows is None or not shape):
+            if followed := next((self._reordered[size] for size in shape if size in self._reordered), None):
+                self._problems.append(
+                    f"{name}: has as many elements along a dimension as {followed}, whose rows change their order; "
+                    "grow= has to name it, with Rows() if its order stays"
+                )
+                return
             self._note(group, values, outcome)
             return
-        if rows is not None and values.shape == shape:
+        if values.shape == shape:
             dim = 0
         if rows is None or dim is None:
             if self._allowed(name):
@@ -218,7 +236,9 @@ class _Pairing:
             if isinstance(rows.how, Split):
                 grown = split_units(values, shape, dim=dim, are_inputs=_are_inputs(group, dim))
             else:
-                grown = grown_rows(rows, values, shape, dim=dim, seed=self._seed, name=name)
+                padding = _padding_idx(group) if dim == 0 else None
+                grown = grown_rows(rows, values, shape, dim=dim, seed=self._seed, name=name, padding=padding)
+                self._makes_other_sums |= not isinstance(rows.how, Zeros) and _is_summed(group, dim)
         except (PlanError, SpecError) as error:
             self._problems.append(f"{name}: {error}")
             return
@@ -324,7 +344,7 @@ class _Pairing:
         fresh = all(not group[0].persistent or group[0].name in self._zero for group in self._outside())
         noisy = any(isinstance(given.values, Noisy) for given in self._given.values())
         moved = any(rows.keep is not None for rows in self._rows.values())
-        preserving = deep and fresh and not noisy and not moved
+        preserving = deep and fresh and not noisy and not moved and not self._makes_other_sums
         return {"preserving": preserving, "exact": not self._experts and not self._rows}
 
     def _outside(self) -> list[list[Slot]]:
@@ -341,10 +361,32 @@ def _are_inputs(group: list[Slot], dim: int) -> bool:
     """Whether a dimension of a weight is summed over by its layer. ``PlanError`` where nobody knows."""
     if len(group[0].shape) < 2:
         return False
-    axes = axes_if_any(group)
-    if axes is None or (dim in axes.fan_in) is (dim in axes.fan_out):
-        raise PlanError(f"dimension {dim} is not known as one of inputs or outputs; register_fans says which it is")
-    return dim in axes.fan_in
+    inputs: set[bool] = set()
+    for slot in group:
+        axes = axes_if_any([slot])
+        if axes is None or (dim in axes.fan_in) is (dim in axes.fan_out):
+            raise PlanError(f"dimension {dim} is not known as one of inputs or outputs; register_fans says which it is")
+        if any(along == dim and 1 < count < slot.shape[dim] for along, count in axes.blocks):
+            raise PlanError(f"dimension {dim} has several maps or groups, whose units Split would mix")
+        inputs.add(dim in axes.fan_in)
+    if len(inputs) > 1:
+        raise PlanError(
+            f"dimension {dim} is that of inputs for one of its layers, and of outputs for another; untie it"
+        )
+    return inputs.pop()
+
+
+def _is_summed(group: list[Slot], dim: int) -> bool:
+    """Whether a layer sums over a dimension, as far as is known."""
+    if len(group[0].shape) < 2:
+        return False
+    each = [axes for slot in group if (axes := axes_if_any([slot])) is not None]
+    return any(dim in axes.fan_in and dim not in axes.fan_out for axes in each)
+
+
+def _padding_idx(group: list[Slot]) -> int | None:
+    """The row that an embedding keeps at zero."""
+    return next((slot.padding_idx for slot in group if slot.padding_idx is not None), None)
 
 
 def _allowed(allow: Only | None) -> Callable[[str], bool]:
@@ -353,7 +395,7 @@ def _allowed(allow: Only | None) -> Callable[[str], bool]:
         return lambda name: False
     if callable(allow):
         return lambda name: bool(allow(name))
-    globs = [allow] if isinstance(allow, str) else list(allow)
+    globs = [allow] if isinstance(allow, str) else list(allow) if isinstance(allow, Collection) else [allow]
     tests = [glob_matcher(glob) for glob in globs]
     return lambda name: any(test(name) for test in tests)
 
@@ -369,6 +411,5 @@ def _with_law(group: list[Slot], law: Initializer, rule: str) -> Entry:
         found = solution(law, None, group)
     except SpecError as error:
         raise PlanError(f"{group[0].name}: {error}") from error
-    padding = next((slot.padding_idx for slot in group if slot.padding_idx is not None), None)
     entry = unruled(group, restart=False)
-    return replace(entry, rule=rule, initializer=found.solved, axes=found.axes, padding_idx=padding)
+    return replace(entry, rule=rule, initializer=found.solved, axes=found.axes, padding_idx=_padding_idx(group))

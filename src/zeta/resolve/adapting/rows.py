@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from zeta.base.text import shape_text
-from zeta.errors import PlanError
+from zeta.errors import PlanError, SpecError
 from zeta.growing import Average, Mean, Rows
-from zeta.initializers import Initializer
+from zeta.initializers import Initializer, Zeros
 from zeta.resolve.adapting.arrays import Array, Averaged, Divided, Joined, LikeRows, Taken, runs
 from zeta.resolve.entries import Section
 
@@ -38,6 +38,16 @@ def changed_dim(old: Sequence[int], new: Sequence[int]) -> int | None:
     return differ[0] if len(differ) == 1 else None
 
 
+def reorders(rows: Rows, extent: int) -> bool:
+    """Whether ``extent`` rows get another order. Rows that do not fit are found where they are taken."""
+    if rows.keep is None:
+        return False
+    try:
+        return any(row != place for place, row in enumerate(rows.kept(extent)))
+    except SpecError:
+        return False
+
+
 def split_units(values: Array, shape: tuple[int, ...], *, dim: int, are_inputs: bool) -> Grown:
     """A tensor with more units along ``dim``: copies of the old ones, or, of inputs, shares of them."""
     old, new = values.shape[dim], shape[dim]
@@ -51,9 +61,12 @@ def split_units(values: Array, shape: tuple[int, ...], *, dim: int, are_inputs: 
     return Grown(dim=dim, values=copied, given=((0, new),), drawn=None, law=None)
 
 
-def grown_rows(rows: Rows, values: Array, shape: tuple[int, ...], *, dim: int, seed: int, name: str) -> Grown:
+def grown_rows(
+    rows: Rows, values: Array, shape: tuple[int, ...], *, dim: int, seed: int, name: str, padding: int | None = None
+) -> Grown:
     """What a tensor of ``shape`` gets where the checkpoint has ``values``, which differ along ``dim``.
 
+    ``padding`` is a row that is zero where it is new.
     Raises ``PlanError`` if the rows do not fit.
     """
     extent, old = shape[dim], values.shape[dim]
@@ -71,10 +84,17 @@ def grown_rows(rows: Rows, values: Array, shape: tuple[int, ...], *, dim: int, s
     if isinstance(how, Average):
         found, new = _averaged(how, values, new, old, dim)
         given, parts, how = [*given, *(place for place, _ in how.of)], [*parts, found], how.rest
+    zero: list[int] = []
+    if isinstance(how, Mean) and padding in new:
+        zero, new = [place for place in new if place == padding], [place for place in new if place != padding]
     if isinstance(how, Mean) and new:
+        if not old:
+            raise PlanError("the checkpoint has no rows, of which Mean would be the mean")
         size = (*shape[:dim], len(new), *shape[dim + 1 :])
         like = LikeRows(shape=size, dtype=values.dtype, base=values, dim=dim, noise=how.noise, seed=seed, name=name)
         given, parts, new = [*given, *new], [*parts, like], []
+    if zero:
+        new, how = zero, Zeros()
     return Grown(
         dim=dim,
         values=parts[0] if len(parts) == 1 else Joined.of(parts, dim),
