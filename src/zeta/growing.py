@@ -217,7 +217,10 @@ class Experts:
     Each expert is a copy of the dense MLP, or of expert e mod n; the router is as the model's own ``how`` says. With
     ``noise``, normal numbers of ``noise`` times the std of the copied tensor are added, so that the experts differ.
     Without it, and with the weights of the chosen experts adding up to 1, the first outputs are those of the dense
-    model (Komatsuzaki et al. 2022, sparse upcycling, arXiv:2212.05055).
+    model; a shared expert beside them, which ``how`` draws, changes them. Packed gate and up projections lie one after
+    the other, as in all models of transformers but gpt-oss, which interleaves them.
+
+    Source: Komatsuzaki et al. 2022, sparse upcycling (arXiv:2212.05055).
     """
 
     to: int

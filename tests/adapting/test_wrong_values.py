@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import zeta
-from tests.helpers.checkpoints import values
-from zeta import Average, Mean, Rows, Rule, Rules, Split
+from tests.helpers.checkpoints import built, llama, tokens, transformers, values
+from zeta import Average, Experts, Mean, Rows, Rule, Rules, Split
 from zeta.errors import PlanError, SpecError, TargetError
 from zeta.initializers import Normal, Zeros
 
@@ -213,3 +213,95 @@ def test_arguments_that_make_no_sense(arguments: dict[str, Any], message: str) -
         zeta.adapt_(nn.Linear(2, 2), nn.Linear(2, 2), seed=0, **arguments)
     with pytest.raises(SpecError, match="keep must be a slice with step 1"):
         Rows(keep=slice("a", None))
+
+
+# -- experts ---------------------------------------------------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    def __init__(self, width: int = 8, inner: int = 16) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(width, inner, bias=False), nn.Linear(width, inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+
+class Mixture(nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.gate, self.experts = nn.Linear(8, count, bias=False), nn.ModuleList(Gated() for _ in range(count))
+
+
+DRAWN = Rules([Rule("*", Normal(0.1), optional=True)])
+
+
+@pytest.mark.parametrize("count", [4, 16])
+def test_the_gate_of_a_dense_mlp_is_no_router(count: int) -> None:
+    """They have one name; with as many experts as units, also one shape."""
+    old, new = nn.ModuleDict({"mlp": Gated()}), nn.ModuleDict({"mlp": Mixture(count)})
+    full = nn.ModuleDict({"mlp": Mixture(count)})
+    report = zeta.adapt_(new, old, DRAWN, seed=0, grow={"mlp": Experts(to=count)})
+    zeta.init_(full, DRAWN, seed=0)
+    assert report.initialized == ("mlp.gate.weight",)
+    assert torch.equal(new["mlp"].gate.weight, full["mlp"].gate.weight)  # type: ignore[union-attr]
+    assert torch.equal(new["mlp"].experts[1].gate.weight, old["mlp"].gate.weight)  # type: ignore[index, union-attr]
+
+
+class Packed(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(width, 3), nn.Module()
+        self.experts.w1 = nn.Parameter(torch.zeros(3, width, inner))
+        self.experts.w2 = nn.Parameter(torch.zeros(3, inner, width))
+
+
+def test_packed_matrices_that_are_all_square_are_refused() -> None:
+    def dense(width: int, inner: int) -> nn.ModuleDict:
+        matrices = {"w1": nn.Linear(width, inner, bias=False), "w2": nn.Linear(inner, width, bias=False)}
+        return nn.ModuleDict({"mlp": nn.ModuleDict(matrices)})
+
+    old, new = dense(8, 16), nn.ModuleDict({"mlp": Packed(8, 16)})
+    zeta.adapt_(new, old, DRAWN, seed=0, grow={"mlp": Experts(to=3)})
+    assert torch.equal(new["mlp"].experts.w1[0], old["mlp"]["w1"].weight.T)  # type: ignore[index, union-attr]
+    with pytest.raises(PlanError, match="w2: all matrices of the experts are square, so that it does not show"):
+        zeta.adapt_(nn.ModuleDict({"mlp": Packed(8, 8)}), dense(8, 8), DRAWN, seed=0, grow={"mlp": Experts(to=3)})
+
+
+SIZES: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True}
+DEEPSEEK: dict[str, Any] = {**SIZES, "n_group": 1, "topk_group": 1, "q_lora_rank": None, "kv_lora_rank": 16}
+DEEPSEEK |= {"qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+
+
+def deepseek(experts: int, dense: int = 0) -> Any:
+    return llama(kind=transformers.DeepseekV3Config, n_routed_experts=experts, first_k_dense_replace=dense, **DEEPSEEK)
+
+
+def test_shared_experts_are_one_mlp_beside_the_experts() -> None:
+    kind = transformers.DeepseekV3ForCausalLM
+    dense, four = built(kind, deepseek(4, dense=2)), built(kind, deepseek(4))
+    new, plan = zeta.record(kind, deepseek(4))
+    report = zeta.adapt_(new, dense, plan, seed=0, grow={"*.mlp": Experts(to=4)})
+    assert torch.equal(new.model.layers[0].mlp.experts.down_proj[3], dense.model.layers[0].mlp.down_proj.weight)
+    assert "model.layers.0.mlp.shared_experts.up_proj.weight" in report.initialized
+    assert report.expected == "changed"
+    new, plan = zeta.record(kind, deepseek(6))
+    zeta.adapt_(new, four, plan, seed=0, grow={"*.mlp": Experts(to=6)})
+    one, two = four.model.layers[1].mlp, new.model.layers[1].mlp
+    assert torch.equal(two.experts.gate_up_proj, one.experts.gate_up_proj[[0, 1, 2, 3, 0, 1]])
+    assert torch.equal(two.gate.weight, one.gate.weight[[0, 1, 2, 3, 0, 1]])
+    assert torch.equal(two.shared_experts.up_proj.weight, one.shared_experts.up_proj.weight)
+
+
+def test_what_more_experts_promise_and_that_there_are_not_fewer() -> None:
+    def mixture(count: int) -> Any:
+        return llama(kind=transformers.MixtralConfig, num_local_experts=count, num_experts_per_tok=2)
+
+    kind = transformers.MixtralForCausalLM
+    old = built(kind, mixture(4))
+    for count, expected in ((4, "equal up to rounding"), (6, "changed")):
+        new, plan = zeta.record(kind, mixture(count))
+        report = zeta.adapt_(new, old, plan, seed=0, grow={"*.mlp": Experts(to=count)})
+        assert report.expected == expected
+        assert report.preserved({"input_ids": tokens()}, old).ok
+    new, plan = zeta.record(kind, mixture(3))
+    with pytest.raises(PlanError, match=r"model\.layers\.0\.mlp: the checkpoint has 4 experts, more than to=3"):
+        zeta.adapt_(new, old, plan, seed=0, grow={"*.mlp": Experts(to=3)})

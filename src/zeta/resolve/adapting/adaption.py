@@ -127,7 +127,8 @@ class _Pairing:
         self._depths: list[Depth] = depths_of(layers, by_model, self._names)
         experts = {glob: one for glob, one in grow.items() if isinstance(one, Experts)}
         self._experts: dict[str, Array | None] = {}
-        for mixture in mixtures_of(experts, shapes, self._names, seed):
+        mixtures = mixtures_of(experts, shapes, self._names, seed)
+        for mixture in mixtures:
             self._experts.update(mixture.values)
         self._given: dict[str, Given] = {}
         self._grown: dict[str, Grown] = {}
@@ -136,7 +137,7 @@ class _Pairing:
         self._problems: list[str] = []
         self._changing: dict[tuple[int, int], list[Rows]] = {}
         self._reordered: dict[int, str] = {}
-        self._makes_other_sums = False
+        self._makes_other_sums = not all(mixture.preserving for mixture in mixtures)
         self._globs_used: set[str] = set()
         self._copied: set[str] = set()
         self._ties: list[tuple[str, Array, Array]] = []

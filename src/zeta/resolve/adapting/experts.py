@@ -18,17 +18,22 @@ from zeta.rules.globs import glob_matcher
 
 Part = Literal["gate", "up", "gate_up", "down"]
 Shape = tuple[int, ...]
-_LIST: Final = re.compile(r"(.*experts\.)(\d+)\.(.+)")
-_PACKED: Final = re.compile(r"(.*experts)[._](.+)")
+#: ``shared_experts`` is one MLP beside the experts
+_LIST: Final = re.compile(r"(.*(?<!shared_)experts\.)(\d+)\.(.+)")
+_PACKED: Final = re.compile(r"(.*(?<!shared_)experts)[._](.+)")
 #: words of a name that say nothing about which matrix of an MLP it is
 _TAIL: Final = re.compile(r"[._](weight|bias)(_[A-Z]+)?$")
 
 
 class Mixture(Struct, frozen=True, kw_only=True, eq=False):
-    """A module of the model that is to be a mixture of experts, and what its tensors get. ``None``: the router's."""
+    """A module of the model that is to be a mixture of experts, and what its tensors get. ``None``: it is drawn.
+
+    ``preserving``: nothing but the router is drawn, and the chosen experts are copies of one.
+    """
 
     path: str
     values: Mapping[str, Array | None]
+    preserving: bool
 
 
 def mixtures_of(grow: Mapping[str, Experts], model: Mapping[str, Shape], names: Names, seed: int) -> list[Mixture]:
@@ -59,12 +64,27 @@ class _Upcycling:
         self._path, self._experts, self._model, self._names, self._seed = path, experts, model, names, seed
         start = f"{names(path)}."
         self._inside = [name for name in names.arrays if name.startswith(start)]
-        self._dense = {} if any(map(_expert_of, self._inside)) else self._parts()
+        self._before = max(map(self._count, self._inside), default=0)
+        self._dense = {} if self._before else self._parts()
 
     def mixture(self) -> Mixture:
         if not self._inside:
             raise PlanError(f"{self._path}: the checkpoint has no module {self._names(self._path)!r}")
-        return Mixture(path=self._path, values={name: self._of(name, shape) for name, shape in self._model.items()})
+        if self._before > self._experts.to:
+            raise PlanError(f"{self._path}: the checkpoint has {self._before} experts, more than to={self._experts.to}")
+        values = {name: self._of(name, shape) for name, shape in self._model.items()}
+        drawn = [name for name, value in values.items() if value is None]
+        same = self._before in (0, self._experts.to)
+        return Mixture(path=self._path, values=values, preserving=same and all(map(self._scores_experts, drawn)))
+
+    def _scores_experts(self, name: str) -> bool:
+        return self._model[name][:1] == (self._experts.to,) and "shared" not in name[len(self._path) :]
+
+    def _count(self, name: str) -> int:
+        """The number of experts that the checkpoint has by one of its names."""
+        if listed := _LIST.fullmatch(name):
+            return int(listed[2]) + 1
+        return self._names.arrays[name].shape[0] if _PACKED.fullmatch(name) else 0
 
     def _of(self, name: str, shape: Shape) -> Array | None:
         listed, packed = _LIST.fullmatch(name), _PACKED.fullmatch(name)
@@ -91,13 +111,22 @@ class _Upcycling:
     @property
     def _is_turned(self) -> bool:
         """Whether packed matrices are (in, out), as the one that is not square shows."""
+        if not self._dense:
+            return False
+        square = ""
         for name, shape in self._model.items():
             packed = _PACKED.fullmatch(name)
-            if packed and len(shape) == 3 and self._dense and shape[1] != shape[2]:
+            if packed and len(shape) == 3:
                 part = _part_of(packed[2])
                 dense = None if part is None else self._matrix(part)
-                if dense is not None:
+                if dense is not None and shape[1] != shape[2]:
                     return dense.shape == (shape[2], shape[1])
+                square = square if dense is None else name
+        if square:
+            raise PlanError(
+                f"{square}: all matrices of the experts are square, so that it does not show whether they are "
+                "(experts, in, out) or (experts, out, in)"
+            )
         return False
 
     def _router(self, name: str, shape: Shape) -> Array | None:
@@ -106,11 +135,12 @@ class _Upcycling:
         if own not in self._names.arrays:
             return None
         stored = self._names.arrays[own]
+        if any(stored is part for part in self._dense.values()):  # the gate of the dense MLP is no router
+            return None
         if stored.shape == shape:
             return stored
-        before = stored.shape[0] if stored.shape else 0
-        if shape == (self._experts.to, *stored.shape[1:]) and before:
-            return Taken.of(stored, 0, [place % before for place in range(self._experts.to)])
+        if self._before and stored.shape[:1] == (self._before,) and shape == (self._experts.to, *stored.shape[1:]):
+            return Taken.of(stored, 0, [place % self._before for place in range(self._experts.to)])
         return None
 
     def _expert(self, number: int, local: str, pattern: str) -> Array:
@@ -119,8 +149,7 @@ class _Upcycling:
             raise PlanError(f"{self._path}: the model has more experts than Experts(to={self._experts.to})")
         if self._dense:
             return self._dense_of(local)
-        have = [found[0] for name in self._inside if (found := _expert_of(name)) is not None]
-        own = self._names(pattern.format(number % (max(have) + 1)))
+        own = self._names(pattern.format(number % self._before))
         if own not in self._names.arrays:
             raise PlanError(f"{pattern.format(number)}: the checkpoint has no {own}")
         return self._names.arrays[own]
@@ -181,13 +210,6 @@ class _Upcycling:
         if ("up", "weight") not in found and ("gate", "weight") in found:  # w1 and w2 alone
             found = {("up" if part == "gate" else part, kind): value for (part, kind), value in found.items()}
         return found
-
-
-def _expert_of(name: str) -> tuple[int] | None:
-    found = _LIST.fullmatch(name)
-    if found:
-        return (int(found[2]),)
-    return (0,) if _PACKED.fullmatch(name) else None
 
 
 def _part_of(local: str) -> Part | None:
