@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from zeta.adapting.old import old_builder
 from zeta.base.modules import check_module
 from zeta.base.progress import check_progress, progress_of
-from zeta.base.sources import Checkpoint, Source, open_source
+from zeta.base.sources import Checkpoint, open_source
 from zeta.compute.stream.random import check_seed, draw_seed
 from zeta.errors import SpecError, TargetError, listed
 from zeta.growing import Growth, check_grow
@@ -114,6 +114,7 @@ def adapt_(
     seed = seed_of(model) if seed is None else check_seed(seed)
     begin = time.perf_counter()
     with ranks.meeting(ranks.groups_of(confirm, "confirm"), "nothing was changed") as meet, open_source(source) as held:
+        build = old_builder(model, held)
         found = adaption(
             model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,
             options=options,
@@ -125,7 +126,7 @@ def adapt_(
             report = write(found.fit)
     _follow_config(model, found)
     again = functools.partial(_refill, source=source, naming=naming(prefix, name_map))
-    subject = Subject(model=model, build=_builder(model, held), fill=again)
+    subject = Subject(model=model, build=build, fill=again)
     sizes = {name: slot.tensor.nbytes for name, slot in found.fit.slots.items()}
     return _report(report, found, sizes, subject, time.perf_counter() - begin)
 
@@ -221,23 +222,16 @@ def _refill(model: nn.Module, source: Checkpoint, naming: NameMap | None) -> Non
     adapt_(model, source, seed=0, name_map=naming, allow="*")
 
 
-def _builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | None:
-    """What builds the old model: for transformers, the class of the new one and the checkpoint's configuration."""
-    text = source.settings.get("config.json")
-    inner: Any = unwrap(model)
-    config_class = getattr(type(inner), "config_class", None)
-    if text is None or config_class is None:
-        return None
-    return lambda: type(inner)(config_class.from_dict(json.loads(text)))
-
-
 def _follow_config(model: nn.Module, found: Adaption) -> None:
     """Let the configuration of a transformers model have the new number of tokens."""
     inner: Any = unwrap(model)
     config, embedding = getattr(inner, "config", None), getattr(inner, "get_input_embeddings", None)
     if config is None or not callable(embedding) or not hasattr(config, "vocab_size"):
         return
-    weight = getattr(embedding(), "weight", None)
+    try:
+        weight = getattr(embedding(), "weight", None)
+    except NotImplementedError:  # it has none, as models of speech
+        return
     grown = {id(found.fit.slots[name].tensor) for name, given in found.given.items() if given.spans is not None}
     if isinstance(weight, Tensor) and id(weight) in grown and config.vocab_size != weight.shape[0]:
         config.vocab_size = int(weight.shape[0])

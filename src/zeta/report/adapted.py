@@ -156,7 +156,8 @@ class Subject:
             )
         if not callable(build):
             raise SpecError(f"old must be a module or a function that builds one, got {shown(given)}")
-        model = build()
+        with apart(_SEED), foreign_apart():
+            model = build()
         check_module(model, "a torch.nn.Module from old=")
         self.fill(model)
         return model

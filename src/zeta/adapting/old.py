@@ -1,0 +1,87 @@
+"""The model that a folder of transformers is of: the class of the new one, with the configuration of the folder.
+
+A configuration is untrusted. What makes transformers load code or weights from elsewhere is left out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from zeta.base.reading import parse
+from zeta.base.sources import Source
+from zeta.errors import SpecError
+from zeta.resolve.slots import unwrap
+
+_CONFIGURATION: Final = "config.json"
+#: says how something is computed, for which transformers may fetch kernels
+_IMPLEMENTATION: Final = "_implementation"
+_LEFT_OUT: Final = frozenset(["auto_map", "quantization_config", "use_kernels", "use_pretrained_backbone"])
+
+
+def old_builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | None:
+    """What builds the old model, without its values; ``None`` if the source does not say what it is."""
+    inner: Any = unwrap(model)
+    if getattr(type(inner), "config_class", None) is None or _CONFIGURATION not in [*source.settings]:
+        return None
+    settings = source.settings
+    return lambda: _built(inner, settings)
+
+
+def _built(new: Any, settings: Mapping[str, bytes]) -> nn.Module:
+    try:
+        data = _harmless(parse(settings[_CONFIGURATION], dict[str, Any]))
+        config = type(new).config_class.from_dict(data)
+        _compute_alike(config, new.config)
+        old: nn.Module = type(new)(config)
+    except Exception as error:
+        raise SpecError(
+            f"the old model cannot be built by the checkpoint's {_CONFIGURATION} ({type(error).__name__}: {error}); "
+            "pass it as old="
+        ) from error
+    _cast_like(old, new)
+    return old
+
+
+def _cast_like(old: nn.Module, new: nn.Module) -> None:
+    """Give tensors the dtype of those with the same name, else that of the first parameter, and its device."""
+    like = {name: tensor for name, tensor in _tensors_of(new) if tensor.is_floating_point()}
+    usual = next(iter(like.values()), None)
+    if usual is None:
+        return
+    for name, tensor in _tensors_of(old):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype=like[name].dtype if name in like else usual.dtype, device=usual.device)
+        else:
+            tensor.data = tensor.data.to(device=usual.device)
+
+
+def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, then buffers."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _harmless(value: Any) -> Any:
+    """A part of a configuration without what names code or weights; a name of a repository has a slash."""
+    if isinstance(value, list):
+        return [_harmless(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _harmless(each)
+        for key, each in value.items()
+        if key not in _LEFT_OUT and not key.endswith(_IMPLEMENTATION) and not (isinstance(each, str) and "/" in each)
+    } | ({"use_pretrained_backbone": False} if "use_pretrained_backbone" in value else {})
+
+
+def _compute_alike(config: Any, new: Any) -> None:
+    """Let the old model compute as the new one does, whose user has chosen it."""
+    for name in ("_attn_implementation", "_experts_implementation"):
+        if getattr(new, name, None) is not None:
+            setattr(config, name, getattr(new, name))
+    for part in getattr(config, "sub_configs", None) or ():
+        if getattr(config, part, None) is not None and getattr(new, part, None) is not None:
+            _compute_alike(getattr(config, part), getattr(new, part))
