@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import zeta
-from tests.helpers.checkpoints import bert, built, saved, transformers
+from tests.helpers.checkpoints import bert, built, gpt2, saved, t5, transformers
 from zeta import Rule, Rules
 from zeta.errors import SpecError
-from zeta.initializers import Constant
+from zeta.initializers import Constant, Normal
 
 HEAD = ("classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias")
 
@@ -107,3 +109,43 @@ def test_inner_blocks_count_and_other_threads_do_not(folder: Path) -> None:
 def test_wrong_arguments(arguments: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message), zeta.missing_keys(*arguments):
         pass
+
+
+def test_a_block_may_end_in_another_thread() -> None:
+    method = transformers.PreTrainedModel._initialize_missing_keys
+    block = contextlib.ExitStack()
+    block.enter_context(zeta.missing_keys("bert"))
+    thread = threading.Thread(target=block.close)
+    thread.start()
+    thread.join()
+    assert transformers.PreTrainedModel._initialize_missing_keys is method
+
+
+def write(folder: Path, model: Any, state: dict[str, Any]) -> None:
+    model.config.save_pretrained(folder)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_tied_tensor_that_is_missing_under_all_its_names(tmp_path: Path) -> None:
+    """transformers ties the others to one of them, whose name is not the canonical one."""
+    kind = transformers.T5ForConditionalGeneration
+    old, full = built(kind, t5()), kind(t5())
+    ties = {"shared.weight", "lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
+    write(tmp_path, old, {name: tensor for name, tensor in old.state_dict().items() if name not in ties})
+    how = Rules([Rule("*", Normal(0.1))])
+    zeta.init_(full, how, 3)
+    with zeta.missing_keys(how, seed=3):
+        model = kind.from_pretrained(tmp_path)
+    assert model.lm_head.weight is model.shared.weight is model.decoder.embed_tokens.weight
+    assert torch.equal(model.shared.weight, full.shared.weight)
+
+
+@pytest.mark.parametrize("name", ["transformer.wte.weight", "lm_head.weight"])
+def test_a_tied_tensor_that_is_there_under_one_name(tmp_path: Path, name: str) -> None:
+    old = built(transformers.GPT2LMHeadModel, gpt2())
+    state = {key: tensor for key, tensor in old.state_dict().items() if "wte" not in key and "lm_head" not in key}
+    write(tmp_path, old, {**state, name: old.lm_head.weight.detach()})
+    with zeta.missing_keys(Rules([Rule("*", Constant(1))]), seed=3):
+        model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert torch.equal(model.lm_head.weight, old.lm_head.weight)
+    assert model.lm_head.weight is model.transformer.wte.weight

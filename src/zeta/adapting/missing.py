@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from torch import nn
@@ -36,19 +36,22 @@ class _Patch:
         self._blocks: dict[int, list[Initialize]] = {}  # of each thread, the innermost last
         self._original: Callable[..., None] | None = None
 
-    def enter(self, kind: Any, initialize: Initialize) -> None:
+    def enter(self, kind: Any, initialize: Initialize) -> int:
+        thread = threading.get_ident()
         with _LOCK:
             if not self._blocks:
                 self._original = getattr(kind, _METHOD)
                 setattr(kind, _METHOD, self._method(self._original))
-            self._blocks.setdefault(threading.get_ident(), []).append(initialize)
+            self._blocks.setdefault(thread, []).append(initialize)
+        return thread
 
-    def leave(self, kind: Any) -> None:
+    def leave(self, kind: Any, thread: int, initialize: Initialize) -> None:
+        """Undo ``enter``, which was in ``thread``; a block may end in another."""
         with _LOCK:
-            mine = self._blocks[threading.get_ident()]
-            mine.pop()
+            mine = self._blocks[thread]
+            mine.remove(initialize)
             if not mine:
-                del self._blocks[threading.get_ident()]
+                del self._blocks[thread]
             if not self._blocks:
                 setattr(kind, _METHOD, self._original)
 
@@ -56,12 +59,11 @@ class _Patch:
         @functools.wraps(original)
         def method(model: nn.Module, *args: Any, **kwargs: Any) -> None:
             blocks = self._blocks.get(threading.get_ident())
-            names = (
-                [] if not blocks else [slot.name for slot in walk(model) if slot.persistent and _is_new(slot.tensor)]
-            )
+            names = [slot.name for slot in walk(model) if slot.persistent and _is_new(slot.tensor)] if blocks else []
             original(model, *args, **kwargs)  # also gives buffers that are not saved their values
             if blocks and names:
-                blocks[-1](model, names)
+                with _tied(model, names):
+                    blocks[-1](model, names)
 
         return method
 
@@ -108,11 +110,11 @@ def missing_keys(how: Any, seed: int = 0, **options: Any) -> Iterator[list[Repor
         return report
 
     kind = _pretrained()
-    _PATCH.enter(kind, initialize)
+    thread = _PATCH.enter(kind, initialize)
     try:
         yield reports
     finally:
-        _PATCH.leave(kind)
+        _PATCH.leave(kind, thread, initialize)
 
 
 def _pretrained() -> Any:
@@ -126,6 +128,28 @@ def _pretrained() -> Any:
             "model, then zeta.init_(model, how, seed, only=[...]) for the names in its report"
         )
     return PreTrainedModel
+
+
+@contextlib.contextmanager
+def _tied(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Tie what is to be tied to the tensors of these names and has no values either; transformers does it later.
+
+    The values of a tied tensor are those of its canonical name, which may be any of them.
+    """
+    ties: Any = getattr(model, "all_tied_weights_keys", None)
+    changed: list[tuple[nn.Module, str, nn.Parameter]] = []
+    try:
+        for name, source in ties.items() if isinstance(ties, Mapping) else ():
+            path, _, local = name.rpartition(".")
+            module = model.get_submodule(path)
+            before = module._parameters.get(local)
+            if source in names and before is not None and before.is_meta:
+                changed.append((module, local, before))
+                module._parameters[local] = model.get_parameter(source)
+        yield
+    finally:
+        for module, local, before in changed:
+            module._parameters[local] = before
 
 
 def _is_new(tensor: Any) -> bool:
