@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import zeta
 from tests.helpers.checkpoints import built, llama, tokens, transformers, values
-from zeta import Average, Experts, Mean, Rows, Rule, Rules, Split
+from zeta import Average, Experts, Layers, Mean, Rows, Rule, Rules, Split
 from zeta.errors import PlanError, SpecError, TargetError
 from zeta.initializers import Normal, Zeros
 
@@ -305,3 +305,53 @@ def test_what_more_experts_promise_and_that_there_are_not_fewer() -> None:
     new, plan = zeta.record(kind, mixture(3))
     with pytest.raises(PlanError, match=r"model\.layers\.0\.mlp: the checkpoint has 4 experts, more than to=3"):
         zeta.adapt_(new, old, plan, seed=0, grow={"*.mlp": Experts(to=3)})
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    def __init__(self, shared: nn.Parameter) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.shared = nn.Linear(4, 8), nn.Linear(8, 4), shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.fc2(torch.relu(self.fc1(x * self.shared)))
+
+
+class Stack(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        shared = nn.Parameter(torch.rand(4))
+        self.layers = nn.ModuleList(Block(shared) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("how", ["identity", "stack"])
+def test_a_parameter_that_all_blocks_share(how: Any) -> None:
+    torch.manual_seed(0)
+    old, new = Stack(2), Stack(4)
+    report = zeta.adapt_(new, old, DRAWN, seed=0, grow={"layers": Layers(to=4, how=how)})
+    assert torch.equal(new.layers[3].shared, old.layers[0].shared)
+    assert report.preserved(torch.randn(4, 4), old).ok
+
+
+@pytest.mark.parametrize(
+    "name_map",
+    [
+        {"layers": "blocks"},
+        lambda name: name.replace("layers.", "blocks."),
+        {f"layers.{place}": f"blocks.{place}" for place in range(4)},
+    ],
+)
+def test_longer_lists_with_other_names(name_map: Any) -> None:
+    torch.manual_seed(0)
+    old, new = Stack(2), Stack(4)
+    state = {name.replace("layers.", "blocks."): tensor for name, tensor in old.state_dict().items()}
+    report = zeta.adapt_(new, state, DRAWN, seed=0, grow={"layers": Layers(to=4)}, name_map=name_map)
+    assert torch.equal(new.layers[2].fc1.weight, old.layers[1].fc1.weight)  # type: ignore[union-attr]
+    assert report.preserved(torch.randn(4, 4), old).difference == 0

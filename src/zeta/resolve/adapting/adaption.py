@@ -186,8 +186,7 @@ class _Pairing:
             self._names.use(values)
             self._note(group, values, "loaded" if isinstance(values, Stored) else "grown")
             return
-        depth = next((depth for depth in self._depths if depth.holds(name)), None)
-        own = [slot.name for slot in group] if depth is None else [depth.source_of(name)]
+        own = [self._source_of(slot.name) for slot in group]
         found = self._names.find(each for each in own if each is not None)
         if not found:
             self._missing.append(group)
@@ -196,9 +195,14 @@ class _Pairing:
         for each in (values, *others):
             self._names.use(each)
         self._ties += [(name, values, other) for other in others]
-        again = depth is not None and found[0] in self._copied
+        again = found[0] in self._copied and any(depth.holds(name) for depth in self._depths)
         self._copied.add(found[0])
         self._take(group, values, "grown" if again else "loaded")
+
+    def _source_of(self, name: str) -> str | None:
+        """By which of the model's names the checkpoint may have a tensor; ``None`` in a new block."""
+        depth = next((depth for depth in self._depths if depth.holds(name)), None)
+        return name if depth is None else depth.source_of(name)
 
     def _take(self, group: list[Slot], values: Array, outcome: Outcome) -> None:
         """Give a tensor what the checkpoint has under its name."""

@@ -19,7 +19,10 @@ class Depth:
     """Which block of the checkpoint a tensor of a longer list comes from."""
 
     def __init__(self, path: str, layers: Layers, model: Iterable[str], names: Names) -> None:
-        here, there = _count(path, model), _count(names(path), names.arrays)
+        own = [name for name in model if _in_list(path, name)]
+        here, there = _count(path, own), _count(names(path), names.arrays)
+        if not there:  # a function, or names of single blocks, as name_map
+            there = _count(path, (name for name in own if names(name) in names.arrays))
         if here != layers.to:
             raise PlanError(f"{path}: the model has {here} blocks, and Layers(to={layers.to}) was asked for")
         if not there:
@@ -38,7 +41,7 @@ class Depth:
 
     def holds(self, name: str) -> bool:
         """Whether a tensor is in one of the blocks."""
-        return name.startswith(f"{self.path}.") and _BLOCK.match(name[len(self.path) :]) is not None
+        return _in_list(self.path, name)
 
     def ends(self, roles: Mapping[str, Role], names: Iterable[str]) -> list[str]:
         """The tensors of new blocks that are zero, so that the blocks add nothing.
@@ -63,6 +66,10 @@ class Depth:
                 'last layers, as in Layers(to=..., ends=("attn.proj.*", "mlp.fc2.*")), or take how="stack"'
             )
         return [name for ends in found.values() for name in ends]
+
+
+def _in_list(path: str, name: str) -> bool:
+    return name.startswith(f"{path}.") and _BLOCK.match(name[len(path) :]) is not None
 
 
 def _count(path: str, names: Iterable[str]) -> int:
