@@ -168,7 +168,7 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
         ("zeta.callbacks", "lightning"),
         ("zeta.callbacks", "transformers"),
         ("zeta.command.loading", "transformers"),
-        ("zeta.command.loading", "huggingface_hub"),
+        ("zeta.adapting.configuration", "huggingface_hub"),
         ("zeta.compute.stream.kernels.triton", "triton"),
         ("zeta.check.show.html", "plotly"),
         ("zeta.base.progress", "tqdm"),

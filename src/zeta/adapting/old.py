@@ -1,6 +1,6 @@
 """The model that a folder of transformers is of: the class of the new one, with the configuration of the folder.
 
-A configuration is untrusted. What makes transformers load code or weights from elsewhere is left out of it.
+The configuration is untrusted: see ``configuration``.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from zeta.adapting.configuration import offline, without_foreign_code
 from zeta.base.reading import parse
 from zeta.base.sources import Source
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap
 
 _CONFIGURATION: Final = "config.json"
-#: says how something is computed, for which transformers may fetch kernels
-_IMPLEMENTATION: Final = "_implementation"
-_LEFT_OUT: Final = frozenset(["auto_map", "quantization_config", "use_kernels", "use_pretrained_backbone"])
 
 
 def old_builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | None:
@@ -32,10 +30,12 @@ def old_builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | N
 
 def _built(new: Any, settings: Mapping[str, bytes]) -> nn.Module:
     try:
-        data = _harmless(parse(settings[_CONFIGURATION], dict[str, Any]))
-        config = type(new).config_class.from_dict(data)
-        _compute_alike(config, new.config)
-        old: nn.Module = type(new)(config)
+        data = parse(settings[_CONFIGURATION], dict[str, Any])
+        data = without_foreign_code(data, f"the checkpoint's {_CONFIGURATION}")
+        with offline():
+            config = type(new).config_class.from_dict(data)
+            _compute_alike(config, new.config)
+            old: nn.Module = type(new)(config)
     except Exception as error:
         raise SpecError(
             f"the old model cannot be built by the checkpoint's {_CONFIGURATION} ({type(error).__name__}: {error}); "
@@ -62,19 +62,6 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters, then buffers."""
     yield from module.named_parameters()
     yield from module.named_buffers()
-
-
-def _harmless(value: Any) -> Any:
-    """A part of a configuration without what names code or weights; a name of a repository has a slash."""
-    if isinstance(value, list):
-        return [_harmless(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: _harmless(each)
-        for key, each in value.items()
-        if key not in _LEFT_OUT and not key.endswith(_IMPLEMENTATION) and not (isinstance(each, str) and "/" in each)
-    } | ({"use_pretrained_backbone": False} if "use_pretrained_backbone" in value else {})
 
 
 def _compute_alike(config: Any, new: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -14,8 +13,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from zeta.adapting.configuration import offline, without_foreign_code
 from zeta.base.reading import LARGEST_SETTINGS, is_file, is_folder, parse_json, read_bytes, shown
-from zeta.errors import FormatError, UsageError, ZetaError, listed, notice
+from zeta.errors import FormatError, UsageError, ZetaError, listed
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording import record as recording
 from zeta.resolve.slots import walk, without_value
@@ -145,12 +145,12 @@ def _transformers_factory(path: Path) -> Callable[..., Any]:
     data = configuration_of(path)
 
     def build(**overrides: Any) -> Any:
-        merged = _without_foreign_code({**data, **overrides}, path)
+        merged = without_foreign_code({**data, **overrides}, path)
         model_type = merged["model_type"]
         if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
             raise UsageError(f"{path}: transformers {transformers.__version__} knows no model_type {shown(model_type)}")
         architecture = _architecture(transformers, path, merged.get("architectures"))
-        with _offline():
+        with offline():
             config = transformers.AutoConfig.for_model(**merged)
             if architecture is not None:
                 # not architecture(config): _from_config applies the configuration's dtype
@@ -198,70 +198,6 @@ def _transformers() -> Any:
     except Exception as error:
         raise UsageError(f"transformers cannot be imported: {type(error).__name__}: {error}") from error
     return transformers
-
-
-#: implementations of attention and experts inside transformers and torch; others are code from a hub
-_OWN_WAYS: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", None)
-_WAYS: Final = {
-    f"{prefix}{what}_implementation{suffix}"
-    for prefix in ("", "_")
-    for what in ("attn", "experts")
-    for suffix in ("", "_internal")
-}
-#: keys of a configuration that name code or weights from elsewhere
-_ELSEWHERE: Final = (
-    "auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "use_kernels", "kernel_config",
-    "allow_all_kernels", "adapter_kwargs", "adapters", "peft_config", "use_pretrained_backbone",
-)  # fmt: skip
-
-
-#: transformers makes a name for each label before there is a model
-_MOST_LABELS: Final = 2**20
-
-
-def _without_foreign_code(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration without keys that name code, kernels or weights from elsewhere; a notice lists them.
-
-    None of these keys changes the parameters of a model, or the values that its constructor gives them.
-    """
-    left_out: list[str] = []
-
-    def cleaned(value: Any, place: str) -> Any:
-        if place.endswith("num_labels.") and isinstance(value, int) and value > _MOST_LABELS:
-            raise UsageError(f"{path}: {place[:-1]} is {shown(value)}, expected at most {_MOST_LABELS:,}")
-        if isinstance(value, list):
-            return [cleaned(item, f"{place}{number}.") for number, item in enumerate(value)]
-        if not isinstance(value, dict):
-            return value
-        kept = {}
-        for key, item in value.items():
-            ways = list(item.values()) if isinstance(item, dict) else [item]
-            if (key in _ELSEWHERE and item) or (key in _WAYS and not all(way in _OWN_WAYS for way in ways)):
-                left_out.append(f"{place}{key} = {shown(item)}")
-            else:
-                kept[key] = cleaned(item, f"{place}{key}.")
-        return kept
-
-    result: dict[str, Any] = cleaned(config, "")
-    if left_out:
-        notice(listed(f"{path} names code or weights from elsewhere, which are not fetched and not run:", left_out))
-    return result
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Temporarily switch off all requests to a hub.
-
-    The environment variable for this is read at import, which may be long past; so the constant is changed.
-    """
-    from huggingface_hub import constants  # transformers reads it there
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _architecture(transformers: ModuleType, path: Path, named: Any) -> Any:
