@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import zeta
 from tests.helpers.checkpoints import built, gpt2, llama, saved, tokens, transformers
 from zeta import Rows
-from zeta.errors import SpecError
+from zeta.errors import SpecError, ZetaNotice
 from zeta.initializers import Zeros
 
 BATCH = {"input_ids": tokens()}
@@ -62,9 +62,7 @@ def test_a_configuration_fetches_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     evil = {**kernels, "auto_map": {"AutoModel": "some/repository--file.Model"}, "use_kernels": True}
     model = built(transformers.GPT2LMHeadModel, gpt2(), seed=1)
     report = zeta.adapt_(model, folder_with(evil, tmp_path), seed=0)
-    with pytest.warns(
-        zeta.ZetaWarning, match="names code or weights from elsewhere, which are not fetched and not run"
-    ):
+    with pytest.warns(ZetaNotice, match="names code or weights from elsewhere, which are not fetched and not run"):
         assert report.preserved(BATCH).ok
 
 

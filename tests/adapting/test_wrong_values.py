@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zeta
 from tests.helpers.checkpoints import built, llama, tokens, transformers, values
 from zeta import Average, Experts, Layers, Mean, Rows, Rule, Rules, Split
+from zeta.adapting import adapt_folder
 from zeta.errors import PlanError, SpecError, TargetError
 from zeta.initializers import Normal, Zeros
 
@@ -72,10 +75,13 @@ def test_overlapping_memory_is_refused_before_anything_is_written() -> None:
     assert unchanged(model, before)
 
 
-def test_values_that_a_dtype_cannot_hold_are_an_error() -> None:
+def test_values_that_a_dtype_cannot_hold_are_an_error(tmp_path: Path) -> None:
     large = {"weight": torch.full((3, 2), 1e6)}
-    with pytest.raises(TargetError, match="weight: the checkpoint has 1e\\+06, which float16 cannot hold"):
+    with pytest.raises(TargetError, match="weight of the checkpoint has 1e\\+06, which float16 cannot hold"):
         zeta.adapt_(nn.Embedding(3, 2).half(), large, seed=0)
+    save_file(large, tmp_path / "one.safetensors")
+    with pytest.raises(TargetError, match="weight of the checkpoint has"):
+        adapt_folder(nn.Embedding(3, 2), tmp_path / "one.safetensors", tmp_path / "new", seed=0, dtype=torch.float16)
     new = nn.Embedding(3, 2).half()
     zeta.adapt_(new, {"weight": torch.tensor([[65504.5, -torch.inf]]).expand(3, 2)}, seed=0)
     assert new.weight[0].tolist() == [65504.0, -torch.inf]

@@ -60,8 +60,7 @@ def load(adaption: Adaption, progress: Progress | None = None) -> None:
                 for memory, region in here.places():
                     for place, index in boxes_of(given, region):
                         values = reader.read(given.values, index)
-                        _check_range(values, memory.dtype)
-                        memory[place].copy_(values)
+                        memory[place].copy_(converted(values, memory.dtype, given.values.text))
         except ZetaError as error:
             raise type(error)(f"{name}: {error}\n{number} of {len(todo)} tensors were loaded before") from error
         done.add(name, here.local.nbytes)
@@ -110,15 +109,16 @@ def _is(one: Tensor, other: Tensor) -> bool:
     return places[0] == places[1]
 
 
-def _check_range(values: Tensor, dtype: torch.dtype) -> None:
-    """Raise ``TargetError`` if finite values would become infinite or not a number."""
-    if not (values.is_floating_point() and dtype.is_floating_point):
-        return
-    if dtypes.largest(dtype) < dtypes.largest(values.dtype):
-        lost = values.isfinite() & ~values.to(dtype).to(values.dtype).isfinite()
+def converted(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """The values in a dtype; ``TargetError`` if finite ones would become infinite or not a number."""
+    found = values.to(dtype)
+    both = values.is_floating_point() and dtype.is_floating_point
+    if both and dtypes.largest(dtype) < dtypes.largest(values.dtype):
+        lost = values.isfinite() & ~found.to(values.dtype).isfinite()
         if bool(lost.any()):
             largest = float(values[lost].abs().max())
-            raise TargetError(f"the checkpoint has {largest:.6g}, which {dtypes.name_of(dtype)} cannot hold")
+            raise TargetError(f"{what} of the checkpoint has {largest:.6g}, which {dtypes.name_of(dtype)} cannot hold")
+    return found
 
 
 def _equal(one: Array, other: Array) -> bool:

@@ -21,7 +21,7 @@ from zeta.resolve.adapting import Given
 from zeta.resolve.plans import Entry, Plan
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
-from zeta.write.loading import boxes_of
+from zeta.write.loading import boxes_of, converted
 from zeta.write.shards import held
 from zeta.write.targets import meeting, memory_of, place_of
 
@@ -71,10 +71,10 @@ def of_checkpoint(given: Given, dtype: torch.dtype) -> Kept:
     def read(region: Region) -> Tensor:
         boxes = [(place, reader.read(given.values, index)) for place, index in boxes_of(given, region)]
         if len(boxes) == 1:
-            return boxes[0][1].to(dtype)
+            return converted(boxes[0][1], dtype, given.values.text)
         values = torch.empty(region.sizes, dtype=dtype, device="cpu")
         for place, box in boxes:
-            values[place].copy_(box)
+            values[place] = converted(box, dtype, given.values.text)
         return values
 
     return Kept(read=read, parallel=is_stored(given.values))
