@@ -110,8 +110,12 @@ def test_another_order_of_rows_must_be_said_for_everything_of_that_size(tied: bo
     zeta.adapt_(new, old, seed=0, grow={"embedding.weight": Rows(keep=order), "head.*": Rows(keep=order)})
     assert torch.equal(new.head.weight, old.head.weight[order])
     assert torch.equal(new.head.bias, old.head.bias[order])
-    zeta.adapt_(new, old, seed=0, grow={"head.bias": Rows(), "*.weight": Rows(keep=order)})
+    report = zeta.adapt_(new, old, seed=0, grow={"head.bias": Rows(), "*.weight": Rows(keep=order)})
     assert torch.equal(new.head.bias, old.head.bias)
+    assert [*report.loaded] == ["head.bias"]
+    for keep, message in (([0, 1], "embedding.weight, whose rows"), ([7], "keep names row 7, but")):
+        with pytest.raises(PlanError, match=message):
+            zeta.adapt_(new, old, seed=0, grow={"embedding.weight": Rows(Zeros(), keep=keep)})
 
 
 def test_what_follows_two_tables_that_differ_must_be_named() -> None:

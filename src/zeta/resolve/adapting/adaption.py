@@ -21,7 +21,7 @@ from zeta.resolve.adapting.arrays import Array, Noisy, Stored
 from zeta.resolve.adapting.experts import mixtures_of
 from zeta.resolve.adapting.layers import Depth, depths_of
 from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
-from zeta.resolve.adapting.rows import Grown, changed_dim, grown_rows, reorders, split_units
+from zeta.resolve.adapting.rows import Changes, Grown, changed_dim, grown_rows, reorders, split_units
 from zeta.resolve.fitting import Fit, Only, fit, fit_of_own
 from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.planning import planned
@@ -135,8 +135,7 @@ class _Pairing:
         self._missing: list[list[Slot]] = []
         self._zero: set[str] = set()
         self._problems: list[str] = []
-        self._changing: dict[tuple[int, int], list[Rows]] = {}
-        self._reordered: dict[int, str] = {}
+        self._changes = Changes()
         self._makes_other_sums = not all(mixture.preserving for mixture in mixtures)
         self._globs_used: set[str] = set()
         self._copied: set[str] = set()
@@ -160,11 +159,7 @@ class _Pairing:
             rows = self._rows_for(group)
             found = self._names.find(slot.name for slot in group)
             if rows is not None and found:
-                old, new = self._names.arrays[found[0]].shape, group[0].shape
-                if (dim := changed_dim(old, new)) is not None:
-                    self._changing.setdefault((old[dim], new[dim]), []).append(rows)
-                elif old == new and old and reorders(rows, old[0]):
-                    self._reordered[old[0]] = group[0].name
+                self._changes.note(group[0].name, rows, self._names.arrays[found[0]].shape, group[0].shape)
 
     def _rows_for(self, group: Sequence[Slot]) -> Rows | None:
         for glob, rows in self._rows.items():
@@ -209,21 +204,12 @@ class _Pairing:
         name, shape = group[0].name, group[0].shape
         rows = self._rows_for(group)
         dim = changed_dim(values.shape, shape)
-        if rows is None and dim is not None:
-            rows, *others = self._changing.get((values.shape[dim], shape[dim]), [None])
-            if any(other != rows for other in others):
-                self._problems.append(
-                    f"{name}: changes from {values.shape[dim]} to {shape[dim]}, as several do whose Rows differ; "
-                    "grow= has to name it"
-                )
-                return
-        if values.shape == shape and (rows is None or not shape):
-            if followed := next((self._reordered[size] for size in shape if size in self._reordered), None):
-                self._problems.append(
-                    f"{name}: has as many elements along a dimension as {followed}, whose rows change their order; "
-                    "grow= has to name it, with Rows() if its order stays"
-                )
-                return
+        try:
+            rows = self._changes.rows_for(values.shape, shape) if rows is None else rows
+        except PlanError as error:
+            self._problems.append(f"{name}: {error}")
+            return
+        if values.shape == shape and (rows is None or not shape or not reorders(rows, shape[0])):
             self._note(group, values, outcome)
             return
         if values.shape == shape:

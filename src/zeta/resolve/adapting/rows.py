@@ -39,13 +39,42 @@ def changed_dim(old: Sequence[int], new: Sequence[int]) -> int | None:
 
 
 def reorders(rows: Rows, extent: int) -> bool:
-    """Whether ``extent`` rows get another order. Rows that do not fit are found where they are taken."""
-    if rows.keep is None:
-        return False
+    """Whether some of ``extent`` rows, which are as many as before, do not stay. So too for rows that do not fit."""
     try:
-        return any(row != place for place, row in enumerate(rows.kept(extent)))
+        kept = rows.kept(extent)
     except SpecError:
-        return False
+        return True
+    return len(kept) != extent or any(row != place for place, row in enumerate(kept))
+
+
+class Changes:
+    """Sizes that change by the ``Rows`` of some tensors, and rows that do not stay: what it means for other tensors."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[Span, list[Rows]] = {}
+        self._moved: dict[int, str] = {}
+
+    def note(self, name: str, rows: Rows, old: Sequence[int], new: Sequence[int]) -> None:
+        """Take in a tensor that ``rows`` are for, with its shape in the checkpoint and in the model."""
+        if (dim := changed_dim(old, new)) is not None:
+            self._sizes.setdefault((old[dim], new[dim]), []).append(rows)
+        elif old == new and old and reorders(rows, old[0]):
+            self._moved[old[0]] = name
+
+    def rows_for(self, old: Sequence[int], new: Sequence[int]) -> Rows | None:
+        """The rows that a tensor follows which ``grow=`` does not name; ``PlanError`` if that is not certain."""
+        if old == new and (moved := next((self._moved[size] for size in new if size in self._moved), None)):
+            raise PlanError(
+                f"has as many elements along a dimension as {moved}, whose rows change their order; grow= has to name "
+                "it, with Rows() if its order stays"
+            )
+        if (dim := changed_dim(old, new)) is None or not (found := self._sizes.get((old[dim], new[dim]))):
+            return None
+        if any(other != found[0] for other in found):
+            raise PlanError(
+                f"changes from {old[dim]} to {new[dim]}, as several do whose Rows differ; grow= has to name it"
+            )
+        return found[0]
 
 
 def split_units(values: Array, shape: tuple[int, ...], *, dim: int, are_inputs: bool) -> Grown:
