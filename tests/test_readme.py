@@ -187,6 +187,7 @@ def test_a_page_shows_every_figure_and_a_changed_one_makes_it_stale() -> None:
 
 def test_a_run_that_measured_some_parts_alone_is_refused() -> None:
     machine = {"date": "2026-11-29", "cores": 2, "processor": "one", "threads": 2, "torch": "2.13.0", "backend": "any"}
+    machine |= {"load": 0.5}
     row = {"what": "uniform, fp32", "seconds": {"zeta beside torch": 0.1}, "ratios": {"torch": 17.04}, "targets": {}}
     run = figures.take({"machine": machine, "rows": [row]}, None)
     assert run["machine"]["name"] == "2 cores of one"
