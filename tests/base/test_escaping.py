@@ -23,7 +23,7 @@ import zeta
 from zeta import Rule, Rules, errors
 from zeta.base.escaping import visible, visible_lines
 from zeta.base.text import table
-from zeta.command import cli, printing
+from zeta.command import cli, common, printing
 from zeta.errors import ZetaError, ZetaNotice, listed
 from zeta.initializers import Normal, Uniform, Zeros
 
@@ -247,7 +247,7 @@ def test_a_manifest_of_a_stranger(here: Path) -> None:
 
 
 def test_notices(capsys: pytest.CaptureFixture[str]) -> None:
-    with warnings.catch_warnings(), cli._notices():
+    with warnings.catch_warnings(), common._notices():
         warnings.simplefilter("always")
         warnings.warn("of \x1b[31m\x9b [red]", ZetaNotice, stacklevel=1)
     assert capsys.readouterr().err == "zeta: note: of \\x1b[31m\\x9b [red]\n"

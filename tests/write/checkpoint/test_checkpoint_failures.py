@@ -60,7 +60,7 @@ FAILURES: dict[str, tuple[str, BaseException, type[BaseException]]] = {
     "disk": ("os.fsync", FULL, CheckpointError),
     "manifest": ("zeta.write.checkpoint.open_folder.Directory.write", FULL, CheckpointError),
     "rename": ("os.link", PermissionError(errno.EACCES, "Permission denied"), CheckpointError),
-    "measurement": ("zeta.verbs.Accumulator.parts", KeyboardInterrupt(), KeyboardInterrupt),
+    "measurement": ("zeta.report.applied.Accumulator.parts", KeyboardInterrupt(), KeyboardInterrupt),
 }
 
 
