@@ -48,7 +48,7 @@ class Explanation:
 EXPLANATIONS = (
     Explanation(
         "Z502",
-        "AXK2* DeepseekV32* Dots3Note* GlmMoeDsa*",
+        "AXK2* DeepseekV32* Dots3Note* GlmMoeDsa* Glm5Next*",
         "*.indexer.*",
         "The indexer selects the keys of sparse attention under `no_grad`, so that this loss does not train it. "
         "DeepSeek trains it by its divergence from the attention's own weights, which transformers leaves out.",
@@ -81,10 +81,16 @@ EXPLANATIONS = (
     ),
     Explanation(
         "Z603",
-        "EmbeddingGemma2*",
+        "Granite*",
         "*",
-        "Queries and keys are normalized to rms 1 and multiplied without 1/sqrt(head_dim): at a head of 256, the "
-        "scores have std 16, until the norms' scales have become smaller.",
+        "`attention_multiplier` stands for 1/sqrt(head_dim), and is 1 by default: scores so large that attention "
+        "selects one key. Released models set it below 0.02.",
+    ),
+    Explanation(
+        "Z405",
+        "GraniteMoeSWA*",
+        "*",
+        "The same scores: the attention sink is compared with them in a sigmoid.",
     ),
     Explanation(
         "Z506",
