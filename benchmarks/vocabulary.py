@@ -1,6 +1,6 @@
 """Grow a vocabulary, beside transformers' ``resize_token_embeddings``: are new rows distinct, what becomes of the loss.
 
-    python -m benchmarks.vocabulary [--steps 300] [--page FILE]
+    python -m benchmarks.vocabulary [--steps 300] [--repeats 3] [--json FILE]
 
 A small GPT-2 is trained on the help texts that Python ships, with a byte-level vocabulary of 2,000 tokens that the
 package tokenizers makes of them. Then it gets 256 more tokens, and the loss on texts that it was not trained on is
@@ -179,9 +179,10 @@ def main() -> None:
         new = grow(model)
         result["ways"][way] = {"loss": loss_of(new, held), "distance": distinctness(new)}
     names = [way for way in WAYS if way.startswith("resize")]
-    for way in [*names, "Rows()", "Rows(Mean())"]:
-        runs = [measured(way) for _ in range(arguments.repeats)]
-        result["ways"][way] |= {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    names += ["Rows()", "Rows(Mean())"]
+    rounds = [{way: measured(way) for way in names} for _ in range(arguments.repeats)]  # in turns
+    for way in names:
+        result["ways"][way] |= {key: statistics.median(one[way][key] for one in rounds) for key in ("seconds", "MiB")}
     print(json.dumps(result, indent=1))
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zeta.base.modules import parameters_of
 from zeta.check.measure.later import instead
 from zeta.check.watch.streaming.source import Source
-from zeta.check.watch.streaming.stream import without_gradients
+from zeta.check.watch.streaming.stream import forward_only
 
 _GOLDEN_ANGLE: Final = math.pi * (3 - math.sqrt(5))
 #: the rms of the change of a parameter that is zero, over the given size
@@ -93,5 +93,5 @@ def changing(model: nn.Module, source: Source, size: float, chosen: Collection[i
     """
     held = (one for one in parameters_of(model) if not source.has(one))
     others: dict[int, Any] = {id(one): noisy(one, size) for one in held if chosen is None or id(one) in chosen}
-    with instead(model, others), without_gradients(_Noisy(source, chosen, size)):
+    with instead(model, others), forward_only(_Noisy(source, chosen, size)).running():
         yield

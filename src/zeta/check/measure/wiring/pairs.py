@@ -6,7 +6,6 @@ that of next tokens. Two passes over two samples; more only where one of these s
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +18,7 @@ from zeta.check.measure.wiring.samples import Two, UndecidedError, count_of, two
 from zeta.check.measure.wiring.where import constant_of, encodes, leak_of, mixing
 from zeta.check.watch.batches import Call
 from zeta.check.watch.streaming.source import NOTHING, Source
-from zeta.check.watch.streaming.stream import without_gradients
+from zeta.check.watch.streaming.stream import forward_only
 
 #: how many of the last digit equal outputs of two samples may differ by, as sums are rounded
 _ROUNDED: Final = 16
@@ -37,7 +36,7 @@ def pairs(model: nn.Module, call: Call, seen: Pass, limit: float, source: Source
         limit: the change of an output, over its rms, that counts.
         source: computes the parameters that are on meta.
     """
-    call = replace(call, around=functools.partial(without_gradients, source))
+    call = replace(call, around=forward_only(source).running)
     try:
         two = two_of(model, call, seen)
         return _compared(model, two, seen, max(limit, resolution(model)), source)

@@ -351,12 +351,9 @@ def in_memory() -> Stream:
 
 
 def forward_only(source: Source) -> Stream:
-    """A stream for passes forward."""
+    """A stream for passes forward.
+
+    Gradients are not turned off for them: torch chooses some operations by whether their arguments need one, and these
+    give other last bits than those of the same pass in memory.
+    """
     return Stream(source, lambda key, gradient: None, lambda key: None)
-
-
-@contextlib.contextmanager
-def without_gradients(source: Source) -> Iterator[None]:
-    """A context in which the parameters of a source are computed, if it has any, and nothing is kept for gradients."""
-    with torch.no_grad() if source.entries else contextlib.nullcontext(), forward_only(source).running():
-        yield
