@@ -126,7 +126,7 @@ bench-adapt: $(STAMP) ## adapt a checkpoint of 13.5 GB compared with cp of its f
 	$(BIN)/python -m benchmarks.adapting
 
 figures: $(STAMP) ## take the figures of the last benchmarks into docs/performance.json, and write the pages that show them
-	$(BIN)/python -m benchmarks.figures $(wildcard $(addprefix build/bench/,cpu.json checkpoint.json streamed.json adapting.json)) \
+	$(BIN)/python -m benchmarks.figures $(wildcard $(addprefix build/bench/,cpu.json checkpoint.json streamed.json adapting.json vocabulary.json)) \
 	    $(if $(MACHINE),--machine "$(MACHINE)")
 
 pages: figures ## write all that is generated in docs/: figures, sections of check.md, pages of recipes, the picture of a report

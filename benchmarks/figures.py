@@ -1,7 +1,7 @@
 """Write the figures of the documentation, each from one place.
 
-``make figures`` takes the JSON of ``make bench``, ``make bench-save`` and ``make bench-adapt``, where there is any,
-into ``docs/performance.json``, and writes every page of ``PAGES`` again. What is between ``<!-- figures: NAME -->`` and
+``make figures`` takes the JSON of ``make bench`` and the other benchmarks, where there is any, into
+``docs/performance.json``, and writes every page of ``PAGES`` again. What is between ``<!-- figures: NAME -->`` and
 ``<!-- end -->`` there is the result of the function ``NAME`` below, from that file and ``docs/architectures.md``.
 
 ``python -m benchmarks.figures build/bench/cpu.json --machine "2 cores of an AMD EPYC (Zen 5)"`` says on what machine
@@ -22,7 +22,7 @@ import typer
 ROOT: Final = Path(__file__).parents[1]
 DATA: Final = Path("docs/performance.json")
 ARCHITECTURES: Final = Path("docs/architectures.md")
-PAGES: Final = ("README.md", "docs/performance.md", "docs/sharding.md", "docs/recording.md")
+PAGES: Final = ("README.md", "docs/performance.md", "docs/sharding.md", "docs/recording.md", "docs/adapting.md")
 
 Run = Mapping[str, Any]
 Figures = Mapping[str, Any]
@@ -267,6 +267,36 @@ def adapting(figures: Figures) -> str:
     )
 
 
+def vocabulary(figures: Figures) -> str:
+    """New rows of a vocabulary, beside those of transformers."""
+    run = figures["vocabulary"]
+    about, before = run["machine"], number(run, "before", "nats", "amounts")
+
+    def line(row: Mapping[str, Any]) -> tuple[str, ...]:
+        amounts, seconds = row["amounts"], row.get("seconds", {}).values()
+        return (
+            f"`{row['what']}`",
+            f"{amounts['nats']:.3f}",
+            f"{amounts.get('distance', 0):.2g}",
+            *(f"{value:.2f}" for value in seconds),
+            *(f"{amounts['MiB']:.0f}" for _ in seconds),
+        )
+
+    head = ("new rows", "loss, nats", "distance", "s", "MiB")
+    body = [line(row) for row in run["rows"] if row["what"] != "before"]
+    return "\n".join(
+        (
+            "A GPT-2 of four layers, trained for 300 steps on the help texts that Python ships, gets 256 more tokens",
+            "than its 2,000. On other texts, in which they do not occur, its loss rises by the probability that they",
+            f"take, from {before:.3f} nats. The distance is the median one of two new rows, over that of two old ones.",
+            "Time and memory are those of a tied table of 32,000 x 4,096 in fp32 that gets 304 rows, medians, on",
+            f"{about['name']}, {about['date']}.",
+            "",
+            table(head, [row + ("",) * (len(head) - len(row)) for row in body]),
+        )
+    )
+
+
 def others(figures: Figures) -> str:
     """The same rows on other machines."""
     runs = figures["others"]
@@ -330,7 +360,7 @@ PARTS: Final[Mapping[str, Callable[[Figures], str]]] = {
     part.__name__.replace("_", " "): part
     for part in (
         *(machine, main_table, scaling, columns, ranks, check),
-        *(streamed, checkpoint, adapting, others, summary, architectures),
+        *(streamed, checkpoint, adapting, vocabulary, others, summary, architectures),
     )
 }
 

@@ -1,7 +1,5 @@
 """Grow a vocabulary, beside transformers' ``resize_token_embeddings``: are new rows distinct, what becomes of the loss.
 
-    python -m benchmarks.vocabulary [--steps 300] [--repeats 3] [--json FILE]
-
 A small GPT-2 is trained on the help texts that Python ships, with a byte-level vocabulary of 2,000 tokens that the
 package tokenizers makes of them. Then it gets 256 more tokens, and the loss on texts that it was not trained on is
 measured again. Time and memory are those of a tied table of 32,000 x 4,096 in fp32 that gets 304 rows; each way in a
@@ -10,22 +8,23 @@ process of its own.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import torch
+import typer
 from torch import Tensor, nn
 
 import zeta
+from benchmarks.timing import Figures, peak
 from zeta import Mean, Rows
 from zeta.initializers import Zeros
 
@@ -112,6 +111,14 @@ WAYS: Final[dict[str, Callable[[Any], Any]]] = {
     "Rows(Zeros())": lambda model: adapted(model, Rows(Zeros())),
 }
 
+#: of which time and memory are measured
+LARGE_WAYS: Final = (
+    "resize_token_embeddings()",
+    "resize_token_embeddings(mean_resizing=False)",
+    "Rows()",
+    "Rows(Mean())",
+)
+
 
 def distinctness(model: Any) -> float:
     """The median distance of two new rows, relative to that of two old ones."""
@@ -132,61 +139,67 @@ class Large(nn.Module):
 
 
 def large(way: str) -> dict[str, float]:
-    """Seconds, and MiB above the peak before, of one way."""
+    """Seconds and MiB of one way."""
     rows, width, more = LARGE
-    table = torch.randn(rows, width) * 0.02
+    table = torch.empty(rows, width).normal_(std=0.02)
     if way.startswith("resize"):
         from transformers import GPT2Config, GPT2Model
 
         model = GPT2Model(GPT2Config(n_layer=0, n_embd=width, n_head=1, vocab_size=rows, n_positions=8))
         model.wte.weight = nn.Parameter(table)
-        before, begin = _peak(), time.perf_counter()
-        model.resize_token_embeddings(rows + more, mean_resizing="False" not in way)
-        return {"seconds": time.perf_counter() - begin, "MiB": _peak() - before}
+        with measuring() as found:
+            model.resize_token_embeddings(rows + more, mean_resizing="False" not in way)
+        return found
     rule = {"Rows(Mean())": Rows(Mean()), "Rows()": Rows(zeta.initializers.Normal(0.02))}[way]
     with torch.device("meta"):
         new = Large(rows + more)
-    before, begin = _peak(), time.perf_counter()
-    zeta.adapt_(new, {"wte.weight": table}, seed=0, grow={"wte.weight": rule})
-    return {"seconds": time.perf_counter() - begin, "MiB": _peak() - before}
+    with measuring() as found:
+        zeta.adapt_(new, {"wte.weight": table}, seed=0, grow={"wte.weight": rule})
+    return found
 
 
-def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+@contextlib.contextmanager
+def measuring() -> Iterator[dict[str, float]]:
+    """Seconds, and how many MiB the peak of resident memory is above what is there before."""
+    found: dict[str, float] = {}
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
+    before, begin = peak(), time.perf_counter()
+    yield found
+    found |= {"seconds": time.perf_counter() - begin, "MiB": peak() - before}
 
 
 def measured(way: str) -> dict[str, float]:
     """``large`` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.vocabulary", "--large", way]
+    command = [sys.executable, "-m", "benchmarks.vocabulary", "--one", way]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def main() -> None:
-    """Measure all ways."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--large")
-    arguments = parser.parse_args()
-    if arguments.large:
-        print(json.dumps(large(arguments.large)))
+def main(
+    steps: Annotated[int, typer.Option(help="for which the small GPT-2 is trained")] = 300,
+    rounds: Annotated[int, typer.Option(help="how often time and memory are measured")] = 3,
+    out: Annotated[Path, typer.Option(help="where the JSON goes")] = Path("build/bench/vocabulary.json"),
+    one: Annotated[str | None, typer.Option(help="measure only this way's time and memory, and print JSON")] = None,
+) -> None:
+    """Measure all ways, print, write JSON."""
+    if one is not None:
+        typer.echo(json.dumps(large(one)))
         return
-    batches, held = tokens(arguments.steps)
+    batches, held = tokens(steps)
     model = trained(batches)
-    result: dict[str, Any] = {"loss before": loss_of(model, held), "ways": {}}
+    runs = [{way: measured(way) for way in LARGE_WAYS} for _ in range(rounds)]  # in turns
+    figures = Figures()
+    figures.add("before", {}, {}, amounts={"nats": loss_of(model, held)})
     for way, grow in WAYS.items():
         new = grow(model)
-        result["ways"][way] = {"loss": loss_of(new, held), "distance": distinctness(new)}
-    names = [way for way in WAYS if way.startswith("resize")]
-    names += ["Rows()", "Rows(Mean())"]
-    rounds = [{way: measured(way) for way in names} for _ in range(arguments.repeats)]  # in turns
-    for way in names:
-        result["ways"][way] |= {key: statistics.median(one[way][key] for one in rounds) for key in ("seconds", "MiB")}
-    print(json.dumps(result, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        amounts = {"nats": loss_of(new, held), "distance": distinctness(new)}
+        seconds = {}
+        if way in LARGE_WAYS:
+            seconds["32,000 x 4,096"] = statistics.median(run[way]["seconds"] for run in runs)
+            amounts["MiB"] = statistics.median(run[way]["MiB"] for run in runs)
+        figures.add(way, seconds, {}, amounts=amounts)
+    figures.write(out)
+    typer.echo(f"written to {out}")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
