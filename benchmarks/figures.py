@@ -27,6 +27,8 @@ PAGES: Final = ("README.md", "docs/performance.md", "docs/sharding.md", "docs/re
 Run = Mapping[str, Any]
 Figures = Mapping[str, Any]
 
+#: what is kept of a row
+ROW: Final = ("what", "seconds", "ratios", "amounts")
 #: what the rows of the table are called, in its order; and the names of their rows in the JSON, to the first number
 ROWS: Final = {
     "uniform, fp32": "uniform",
@@ -388,11 +390,33 @@ def written(page: str, figures: Figures) -> str:
 def take(run: dict[str, Any], name: str | None) -> dict[str, Any]:
     """A run of a benchmark as ``docs/performance.json`` keeps it."""
     about = run["machine"]
-    kept = {key: about[key] for key in ("date", "threads", "torch", "backend", "load")}
+    facts = {key: about[key] for key in ("date", "threads", "torch", "backend", "load")}
     return {
-        "machine": {"name": name or f"{about['cores']} cores of {about['processor']}", **kept},
-        "rows": [{key: value for key, value in row.items() if value and key != "targets"} for row in run["rows"]],
+        "machine": {"name": name or f"{about['cores']} cores of {about['processor']}", **facts},
+        "rows": [{part: short(row[part]) for part in ROW if row.get(part)} for row in run["rows"]],
     }
+
+
+def short(value: Any) -> Any:
+    """A number with four digits, and all that is in a mapping likewise."""
+    if isinstance(value, Mapping):
+        return {key: short(item) for key, item in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def kept(figures: Figures) -> str:
+    """The text of ``docs/performance.json``: a line for each row."""
+
+    def run(each: Run) -> str:
+        body = ",\n   ".join(json.dumps(row, ensure_ascii=False) for row in each["rows"])
+        return f'{{\n  "machine": {json.dumps(each["machine"])},\n  "rows": [\n   {body}\n  ]}}'
+
+    parts = (
+        f' "{key}": ' + (f"[{', '.join(map(run, value))}]" if key == "others" else run(value))
+        for key, value in figures.items()
+        if key != "architectures"
+    )
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main(
@@ -405,8 +429,7 @@ def main(
         figures[path.stem] = take(json.loads(path.read_text(encoding="utf-8")), name)
     pages = {ROOT / page: written((ROOT / page).read_text(encoding="utf-8"), figures) for page in PAGES}
     if runs:
-        kept = {key: value for key, value in figures.items() if key != "architectures"}
-        pages[ROOT / DATA] = json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+        pages[ROOT / DATA] = kept(figures)
     for path, text in pages.items():
         if path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

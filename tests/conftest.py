@@ -18,6 +18,10 @@ settings.load_profile("zeta")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # torch lists its constructors at the first use of torch.device as a context; if that is in from_pretrained of
+    # transformers, which replaces torch.linspace for that time, linspace is never on meta in this process
+    with torch.device("meta"):
+        assert torch.linspace(0, 1, 2).is_meta
     config.addinivalue_line("markers", "keeps_rng: fails if torch's, numpy's or Python's global RNG state changes")
     if workers := getattr(config, "workerinput", {}).get("workercount"):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))  # else every worker wants every core
