@@ -35,7 +35,7 @@ from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
 from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten
-from zeta.check.measure.updates import OptimizerLike, first_step
+from zeta.check.measure.updates import OptimizerLike, first_step, members
 from zeta.check.measure.wiring.cuts import cuts as cuts_of
 from zeta.check.measure.wiring.pairs import PAIR_RULES
 from zeta.check.measure.wiring.pairs import pairs as pairs_of
@@ -206,7 +206,7 @@ def _skipped(
         reasons |= dict.fromkeys(("Z302", "Z506"), evidence.later.skipped)
     if supply.streamed:
         reasons["Z101"] = f"initialize= needs the memory of all parameters; {IN_MEMORY}"
-        reasons |= dict.fromkeys(_OF_OPTIMIZERS, f"an optimizer needs all parameters at once; {IN_MEMORY}")
+        reasons["Z701"] = f"a step of an optimizer needs all parameters at once; {IN_MEMORY}"
         if level == "full":
             reasons["Z801"] = f"products with Jacobians need all parameters; {IN_MEMORY}"
     if initialize is None:
@@ -250,9 +250,12 @@ def _evidence(
     later = _later(supply, call, loss, seen, tensors, limits, ranks)
     updates: dict[str, Update] = {}
     membership: Membership | None = None
-    if optimizer is not None and not supply.streamed:
+    if optimizer is not None:
         with apart(_SEED), foreign_apart():  # a step may draw random numbers
-            updates, membership = first_step(tensors, seen.gradients, optimizer)
+            if supply.streamed:
+                membership = members(tensors, optimizer)
+            else:
+                updates, membership = first_step(tensors, seen.gradients, optimizer)
     without = {} if any_sharded(model) else _without(tensors)
     ranks.wait()
     return Evidence(

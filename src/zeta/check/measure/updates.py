@@ -38,12 +38,8 @@ def first_step(
     copies = {key: values.clone().requires_grad_(True) for key, values in before.items()}
     for key, copied in copies.items():
         copied.grad = gradients[key].to(copied.dtype).clone()
-    made = callable(optimizer)
-    if callable(optimizer):
-        given = twins = [_made(optimizer, copies)]
-    else:
-        given = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        twins = [twin for one in given if (twin := _twin(one, copies)) is not None]
+    made, given = callable(optimizer), _given(optimizer, copies)
+    twins = given if made else [twin for one in given if (twin := _twin(one, copies)) is not None]
     for twin in twins:
         _step(twin)
     belongs = membership(tensors, given, copies if made else None)
@@ -61,6 +57,24 @@ def first_step(
                 eps=eps.get(id(copied)),
             )
     return updates, belongs
+
+
+def members(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> Membership:
+    """Which parameters the optimizers have. No step is taken, so that parameters may be on meta.
+
+    Raises ``SpecError`` as :func:`first_step` does.
+    """
+    learned = [one for one in tensors if one.trainable and not one.buffer and one.gradient_stats is not None]
+    moving = [one.slot.tensor for one in learned if one.slot.parametrization is None]
+    copies = {id(one): torch.empty_like(one, device="meta", requires_grad=True) for one in moving}
+    return membership(tensors, _given(optimizer, copies), copies if callable(optimizer) else None)
+
+
+def _given(optimizer: OptimizerLike, copies: dict[int, Tensor]) -> list[Optimizer]:
+    """The optimizers; the one that a function makes has the copies."""
+    if callable(optimizer):
+        return [_made(optimizer, copies)]
+    return [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
 
 
 def _made(function: Callable[[list[Tensor]], Any], copies: dict[int, Tensor]) -> Optimizer:
