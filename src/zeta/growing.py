@@ -131,7 +131,11 @@ class Rows:
             old: the ``tokenizer.json`` of the checkpoint, as the package ``tokenizers`` writes it.
             new: that of the new model.
             how: what tokens without an equal one get, as for :class:`Rows`.
-            pieces: whether these get the mean of the old tokens that their text consists of, where there are any.
+            pieces: whether these get the mean of the old tokens that their text consists of. Not so where the old
+                tokenizer does not know all of the text, nor for parts of characters, unless both tokenizers have a
+                letter for each byte, as GPT-2's.
+
+        Between a tokenizer with letters for bytes and one without, equal texts that are not ASCII are other tokens.
 
         Needs the package ``tokenizers``.
         """

@@ -114,6 +114,20 @@ def test_new_rows_do_not_depend_on_how_many_there_are() -> None:
         assert torch.equal(few.weight, many.weight[:53])
 
 
+@pytest.mark.parametrize(
+    ("rows", "dtype"),
+    [
+        (torch.tensor([[1.0, math.nan], [2.0, 3.0]]), torch.float32),
+        (torch.tensor([[1.0, math.inf], [2.0, 3.0]]), torch.float32),
+        (torch.tensor([[6e4, 1.0], [-6e4, 3.0]]).half(), torch.float16),
+    ],
+)
+def test_rows_whose_mean_or_noise_is_not_finite(rows: Tensor, dtype: torch.dtype) -> None:
+    new = nn.Embedding(100, 2, dtype=dtype)
+    with pytest.raises(zeta.CheckpointError, match="weight has rows of which mean and noise are not finite in float"):
+        zeta.adapt_(new, {"weight": rows}, seed=3, grow={"weight": Rows(Mean())})
+
+
 def test_average_of_pieces_and_the_rest() -> None:
     rows = table(5).weight.detach()
     new = nn.Embedding(8, 6)

@@ -135,11 +135,11 @@ def grown_rows(
 
 def _averaged(how: Average, values: Array, new: Sequence[int], old: int, dim: int) -> tuple[Averaged, list[int]]:
     """The rows that are means, and the new ones that are left."""
-    named = [place for place, _ in how.of]
-    if wrong := sorted({*named} - {*new}):
+    named = {place for place, _ in how.of}
+    if wrong := sorted(named - {*new}):
         raise PlanError(f"Average names row {wrong[0]}, which is not one of the new rows")
     if beyond := [row for _, rows in how.of for row in rows if row >= old]:
         raise PlanError(f"Average names the old row {beyond[0]}, but the checkpoint has {old} rows")
     shape = (*values.shape[:dim], len(named), *values.shape[dim + 1 :])
     of = tuple(rows for _, rows in how.of)
-    return Averaged(shape=shape, dtype=values.dtype, base=values, dim=dim, of=of), [p for p in new if p not in {*named}]
+    return Averaged(shape=shape, dtype=values.dtype, base=values, dim=dim, of=of), [p for p in new if p not in named]
