@@ -78,8 +78,16 @@ class Split:
     elementwise nonlinearity or a batch normalization sees, the outputs stay the same: exactly if all are copied equally
     often, a power of two times, else up to rounding. A norm over the units themselves changes them.
 
+    ``maps`` is the number of maps that lie one after the other in a tensor, each with units for the same next layer:
+    2 for a gate and an up projection in one weight, and for what ``nn.GLU`` halves. Each is then split by itself.
+
     Source: Chen et al. 2016, Net2Net (arXiv:1511.05641); copies are evenly spread here, and not random.
     """
+
+    maps: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "maps", _count("Split: maps", self.maps))
 
 
 @dataclass(frozen=True, init=False)
