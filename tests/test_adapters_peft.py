@@ -251,6 +251,19 @@ def test_a_scale_that_was_set_later_counts() -> None:
     assert [item.scaling for item in pissa_(model, seed=0)] == [0.5 * ALPHA / RANK, ALPHA / RANK]
 
 
+def test_the_first_scale_of_vera_is_that_of_its_configuration() -> None:
+    config = peft.VeraConfig(r=RANK, d_initial=0.5, **TARGETS)
+    model = peft.get_peft_model(mlp(), config)
+    scale = model.base_model.model[0].vera_lambda_d["default"]
+    vera_(model, seed=7)
+    assert torch.equal(scale, torch.full_like(scale, 0.5))
+    vera_(model, seed=7, d_initial=0.25)
+    assert torch.equal(scale, torch.full_like(scale, 0.25))
+    for wrong in (float("nan"), "x", True):
+        with pytest.raises(SpecError, match="d_initial must be a finite number"):
+            vera_(model, seed=7, d_initial=wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("stored", [False, True])
 def test_vera(stored: bool) -> None:
     base = mlp()

@@ -49,6 +49,7 @@ from zeta.compute import low_rank
 from zeta.compute.gradients import Backward, gradients_of
 from zeta.compute.stream.random import STREAM_VERSION, check_seed, parameter_key
 from zeta.errors import SpecError, listed, notice
+from zeta.initializers.base import finite_number
 from zeta.report.applied import applied
 from zeta.report.report import Report
 from zeta.report.verifying.verification import Verification, prepare_verification
@@ -197,7 +198,9 @@ def lora_ga_(
 
 
 @on_values
-def vera_(model: nn.Module, seed: int | None = None, *, d_initial: float = 0.1, only: Only | None = None) -> Report:
+def vera_(
+    model: nn.Module, seed: int | None = None, *, d_initial: float | None = None, only: Only | None = None
+) -> Report:
     """VeRA: the frozen projections that all layers share from the seed; ``lambda_d = d_initial``, ``lambda_b = 0``.
 
     ``vera_A`` and ``vera_B`` are uniform on ``±sqrt(6 / columns)``. They need not be stored: their values depend on the
@@ -207,11 +210,13 @@ def vera_(model: nn.Module, seed: int | None = None, *, d_initial: float = 0.1, 
     Args:
         model: with tensors that have peft's names: parameters or buffers, persistent or not.
         seed: as for :func:`zeta.apply_`.
-        d_initial: the first value of ``vera_lambda_d``.
+        d_initial: the first value of ``vera_lambda_d``; ``None`` for that of the adapter's ``VeraConfig``, else 0.1.
         only: restrict to some of these tensors.
 
     Source: Kopiczko, Blankevoort & Asano 2024 (arXiv:2310.11454); ``peft/tuners/vera/model.py``.
     """
+    if d_initial is not None:
+        d_initial = finite_number("d_initial", d_initial)
     return applied(vera_fit(model, d_initial=d_initial, only=only), seed, None, lambda claim: False)
 
 
