@@ -51,7 +51,7 @@ def principal(matrix: Tensor, rank: int, *, iterations: int | None = None, key: 
     >>> u.T.tolist(), s.tolist(), v.tolist()
     ([[1.0, 0.0]], [3.0], [[1.0, 0.0]])
     """
-    double, unit = _scaled(_double(matrix))
+    double, unit = _scaled(matrix)
     width = min(rank + _OVERSAMPLING, *double.shape)
     if iterations is None or width * (iterations + 1) >= min(double.shape):
         u, s, v = torch.linalg.svd(double, full_matrices=False)
@@ -62,9 +62,11 @@ def principal(matrix: Tensor, rank: int, *, iterations: int | None = None, key: 
 
 
 def _scaled(matrix: Tensor) -> tuple[Tensor, float]:
-    """The matrix divided by a power of two near its largest element, so that no product leaves fp64's range."""
-    unit = 2.0 ** (math.frexp(float(matrix.abs().amax()))[1] - 1) if matrix.any() else 1.0
-    return matrix / unit, unit
+    """The matrix in fp64, divided by a power of two near its largest element, so that no product leaves fp64's range."""
+    double = _double(matrix)
+    low, high = map(float, torch.aminmax(double))
+    unit = 2.0 ** (math.frexp(largest)[1] - 1) if (largest := max(-low, high)) else 1.0
+    return (double / unit if double.data_ptr() == matrix.data_ptr() else double.div_(unit)), unit
 
 
 def _sketch(matrix: Tensor, width: int, key: int) -> Tensor:
