@@ -128,6 +128,15 @@ def test_rows_whose_mean_or_noise_is_not_finite(rows: Tensor, dtype: torch.dtype
         zeta.adapt_(new, {"weight": rows}, seed=3, grow={"weight": Rows(Mean())})
 
 
+@pytest.mark.parametrize("how", [Mean(), Average({4: [0, 1]}, rest=Zeros())])
+def test_whole_numbers_have_no_mean(how: Any) -> None:
+    """Half a number would be cut off."""
+    new = nn.Module()
+    new.register_buffer("codes", torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(PlanError, match=r"codes: has dtype int64, and (Mean|Average) is of floating-point numbers"):
+        zeta.adapt_(new, {"codes": torch.arange(4)}, seed=3, grow={"codes": Rows(how)})
+
+
 def test_average_of_pieces_and_the_rest() -> None:
     rows = table(5).weight.detach()
     new = nn.Embedding(8, 6)

@@ -62,7 +62,7 @@ def principal(matrix: Tensor, rank: int, *, iterations: int | None = None, key: 
 
 
 def _scaled(matrix: Tensor) -> tuple[Tensor, float]:
-    """The matrix in fp64, divided by a power of two near its largest element, so that no product leaves fp64's range."""
+    """The matrix in fp64, divided by a power of two near its largest element: no product leaves fp64's range."""
     double = _double(matrix)
     low, high = map(float, torch.aminmax(double))
     unit = 2.0 ** (math.frexp(largest)[1] - 1) if (largest := max(-low, high)) else 1.0

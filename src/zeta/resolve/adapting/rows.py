@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from zeta.base import dtypes
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError
 from zeta.growing import Average, Mean, Rows
@@ -144,6 +145,11 @@ def grown_rows(
     missing = [place for place, row in enumerate(kept) if row < 0]
     new = [*missing, *range(len(kept), extent)]
     how, given, parts = rows.how, places, [stays]
+    if new and isinstance(how, Average | Mean) and not (values.dtype.is_floating_point or values.dtype.is_complex):
+        raise PlanError(
+            f"has dtype {dtypes.name_of(values.dtype)}, and {type(how).__name__} is of floating-point numbers; "
+            "grow= has to name it, with Rows(Zeros()) or what its new elements are"
+        )
     if isinstance(how, Average):
         found, new = _averaged(how, values, new, old, dim)
         given, parts, how = [*given, *(place for place, _ in how.of)], [*parts, found], how.rest
