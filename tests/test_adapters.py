@@ -463,6 +463,31 @@ def test_the_factor_is_the_layers_own() -> None:
     assert pissa_(model, 0)["0"].scaling == 0.5
 
 
+class Attention(nn.Module):
+    """Has a factor of its scores, and an adapter of one of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out, self.scale = nn.Linear(16, 48), nn.Linear(16, 16), 0.25
+        self.lora_A, self.lora_B = nn.Linear(16, RANK, bias=False), nn.Linear(RANK, 48, bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.qkv(x) + SCALING * self.lora_B(self.lora_A(x))).chunk(3, -1)
+        found: Tensor = self.out(torch.softmax(self.scale * q @ k.mT, -1) @ v)
+        return found
+
+
+def test_the_factor_of_attention_is_not_that_of_an_adapter() -> None:
+    model, x = Attention(), torch.randn(2, 5, 16)
+    expected = model(x)
+    with pytest.raises(SpecError, match=r"its scale is 0\.25, which may be another factor .*scaling=alpha / rank"):
+        pissa_(model, 0)
+    pissa_(model, 0, scaling=SCALING)
+    assert torch.allclose(model(x), expected, atol=1e-5)
+
+
 def test_what_no_method_is_for() -> None:
     with pytest.raises(LayerTypeError, match=r"expected a torch\.nn\.Module"):
         pissa_(torch.zeros(3, 3), 0)  # type: ignore[arg-type]

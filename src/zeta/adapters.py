@@ -16,8 +16,8 @@
 A layer computes ``W + s B A``. :func:`pissa_`, :func:`olora_` and :func:`lora_ga_` give A and B values, and the weight
 becomes ``W - s B A``, so that the model computes what it did. Layers are those of peft (linear, embedding, Conv1D), and
 those by hand whose matrices have such names as ``lora_A`` and ``lora_B``. The factor s is the layer's: its attribute
-``scaling`` or ``scale``, in peft by the adapter's name; else the argument ``scaling=``. Plain LoRA, with A random and B
-zero, is the recipe: ``zeta.init_(model, "lora", seed=0)``.
+``scaling`` or ``scale``, in peft by the adapter's name; else, and of a layer with several weights, the argument
+``scaling=``. Plain LoRA, with A random and B zero, is the recipe: ``zeta.init_(model, "lora", seed=0)``.
 
 Everything is computed in fp64. A and B are rounded to their dtype first, and then ``W - s B A`` once to the weight's:
 ``W_new + s B A`` differs from W by one rounding only.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
@@ -108,8 +108,9 @@ def adapted_layers(model: nn.Module, only: Only | None, scaling: float | None) -
         a, b = pair[Role.ADAPTER_A], pair[Role.ADAPTER_B]
         try:
             _check_function(layer, a, modules)
-            base, turned = _base(a, b, _beside(layer, slots, ours))
-            factor = _scaling(layer, a, modules, scaling)
+            weights = list(_beside(layer, slots, ours))
+            base, turned = _base(a, b, weights)
+            factor = _scaling(layer, a, modules, scaling, alone=len(weights) == 1)
             others = tuple(
                 other[Role.ADAPTER_A].name for name, other in complete if name == layer and other is not pair
             )
@@ -138,9 +139,8 @@ def _beside(layer: str, slots: Iterable[Slot], ours: Iterable[str]) -> Iterator[
             yield slot
 
 
-def _base(a: Slot, b: Slot, beside: Iterable[Slot]) -> tuple[Slot, _Turned]:
+def _base(a: Slot, b: Slot, weights: Sequence[Slot]) -> tuple[Slot, _Turned]:
     """The one weight that B A can be added to, and how the three are stored."""
-    weights = list(beside)
     if any(isinstance(slot.module, NonDynamicallyQuantizableLinear) for slot in weights):
         raise SpecError(
             "it is the output projection of a MultiheadAttention, which reads its weight and does not call it, so that "
@@ -191,17 +191,29 @@ def _fit(base: Slot, a: Slot, b: Slot, turned: _Turned) -> bool:
     return rank == inner and into == of_a and out == of_b
 
 
-def _scaling(layer: str, a: Slot, modules: Mapping[str, nn.Module], given: float | None) -> float:
-    """The factor that the layer, or a module in it that holds A, multiplies B A by; else the ``given`` one."""
+def _scaling(layer: str, a: Slot, modules: Mapping[str, nn.Module], given: float | None, *, alone: bool) -> float:
+    """The factor that the layer, or a module in it that holds A, multiplies B A by; else the ``given`` one.
+
+    A number of a layer with several weights may be another factor, as that of attention: it counts only if W is
+    ``alone``.
+    """
     inside = _inside(layer, a)
     for module in _around(layer, a, modules):
         for attribute in _SCALINGS:
             value: Any = getattr(module, attribute, None)
-            if isinstance(value, Mapping):
+            by_name = isinstance(value, Mapping)
+            if by_name:
                 value = next((value[part] for part in inside if part in value), None)
             if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
                 value = float(value.detach())
             if isinstance(value, int | float) and not isinstance(value, bool):
+                if not (by_name or alone):
+                    if given is None:
+                        raise SpecError(
+                            f"its {attribute} is {shown(value)}, which may be another factor than that of B A, as the "
+                            "layer has further weights; give it, as in scaling=alpha / rank"
+                        )
+                    continue
                 if not _is_factor(value):
                     raise SpecError(f"its {attribute} is {shown(value)}, and must be a positive number")
                 if given is not None and given != value:
