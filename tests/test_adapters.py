@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,7 @@ import zeta
 from tests.helpers.sharded import fake_mesh
 from zeta.adapters import AdapterReport, lora_ga_, olora_, pissa_, vera_, verify_vera
 from zeta.compute import low_rank
-from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError
+from zeta.errors import LayerTypeError, PlanError, SpecError, TargetError, ZetaNotice
 
 RANK, SCALING = 4, 2.0
 
@@ -300,6 +303,59 @@ def test_lora_ga_against_gradients_by_hand(wrapper: Callable[[nn.Linear], nn.Mod
     assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
 
 
+class Counting(nn.Module):
+    """Keeps a number and a buffer that is replaced in each pass, and draws random numbers of three libraries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+        self.register_buffer("last", torch.zeros(16), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        self.last = x.detach().mean(0)
+        return x * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_pass_for_gradients_leaves_no_trace(raises: bool) -> None:
+    """Running statistics, which decide what a model computes in evaluation mode, and random numbers do not move."""
+    model = network()
+    model.insert(1, Counting())
+    model.insert(1, nn.BatchNorm1d(16))
+    model.insert(1, nn.Dropout(0.3))
+    x, held = torch.randn(40, 16), model[3].last
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    drawn = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+
+    def loss(model: nn.Module) -> Tensor:
+        value: Tensor = model(x + torch.rand_like(x)).square().mean()
+        if raises:
+            raise ZeroDivisionError
+        return value
+
+    with pytest.raises(ZeroDivisionError) if raises else contextlib.nullcontext():
+        lora_ga_(model, loss, seed=0)
+    now = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(now[0], drawn[0])
+    assert now[1:] == drawn[1:]
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert model[3].last is held
+    assert model[3].passes == 0
+
+
+def test_dropout_of_a_pass_for_gradients_is_of_the_seed() -> None:
+    x, found = torch.randn(40, 16), []
+    for state, seed in ((1, 0), (2, 0), (1, 3)):
+        model = network()
+        model.insert(1, nn.Dropout(0.5))
+        torch.manual_seed(state)
+        lora_ga_(model, lambda model: model(x).square().mean(), seed=seed)
+        found.append(matrices(model[0])[1].clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], atol=1e-3)
+
+
 def test_one_gradient_is_there_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = network(sizes=(16, 16, 16, 16)), torch.randn(40, 16)
     there: list[int] = []
@@ -407,6 +463,31 @@ def test_the_factor_is_the_layers_own() -> None:
     assert pissa_(model, 0)["0"].scaling == 0.5
 
 
+class Attention(nn.Module):
+    """Has a factor of its scores, and an adapter of one of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out, self.scale = nn.Linear(16, 48), nn.Linear(16, 16), 0.25
+        self.lora_A, self.lora_B = nn.Linear(16, RANK, bias=False), nn.Linear(RANK, 48, bias=False)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (self.qkv(x) + SCALING * self.lora_B(self.lora_A(x))).chunk(3, -1)
+        found: Tensor = self.out(torch.softmax(self.scale * q @ k.mT, -1) @ v)
+        return found
+
+
+def test_the_factor_of_attention_is_not_that_of_an_adapter() -> None:
+    model, x = Attention(), torch.randn(2, 5, 16)
+    expected = model(x)
+    with pytest.raises(SpecError, match=r"its scale is 0\.25, which may be another factor .*scaling=alpha / rank"):
+        pissa_(model, 0)
+    pissa_(model, 0, scaling=SCALING)
+    assert torch.allclose(model(x), expected, atol=1e-5)
+
+
 def test_what_no_method_is_for() -> None:
     with pytest.raises(LayerTypeError, match=r"expected a torch\.nn\.Module"):
         pissa_(torch.zeros(3, 3), 0)  # type: ignore[arg-type]
@@ -463,6 +544,16 @@ def parametrized(model: nn.Sequential) -> None:
     parametrizations.weight_norm(model[2].base)
 
 
+def of_rank_three(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        model[2].base.weight.copy_(torch.eye(24, 3) @ torch.eye(3, 16))
+
+
+def packed(model: nn.Sequential) -> None:
+    """As 4-bit weights are: two values in a byte, in one column."""
+    model[2].base.weight = nn.Parameter(torch.zeros(24 * 16 // 2, 1, dtype=torch.uint8), requires_grad=False)
+
+
 def in_fp8(model: nn.Sequential) -> None:
     model[2].base.weight = nn.Parameter(model[2].base.weight.detach().to(torch.float8_e4m3fn))
 
@@ -480,6 +571,7 @@ def merged(model: nn.Sequential) -> None:
         (overlapping, TargetError, r"shares the memory of"),
         (parametrized, TargetError, r"2\.base\.weight: is parametrized; remove the parametrization"),
         (in_fp8, TargetError, r"2\.base\.weight: has dtype float8_e4m3fn"),
+        (packed, SpecError, r"2\.base\.weight has dtype uint8, as a quantized weight"),
         (merged, SpecError, r"2: its adapter is merged into the weight"),
     ],
 )
@@ -497,6 +589,18 @@ def test_nothing_is_written_if_one_layer_is_refused(
     assert matrices(model[0])[2].any()
 
 
+def test_a_weight_of_too_low_a_rank_is_refused() -> None:
+    """A's row and B's column would both be zero, so that neither gets a gradient. OLoRA's B is not zero."""
+    model = network()
+    of_rank_three(model)
+    before = state(model)
+    with pytest.raises(SpecError, match=r"(?s)lower rank than their adapters.*take a lower rank.*- 2$"):
+        pissa_(model, 0)
+    assert unchanged(model, before)
+    olora_(model)
+    assert all(torch.linalg.matrix_rank(matrices(model[place])[2]) == RANK for place in (0, 2))
+
+
 def test_two_adapters_of_one_layer() -> None:
     layer = Transposed(nn.Linear(16, 16))
     layer.scaling["other"] = 1.0
@@ -505,7 +609,8 @@ def test_two_adapters_of_one_layer() -> None:
     nn.init.zeros_(layer.lora_B["other"].weight)
     with pytest.raises(SpecError, match=r"lora_A\.default\.weight and lora_A\.other\.weight adapt the same weight"):
         pissa_(layer, 0)
-    [item] = pissa_(layer, 0, only="*.other.*")
+    with pytest.warns(ZetaNotice, match=r"(?s)belong to the weights before.*lora_A\.default\.weight"):
+        [item] = pissa_(layer, 0, only="*.other.*")
     assert (item.rank, item.scaling) == (2, 1.0)
     assert not layer.lora_B["default"].weight.any()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zeta.adapters import lora_ga_, olora_, pissa_, vera_, verify_vera
-from zeta.errors import SpecError
+from zeta.errors import SpecError, ZetaNotice
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 peft = pytest.importorskip("peft")
@@ -154,10 +155,113 @@ def test_a_merged_adapter_is_refused() -> None:
         pissa_(model, seed=0)
 
 
+def test_an_adapter_that_is_not_in_use_is_refused() -> None:
+    """The model computes W without it: to change W would change the model."""
+    model = with_peft(mlp(), **TARGETS)
+    model.add_adapter("second", peft.LoraConfig(r=2, **TARGETS))
+    x = torch.randn(3, 40)
+    with pytest.raises(SpecError, match=r"'second' is not active.*model\.set_adapter\('second'\) first"):
+        pissa_(model, seed=0, only="*.second.*")
+    with model.disable_adapter(), pytest.raises(SpecError, match="its adapters are disabled"):
+        pissa_(model, seed=0, only="*.default.*")
+    model.set_adapter("second")
+    expected = model(x)
+    with pytest.warns(ZetaNotice, match=r"(?s)belong to the weights before.*lora_A\.default\.weight"):
+        pissa_(model, seed=0, only="*.second.*")
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+def test_an_adapter_for_some_tokens_only_is_refused() -> None:
+    model = with_peft(gpt2(), **CONV1D | {"target_modules": "lm_head", "fan_in_fan_out": False})
+    kinds = {"ALoraLinearVariant": False, "DoraLinearVariant": True}
+    [layer] = layers(model)
+    layer.get_base_layer().weight = nn.Parameter(layer.get_base_layer().weight.detach().clone())  # untied
+    for kind, same in kinds.items():
+        layer.lora_variant["default"] = getattr(peft.tuners.lora.variants, kind)()
+        if not same:
+            with pytest.raises(SpecError, match=f"peft's {kind} computes another function than W"):
+                pissa_(model, seed=0)
+    assert pissa_(model, seed=0)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.attention(x, x, x)[0]
+        return found
+
+
+def test_torchs_attention() -> None:
+    """The output projection is read and not called. peft merges B A into it twice for each call."""
+    base, x = Attention(), torch.randn(2, 5, 16)
+    expected = base.eval()(x)
+    model = with_peft(base, target_modules=["attention"])
+    with pytest.raises(SpecError, match=r"attention\.base_layer\.out_proj: it is the output projection"):
+        pissa_(model, seed=0)
+    [item] = pissa_(model, seed=0, only="*.attention")
+    assert item.weight.endswith("in_proj_weight")
+    assert torch.allclose(model(x), expected, atol=1e-6)
+
+
+def trained(model: nn.Module) -> None:
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for layer in layers(model):
+            for table in (layer.lora_A, layer.lora_B):
+                table["default"].weight.add_(torch.randn_like(table["default"].weight) / 50)
+
+
+def test_a_trained_adapter_is_merged_and_comes_back_by_the_seed(tmp_path: Path) -> None:
+    """As docs/guide/pissa.md says: the saved A and B belong to the changed weights, which the seed gives again."""
+    base, x = mlp(), torch.randn(3, 40)
+    model = with_peft(base, **TARGETS)
+    pissa_(model, seed=0)
+    trained(model)
+    expected = model(x)
+    model.save_pretrained(tmp_path / "adapter")
+    plain = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "adapter").eval()
+    assert not torch.allclose(plain(x), expected, atol=1e-2)
+    again = with_peft(base, **TARGETS)
+    pissa_(again, seed=0)
+    again.load_adapter(tmp_path / "adapter", "default")
+    assert torch.allclose(again(x), expected, atol=1e-6)
+    assert torch.allclose(model.merge_and_unload()(x), expected, atol=1e-6)
+
+
+def test_peft_converts_to_an_adapter_of_the_old_weights(tmp_path: Path) -> None:
+    base, x = mlp(), torch.randn(3, 40)
+    model = with_peft(base, **TARGETS)
+    pissa_(model, seed=0)
+    model.save_pretrained(tmp_path / "start")
+    trained(model)
+    expected = model(x)
+    model.peft_config["default"].init_lora_weights = "pissa"
+    model.save_pretrained(tmp_path / "converted", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    plain = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "converted").eval()
+    assert torch.allclose(plain(x), expected, atol=1e-5)
+
+
 def test_a_scale_that_was_set_later_counts() -> None:
     model = with_peft(mlp(), **TARGETS)
     layers(model)[0].scale_layer(0.5)
     assert [item.scaling for item in pissa_(model, seed=0)] == [0.5 * ALPHA / RANK, ALPHA / RANK]
+
+
+def test_the_first_scale_of_vera_is_that_of_its_configuration() -> None:
+    config = peft.VeraConfig(r=RANK, d_initial=0.5, **TARGETS)
+    model = peft.get_peft_model(mlp(), config)
+    scale = model.base_model.model[0].vera_lambda_d["default"]
+    vera_(model, seed=7)
+    assert torch.equal(scale, torch.full_like(scale, 0.5))
+    vera_(model, seed=7, d_initial=0.25)
+    assert torch.equal(scale, torch.full_like(scale, 0.25))
+    for wrong in (float("nan"), "x", True):
+        with pytest.raises(SpecError, match="d_initial must be a finite number"):
+            vera_(model, seed=7, d_initial=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stored", [False, True])

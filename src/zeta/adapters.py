@@ -16,14 +16,15 @@
 A layer computes ``W + s B A``. :func:`pissa_`, :func:`olora_` and :func:`lora_ga_` give A and B values, and the weight
 becomes ``W - s B A``, so that the model computes what it did. Layers are those of peft (linear, embedding, Conv1D), and
 those by hand whose matrices have such names as ``lora_A`` and ``lora_B``. The factor s is the layer's: its attribute
-``scaling`` or ``scale``, in peft by the adapter's name; else the argument ``scaling=``. Plain LoRA, with A random and B
-zero, is the recipe: ``zeta.init_(model, "lora", seed=0)``.
+``scaling`` or ``scale``, in peft by the adapter's name; else, and of a layer with several weights, the argument
+``scaling=``. Plain LoRA, with A random and B zero, is the recipe: ``zeta.init_(model, "lora", seed=0)``.
 
 Everything is computed in fp64. A and B are rounded to their dtype first, and then ``W - s B A`` once to the weight's:
 ``W_new + s B A`` differs from W by one rounding only.
 
 All of them raise, before anything is written: ``LayerTypeError`` for what is no module; ``SpecError`` for arguments
-that are not allowed, and for layers that the method is not for, or whose B A is not 0 already;
+that are not allowed, and for layers that the method is not for, that are quantized, that do not compute W + s B A now
+(merged, disabled, not active, aLoRA), or whose B A is not 0 already;
 ``PlanError`` for an ``only=`` that selects nothing; ``TargetError`` for parameters that cannot be written: on meta,
 sharded, parametrized, quantized, not finite.
 """
@@ -43,10 +44,12 @@ from zeta.base import html
 from zeta.base.reading import shown
 from zeta.base.spelling import did_you_mean
 from zeta.base.text import by_reason, count_text, fold, number_text, range_text, table, terminal_width
+from zeta.check.watch.isolation import preserved
 from zeta.compute import low_rank
 from zeta.compute.gradients import Backward, gradients_of
 from zeta.compute.stream.random import STREAM_VERSION, check_seed, parameter_key
-from zeta.errors import SpecError, listed
+from zeta.errors import SpecError, listed, notice
+from zeta.initializers.base import finite_number
 from zeta.report.applied import applied
 from zeta.report.report import Report
 from zeta.report.verifying.verification import Verification, prepare_verification
@@ -92,13 +95,22 @@ def pissa_(
     layers, begin = adapted_layers(model, only, scaling), time.perf_counter()
     number = None if iterations is None else chosen_seed(model, None, seed)
 
-    def factors(layer: Adapted) -> low_rank.Factors:
+    def factors(layer: Adapted) -> low_rank.Factors | None:
         key = 0 if number is None else parameter_key(number, layer.a.name)
         weight = layer.matrices()[0]
         return low_rank.pissa(weight, layer.rank, layer.scaling, iterations=iterations, key=key)
 
     _check(model, layers, "PiSSA", embeddings=True)
-    return _written("PiSSA", layers, map(factors, layers), number, iterations, begin)
+    found = [(layer, factors(layer)) for layer in layers]
+    if poor := [layer.name or "the model" for layer, pair in found if pair is None]:
+        raise SpecError(
+            listed(
+                "these weights have a lower rank than their adapters, so that rows of A and columns of B would both be "
+                "0 and get no gradient; take a lower rank, or leave them out with only=. Nothing was changed:",
+                poor,
+            )
+        )
+    return _written("PiSSA", layers, (pair for _, pair in found if pair is not None), number, iterations, begin)
 
 
 @on_values
@@ -130,11 +142,12 @@ def lora_ga_(
     """LoRA-GA: ``A = c V^T[r : 2r]``, ``B = c U[:, :r]`` of the gradient's singular vectors; W becomes ``W - s B A``.
 
     Args:
-        model: as for :func:`pissa_`. It runs as it is, in training or evaluation mode.
+        model: as for :func:`pissa_`. It runs as it is, in training or evaluation mode, and is restored: running
+            statistics, parameters' ``.grad`` and ``requires_grad``, and what else is not a parameter's value.
         backward: a function of the model that returns the loss, as ``lambda model: loss(model(x), y)``: each layer's
             gradient is factorized and freed as soon as the backward pass has it. Or one that runs backward passes
-            itself, on several batches: their gradients are summed. Parameters' ``.grad`` and ``requires_grad`` are
-            restored.
+            itself, on several batches: their gradients are summed. Random numbers in it, as for dropout, come from
+            private generators, torch's with the seed; the shared ones do not move.
         seed: as for :func:`pissa_`.
         gamma: c is ``out^(1/4) / sqrt(gamma)``, as in the paper, with 16 there and rsLoRA's scaling; ``None``: c is 1.
         iterations: as for :func:`pissa_`.
@@ -174,7 +187,8 @@ def lora_ga_(
         else:
             found[name] = _rounded(layer, factors)
 
-    gradients_of(model, [(layer.base.name, layer.base.tensor) for layer in layers], backward, use)
+    with preserved(model, seed=number, copied=False):
+        gradients_of(model, [(layer.base.name, layer.base.tensor) for layer in layers], backward, use)
     if poor:
         raise SpecError(
             listed("LoRA-GA needs other gradients, as of more samples; nothing was changed:", by_reason(poor))
@@ -184,7 +198,9 @@ def lora_ga_(
 
 
 @on_values
-def vera_(model: nn.Module, seed: int | None = None, *, d_initial: float = 0.1, only: Only | None = None) -> Report:
+def vera_(
+    model: nn.Module, seed: int | None = None, *, d_initial: float | None = None, only: Only | None = None
+) -> Report:
     """VeRA: the frozen projections that all layers share from the seed; ``lambda_d = d_initial``, ``lambda_b = 0``.
 
     ``vera_A`` and ``vera_B`` are uniform on ``±sqrt(6 / columns)``. They need not be stored: their values depend on the
@@ -194,11 +210,13 @@ def vera_(model: nn.Module, seed: int | None = None, *, d_initial: float = 0.1, 
     Args:
         model: with tensors that have peft's names: parameters or buffers, persistent or not.
         seed: as for :func:`zeta.apply_`.
-        d_initial: the first value of ``vera_lambda_d``.
+        d_initial: the first value of ``vera_lambda_d``; ``None`` for that of the adapter's ``VeraConfig``, else 0.1.
         only: restrict to some of these tensors.
 
     Source: Kopiczko, Blankevoort & Asano 2024 (arXiv:2310.11454); ``peft/tuners/vera/model.py``.
     """
+    if d_initial is not None:
+        d_initial = finite_number("d_initial", d_initial)
     return applied(vera_fit(model, d_initial=d_initial, only=only), seed, None, lambda claim: False)
 
 
@@ -279,6 +297,10 @@ def _written(
                 difference=left.difference,
                 largest=left.largest,
             )
+        )
+    if others := [name for layer in layers for name in layer.others]:
+        notice(
+            listed("these adapters belong to the weights before; without the new ones they now compute less:", others)
         )
     return AdapterReport(
         method=method, seed=seed, iterations=iterations, layers=tuple(found), seconds=time.perf_counter() - begin

@@ -78,8 +78,16 @@ class Split:
     elementwise nonlinearity or a batch normalization sees, the outputs stay the same: exactly if all are copied equally
     often, a power of two times, else up to rounding. A norm over the units themselves changes them.
 
+    ``maps`` is the number of maps that lie one after the other in a tensor, each with units for the same next layer:
+    2 for a gate and an up projection in one weight, and for what ``nn.GLU`` halves. Each is then split by itself.
+
     Source: Chen et al. 2016, Net2Net (arXiv:1511.05641); copies are evenly spread here, and not random.
     """
+
+    maps: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "maps", _count("Split: maps", self.maps))
 
 
 @dataclass(frozen=True, init=False)
@@ -131,7 +139,11 @@ class Rows:
             old: the ``tokenizer.json`` of the checkpoint, as the package ``tokenizers`` writes it.
             new: that of the new model.
             how: what tokens without an equal one get, as for :class:`Rows`.
-            pieces: whether these get the mean of the old tokens that their text consists of, where there are any.
+            pieces: whether these get the mean of the old tokens that their text consists of. Not so where the old
+                tokenizer does not know all of the text, nor for parts of characters, unless both tokenizers have a
+                letter for each byte, as GPT-2's.
+
+        Between a tokenizer with letters for bytes and one without, equal texts that are not ASCII are other tokens.
 
         Needs the package ``tokenizers``.
         """

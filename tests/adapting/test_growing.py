@@ -114,6 +114,29 @@ def test_new_rows_do_not_depend_on_how_many_there_are() -> None:
         assert torch.equal(few.weight, many.weight[:53])
 
 
+@pytest.mark.parametrize(
+    ("rows", "dtype"),
+    [
+        (torch.tensor([[1.0, math.nan], [2.0, 3.0]]), torch.float32),
+        (torch.tensor([[1.0, math.inf], [2.0, 3.0]]), torch.float32),
+        (torch.tensor([[6e4, 1.0], [-6e4, 3.0]]).half(), torch.float16),
+    ],
+)
+def test_rows_whose_mean_or_noise_is_not_finite(rows: Tensor, dtype: torch.dtype) -> None:
+    new = nn.Embedding(100, 2, dtype=dtype)
+    with pytest.raises(zeta.CheckpointError, match="weight has rows of which mean and noise are not finite in float"):
+        zeta.adapt_(new, {"weight": rows}, seed=3, grow={"weight": Rows(Mean())})
+
+
+@pytest.mark.parametrize("how", [Mean(), Average({4: [0, 1]}, rest=Zeros())])
+def test_whole_numbers_have_no_mean(how: Any) -> None:
+    """Half a number would be cut off."""
+    new = nn.Module()
+    new.register_buffer("codes", torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(PlanError, match=r"codes: has dtype int64, and (Mean|Average) is of floating-point numbers"):
+        zeta.adapt_(new, {"codes": torch.arange(4)}, seed=3, grow={"codes": Rows(how)})
+
+
 def test_average_of_pieces_and_the_rest() -> None:
     rows = table(5).weight.detach()
     new = nn.Embedding(8, 6)
@@ -409,6 +432,60 @@ def test_a_wider_convolution_with_its_norm_computes_the_same() -> None:
     assert report.preserved(torch.randn(2, 3, 8, 8), old).ok
 
 
+class Packed(nn.Module):
+    """Gate and up in one weight, one after the other."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate_up, self.down = nn.Linear(4, 2 * width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, -1)
+        found: Tensor = self.down(torch.tanh(gate) * up)
+        return found
+
+
+@pytest.mark.parametrize("wide", [16, 13])
+def test_packed_maps_are_split_one_by_one(wide: int) -> None:
+    torch.manual_seed(0)
+    old, new = Packed(8), Packed(wide)
+    before = values(new)
+    message = r"gate_up\.weight: has 16 units and down\.weight takes 8, as of 2 maps.*Rows\(Split\(maps=2\)\)"
+    with pytest.raises(PlanError, match=message):
+        zeta.adapt_(new, old, seed=0, grow={"*.weight": Rows(Split())})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in values(new).items())
+    grow = {"gate_up.weight": Rows(Split(maps=2)), "down.weight": Rows(Split())}
+    report = zeta.adapt_(new, old, seed=0, grow=grow)
+    units = [unit % 8 for unit in range(wide)]
+    assert torch.equal(new.gate_up.weight, old.gate_up.weight[[*units, *(8 + unit for unit in units)]])
+    assert report.preserved(torch.randn(64, 4), old).ok
+    with pytest.raises(PlanError, match="has 16 units and the model 32, which are not those of 3 maps"):
+        zeta.adapt_(Packed(16), Packed(8), seed=0, grow=grow | {"gate_up.weight": Rows(Split(maps=3))})
+
+
+def test_packed_maps_of_transformers(tmp_path: Path) -> None:
+    kind, config = transformers.Phi3ForCausalLM, transformers.Phi3Config
+    old = built(kind, llama(kind=config, pad_token_id=0))
+    wider = llama(kind=config, pad_token_id=0)
+    wider.intermediate_size = 96
+    new, plan = zeta.record(kind, wider)
+    grow = {"*gate_up_proj.weight": Rows(Split(maps=2)), "*down_proj.weight": Rows(Split())}
+    report = zeta.adapt_(new, saved(old, tmp_path), plan, seed=0, grow=grow)
+    assert report.preserved({"input_ids": tokens()}).ok
+
+
+def test_two_chains_of_widths_are_no_packed_maps() -> None:
+    def chains(width: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(5, 2 * width), nn.ReLU(), nn.Linear(2 * width, 5), nn.Linear(5, width), nn.Linear(width, 3)
+        )
+
+    torch.manual_seed(0)
+    old, new = chains(4), chains(8)
+    report = zeta.adapt_(new, old, seed=0, grow={"0.weight": Rows(Split()), "3.weight": Rows(Split())})
+    assert report.preserved(torch.randn(8, 5), old).ok
+
+
 def test_split_makes_nothing_smaller() -> None:
     with pytest.raises(PlanError, match="Split only makes layers wider"):
         zeta.adapt_(mlp(4), mlp(8), seed=0, grow={"0.weight": Rows(Split())})
@@ -431,6 +508,7 @@ def test_split_makes_nothing_smaller() -> None:
         (lambda: Average([1, 2]), "Average: expected a mapping"),
         (lambda: Average({1: []}), "row 1 is the mean of no rows"),
         (lambda: Average({-1: [0]}), "Average: a new row must be a number of a row, from 0 on, got -1"),
+        (lambda: Split(maps=0), "Split: maps must be a whole number from 1 on, got 0"),
         (lambda: Layers(to=0), "Layers: to must be a whole number from 1 on, got 0"),
         (lambda: Layers(to=4, how="twice"), "Layers: how must be one of 'identity', 'stack', 'interleave'"),  # type: ignore[arg-type]
         (lambda: Layers(to=4, ends=[3]), "Layers: ends must be globs"),  # type: ignore[arg-type]

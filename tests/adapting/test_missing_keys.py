@@ -62,6 +62,30 @@ def test_missing_keys_get_what_a_full_run_gives(folder: Path, by: str) -> None:
     assert model.bert.embeddings.position_ids.tolist() == [[*range(32)]]
 
 
+def test_a_model_of_which_a_part_is_on_a_disk(folder: Path, tmp_path: Path) -> None:
+    """That part is on meta, and not missing."""
+    pytest.importorskip("accelerate")
+    how = Rules([Rule("*", Normal(0.1))])
+    full = transformers.BertForSequenceClassification(bert(num_labels=3))
+    zeta.init_(full, how, 3)
+    places = {"bert.encoder": "disk", "bert.embeddings": "cpu", "bert.pooler": "cpu", "classifier": "cpu"}
+    with zeta.missing_keys(how, seed=3) as reports:
+        model = load(folder, device_map=places, offload_folder=str(tmp_path / "offloaded"))
+    assert {item.name for item in reports[0]} == {*HEAD}
+    assert model.bert.encoder.layer[0].output.dense.weight.is_meta
+    assert torch.equal(model.classifier.weight, full.classifier.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_missing_keys_in_a_short_dtype(folder: Path, dtype: torch.dtype) -> None:
+    full = transformers.BertForSequenceClassification(bert(num_labels=3)).to(dtype)
+    zeta.init_(full, "bert", 3)
+    with zeta.missing_keys("bert", seed=3):
+        model = load(folder, dtype=dtype)
+    assert model.classifier.weight.dtype is dtype
+    assert torch.equal(model.classifier.weight, full.classifier.weight)
+
+
 def test_a_head_of_another_size(tmp_path: Path) -> None:
     old = built(transformers.BertForSequenceClassification, bert(num_labels=5))
     saved(old, tmp_path)

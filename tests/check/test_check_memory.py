@@ -338,8 +338,8 @@ def test_a_step_that_fails_stops_no_other(error: BaseException, monkeypatch: pyt
     for position in range(count):
         names: list[str] = []
 
-        def broken(*given: Any, position: int = position, names: list[str] = names) -> Iterator[Any]:
-            for number, (name, step) in enumerate(real(*given)):
+        def broken(*given: Any, position: int = position, names: list[str] = names, **more: Any) -> Iterator[Any]:
+            for number, (name, step) in enumerate(real(*given, **more)):
 
                 def failing(step: Any = step) -> None:
                     step()
@@ -355,7 +355,7 @@ def test_a_step_that_fails_stops_no_other(error: BaseException, monkeypatch: pyt
             model.disturb()
         assert model.state() == before, names
         if isinstance(error, ValueError):
-            assert "could not be restored after the check, everything else was" in str(raised.value)
+            assert "could not be restored after the model was run, everything else was" in str(raised.value)
             assert f"  - {names[0]}: ValueError: no more" in str(raised.value)
         else:
             assert raised.value is error

@@ -80,6 +80,30 @@ def test_a_matrix_of_low_rank(iterations: int) -> None:
     assert all(each.isfinite().all() for each in zero)
 
 
+CLOSED: dict[str, Tensor] = {
+    "all elements equal": torch.ones(300, 300),
+    "powers of two": torch.diag(0.5 ** torch.arange(300).double()),
+    "identity": torch.eye(300),
+    "few distinct values": torch.diag(torch.tensor([5.0] * 4 + [3.0] * 4 + [1.0] * 292)),
+    "rank 20": with_spectrum(powers(20, 0.5), 240, 300),
+    "zero": torch.zeros(240, 300),
+    "large": 1e200 * with_spectrum(powers(240, 2.0), 240, 300),
+    "small": 1e-200 * with_spectrum(powers(240, 2.0), 240, 300),
+}
+
+
+@pytest.mark.parametrize("matrix", CLOSED.values(), ids=[*CLOSED])
+def test_a_krylov_space_that_closes_early(matrix: Tensor) -> None:
+    """Further blocks add nothing then: what is left of them are rounding errors, which are no new directions."""
+    u, s, v = principal(matrix, 8, iterations=8, key=7)
+    one, expected = torch.eye(8).double(), torch.linalg.svdvals(matrix.double())[:8]
+    assert torch.allclose(s, expected, rtol=1e-9, atol=1e-12 * float(expected[0]))
+    assert torch.allclose(u.T @ u, one, atol=1e-12)
+    assert torch.allclose(v @ v.T, one, atol=1e-12)
+    scale = max(float(matrix.abs().max()), 1e-300)
+    assert torch.allclose(matrix.double() / scale @ v.T, u * (s / scale), atol=1e-9 * float(expected[0] / scale))
+
+
 def test_a_random_matrix_has_no_principal_directions() -> None:
     matrix = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
     best = torch.linalg.svdvals(matrix.double())[:8].square().sum()
@@ -119,7 +143,9 @@ def test_threads_do_not_matter(power: float, iterations: int | None) -> None:
 
 def test_pissa_is_the_definition() -> None:
     matrix = with_spectrum(powers(60, 0.7), 70, 60)
-    b, a = pissa(matrix, 6, scaling=4.0)
+    factors = pissa(matrix, 6, scaling=4.0)
+    assert factors is not None
+    b, a = factors
     _, s, _ = torch.linalg.svd(matrix)
     assert torch.allclose(4.0 * b @ a, truth(matrix, 6), atol=1e-12)
     for gram in (b.T @ b, a @ a.T):  # both halves have the same singular values
@@ -130,9 +156,19 @@ def test_inputs_without_weights_have_none_in_a() -> None:
     matrix = with_spectrum(powers(60, 0.7), 70, 60)
     matrix[:, 11] = 0
     for iterations in (None, 1):
-        _, a = pissa(matrix, 4, 1.0, iterations=iterations, key=1)
+        factors = pissa(matrix, 4, 1.0, iterations=iterations, key=1)
+        assert factors is not None
+        _, a = factors
         assert a[:, 11].count_nonzero() == 0
         assert a.count_nonzero() == 4 * 59
+
+
+@pytest.mark.parametrize("iterations", [None, 2])
+def test_pissa_of_a_weight_of_a_lower_rank(iterations: int | None) -> None:
+    weight = torch.block_diag(with_spectrum(powers(9, 0.5), 90, 80), torch.zeros(40, 50).double())
+    assert pissa(weight, 10, 1.0, iterations=iterations) is None
+    assert pissa(weight, 9, 1.0, iterations=iterations) is not None
+    assert pissa(torch.zeros(70, 60), 1, 1.0, iterations=iterations) is None
 
 
 def test_olora_is_the_definition() -> None:
@@ -164,6 +200,17 @@ def test_lora_ga_of_a_poor_gradient() -> None:
     assert lora_ga(with_spectrum(powers(9, 0.5), 70, 60).float(), 5) is None
     assert lora_ga(with_spectrum(powers(10, 0.5), 70, 60).float(), 5) is not None
     assert lora_ga(torch.zeros(70, 60), 5) is None
+
+
+@pytest.mark.parametrize("extents", [(64, 64), (200, 160)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_rank_of_a_rounded_gradient(dtype: torch.dtype, extents: tuple[int, int]) -> None:
+    """Of few samples it has their rank and rounding errors; of enough, all directions count in a short dtype too."""
+    torch.manual_seed(0)
+    for samples, enough in ((9, False), (10, True), (100, True)):
+        left, right = (torch.randn(samples, extent) for extent in extents)
+        gradient = (left.double().T @ right.double()).to(dtype)
+        assert (lora_ga(gradient, 5, iterations=8) is not None) is enough
 
 
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.float32, 2.0**-24), (torch.bfloat16, 2.0**-8)])

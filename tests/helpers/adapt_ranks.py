@@ -69,6 +69,6 @@ def main(rank: int, ranks: int, folder: Path) -> None:
             compare(model, expected)
     other, plan = zeta.record(transformers.LlamaForCausalLM, llama())
     fully_shard(other, mesh=mesh)
-    with pytest.raises(zeta.RankError, match="seed"):
+    with pytest.raises(zeta.RankError, match=r"(?s)nothing was drawn, and a model with memory may have.*seed"):
         zeta.adapt_(other, folder / "LlamaForCausalLM", plan, rank, confirm=True)
     dist.barrier()

@@ -153,4 +153,5 @@ def _tied(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 
 def _is_new(tensor: Any) -> bool:
-    return not getattr(tensor, _INITIALIZED, False)
+    """Whether a checkpoint lacks a tensor. What is on meta is loaded and elsewhere, as on a disk, or tied later."""
+    return not tensor.is_meta and not getattr(tensor, _INITIALIZED, False)

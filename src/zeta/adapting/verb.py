@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ from zeta.write.seeds import seed_of
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+#: ranks meet between loading, which may fail on some, and drawing
+_UNCONFIRMED: Final = "nothing was drawn, and a model with memory may have the checkpoint's values"
 #: what the rest gets
 AdaptHow = Rules | str | Plan | Callable[[Any], object] | None
 
@@ -113,7 +115,7 @@ def adapt_(
         raise SpecError(f"only recipes have options, got {', '.join(options)}")
     seed = seed_of(model) if seed is None else check_seed(seed)
     begin = time.perf_counter()
-    with ranks.meeting(ranks.groups_of(confirm, "confirm"), "nothing was changed") as meet, open_source(source) as held:
+    with ranks.meeting(ranks.groups_of(confirm, "confirm"), _UNCONFIRMED) as meet, open_source(source) as held:
         build = old_builder(model, held)
         found = adaption(
             model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,

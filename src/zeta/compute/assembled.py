@@ -10,10 +10,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from zeta.base import dtypes
 from zeta.base.language.state import one_thread
 from zeta.compute.sampling import sample
 from zeta.compute.stream.random import parameter_key
 from zeta.compute.stream.regions import Region
+from zeta.errors import CheckpointError
 from zeta.initializers import Normal
 from zeta.resolve.adapting.arrays import (
     Array,
@@ -186,6 +188,12 @@ def _like_rows(array: LikeRows, reader: Reader) -> Tensor:
                 z = sample(Normal(), key=key, region=region, draw=ROWS_DRAW)
                 drawn += z.to(wide) @ (rows - mean)
             values[first:last] = drawn * (array.noise / math.sqrt(old)) + mean
+    if not values.isfinite().all():
+        raise CheckpointError(
+            f"{array.base.text} has rows of which mean and noise are not finite in {dtypes.name_of(array.dtype)}: "
+            "values that are infinite, not a number, or too large; Mean(noise=0.1) takes less noise, and an "
+            "initializer needs no old rows"
+        )
     shape = (count, *resized(array.shape, array.dim, 1)[: array.dim], *array.shape[array.dim + 1 :])
     return values.view(shape).movedim(0, array.dim).contiguous()
 

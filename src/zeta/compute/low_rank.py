@@ -8,6 +8,7 @@ singular values are equal to 1e-9, relative to the largest one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -20,6 +21,8 @@ from zeta.initializers import Normal
 
 #: columns of the sketch in addition to the rank (Halko, Martinsson & Tropp 2011, section 4.2)
 _OVERSAMPLING: Final = 8
+#: the part of an orthonormal column outside of the known ones from which on it counts as a new direction
+_LEFT: Final = 0.5
 #: elements within this part of the largest one count as largest, so that rounding does not decide between equal ones
 _AS_LARGE: Final = 1 - 1e-6
 
@@ -48,14 +51,22 @@ def principal(matrix: Tensor, rank: int, *, iterations: int | None = None, key: 
     >>> u.T.tolist(), s.tolist(), v.tolist()
     ([[1.0, 0.0]], [3.0], [[1.0, 0.0]])
     """
-    double = _double(matrix)
+    double, unit = _scaled(matrix)
     width = min(rank + _OVERSAMPLING, *double.shape)
     if iterations is None or width * (iterations + 1) >= min(double.shape):
         u, s, v = torch.linalg.svd(double, full_matrices=False)
     else:
         u, s, v = _in_krylov_space(double, _sketch(double, width, key), iterations)
     signs = _signs(u[:, :rank])
-    return u[:, :rank] * signs, s[:rank], v[:rank] * signs[:, None]
+    return u[:, :rank] * signs, s[:rank] * unit, v[:rank] * signs[:, None]
+
+
+def _scaled(matrix: Tensor) -> tuple[Tensor, float]:
+    """The matrix in fp64, divided by a power of two near its largest element: no product leaves fp64's range."""
+    double = _double(matrix)
+    low, high = map(float, torch.aminmax(double))
+    unit = 2.0 ** (math.frexp(largest)[1] - 1) if (largest := max(-low, high)) else 1.0
+    return (double / unit if double.data_ptr() == matrix.data_ptr() else double.div_(unit)), unit
 
 
 def _sketch(matrix: Tensor, width: int, key: int) -> Tensor:
@@ -65,19 +76,35 @@ def _sketch(matrix: Tensor, width: int, key: int) -> Tensor:
 
 
 def _in_krylov_space(matrix: Tensor, sketch: Tensor, iterations: int) -> Triples:
-    blocks: list[Tensor] = []
-    images: list[Tensor] = []
-    block = matrix @ sketch
-    for _ in range(iterations + 1):
-        for _ in range(2):  # once leaves rounding errors of what was taken away
-            for known in blocks:
-                block = block - known @ (known.T @ block)
-            block = torch.linalg.qr(block).Q
+    blocks = [torch.linalg.qr(matrix @ sketch).Q]
+    images = [matrix.T @ blocks[0]]
+    for _ in range(iterations):
+        block = _outside_of(blocks, matrix @ images[-1])
+        if not block.shape[1]:  # the space is closed, as that of a matrix of low rank
+            break
         blocks.append(block)
         images.append(matrix.T @ block)
-        block = matrix @ images[-1]
     u, s, v = torch.linalg.svd(torch.cat(images, dim=1).T, full_matrices=False)
     return torch.cat(blocks, dim=1) @ u, s, v
+
+
+def _outside_of(known: Sequence[Tensor], block: Tensor) -> Tensor:
+    """An orthonormal basis of what the columns of ``block`` add to those of ``known``, which are orthonormal.
+
+    What is left of columns that add nothing are rounding errors, which may lie anywhere, also among the known columns.
+    The second pass finds them: it leaves an orthonormal column as long as before, up to rounding, unless it is one of
+    them (Kahan's "twice is enough"; Parlett 1998, section 6.9.1).
+    """
+    block = torch.linalg.qr(_without(known, block)).Q
+    u, lengths, _ = torch.linalg.svd(_without(known, block), full_matrices=False)
+    found: Tensor = u[:, lengths > _LEFT]
+    return found
+
+
+def _without(known: Sequence[Tensor], block: Tensor) -> Tensor:
+    for each in known:
+        block = block - each @ (each.T @ block)
+    return block
 
 
 def _signs(columns: Tensor) -> Tensor:
@@ -88,16 +115,19 @@ def _signs(columns: Tensor) -> Tensor:
     return torch.where(heads < 0, -1.0, 1.0).to(columns.dtype)
 
 
-def pissa(weight: Tensor, rank: int, scaling: float, *, iterations: int | None = None, key: int = 0) -> Factors:
+def pissa(weight: Tensor, rank: int, scaling: float, *, iterations: int | None = None, key: int = 0) -> Factors | None:
     """``B = U sqrt(S / scaling)`` and ``A = sqrt(S / scaling) V^T`` of the largest singular triples of a weight.
 
-    An input whose weights are all zero, as a padding row's, has zeros in A.
+    An input whose weights are all zero, as a padding row's, has zeros in A. ``None`` if the weight has fewer than
+    ``rank`` singular values that are not 0 up to rounding: a column of B and a row of A, both 0, get no gradient.
 
     >>> b, a = pissa(torch.tensor([[8.0, 0.0], [0.0, 1.0]]), 1, scaling=2.0)
     >>> b.tolist(), a.tolist()
     ([[2.0], [0.0]], [[2.0, 0.0]])
     """
     u, s, v = principal(weight, rank, iterations=iterations, key=key)
+    if not s[-1] > max(weight.shape) * torch.finfo(s.dtype).eps * s[0]:
+        return None
     roots = (s / scaling).sqrt()
     used = weight.any(0).to(device=v.device)
     return u * roots, roots[:, None] * v * used
@@ -125,9 +155,13 @@ def lora_ga(
 
     c is 1, or ``out^(1/4) / sqrt(gamma)``. ``None`` if the gradient has fewer than ``2 rank`` singular values that are
     not 0 up to rounding: its other singular vectors would be those of rounding errors.
+
+    Rounding errors of a gradient (m x n) are about ``eps |G| / sqrt(m n)`` each, and the largest singular value of a
+    matrix of independent errors is that times ``sqrt(m) + sqrt(n)``. Twice as much leaves room for those of the sums.
     """
     u, s, v = principal(gradient, 2 * rank, iterations=iterations, key=key)
-    if not s[-1] > max(gradient.shape) * torch.finfo(gradient.dtype).eps * s[0]:
+    eps, norm = torch.finfo(gradient.dtype).eps, float(torch.linalg.matrix_norm(_double(gradient)))
+    if not s[-1] > 2 * eps * norm * sum(extent**-0.5 for extent in gradient.shape):
         return None
     scale = 1.0 if gamma is None else gradient.shape[0] ** 0.25 / math.sqrt(gamma)
     return scale * u[:, :rank], scale * v[rank:]

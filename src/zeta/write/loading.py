@@ -60,7 +60,7 @@ def load(adaption: Adaption, progress: Progress | None = None) -> None:
                 for memory, region in here.places():
                     for place, index in boxes_of(given, region):
                         values = reader.read(given.values, index)
-                        memory[place].copy_(converted(values, memory.dtype, given.values.text))
+                        memory[place].copy_(converted(values, memory.dtype, given.values))
         except ZetaError as error:
             raise type(error)(f"{name}: {error}\n{number} of {len(todo)} tensors were loaded before") from error
         done.add(name, here.local.nbytes)
@@ -109,7 +109,7 @@ def _is(one: Tensor, other: Tensor) -> bool:
     return places[0] == places[1]
 
 
-def converted(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+def converted(values: Tensor, dtype: torch.dtype, what: Array) -> Tensor:
     """The values in a dtype; ``TargetError`` if finite ones would become infinite or not a number."""
     found = values.to(dtype)
     both = values.is_floating_point() and dtype.is_floating_point
@@ -117,7 +117,9 @@ def converted(values: Tensor, dtype: torch.dtype, what: str) -> Tensor:
         lost = values.isfinite() & ~found.to(values.dtype).isfinite()
         if bool(lost.any()):
             largest = float(values[lost].abs().max())
-            raise TargetError(f"{what} of the checkpoint has {largest:.6g}, which {dtypes.name_of(dtype)} cannot hold")
+            raise TargetError(
+                f"{what.text} of the checkpoint has {largest:.6g}, which {dtypes.name_of(dtype)} cannot hold"
+            )
     return found
 
 

@@ -85,20 +85,26 @@ class _SavedModule:
 
 
 @contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
+def preserved(model: nn.Module, *, seed: int | None = _SEED, copied: bool = True) -> Iterator[None]:
     """Restore ``model`` after the block, whatever the block does to it.
+
+    Args:
+        model: the model.
+        seed: that of torch's private generators; ``None``: they start from the present state of torch's.
+        copied: whether parameters' values are saved too, which takes as much memory as they have. ``False`` for a block
+            that runs the model and does not train it.
 
     This covers values, dtypes, gradients, ``requires_grad``, train and eval mode, hooks, classes and plain attributes
     of every module, the contents of their lists, sets, dictionaries and arrays, the attributes of objects that they
     hold, and the states of their generators.
-    Inside, gradients are on, and random numbers come from private generators, torch's with a fixed seed; the shared
-    generators of torch, Python and NumPy do not move. A tensor that did not change is not written.
+    Inside, gradients are on, and random numbers come from private generators; the shared generators of torch, Python
+    and NumPy do not move. A tensor that did not change is not written.
 
     Raises:
         TargetError: if something could not be restored; everything else was.
     """
     modules = modules_held(model)
-    modes, steps = Modes.now(), _Steps(_steps(modules, tensors_held(modules)))
+    modes, steps = Modes.now(), _Steps(_steps(modules, tensors_held(modules), copied=copied))
 
     def restore() -> None:
         modes.restore_all()
@@ -108,7 +114,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
         undone_on_error(restore),
         undone(restore),
         undisturbed(model),
-        apart(_SEED),
+        apart(seed),
         foreign_apart(),
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -195,13 +201,15 @@ class _Steps:
         if self._failed:
             raise TargetError(
                 listed(
-                    "these could not be restored after the check, everything else was; build the model again:",
+                    "these could not be restored after the model was run, everything else was; build the model again:",
                     self._failed,
                 )
             )
 
 
-def _steps(modules: dict[str, nn.Module], named: dict[int, tuple[str, Tensor]]) -> Iterator[tuple[str, Restore]]:
+def _steps(
+    modules: dict[str, nn.Module], named: dict[int, tuple[str, Tensor]], *, copied: bool = True
+) -> Iterator[tuple[str, Restore]]:
     """What restores modules and tensors, in order, with the names of their parts."""
     for name, module in modules.items():
         tables = {str(table): content_of(vars(module)[table]) for table in TABLES if table in vars(module)}
@@ -216,7 +224,8 @@ def _steps(modules: dict[str, nn.Module], named: dict[int, tuple[str, Tensor]]) 
     bases = {id(base): (f"the base of {name}", base) for name, base in viewed if base is not None}
     tensors = [(name, _saved(tensor)) for name, tensor in (bases | named).values()]
     yield from ((name, tensor.restore) for name, tensor in tensors)
-    yield from ((name, content.restore) for name, content in saved(named.values()))
+    contents = [(name, each) for name, each in named.values() if copied or not isinstance(each, nn.Parameter)]
+    yield from ((name, content.restore) for name, content in saved(contents))
     yield from ((name, tensor.restore_moved) for name, tensor in tensors)
     yield from ((f"the gradient of {name}", tensor.restore_grad) for name, tensor in tensors)
     yield from ((f"the attributes of {name}", tensor.attributes.restore) for name, tensor in tensors)

@@ -21,7 +21,7 @@ from zeta.resolve.adapting.arrays import Array, Noisy, Stored
 from zeta.resolve.adapting.experts import mixtures_of
 from zeta.resolve.adapting.layers import Depth, depths_of
 from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
-from zeta.resolve.adapting.rows import Changes, Grown, changed_dim, grown_rows, reorders, split_units
+from zeta.resolve.adapting.rows import Changes, Grown, Widths, changed_dim, grown_rows, reorders, split_units
 from zeta.resolve.fitting import Fit, Only, fit, fit_of_own
 from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.planning import planned
@@ -135,7 +135,7 @@ class _Pairing:
         self._missing: list[list[Slot]] = []
         self._zero: set[str] = set()
         self._problems: list[str] = []
-        self._changes = Changes()
+        self._changes, self._widths = Changes(), Widths()
         self._makes_other_sums = not all(mixture.preserving for mixture in mixtures)
         self._globs_used: set[str] = set()
         self._copied: set[str] = set()
@@ -225,7 +225,10 @@ class _Pairing:
             return
         try:
             if isinstance(rows.how, Split):
-                grown = split_units(values, shape, dim=dim, are_inputs=_are_inputs(group, dim))
+                are_inputs, maps = _are_inputs(group, dim), rows.how.maps
+                grown = split_units(values, shape, dim=dim, are_inputs=are_inputs, maps=maps)
+                if len(shape) > 1:
+                    self._widths.note(name, values.shape[dim], shape[dim], are_inputs=are_inputs, maps=maps)
             else:
                 padding = _padding_idx(group) if dim == 0 else None
                 grown = grown_rows(rows, values, shape, dim=dim, seed=self._seed, name=name, padding=padding)
@@ -274,6 +277,7 @@ class _Pairing:
     def _raise_problems(self) -> None:
         idle = [glob for glob in self._rows if glob not in self._globs_used]
         self._problems += [f"grow: {glob!r} names no tensor of the model" for glob in idle]
+        self._problems += self._widths.problems()
         if self._how is None:
             for group in self._missing:
                 slot = group[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from zeta.base import dtypes
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError
 from zeta.growing import Average, Mean, Rows
@@ -47,6 +48,34 @@ def reorders(rows: Rows, extent: int) -> bool:
     return len(kept) != extent or any(row != place for place, row in enumerate(kept))
 
 
+class Widths:
+    """The changes of sizes by ``Split``, of outputs and of inputs, with the name of a tensor for each."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[Span, tuple[str, int]] = {}
+        self._inputs: dict[Span, str] = {}
+
+    def note(self, name: str, old: int, new: int, *, are_inputs: bool, maps: int) -> None:
+        """Take in a tensor with several dimensions."""
+        if are_inputs:
+            self._inputs.setdefault((old, new), name)
+        else:
+            self._outputs.setdefault((old, new), (name, maps))
+
+    def problems(self) -> Iterator[str]:
+        """Outputs that no layer takes, while another takes a whole part of them: of several maps, which are mixed."""
+        for (old, new), (name, maps) in self._outputs.items():
+            if (old, new) in self._inputs:
+                continue
+            for (part, wide), taker in self._inputs.items():
+                count = old // part
+                if count > 1 and (old, new) == (count * part, count * wide) and maps % count:
+                    yield (
+                        f"{name}: has {old} units and {taker} takes {part}, as of {count} maps in one weight, such as "
+                        f"gate and up, whose units Split would mix; Rows(Split(maps={count})) splits each of them"
+                    )
+
+
 class Changes:
     """Sizes that change by the ``Rows`` of some tensors, and rows that do not stay: what it means for other tensors."""
 
@@ -77,15 +106,21 @@ class Changes:
         return found[0]
 
 
-def split_units(values: Array, shape: tuple[int, ...], *, dim: int, are_inputs: bool) -> Grown:
-    """A tensor with more units along ``dim``: copies of the old ones, or, of inputs, shares of them."""
+def split_units(values: Array, shape: tuple[int, ...], *, dim: int, are_inputs: bool, maps: int) -> Grown:
+    """A tensor with more units along ``dim``: copies of the old ones, or, of inputs, shares of them.
+
+    The units are those of ``maps`` maps, one after the other.
+    """
     old, new = values.shape[dim], shape[dim]
     if new < old:
         raise PlanError(f"the checkpoint has {old} units and the model {new}; Split only makes layers wider")
-    units = [unit % old for unit in range(new)]
+    if old % maps or new % maps:
+        raise PlanError(f"the checkpoint has {old} units and the model {new}, which are not those of {maps} maps")
+    each, wide = old // maps, new // maps
+    units = [first * each + unit % each for first in range(maps) for unit in range(wide)]
     copied = Taken.of(values, dim, units)
     if are_inputs:
-        by = tuple(-(-(new - unit) // old) for unit in units)  # how many places have this unit
+        by = tuple(-(-(wide - unit % each) // each) for unit in units)  # how many places have this unit
         copied = Divided(shape=shape, dtype=values.dtype, base=copied, dim=dim, by=by)
     return Grown(dim=dim, values=copied, given=((0, new),), drawn=None, law=None)
 
@@ -110,6 +145,11 @@ def grown_rows(
     missing = [place for place, row in enumerate(kept) if row < 0]
     new = [*missing, *range(len(kept), extent)]
     how, given, parts = rows.how, places, [stays]
+    if new and isinstance(how, Average | Mean) and not (values.dtype.is_floating_point or values.dtype.is_complex):
+        raise PlanError(
+            f"has dtype {dtypes.name_of(values.dtype)}, and {type(how).__name__} is of floating-point numbers; "
+            "grow= has to name it, with Rows(Zeros()) or what its new elements are"
+        )
     if isinstance(how, Average):
         found, new = _averaged(how, values, new, old, dim)
         given, parts, how = [*given, *(place for place, _ in how.of)], [*parts, found], how.rest
@@ -135,11 +175,11 @@ def grown_rows(
 
 def _averaged(how: Average, values: Array, new: Sequence[int], old: int, dim: int) -> tuple[Averaged, list[int]]:
     """The rows that are means, and the new ones that are left."""
-    named = [place for place, _ in how.of]
-    if wrong := sorted({*named} - {*new}):
+    named = {place for place, _ in how.of}
+    if wrong := sorted(named - {*new}):
         raise PlanError(f"Average names row {wrong[0]}, which is not one of the new rows")
     if beyond := [row for _, rows in how.of for row in rows if row >= old]:
         raise PlanError(f"Average names the old row {beyond[0]}, but the checkpoint has {old} rows")
     shape = (*values.shape[:dim], len(named), *values.shape[dim + 1 :])
     of = tuple(rows for _, rows in how.of)
-    return Averaged(shape=shape, dtype=values.dtype, base=values, dim=dim, of=of), [p for p in new if p not in {*named}]
+    return Averaged(shape=shape, dtype=values.dtype, base=values, dim=dim, of=of), [p for p in new if p not in named]

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from zeta.base import dtypes
 from zeta.base.modules import check_module
 from zeta.base.reading import shown
 from zeta.base.text import by_reason, shape_text
@@ -27,12 +29,17 @@ from zeta.rules.role_names import ADAPTER_A, ADAPTER_B
 
 #: what a layer's factor of B A may be called
 _SCALINGS: Final = ("scaling", "scale")
+#: how the names of peft's variants begin that compute W + s B A (DoRA: normalized) of one A and B for each input
+_SAME_FUNCTION: Final = ("Dora", "Velora")
 #: of W, A and B: whether a matrix is stored as its transpose
 _Turned = tuple[bool, bool, bool]
 
 
 class Adapted(Struct, frozen=True, kw_only=True, eq=False):
-    """A layer that computes W + ``scaling`` B A. ``turned``: of W, A and B, whether the transpose is stored."""
+    """A layer that computes W + ``scaling`` B A. ``turned``: of W, A and B, whether the transpose is stored.
+
+    ``others`` are names of A of further adapters of the layer, which were not selected.
+    """
 
     name: str
     base: Slot
@@ -40,6 +47,7 @@ class Adapted(Struct, frozen=True, kw_only=True, eq=False):
     b: Slot
     turned: _Turned
     scaling: float
+    others: tuple[str, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -99,9 +107,14 @@ def adapted_layers(model: nn.Module, only: Only | None, scaling: float | None) -
     for layer, pair in chosen:
         a, b = pair[Role.ADAPTER_A], pair[Role.ADAPTER_B]
         try:
-            base, turned = _base(a, b, _beside(layer, slots, ours))
-            factor = _scaling(layer, a, modules, scaling)
-            found.append(Adapted(name=layer, base=base, a=a, b=b, turned=turned, scaling=factor))
+            _check_function(layer, a, modules)
+            weights = list(_beside(layer, slots, ours))
+            base, turned = _base(a, b, weights)
+            factor = _scaling(layer, a, modules, scaling, alone=len(weights) == 1)
+            others = tuple(
+                other[Role.ADAPTER_A].name for name, other in complete if name == layer and other is not pair
+            )
+            found.append(Adapted(name=layer, base=base, a=a, b=b, turned=turned, scaling=factor, others=others))
         except ZetaError as error:
             refused.append((layer or "the model", str(error)))
     refused += _apart(found, slots)
@@ -126,9 +139,18 @@ def _beside(layer: str, slots: Iterable[Slot], ours: Iterable[str]) -> Iterator[
             yield slot
 
 
-def _base(a: Slot, b: Slot, beside: Iterable[Slot]) -> tuple[Slot, _Turned]:
+def _base(a: Slot, b: Slot, weights: Sequence[Slot]) -> tuple[Slot, _Turned]:
     """The one weight that B A can be added to, and how the three are stored."""
-    weights = list(beside)
+    if any(isinstance(slot.module, NonDynamicallyQuantizableLinear) for slot in weights):
+        raise SpecError(
+            "it is the output projection of a MultiheadAttention, which reads its weight and does not call it, so that "
+            "B A is not added once: peft's attention adds it twice; leave it out with only="
+        )
+    if packed := [slot for slot in weights if not slot.tensor.is_floating_point()]:
+        raise SpecError(
+            f"{packed[0].name} has dtype {dtypes.name_of(packed[0].tensor.dtype)}, as a quantized weight, from which "
+            "s B A cannot be subtracted; do this with the floating-point model, and quantize its weights afterwards"
+        )
     if a.tensor.ndim != 2 or b.tensor.ndim != 2:
         raise SpecError(
             f"A has shape {shape_text(a.shape)} and B {shape_text(b.shape)}, as those of a convolution, and the method "
@@ -169,20 +191,29 @@ def _fit(base: Slot, a: Slot, b: Slot, turned: _Turned) -> bool:
     return rank == inner and into == of_a and out == of_b
 
 
-def _scaling(layer: str, a: Slot, modules: Mapping[str, nn.Module], given: float | None) -> float:
-    """The factor that the layer, or a module in it that holds A, multiplies B A by; else the ``given`` one."""
-    inside = a.name[len(layer) :].strip(".").split(".")
-    places = [".".join([*([layer] if layer else []), *inside[:depth]]) for depth in range(len(inside))]
-    for module in (modules[place] for place in places if place in modules):
-        if getattr(module, "merged", False) is True:
-            raise SpecError("its adapter is merged into the weight; unmerge it first")
+def _scaling(layer: str, a: Slot, modules: Mapping[str, nn.Module], given: float | None, *, alone: bool) -> float:
+    """The factor that the layer, or a module in it that holds A, multiplies B A by; else the ``given`` one.
+
+    A number of a layer with several weights may be another factor, as that of attention: it counts only if W is
+    ``alone``.
+    """
+    inside = _inside(layer, a)
+    for module in _around(layer, a, modules):
         for attribute in _SCALINGS:
             value: Any = getattr(module, attribute, None)
-            if isinstance(value, Mapping):
+            by_name = isinstance(value, Mapping)
+            if by_name:
                 value = next((value[part] for part in inside if part in value), None)
             if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
                 value = float(value.detach())
             if isinstance(value, int | float) and not isinstance(value, bool):
+                if not (by_name or alone):
+                    if given is None:
+                        raise SpecError(
+                            f"its {attribute} is {shown(value)}, which may be another factor than that of B A, as the "
+                            "layer has further weights; give it, as in scaling=alpha / rank"
+                        )
+                    continue
                 if not _is_factor(value):
                     raise SpecError(f"its {attribute} is {shown(value)}, and must be a positive number")
                 if given is not None and given != value:
@@ -195,6 +226,43 @@ def _scaling(layer: str, a: Slot, modules: Mapping[str, nn.Module], given: float
             "the factor of B A is not known: no attribute scaling or scale has it; give it, as in scaling=alpha / rank"
         )
     return float(given)
+
+
+def _inside(layer: str, a: Slot) -> list[str]:
+    """The parts of A's name in its layer; one of them is the adapter's name, if it has any."""
+    return a.name[len(layer) :].strip(".").split(".")
+
+
+def _around(layer: str, a: Slot, modules: Mapping[str, nn.Module]) -> Iterator[nn.Module]:
+    """The layer, and the modules in it that hold A."""
+    inside = _inside(layer, a)
+    places = [".".join([*([layer] if layer else []), *inside[:depth]]) for depth in range(len(inside))]
+    return (modules[place] for place in places if place in modules)
+
+
+def _check_function(layer: str, a: Slot, modules: Mapping[str, nn.Module]) -> None:
+    """Raise ``SpecError`` if peft's layer does not compute W + s B A of this A now, in the state that it is in."""
+    inside = _inside(layer, a)
+    for module in _around(layer, a, modules):
+        if getattr(module, "merged", False) is True:
+            raise SpecError("its adapter is merged into the weight; unmerge it first")
+        variants: Any = getattr(module, "lora_variant", None)
+        for name, variant in variants.items() if isinstance(variants, Mapping) else ():
+            kind = type(variant).__name__
+            if name in inside and not kind.startswith(_SAME_FUNCTION):
+                raise SpecError(
+                    f"peft's {kind} computes another function than W + s B A, so that the model would change; make "
+                    "the adapter without it, or leave it out with only="
+                )
+        active: Any = getattr(module, "active_adapters", None)
+        known = [name for name in inside if name in (getattr(module, "scaling", None) or ())] if active else []
+        if getattr(module, "disable_adapters", False) is True:
+            raise SpecError("its adapters are disabled, so that the model computes W alone, and would change")
+        if known and not any(name in active for name in known):
+            raise SpecError(
+                f"its adapter {shown(known[0])} is not active, so that the model would change; "
+                f"model.set_adapter({shown(known[0])}) first"
+            )
 
 
 def _is_factor(value: Any) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from msgspec.structs import replace
 from torch import nn
 
-from zeta.base.modules import check_module
+from zeta.base.modules import check_module, named_modules_of
 from zeta.base.text import shape_text
 from zeta.errors import SpecError
 from zeta.fans import Axes
@@ -22,12 +23,18 @@ from zeta.resolve.slots import Slot, walk
 #: the names that decide the projections' values, in any model
 PROJECTIONS: Final = ("vera_A", "vera_B")
 _SCALES: Final = ("vera_lambda_d", "vera_lambda_b")
+#: of peft and of the paper
+_D_INITIAL: Final = 0.1
 _MATRIX: Final = Axes(fan_in=(1,), fan_out=(0,))
 
 
-def vera_fit(model: nn.Module, *, d_initial: float, only: Only | None, projections_only: bool = False) -> Fit:
-    """The fit of a model with VeRA and the plan for it: the projections by their fixed names, the vectors by theirs."""
+def vera_fit(model: nn.Module, *, d_initial: float | None, only: Only | None, projections_only: bool = False) -> Fit:
+    """The fit of a model with VeRA and the plan for it: the projections by their fixed names, the vectors by theirs.
+
+    ``d_initial=None`` takes that of the adapter's configuration in the model, else 0.1.
+    """
     check_module(model)
+    configured = _configured(model)
     slots = walk(model)
     known = [(group, part) for group in groups(slots) if (part := _part(group[0].name)) is not None]
     if not known:
@@ -50,7 +57,7 @@ def vera_fit(model: nn.Module, *, d_initial: float, only: Only | None, projectio
             moved |= {each.name: part if each is slot else f"{part} of {each.name}" for each in group}
         elif projections_only:
             continue
-        law = _law(part, slot, d_initial)
+        law = _law(part, slot, configured(slot.name) if d_initial is None else d_initial)
         entry = entry_of(slot, law, _MATRIX if part in PROJECTIONS else None)
         name = moved.get(slot.name, slot.name)
         entries.append(replace(entry, name=name, rule=f"VeRA {part.removeprefix('vera_')}", persistent=slot.persistent))
@@ -65,6 +72,18 @@ def _law(part: str, slot: Slot, d_initial: float) -> Initializer:
         bound = math.sqrt(6 / max(1, slot.shape[1]))
         return Uniform(-bound, bound)
     return Zeros() if part == "vera_lambda_b" else Constant(d_initial)
+
+
+def _configured(model: nn.Module) -> Callable[[str], float]:
+    """The first value of the scales of A by a tensor's name, which has that of the adapter, as in peft's models."""
+    found: dict[str, float] = {}
+    for _, module in named_modules_of(model):
+        table: Any = vars(module).get("peft_config")
+        for adapter, config in table.items() if isinstance(table, Mapping) else ():
+            value = getattr(config, "d_initial", None)
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(adapter, float(value))
+    return lambda name: next((found[part] for part in reversed(name.split(".")) if part in found), _D_INITIAL)
 
 
 def _part(name: str) -> str | None:

@@ -71,10 +71,10 @@ def of_checkpoint(given: Given, dtype: torch.dtype) -> Kept:
     def read(region: Region) -> Tensor:
         boxes = [(place, reader.read(given.values, index)) for place, index in boxes_of(given, region)]
         if len(boxes) == 1:
-            return converted(boxes[0][1], dtype, given.values.text)
+            return converted(boxes[0][1], dtype, given.values)
         values = torch.empty(region.sizes, dtype=dtype, device="cpu")
         for place, box in boxes:
-            values[place] = converted(box, dtype, given.values.text)
+            values[place] = converted(box, dtype, given.values)
         return values
 
     return Kept(read=read, parallel=is_stored(given.values))
