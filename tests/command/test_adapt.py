@@ -372,3 +372,26 @@ def test_what_is_drawn_has_a_dtype_that_layers_compute_in() -> None:
 
 #: the block that is new where 3 become 4
 NEW_OF_FOUR = Layers(4).sources(3).index(None)
+
+
+@pytest.mark.filterwarnings("default:tokenizer.json has tokens")
+def test_tokens_without_a_row_are_said() -> None:
+    pretrained("llama")
+    vocabulary = {f"t{row}": row for row in range(65)}
+    added = [{"id": 65, "content": "<new>"}]
+    Path("old/tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": added}))
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "66")
+    assert (code, errors) == (0, "")
+    code, _, errors = zeta("adapt", "old", "--out", "few", "--grow-vocab", "64")
+    assert code == 0
+    assert "tokens up to number 65, and the model's table 64 rows: " in " ".join(errors.split())
+    assert "66 rows are needed" in " ".join(errors.split())
+
+
+def test_blocks_of_several_kinds_that_do_not_follow() -> None:
+    """Every second block of Llama 4 has experts; the second old one would become the third."""
+    fields = {**LLAMA, "num_hidden_layers": 2, "head_dim": 8, "intermediate_size_mlp": 24, "num_local_experts": 2}
+    made_of("Llama4ForCausalLM", transformers.Llama4TextConfig(**fields, interleave_moe_layer_step=2))
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--layers", "4")
+    assert code == 2
+    assert "whose block is put elsewhere by Layers, on one of another kind" in " ".join(errors.split())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from torch import Tensor, nn
 
 from zeta.base.reading import parse, shown
@@ -98,6 +99,44 @@ def table_of_tokens(model: nn.Module) -> Tensor | None:
     except NotImplementedError:  # as models of speech, and those with several parts
         return None
     return weight if isinstance(weight, Tensor) else None
+
+
+class _Added(msgspec.Struct, frozen=True):
+    """A token that was added to a vocabulary."""
+
+    id: int
+
+
+class _Vocabulary(msgspec.Struct, frozen=True):
+    """The tokens of a tokenizer: numbers by text, or a list."""
+
+    vocab: Any = None
+
+
+class _Tokenizer(msgspec.Struct, frozen=True):
+    """What is read of ``tokenizer.json``."""
+
+    model: _Vocabulary
+    added_tokens: list[_Added] = []
+
+
+def warn_of_tokens(model: nn.Module, content: bytes | None) -> None:
+    """Give a notice if a ``tokenizer.json`` has tokens for which the model's table has no row."""
+    table = table_of_tokens(unwrap(model))
+    if content is None or table is None:
+        return
+    try:
+        tokenizer = parse(content, _Tokenizer)
+    except FormatError:
+        return  # it is copied as it is
+    vocab = tokenizer.model.vocab
+    rows = vocab.values() if isinstance(vocab, dict) else range(len(vocab)) if isinstance(vocab, list) else ()
+    numbers = [row for row in (*rows, *(added.id for added in tokenizer.added_tokens)) if type(row) is int]
+    if max(numbers, default=-1) >= len(table):
+        notice(
+            f"tokenizer.json has tokens up to number {max(numbers):,}, and the model's table {len(table):,} rows: "
+            f"texts with the last of them will fail; {max(numbers) + 1:,} rows are needed"
+        )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zeta.adapting.configuration import check_plain, table_of_tokens
+from zeta.adapting.configuration import check_plain, table_of_tokens, warn_of_tokens
 from zeta.adapting.old import old_builder, old_form
 from zeta.base.modules import check_module, modules_of
 from zeta.base.progress import check_progress, progress_of
@@ -205,6 +205,7 @@ def adapt_folder(
             found, held, seed=seed, dtype=dtype, max_shard_size=bytes_of(max_shard_size), drop_ties=drop_ties,
             model_name=model_name,
         )  # fmt: skip
+        warn_of_tokens(model, copies.get("tokenizer.json"))
         report = saved(model, request, folder, force=force, progress=progress, given=found.given, copies=copies)
     sizes = {entry.name: entry.nbytes for entry in request.plan}
     return _report(report, found, sizes, None, time.perf_counter() - begin)

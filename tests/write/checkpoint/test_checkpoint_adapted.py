@@ -408,3 +408,15 @@ def test_a_section_of_a_dimension_that_no_tensor_has(source: Path, tmp_path: Pat
     with pytest.raises(CheckpointError, match=r"no section along dimension 2147483648 at 50:70") as raised:
         zeta.verify(tmp_path / "out")
     assert len(str(raised.value)) < 1000
+
+
+def test_verify_says_what_it_did_not_compare_with_the_source(source: Path, tmp_path: Path) -> None:
+    """Of what is computed of several rows there is no tensor in the source to compare with."""
+    grown(source, tmp_path / "out", grow={"tokens.weight": Rows(Mean()), "blocks": Layers(6, "stack")})
+    found = zeta.verify(tmp_path / "out", source=source)
+    assert found.ok
+    assert found.remark.startswith("of 16 tensors from the source, 13 compared with it; of the others, ")
+    assert found.remark.endswith("the SHA-256 alone: tokens.weight, head.weight, head.bias")
+    assert not zeta.verify(tmp_path / "out").remark
+    grown(source, tmp_path / "rows")
+    assert not zeta.verify(tmp_path / "rows", source=source).remark, "old rows are all of a tensor"
