@@ -198,3 +198,29 @@ class Kept(Sums):
 def test_whether_a_sum_is_normalized_and_lost(kind: Any, expected: str | None) -> None:
     module = kind(4, 4) if kind is nn.Linear else kind()
     assert normalized_sum(module, is_norm) == expected
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9,
+    "max_position_embeddings": 8, "pad_token_id": 0,
+}  # fmt: skip
+BART: dict[str, Any] = {
+    "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8,
+    "encoder_attention_heads": 1, "decoder_attention_heads": 1, "vocab_size": 9, "max_position_embeddings": 8,
+}  # fmt: skip
+#: whether a norm follows the sum, as the papers of these architectures say
+AFTER: dict[str, tuple[dict[str, Any], bool]] = {
+    "MegatronBert": (SIZES, False), "Esm": (SIZES, False), "BioGpt": (SIZES, False), "MBart": (BART, False),
+    "Blenderbot": (BART, False), "Persimmon": (SIZES, False), "Olmo2": (SIZES, False), "MPNet": (SIZES, True),
+    "RemBert": (SIZES, True), "RoFormer": (SIZES, True), "BigBird": (SIZES, True), "Bart": (BART, True),
+    "Ernie": (SIZES, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AFTER)
+def test_architectures_of_transformers(name: str) -> None:
+    sizes, expected = AFTER[name]
+    with torch.device("meta"):
+        model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes))
+    inside = [module for path, module in model.named_modules() if ".0" in path]
+    assert any(normalized_sum(module, is_norm) for module in inside) is expected
