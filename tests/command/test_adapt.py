@@ -292,6 +292,23 @@ def test_the_list_that_grows_is_the_one_whose_number_changes() -> None:
     assert (code, "has 2 blocks already; leave --layers out" in " ".join(errors.split())) == (2, True)
 
 
+def test_of_two_lists_side_by_side_the_one_whose_number_changes_grows() -> None:
+    made_of(
+        "CLIPModel",
+        transformers.CLIPConfig(
+            text_config={**BERT, **PROJECTED}, vision_config={**VISION, **PROJECTED, "num_hidden_layers": 4},
+            projection_dim=8,
+        ),
+    )  # fmt: skip
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--layers", "4")
+    assert code == 0, errors
+    new = load_file("new/model.safetensors")
+    blocks = {name.partition("_model.encoder.layers.")[0::2] for name in new if name.endswith("mlp.fc2.weight")}
+    assert sorted(part for part, _ in blocks) == ["text"] * 4 + ["vision"] * 4
+    assert not new["text_model.encoder.layers.1.mlp.fc2.weight"].any()
+    assert all(new[f"vision_model.encoder.layers.{block}.mlp.fc2.weight"].any() for block in range(4))
+
+
 def test_kinds_that_the_configuration_leaves_to_its_class_stay_with_their_blocks() -> None:
     """As Gemma 2 on the hub: without ``layer_types``, which would begin anew for the longer list."""
     fields = {**LLAMA, "num_hidden_layers": 2, "head_dim": 8, "sliding_window": 4}
