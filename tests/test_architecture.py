@@ -163,6 +163,7 @@ def test_optional_packages_are_imported_where_they_are_needed_alone() -> None:
     optional = {(module, name) for module, name in used if name not in known}
     assert optional == {
         ("zeta.adapting.missing", "transformers"),
+        ("zeta.adapting.old", "transformers"),
         ("zeta.base.sources.tokens", "tokenizers"),
         ("zeta.resolve.adapting.converted", "transformers"),
         ("zeta.callbacks", "lightning"),

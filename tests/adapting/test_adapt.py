@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import zeta
-from tests.helpers.checkpoints import bert, built, gpt2, saved, tokens, transformers, values
+from tests.helpers.checkpoints import bert, built, gpt2, llama, saved, tokens, transformers, values
 from zeta import Rows, Rule, Rules
 from zeta.errors import PlanError, SpecError
 from zeta.initializers import Normal, Ones, Zeros
@@ -218,3 +218,26 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     state = {name: tensor for name, tensor in mlp().state_dict().items() if name != "0.bias" or "how" not in arguments}
     with pytest.raises((PlanError, SpecError), match=message):
         zeta.adapt_(mlp(), state, **given)
+
+
+def test_the_number_of_tokens_of_a_model_inside(tmp_path: Path) -> None:
+    """Llava has it in ``text_config``, which is the configuration of its language model."""
+
+    def config(vocabulary: int) -> Any:
+        vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+        return transformers.LlavaConfig(
+            text_config={**llama(vocabulary=vocabulary).to_dict(), "model_type": "llama"},
+            image_token_index=1,
+            vision_config={**vision, "model_type": "clip_vision_model", "image_size": 8, "patch_size": 4},
+        )
+
+    kind = transformers.LlavaForConditionalGeneration
+    torch.manual_seed(0)
+    kind(config(50)).save_pretrained(tmp_path)
+    new = kind(config(50))
+    new.model.language_model.embed_tokens, new.lm_head = nn.Embedding(64, 32), nn.Linear(32, 64, bias=False)
+    zeta.adapt_(new, tmp_path, Rules([Rule("*", Normal(0.1))]), seed=0, grow={"*embed_tokens.weight": Rows()})
+    assert new.config.text_config.vocab_size == 64
+    assert new.model.language_model.config.vocab_size == 64
+    new.save_pretrained(tmp_path / "new")
+    assert kind.from_pretrained(tmp_path / "new").get_input_embeddings().weight.shape == (64, 32)

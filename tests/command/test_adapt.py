@@ -209,3 +209,206 @@ def test_a_file_of_tensors_needs_a_model() -> None:
     pretrained("llama")
     code, _, errors = zeta("adapt", "old/model.safetensors", "--out", "new")
     assert (code, "give the model with --model" in " ".join(errors.split())) == (2, True)
+
+
+# -- what configurations of transformers look like ---------------------------------------------------------------------
+
+VISION = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
+    "patch_size": 4,
+}  # fmt: skip
+PROJECTED = {"projection_dim": 8}
+
+
+def made_of(kind: str, config: Any, **fields: Any) -> Any:
+    """A model in ``old``; ``fields`` of its config.json are changed, or removed where they are ``None``."""
+    torch.manual_seed(4)
+    model = getattr(transformers, kind)(config).eval()
+    model.save_pretrained("old")
+    path = Path("old/config.json")
+    changed = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}))
+    return model
+
+
+def of_config(name: str) -> Any:
+    return json.loads(Path(name, "config.json").read_text())
+
+
+def test_a_model_that_names_no_table_of_tokens() -> None:
+    text = {**BERT, **PROJECTED}
+    old = made_of(
+        "CLIPModel",
+        transformers.CLIPConfig(text_config=text, vision_config={**VISION, **PROJECTED}, projection_dim=8),
+    )
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "70")
+    assert code == 0, errors
+    new = transformers.CLIPModel.from_pretrained("new")
+    tables = [model.text_model.embeddings.token_embedding.weight for model in (old, new)]
+    assert tables[1].shape == (70, 16)
+    assert torch.equal(tables[1][:60], tables[0])
+    assert of_config("new")["text_config"]["vocab_size"] == 70
+
+
+def test_the_numbers_of_a_language_model_inside_count() -> None:
+    """PaliGemma has a ``vocab_size`` outside too, which is of nothing."""
+    made_of(
+        "PaliGemmaForConditionalGeneration",
+        transformers.PaliGemmaConfig(
+            text_config={**LLAMA, "model_type": "gemma", "head_dim": 8, "vocab_size": 60},
+            vision_config={**VISION, "model_type": "siglip_vision_model"}, projection_dim=16, image_token_index=59,
+        ),
+    )  # fmt: skip
+    assert of_config("old")["vocab_size"] != 60
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "70", "--layers", "4")
+    assert code == 0, errors
+    new = transformers.PaliGemmaForConditionalGeneration.from_pretrained("new")
+    assert new.get_input_embeddings().weight.shape[0] == 70
+    assert [of_config("new")["text_config"][name] for name in ("vocab_size", "num_hidden_layers")] == [70, 4]
+    assert new.config.vision_config.num_hidden_layers == 2
+
+
+def test_the_list_that_grows_is_the_one_whose_number_changes() -> None:
+    """The vision model has four blocks already: they are not what --layers 4 asks for."""
+    made = made_of(
+        "LlavaForConditionalGeneration",
+        transformers.LlavaConfig(
+            text_config={**LLAMA, "model_type": "llama", "num_hidden_layers": 2}, image_token_index=59,
+            vision_config={**VISION, "model_type": "clip_vision_model", "num_hidden_layers": 4, **PROJECTED},
+        ),
+    )  # fmt: skip
+    code, shown, errors = zeta("adapt", "old", "--out", "new", "--layers", "4", "--json")
+    assert code == 0, errors
+    report = json.loads(shown)["report"]
+    assert report["expected"] == "equal"
+    blocks = load_file("new/model.safetensors")
+    old = made.state_dict()
+    names = [name for name in blocks if ".language_model." in name or name.startswith("language_model.")]
+    down = [name for name in names if "layers.1.mlp.down_proj" in name]
+    assert len(down) == 1
+    assert not blocks[down[0]].any()
+    assert torch.equal(blocks[down[0].replace("layers.1", "layers.2")], old[down[0]])
+    code, _, errors = zeta("adapt", "old", "--out", "again", "--layers", "2")
+    assert (code, "has 2 blocks already; leave --layers out" in " ".join(errors.split())) == (2, True)
+
+
+def test_of_two_lists_side_by_side_the_one_whose_number_changes_grows() -> None:
+    made_of(
+        "CLIPModel",
+        transformers.CLIPConfig(
+            text_config={**BERT, **PROJECTED}, vision_config={**VISION, **PROJECTED, "num_hidden_layers": 4},
+            projection_dim=8,
+        ),
+    )  # fmt: skip
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--layers", "4")
+    assert code == 0, errors
+    new = load_file("new/model.safetensors")
+    blocks = {name.partition("_model.encoder.layers.")[0::2] for name in new if name.endswith("mlp.fc2.weight")}
+    assert sorted(part for part, _ in blocks) == ["text"] * 4 + ["vision"] * 4
+    assert not new["text_model.encoder.layers.1.mlp.fc2.weight"].any()
+    assert all(new[f"vision_model.encoder.layers.{block}.mlp.fc2.weight"].any() for block in range(4))
+
+
+def test_kinds_that_the_configuration_leaves_to_its_class_stay_with_their_blocks() -> None:
+    """As Gemma 2 on the hub: without ``layer_types``, which would begin anew for the longer list."""
+    fields = {**LLAMA, "num_hidden_layers": 2, "head_dim": 8, "sliding_window": 4}
+    old = made_of("Gemma2ForCausalLM", transformers.Gemma2Config(**fields), layer_types=None)
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--layers", "4")
+    assert code == 0, errors
+    assert of_config("new")["layer_types"] == ["sliding_attention"] * 2 + ["full_attention"] * 2
+    new = transformers.Gemma2ForCausalLM.from_pretrained("new").eval()
+    tokens = torch.arange(24).view(2, 12)
+    assert torch.equal(old(tokens).logits, new(tokens).logits)
+
+
+def test_numbers_that_json_does_not_have() -> None:
+    """transformers writes infinity as {"__float__": "Infinity"}."""
+    config = transformers.Mamba2Config(
+        hidden_size=16, num_hidden_layers=2, vocab_size=60, state_size=4, num_heads=4, head_dim=8, n_groups=2
+    )
+    made_of("Mamba2ForCausalLM", config)
+    assert "__float__" in Path("old/config.json").read_text()
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "70", "--layers", "3", "--depth", "stack")
+    assert code == 0, errors
+    assert transformers.Mamba2ForCausalLM.from_pretrained("new").config.time_step_limit[1] == float("inf")
+
+
+def test_speech_has_no_table_of_tokens() -> None:
+    fields = {
+        **{name: value for name, value in VISION.items() if "size" not in name or "_" in name}, "vocab_size": 20,
+        "conv_dim": [8], "conv_stride": [2], "conv_kernel": [3], "num_feat_extract_layers": 1,
+        "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+    }  # fmt: skip
+    made_of("Wav2Vec2ForCTC", transformers.Wav2Vec2Config(**fields))
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "70")
+    assert (code, "expected one table of 70 tokens in the model, found 0" in " ".join(errors.split())) == (2, True)
+    code, _, errors = zeta("adapt", "old", "--out", "new")
+    assert (code, "of a parametrized weight, which has to be loaded with" in " ".join(errors.split())) == (2, True)
+
+
+def test_a_quantized_checkpoint_and_an_adapter_are_refused(here: Path) -> None:
+    """The scales would be left, and new layers would have none."""
+    made_of(
+        "LlamaForCausalLM", transformers.LlamaConfig(**LLAMA),
+        quantization_config={"quant_method": "fp8", "weight_block_size": [8, 8]},
+    )  # fmt: skip
+    state = load_file("old/model.safetensors")
+    low = {name: value.to(torch.float8_e4m3fn) if "proj" in name else value for name, value in state.items()}
+    scales = {name.replace("weight", "weight_scale_inv"): torch.ones(2, 2) for name in state if "proj" in name}
+    save_file({**low, **scales}, "old/model.safetensors", metadata={"format": "pt"})
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "70", "--allow", "*scale_inv")
+    assert code == 2
+    assert "says that tensors are quantized ('fp8'), and zeta reads plain numbers; dequantize()" in " ".join(
+        errors.split()
+    )
+    with pytest.raises(library.CheckpointError, match="are quantized"):
+        library.adapt_(transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)), "old", seed=0, allow="*scale*")
+    (here / "adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text("{}")
+    code, _, errors = zeta("adapt", "adapter", "--out", "new")
+    assert (code, "it has an adapter of peft, and not a model: merge_and_unload()" in " ".join(errors.split())) == (
+        2,
+        True,
+    )
+    assert not (here / "new").exists()
+
+
+def test_what_is_drawn_has_a_dtype_that_layers_compute_in() -> None:
+    """Most of the tensors have 8 bits; new ones have the dtype of most others."""
+    made_of("LlamaForCausalLM", transformers.LlamaConfig(**LLAMA))
+    state = load_file("old/model.safetensors")
+    state = {name: value.to(torch.float8_e5m2 if value.ndim == 2 else torch.bfloat16) for name, value in state.items()}
+    save_file(state, "old/model.safetensors", metadata={"format": "pt"})
+    assert zeta("adapt", "old", "--out", "new", "--layers", "4")[0] == 0
+    new = load_file("new/model.safetensors")
+    assert new["model.layers.0.mlp.up_proj.weight"].dtype is torch.float8_e5m2
+    # of 4 blocks the second is new where there were 3
+    drawn = {value.dtype for name, value in new.items() if name.startswith(f"model.layers.{NEW_OF_FOUR}.")}
+    assert drawn == {torch.bfloat16}
+
+
+#: the block that is new where 3 become 4
+NEW_OF_FOUR = Layers(4).sources(3).index(None)
+
+
+@pytest.mark.filterwarnings("default:tokenizer.json has tokens")
+def test_tokens_without_a_row_are_said() -> None:
+    pretrained("llama")
+    vocabulary = {f"t{row}": row for row in range(65)}
+    added = [{"id": 65, "content": "<new>"}]
+    Path("old/tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": added}))
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "66")
+    assert (code, errors) == (0, "")
+    code, _, errors = zeta("adapt", "old", "--out", "few", "--grow-vocab", "64")
+    assert code == 0
+    assert "tokens up to number 65, and the model's table 64 rows: " in " ".join(errors.split())
+    assert "66 rows are needed" in " ".join(errors.split())
+
+
+def test_blocks_of_several_kinds_that_do_not_follow() -> None:
+    """Every second block of Llama 4 has experts; the second old one would become the third."""
+    fields = {**LLAMA, "num_hidden_layers": 2, "head_dim": 8, "intermediate_size_mlp": 24, "num_local_experts": 2}
+    made_of("Llama4ForCausalLM", transformers.Llama4TextConfig(**fields, interleave_moe_layer_step=2))
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--layers", "4")
+    assert code == 2
+    assert "whose block is put elsewhere by Layers, on one of another kind" in " ".join(errors.split())

@@ -175,6 +175,10 @@ def readers(folder: Path) -> dict[str, Reader]:
             read=in_file("plan.json", lambda path: str(operands(str(path), str(one), _BUILDING)[0].plan)),
         ),
         "manifest": of(*manifests, read=verified(MANIFEST, one)),
+        "manifest of a copy": of(
+            manifests[-1],
+            read=in_place(MANIFEST, folder / "adapted", lambda path: str(zeta.verify(path, source=folder / "source"))),
+        ),
         "resume state": of(
             *manifests, read=in_file("request.json", lambda path: list(changes(Manifest.read(path), request)))
         ),

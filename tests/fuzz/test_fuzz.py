@@ -14,7 +14,18 @@ from tests.fuzz.run import fuzz
 
 COUNT = 500
 NAMES = (
-    *("plan", "entry", "initializer", "program", "axes", "plan file", "manifest", "resume state", "journal"),
+    *(
+        "plan",
+        "entry",
+        "initializer",
+        "program",
+        "axes",
+        "plan file",
+        "manifest",
+        "manifest of a copy",
+        "resume state",
+        "journal",
+    ),
     *(
         "safetensors",
         "one of several",

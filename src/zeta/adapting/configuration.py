@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from zeta.base.reading import shown
-from zeta.errors import UsageError, listed, notice
+import msgspec
+from torch import Tensor, nn
+
+from zeta.base.reading import parse, shown
+from zeta.base.sources import Source
+from zeta.errors import CheckpointError, FormatError, UsageError, listed, notice
+from zeta.resolve.slots import unwrap
 
 #: implementations of attention and experts inside transformers and torch; others are code from a hub
 _OWN_WAYS: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", None)
@@ -25,6 +31,8 @@ _ELSEWHERE: Final = (
 )  # fmt: skip
 
 
+#: how transformers writes numbers that JSON does not have
+_FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 #: transformers makes a name for each label before there is a model
 _MOST_LABELS: Final = 2**20
 
@@ -43,6 +51,8 @@ def without_foreign_code(config: dict[str, Any], path: str | Path) -> dict[str, 
             return [cleaned(item, f"{place}{number}.") for number, item in enumerate(value)]
         if not isinstance(value, dict):
             return value
+        if value.keys() == {"__float__"} and isinstance(text := value["__float__"], str) and text in _FLOATS:
+            return _FLOATS[text]
         kept = {}
         for key, item in value.items():
             ways = list(item.values()) if isinstance(item, dict) else [item]
@@ -56,6 +66,77 @@ def without_foreign_code(config: dict[str, Any], path: str | Path) -> dict[str, 
     if left_out:
         notice(listed(f"{path} names code or weights from elsewhere, which are not fetched and not run:", left_out))
     return result
+
+
+def check_plain(model: nn.Module, source: Source) -> None:
+    """Raise ``CheckpointError`` for a checkpoint of quantized tensors, by its configuration, and another model.
+
+    Its numbers mean something only with their scales, and layers that are new to it would have none.
+    """
+    if "config.json" not in source.settings or getattr(unwrap(model), "is_quantized", False):
+        return
+    try:
+        data = parse(source.settings["config.json"], dict[str, Any])
+    except (CheckpointError, FormatError):
+        return  # whoever needs it names what is wrong
+    inner = data.get("text_config")
+    for one in (data, inner if isinstance(inner, dict) else {}):
+        found = one.get("quantization_config")
+        if isinstance(found, dict) and found:
+            raise CheckpointError(
+                f"{source.origin}: its config.json says that tensors are quantized "
+                f"({shown(found.get('quant_method'))}), and zeta reads plain numbers; dequantize() the model that "
+                "from_pretrained gives and save it, or, if the tensors are not quantized, take quantization_config "
+                "out of config.json"
+            )
+
+
+def table_of_tokens(model: nn.Module) -> Tensor | None:
+    """The weight of the input embedding that a model of transformers names; ``None`` if it names none."""
+    embeddings: Any = getattr(model, "get_input_embeddings", None)
+    try:
+        weight = getattr(embeddings(), "weight", None) if callable(embeddings) else None
+    except NotImplementedError:  # as models of speech, and those with several parts
+        return None
+    return weight if isinstance(weight, Tensor) else None
+
+
+class _Added(msgspec.Struct, frozen=True):
+    """A token that was added to a vocabulary."""
+
+    id: int
+
+
+class _Vocabulary(msgspec.Struct, frozen=True):
+    """The tokens of a tokenizer: numbers by text, or a list."""
+
+    vocab: Any = None
+
+
+class _Tokenizer(msgspec.Struct, frozen=True):
+    """What is read of ``tokenizer.json``."""
+
+    model: _Vocabulary
+    added_tokens: list[_Added] = []
+
+
+def warn_of_tokens(model: nn.Module, content: bytes | None) -> None:
+    """Give a notice if a ``tokenizer.json`` has tokens for which the model's table has no row."""
+    table = table_of_tokens(unwrap(model))
+    if content is None or table is None:
+        return
+    try:
+        tokenizer = parse(content, _Tokenizer)
+    except FormatError:
+        return  # it is copied as it is
+    vocab = tokenizer.model.vocab
+    rows = vocab.values() if isinstance(vocab, dict) else range(len(vocab)) if isinstance(vocab, list) else ()
+    numbers = [row for row in (*rows, *(added.id for added in tokenizer.added_tokens)) if type(row) is int]
+    if max(numbers, default=-1) >= len(table):
+        notice(
+            f"tokenizer.json has tokens up to number {max(numbers):,}, and the model's table {len(table):,} rows: "
+            f"texts with the last of them will fail; {max(numbers) + 1:,} rows are needed"
+        )
 
 
 @contextlib.contextmanager

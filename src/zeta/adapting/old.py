@@ -5,18 +5,35 @@ The configuration is untrusted: see ``configuration``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from zeta.adapting.configuration import offline, without_foreign_code
+from zeta.base.generators import apart, foreign_apart
 from zeta.base.reading import parse
 from zeta.base.sources import Source
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap
 
 _CONFIGURATION: Final = "config.json"
+_SEED: Final = 0
+#: implementations that a configuration names; the second is for models with experts alone
+_WAYS: Final = ("_attn_implementation", "_experts_implementation")
+
+
+def old_form(model: nn.Module, source: Source) -> nn.Module | None:
+    """The old model on meta, for its classes and settings; ``None`` where nobody knows what it is."""
+    inner: Any = unwrap(model)
+    if old_builder(model, source) is None:
+        return None
+    try:
+        with torch.device("meta"), apart(_SEED), foreign_apart():
+            return _bare(inner, source.settings)
+    except SpecError:
+        return None
 
 
 def old_builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | None:
@@ -29,20 +46,38 @@ def old_builder(model: nn.Module, source: Source) -> Callable[[], nn.Module] | N
 
 
 def _built(new: Any, settings: Mapping[str, bytes]) -> nn.Module:
+    old = _bare(new, settings)
+    _cast_like(old, new)
+    return old
+
+
+def _bare(new: Any, settings: Mapping[str, bytes]) -> nn.Module:
     try:
         data = parse(settings[_CONFIGURATION], dict[str, Any])
         data = without_foreign_code(data, f"the checkpoint's {_CONFIGURATION}")
         with offline():
-            config = type(new).config_class.from_dict(data)
-            _compute_alike(config, new.config)
-            old: nn.Module = type(new)(config)
+            kind = _class_of(new, data)
+            config = kind.config_class.from_dict(data)
+            _compute_alike(config, new.config, _WAYS if kind is type(new) else _WAYS[:1])
+            old: nn.Module = kind(config)
     except Exception as error:
         raise SpecError(
             f"the old model cannot be built by the checkpoint's {_CONFIGURATION} ({type(error).__name__}: {error}); "
             "pass it as old="
         ) from error
-    _cast_like(old, new)
     return old
+
+
+def _class_of(new: Any, data: Mapping[str, Any]) -> Any:
+    """The class of the new model, or the one that a configuration of another type names, if transformers has it."""
+    named = data.get("architectures")
+    if data.get("model_type") == type(new).config_class.model_type or not isinstance(named, list):
+        return type(new)
+    import transformers
+
+    found = (getattr(transformers, name, None) for name in named if isinstance(name, str))
+    known = (kind for kind in found if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel))
+    return next(known, type(new))
 
 
 def _cast_like(old: nn.Module, new: nn.Module) -> None:
@@ -64,11 +99,11 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers()
 
 
-def _compute_alike(config: Any, new: Any) -> None:
+def _compute_alike(config: Any, new: Any, ways: Sequence[str]) -> None:
     """Let the old model compute as the new one does, whose user has chosen it."""
-    for name in ("_attn_implementation", "_experts_implementation"):
+    for name in ways:
         if getattr(new, name, None) is not None:
             setattr(config, name, getattr(new, name))
     for part in getattr(config, "sub_configs", None) or ():
         if getattr(config, part, None) is not None and getattr(new, part, None) is not None:
-            _compute_alike(getattr(config, part), getattr(new, part))
+            _compute_alike(getattr(config, part), getattr(new, part), ways)

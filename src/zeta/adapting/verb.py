@@ -10,14 +10,15 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from zeta.adapting.old import old_builder
-from zeta.base.modules import check_module
+from zeta.adapting.configuration import check_plain, table_of_tokens, warn_of_tokens
+from zeta.adapting.old import old_builder, old_form
+from zeta.base.modules import check_module, modules_of
 from zeta.base.progress import check_progress, progress_of
-from zeta.base.sources import Checkpoint, open_source
+from zeta.base.sources import Checkpoint, Source, open_source
 from zeta.compute.stream.random import check_seed, draw_seed
-from zeta.errors import SpecError, TargetError, listed
+from zeta.errors import SpecError, TargetError, listed, notice
 from zeta.growing import Growth, check_grow
 from zeta.report import ranks
 from zeta.report.adapted import AdaptReport, Subject
@@ -117,10 +118,12 @@ def adapt_(
     begin = time.perf_counter()
     with ranks.meeting(ranks.groups_of(confirm, "confirm"), _UNCONFIRMED) as meet, open_source(source) as held:
         build = old_builder(model, held)
+        check_plain(model, held)
         found = adaption(
             model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,
-            options=options,
+            options=options, old=functools.partial(_old_form, model, source, held),
         )  # fmt: skip
+        _warn(found)
         write = functools.partial(_written, adaption=found, seed=seed, progress=progress, meet=meet)
         if any(slot.tensor.is_meta for slot in found.fit.slots.values()):
             report = allocated(found.fit, write, device=device, dtype=dtype, given=found.given)
@@ -191,10 +194,12 @@ def adapt_folder(
     begin = time.perf_counter()
     with open_source(source) as held:
         check_apart(folder, held)
+        check_plain(model, held)
         found = adaption(
             model, held, how, seed=seed, grow=grow, allow=allow, naming=naming(prefix, name_map), fallback=fallback,
-            options=options,
+            options=options, old=functools.partial(_old_form, model, source, held),
         )  # fmt: skip
+        _warn(found)
         if problems := tie_problems(found):
             raise TargetError(listed("these tensors cannot be copied; nothing was written:", problems))
         _follow_config(model, found)
@@ -202,6 +207,7 @@ def adapt_folder(
             found, held, seed=seed, dtype=dtype, max_shard_size=bytes_of(max_shard_size), drop_ties=drop_ties,
             model_name=model_name,
         )  # fmt: skip
+        warn_of_tokens(model, copies.get("tokenizer.json"))
         report = saved(model, request, folder, force=force, progress=progress, given=found.given, copies=copies)
     sizes = {entry.name: entry.nbytes for entry in request.plan}
     return _report(report, found, sizes, None, time.perf_counter() - begin)
@@ -224,19 +230,31 @@ def _refill(model: nn.Module, source: Checkpoint, naming: NameMap | None) -> Non
     adapt_(model, source, seed=0, name_map=naming, allow="*")
 
 
+def _old_form(model: nn.Module, source: Checkpoint, held: Source) -> nn.Module | None:
+    return source if isinstance(source, nn.Module) else old_form(model, held)
+
+
+def _warn(found: Adaption) -> None:
+    """Give a notice of what is known against it that new blocks leave the outputs as they are."""
+    if found.against:
+        notice(
+            "new blocks add nothing, and the outputs change nevertheless: " + "; ".join(found.against) + ". "
+            'Layers(how="stack"), of copies, is as good a start there'
+        )
+
+
 def _follow_config(model: nn.Module, found: Adaption) -> None:
     """Let the configuration of a transformers model have the new number of tokens."""
-    inner: Any = unwrap(model)
-    config, embedding = getattr(inner, "config", None), getattr(inner, "get_input_embeddings", None)
-    if config is None or not callable(embedding) or not hasattr(config, "vocab_size"):
-        return
-    try:
-        weight = getattr(embedding(), "weight", None)
-    except NotImplementedError:  # it has none, as models of speech
-        return
     grown = {id(found.fit.slots[name].tensor) for name, given in found.given.items() if given.spans is not None}
-    if isinstance(weight, Tensor) and id(weight) in grown and config.vocab_size != weight.shape[0]:
-        config.vocab_size = int(weight.shape[0])
+    for module in modules_of(unwrap(model)):
+        config: Any = getattr(module, "config", None)
+        weight = None if config is None or not grown else table_of_tokens(module)
+        if weight is not None and id(weight) in grown:
+            # that of a model with several parts has the one of its language model inside
+            inner = config.get_text_config() if callable(getattr(config, "get_text_config", None)) else config
+            for one in (config, inner):
+                if getattr(one, "vocab_size", weight.shape[0]) != weight.shape[0]:
+                    one.vocab_size = int(weight.shape[0])
 
 
 def _report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +25,7 @@ _ROUNDING: Final = 256
 _SEED: Final = 0
 #: names of a list that a text shows
 _MOST_SHOWN: Final = 10
+_NUMBER: Final = re.compile(r"(?<=\.)\d+(?=\.)")
 _HEADINGS: Final = ("name", "from the checkpoint")
 
 
@@ -53,6 +55,15 @@ class Preserved:
             f"largest difference of {self.compared:,} outputs {self.difference:.3g}, of at most {self.scale:.3g}; "
             f"expected: {self.expected}; {verdict}"
         )
+
+
+def _blocks(name: str, text: str) -> tuple[str, str]:
+    """Two names up to the numbers that are all they differ in; else the two as they are."""
+    for one, other in zip(_NUMBER.finditer(name), _NUMBER.finditer(text), strict=False):
+        same = name[: one.start()] == text[: other.start()] and name[one.end() :] == text[other.end() :]
+        if same and one[0] != other[0]:
+            return name[: one.end()], text[: other.end()]
+    return name, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +115,14 @@ class AdaptReport(Report):
         return html.page(*grown, html.lines([f"not used: {name}" for name in self.unused]), super()._repr_html_())
 
     def _grown_rows(self) -> list[tuple[str, str]]:
-        return [(name, text) for name, text in self.grown.items()]
+        """A row for each tensor; of a block that is a copy, one for all of it."""
+        groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for name, text in self.grown.items():
+            groups.setdefault(_blocks(name, text), []).append((name, text))
+        rows: list[tuple[str, str]] = []
+        for (one, other), found in groups.items():
+            rows += found if len(found) == 1 else [(f"{one}.*", f"{other}.*, {len(found)} tensors")]
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""

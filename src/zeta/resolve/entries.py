@@ -19,6 +19,8 @@ from zeta.rules import Kind
 
 #: parts of a tensor that are written
 MOST_SPANS: Final = 2**16
+#: spans that a text has
+_SHOWN: Final = 20
 Spans = Annotated[tuple[tuple[Size, Size], ...], msgspec.Meta(max_length=MOST_SPANS)]
 #: the rule of a recorded value, as in ``file.py:12 in Model.__init__ (normal_, Linear)``
 _PLACE: Final = re.compile(r"^(.+:\d+) in \S+ (\(.*\))$")
@@ -39,7 +41,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknow
         """Raise ``PlanError`` if no tensor of this shape has such a section."""
         ends = [place for span in self.spans for place in span]
         if self.dim >= len(shape) or ends != sorted(set(ends)) or not ends or ends[-1] > shape[self.dim]:
-            raise PlanError(f"a tensor of shape {shape} has no section {self}")
+            raise PlanError(f"a tensor of shape {shape} has no section along dimension {self.dim} at {self._places}")
 
     def numel(self, shape: tuple[int, ...]) -> int:
         """The number of its elements in a tensor of this shape."""
@@ -55,8 +57,12 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknow
         return tuple((begin, end) for begin, end in zip(edges[::2], edges[1::2], strict=True) if begin < end)
 
     def __str__(self) -> str:
-        spans = ", ".join(f"{begin}:{end}" for begin, end in self.spans)
-        return f"[{':, ' * self.dim}{spans}]"
+        return f"[{':, ' * self.dim}{self._places}]"
+
+    @property
+    def _places(self) -> str:
+        more = ", ..." if len(self.spans) > _SHOWN else ""
+        return ", ".join(f"{begin}:{end}" for begin, end in self.spans[:_SHOWN]) + more
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):

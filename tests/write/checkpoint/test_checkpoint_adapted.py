@@ -377,3 +377,46 @@ def test_a_pickle_that_is_not_plain_tensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"old\.pt: names .*exec', which plain tensors do not need"):
         grown(tmp_path / "old.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_the_source_links_to_is_not_written_over(source: Path, tmp_path: Path) -> None:
+    grown(source, tmp_path / "out")
+    (tmp_path / "links").mkdir()
+    for path in (tmp_path / "out").glob("*.safetensors*"):
+        (tmp_path / "links" / path.name).symlink_to(path)
+    before = contents(tmp_path / "out")
+    with pytest.raises(SpecError, match="out is where the checkpoint is read from"):
+        adapt_folder(new(tokens=70, blocks=6), tmp_path / "links", tmp_path / "out", seed=0, force=True)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_source_whose_name_is_no_unicode(tmp_path: Path) -> None:
+    source = source_of(tmp_path / os.fsdecode(b"o\xffd"))
+    grown(source, tmp_path / "out", model_name=str(source))
+    assert zeta.verify(tmp_path / "out", source=source).ok
+    assert json.loads((tmp_path / "out" / "zeta.json").read_text())["origin"]["source"].endswith("o\\udcffd")
+
+
+def test_a_section_of_a_dimension_that_no_tensor_has(source: Path, tmp_path: Path) -> None:
+    """The error names the dimension, and does not write it out."""
+    grown(source, tmp_path / "out")
+    path = tmp_path / "out" / "zeta.json"
+    manifest = json.loads(path.read_text())
+    [entry] = [entry for entry in manifest["plan"]["entries"] if entry["name"] == "tokens.weight"]
+    entry["section"]["dim"] = 2**31
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"no section along dimension 2147483648 at 50:70") as raised:
+        zeta.verify(tmp_path / "out")
+    assert len(str(raised.value)) < 1000
+
+
+def test_verify_says_what_it_did_not_compare_with_the_source(source: Path, tmp_path: Path) -> None:
+    """Of what is computed of several rows there is no tensor in the source to compare with."""
+    grown(source, tmp_path / "out", grow={"tokens.weight": Rows(Mean()), "blocks": Layers(6, "stack")})
+    found = zeta.verify(tmp_path / "out", source=source)
+    assert found.ok
+    assert found.remark.startswith("of 16 tensors from the source, 13 compared with it; of the others, ")
+    assert found.remark.endswith("the SHA-256 alone: tokens.weight, head.weight, head.bias")
+    assert not zeta.verify(tmp_path / "out").remark
+    grown(source, tmp_path / "rows")
+    assert not zeta.verify(tmp_path / "rows", source=source).remark, "old rows are all of a tensor"

@@ -25,7 +25,10 @@ SETTINGS: Final = (
     *("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
     *("chat_template.jinja", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model"),
-    *("sentencepiece.bpe.model", "tekken.json"),
+    *("sentencepiece.bpe.model", "tekken.json", "sentencepiece.model", "spm.model", "spm_char.model", "tiktoken.model"),
+    *("source.spm", "target.spm", "vocab-src.json", "vocab-tgt.json", "target_vocab.json", "bpe.codes", "dict.txt"),
+    *("normalizer.json", "emoji.json", "entity_vocab.json", "video_preprocessor_config.json"),
+    "audio_tokenizer_config.json",
 )
 _CONFIGURATIONS: Final = SETTINGS[:4]
 
@@ -50,6 +53,9 @@ class Settings(Mapping[str, bytes]):
         path = self._folder / name
         with failing(path):
             return read_bytes(path, LARGEST_SETTINGS if name in _CONFIGURATIONS else LARGEST_DOCUMENT)
+
+    def __contains__(self, name: object) -> bool:  # that of a mapping reads the file
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -75,8 +75,8 @@ class Source(abc.ABC):
         return {file.path.name: file.state for file in self.files}
 
     def folders(self) -> set[Path]:
-        """The folders of the files."""
-        return {file.path.parent for file in self.files}
+        """The folders of the files, and of what they are links to."""
+        return {path.parent for file in self.files for path in (file.path, file.path.resolve())}
 
     def memory(self, name: str) -> Tensor | None:
         """The tensor whose memory is read, if it is a live one, which may change before it is read."""

@@ -8,6 +8,7 @@ executed, so no input is needed. A use that cannot be followed is reported as ``
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,6 +55,23 @@ def attends(module: nn.Module) -> bool:
     from zeta.base.usage import forward
 
     return forward.attends(module)
+
+
+def normalized_sum(module: nn.Module, is_norm: Callable[[nn.Module], bool]) -> str | None:
+    """The child by which ``forward`` of a module normalizes a sum, and keeps nothing of it; ``None`` if none does."""
+    from zeta.base.usage import normalized
+
+    try:
+        return normalized.normalized_sum(module, is_norm)
+    except Exception:  # unusual code can make it fail in any way
+        return None
+
+
+def takes_turns(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, takes every other place, as ``[::2]``."""
+    from zeta.base.usage import forward
+
+    return forward.takes_turns(module)
 
 
 def adds(module: nn.Module) -> bool | None:

@@ -165,6 +165,13 @@ def _attends(layer: Any, methods: _Methods, own: Any) -> bool:
     return softmax and products >= 2
 
 
+def takes_turns(module: nn.Module) -> bool:
+    """Whether ``forward`` of a module, or a method of ``self`` that it calls, takes every other place, as ``[::2]``."""
+    nodes = _nodes(type(module), _own_forward(module)) if _has_forward(module) else ()
+    steps = (node.step for node in nodes if isinstance(node, ast.Slice))
+    return any(isinstance(step, ast.Constant) and step.value == 2 for step in steps)
+
+
 def adds(module: nn.Module) -> bool | None:
     """Whether ``forward`` of a module, or a method of ``self`` that it calls, adds; ``None`` if not known."""
     nodes = list(_nodes(type(module), _own_forward(module))) if _has_forward(module) else []

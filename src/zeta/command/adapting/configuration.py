@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
+from zeta.adapting.configuration import table_of_tokens
 from zeta.base.modules import named_modules_of
 from zeta.command.loading import configuration_of, field_names
 from zeta.errors import UsageError
@@ -17,31 +19,37 @@ from zeta.resolve.slots import unwrap, walk
 _VOCAB: Final = "vocab_size"
 _LAYERS: Final = "num_hidden_layers"
 #: lists of a configuration with one item for each block
-_EACH: Final = ("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "attention_layers")
+_EACH: Final = (
+    *("layer_types", "mlp_layer_types", "no_rope_layers", "layers_block_type", "attention_layers"),
+    *("activation_sparsity_pattern", "intermediate_size"),
+)
 #: where a model of several kinds of data has the configuration of its language model
 _TEXT: Final = "text_config"
+_ELSEWHERE: Final = "write the new number into a copy of config.json, and pass that as --model hf:COPY"
 
 
-def changes(spec: str, given: dict[str, Any], *, vocab: int | None, layers: int | None, depth: str) -> dict[str, Any]:
-    """The fields of a configuration that change. Any other model is given in its new size, so that nothing does."""
-    if not spec.startswith("hf:") or (vocab is None and layers is None):
+def changes(
+    spec: str, given: dict[str, Any], before: nn.Module | None, *, vocab: int | None, layers: int | None, depth: str
+) -> dict[str, Any]:
+    """The fields of a configuration that change. Any other model is given in its new size, so that nothing does.
+
+    ``before`` is the model without changes, which has the fields that its configuration leaves out.
+    """
+    if before is None:
         return {}
     data = {**configuration_of(Path(spec.removeprefix("hf:"))), **given}
-    inner = data.get(_TEXT)
-    nested = isinstance(inner, dict) and not any(
-        name in data for name in field_names(data, _VOCAB) + field_names(data, _LAYERS)
-    )
-    place: dict[str, Any] = dict(inner) if nested and isinstance(inner, dict) else data
+    inner, config = data.get(_TEXT), getattr(unwrap(before), "config", None)
+    place: dict[str, Any] = inner if isinstance(inner, dict) else data
     changed: dict[str, Any] = {}
     if vocab is not None:
         changed |= dict.fromkeys(_present(place, _VOCAB), vocab)
     if layers is not None:
-        names = _present(place, _LAYERS)
-        before = place.get(names[0])
-        changed |= dict.fromkeys(names, layers)
-        if isinstance(before, int):
-            changed |= _longer(place, before, Layers(layers, depth))  # type: ignore[arg-type]
-    return {_TEXT: {**place, **changed}} if nested else changed
+        changed |= dict.fromkeys(_present(place, _LAYERS), layers)
+        changed |= _longer(getattr(config, _TEXT, config) if place is inner else config, Layers(layers, depth))  # type: ignore[arg-type]
+    if place is data:
+        return changed
+    repeated = {name: value for name, value in changed.items() if name in data and data[name] == place.get(name)}
+    return {_TEXT: {**place, **changed}, **repeated}
 
 
 def _present(data: dict[str, Any], name: str) -> list[str]:
@@ -49,14 +57,18 @@ def _present(data: dict[str, Any], name: str) -> list[str]:
     return [key for key in keys if key in data] or keys[:1]
 
 
-def _longer(data: dict[str, Any], before: int, layers: Layers) -> dict[str, Any]:
-    """The lists with one item for each block: that of the old block, and for a new one, that of the block before it."""
-    if layers.to < before:
+def _longer(config: Any, layers: Layers) -> dict[str, Any]:
+    """The lists with one item for each block: that of the old block, and for a new one, that of the block before it.
+
+    They are those of the object, as a configuration may leave them to its class, which would begin them anew.
+    """
+    before = getattr(config, _LAYERS, None)
+    if not isinstance(before, int) or not 0 < before <= layers.to:
         return {}  # an error that names the blocks follows
     found: dict[str, Any] = {}
     for key in _EACH:
-        items = data.get(key)
-        if isinstance(items, list) and len(items) == before:
+        items = vars(config).get(key)
+        if isinstance(items, list | tuple) and len(items) == before:
             sources = enumerate(layers.sources(before))
             found[key] = [items[place * before // layers.to if one is None else one] for place, one in sources]
     return found
@@ -64,28 +76,54 @@ def _longer(data: dict[str, Any], before: int, layers: Layers) -> dict[str, Any]
 
 def embedding_of(model: nn.Module, rows: int) -> str:
     """The name of the weight of a model's table of tokens, which has so many rows."""
-    inner: Any = unwrap(model)
+    inner = unwrap(model)
     slots = {id(slot.tensor): slot.name for slot in reversed(list(walk(inner)))}
-    table = inner.get_input_embeddings() if callable(getattr(inner, "get_input_embeddings", None)) else None
-    weights = [getattr(table, "weight", None)]
-    if table is None:
-        tables = [module for _, module in named_modules_of(inner) if isinstance(module, nn.Embedding)]
-        weights = [module.weight for module in tables if len(module.weight) == rows]
-    if len(weights) != 1 or id(weights[0]) not in slots:
+    tables = {slots[id(m.weight)] for _, m in named_modules_of(inner) if isinstance(m, nn.Embedding)}
+    weight = table_of_tokens(inner)
+    if weight is not None and weight.ndim == 2 and id(weight) in slots:
+        name = slots[id(weight)]
+        if len(weight) != rows:
+            raise UsageError(
+                f"--grow-vocab {rows}: the model's table of tokens, {name}, has {len(weight)} rows; build it so "
+                f"large, or, of a configuration, {_ELSEWHERE}"
+            )
+        return name
+    sizes = {slot.name: slot.shape[0] for slot in walk(inner) if slot.name in tables}
+    found = [name for name, size in sizes.items() if size == rows]
+    if len(found) != 1:
+        known = ", ".join(f"{name} ({size:,})" for name, size in sizes.items()) or "none"
         raise UsageError(
-            f"--grow-vocab {rows}: the model has {len(weights)} tables of so many tokens; zeta.adapt_ takes names"
+            f"--grow-vocab {rows}: expected one table of {rows:,} tokens in the model, found {len(found)} among its "
+            f"tables: {known}; in Python, grow= of zeta.adapting.adapt_folder takes names"
         )
-    weight: Any = weights[0]
-    if len(weight) != rows:
-        raise UsageError(f"--grow-vocab {rows}: the model's table of tokens has {len(weight)} rows; build it so large")
-    return slots[id(weight)]
+    return found[0]
 
 
-def list_of(model: nn.Module, count: int) -> str:
-    """The name of the outermost list of a model that has so many blocks."""
-    lists = lists_of(slot.name for slot in walk(unwrap(model)))
-    found = sorted((path for path, blocks in lists.items() if blocks == count), key=lambda path: path.count("."))
+def list_of(model: nn.Module, count: int, before: nn.Module | None) -> str:
+    """The name of the outermost list of a model that has so many blocks, and had another number in ``before``."""
+    lists = _lists(model)
+    found = [path for path, blocks in lists.items() if blocks == count]
+    if before is not None:
+        had = _lists(before)
+        grown = [path for path in found if had.get(path) != count]
+        if found and not grown:
+            raise UsageError(f"--layers {count}: {', '.join(found)} has {count} blocks already; leave --layers out")
+        found = grown
+    outermost = min((path.count(".") for path in found), default=0)
+    found = [path for path in found if path.count(".") == outermost]
     if not found:
         known = ", ".join(f"{path} ({blocks})" for path, blocks in lists.items()) or "none"
-        raise UsageError(f"--layers {count}: the model has no list of {count} blocks; it has {known}")
+        raise UsageError(
+            f"--layers {count}: the model has no list of {count} blocks; it has {known}; build it so large, or, of a "
+            f"configuration, {_ELSEWHERE}"
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"--layers {count}: several lists of the model have {count} blocks: {', '.join(found)}; in Python, grow= "
+            "of zeta.adapting.adapt_folder takes names"
+        )
     return found[0]
+
+
+def _lists(model: nn.Module) -> Mapping[str, int]:
+    return lists_of(slot.name for slot in walk(unwrap(model)))

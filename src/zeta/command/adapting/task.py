@@ -9,7 +9,7 @@ from torch import nn
 
 from zeta import adapting, recipes
 from zeta.base.escaping import visible
-from zeta.base.reading import is_folder
+from zeta.base.reading import is_file, is_folder
 from zeta.command import options
 from zeta.command.adapting.configuration import changes, embedding_of, list_of
 from zeta.command.loading import load_model, record_model
@@ -20,6 +20,8 @@ from zeta.growing import Growth, Layers, Mean, Rows
 from zeta.initializers import Zeros
 from zeta.rules.file import read_rules
 from zeta.write.checkpoint import CONFIG, bytes_of, check_folder, files_of, output_path
+
+_ADAPTER = "adapter_config.json"
 
 
 def adapt(
@@ -40,7 +42,7 @@ def adapt(
     settings = (CONFIG,) if spec.startswith("hf:") else ()
     check_folder(output_path(out, "--out"), force=force, settings=settings)
     with stdout_for_json(as_json):
-        model, how = _built(asked, spec)
+        model, how, before = _built(asked, spec)
     with bytes_bar(quiet=as_json) as progress:
         report = adapting.adapt_folder(
             model,
@@ -48,7 +50,7 @@ def adapt(
             out,
             how,
             number,
-            grow=_growth(asked, model),
+            grow=_growth(asked, model, before),
             allow=asked.allow or None,
             prefix=asked.prefix,
             name_map=_names(asked.name_map),
@@ -94,31 +96,44 @@ def _model(asked: AdaptOptions) -> str:
         return asked.model
     if not is_folder(asked.source):
         raise UsageError(f"{asked.source} is no folder with a config.json; give the model with --model")
+    if not is_file(asked.source / CONFIG):
+        adapter = is_file(asked.source / _ADAPTER)
+        raise UsageError(
+            f"{asked.source} has no config.json; "
+            + (
+                "it has an adapter of peft, and not a model: merge_and_unload() it into its model, save that, and "
+                "adapt the result"
+                if adapter
+                else "give the model with --model"
+            )
+        )
     return f"hf:{asked.source}"
 
 
-def _built(asked: AdaptOptions, spec: str) -> tuple[nn.Module, Any]:
-    """The model on meta, and what its missing parameters get."""
+def _built(asked: AdaptOptions, spec: str) -> tuple[nn.Module, Any, nn.Module | None]:
+    """The model on meta, what its missing parameters get, and the model without growth, if its configuration grows."""
     arguments = options.arguments_of(asked.kwargs)
-    arguments |= changes(spec, arguments, vocab=asked.vocab, layers=asked.layers, depth=asked.depth)
+    grows = spec.startswith("hf:") and (asked.vocab is not None or asked.layers is not None)
+    before = load_model(spec, arguments, "meta") if grows else None
+    arguments |= changes(spec, arguments, before, vocab=asked.vocab, layers=asked.layers, depth=asked.depth)
     if asked.how == "recorded":
-        return record_model(spec, arguments, options.fallback_of(asked.fallback))
+        return *record_model(spec, arguments, options.fallback_of(asked.fallback)), before
     if asked.how in recipes.names():
-        return load_model(spec, arguments, "meta"), asked.how
+        return load_model(spec, arguments, "meta"), asked.how, before
     path = Path(asked.how)
     if path.suffix not in (".toml", ".json", ".py"):
         raise UsageError(f"--how must be recorded, the name of a recipe or a file of rules, got {asked.how!r}")
     model = load_model(spec, arguments, "meta")
-    return model, read_rules(path, model)
+    return model, read_rules(path, model), before
 
 
-def _growth(asked: AdaptOptions, model: nn.Module) -> dict[str, Growth]:
+def _growth(asked: AdaptOptions, model: nn.Module, before: nn.Module | None) -> dict[str, Growth]:
     grow: dict[str, Growth] = {}
     if asked.vocab is not None:
         laws: dict[str, Mean | Zeros] = {"mean": Mean(1.0 if asked.noise is None else asked.noise), "zeros": Zeros()}
         grow[embedding_of(model, asked.vocab)] = Rows(laws.get(asked.rows))
     if asked.layers is not None:
-        grow[list_of(model, asked.layers)] = Layers(asked.layers, asked.depth)  # type: ignore[arg-type]
+        grow[list_of(model, asked.layers, before)] = Layers(asked.layers, asked.depth)  # type: ignore[arg-type]
     return grow
 
 

@@ -21,7 +21,7 @@ from zeta.compute.stream.regions import Region
 from zeta.compute.values import drawing, kept_of, values_of
 from zeta.errors import CheckpointError, FormatError
 from zeta.report.verifying.bitwise import Comparison, TensorDifference
-from zeta.report.verifying.origins import copied_tensors, other_tensors
+from zeta.report.verifying.origins import copied_tensors, other_tensors, remark_of
 from zeta.report.verifying.verification import Verification
 from zeta.write.apply import Progress
 from zeta.write.checkpoint import INDEX, MANIFEST, TENSORS, Block, Layout, Manifest, Shard, Stored, blocks
@@ -84,6 +84,7 @@ def verify_folder(folder: Path, progress: Progress | None = None, source: Source
         differences=(*found.differences, *others),
         problems=tuple(problems),
         close=found.close,
+        remark="" if source is None else remark_of(manifest),
     )
 
 

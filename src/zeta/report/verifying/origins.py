@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from zeta.base.progress import Done
 from zeta.base.reading import shown
 from zeta.base.sources import Source
 from zeta.base.tensors import bytes_view
-from zeta.base.text import shape_text
+from zeta.base.text import count_text, shape_text
 from zeta.compute.assembled import TILE
 from zeta.compute.stream.regions import Region
 from zeta.errors import CheckpointError
@@ -18,6 +19,8 @@ from zeta.report.verifying.bitwise import TensorDifference
 from zeta.resolve.plans import Entry
 from zeta.write.checkpoint import MANIFEST, Manifest
 
+#: names of tensors in a remark
+_SHOWN: Final = 3
 #: an entry, and the name of the tensor of the other checkpoint that it has all of
 Copied = tuple[Entry, str]
 
@@ -30,6 +33,19 @@ def copied_tensors(manifest: Manifest, folder: Path) -> Iterator[Copied]:
         found = manifest.origin.tensors.get(entry.name)
         if found is not None and found.tensor is not None:
             yield entry, found.tensor
+
+
+def remark_of(manifest: Manifest) -> str:
+    """What was not compared with the other checkpoint, if anything that is from there was not."""
+    given = {} if manifest.origin is None else manifest.origin.tensors
+    apart = [name for name, found in given.items() if found.tensor is None]
+    if not apart:
+        return ""
+    more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
+    return (
+        f"of {count_text(len(given), 'tensor')} from the source, {len(given) - len(apart):,} compared with it; of the "
+        f"others, which were computed or put together, the SHA-256 alone: {', '.join(apart[:_SHOWN])}{more}"
+    )
 
 
 def other_tensors(

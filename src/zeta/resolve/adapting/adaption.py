@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -18,7 +19,8 @@ from zeta.errors import PlanError, SpecError, listed
 from zeta.growing import Experts, Growth, Layers, Rows, Split
 from zeta.initializers import Initializer, Zeros
 from zeta.resolve.adapting.arrays import Array, Noisy, Stored
-from zeta.resolve.adapting.experts import mixtures_of
+from zeta.resolve.adapting.experts import Sides, mixtures_of
+from zeta.resolve.adapting.identity import reasons
 from zeta.resolve.adapting.layers import Depth, depths_of
 from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
 from zeta.resolve.adapting.rows import Changes, Grown, Widths, changed_dim, grown_rows, reorders, split_units
@@ -60,7 +62,8 @@ class Adaption(Struct, frozen=True, kw_only=True, eq=False):
 
     ``unused`` are tensors of the checkpoint that nothing in the model takes, which was allowed. ``ties`` have two
     tensors of the checkpoint for one of the model, which must be equal. ``preserving`` says
-    whether everything that was grown leaves the model's function as it is, up to rounding if ``exact`` is false.
+    whether everything that was grown leaves the model's function as it is, up to rounding if ``exact`` is false;
+    ``against`` has what is known against it although it was asked for.
     """
 
     fit: Fit
@@ -69,6 +72,7 @@ class Adaption(Struct, frozen=True, kw_only=True, eq=False):
     ties: tuple[tuple[str, Array, Array], ...]
     preserving: bool
     exact: bool
+    against: tuple[str, ...] = ()
 
     @property
     def initialized(self) -> tuple[Entry, ...]:
@@ -87,15 +91,16 @@ def adaption(
     naming: Naming | None = None,
     fallback: Fallback | None = None,
     options: Mapping[str, Any] | None = None,
+    old: Callable[[], nn.Module | None] = lambda: None,
 ) -> Adaption:
-    """Pair a model with a checkpoint.
+    """Pair a model with a checkpoint. ``old`` gives the model that the checkpoint is of, if it is known.
 
     Raises:
         PlanError: tensors that the checkpoint lacks and ``how`` does not cover, that it has in another shape, that it
             has in addition; growth that does not fit. All are listed.
     """
     check_module(model)
-    return _Pairing(model, source, how, seed, grow, allow, naming, fallback, options or {}).adaption()
+    return _Pairing(model, source, how, seed, grow, allow, naming, fallback, options or {}, old).adaption()
 
 
 class _Pairing:
@@ -112,7 +117,9 @@ class _Pairing:
         naming: Naming | None,
         fallback: Fallback | None,
         options: Mapping[str, Any],
+        old: Callable[[], nn.Module | None],
     ) -> None:
+        self._old = functools.cache(old)
         self._model, self._how, self._seed, self._fallback, self._options = model, how, seed, fallback, options
         self._slots = walk(unwrap(model))
         self._groups = groups(self._slots)
@@ -127,7 +134,8 @@ class _Pairing:
         self._depths: list[Depth] = depths_of(layers, by_model, self._names)
         experts = {glob: one for glob, one in grow.items() if isinstance(one, Experts)}
         self._experts: dict[str, Array | None] = {}
-        mixtures = mixtures_of(experts, shapes, self._names, seed)
+        sides = Sides(model=unwrap(model), slots={slot.name: slot for slot in self._slots}, old=self._old)
+        mixtures = mixtures_of(experts, shapes, self._names, seed, depths=self._depths, sides=sides)
         for mixture in mixtures:
             self._experts.update(mixture.values)
         self._given: dict[str, Given] = {}
@@ -333,14 +341,18 @@ class _Pairing:
             return replace(unruled(group, restart=False), rule=FROM_CHECKPOINT)
         return drawn.get(name) or unruled(group)
 
-    def _effect(self) -> dict[str, bool]:
-        """Whether the function is preserved, by what was asked for, and whether exactly."""
+    def _effect(self) -> dict[str, Any]:
+        """Whether the function is preserved, by what was asked for and by the modules, and whether exactly."""
+        against: list[str] = []
+        for depth in self._depths:
+            if depth.layers.how == "identity" and None in depth.sources:
+                against += reasons(depth, unwrap(self._model), self._old(), self._names)
         deep = all(depth.layers.how == "identity" for depth in self._depths)
         fresh = all(not group[0].persistent or group[0].name in self._zero for group in self._outside())
         noisy = any(isinstance(given.values, Noisy) for given in self._given.values())
         moved = any(rows.keep is not None for rows in self._rows.values())
-        preserving = deep and fresh and not noisy and not moved and not self._makes_other_sums
-        return {"preserving": preserving, "exact": not self._experts and not self._rows}
+        preserving = deep and fresh and not noisy and not moved and not self._makes_other_sums and not against
+        return {"preserving": preserving, "exact": not self._experts and not self._rows, "against": tuple(against)}
 
     def _outside(self) -> list[list[Slot]]:
         """The tensors that are initialized, other than those of new blocks and routers."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
+from torch import nn
 
 from zeta.base.text import shape_text
+from zeta.base.usage import takes_turns
 from zeta.errors import PlanError
 from zeta.growing import Experts
 from zeta.resolve.adapting.arrays import Array, Joined, Noisy, Stacked, Taken, Turned
+from zeta.resolve.adapting.layers import Depth
 from zeta.resolve.adapting.names import Names
+from zeta.resolve.slots import Slot, walk
+from zeta.resolve.solving import axes_if_any
 from zeta.rules import role_names
 from zeta.rules.globs import glob_matcher
 
@@ -36,14 +43,73 @@ class Mixture(Struct, frozen=True, kw_only=True, eq=False):
     preserving: bool
 
 
-def mixtures_of(grow: Mapping[str, Experts], model: Mapping[str, Shape], names: Names, seed: int) -> list[Mixture]:
+class Sides(Struct, frozen=True, kw_only=True, eq=False):
+    """The new model, its tensors by name, and what gives the model that the checkpoint is of, if it is known."""
+
+    model: nn.Module
+    slots: Mapping[str, Slot]
+    old: Callable[[], nn.Module | None]
+
+    def is_turned(self, name: str) -> bool | None:
+        """Whether a matrix of the new model is (in, out), by its module; ``None`` if that is not known."""
+        return _is_turned(self.slots.get(name))
+
+    def was_turned(self, name: str) -> bool | None:
+        """As ``is_turned``, of the checkpoint's model."""
+        old = self.old()
+        return None if old is None else _is_turned(next((slot for slot in walk(old) if slot.name == name), None))
+
+    def takes_turns(self, name: str) -> bool:
+        """Whether the module of a tensor takes every other place of something, as of a gate and what it multiplies."""
+        return takes_turns(self.model.get_submodule(name.rpartition(".")[0]))
+
+
+def _is_turned(slot: Slot | None) -> bool | None:
+    axes = None if slot is None else axes_if_any([slot])
+    if slot is None or axes is None:
+        return None
+    last = len(slot.shape) - 1
+    into = [(dim in axes.fan_in, dim in axes.fan_out) for dim in (last - 1, last)]
+    return into == [(True, False), (False, True)] if into[0] != into[1] else None
+
+
+class _Moved:
+    """The names of a checkpoint for a model in which lists of blocks are longer."""
+
+    def __init__(self, names: Names, depths: Sequence[Depth]) -> None:
+        self.arrays = names.arrays
+        self._names = names
+        self._depths = depths
+
+    def __call__(self, name: str) -> str:
+        depth = next((depth for depth in self._depths if depth.holds(f"{name}.")), None)
+        own = None if depth is None else depth.source_of(f"{name}.")
+        return self._names(name if own is None else own.removesuffix("."))
+
+    def is_new(self, path: str) -> bool:
+        """Whether the checkpoint has no block for a module of the model."""
+        return any(depth.holds(f"{path}.") and depth.source_of(f"{path}.") is None for depth in self._depths)
+
+
+def mixtures_of(
+    grow: Mapping[str, Experts],
+    model: Mapping[str, Shape],
+    names: Names,
+    seed: int,
+    *,
+    depths: Sequence[Depth],
+    sides: Sides,
+) -> list[Mixture]:
     """The mixtures that globs name; ``model`` has the shapes of its tensors. Nothing is marked as used.
+
+    One in a new block is not among them: it is as all of that block.
 
     Raises ``PlanError`` for a glob that names no module with experts, and for tensors that do not fit.
     """
     paths = {found[1].removesuffix("experts.").rstrip(".") for name in model if (found := _LIST.fullmatch(name))}
     paths |= {found[1].removesuffix("experts").rstrip("._") for name in model if (found := _PACKED.fullmatch(name))}
     mixtures: list[Mixture] = []
+    moved = _Moved(names, depths)
     for glob, experts in grow.items():
         matches = glob_matcher(glob)
         chosen = sorted(path for path in paths if matches(path))
@@ -51,17 +117,21 @@ def mixtures_of(grow: Mapping[str, Experts], model: Mapping[str, Shape], names: 
             raise PlanError(
                 f"grow: {glob!r} names no module with experts; the model has {', '.join(sorted(paths)[:5]) or 'none'}"
             )
-        for path in chosen:
+        for path in itertools.filterfalse(moved.is_new, chosen):
             inside = {name: shape for name, shape in model.items() if name.startswith(f"{path}.")}
-            mixtures.append(_Upcycling(path, experts, inside, names, seed).mixture())
+            mixtures.append(_Upcycling(path, experts, inside, moved, seed, sides).mixture())
     return mixtures
 
 
 class _Upcycling:
     """One module."""
 
-    def __init__(self, path: str, experts: Experts, model: Mapping[str, Shape], names: Names, seed: int) -> None:
+    def __init__(
+        self, path: str, experts: Experts, model: Mapping[str, Shape], names: _Moved, seed: int, sides: Sides
+    ) -> None:
         self._path, self._experts, self._model, self._names, self._seed = path, experts, model, names, seed
+        self._sides = sides
+        self._homes: dict[Part, str] = {}  # the checkpoint's names of the matrices
         start = f"{names(path)}."
         self._inside = [name for name in names.arrays if name.startswith(start)]
         self._before = max(map(self._count, self._inside), default=0)
@@ -95,37 +165,43 @@ class _Upcycling:
         else:
             assert packed is not None
             found = self._all(packed[2], shape, name)
+        if len(shape) == (2 if listed else 3) and self._turns(found.shape != shape):
+            found = Turned.of(found, len(shape) - 2, len(shape) - 1)
         if found.shape != shape:
-            turned = found.shape[:-2] + found.shape[:-3:-1]
-            if len(shape) < 2 or turned != shape:
-                here, there = shape_text(shape), shape_text(found.shape)
-                raise PlanError(f"{name}: the model has {here}, and {found.text} of the checkpoint {there}")
-            found = Turned.of(found, len(shape) - 2, len(shape) - 1)
-        elif packed and self._is_turned:
-            found = Turned.of(found, len(shape) - 2, len(shape) - 1)
+            here, there = shape_text(shape), shape_text(found.shape)
+            raise PlanError(f"{name}: the model has {here}, and {found.text} of the checkpoint {there}")
         if self._experts.noise:
             noise = self._experts.noise
             found = Noisy(shape=found.shape, dtype=found.dtype, base=found, noise=noise, seed=self._seed, name=name)
         return found
 
-    @property
-    def _is_turned(self) -> bool:
-        """Whether packed matrices are (in, out), as the one that is not square shows."""
-        if not self._dense:
-            return False
-        square = ""
+    def _turns(self, differs: bool) -> bool:
+        """Whether matrices are (in, out) on one side and (out, in) on the other; ``differs``: their shapes do."""
+        return self._dense_turns if self._dense else differs
+
+    @functools.cached_property
+    def _dense_turns(self) -> bool:
+        """By the classes of the modules, where they are known; else by a matrix that is not square."""
+        matrices: list[tuple[str, Shape, Array]] = []
         for name, shape in self._model.items():
-            packed = _PACKED.fullmatch(name)
-            if packed and len(shape) == 3:
-                part = _part_of(packed[2])
-                dense = None if part is None else self._matrix(part)
-                if dense is not None and shape[1] != shape[2]:
-                    return dense.shape == (shape[2], shape[1])
-                square = square if dense is None else name
-        if square:
+            found = _LIST.fullmatch(name) or _PACKED.fullmatch(name)
+            part = _part_of(found[len(found.groups())]) if found else None
+            dense = None if part is None or "bias" in name else self._matrix(part)
+            if part is None or dense is None:
+                continue
+            matrices.append((name, shape, dense))
+            home = self._homes.get("up" if part in ("gate_up", "gate") and part not in self._homes else part)
+            here, there = self._sides.is_turned(name), None if home is None else self._sides.was_turned(home)
+            if here is not None and there is not None:
+                return here is not there
+        for _, shape, dense in matrices:
+            if shape[-2] != shape[-1]:
+                return dense.shape == (shape[-1], shape[-2])
+        conv1d = any(home.split(".")[-2:-1] == ["c_fc"] for home in self._homes.values())
+        if matrices and (conv1d or (_PACKED.fullmatch(matrices[0][0]) and not _LIST.fullmatch(matrices[0][0]))):
             raise PlanError(
-                f"{square}: all matrices of the experts are square, so that it does not show whether they are "
-                "(experts, in, out) or (experts, out, in)"
+                f"{matrices[0][0]}: all matrices of the experts are square, so that it does not show whether they are "
+                "(in, out) or (out, in), and what the checkpoint's are; pass the old model itself as the source"
             )
         return False
 
@@ -148,7 +224,7 @@ class _Upcycling:
         if number >= self._experts.to:
             raise PlanError(f"{self._path}: the model has more experts than Experts(to={self._experts.to})")
         if self._dense:
-            return self._dense_of(local)
+            return self._dense_of(local, pattern.format(number))
         own = self._names(pattern.format(number % self._before))
         if own not in self._names.arrays:
             raise PlanError(f"{pattern.format(number)}: the checkpoint has no {own}")
@@ -164,14 +240,19 @@ class _Upcycling:
             return Taken.of(stored, 0, [place % stored.shape[0] for place in range(self._experts.to)])
         if not self._dense:
             raise PlanError(f"{name}: the checkpoint has no {own}")
-        return Stacked.of([self._dense_of(local)] * self._experts.to)
+        return Stacked.of([self._dense_of(local, name)] * self._experts.to)
 
-    def _dense_of(self, local: str) -> Array:
+    def _dense_of(self, local: str, name: str) -> Array:
         part = _part_of(local)
         if part == "gate" and not self._is_gated:  # w1 and w2 alone
             part = "up"
         kind = "bias" if "bias" in local else "weight"
         if part == "gate_up":
+            if self._sides.takes_turns(name):
+                raise PlanError(
+                    f"{name}: its module takes every other place for the gate, and Experts places gate and up one "
+                    "after the other; pass a state dict in which this tensor is as the module needs it"
+                )
             order: tuple[Part, Part] = ("gate", "up")
             if role_names.UP_BEFORE_GATE.fullmatch(_TAIL.sub("", local)):
                 order = ("up", "gate")
@@ -207,6 +288,8 @@ class _Upcycling:
             part = _part_of(local)
             if part is not None:
                 found[part, "bias" if "bias" in local else "weight"] = self._names.arrays[name]
+                if "bias" not in local:
+                    self._homes[part] = name
         if ("up", "weight") not in found and ("gate", "weight") in found:  # w1 and w2 alone
             found = {("up" if part == "gate" else part, kind): value for (part, kind), value in found.items()}
         return found

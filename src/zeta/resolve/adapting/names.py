@@ -64,6 +64,12 @@ def ignored_by(model: nn.Module, slots: Iterable[Slot], names: Names) -> Callabl
 def with_suggestions(wrong: Collection[str], known: Collection[str]) -> Iterator[str]:
     """Each name, with the one that it may be meant as."""
     for number, name in enumerate(wrong):
+        if ".parametrizations." in name:
+            yield f"{name}, of a parametrized weight, which has to be loaded with load_state_dict or from_pretrained,"
+            continue
+        if name in known:
+            yield f"{name}, whose block is put elsewhere by Layers, on one of another kind,"
+            continue
         yield name + (did_you_mean(name, known) if number < _SUGGESTED else "")
 
 

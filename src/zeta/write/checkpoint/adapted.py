@@ -10,6 +10,7 @@ import torch
 from msgspec.structs import replace
 
 from zeta.base import dtypes
+from zeta.base.escaping import visible
 from zeta.base.sources import Source
 from zeta.errors import CheckpointError, SpecError
 from zeta.resolve.adapting import Adaption
@@ -41,7 +42,7 @@ def request_of(
         settings[GENERATION] = _text(source, GENERATION)
     copies = {name: source.settings[name] for name in COPIED if name in source.settings}
     origin = Origin(
-        source=source.origin,
+        source=visible(source.origin),
         tensors={name: Provenance(text=given.values.text, tensor=given.tensor) for name, given in found.given.items()},
         files=source.states(),
     )
@@ -53,7 +54,7 @@ def request_of(
         settings=settings,
         copies={name: hashlib.sha256(content).hexdigest() for name, content in copies.items()},
         origin=origin,
-        model=model_name,
+        model=None if model_name is None else visible(model_name),
     )
     return request, copies
 
@@ -66,10 +67,13 @@ def check_apart(folder: Path, source: Source) -> None:
 
 
 def _as_in_source(plan: Plan, found: Adaption, source: Source) -> Plan:
-    """The plan in the dtypes that the source has: what is drawn gets that of most of its elements."""
+    """The plan in the dtypes that the source has: what is drawn gets that of most of its elements.
+
+    No layer computes with 8 bits alone: such tensors are of layers with scales.
+    """
     counts: Counter[torch.dtype] = Counter()
     for info in source.tensors.values():
-        if info.dtype in dtypes.REAL:
+        if info.dtype in dtypes.REAL and info.dtype.itemsize > 1:
             counts[info.dtype] += info.numel
     most = counts.most_common(1)[0][0] if counts else None
 
