@@ -35,7 +35,7 @@ from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
 from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts
 from zeta.check.measure.unwritten import Initialize, unwritten
-from zeta.check.measure.updates import OptimizerLike, first_step, members
+from zeta.check.measure.updates import OptimizerLike, first_step, members, of_copy
 from zeta.check.measure.wiring.cuts import cuts as cuts_of
 from zeta.check.measure.wiring.pairs import PAIR_RULES
 from zeta.check.measure.wiring.pairs import pairs as pairs_of
@@ -157,6 +157,8 @@ def check(
         suppression = Suppression(suppress)
         with within_reach("initialize=", TargetError):
             supply = supply_of(inner, slots, plan, initialize, 0 if seed is None else seed, streamed, progress is True)
+        if optimizer is not None and supply.model is not inner:
+            optimizer = of_copy(optimizer, slots, supply.slots)
         inner, slots = supply.model, supply.slots
         batch = first_batch(batch) if isinstance(batch, DataLoader) else batch
         call = call_of(inner, batch, loss)

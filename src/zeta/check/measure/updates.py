@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from zeta.base.reading import shown
 from zeta.check.facts.evidence import TensorFacts, Update
 from zeta.check.facts.wiring import Membership
+from zeta.check.measure.tensors import parts_of
 from zeta.check.measure.wiring.membership import again, membership
 from zeta.errors import SpecError
+from zeta.resolve.slots import Slot
 
 #: an optimizer of the model's parameters, several that share them, or a function from a list of parameters to one
 OptimizerLike = Optimizer | Sequence[Optimizer] | Callable[[Iterable[Tensor]], Optimizer]
@@ -134,12 +136,41 @@ def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer | None:
     for group in optimizer.param_groups:
         mine = [copies[id(parameter)] for parameter in group["params"] if id(parameter) in copies]
         if mine:
-            options = {
-                key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "param_names")
-            }
-            groups.append({**options, "params": mine})
-    if not groups:
-        return None
+            groups.append({**_options(group), "params": mine})
+    return _remade(optimizer, groups) if groups else None
+
+
+def of_copy(optimizer: OptimizerLike, slots: Sequence[Slot], copied: Sequence[Slot]) -> OptimizerLike:
+    """The optimizers, with the parameters of a copy of the model where they have the model's own.
+
+    Args:
+        optimizer: a function stays as it is.
+        slots: the tensors of the model.
+        copied: those of the copy, in the same order.
+    """
+    if callable(optimizer):
+        return optimizer
+    copies = {
+        id(part): other
+        for one, twin in zip(slots, copied, strict=True)
+        for part, other in zip(parts_of(one), parts_of(twin), strict=True)
+    }
+    return [
+        _remade(
+            one,
+            [{**_options(group), "params": [copies.get(id(each), each) for each in group["params"]]}
+             for group in one.param_groups],
+        )
+        for one in _given(optimizer, {})
+    ]  # fmt: skip
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _remade(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
+    """Another optimizer of the same class, of these groups."""
     try:
         with torch.no_grad():
             return again(optimizer, groups)
