@@ -19,6 +19,7 @@ from zeta.initializers import Normal, Orthogonal, Zeros
 call, options = sys.argv[1], sys.argv[2:]
 torch.set_num_threads(2)
 small, large = nn.Linear(4, 4), nn.Linear(1024, 1024)
+normed = nn.utils.parametrizations.weight_norm(nn.Linear(1024, 1024))
 rules = zeta.Rules([zeta.Rule("weight", Normal(0.02)), zeta.Rule("bias", Zeros())])
 matrices = zeta.Rules([zeta.Rule("weight", Orthogonal()), zeta.Rule("bias", Zeros())])
 if "used" in options:
@@ -29,6 +30,7 @@ calls = {
     "check": lambda: zeta.check(small, batch),
     "init_": lambda: zeta.init_(large, rules, 0),
     "init_ of matrices": lambda: zeta.init_(large, matrices, 0),
+    "init_ of a parametrized weight": lambda: zeta.init_(normed, rules, 0),
     "save": lambda: zeta.save(large, plan, tempfile.mkdtemp(), 0),
 }
 
@@ -84,7 +86,7 @@ def outcome(call: str, *options: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("call", ["verify", "check", "init_ of matrices"])
+@pytest.mark.parametrize("call", ["verify", "check", "init_ of matrices", "init_ of a parametrized weight"])
 def test_refused_where_torch_would_wait_forever(call: str) -> None:
     assert outcome(call, "used") == REFUSED
 

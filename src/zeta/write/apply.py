@@ -79,6 +79,8 @@ def prepare(fit: Fit, seed: int, *, checked: bool = False) -> list[Job]:
     refused: list[tuple[str, str]] = []
     parametrized = [slot for slot in fit.slots.values() if slot.parametrization is not None]
     given = _plain_entries(fit) if parametrized else {}
+    if any(fit.slots[e.name].parametrization is not None for e in fit.entries if parametrized and not e.kept):
+        check_threads()  # what a parametrization stores is computed by torch's operations
     sorts: Sorts = {}
     held_as: set[tuple[int, torch.dtype]] = set()  # the initializers, by identity, that these dtypes can hold
     for entry in fit.entries:

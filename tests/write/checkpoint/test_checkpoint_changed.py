@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import zeta
 from tests.write.checkpoint.test_checkpoint import contents
@@ -106,3 +108,26 @@ def test_a_file_without_permissions_stays(tmp_path: Path) -> None:
     (tmp_path / "config.json").chmod(0o200)
     with pytest.raises(CheckpointError, match=r"- config\.json$"):
         write(tmp_path, force=True)
+
+
+@pytest.mark.parametrize("most", ["50GB", "2KB"])
+def test_force_leaves_what_was_trained(most: str, tmp_path: Path) -> None:
+    model, plan = zeta.record(nn.TransformerEncoderLayer, 8, 2, 16)
+    zeta.save(model, plan, tmp_path, seed=0, max_shard_size=most)
+    name = next(path.name for path in sorted(tmp_path.glob("*.safetensors")))
+    trained = {key: value + 1 for key, value in load_file(tmp_path / name).items()}
+    save_file(trained, tmp_path / name, metadata={"format": "pt"})
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=f"changed or replaced after zeta wrote them.*\n  - {name}"):
+        zeta.save(model, plan, tmp_path, seed=1, force=True, max_shard_size=most)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, 5000])
+def test_force_replaces_what_was_cut_off(size: int, tmp_path: Path) -> None:
+    model, plan = zeta.record(nn.TransformerEncoderLayer, 8, 2, 16)
+    zeta.save(model, plan, tmp_path, seed=0)
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.truncate(size)
+    zeta.save(model, plan, tmp_path, seed=1, force=True)
+    assert zeta.verify(tmp_path).ok

@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[Any, str]] = {
     "bytes": (b"new", r"path must be a text or a pathlib\.Path, got b'new'; os\.fsdecode"),
     "number": (3, "path must be a text or a pathlib.Path, got 3"),
     "none": (None, "path must be a text or a pathlib.Path, got None"),
+    "empty": ("", r"path is empty, expected the name of a folder; '\.' is the current one"),
     "surrogate": ("new/\ud800", "cannot be encoded, expected valid Unicode"),
 }
 

@@ -5,6 +5,9 @@ replaced in the modules by functions that choose the generator by the calling th
 as in ``from random import choice``, still draw from the hidden generator; its state is restored at the end of the block
 if there is only one thread. The modules offer no other way to redirect their functions; this is needed as long as
 constructors may draw from them.
+
+``numpy.random.default_rng()`` without a seed takes one from the operating system: its numbers are others in each run,
+and in each process. The block's caller learns that one was made.
 """
 
 from __future__ import annotations
@@ -82,6 +85,7 @@ class _Here(threading.local):
     def __init__(self) -> None:
         #: by module, the generator that this thread draws from
         self.generators: dict[str, Any] = {}
+        self.unseeded = False  #: whether this thread has made a generator without a seed in the innermost block
 
 
 _HERE: Final = _Here()
@@ -91,15 +95,18 @@ _HERE: Final = _Here()
 def foreign_apart() -> Iterator[Callable[[], list[str]]]:
     """Let this thread draw from copies of Python's and NumPy's generators in the block.
 
-    Yields a function that returns, after the block, the names of the modules that the block has drawn from.
+    Yields a function that returns, after the block, what the block has drawn from: the names of these modules, and
+    ``_UNSEEDED``.
     """
     states = {each: each.state(hidden) for each in _RANDOM_MODULES if (hidden := each.found()) is not None}
     copies = {each.module: each.copy(state) for each, state in states.items()}
     drawn: dict[str, None] = {}
-    outer = _HERE.generators
+    outer = _HERE.generators, _HERE.unseeded
 
     def restore() -> None:
-        _HERE.generators = outer
+        if _HERE.generators is copies and _HERE.unseeded:
+            drawn[_UNSEEDED] = None
+        _HERE.generators, _HERE.unseeded = outer
         alone = threading.active_count() == 1
         for each, state in states.items():
             before = _comparable(state)
@@ -110,7 +117,7 @@ def foreign_apart() -> Iterator[Callable[[], list[str]]]:
                 each.restore(each.found(), state)
 
     with undone_on_error(restore), undone(restore):
-        _HERE.generators = copies
+        _HERE.generators, _HERE.unseeded = copies, False
         with _MODULES.held():
             yield lambda: list(drawn)
 
@@ -127,6 +134,7 @@ def _at(path: str) -> Any:
 
 # -- the modules -----------------------------------------------------------------------------------------------------
 
+_UNSEEDED: Final = "generators without a seed"
 _replaced: list[tuple[Any, str, Any]] = []
 
 
@@ -136,11 +144,17 @@ def _replace() -> None:
         if hidden is None:
             continue
         module = sys.modules[each.module]
+        if hasattr(module, "default_rng"):
+            _exchange(module, "default_rng", _made(module.default_rng))
         for name, function in list(vars(module).items()):
             # numpy.random.seed is a plain function that calls the hidden generator's method
             if getattr(function, "__self__", None) is hidden or (name == "seed" and callable(function)):
-                _replaced.append((module, name, function))
-                setattr(module, name, _redirected(each.module, name, function))
+                _exchange(module, name, _redirected(each.module, name, function))
+
+
+def _exchange(owner: Any, name: str, function: Any) -> None:
+    _replaced.append((owner, name, getattr(owner, name)))
+    setattr(owner, name, function)
 
 
 def _restore() -> None:
@@ -158,6 +172,15 @@ def _redirected(module: str, name: str, function: Any) -> Callable[..., Any]:
         return (function if own is None else getattr(own, name))(*args, **kwargs)
 
     return draw
+
+
+def _made(function: Any) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def default_rng(seed: Any = None) -> Any:
+        _HERE.unseeded |= seed is None
+        return function(seed)
+
+    return default_rng
 
 
 _MODULES: Final = Shared(_replace, _restore)

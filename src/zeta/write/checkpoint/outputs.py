@@ -31,6 +31,8 @@ def output_path(path: str | PathLike[str], what: str = "path") -> Path:
         raise SpecError(
             f"{what} must be a text or a pathlib.Path, got {shown(path)}; os.fsdecode makes a text of bytes"
         )
+    if not text:
+        raise SpecError(f"{what} is empty, expected the name of a folder; '.' is the current one")
     if "\0" in text:
         raise SpecError(f"{what} {text!r} has a NUL character, expected a name without")
     for name in Path(text).parts:

@@ -3,7 +3,7 @@
 Unfinished files are in the subfolder ``.zeta-partial``, together with ``request.json``, which says what was asked for.
 No file there has the name of a checkpoint's file. The subfolder is removed when the checkpoint is complete, or when a
 run fails that has written too little to keep. zeta removes and writes only files that ``request.json`` or an earlier
-checkpoint's manifest names, of settings only those that still have the manifest's text, and never through a link.
+checkpoint's manifest names, while they are as zeta wrote them (see ``_replaceable``), and never through a link.
 """
 
 from __future__ import annotations
@@ -98,17 +98,20 @@ def _existing(folder: Directory, settings: Collection[str], *, force: bool) -> l
 def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -> tuple[str, ...]:
     """The files of an earlier run, by its manifest; ``CheckpointError`` for any other, and as ``_existing``.
 
-    Other programs and people write files of settings too: one is of the earlier run only while it has the text that the
-    manifest says.
+    Other programs and people write files of these names too, such as those of the trained model. A file beside the
+    tensors is of the earlier run only while it has the content that the manifest says, one of tensors only while it has
+    the header that zeta wrote.
     """
     existing = _existing(folder, settings, force=force)
     named: tuple[str, ...] = ()
     digests: dict[str, str] = {}
+    headers: dict[str, bytes] = {}
     reason = f"there is no {MANIFEST}"
     if MANIFEST in existing:
         try:
             earlier = Manifest.read(folder.path / MANIFEST)
             named, digests = earlier.names, earlier.beside
+            headers = {shard.name: shard.header for shard in earlier.layout.shards}
             reason = f"{MANIFEST} does not name them"
             existing = _existing(folder, {*settings, *digests}, force=force)
         except CheckpointError as error:
@@ -120,7 +123,9 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
             "leaves them alone; move them away, or choose another folder:"
         )
         raise CheckpointError(listed(heading, others))
-    if changed := [name for name in existing if name in digests and not folder.holds(name, digests[name])]:
+    changed = [name for name in existing if name in digests and not folder.holds(name, digests[name])]
+    changed += [name for name in existing if name in headers and not folder.begins(name, headers[name])]
+    if changed:
         heading = (
             f"{folder.path} has files that were changed or replaced after zeta wrote them. Even force leaves them "
             "alone; move them away, or choose another folder:"

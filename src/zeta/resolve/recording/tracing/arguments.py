@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from zeta.resolve.recording.sources import Source
+from zeta.errors import RecordingError
+from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing.graph import Graph, Node, cast, expand
 from zeta.resolve.recording.tracing.lowering import copy
-from zeta.resolve.recording.tracing.schemas import arguments_of
+from zeta.resolve.recording.tracing.schemas import arguments_of, name_of
 
 _CPU: Final = torch.device("cpu")
 _META: Final = torch.device("meta")
+#: results of matrices that torch stores column by column on the CPU, but not on meta: their place
+_BY_COLUMNS: Final = {"aten._linalg_svd.default": 2, "aten.linalg_eig.default": 1}
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -35,9 +38,24 @@ def new_memories(result: Any, given: Sequence[Tensor]) -> dict[int, torch.Untype
     return {storage._cdata: storage for storage in found if storage._cdata not in known}
 
 
+def check_dense(tensor: Tensor) -> None:
+    """Raise ``RecordingError`` for what programs do not have: sparse, nested and quantized tensors."""
+    if tensor.is_quantized:
+        raise RecordingError(
+            f"{source_here()}: programs have no quantized tensors; quantize the model after materialize_"
+        )
+    if tensor.layout is not torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise RecordingError(
+            f"{source_here()}: programs have no tensors of layout {layout}; register a dense one, and convert it after "
+            "materialize_"
+        )
+
+
 def meta_twins(value: Any) -> Any:
     """Arguments with every real tensor replaced by one without memory; numbers in tensors stay."""
     if isinstance(value, Tensor) and not value.is_meta:
+        check_dense(value)
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
     if isinstance(value, list | tuple):
         return type(value)(meta_twins(item) for item in value)
@@ -49,7 +67,11 @@ def on_meta(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     kwargs = {key: value for key, value in kwargs.items() if key not in ("pin_memory", "non_blocking")}
     if "device" in arguments_of(func):
         kwargs["device"] = _META
-    return func(*(meta_twins(item) for item in args), **{k: meta_twins(v) for k, v in kwargs.items()})
+    result = func(*(meta_twins(item) for item in args), **{k: meta_twins(v) for k, v in kwargs.items()})
+    place = _BY_COLUMNS.get(name_of(func))
+    if place is None or result[place].ndim < 2:
+        return result
+    return *result[:place], result[place].mT.contiguous().mT, *result[place + 1 :]
 
 
 def zeros_for(value: Any) -> Any:

@@ -203,6 +203,19 @@ def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[s
     return recorder.value(args[0]).tolist()
 
 
+def _formatted(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``f"{tensor:.3f}"`` of a single number, as of a real tensor; without a format, of a random one as it is shown."""
+    tensor, form = args
+    if not tensor.is_meta or tensor.ndim or type(tensor) is not Tensor:
+        return NotImplemented
+    try:
+        return format(recorder.value(tensor).item(), form)
+    except RecordingError:
+        if form:
+            raise
+        return str(tensor)
+
+
 def _numpy(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Of the memory that NumPy gets, torch keeps what it writes there."""
     if not args[0].is_meta:
@@ -313,6 +326,7 @@ def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
 Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
+    "__format__": _formatted,
     "data_ptr": _data_ptr,
     "untyped_storage": _pickled,
     "storage": _storage,

@@ -20,6 +20,7 @@ from zeta.initializers import Initializer
 from zeta.resolve.recording.sources import Source, source_here
 from zeta.resolve.recording.tracing import randomness
 from zeta.resolve.recording.tracing.arguments import (
+    check_dense,
     device_of,
     fitted,
     meta_twins,
@@ -115,10 +116,7 @@ class Recorder:
 
     def data(self, tensor: Tensor) -> Node:
         """The node of a real tensor's values, as they are now."""
-        if tensor.is_quantized:
-            raise RecordingError(
-                f"{source_here()}: programs have no quantized tensors; quantize the model after materialize_"
-            )
+        check_dense(tensor)
         kept = tensor.detach().clone(memory_format=torch.contiguous_format)
         return Node(op="data", content=kept, shape=tuple(kept.shape), dtype=kept.dtype, source=source_here())
 
@@ -219,7 +217,8 @@ class Recorder:
         if name in LIFTS:
             return args[0] if args[0].is_meta else self.lift(args[0])
         check_memory_given(name, args)
-        if tensors and not any(tensor.is_meta for tensor in tensors) and not randomness.is_random(func):
+        makes = randomness.is_random(func) or name in UNINITIALIZED  # recorded, whatever the arguments are
+        if tensors and not any(tensor.is_meta for tensor in tensors) and not makes:
             result = func(*args, **kwargs)  # only real tensors from outside of the recording
             self.own |= new_memories(result, tensors)
             return result

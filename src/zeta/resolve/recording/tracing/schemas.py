@@ -21,7 +21,7 @@ WRITING_UNSAID: Final = frozenset(
 REARRANGING: Final = (
     "aten.set_.source_Tensor", "aten.set_.source_Storage", "aten.set_.source_Storage_storage_offset",
     "aten.t_.default", "aten.transpose_.default", "aten.squeeze_.default", "aten.squeeze_.dim",
-    "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
+    "aten.squeeze_.dims", "aten.unsqueeze_.default", "aten.as_strided_.default", "aten.detach_.default",
 )  # fmt: skip
 #: what makes memory without values
 UNINITIALIZED: Final = frozenset(
