@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.utils.parametrizations import weight_norm
 
 import zeta
 from tests.helpers.scaled import Gpt, Mlp
+from tests.helpers.sharded import fake_mesh
 from zeta.errors import PlanError, SpecError
 
 SIZES: tuple[dict[str, int], dict[str, int]] = {"width": 32, "heads": 2}, {"width": 128, "heads": 8}
@@ -99,3 +102,72 @@ def test_wrapped_models_have_the_same_groups() -> None:
     scaling.apply_multipliers_(model)
     wrapped: Any = torch.compile(model, backend="eager")
     assert scaling.param_groups(wrapped, lr=0.1) == plain
+
+
+def test_muon_gets_hidden_matrices_and_adamw_the_rest() -> None:
+    scaling, model = zeta.scale(partial(Gpt, experts=2), *SIZES), Gpt(**SIZES[1], experts=2)
+    muon, adamw = scaling.muon_groups(model, lr=0.02, adamw_lr=1e-3, weight_decay=0.1, no_decay=("norm",))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrices = {names[id(each)] for group in muon for each in group["params"]}
+    ends = ("proj.weight",)
+    assert matrices == {name for name in names.values() if name.endswith(ends)}
+    assert {names[id(each)] for group in adamw for each in group["params"]} == {*names.values()} - matrices
+    assert {group["lr"] for group in muon} == {0.02}  # both fans grow alike
+    for optimizer in (torch.optim.Muon(muon), torch.optim.AdamW(adamw)):
+        optimizer.step()
+
+
+class Narrow(nn.Module):
+    """Maps whose fans grow differently, stored as out x in."""
+
+    def __init__(self, width: int, stem: int) -> None:
+        super().__init__()
+        self.stem, self.wide, self.back = nn.Linear(8, stem), nn.Linear(stem, width), nn.Linear(width, stem)
+        self.out = nn.Linear(stem, 2)
+
+
+def test_steps_of_muon_have_the_spectral_norm_that_the_fans_ask_for() -> None:
+    """With the rates of torch.optim.Muon itself: norm of a step over sqrt(fan_out/fan_in), at base and target."""
+    base, target = {"width": 64, "stem": 32}, {"width": 512, "stem": 64}
+    scaling = zeta.scale(Narrow, base, target, roles={"out.*": "output"})
+
+    def ratios(model: nn.Module, groups: list[dict[str, Any]]) -> list[float]:
+        before = {id(each): each.detach().clone() for each in model.parameters()}
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        torch.optim.Muon(groups, weight_decay=0.0, ns_steps=12, ns_coefficients=(1.875, -1.25, 0.375)).step()
+        weights = [model.get_parameter(f"{name}.weight") for name in ("wide", "back")]
+        steps = [(each - before[id(each)]).detach() for each in weights]
+        return [float(torch.linalg.matrix_norm(step, 2)) / (step.shape[0] / step.shape[1]) ** 0.5 for step in steps]
+
+    small, large = Narrow(**base), Narrow(**target)
+    plain = [{"params": [small.wide.weight, small.back.weight], "lr": 0.01}]
+    muon, _ = scaling.muon_groups(large, lr=0.01, adamw_lr=0.01)
+    assert ratios(large, muon) == pytest.approx(ratios(small, plain), rel=0.1)
+
+
+def test_sharded_models_have_the_groups_of_the_whole() -> None:
+    """FSDP2 over tensor parallelism: classes and factors are those of the global shapes, with multipliers applied."""
+    scaling = zeta.scale(Gpt, *SIZES, "completep")
+    whole = Gpt(**SIZES[1])
+    names = {id(parameter): name for name, parameter in whole.named_parameters()}
+    expected = {
+        names[id(each)]: (group["lr"], group["eps"])
+        for group in scaling.param_groups(whole, lr=0.1)
+        for each in group["params"]
+    }
+    with fake_mesh((2, 2), (1, 0)) as mesh:
+        assert mesh.mesh_dim_names is not None
+        data, tensor = (mesh[name] for name in mesh.mesh_dim_names)
+        with torch.device("meta"):
+            model = Gpt(**SIZES[1])
+        for block in model.h:
+            styles = {"mlp.up_proj": ColwiseParallel(), "mlp.down_proj": RowwiseParallel()}
+            parallelize_module(block, tensor, styles)
+            fully_shard(block, mesh=data)
+        fully_shard(model, mesh=data)
+        zeta.materialize_(model, scaling.plan, seed=0)
+        assert len(scaling.apply_multipliers_(model)) == len(scaling.multipliers)
+        groups = scaling.param_groups(model, lr=0.1)
+        found = {id(each): (group["lr"], group["eps"]) for group in groups for each in group["params"]}
+        assert {name: found[id(parameter)] for name, parameter in model.named_parameters()} == expected

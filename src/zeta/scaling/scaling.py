@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from zeta.resolve.scaling.groups import param_groups
+from zeta.resolve.scaling.groups import muon_groups, param_groups
 from zeta.resolve.scaling.table import ScalingTable
 from zeta.write.multipliers import Multiplied, multiply_
 
@@ -57,6 +57,48 @@ class Scaling(ScalingTable):
         """
         return param_groups(
             self, model, optimizer, lr=lr, weight_decay=weight_decay, eps=eps, no_decay=no_decay, options=options
+        )
+
+    def muon_groups(
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        adamw_lr: float,
+        weight_decay: float = 0.0,
+        adamw_weight_decay: float = 0.0,
+        eps: float | None = None,
+        no_decay: Iterable[str] = (),
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Two lists of groups: for ``torch.optim.Muon``, and for ``torch.optim.AdamW`` what Muon is not for.
+
+        Muon gets the matrices from one hidden state to another; AdamW embeddings, read-outs, routers, vectors,
+        convolutions and stacked experts. A step of Muon is orthogonal, times sqrt(max(1, rows/columns)) by
+        ``torch.optim.Muon``'s own ``adjust_lr_fn="original"``; with the factor of a group its spectral norm is
+        proportional to sqrt(fan_out/fan_in), also of weights that are stored as in x out. A packed weight is one
+        matrix to torch's Muon.
+
+        Args:
+            model: as for ``param_groups``.
+            lr: Muon's learning rate at the base.
+            adamw_lr: AdamW's learning rate at the base.
+            weight_decay: Muon's at the base.
+            adamw_weight_decay: AdamW's at the base.
+            eps: AdamW's, as for ``param_groups``.
+            no_decay: as for ``param_groups``, of AdamW's groups.
+            betas: AdamW's.
+        """
+        return muon_groups(
+            self,
+            model,
+            lr=lr,
+            adamw_lr=adamw_lr,
+            weight_decay=weight_decay,
+            adamw_weight_decay=adamw_weight_decay,
+            eps=eps,
+            no_decay=no_decay,
+            betas=betas,
         )
 
     def apply_multipliers_(self, model: nn.Module) -> Multiplied:

@@ -37,14 +37,53 @@ def param_groups(
     """The groups, in the order of their first parameter; see :meth:`zeta.scaling.Scaling.param_groups`."""
     optimizer = check_optimizer(optimizer)
     check_module(model)
+    groups = _groups(scaling, _rows(scaling, model), optimizer, lr, weight_decay, eps, no_decay, options)
+    _check_all(model, groups)
+    return groups
+
+
+def muon_groups(
+    scaling: ScalingTable,
+    model: nn.Module,
+    *,
+    lr: float,
+    adamw_lr: float,
+    weight_decay: float,
+    adamw_weight_decay: float,
+    eps: float | None,
+    no_decay: Iterable[str],
+    betas: tuple[float, float],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Groups for Muon and for AdamW; see :meth:`zeta.scaling.Scaling.muon_groups`."""
+    check_module(model)
+    rows = _rows(scaling, model)
+    matrices = [(slot, row) for slot, row in rows if scaling.is_matrix(row) and slot.parametrization is None]
+    taken = {id(slot.tensor) for slot, _ in matrices}
+    rest = [(slot, row) for slot, row in rows if id(slot.tensor) not in taken]
+    muon = _groups(scaling, matrices, "muon", lr, weight_decay, None, (), {})
+    adamw = _groups(scaling, rest, "adamw", adamw_lr, adamw_weight_decay, eps, no_decay, {"betas": betas})
+    _check_all(model, [*muon, *adamw])
+    return muon, adamw
+
+
+def _groups(
+    scaling: ScalingTable,
+    rows: Sequence[tuple[Slot, Scaled]],
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    eps: float | None,
+    no_decay: Iterable[str],
+    options: dict[str, Any],
+) -> list[dict[str, Any]]:
     rate, decay = _number("lr", lr), _number("weight_decay", weight_decay)
     if eps is not None and optimizer not in _EPS:
         raise SpecError(f"eps= is for {', '.join(_EPS)}; {optimizer} gets its own options as keywords, and no factor")
     small = None if optimizer not in _EPS else _EPS[optimizer] if eps is None else _number("eps", eps)
     without = _no_decay(no_decay)
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for slot, row in _rows(scaling, model):
-        rates = scaling.rates(row, optimizer)
+    for slot, row in rows:
+        rates = scaling.muon_rates(row) if optimizer == "muon" else scaling.rates(row, optimizer)
         decays = not any(_is(what, scaling, row, slot) for what in without)
         scaled_eps = None if small is None else small * rates.eps
         numbers = (rate * rates.lr, decay * rates.decay if decays else 0.0, scaled_eps)
@@ -56,9 +95,7 @@ def param_groups(
             group |= ({} if scaled_eps is None else {"eps": scaled_eps}) | options
             found[row.size.group, numbers] = group
         group["params"] += _tensors(slot)
-    groups = [*found.values()]
-    _check_all(model, groups)
-    return groups
+    return [*found.values()]
 
 
 def _rows(scaling: ScalingTable, model: nn.Module) -> list[tuple[Slot, Scaled]]:

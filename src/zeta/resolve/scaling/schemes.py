@@ -76,6 +76,8 @@ class Scheme(Struct, frozen=True, kw_only=True):
     adam: Factor = _one
     #: of the learning rate, under SGD
     sgd: Factor = _one
+    #: of the size of Muon's steps, which are orthogonal: their spectral norm is this times that at the base
+    muon: Factor = _one
     #: of Adam's eps
     eps: Factor = _one
     #: of the weight decay, given that of the learning rate: torch's decay is the product of both
@@ -88,6 +90,11 @@ class Scheme(Struct, frozen=True, kw_only=True):
     at_base_depth: bool = False
     #: whether the model's own laws at the target stay
     own: bool = False
+
+
+def _spectral_step(size: Size) -> float:
+    """A step whose spectral norm is sqrt(out/in) changes outputs as much at every width (Yang et al. 2023)."""
+    return _power(size.width_out / size.width_in, 0.5)
 
 
 # -- muP: Yang et al. 2022 (arXiv:2203.03466), table 8 -----------------------------------------------------------------
@@ -151,6 +158,7 @@ def _completep(alpha: float) -> Scheme:
         readout=_mup_readout,
         adam=adam,
         sgd=sgd,
+        muon=lambda size: _spectral_step(size) * _power(size.depth, alpha - 1),
         eps=eps,
         decay=decay,
         branch=lambda size: _power(size.depth, -alpha),
@@ -230,6 +238,7 @@ _MUP: Final = Scheme(
     readout=_mup_readout,
     adam=_mup_adam,
     sgd=_mup_sgd,
+    muon=_spectral_step,
 )
 _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
     {
@@ -242,6 +251,7 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
             readout=_mup_readout,
             adam=_mup_adam,
             sgd=_megatron_sgd,
+            muon=_spectral_step,
             eps=_megatron_eps,
             decay=lambda size, rate: 1.0,
         ),
@@ -250,6 +260,7 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
             std=_spectral_std,
             adam=_spectral_adam,
             sgd=_spectral_sgd,
+            muon=_spectral_step,
         ),
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self
 
@@ -23,13 +24,18 @@ from zeta.resolve.scaling.multipliers import Multiplier
 from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size, depth_rule, scheme_of
 from zeta.resolve.scaling.trials import Effect
 from zeta.resolve.slots import walk
-from zeta.rules import Role
+from zeta.rules import Kind, Role
 
 #: the value of ``format`` in JSON
 FORMAT: Final = 1
 #: optimizers by how their steps depend on the gradient's size: not at all, or in proportion to it
 ADAM_LIKE: Final = ("adam", "adamw", "adafactor", "lion")
 OPTIMIZERS: Final = ("sgd", *ADAM_LIKE)
+#: roles of weights that map a hidden state to another
+_INSIDE: Final = frozenset(Role) - {
+    Role.EMBEDDING, Role.POSITION, Role.RELATIVE_POSITION, Role.CLASS_TOKEN, Role.PATCH_EMBEDDING, Role.ROUTER,
+    Role.READOUT, Role.LAYER_SCALE,
+}  # fmt: skip
 #: those whose groups have an eps that is added to the gradient's size
 _WITH_EPS: Final = ("adam", "adamw")
 _EXPENDABLE: Final = ("shape", "base law", "eps", "decay", "depth", "law")
@@ -100,6 +106,26 @@ class ScalingTable:
             if before is not None and before.std and after:
                 lr, decay = lr * before.std / after, decay * after / before.std
         return Rates(lr=lr, eps=eps if optimizer in _WITH_EPS else 1.0, decay=decay)
+
+    def is_matrix(self, row: Scaled) -> bool:
+        """Whether a parameter is a matrix from one hidden state to another, which Muon is for."""
+        entry, size = self.plan[row.name], row.size
+        inside = size.group is Class.HIDDEN or (size.group is Class.FIXED and size.role in _INSIDE)
+        return inside and len(entry.shape) == 2 and entry.kind is Kind.WEIGHT and entry.axes is not None
+
+    def muon_rates(self, row: Scaled) -> Rates:
+        """The factors of a matrix under ``torch.optim.Muon`` with ``adjust_lr_fn="original"``.
+
+        That multiplies the rate by sqrt(max(1, rows/columns)) of the tensor as it is stored.
+        """
+        scheme, _ = self._scheme
+        entry, size = self.plan[row.name], row.size
+        rows, columns = entry.shape
+        first_is_out = entry.axes is not None and 0 in entry.axes.fan_out
+        grown = (size.width_out, size.width_in) if first_is_out else (size.width_in, size.width_out)
+        adjusted = max(1.0, rows / columns) / max(1.0, rows / columns * grown[1] / grown[0])
+        rate = scheme.muon(size) / math.sqrt(adjusted)
+        return Rates(lr=rate * row.absorbed, eps=1.0, decay=scheme.decay(size, rate) / row.absorbed)
 
     # -- how a model is initialized
 
