@@ -225,7 +225,7 @@ finally:
 """
 
 
-COMMANDS = ("init", "check", "plan", "verify", "diff", "recipes", "doctor")
+COMMANDS = ("init", "scale", "check", "plan", "verify", "diff", "recipes", "doctor")
 
 
 @pytest.mark.parametrize("line", ["--help", "--version", "recipes", *(f"{command} --help" for command in COMMANDS)])
