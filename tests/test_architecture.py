@@ -90,7 +90,7 @@ def imports(node: ast.AST) -> Iterator[str]:
 def test_what_is_beside_the_stages_is_known() -> None:
     assert len(MODULES) > 150
     beside = {module.split(".")[1] for module in MODULES if module != "zeta" and stage_of(module) == "beside"}
-    verbs = {"adapters", "adapting", "tensors", "utils", "verbs"}
+    verbs = {"adapters", "adapting", "scaling", "tensors", "utils", "verbs"}
     assert beside == {*verbs, "__main__", "callbacks", "testing", "check", "command"}
     assert {module.split(".")[1] for module in MODULES if module != "zeta"} - beside == set(STAGES)
 
@@ -226,7 +226,7 @@ finally:
 """
 
 
-COMMANDS = ("init", "check", "plan", "verify", "diff", "recipes", "doctor")
+COMMANDS = ("init", "scale", "check", "plan", "verify", "diff", "recipes", "doctor")
 
 
 @pytest.mark.parametrize("line", ["--help", "--version", "recipes", *(f"{command} --help" for command in COMMANDS)])

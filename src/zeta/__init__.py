@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from zeta.resolve.recording.record import record
     from zeta.resolve.roles import roles_of
     from zeta.rules import Kind, Match, Role, Rule, Rules
+    from zeta.scaling import Scaling, scale
     from zeta.tensors import fill_, values
     from zeta.verbs import apply_, init_, materialize_, plan, save, verify
 
@@ -78,6 +79,7 @@ __all__ = [
     "Rows",
     "Rule",
     "Rules",
+    "Scaling",
     "ShardPlan",
     "SpecError",
     "Split",
@@ -108,6 +110,7 @@ __all__ = [
     "roles_of",
     "rules",
     "save",
+    "scale",
     "shard_plan",
     "testing",
     "utils",
@@ -150,6 +153,7 @@ _HOMES: Final = {
     "zeta.resolve.recording.record": ("record",),
     "zeta.resolve.roles": ("roles_of",),
     "zeta.rules": ("Kind", "Match", "Role", "Rule", "Rules", "rules"),
+    "zeta.scaling": ("Scaling", "scale"),
     "zeta.tensors": ("fill_", "values"),
     "zeta.testing": ("testing",),
     "zeta.utils": ("utils",),

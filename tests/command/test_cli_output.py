@@ -58,6 +58,10 @@ OPTIONS = {
         ),
         *("--json", "--debug", "--help"),
     },
+    "scale": {
+        *("--base", "--target", "--how", "--optimizer", "--lr", "--weight-decay", "--role", "--depth", "--alpha"),
+        *("--multipliers", "--attention", "--recipe", "--fallback", "--json", "--debug", "--help"),
+    },
     "verify": {"--source", "--json", "--debug", "--help"},
     "recipes": {"--option", "--kwargs", "--json", "--debug", "--help"},
     "doctor": {"--json", "--debug", "--help"},
@@ -82,7 +86,7 @@ def test_help_of_each_command(command: str) -> None:
     assert (code, errors) == (0, "")
     assert set(re.findall(r"^│[ *]+(--[a-z-]+)", text, re.MULTILINE)) == OPTIONS[command]
     assert ("MODEL" in text, "DIR" in text) == (
-        command in ("init", "adapt", "check", "plan", "diff", "recipes"),
+        command in ("init", "adapt", "scale", "check", "plan", "diff", "recipes"),
         command in ("init", "adapt", "diff", "verify"),
     )
 

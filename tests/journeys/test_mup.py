@@ -1,18 +1,12 @@
-"""muP by hand: stds by rules that depend on the fans, learning rates by groups that depend on the width."""
+"""muP: one object for stds, learning rates and multipliers that follow the width."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import zeta
-from zeta import Match, Rule, Rules
-from zeta.initializers import Normal, Zeros, kaiming_normal
-
-BASE = 64
 
 
 class Net(nn.Module):
@@ -26,39 +20,30 @@ class Net(nn.Module):
         return self.output(torch.relu(self.hidden(torch.relu(self.input(x)))))
 
 
-def of_output(match: Match) -> Normal:
-    return Normal(BASE**0.5 / match.fans.fan_in)
-
-
-RULES = Rules([Rule("output.weight", of_output), Rule("*.weight", kaiming_normal()), Rule("*.bias", Zeros())])
-
-
-def groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
-    scaled = ("hidden.weight", "output.weight")
-    return [
-        {"params": [parameter], "lr": lr * BASE / parameter.shape[1] if name in scaled else lr}
-        for name, parameter in model.named_parameters()
-    ]
+def scaling(width: int, how: str = "mup") -> zeta.Scaling:
+    return zeta.scale(Net, base={"width": 32}, target={"width": width}, how=how)
 
 
 def test_stds_follow_the_width() -> None:
-    small, large = (zeta.plan(zeta.record(Net, width)[0], RULES) for width in (64, 256))
+    small, large = scaling(64).plan, scaling(256).plan
     ratio = {name: small[name].std / large[name].std for name in ("input.weight", "hidden.weight", "output.weight")}
-    assert ratio == pytest.approx({"input.weight": 1, "hidden.weight": 2, "output.weight": 4})
+    assert ratio == pytest.approx({"input.weight": 1, "hidden.weight": 2, "output.weight": 1})
+    assert [each.factor for each in scaling(256).multipliers] == [1 / 8]
 
 
-def size_after_a_step(width: int, *, mup: bool) -> float:
+def size_after_a_step(width: int, how: str) -> float:
     torch.manual_seed(0)
     x, y = torch.randn(64, 32), torch.randint(10, (64,))
-    model = Net(width)
-    assert zeta.init_(model, RULES, seed=0).ok
-    optimizer = torch.optim.Adam(groups(model, 0.01) if mup else model.parameters(), lr=0.01)
+    model, scaled = Net(width), scaling(width, how)
+    assert zeta.init_(model, scaled, seed=0).ok
+    scaled.apply_multipliers_(model)
+    optimizer = torch.optim.Adam(scaled.param_groups(model, "adam", lr=0.01))
     nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
     return model(x).square().mean().sqrt().item()
 
 
 def test_outputs_have_one_size_at_every_width() -> None:
-    growth = {mup: size_after_a_step(512, mup=mup) / size_after_a_step(64, mup=mup) for mup in (False, True)}
-    assert 0.5 < growth[True] < 1.5
-    assert growth[False] > 4
+    growth = {how: size_after_a_step(512, how) / size_after_a_step(64, how) for how in ("sp", "mup")}
+    assert 0.5 < growth["mup"] < 1.5
+    assert growth["sp"] > 4

@@ -102,8 +102,9 @@ def check(
             filled with NaN, to find values that it never writes; the model's values are restored afterwards.
         optimizer: an optimizer of the model, a list of those that share its parameters, or a function from a list of
             parameters to one: the first step is taken on a copy.
-        width: full level: a function from a width to a model that takes the same batch. Activations must not grow with
-            the width, at the start and after three steps of the optimizer (a function; Adam at 1e-3 by default).
+        width: full level: a function from a width to a model that takes the same batch, or to a model and the groups of
+            its optimizer (:func:`zeta.scale`). Activations must not grow with the width, at the start and after three
+            steps of the optimizer (a function; Adam at 1e-3 by default).
         widths: the widths to build.
         depth: full level: a function from a depth to a model that takes the same batch. The gradient norm must not grow
             exponentially with the depth.

@@ -45,6 +45,7 @@ from zeta.command.common import (
 from zeta.command.help import command
 from zeta.command.printing import say, say_json
 from zeta.command.requests import LEVELS, MAX_SHARD_SIZE, CheckOptions, ModelOptions
+from zeta.command.scaling.command import scale_command
 from zeta.errors import UsageError
 
 app = typer.Typer(
@@ -112,6 +113,7 @@ def init_command(
 
 
 command(app, "adapt")(adapt_command)
+command(app, "scale")(scale_command)
 
 
 @command(app, "check")

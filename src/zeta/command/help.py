@@ -20,6 +20,11 @@ EXAMPLES: Final = {
         "zeta adapt llama --layers 48 --depth identity --dtype bf16 --out deep",
         "zeta adapt bert --model hf:head/config.json --how recorded --out headed",
     ),
+    "scale": (
+        "zeta scale nets.py:GPT --base d_model=256 --target d_model=4096",
+        "zeta scale nets.py:GPT --base width=64,layers=2 --target width=512,layers=8",
+        "zeta scale nets.py:Net --base width=64 --target width=512 --how spectral",
+    ),
     "check": (
         "zeta check nets.py:Classifier --batch nets.py:batch",
         "zeta check hf:llama/config.json --recipe llama --json > report.json",

@@ -13,6 +13,9 @@ MAX_SHARD_SIZE: Final = "50GB"
 ROWS: Final = ("recorded", "mean", "zeros")
 DEPTHS: Final = ("identity", "stack", "interleave")
 
+#: the values of --how of zeta scale
+SCHEMES: Final = ("sp", "mup", "completep", "megatron-mup", "spectral")
+
 #: the values of --level
 LEVELS: Final = ("fast", "full")
 
@@ -61,6 +64,26 @@ class AdaptOptions:
     name_map: tuple[str, ...]
     prefix: str | None
     dtype: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleOptions:
+    """Two sizes of a model, the scheme, and an optimizer."""
+
+    model: str
+    base: str
+    target: str
+    how: str
+    optimizer: str
+    lr: float
+    weight_decay: float
+    roles: tuple[str, ...]
+    depth: str | None
+    alpha: float
+    multipliers: bool
+    attention: bool
+    recipe: str | None
+    fallback: str | None
 
 
 @dataclass(frozen=True, kw_only=True)

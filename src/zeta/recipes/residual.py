@@ -15,6 +15,7 @@ from zeta.errors import SpecError
 from zeta.initializers import Initializer
 from zeta.recipes.parts import SHORTCUT, law
 from zeta.rules import Match, Rule, Where
+from zeta.rules.adapters import adapters_of
 from zeta.rules.match import NORMS
 
 #: what a block holds beside its main path, by name or class
@@ -28,6 +29,10 @@ _BESIDE_CLASS: Final = re.compile(r"SE(Block|Layer|Module|_?Net)?$|Squeeze|Excit
 #: the output of an attention whose queries are beside it
 _PROJECTION: Final = re.compile(r"(?i)(attn_?|to_?)?(proj|out)(_?out|_?proj)?")
 _PACKED: Final = re.compile(r"(?i)qkv|(^|_)(q|k|query)(_|$)")
+
+
+#: the names of blocks
+_BLOCK: Final = re.compile(r"\d+|(?i:\w*(block|unit|res\w*)_?\d+)")
 
 
 class _Layer(NamedTuple):
@@ -140,6 +145,30 @@ def undecided(blocks: Iterable[nn.Module], wanted: Callable[[nn.Module], bool]) 
 
     where = Where("blocks whose last layer may be a shortcut", lambda match: match.module in inside)
     return Rule(where, law("refused", refuse), optional=True)
+
+
+def residual_branches(model: nn.Module) -> tuple[dict[str, list[nn.Module]], Rule]:
+    """The layers of each residual branch, in order, by the name of its block; and a rule that refuses unclear blocks.
+
+    A block whose shortcut is not known is unclear.
+    """
+    found: dict[str, list[nn.Module]] = {}
+    adapters = adapters_of(model)
+    adapted = frozenset(part for name, part in named_modules_of(model) if adapters.of(name) is not None)
+    unclear: list[nn.Module] = []
+
+    def wanted(part: nn.Module) -> bool:
+        return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and part not in adapted
+
+    for name, block in named_modules_of(model):
+        if _BLOCK.fullmatch(name.rpartition(".")[2]):
+            inside = main_path(block, wanted)
+            if inside is None:
+                unclear.append(block)
+            elif len(inside) > 1 and keeps_width(block, inside):
+                found[name] = inside
+    outer = {name for name in found if any(each.startswith(f"{name}.") for each in found)}
+    return {name: branch for name, branch in found.items() if name not in outer}, undecided(unclear, wanted)
 
 
 def last_norm(block: nn.Module) -> nn.Module | None:

@@ -10,14 +10,15 @@ from torch import nn
 from zeta import recipes
 from zeta.base.modules import check_module
 from zeta.base.process.garbage import uncollected
-from zeta.resolve.fitting import Fit, Only, chosen_by, fit_of_own
+from zeta.resolve.fitting import Fit, Only, chosen_by, fit, fit_of_own
 from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import groups, resolve
+from zeta.resolve.scaling.table import ScalingTable
 from zeta.resolve.slots import Slot, unwrap, walk
 from zeta.rules import Rules
 
-How = Rules | str
+How = Rules | str | ScalingTable
 
 
 def plan(model: nn.Module, how: How, options: Mapping[str, Any] | None = None) -> Plan:
@@ -25,7 +26,7 @@ def plan(model: nn.Module, how: How, options: Mapping[str, Any] | None = None) -
 
     Args:
         model: any module; wrappers and parametrizations do not change the names.
-        how: :class:`~zeta.rules.Rules`, or the name of a recipe (``zeta.recipes.names()``).
+        how: :class:`~zeta.rules.Rules`, the name of a recipe (``zeta.recipes.names()``), or a scaling.
         options: of the recipe.
 
     Raises:
@@ -57,11 +58,13 @@ def planned(
         rules, recipe = recipes.rules_for(how, inner, **(options or {})), how
     elif options:
         check_no_options(options, "none")
-    if not isinstance(rules, Rules):
+    if not isinstance(rules, Rules | ScalingTable):
         raise no_how(how)
     slots = walk(inner)
     if check is not None:
         check(slots)
+    if isinstance(rules, ScalingTable):
+        return fit(model, rules.plan_for(inner), only=only)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])
     made = Plan(tuple(resolve(rules, everything, wanted, inner, named=named, recipe=recipe)))

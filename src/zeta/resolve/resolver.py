@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-import re
 from collections.abc import Collection
 from typing import Any, Final
 
@@ -141,14 +140,9 @@ class _Resolver:
 
     @functools.cached_property
     def _all_layers(self) -> dict[str, Place | None]:
-        from zeta.resolve.roles.layers import layers_by  # most rules ask for no roles, and one layer has none
+        from zeta.resolve.roles.layers import layers_in  # most rules ask for no roles, and one layer has none
 
-        # what stands in for the layers of another part of a model is none of its modules
-        absent = re.compile("Identity|.*Missing.*")
-        modules = named_modules(self.model).items()
-        return layers_by(
-            self._all_roles, self._names, [name for name, each in modules if not absent.fullmatch(type(each).__name__)]
-        )
+        return layers_in(named_modules(self.model), self._names, self._all_roles)
 
     def _role(self, name: str) -> Role | None:
         return self._all_roles.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from zeta.check.watch.probe import probe
 from zeta.errors import SpecError
 from zeta.resolve.slots import unwrap, walk
 
-Factory = Callable[[int], nn.Module]
+#: from a size to a model; or to a model and the groups of its optimizer, as rates may depend on the size
+Factory = Callable[[int], nn.Module | tuple[nn.Module, Sequence[Mapping[str, Any]]]]
 Optimizing = Callable[[Iterable[Tensor]], Optimizer]
 
 #: the name of the gradient norm in ``Point.layer``
@@ -69,17 +70,22 @@ def _widths(
     """The rms of every layer's output, before and after a few steps, at every width (Yang et al. 2022)."""
     points: list[Point] = []
     for size in sizes:
-        model = _built("width", factory, size)
+        model, groups = _built("width", factory, size)
         with preserved(model):  # the factory may return a model that it keeps
-            points += _steps(model, size, batch, loss, optimizer)
+            points += _steps(model, groups, size, batch, loss, optimizer)
     return points
 
 
 def _steps(
-    model: nn.Module, size: int, batch: Any, loss: LossFunction | None, optimizer: Optimizing
+    model: nn.Module,
+    groups: list[dict[str, Any]] | None,
+    size: int,
+    batch: Any,
+    loss: LossFunction | None,
+    optimizer: Optimizing,
 ) -> Iterator[Point]:
     learned = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
-    steps = optimizer(learned)
+    steps = optimizer(learned if groups is None else groups)  # type: ignore[arg-type]
     for step in range(_STEPS + 1):
         with preserved(model):
             seen = probe(model, walk(model), call_of(model, batch, loss), loss)
@@ -94,7 +100,7 @@ def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFuncti
     """The norm of the gradient of all parameters, at every depth."""
     points: list[Point] = []
     for size in sizes:
-        model = _built("depth", factory, size)
+        model, _ = _built("depth", factory, size)
         with preserved(model):
             seen = probe(model, walk(model), call_of(model, batch, loss), loss)
         squares = [float(gradient.double().square().sum()) for gradient in seen.gradients.values()]
@@ -102,15 +108,21 @@ def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFuncti
     return points
 
 
-def _built(name: str, factory: Factory, size: int) -> nn.Module:
+def _built(name: str, factory: Factory, size: int) -> tuple[nn.Module, list[dict[str, Any]] | None]:
+    """A model, and the groups of its optimizer if there are any."""
     with apart(size):
-        model = factory(size)
+        made = factory(size)
+    model, groups = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
-        raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {shown(model)}")
+        raise SpecError(f"{name}({size}) must return a torch.nn.Module, got {shown(made)}")
     on_meta = [name for name, tensor in named_parameters_of(model) if tensor.is_meta]
     if on_meta:
         raise SpecError(f"{name}({size}) must return a model with memory, but {on_meta[0]} is on meta")
-    return unwrap(model)
+    if groups is None:
+        return unwrap(model), None
+    if not all(isinstance(group, Mapping) and "params" in group for group in groups):
+        raise SpecError(f"{name}({size}) must return a model and groups with params, got {shown(made)}")
+    return unwrap(model), [dict(group) for group in groups]
 
 
 def _adam(parameters: Iterable[Tensor]) -> Optimizer:

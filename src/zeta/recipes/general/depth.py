@@ -9,7 +9,7 @@ from typing import Final
 
 from torch import nn
 
-from zeta.base.modules import modules_of, named_modules_of, named_parameters_of
+from zeta.base.modules import modules_of, named_parameters_of
 from zeta.base.reading import shown
 from zeta.base.usage import adds
 from zeta.errors import SpecError
@@ -34,13 +34,11 @@ from zeta.recipes.parts import (
     recipe,
     unwrapped,
 )
-from zeta.recipes.residual import keeps_width, main_path, undecided
+from zeta.recipes.residual import residual_branches
 from zeta.rules import Kind, Match, Role, Rule, Rules, Where, glob, kind, ndim, regex, role
-from zeta.rules.adapters import adapters_of
 
 # -- networks of residual blocks ---------------------------------------------------------------------------------------
 
-_BLOCK: Final = re.compile(r"\d+|(?i:\w*(block|unit|res\w*)_?\d+)")
 _SINGLE: Final = kind("other") & (ndim(0) | ndim(1))
 _SCALES: Final = _SINGLE & regex(r"(?i)(.*\.)?(scale|multiplier|mul|gain)\w*(\.\w+)?")
 _SHIFTS: Final = _SINGLE & regex(r"(?i)(.*\.)?(bias|add|shift)\w*(\.\w+)?")
@@ -75,7 +73,8 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
 
     Source: Zhang, Dauphin & Ma 2019 (arXiv:1901.09321), section 3; ``fixup_resnet_imagenet.py`` of the released code.
     """
-    branches, unclear = _branches(model)
+    found, unclear = residual_branches(model)
+    branches = [*found.values()]
     count = layers or len(branches)
     place = {layer: (number, len(branch)) for branch in branches for number, layer in enumerate(branch)}
 
@@ -118,27 +117,6 @@ def fixup(model: nn.Module, *, layers: int | None = None) -> Rules:
             Rule(Where("biases", kind("bias") | _SHIFTS), Zeros(), optional=True),
         ]
     )
-
-
-def _branches(model: nn.Module) -> tuple[list[list[nn.Module]], Rule]:
-    """The layers of each residual branch, in order; and a rule that refuses blocks whose shortcut is not known."""
-    found: dict[str, list[nn.Module]] = {}
-    adapters = adapters_of(model)
-    adapted = frozenset(part for name, part in named_modules_of(model) if adapters.of(name) is not None)
-    unclear: list[nn.Module] = []
-
-    def wanted(part: nn.Module) -> bool:
-        return isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and part not in adapted
-
-    for name, block in named_modules_of(model):
-        if _BLOCK.fullmatch(name.rpartition(".")[2]):
-            inside = main_path(block, wanted)
-            if inside is None:
-                unclear.append(block)
-            elif len(inside) > 1 and keeps_width(block, inside):
-                found[name] = inside
-    innermost = [branch for name, branch in found.items() if not any(each.startswith(f"{name}.") for each in found)]
-    return innermost, undecided(unclear, wanted)
 
 
 def _without_norms() -> list[Rule]:

@@ -7,11 +7,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from torch import nn
+
 from zeta.rules.match import RESIDUAL_ROLES, Place, Role
 from zeta.rules.role_names import EXPERTS, SIDE
 
 #: what a model has once: a module that holds one of its own is a model, with its own layers
 _ENDS: Final = (Role.EMBEDDING, Role.READOUT, Role.CLASS_TOKEN)
+#: what stands in for the layers of another part of a model is none of its modules
+_ABSENT: Final = re.compile("Identity|.*Missing.*")
 #: ``layer_3`` counts as ``3`` does
 _NUMBERED: Final = re.compile(r"(.*?)_?(\d+)")
 
@@ -37,6 +41,14 @@ def layers_by(roles: Mapping[str, Role], names: Iterable[str], modules: Iterable
     if not blocks.units:
         return {name: place and Place(*place) for name, place in layers_of(names).items()}
     return {name: blocks.place(name) for name in names}
+
+
+def layers_in(
+    modules: Mapping[str, nn.Module], names: Iterable[str], roles: Mapping[str, Role]
+) -> dict[str, Place | None]:
+    """``layers_by`` for a model with these modules."""
+    present = [name for name, each in modules.items() if not _ABSENT.fullmatch(type(each).__name__)]
+    return layers_by(roles, names, present)
 
 
 class _Unit:

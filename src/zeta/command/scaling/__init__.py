@@ -1,0 +1,1 @@
+"""``zeta scale``: its options, and its task."""

@@ -1,0 +1,197 @@
+"""The class of each parameter, and by which factors its fans grow: from its axes, its shapes and its role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from zeta.base.reading import shown
+from zeta.base.text import shape_text
+from zeta.errors import FanError, PlanError, SpecError, listed
+from zeta.fans import Axes, Fans, known_axes
+from zeta.resolve.scaling.built import Built
+from zeta.resolve.scaling.schemes import Class, Size
+from zeta.resolve.scaling.trials import Sizes
+from zeta.resolve.slots import Slot
+from zeta.rules import Kind, Role
+from zeta.rules.globs import glob_matcher
+from zeta.rules.missing import missing
+
+Classes = Mapping[str, str]
+
+#: what leads out of the network
+_OUT: Final = (Role.READOUT, Role.ROUTER)
+#: what lies inside of it, whatever its widths
+_INSIDE: Final = (
+    Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT, Role.MLP_UP, Role.MLP_GATE,
+    Role.MLP_GATE_UP, Role.MLP_DOWN, Role.ADAPTER_A, Role.ADAPTER_B,
+)  # fmt: skip
+_SAY: Final = 'say it as roles={"glob": "hidden"}'
+
+
+class UnclearError(Exception):
+    """The class of a parameter does not follow; the message has the candidates."""
+
+
+def classified(sizes: Sizes, roles: Classes | None) -> dict[str, Size]:
+    """The class and the growth of each parameter of the target, by its name.
+
+    Raises:
+        SpecError: ``roles`` names no class, or no parameter.
+        PlanError: the class of a parameter does not follow; all of them are listed, with the candidates.
+    """
+    given = _given(roles, sizes.target)
+    branches = _branches(sizes.target)
+    found: dict[str, Size] = {}
+    problems: list[str] = []
+    for name in sizes.target.slots:
+        try:
+            found[name] = _size(sizes, name, given.get(name), branches)
+        except UnclearError as error:
+            shape = shape_text(sizes.target.shapes[name])
+            problems.append(f"{name} ({shape_text(sizes.reference.shapes[name])} becomes {shape}): {error}")
+    if problems:
+        raise PlanError(listed(f"the class of these parameters does not follow; {_SAY}:", problems))
+    return found
+
+
+def _given(roles: Classes | None, target: Built) -> dict[str, Class]:
+    """The classes that ``roles`` gives, by name of the parameter; the first glob that matches wins."""
+    if roles is None:
+        return {}
+    if not isinstance(roles, Mapping):
+        raise SpecError(f'roles must be a mapping of globs to classes, as {{"head.*": "output"}}, got {shown(roles)}')
+    names = {slot.name for group in target.slots.values() for slot in group}
+    tests: list[tuple[Callable[[str], bool], Class]] = []
+    for glob, wanted in roles.items():
+        if wanted not in [*Class]:
+            raise SpecError(f"roles: the class of {shown(glob)} must be one of {', '.join(Class)}, got {shown(wanted)}")
+        if not isinstance(glob, str):
+            raise SpecError(f"roles: expected a glob of names, got {shown(glob)}")
+        if absent := [*missing(glob, names)] or ([] if any(map(glob_matcher(glob), names)) else [glob]):
+            raise SpecError(listed("roles names what the model does not have:", absent))
+        tests.append((glob_matcher(glob), Class(wanted)))
+    return {
+        name: said
+        for name, group in target.slots.items()
+        if (said := next((said for test, said in tests if any(test(slot.name) for slot in group)), None)) is not None
+    }
+
+
+def _size(sizes: Sizes, name: str, said: Class | None, branches: Mapping[str, int]) -> Size:
+    before, after = sizes.reference.slots[name], sizes.target.slots[name]
+    role = sizes.target.role(name)
+    old, new = _axes(before[0]), _axes(after[0])
+    fans: tuple[Fans | None, Fans | None] = (None, None)
+    if old is None or new is None or said in (Class.VECTOR, Class.FIXED) or _is_elementwise(sizes, name):
+        group, into, out = _by_shape(sizes, name, role, said)
+    else:
+        small, large = old.fans(before[0].shape), new.fans(after[0].shape)
+        fans = small, large
+        into, out = large.fan_in / max(small.fan_in, 1), large.fan_out / max(small.fan_out, 1)
+        tied = len(after) > 1 and any(slot.kind is Kind.EMBEDDING for slot in after)
+        group = said or (Class.INPUT if tied and out > 1 else _by_fans(sizes, name, role, into, out, new))
+        if group is Class.VECTOR:  # of a depthwise convolution, the maps grow, and not their fans
+            out = _most_growth(before[0].shape, after[0].shape)
+        if group is Class.FIXED:
+            into = out = 1.0
+    return Size(
+        group=group,
+        width_in=float(into),
+        width_out=float(out),
+        depth=_depth(sizes, name),
+        role=role,
+        base=fans[0],
+        target=fans[1],
+        branch=branches.get(after[0].name, 2),
+    )
+
+
+def _is_elementwise(sizes: Sizes, name: str) -> bool:
+    """Whether a tensor is no map, as the states of a state space or a table of positions, and one dimension grows."""
+    slot = sizes.target.slots[name][0]
+    pairs = zip(sizes.reference.shapes[name], slot.shape, strict=True)
+    return slot.kind is Kind.OTHER and sum(old != new for old, new in pairs) == 1
+
+
+def _axes(slot: Slot) -> Axes | None:
+    try:
+        return known_axes(slot.module, slot.local_name, slot.shape)
+    except FanError:  # a registered function refuses
+        return None
+
+
+def _by_fans(sizes: Sizes, name: str, role: Role | None, into: float, out: float, axes: Axes) -> Class:
+    before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
+    if role in _OUT and (out == 1 or role is Role.ROUTER or _is_vocabulary(sizes, name)):
+        return Class.OUTPUT if into > 1 else Class.FIXED
+    if into > 1 and out > 1:
+        return Class.HIDDEN
+    if out > 1:
+        return Class.INPUT
+    if into > 1:
+        place = sizes.target.places.get(name)
+        if role in _INSIDE or (place is not None and place.branches is not None):
+            return Class.HIDDEN
+        raise UnclearError("it sums over a width, and leads to a fixed size: hidden, if that lies inside, or output")
+    grown = [dim for dim, (old, new) in enumerate(zip(before, after, strict=True)) if new > old]
+    return Class.VECTOR if any(dim in grown for dim, _ in axes.blocks) else Class.FIXED
+
+
+def _is_vocabulary(sizes: Sizes, name: str) -> bool:
+    """Whether the outputs of a read-out grow as the rows of an embedding do, and not as a width."""
+    rows = {
+        (group[0].shape[0], sizes.target.slots[each][0].shape[0])
+        for each, group in sizes.reference.slots.items()
+        if group[0].kind is Kind.EMBEDDING and len(group[0].shape) == 2
+    }
+    pairs = zip(sizes.reference.shapes[name], sizes.target.shapes[name], strict=True)
+    return any(pair in rows and pair[0] != pair[1] for pair in pairs)
+
+
+def _by_shape(sizes: Sizes, name: str, role: Role | None, said: Class | None) -> tuple[Class, float, float]:
+    """The class, and how fan_in and fan_out grow, of a parameter without axes, such as a bias."""
+    before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
+    ratios = [new / old for old, new in zip(before, after, strict=True) if new != old and old]
+    most = max(ratios, default=1.0)
+    if said in (Class.INPUT, Class.VECTOR):
+        return said, 1.0, most
+    if said in (Class.HIDDEN, Class.OUTPUT):
+        if len({*ratios}) > 1:
+            raise UnclearError("its dimensions grow differently; zeta.register_fans says which of them are in and out")
+        return said, most, most if said is Class.HIDDEN and len(ratios) > 1 else 1.0
+    if not ratios or said is Class.FIXED or role in _OUT:
+        return Class.FIXED, 1.0, 1.0
+    slot = sizes.target.slots[name][0]
+    spread = sum(extent != 1 for extent in after)
+    if len(ratios) == 1 and (spread <= 1 or slot.kind is not Kind.WEIGHT or role is not None):
+        table = role in (Role.POSITION, Role.RELATIVE_POSITION, Role.CLASS_TOKEN)
+        return Class.INPUT if table else Class.VECTOR, 1.0, most
+    if slot.kind in (Kind.BIAS, Kind.NORM_SCALE):  # of stacked maps, or spread out
+        return Class.VECTOR, 1.0, most
+    raise UnclearError(
+        f"it is not known which of its dimensions are in and out: {', '.join(Class)}; or zeta.register_fans says it"
+    )
+
+
+def _most_growth(before: Sequence[int], after: Sequence[int]) -> float:
+    return max((new / old for old, new in zip(before, after, strict=True) if old), default=1.0)
+
+
+def _depth(sizes: Sizes, name: str) -> float:
+    """The ratio of the layers of the stack that a parameter lies in, as blocks count them, or as lists do."""
+    source = sizes.source[name]
+    here, there = sizes.target.places.get(name), sizes.base.places.get(source.name)
+    if here is not None and there is not None and here.branches is not None and here.depth and there.depth:
+        return here.depth / there.depth
+    return source.depth
+
+
+def _branches(target: Built) -> dict[str, int]:
+    """By name of a weight in a block, the number of layers in its residual branch: those of the module around them."""
+    around: dict[str, list[str]] = {}
+    for name, group in target.slots.items():
+        place = target.places.get(name)
+        if group[0].kind is Kind.WEIGHT and place is not None and place.branches is not None:
+            around.setdefault(name.rpartition(".")[0].rpartition(".")[0], []).append(name)
+    return {name: len(names) for names in around.values() for name in names}

@@ -1,0 +1,178 @@
+"""Groups of an optimizer: each trainable parameter of a model in exactly one, with its rate, decay and eps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from torch import nn
+
+from zeta.base.modules import check_module, named_parameters_of
+from zeta.base.parametrizations import originals
+from zeta.base.reading import shown
+from zeta.base.text import number_text
+from zeta.errors import PlanError, SpecError, listed
+from zeta.resolve.scaling.table import Scaled, ScalingTable, check_optimizer
+from zeta.resolve.slots import Slot, walk
+from zeta.rules import Kind, Role
+
+#: what weight decay may leave out
+NO_DECAY: Final = ("norm", "bias", "embedding")
+#: torch's defaults, for the optimizers that have one
+_EPS: Final = {"adam": 1e-8, "adamw": 1e-8}
+
+
+def param_groups(
+    scaling: ScalingTable,
+    model: nn.Module,
+    optimizer: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    eps: float | None,
+    no_decay: Iterable[str],
+    options: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The groups, in the order of their first parameter; see :meth:`zeta.scaling.Scaling.param_groups`."""
+    optimizer = check_optimizer(optimizer)
+    check_module(model)
+    groups = _groups(scaling, _rows(scaling, model), optimizer, lr, weight_decay, eps, no_decay, options)
+    _check_all(model, groups)
+    return groups
+
+
+def muon_groups(
+    scaling: ScalingTable,
+    model: nn.Module,
+    *,
+    lr: float,
+    adamw_lr: float,
+    weight_decay: float,
+    adamw_weight_decay: float,
+    eps: float | None,
+    no_decay: Iterable[str],
+    betas: tuple[float, float],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Groups for Muon and for AdamW; see :meth:`zeta.scaling.Scaling.muon_groups`."""
+    check_module(model)
+    rows = _rows(scaling, model)
+    matrices = [(slot, row) for slot, row in rows if scaling.is_matrix(row) and slot.parametrization is None]
+    taken = {id(slot.tensor) for slot, _ in matrices}
+    rest = [(slot, row) for slot, row in rows if id(slot.tensor) not in taken]
+    muon = _groups(scaling, matrices, "muon", lr, weight_decay, None, (), {})
+    adamw = _groups(scaling, rest, "adamw", adamw_lr, adamw_weight_decay, eps, no_decay, {"betas": betas})
+    _check_all(model, [*muon, *adamw])
+    return muon, adamw
+
+
+def _groups(
+    scaling: ScalingTable,
+    rows: Sequence[tuple[Slot, Scaled]],
+    optimizer: str,
+    lr: float,
+    weight_decay: float,
+    eps: float | None,
+    no_decay: Iterable[str],
+    options: dict[str, Any],
+) -> list[dict[str, Any]]:
+    rate, decay = _number("lr", lr), _number("weight_decay", weight_decay)
+    if eps is not None and optimizer not in _EPS:
+        raise SpecError(f"eps= is for {', '.join(_EPS)}; {optimizer} gets its own options as keywords, and no factor")
+    small = None if optimizer not in _EPS else _EPS[optimizer] if eps is None else _number("eps", eps)
+    without = _no_decay(no_decay)
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for slot, row in rows:
+        rates = scaling.muon_rates(row) if optimizer == "muon" else scaling.rates(row, optimizer)
+        decays = not any(_is(what, scaling, row, slot) for what in without)
+        scaled_eps = None if small is None else small * rates.eps
+        numbers = (rate * rates.lr, decay * rates.decay if decays else 0.0, scaled_eps)
+        group = found.get((row.size.group, numbers))
+        if group is None:
+            called = f"{row.size.group.value}, lr x {number_text(rates.lr)}" + ("" if decays else ", no decay")
+            group = {"params": [], "name": _unused(called, found.values())}
+            group |= {"lr": numbers[0], "weight_decay": numbers[1]}
+            group |= ({} if scaled_eps is None else {"eps": scaled_eps}) | options
+            found[row.size.group, numbers] = group
+        group["params"] += _tensors(slot)
+    return [*found.values()]
+
+
+def _rows(scaling: ScalingTable, model: nn.Module) -> list[tuple[Slot, Scaled]]:
+    """Each trainable parameter once, and its row; ``PlanError`` for one without a row, or of another shape."""
+    rows = {row.name: row for row in scaling.rows}
+    known = {name: entry for entry in scaling.plan for name in (entry.name, *entry.ties)}
+    seen: set[int] = set()
+    found: list[tuple[Slot, Scaled]] = []
+    problems: list[str] = []
+    for slot in walk(model):
+        if (
+            slot.kind is Kind.BUFFER
+            or id(slot.tensor) in seen
+            or not any(each.requires_grad for each in _tensors(slot))
+        ):
+            continue
+        seen.add(id(slot.tensor))
+        entry = known.get(slot.name)
+        if entry is None or entry.name not in rows:
+            problems.append(f"{slot.name} of shape {slot.shape} has no row; freeze it, or build the target as it is")
+        elif entry.shape != slot.shape:
+            problems.append(f"{slot.name} has the shape {slot.shape}, and the target's has {entry.shape}")
+        else:
+            found.append((slot, rows[entry.name]))
+    if problems:
+        raise PlanError(listed("this scaling is not for this model:", problems))
+    if not found:
+        raise PlanError("no parameter of the model is trainable, so that there are no groups")
+    return found
+
+
+def _tensors(slot: Slot) -> list[Any]:
+    """The parameters that make a weight: itself, or the originals of a parametrized one; the trainable ones."""
+    parts = [slot.tensor] if slot.parametrization is None else originals(slot.parametrization)
+    return [part for part in parts if isinstance(part, nn.Parameter) and part.requires_grad]
+
+
+def _is(what: str, scaling: ScalingTable, row: Scaled, slot: Slot) -> bool:
+    entry = scaling.plan[row.name]
+    match what:
+        case "norm":
+            return entry.kind is Kind.NORM_SCALE
+        case "bias":
+            return entry.kind is Kind.BIAS
+    return entry.kind is Kind.EMBEDDING or row.size.role in (Role.EMBEDDING, Role.POSITION, Role.CLASS_TOKEN)
+
+
+def _check_all(model: nn.Module, groups: Sequence[dict[str, Any]]) -> None:
+    """Raise ``PlanError`` if a trainable parameter is in no group, or in several."""
+    counts: dict[int, int] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    wrong = [
+        f"{name}: in {counts.get(id(parameter), 0)} groups"
+        for name, parameter in named_parameters_of(model)
+        if parameter.requires_grad and counts.get(id(parameter), 0) != 1
+    ]
+    if wrong:
+        raise PlanError(listed("each trainable parameter must be in exactly one group; these are not:", wrong))
+
+
+def _no_decay(given: Iterable[str]) -> tuple[str, ...]:
+    kinds = (given,) if isinstance(given, str) else tuple(given)
+    if any(kind not in NO_DECAY for kind in kinds):
+        raise SpecError(f"no_decay must be some of {', '.join(NO_DECAY)}, got {shown(given)}")
+    return kinds
+
+
+def _number(name: str, given: object) -> float:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not math.isfinite(given) or given < 0:  # type: ignore[arg-type,operator]
+        raise SpecError(f"{name} must be a finite number of at least 0, got {shown(given)}")
+    return float(given)  # type: ignore[arg-type]
+
+
+def _unused(name: str, groups: Iterable[dict[str, Any]]) -> str:
+    taken = {group["name"] for group in groups}
+    numbers = (f"{name} ({number})" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(each for each in numbers if each not in taken)

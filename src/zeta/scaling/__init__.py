@@ -1,0 +1,6 @@
+"""Width and depth: a base and a target go in; initializers, optimizer groups and multipliers come out."""
+
+from zeta.scaling.scaling import Scaling
+from zeta.scaling.verb import scale
+
+__all__ = ["Scaling", "scale"]

@@ -1,0 +1,171 @@
+"""Multipliers in the forward pass: where they are, that they can be removed, and what they are equal to."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zeta
+from tests.helpers.models import Basic
+from tests.helpers.scaled import Gpt, Mlp
+from zeta import Scaling
+from zeta.errors import PlanError, TargetError
+
+TOKENS = torch.arange(32).reshape(2, 16)
+
+
+def made(scaling: Scaling, build: Callable[..., nn.Module], **target: Any) -> nn.Module:
+    model = build(**target).double()
+    zeta.init_(model, scaling, seed=0)
+    return model
+
+
+def test_the_input_of_a_read_out_is_multiplied_and_its_bias_is_not() -> None:
+    scaling = zeta.scale(Mlp, {"width": 64}, {"width": 256})
+    model = made(scaling, Mlp, width=256)
+    x = torch.randn(5, 32, dtype=torch.double)
+    before, bias = model(x), model.out.bias  # type: ignore[union-attr]
+    handle = scaling.apply_multipliers_(model)
+    assert torch.allclose(model(x) - bias, (before - bias) / 4)  # type: ignore[operator]
+    with pytest.raises(TargetError, match="multipliers are applied to this model already"):
+        scaling.apply_multipliers_(model)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert torch.equal(twin(x), model(x))
+    handle.remove()
+    handle.remove()
+    assert torch.equal(model(x), before)
+    assert scaling.apply_multipliers_(model)
+
+
+def by_hand(model: Gpt, x: Tensor, branch: float, readout: float, query: float) -> Tensor:
+    """The forward pass with everything multiplied where the papers have it."""
+    y = model.tok(x) + model.pos(torch.arange(x.shape[1]))
+    for block in model.h:
+        attn, z = block.attn, block.n1(y)  # type: ignore[union-attr,operator]
+        shape = (*z.shape[:2], attn.n_head, -1)  # type: ignore[union-attr]
+        if hasattr(attn, "c_attn"):
+            parts = attn.c_attn(z).split(z.shape[-1], dim=-1)  # type: ignore[operator,union-attr]
+        else:
+            parts = (attn.q_proj(z), attn.k_proj(z), attn.v_proj(z))  # type: ignore[operator,union-attr]
+        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=query * q.shape[-1] ** -0.5)
+        y = y + branch * attn.o_proj(mixed.transpose(1, 2).reshape(z.shape))  # type: ignore[operator,union-attr]
+        y = y + branch * block.mlp(block.n2(y))  # type: ignore[operator,union-attr]
+    return F.linear(readout * model.nf(y), model.lm_head.weight)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("experts", [0, 2])
+def test_completep_by_hand(packed: bool, tied: bool, experts: int) -> None:
+    """Width by 4 with a fixed number of heads (so their size by 4), depth by 3."""
+    build = partial(Gpt, packed=packed, tied=tied, experts=experts)
+    target = {"width": 64, "layers": 6}
+    scaling = zeta.scale(build, {"width": 16, "layers": 2}, target, "completep")
+    model = made(scaling, build, **target)
+    router = [each for each in scaling.multipliers if each.module.endswith("router")]
+    assert len(router) == (6 if experts else 0)
+    expected = model
+    if experts:  # the router's own multiplier, written into its weight
+        expected = copy.deepcopy(model)
+        for block in expected.h:  # type: ignore[union-attr]
+            block.mlp.router.weight.data.mul_(1 / 4)
+    assert isinstance(expected, Gpt)
+    wanted = by_hand(expected, TOKENS, branch=1 / 3, readout=1 / 4, query=1 / 2)
+    scaling.apply_multipliers_(model)
+    assert torch.allclose(model(TOKENS), wanted)
+
+
+@pytest.mark.parametrize("how", ["mup", "completep"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_absorbed_multipliers_train_the_same_model(how: str, optimizer: str) -> None:
+    """By the symmetry of std, rate and multiplier (Yang et al. 2022, section J.2.1): the same outputs at each step."""
+    target = {"width": 64, "layers": 4}
+    outputs = []
+    for multipliers in (True, False):
+        scaling = zeta.scale(Gpt, {"width": 16, "layers": 2}, target, how, multipliers=multipliers)
+        model = made(scaling, Gpt, **target)
+        scaling.apply_multipliers_(model)
+        groups = scaling.param_groups(model, optimizer, lr=1e-2 if optimizer == "adamw" else 0.1, weight_decay=0.1)
+        steps: Any = (torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD)(groups)
+        for _ in range(3):
+            steps.zero_grad()
+            F.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.flatten()).backward()
+            steps.step()
+        outputs.append(model(TOKENS).detach())
+        assert len(scaling.multipliers) == (0 if not multipliers else 5 if how == "mup" else 13)
+    assert outputs[0].abs().max() > 0.05
+    assert torch.allclose(*outputs, rtol=1e-7, atol=1e-9)
+
+
+def test_what_no_parameter_can_take_in_is_an_error() -> None:
+    sizes = {"width": 16}, {"width": 64}
+    with pytest.raises(PlanError, match=r"multipliers=False(?s:.*)input of lm_head x 0\.25"):
+        zeta.scale(partial(Gpt, tied=True), *sizes, multipliers=False)
+    with pytest.raises(PlanError, match=r"multipliers=False(?s:.*)output\[\.\.\., :64\] of h\.0\.attn\.c_attn"):
+        zeta.scale(partial(Gpt, packed=True), *sizes, multipliers=False)
+
+
+def test_heads_that_grow_where_it_cannot_be_said() -> None:
+    def build(width: int) -> nn.Module:
+        return nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(width, 4, 2 * width, batch_first=True), 1, enable_nested_tensor=False
+        )
+
+    with pytest.raises(PlanError, match=r"nn\.MultiheadAttention divides by their square root inside of torch"):
+        zeta.scale(build, {"width": 32}, {"width": 64})
+    assert zeta.scale(build, {"width": 32}, {"width": 64}, attention=False).multipliers == ()
+
+    class Unsaid(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inp = nn.Linear(8, width)
+            self.attn = nn.ModuleDict({f"{name}_proj": nn.Linear(width, width) for name in "qkvo"})
+            self.out = nn.Linear(width, 2)
+
+    with pytest.raises(PlanError, match=r"attn\.q_proj\.weight: the size of its heads does not follow"):
+        zeta.scale(Unsaid, {"width": 32}, {"width": 64})
+    scaling = zeta.scale(Unsaid, {"width": 32}, {"width": 64}, head_dim=(8, 32))
+    assert [each.factor for each in scaling.multipliers if each.where == "attention"] == [0.5]
+
+
+def test_depth_without_residual_branches_is_an_error() -> None:
+    def build(layers: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 16), *(nn.Linear(16, 16) for _ in range(layers)), nn.Linear(16, 2))
+
+    with pytest.raises(PlanError, match="the depth grows, and no end of a branch is found"):
+        zeta.scale(build, {"layers": 2}, {"layers": 4}, "completep")
+
+
+def test_branches_of_a_residual_network_end_in_their_last_norm() -> None:
+    def build(blocks: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(*(Basic(8, 8, 1) for _ in range(blocks))))
+
+    scaling = zeta.scale(build, {"blocks": 2}, {"blocks": 8}, "completep")
+    found = {each.module: each.factor for each in scaling.multipliers}
+    assert found == {f"1.{n}.bn2": 0.25 for n in range(8)}
+
+
+def test_an_attention_of_torch_is_multiplied_as_a_whole() -> None:
+    def build(layers: int) -> nn.Module:
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.0)
+        return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    scaling = zeta.scale(build, {"layers": 1}, {"layers": 2}, "completep")
+    model: Any = made(scaling, build, layers=2)
+    x = torch.randn(2, 3, 32, dtype=torch.double)
+    first = model.layers[0]
+    y = first.norm1(x + first.self_attn(x, x, x)[0] / 2)
+    expected = first.norm2(y + first.linear2(F.relu(first.linear1(y))) / 2)
+    scaling.apply_multipliers_(model)
+    assert torch.allclose(first(x), expected)
+    with torch.no_grad():
+        assert torch.allclose(first.eval()(x), expected)
