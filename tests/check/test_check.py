@@ -815,6 +815,25 @@ def test_a_first_step_is_told_with_its_parameter_group(made: bool) -> None:
     assert all("group" not in f.message for f in alone.findings if f.rule.id == "Z701")
 
 
+class Scaled(nn.Module):
+    def __init__(self, size: float, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv, self.branch, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 4)
+        self.layer_scale = nn.Parameter(torch.full(shape, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head((x + self.layer_scale * self.branch(x).relu()).mean((2, 3)))
+
+
+def test_a_layer_scale_of_any_shape_starts_small_on_purpose() -> None:
+    torch.manual_seed(0)
+    for shape in ((16, 1, 1), (1, 16, 1, 1)):
+        model = Scaled(1e-5, shape)
+        report = check(model, images(3), optimizer=torch.optim.AdamW(model.parameters(), 1e-4))
+        assert not [found.message for found in report.findings if found.rule.id == "Z701"]
+
+
 @pytest.mark.parametrize(
     ("units", "off", "found"), [(4, 4, False), (9, 9, False), (10, 10, True), (16, 14, False), (64, 46, True)]
 )

@@ -77,8 +77,9 @@ class Subject:
 
     @property
     def is_weight(self) -> bool:
-        """Whether it has two dimensions or more and is no buffer: not a bias or a scale."""
-        return not self.buffer and len(self.slot.shape) >= 2 and min(self.slot.shape) > 0
+        """Whether it has two dimensions or more and is no buffer, nor a bias or a scale of such a shape."""
+        scale = self.slot.kind in (Kind.BIAS, Kind.NORM_SCALE, Kind.OTHER)
+        return not (self.buffer or scale) and len(self.slot.shape) >= 2 and min(self.slot.shape) > 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
