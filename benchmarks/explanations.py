@@ -48,7 +48,7 @@ class Explanation:
 EXPLANATIONS = (
     Explanation(
         "Z502",
-        "AXK2* DeepseekV32* Dots3Note* GlmMoeDsa* Glm5Next*",
+        "AXK2* DeepseekV32* Dots3Note* GlmMoeDsa* Glm5Next* HYV4* MistralLarge4*",
         "*.indexer.*",
         "The indexer selects the keys of sparse attention under `no_grad`, so that this loss does not train it. "
         "DeepSeek trains it by its divergence from the attention's own weights, which transformers leaves out.",
@@ -98,6 +98,79 @@ EXPLANATIONS = (
         "*convolution_projection_query.*",
         "The head reads the class token alone, whose query passes by the convolution: in the last block, the queries "
         "of all other tokens are computed and not read.",
+    ),
+    *(
+        Explanation(
+            rule,
+            "SamVision* SamHQVision* PPFormulaNet* SLANeXt*",
+            "*",
+            "`initializer_range` of the picture's encoder is 1e-10, as in BLIP: its values are made to be replaced by "
+            "a checkpoint's.",
+        )
+        for rule in ("Z302", "Z406", "Z504", "Z506", "Z701")
+    ),
+    Explanation(
+        "Z302",
+        "MaskFormer* Mask2Former*",
+        "*.relative_position_bias_table",
+        "The pictures of this page are small: in these blocks a window is larger than the picture, is filled up with "
+        "zeros, and what lies there is cut off again. Such distances are in no output. Larger pictures reach them.",
+    ),
+    Explanation(
+        "Z302",
+        "Levit*",
+        "levit.encoder.stages.2.*",
+        "The pictures of this page are small: one place is left in the last stage, and attention over one key is 1, "
+        "whatever its bias. Larger pictures have more.",
+    ),
+    *(
+        Explanation(
+            rule,
+            "Levit* MobileViT*",
+            "*",
+            "The pictures of this page are small: one place is left in the last stage, and attention over one key is "
+            "that key's value.",
+        )
+        for rule in ("Z406", "Z506")
+    ),
+    Explanation(
+        "Z506",
+        "SwiftFormer*",
+        "*.attn.w_g",
+        "The scores of `query @ w_g` have one column, and their softmax is over columns: it is 1 everywhere, and w_g "
+        "is never trained.",
+    ),
+    Explanation(
+        "Z502",
+        "PeAudio*",
+        "*embedder.*",
+        "`forward` runs the codec under `no_grad`: it is a checkpoint's, and stays as it is.",
+    ),
+    Explanation(
+        "Z601",
+        "MT5*",
+        "*",
+        "The read-out has std 1, as T5's table, to which that is tied; but here nothing divides by the root of the "
+        "width.",
+    ),
+    Explanation(
+        "Z601",
+        "Mamba2*",
+        "*",
+        "`Mamba2Config.initializer_range` is 0.1, at a width of 4096: logits of std 6 have a loss of 20 nats.",
+    ),
+    Explanation(
+        "Z402",
+        "SuperPoint*",
+        "*",
+        "All convolutions start with std 0.02, and no norm is between them: the signal shrinks tenfold in each.",
+    ),
+    Explanation(
+        "Z908",
+        "PaliGemma*",
+        "*",
+        "`PaliGemmaConfig` sets `use_bidirectional_attention`, for the prefix; without `token_type_ids`, as here, all "
+        "tokens are one.",
     ),
 )
 

@@ -10,6 +10,7 @@ without an explanation in ``benchmarks/explanations.py`` is an error, after the 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -60,7 +61,7 @@ def runs(model: nn.Module, batch: Any) -> str:
     """Why the model cannot take the batch, or nothing."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model(**batch)
+            copy.deepcopy(model)(**batch)  # running statistics stay
     except Exception as error:
         return said(error)
     return ""
@@ -70,7 +71,7 @@ def verdict(name: str, done: Collection[str]) -> Verdict:
     """Check the smallest candidate that runs; none if its class is among those that were checked."""
     found = Verdict(name=name)
     reasons: list[str] = []
-    for class_name, factory in small(name):
+    for class_name, factory in candidates(name, reasons):
         found.model = class_name
         if class_name in done:
             found.outcome = "same class"
@@ -87,17 +88,24 @@ def verdict(name: str, done: Collection[str]) -> Verdict:
             reasons.append(said(error))
             continue
         found.outcome = "no batch"
-        offered = list(batches(model))
-        attempted(found, model, plan, offered, reasons)
-        if found.inputs or not offered:
+        attempted(found, model, plan, reasons)
+        if found.inputs:
             break
     found.why = " || ".join(dict.fromkeys(reasons))
     return found
 
 
-def attempted(found: Verdict, model: nn.Module, plan: zeta.Plan, offered: list[Any], reasons: list[str]) -> None:
+def candidates(name: str, reasons: list[str]) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """Those of ``small``, until a configuration cannot be made smaller."""
+    try:
+        yield from small(name)
+    except Exception as error:
+        reasons.append(said(error))
+
+
+def attempted(found: Verdict, model: nn.Module, plan: zeta.Plan, reasons: list[str]) -> None:
     """Check a model with the first batch that it takes."""
-    for batch in offered:
+    for batch in batches(model):
         begin = time.perf_counter()
         try:
             report = zeta.check(model, batch, plan=plan, optimizer=lambda p: torch.optim.AdamW(p, 1e-4))

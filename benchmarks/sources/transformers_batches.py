@@ -124,7 +124,8 @@ def labels(name: str, batch: Mapping[str, Any], sizes: Sizes, generator: torch.G
         )
     elif "MaskedLM" in name and ids is not None:
         hidden = torch.rand(ids.shape, generator=generator) < 0.3
-        yield torch.where(hidden, ids, -100)
+        others = torch.randint(5, int(ids.max()) + 1, ids.shape, generator=generator)  # the inputs are not masked
+        yield torch.where(hidden, others, -100)
     elif name.endswith("ObjectDetection"):
         count = len(batch["pixel_values"])
         yield [
@@ -143,7 +144,15 @@ def batches(model: nn.Module, seed: int = 0) -> Iterator[dict[str, Any]]:
     accepted = inspect.signature(model.forward).parameters
     sizes = Sizes(model.config)
     main: Any = getattr(model, "main_input_name", "input_ids")
-    names: Sequence[str] = [main, "input_ids", "pixel_values", "input_features", "input_values", "pixel_values_videos"]
+    first = main if isinstance(main, list) else [main]
+    names: Sequence[str] = [
+        *first,
+        "input_ids",
+        "pixel_values",
+        "input_features",
+        "input_values",
+        "pixel_values_videos",
+    ]
     for name in dict.fromkeys(names):
         if name not in accepted:
             continue
@@ -156,6 +165,4 @@ def batches(model: nn.Module, seed: int = 0) -> Iterator[dict[str, Any]]:
                 if "labels" in accepted:
                     for label in labels(type(model).__name__, part, sizes, generator):
                         yield {**part, "labels": label}
-                if "mc_labels" in accepted and "labels" not in accepted:
-                    pass
                 yield part

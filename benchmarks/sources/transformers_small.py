@@ -76,7 +76,8 @@ def narrow(config: Any, factor: int, images: bool, depth: int = 0) -> None:
             fewer[key] = min(value, 1.0)
         elif key == "image_size" and images:
             patch = getattr(config, "patch_size", None)
-            fewer[key] = max(IMAGE // patch, 4) * patch if isinstance(patch, int) else IMAGE
+            size = max(IMAGE // patch, 4) * patch if isinstance(patch, int) else IMAGE
+            fewer[key] = type(value)([size] * len(value)) if isinstance(value, list | tuple) else size
         elif type(value) is not int:
             continue
         elif HEADS.fullmatch(key):
