@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import multiprocessing
 import os
@@ -112,6 +113,7 @@ def attempted(found: Verdict, model: nn.Module, plan: zeta.Plan, reasons: list[s
         except Exception as error:
             why = runs(model, batch)
             reasons.append(why or said(error))
+            gc.collect()  # what the traceback holds
             if not why and not isinstance(error, zeta.SpecError):  # not the model, and not labels that do not fit
                 found.outcome, found.inputs = "raised", list(batch)
                 return

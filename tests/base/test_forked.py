@@ -17,9 +17,10 @@ from torch import nn
 from zeta.initializers import Normal, Orthogonal, Zeros
 
 call, options = sys.argv[1], sys.argv[2:]
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 small, large = nn.Linear(4, 4), nn.Linear(1024, 1024)
-normed = nn.utils.parametrizations.weight_norm(nn.Linear(1024, 1024))
+normed = nn.utils.parametrizations.weight_norm(nn.Linear(1024, 1024))  # computes the norms of 1024 rows
+torch.set_num_threads(2)
 rules = zeta.Rules([zeta.Rule("weight", Normal(0.02)), zeta.Rule("bias", Zeros())])
 matrices = zeta.Rules([zeta.Rule("weight", Orthogonal()), zeta.Rule("bias", Zeros())])
 if "used" in options:

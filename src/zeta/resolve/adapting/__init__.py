@@ -5,6 +5,7 @@ plan of what is drawn, and for everything else an array of which any box can be 
 ``names`` pairs the names of both; ``rows``, ``layers`` and ``experts`` have one way of growing each.
 """
 
-from zeta.resolve.adapting.adaption import Adaption, Given, adaption
+from zeta.resolve.adapting.adaption import adaption
+from zeta.resolve.adapting.given import Adaption, Given
 
 __all__ = ["Adaption", "Given", "adaption"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
-from msgspec import Struct
 from msgspec.structs import replace
 from torch import nn
 
@@ -20,11 +19,12 @@ from zeta.growing import Experts, Growth, Layers, Rows, Split
 from zeta.initializers import Initializer, Zeros
 from zeta.resolve.adapting.arrays import Array, Noisy, Stored
 from zeta.resolve.adapting.experts import Sides, mixtures_of
+from zeta.resolve.adapting.given import Adaption, Given, Outcome
 from zeta.resolve.adapting.identity import reasons
 from zeta.resolve.adapting.layers import Depth, depths_of
 from zeta.resolve.adapting.names import Names, ignored_by, prefix_hint, with_suggestions
 from zeta.resolve.adapting.rows import Changes, Grown, Widths, changed_dim, grown_rows, reorders, split_units
-from zeta.resolve.fitting import Fit, Only, fit, fit_of_own
+from zeta.resolve.fitting import Only, fit, fit_of_own
 from zeta.resolve.how import check_no_options, no_how
 from zeta.resolve.planning import planned
 from zeta.resolve.plans import Entry, Plan
@@ -39,45 +39,6 @@ from zeta.rules.globs import glob_matcher
 
 #: the rule of what comes from the checkpoint
 FROM_CHECKPOINT: Final = "from the checkpoint"
-Outcome = Literal["loaded", "grown"]
-
-
-class Given(Struct, frozen=True, kw_only=True, eq=False):
-    """Array for a tensor, or for the places ``spans`` of it along ``dim``, in their order."""
-
-    values: Array
-    outcome: Outcome
-    dim: int = 0
-    spans: tuple[tuple[int, int], ...] | None = None
-
-    @property
-    def tensor(self) -> str | None:
-        """The name in the checkpoint, if these are all elements of one tensor there, in its order."""
-        ordered = self.spans is None or [*self.spans] == sorted(self.spans)
-        return self.values.name if isinstance(self.values, Stored) and ordered else None
-
-
-class Adaption(Struct, frozen=True, kw_only=True, eq=False):
-    """The fit of a model and a plan of what is drawn, and what the checkpoint gives of the rest, by name.
-
-    ``unused`` are tensors of the checkpoint that nothing in the model takes, which was allowed. ``ties`` have two
-    tensors of the checkpoint for one of the model, which must be equal. ``preserving`` says
-    whether everything that was grown leaves the model's function as it is, up to rounding if ``exact`` is false;
-    ``against`` has what is known against it although it was asked for.
-    """
-
-    fit: Fit
-    given: Mapping[str, Given]
-    unused: tuple[str, ...]
-    ties: tuple[tuple[str, Array, Array], ...]
-    preserving: bool
-    exact: bool
-    against: tuple[str, ...] = ()
-
-    @property
-    def initialized(self) -> tuple[Entry, ...]:
-        """The entries of which everything is drawn."""
-        return tuple(e for e in self.fit.entries if not e.kept and e.section is None)
 
 
 def adaption(
