@@ -150,8 +150,8 @@ EXPLANATIONS = (
         "Z601",
         "MT5*",
         "*",
-        "The read-out has std 1, as T5's table, to which that is tied; but here nothing divides by the root of the "
-        "width.",
+        "The table of tokens has std 1 and is the read-out too. T5 divides what it reads by the root of the width; "
+        "here nothing does.",
     ),
     Explanation(
         "Z601",
@@ -177,6 +177,12 @@ EXPLANATIONS = (
         "*.attn:attention",
         "A false alarm: `Sam2MultiScaleAttention.forward` computes a softmax between the heads, of which there is one, "
         "and does not use it. The check does not see that nothing does.",
+    ),
+    Explanation(
+        "Z909",
+        "TrOCR*",
+        "*",
+        "`TrOCRForCausalLM` does not shift its labels, as a decoder whose inputs are shifted; here they are its input.",
     ),
     Explanation(
         "Z908",
