@@ -181,6 +181,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert differences(held, streamed) == []
 
 
+@pytest.mark.filterwarnings("ignore:Using a target size")
 @pytest.mark.parametrize("name", [*MODELS, *(pytest.param(case.name, marks=pytest.mark.slow) for case in CASES)])
 def test_every_other_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = next((case for case in CASES if case.name == name), None)
