@@ -29,7 +29,7 @@ def scale(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "SGD"])
 def test_the_code_makes_the_groups_of_the_scaling(optimizer: str) -> None:
     code, text, errors = scale(
         *SIZES, "--how", "completep", "--optimizer", optimizer, "--lr", "0.5", "--weight-decay", "0.25"
@@ -74,6 +74,7 @@ def test_roles_and_recipes() -> None:
         (("--base", "width=32", "--target", "width=32"), "there is nothing to scale"),
         (("--base", "width=32", "--target", "width=64", "--role", "head"), "--role must be GLOB=CLASS"),
         (("--base", "width=32", "--target", "width=64", "--optimizer", "adamx"), "optimizer must be one of"),
+        (("--base", "width=32", "--target", "width=64", "--lr", "-1"), "lr must be a finite number of at least 0"),
     ],
 )
 def test_mistakes(arguments: tuple[str, ...], message: str) -> None:

@@ -58,14 +58,14 @@ def planned(asked: ModelOptions) -> tuple[nn.Module, Plan]:
     return built, cast(decided, built, dtype, buffers=asked.cast_buffers)
 
 
-def arguments_of(kwargs: str) -> dict[str, Any]:
-    """The arguments of the model's constructor, from ``--kwargs``."""
+def arguments_of(kwargs: str, option: str = "--kwargs") -> dict[str, Any]:
+    """The arguments of the model's constructor, from an object in JSON."""
     try:
         arguments = parse_json(kwargs)
     except FormatError as error:
-        raise UsageError(f"--kwargs is not JSON: {error}; expected something like '{{\"n_layer\": 2}}'") from None
+        raise UsageError(f"{option} is not JSON: {error}; expected something like '{{\"n_layer\": 2}}'") from None
     if not isinstance(arguments, dict):
-        raise UsageError(f"--kwargs must be a JSON object, got {shown(arguments)}")
+        raise UsageError(f"{option} must be a JSON object, got {shown(arguments)}")
     return arguments
 
 
@@ -76,11 +76,16 @@ def options_of(given: tuple[str, ...]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"--option must be KEY=VALUE, such as zero_init_residual=true, got {text!r}")
-        try:
-            found[key] = parse_json(value)
-        except FormatError:
-            found[key] = value
+        found[key] = value_of(value)
     return found
+
+
+def value_of(text: str) -> Any:
+    """A value in JSON, or else the text itself."""
+    try:
+        return parse_json(text)
+    except FormatError:
+        return text
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from zeta.base.reading import parse_json
+from zeta.command import options
 from zeta.command.loading import find_factory
-from zeta.command.options import fallback_of
 from zeta.command.printing import say, say_document, stdout_for_json, width
 from zeta.command.requests import ScaleOptions
-from zeta.errors import FormatError, UsageError
+from zeta.errors import UsageError
+from zeta.resolve.scaling.groups import base_numbers
+from zeta.resolve.scaling.table import check_optimizer
 from zeta.scaling import Scaling
 from zeta.scaling import scale as scaled
 
@@ -33,7 +34,7 @@ def scale(asked: ScaleOptions, *, as_json: bool) -> None:
             alpha=asked.alpha,
             multipliers=asked.multipliers,
             attention=asked.attention,
-            fallback=fallback_of(asked.fallback),
+            fallback=options.fallback_of(asked.fallback),
         )
         code = code_of(scaling, asked)
     if as_json:
@@ -47,25 +48,13 @@ def scale(asked: ScaleOptions, *, as_json: bool) -> None:
 def arguments_of(option: str, text: str) -> dict[str, Any]:
     """``a=1,b=[2,3]``, or an object in JSON, as a dictionary; a value that is no JSON is a text."""
     if text.lstrip().startswith("{"):
-        return _whole(option, text)
+        return options.arguments_of(text, option)
     found: dict[str, Any] = {}
     for part in _COMMA.split(text):
         key, equals, value = part.partition("=")
         if not equals or not key.strip().isidentifier():
             raise UsageError(f"{option} must be arguments such as d_model=256,n_layer=4, got {text!r}")
-        try:
-            found[key.strip()] = parse_json(value)
-        except FormatError:
-            found[key.strip()] = value.strip()
-    return found
-
-
-def _whole(option: str, text: str) -> dict[str, Any]:
-    try:
-        found = parse_json(text)
-    except FormatError as error:
-        raise UsageError(f"{option} is not JSON: {error}") from None
-    assert isinstance(found, dict)
+        found[key.strip()] = options.value_of(value.strip())
     return found
 
 
@@ -81,22 +70,22 @@ def _roles(given: tuple[str, ...]) -> dict[str, str] | None:
 
 def code_of(scaling: Scaling, asked: ScaleOptions) -> str:
     """Code that makes the groups of the optimizer without zeta: rates by patterns of names."""
+    optimizer = check_optimizer(asked.optimizer)
+    base = base_numbers(optimizer, lr=asked.lr, weight_decay=asked.weight_decay)
     numbers: dict[str, set[tuple[float, ...]]] = {}
     by_name: dict[str, tuple[float, ...]] = {}
     for row in scaling.rows:
-        rates = scaling.rates(row, asked.optimizer)
+        rates = scaling.rates(row, optimizer)
         for name in (row.name, *scaling.plan[row.name].ties):
-            by_name[name] = (asked.lr * rates.lr, asked.weight_decay * rates.decay, 1e-8 * rates.eps)
+            by_name[name] = tuple(rates.of(base).values())
             numbers.setdefault(_pattern(name), set()).add(by_name[name])
     rows = {
         (_pattern(name) if len(numbers[_pattern(name)]) == 1 else re.escape(name)): each
         for name, each in by_name.items()
     }
-    with_eps = asked.optimizer in ("adam", "adamw")
-    shown = 3 if with_eps else 2
-    numbers_of = {pattern: ", ".join(f"{number:.6g}" for number in each[:shown]) for pattern, each in rows.items()}
+    numbers_of = {pattern: ", ".join(f"{number:.6g}" for number in each) for pattern, each in rows.items()}
     lines = [f"    {_literal(pattern)}: ({each})," for pattern, each in numbers_of.items()]
-    keys = ("lr", "weight_decay", "eps")[:shown]
+    keys = tuple(base)
     return "\n".join(
         [
             "import re",

@@ -13,14 +13,14 @@ from zeta.base.parametrizations import originals
 from zeta.base.reading import shown
 from zeta.base.text import number_text
 from zeta.errors import PlanError, SpecError, listed
-from zeta.resolve.scaling.table import Scaled, ScalingTable, check_optimizer
+from zeta.resolve.scaling.table import WITH_EPS, Scaled, ScalingTable, check_optimizer
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind, Role
 
 #: what weight decay may leave out
 NO_DECAY: Final = ("norm", "bias", "embedding")
-#: torch's defaults, for the optimizers that have one
-_EPS: Final = {"adam": 1e-8, "adamw": 1e-8}
+#: torch's default of Adam and AdamW
+_EPS: Final = 1e-8
 
 
 def param_groups(
@@ -76,26 +76,38 @@ def _groups(
     no_decay: Iterable[str],
     options: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    rate, decay = _number("lr", lr), _number("weight_decay", weight_decay)
-    if eps is not None and optimizer not in _EPS:
-        raise SpecError(f"eps= is for {', '.join(_EPS)}; {optimizer} gets its own options as keywords, and no factor")
-    small = None if optimizer not in _EPS else _EPS[optimizer] if eps is None else _number("eps", eps)
+    base = base_numbers(optimizer, lr=lr, weight_decay=weight_decay, eps=eps)
     without = _no_decay(no_decay)
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for slot, row in rows:
         rates = scaling.muon_rates(row) if optimizer == "muon" else scaling.rates(row, optimizer)
         decays = not any(_is(what, scaling, row, slot) for what in without)
-        scaled_eps = None if small is None else small * rates.eps
-        numbers = (rate * rates.lr, decay * rates.decay if decays else 0.0, scaled_eps)
-        group = found.get((row.size.group, numbers))
+        numbers = rates.of(base)
+        if not decays:
+            numbers["weight_decay"] = 0.0
+        key = row.size.group, *numbers.values()
+        group = found.get(key)
         if group is None:
             called = f"{row.size.group.value}, lr x {number_text(rates.lr)}" + ("" if decays else ", no decay")
-            group = {"params": [], "name": _unused(called, found.values())}
-            group |= {"lr": numbers[0], "weight_decay": numbers[1]}
-            group |= ({} if scaled_eps is None else {"eps": scaled_eps}) | options
-            found[row.size.group, numbers] = group
+            group = {"params": [], "name": _unused(called, found.values()), **numbers, **options}
+            found[key] = group
         group["params"] += _tensors(slot)
     return [*found.values()]
+
+
+def base_numbers(optimizer: str, *, lr: float, weight_decay: float, eps: float | None = None) -> dict[str, float]:
+    """The numbers of a group at the base, by their names in torch's groups.
+
+    Raises ``SpecError`` for a number that is not allowed, or ``eps`` of an optimizer that gets no factor of it.
+    """
+    found = {"lr": _number("lr", lr), "weight_decay": _number("weight_decay", weight_decay)}
+    if optimizer in WITH_EPS:
+        return {**found, "eps": _EPS if eps is None else _number("eps", eps)}
+    if eps is not None:
+        raise SpecError(
+            f"eps= is for {', '.join(WITH_EPS)}; {optimizer} gets its own options as keywords, and no factor"
+        )
+    return found
 
 
 def _rows(scaling: ScalingTable, model: nn.Module) -> list[tuple[Slot, Scaled]]:

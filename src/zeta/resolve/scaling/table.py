@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Self
 
@@ -37,7 +38,7 @@ _INSIDE: Final = frozenset(Role) - {
     Role.READOUT, Role.LAYER_SCALE,
 }  # fmt: skip
 #: those whose groups have an eps that is added to the gradient's size
-_WITH_EPS: Final = ("adam", "adamw")
+WITH_EPS: Final = ("adam", "adamw")
 _EXPENDABLE: Final = ("shape", "base law", "eps", "decay", "depth", "law")
 
 
@@ -65,6 +66,11 @@ class Rates(Struct, frozen=True, kw_only=True):
     lr: float
     eps: float
     decay: float
+
+    def of(self, base: Mapping[str, float]) -> dict[str, float]:
+        """The numbers of a group, from those at the base, by their names in torch's groups."""
+        factors = {"lr": self.lr, "weight_decay": self.decay, "eps": self.eps}
+        return {key: number * factors[key] for key, number in base.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,7 @@ class ScalingTable:
             before, after = row.base_law.moments(self.plan[row.name].site), self.plan[row.name].std
             if before is not None and before.std and after:
                 lr, decay = lr * before.std / after, decay * after / before.std
-        return Rates(lr=lr, eps=eps if optimizer in _WITH_EPS else 1.0, decay=decay)
+        return Rates(lr=lr, eps=eps if optimizer in WITH_EPS else 1.0, decay=decay)
 
     def is_matrix(self, row: Scaled) -> bool:
         """Whether a parameter is a matrix from one hidden state to another, which Muon is for."""
@@ -330,6 +336,3 @@ def _read(row: _Row) -> Scaled:
     )
     law: dict[str, Any] = decode(bytes(row.base_law), dict[str, Any])
     return Scaled(name=row.name, size=size, base_law=Initializer.from_json(law), absorbed=row.absorbed)
-
-
-__all__ = ["ADAM_LIKE", "FORMAT", "OPTIMIZERS", "Argument", "Rates", "Scaled", "ScalingTable", "check_optimizer"]
