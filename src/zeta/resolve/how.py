@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Set
 from typing import Any, Final
 
@@ -19,6 +20,14 @@ _SEVERAL: Final = (Rule, Mapping, Set, list, tuple)
 _WRAPPED: Final = 'Rules([Rule("*.bias", Zeros()), ...])'
 #: the verbs' arguments, any of which may be mistyped as an option
 _ARGUMENTS: Final = ("seed", "only", "progress", "confirm", "fallback")
+
+
+class Planner(ABC):
+    """What makes the plan of a model by itself, such as a scaling; the verbs take it as they take rules."""
+
+    @abstractmethod
+    def plan_for(self, model: nn.Module) -> Plan:
+        """The plan for this model; ``PlanError`` if it is made for another."""
 
 
 def no_how(given: Any) -> SpecError:

@@ -11,14 +11,13 @@ from zeta import recipes
 from zeta.base.modules import check_module
 from zeta.base.process.garbage import uncollected
 from zeta.resolve.fitting import Fit, Only, chosen_by, fit, fit_of_own
-from zeta.resolve.how import check_no_options, no_how
+from zeta.resolve.how import Planner, check_no_options, no_how
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import groups, resolve
-from zeta.resolve.scaling.table import ScalingTable
 from zeta.resolve.slots import Slot, unwrap, walk
 from zeta.rules import Rules
 
-How = Rules | str | ScalingTable
+How = Rules | str | Planner
 
 
 def plan(model: nn.Module, how: How, options: Mapping[str, Any] | None = None) -> Plan:
@@ -58,12 +57,12 @@ def planned(
         rules, recipe = recipes.rules_for(how, inner, **(options or {})), how
     elif options:
         check_no_options(options, "none")
-    if not isinstance(rules, Rules | ScalingTable):
+    if not isinstance(rules, Rules | Planner):
         raise no_how(how)
     slots = walk(inner)
     if check is not None:
         check(slots)
-    if isinstance(rules, ScalingTable):
+    if isinstance(rules, Planner):
         return fit(model, rules.plan_for(inner), only=only)
     everything = groups(slots)
     wanted = chosen_by(only, everything, lambda group: [slot.name for slot in group])

@@ -19,6 +19,7 @@ from zeta.base.text import count_text, fold, number_text, shape_text, table, ter
 from zeta.errors import PlanError, SpecError, ZetaError
 from zeta.fans import Fans
 from zeta.initializers import Initializer
+from zeta.resolve.how import Planner
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import groups
 from zeta.resolve.scaling.multipliers import Multiplier
@@ -74,7 +75,7 @@ class Rates(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingTable:
+class ScalingTable(Planner):
     """How each parameter of the target is initialized and trained; ``print`` shows a table.
 
     ``plan`` is the plan of the target. ``rows`` has a row for each parameter, and ``multipliers`` what the scheme
