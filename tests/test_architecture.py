@@ -218,7 +218,7 @@ def test_importing_zeta_is_light_and_changes_nothing() -> None:
 def test_the_small_calls_do_not_import_what_they_do_not_use() -> None:
     program = 'import sys\nfrom zeta.utils import init_zero_\nprint("\\n".join(sys.modules))'
     brought = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    unused = "recording.tracing recording.recognition recording.record scaling roles.".split()
+    unused = ["recording.tracing", "recording.recognition", "recording.record", "scaling", "roles."]
     parts = (*(f"zeta.resolve.{part}" for part in unused), "zeta.report", "zeta.write.checkpoint", "zeta.check")
     assert [name for name in brought if name.startswith(parts)] == []
 
