@@ -117,12 +117,17 @@ def test_activations_that_grow_with_width() -> None:
     )  # fmt: skip
     assert {finding.layer for finding in found(standard, "Z803")} >= {"hidden", "outer"}
     assert {(p.factory, p.size, p.step) for p in standard.points} == {
-        ("width", size, step) for size in (32, 128, 512) for step in range(4)
+        ("width", size, step) for size in (32, 128, 512) for step in range(11)
     }
+    classes = {point.layer: point.group for point in standard.points}
+    assert [classes[name] for name in ("inner", "hidden", "outer")] == ["input", "hidden", "output"]
+    assert {slope.group: slope.verdict for slope in standard.slopes}["hidden"] == "grows"
+    assert "width^exponent" in str(standard)
     mup = check(
         Mlp(16, 16, 4), x, level="full", width=lambda n: Standard(n, True), widths=(32, 128, 512), optimizer=rates
     )
     assert found(mup, "Z803") == []
+    assert {slope.verdict for slope in mup.slopes} == {"flat"}
 
 
 def test_gradients_that_grow_with_depth() -> None:
@@ -136,7 +141,8 @@ def test_gradients_that_grow_with_depth() -> None:
     x = vectors(16)
     grown = check(Residual(), x, level="full", depth=unscaled)
     assert [finding.severity.value for finding in found(grown, "Z804")] == ["fail"]
-    assert [(p.factory, p.size, p.layer) for p in grown.points] == [("depth", n, "gradient norm") for n in (4, 8, 16)]
+    norms = [(p.factory, p.size, p.step) for p in grown.points if p.layer == "gradient norm"]
+    assert norms == [("depth", n, 0) for n in (4, 8, 16)]
     assert found(check(Residual(), x, level="full", depth=lambda n: Residual(depth=n)), "Z804") == []
 
 

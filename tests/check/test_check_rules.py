@@ -20,6 +20,7 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import backward, base, forward, full, head
 from zeta.check.judge.training import losses
 from zeta.check.measure.readings import SAMPLE, sample_of
+from zeta.check.measure.slopes import log_slope, slopes
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 
@@ -612,7 +613,10 @@ def test_spectral_norms_are_compared_with_the_expected_ones(ratio: float, severi
 
 
 def points(factory: str, layer: str, values: dict[int, float], step: int = 0) -> list[Point]:
-    return [Point(factory=factory, size=n, layer=layer, step=step, value=value) for n, value in values.items()]
+    group = "" if layer == "gradient norm" else "hidden"
+    return [
+        Point(factory=factory, group=group, size=n, layer=layer, step=step, value=value) for n, value in values.items()
+    ]
 
 
 def power(exponent: float) -> dict[int, float]:
@@ -620,8 +624,8 @@ def power(exponent: float) -> dict[int, float]:
 
 
 def test_slopes_over_width() -> None:
-    assert full.log_slope(points("width", "fc", power(0.7))) == pytest.approx(0.7, rel=1e-12)
-    assert full.log_slope(points("width", "fc", {2: 1.0, 4: 8.0, 8: 1.0})) == pytest.approx(0.0, abs=1e-12)
+    assert log_slope(points("width", "fc", power(0.7))) == pytest.approx(0.7, rel=1e-12)
+    assert log_slope(points("width", "fc", {2: 1.0, 4: 8.0, 8: 1.0})) == pytest.approx(0.0, abs=1e-12)
     made = [
         *points("width", "fc", power(0.1)),
         *points("width", "fc", power(0.5), 2),
@@ -636,6 +640,35 @@ def test_slopes_over_width() -> None:
         ("Z803", "first", pytest.approx(0.3)),
     ]
     assert [one.message.partition("^")[2] for one in found] == ["0.50 after 2 steps", "0.30 at the start"]
+
+
+def test_slopes_over_depth() -> None:
+    made = [
+        *points("depth", "h.*", power(0.5)),
+        *points("depth", "h.*", power(0.9), 3),
+        *points("depth", "nf", power(0.2)),
+    ]
+    found = list(full.findings(evidence(points=tuple(made))))
+    assert [(one.rule.id, one.layer, one.value) for one in found] == [("Z805", "h.*", pytest.approx(0.9))]
+    assert found[0].message == "its rms grows as depth^0.90 after 3 steps"
+
+
+def test_the_exponents_of_a_class_are_the_mean_of_its_layers() -> None:
+    """The verdict is of the steepest layer; where no layer grows, of the mean after the last step."""
+    made = [
+        *points("width", "a", power(0.1)), *points("width", "a", power(0.3), 1),
+        *points("width", "b", power(-0.5)), *points("width", "b", power(-0.1), 1),
+        *points("width", "zero", dict.fromkeys((32, 128, 512), 0.0)), *points("width", "zero", power(0.25), 1),
+    ]  # fmt: skip
+    (grown,) = slopes(made, Thresholds())
+    assert (grown.factory, grown.group, grown.layers) == ("width", "hidden", 3)
+    assert grown.exponents == (pytest.approx(-0.2), pytest.approx(0.15))
+    assert (grown.layer, grown.step, grown.steepest, grown.verdict) == ("a", 1, pytest.approx(0.3), "grows")
+    assert [one.verdict for one in slopes(made, Thresholds(width_slope=0.31))] == ["flat"]
+    small = [*points("depth", "b", power(0.0)), *points("depth", "b", power(-0.3), 1)]
+    assert [(one.factory, one.verdict) for one in slopes(small, Thresholds())] == [("depth", "shrinks")]
+    later = [*points("depth", "c", power(0.1), 1)]
+    assert math.isnan(slopes(later, Thresholds())[0].exponents[0])
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -664,5 +697,6 @@ def test_rates_over_depth_are_fitted_by_least_squares() -> None:
 
 def test_what_does_not_change_has_not_passed_a_limit_of_zero() -> None:
     made = points("depth", "gradient norm", {4: 1.0, 8: 1.0}) + points("width", "fc", {32: 1.0, 128: 1.0})
-    limits = Thresholds(depth_slope=0.0, width_slope=0.0)
+    limits = Thresholds(depth_slope=0.0, width_slope=0.0, depth_growth=0.0)
+    made += points("depth", "h.*", {4: 2.0, 8: 2.0})
     assert list(full.findings(evidence(points=tuple(made), thresholds=limits))) == []

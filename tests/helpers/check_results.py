@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from zeta.check.facts.results import Finding, Histogram, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
+from zeta.check.facts.thresholds import Thresholds
+from zeta.check.measure.slopes import slopes
 
 FAIL, WARN, NOTE = Severity.FAIL, Severity.WARN, Severity.NOTE
 
@@ -259,6 +261,19 @@ def odd() -> Results:
     ]
     rule = replace(UNITS, name="</script>", summary="<i>summary</i>", source="A & B")
     findings = [finding(rule, f"<u>{name}</u>", parameter=name, value=math.nan, limit=-math.inf) for name in ODD_NAMES]
+    points = tuple(
+        Point(
+            factory=factory,
+            group="" if name == "gradient norm" else "<i>hidden",
+            size=size,
+            layer=name,
+            step=step,
+            value=size ** (0.5 * step),
+        )
+        for factory, name in (("width", ODD_NAMES[2]), ("depth", "gradient norm"))
+        for size in (64, 128, 256)
+        for step in (0, 1, 2)
+    )
     return results(
         layers,
         parameters,
@@ -267,12 +282,8 @@ def odd() -> Results:
         model="<script>alert(1)</script>",
         level="full",
         loss=Loss(value=math.nan, expected=None, classes=None),
-        points=tuple(
-            Point(factory=factory, size=size, layer=name, step=step, value=size ** (0.5 * step))
-            for factory, name in (("width", ODD_NAMES[2]), ("depth", "gradient norm"))
-            for size in (64, 128, 256)
-            for step in (0, 1, 2)
-        ),
+        points=points,
+        slopes=slopes(points, Thresholds()),
         skipped=(("Z603", "<no attention>"), ("Z201", "no plan"), ("Z202", "no plan")),
         seed=None,
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 import zeta
 from tests.helpers.scaled import Cnn, Mlp
-from zeta.check.judge.full import log_slope
+from zeta.check.measure.slopes import log_slope
 from zeta.check.measure.sweeps import Sweeps
 
 BASE, WIDTHS = 32, (64, 128, 256)

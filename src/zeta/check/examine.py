@@ -31,6 +31,7 @@ from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, share
 from zeta.check.measure.jacobians import NO_LAYERS, jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.recurrent import recurrent
+from zeta.check.measure.slopes import slopes
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.sweeps import Factory, Sweeps
 from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts
@@ -102,12 +103,13 @@ def check(
             filled with NaN, to find values that it never writes; the model's values are restored afterwards.
         optimizer: an optimizer of the model, a list of those that share its parameters, or a function from a list of
             parameters to one: the first step is taken on a copy.
-        width: full level: a function from a width to a model that takes the same batch, or to a model and the groups of
-            its optimizer (:func:`zeta.scale`). Activations must not grow with the width, at the start and after three
-            steps of the optimizer (a function; Adam at 1e-3 by default).
+        width: full level, the coordinate check: a function from a width to a model that takes the same batch, or to a
+            model and the groups of its optimizer (:func:`zeta.scaling.family`). Activations must not grow with the
+            width, at the start and after each of ten steps on the batch (of ``optimizer``, if it is a function; of
+            Adam at 1e-3 by default). ``report.slopes`` has the exponents and a verdict for each class of layers.
         widths: the widths to build.
-        depth: full level: a function from a depth to a model that takes the same batch. The gradient norm must not grow
-            exponentially with the depth.
+        depth: full level: likewise, from a depth. The outputs of blocks are taken together; and the gradient norm must
+            not grow exponentially with the depth.
         depths: the depths to build.
         suppress: ids of rules or groups that are not reported, with or without a name glob: ``"Z301"``, ``"Z3"``,
             ``"Z402:blocks.*"``. If Z905 and Z907 to Z909 are, the two passes over two samples are left out.
@@ -186,6 +188,7 @@ def check(
         parameters=tuple(parameter_of(one, evidence) for one in evidence.tensors),
         loss=evidence.loss,
         points=evidence.points,
+        slopes=slopes(evidence.points, limits),
         sampled=(*remarks(supply, evidence.tensors), *evidence.sampled),
         skipped=_skipped(evidence, supply, initialize, plan, optimizer, level),
         seconds=time.perf_counter() - begin,

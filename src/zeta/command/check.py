@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from torch import nn
@@ -34,9 +35,16 @@ LARGEST: Final = 2**30
 
 
 def run(
-    model: nn.Module, plan: Plan | None, seed: int, request: CheckOptions, progress: CheckProgress | None = None
+    model: nn.Module,
+    plan: Plan | None,
+    seed: int,
+    request: CheckOptions,
+    progress: CheckProgress | None = None,
+    sweeps: Mapping[str, Any] = MappingProxyType({}),
 ) -> CheckReport:
     """Check a model with the values of a plan and seed, and write the files that were asked for.
+
+    ``sweeps`` are the arguments of the coordinate check.
 
     A model with memory gets the values. One on meta stays as it is: the check makes a copy, or computes the parameters
     one at a time, if the copy would take too much memory.
@@ -68,6 +76,7 @@ def run(
             suppress=request.suppress,
             seed=None if plan is None else seed,
             progress=progress,
+            **sweeps,
         )
     except ZetaError:
         raise

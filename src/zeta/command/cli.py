@@ -44,7 +44,7 @@ from zeta.command.common import (
 )
 from zeta.command.help import command
 from zeta.command.printing import say, say_json
-from zeta.command.requests import LEVELS, MAX_SHARD_SIZE, CheckOptions, ModelOptions
+from zeta.command.requests import LEVELS, MAX_SHARD_SIZE, SCHEMES, CheckOptions, ModelOptions
 from zeta.command.scaling.command import scale_command
 from zeta.errors import UsageError
 
@@ -135,6 +135,18 @@ def check_model(
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="write one HTML page")] = None,
     sarif: Annotated[Path | None, typer.Option("--sarif", metavar="FILE", help="write SARIF")] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option("--widths", metavar="ARG=N,N", help="full level: the coordinate check, as d_model=64,128,256"),
+    ] = None,
+    depths: Annotated[
+        str | None, typer.Option("--depths", metavar="ARG=N,N", help="full level: likewise, as n_layer=2,4,8")
+    ] = None,
+    how: Annotated[
+        str,
+        typer.Option("--how", help="how sizes are scaled from the smallest one", autocompletion=lambda: list(SCHEMES)),
+    ] = "sp",
+    lr: Annotated[float, typer.Option("--lr", help="Adam's learning rate at the smallest size")] = 1e-3,
     recipe: RecipeOption = None,
     option: OptionsOption = None,
     rules: RulesOption = None,
@@ -164,7 +176,18 @@ def check_model(
         device=device,
         fallback=fallback,
     )
-    request = CheckOptions(batch=batch, loss=loss, level=level, suppress=tuple(suppress or ()), html=html, sarif=sarif)
+    request = CheckOptions(
+        batch=batch,
+        loss=loss,
+        level=level,
+        suppress=tuple(suppress or ()),
+        html=html,
+        sarif=sarif,
+        widths=widths,
+        depths=depths,
+        how=how,
+        lr=lr,
+    )
     with errors(debug):
         ok = tasks().check(asked, request, seed=seed, as_json=as_json)
     exit_with(ok)

@@ -96,3 +96,7 @@ class CheckOptions:
     suppress: tuple[str, ...] = ()
     html: Path | None = None
     sarif: Path | None = None
+    widths: str | None = None
+    depths: str | None = None
+    how: str = "sp"
+    lr: float = 1e-3

@@ -18,6 +18,7 @@ from zeta.command import recipe as recipes
 from zeta.command.operands import Building, operands
 from zeta.command.printing import bytes_bar, say, say_document, say_json, stdout_for_json, time_bar, width
 from zeta.command.requests import CheckOptions, ModelOptions
+from zeta.command.scaling.sweeps import sweeps_of
 from zeta.errors import UsageError
 from zeta.report import plan_differences
 from zeta.write.checkpoint import CONFIG, bytes_of, check_folder, files_of, output_path
@@ -76,8 +77,9 @@ def check(asked: ModelOptions, request: CheckOptions, *, seed: str, as_json: boo
     number = options.parsed_seed(seed)
     with stdout_for_json(as_json):
         built, decided = options.planned(asked)
+        sweeps = sweeps_of(asked, request, number, built)
         with time_bar() as progress:
-            report = check_command.run(built, decided, number, request, progress)
+            report = check_command.run(built, decided, number, request, progress, sweeps)
     if as_json:
         say_json(check_command.as_data(report))
     else:

@@ -393,6 +393,14 @@ RULES: Final[dict[str, Rule]] = {
             "Scale residual branches by 1/sqrt(depth), or the weights by the activation's gain.",
             "Hanin 2018; Schoenholz et al. 2017",
         ),
+        rule(
+            "Z805",
+            "coordinate-check-of-depth",
+            WARN,
+            "Activations grow with depth, at the start or after a few steps.",
+            "Scale residual branches by 1/depth, and learning rates with the depth, as CompleteP does.",
+            "Dey et al. 2025 (CompleteP), section 3",
+        ),
         *WIRING,
     )
 }

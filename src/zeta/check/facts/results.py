@@ -150,10 +150,27 @@ class Point:
     """Full level: one quantity at one width or depth, of a model that a factory built."""
 
     factory: str  #: ``width`` or ``depth``
+    #: of width, the class of its weight, as in ``zeta.scale``: input, hidden, output, vector, fixed, or no parameters.
+    #: Of depth, in blocks or outside; nothing for the gradient norm
+    group: str
     size: int
-    layer: str  #: a layer's name, or ``gradient norm`` over depth
+    layer: str  #: a layer's name; over depth with a star for the number of its block, or ``gradient norm``
     step: int  #: optimizer steps taken before
     value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope:
+    """Full level: how the outputs of the layers of one class grow over the sizes of a factory: rms as size^exponent."""
+
+    factory: str  #: ``width`` or ``depth``
+    group: str  #: the class, as in ``Point``
+    layers: int
+    exponents: tuple[float, ...]  #: the mean over the layers: at the start, and after each step of training
+    layer: str  #: the layer that grows most
+    step: int  #: after how many steps it does
+    steepest: float  #: its exponent there
+    verdict: str  #: ``flat``, ``grows`` (a layer, at some step) or ``shrinks`` (the mean, after the last step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +185,7 @@ class Results:
     parameters: tuple[Parameter, ...]  #: in the order of the model; buffers too
     loss: Loss | None
     points: tuple[Point, ...] = ()
+    slopes: tuple[Slope, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()  #: rules that could not be applied, and why
     sampled: tuple[str, ...] = ()  #: full level: what was measured in part only, which part, and why
     seconds: float

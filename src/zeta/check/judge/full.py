@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
+from zeta.base.text import count_text
 from zeta.check.facts.evidence import Evidence
-from zeta.check.facts.results import Finding, Point
+from zeta.check.facts.results import Finding
 from zeta.check.judge.base import found, graded
+from zeta.check.measure.slopes import exponents, least_squares
+from zeta.check.measure.sweeps import GRADIENT_NORM
 
 # chains of fewer Jacobians are too short to judge
 _SHORTEST: Final = 3
@@ -20,7 +23,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     """Jacobians, spectral norms, growth over width and depth."""
     yield from _jacobians(evidence)
     yield from _spectral(evidence)
-    yield from _widths(evidence)
+    yield from _coordinates(evidence)
     yield from _depths(evidence)
 
 
@@ -55,35 +58,23 @@ def _spectral(evidence: Evidence) -> Iterator[Finding]:
             yield found("Z802", message, parameter=name, severity=grade[0], value=ratio, limit=grade[1])
 
 
-def _widths(evidence: Evidence) -> Iterator[Finding]:
+def _coordinates(evidence: Evidence) -> Iterator[Finding]:
     """For each layer, the largest slope of all steps."""
-    series: dict[str, dict[int, list[Point]]] = {}
-    for point in evidence.points:
-        if point.factory == "width" and point.value > 0 and math.isfinite(point.value):
-            series.setdefault(point.layer, {}).setdefault(point.step, []).append(point)
-    sizes = {point.size for point in evidence.points if point.factory == "width"}
-    for layer, steps in series.items():
-        slopes = {step: log_slope(points) for step, points in steps.items() if len(points) == len(sizes)}
-        if not slopes:
-            continue
-        step, steepest = max(slopes.items(), key=lambda item: item[1])
-        if steepest > evidence.thresholds.width_slope:
-            message = f"its rms grows as width^{steepest:.2f} " + (
-                "at the start" if step == 0 else f"after {step} steps"
-            )
-            yield found("Z803", message, layer=layer, value=steepest, limit=evidence.thresholds.width_slope)
-
-
-def log_slope(points: Sequence[Point]) -> float:
-    """The slope of ln(value) over ln(size), by least squares."""
-    return _least_squares([math.log(p.size) for p in points], [math.log(p.value) for p in points])
+    limits = evidence.thresholds
+    for rule, factory, limit in (("Z803", "width", limits.width_slope), ("Z805", "depth", limits.depth_growth)):
+        for layer, steps in exponents(evidence.points, factory).items():
+            step, steepest = max(steps.items(), key=lambda item: item[1])
+            if steepest > limit:
+                when = "at the start" if step == 0 else f"after {count_text(step, 'step')}"
+                message = f"its rms grows as {factory}^{steepest:.2f} {when}"
+                yield found(rule, message, layer=layer, value=steepest, limit=limit)
 
 
 def _depths(evidence: Evidence) -> Iterator[Finding]:
-    points = [p for p in evidence.points if p.factory == "depth" and p.value > 0 and math.isfinite(p.value)]
+    points = [p for p in evidence.points if p.layer == GRADIENT_NORM and p.value > 0 and math.isfinite(p.value)]
     if len(points) < 2:
         return
-    rate = _least_squares([float(p.size) for p in points], [math.log(p.value) for p in points])
+    rate = least_squares([float(p.size) for p in points], [math.log(p.value) for p in points])
     limit = evidence.thresholds.depth_slope
     if abs(rate) > limit:
         first, last = points[0], points[-1]
@@ -92,9 +83,3 @@ def _depths(evidence: Evidence) -> Iterator[Finding]:
             f"{first.size}, {last.value:.3g} at depth {last.size}"
         )
         yield found("Z804", message, value=abs(rate), limit=limit)
-
-
-def _least_squares(x: Sequence[float], y: Sequence[float]) -> float:
-    centre, middle = sum(x) / len(x), sum(y) / len(y)
-    spread = sum((a - centre) ** 2 for a in x)
-    return sum((a - centre) * (b - middle) for a, b in zip(x, y, strict=True)) / spread if spread else 0.0

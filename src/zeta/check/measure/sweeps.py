@@ -1,10 +1,10 @@
-"""Measure how activations and gradients grow with the width or depth of a model."""
+"""Measure how activations and gradients change with the width or depth of a model, and over steps of training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -14,13 +14,16 @@ from torch.optim import Optimizer
 from zeta.base.generators import apart
 from zeta.base.modules import named_parameters_of, parameters_of
 from zeta.base.reading import shown
+from zeta.check.facts.evidence import Pass, Use
 from zeta.check.facts.results import Point
 from zeta.check.watch.batches import call_of
 from zeta.check.watch.criteria.objective import LossFunction
 from zeta.check.watch.isolation import preserved
 from zeta.check.watch.probe import probe
 from zeta.errors import SpecError
-from zeta.resolve.slots import unwrap, walk
+from zeta.resolve.scaling.classes import classes_over_width
+from zeta.resolve.scaling.schemes import Class
+from zeta.resolve.slots import named_modules, unwrap, walk
 
 #: from a size to a model; or to a model and the groups of its optimizer, as rates may depend on the size
 Factory = Callable[[int], nn.Module | tuple[nn.Module, Sequence[Mapping[str, Any]]]]
@@ -28,7 +31,13 @@ Optimizing = Callable[[Iterable[Tensor]], Optimizer]
 
 #: the name of the gradient norm in ``Point.layer``
 GRADIENT_NORM: Final = "gradient norm"
-_STEPS: Final = 3
+#: the class of a layer that has no parameters of its own, or none whose class over the width follows
+NO_PARAMETERS: Final = "no parameters"
+#: the classes over the depth: layers of the lists that become longer, and all others
+INSIDE: Final = "in blocks"
+OUTSIDE: Final = "outside"
+#: training steps, after each of which all layers are looked at (Yang et al. 2022, appendix D.1)
+_STEPS: Final = 10
 _RATE: Final = 1e-3
 
 
@@ -51,61 +60,122 @@ class Sweeps:
                 raise SpecError(f"{name} must be a function from a {name} to a model, got {shown(factory)}")
 
     def points(self, batch: Any, loss: LossFunction | None, optimizer: Optimizing | None) -> list[Point]:
-        """Build the models and measure."""
+        """Build the models, train each for some steps on the batch, and measure at the start and after each step."""
+        training = _Training(batch, loss, optimizer or _adam)
         found: list[Point] = []
         if self.width is not None:
-            found += _widths(self.width, self.widths, batch, loss, optimizer or _adam)
+            found += _widths(self.width, self.widths, training)
         if self.depth is not None:
-            found += _depths(self.depth, self.depths, batch, loss)
+            found += _depths(self.depth, self.depths, training)
         return found
 
 
-def _widths(
-    factory: Factory,
-    sizes: Sequence[int],
-    batch: Any,
-    loss: LossFunction | None,
-    optimizer: Optimizing,
-) -> list[Point]:
-    """The rms of every layer's output, before and after a few steps, at every width (Yang et al. 2022)."""
+@dataclass(frozen=True)
+class _Training:
+    """How the models are trained."""
+
+    batch: Any
+    loss: LossFunction | None
+    optimizer: Optimizing
+
+    def passes(self, model: nn.Module, groups: list[dict[str, Any]] | None) -> Iterator[Pass]:
+        """What is seen at the start, and after each step. The model's values change."""
+        learned = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
+        steps = self.optimizer(learned if groups is None else groups)  # type: ignore[arg-type]
+        for step in range(_STEPS + 1):
+            with preserved(model):
+                seen = probe(model, walk(model), call_of(model, self.batch, self.loss), self.loss)
+            yield seen
+            if step < _STEPS:
+                for parameter in learned:
+                    parameter.grad = seen.gradients.get(id(parameter))
+                steps.step()
+
+
+def _widths(factory: Factory, sizes: Sequence[int], training: _Training) -> list[Point]:
+    """The rms of every layer's output at every width (Yang et al. 2022)."""
     points: list[Point] = []
+    uses: dict[str, Use] = {}
+    smallest: nn.Module | None = None
     for size in sizes:
         model, groups = _built("width", factory, size)
+        smallest = smallest or model
         with preserved(model):  # the factory may return a model that it keeps
-            points += _steps(model, groups, size, batch, loss, optimizer)
-    return points
+            for step, seen in enumerate(training.passes(model, groups)):
+                uses |= {use.layer.name: use for use in seen.uses}
+                points += [
+                    Point(factory="width", group="", size=size, layer=name, step=step, value=rms)
+                    for name, rms in _rms(seen.uses).items()
+                ]
+    assert smallest is not None
+    classes = classes_over_width(smallest, model)
+    groups_of = {name: _class_of(use, classes) for name, use in uses.items()}
+    return [replace(point, group=groups_of[point.layer]) for point in points]
 
 
-def _steps(
-    model: nn.Module,
-    groups: list[dict[str, Any]] | None,
-    size: int,
-    batch: Any,
-    loss: LossFunction | None,
-    optimizer: Optimizing,
-) -> Iterator[Point]:
-    learned = [parameter for parameter in parameters_of(model) if parameter.requires_grad]
-    steps = optimizer(learned if groups is None else groups)  # type: ignore[arg-type]
-    for step in range(_STEPS + 1):
-        with preserved(model):
-            seen = probe(model, walk(model), call_of(model, batch, loss), loss)
-        for use in seen.uses:
-            yield Point(factory="width", size=size, layer=use.layer.name, step=step, value=use.layer.output.rms)
-        for parameter in learned:
-            parameter.grad = seen.gradients.get(id(parameter))
-        steps.step()
+def _rms(uses: Iterable[Use]) -> dict[str, float]:
+    return {use.layer.name: use.layer.output.rms for use in uses}
 
 
-def _depths(factory: Factory, sizes: Sequence[int], batch: Any, loss: LossFunction | None) -> list[Point]:
-    """The norm of the gradient of all parameters, at every depth."""
-    points: list[Point] = []
+def _class_of(use: Use, classes: Mapping[str, Class]) -> str:
+    """The class of a layer: that of its weight, or of what else it has; what makes the logits is an output."""
+    known = [classes[name] for name in use.layer.parameters if name in classes]
+    if not known:
+        return NO_PARAMETERS
+    if use.head and known[0] is Class.INPUT:  # a tied table
+        return Class.OUTPUT.value
+    return next((one for one in known if one not in (Class.VECTOR, Class.FIXED)), known[0]).value
+
+
+def _depths(factory: Factory, sizes: Sequence[int], training: _Training) -> list[Point]:
+    """The rms of the outputs, of all blocks as one, and the norm of the gradient of all parameters, at every depth."""
+    built: dict[int, list[dict[str, float]]] = {}
+    norms: list[Point] = []
+    modules: list[Mapping[str, nn.Module]] = []
     for size in sizes:
-        model, _ = _built("depth", factory, size)
+        model, groups = _built("depth", factory, size)
+        modules.append(named_modules(model))
         with preserved(model):
-            seen = probe(model, walk(model), call_of(model, batch, loss), loss)
-        squares = [float(gradient.double().square().sum()) for gradient in seen.gradients.values()]
-        points.append(Point(factory="depth", size=size, layer=GRADIENT_NORM, step=0, value=math.sqrt(sum(squares))))
-    return points
+            for step, seen in enumerate(training.passes(model, groups)):
+                built.setdefault(size, []).append(_rms(seen.uses))
+                if step == 0:
+                    squares = [float(gradient.double().square().sum()) for gradient in seen.gradients.values()]
+                    norm = math.sqrt(sum(squares))
+                    norms.append(Point(factory="depth", group="", size=size, layer=GRADIENT_NORM, step=0, value=norm))
+    longer = _longer(modules[0], modules[-1])
+    return norms + [
+        Point(factory="depth", group=INSIDE if "*" in name else OUTSIDE, size=size, layer=name, step=step, value=value)
+        for size, steps in built.items()
+        for step, measured in enumerate(steps)
+        for name, value in _together(measured, longer).items()
+    ]
+
+
+def _longer(small: Mapping[str, nn.Module], large: Mapping[str, nn.Module]) -> frozenset[str]:
+    """The names of the modules in which there are more numbered ones in the larger model."""
+    return frozenset(name for name in small.keys() & large.keys() if _numbered(large[name]) > _numbered(small[name]))
+
+
+def _numbered(module: nn.Module) -> int:
+    return sum(key.isdecimal() for key in module._modules)
+
+
+def _together(measured: Mapping[str, float], longer: frozenset[str]) -> dict[str, float]:
+    """The rms of the same layer of all blocks, by a name with a star for the block's number; others as they are."""
+    squares: dict[str, list[float]] = {}
+    for name, rms in measured.items():
+        squares.setdefault(_starred(name, longer), []).append(rms * rms)
+    return {name: math.sqrt(sum(each) / len(each)) for name, each in squares.items()}
+
+
+def _starred(name: str, longer: frozenset[str]) -> str:
+    path, parts = "", []
+    for part in name.split("."):
+        number = part.partition("#")[0].partition(":")[0]
+        in_block = number.isdecimal() and path in longer
+        parts.append(part.replace(number, "*", 1) if in_block else part)
+        path = f"{path}.{part}" if path else part
+    return ".".join(parts)
 
 
 def _built(name: str, factory: Factory, size: int) -> tuple[nn.Module, list[dict[str, Any]] | None]:

@@ -16,7 +16,7 @@ from zeta.base.escaping import visible
 from zeta.base.names import short_name
 from zeta.base.text import count_text, fold, number_text, range_text, table
 from zeta.check.facts.places import SEVERITIES, consequences_text, counts_text, findings_by_layer, where, worst
-from zeta.check.facts.results import Finding, Layer, Results, Severity
+from zeta.check.facts.results import Finding, Layer, Results, Severity, Slope
 
 WIDTH: Final = 80
 #: the most findings of one severity that are shown, after equal ones were joined
@@ -40,7 +40,13 @@ MARK: Final = {Severity.FAIL: "FAIL", Severity.WARN: "WARN", Severity.NOTE: "not
 def text(results: Results, width: int | None = None) -> str:
     """The results for a log, or a terminal of this width: verdict, findings, layers."""
     names = _NAME + max((width or 0) - WIDTH, 0)
-    parts = [_verdict(results), _findings(results.findings), _layers(results, names), _footer(results)]
+    parts = [
+        _verdict(results),
+        _findings(results.findings),
+        _layers(results, names),
+        _coordinates(results, width),
+        _footer(results),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -241,6 +247,49 @@ def _number(value: float) -> str:
     return f"{value:.2g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
 
 
+# -- coordinates -------------------------------------------------------------------------------------------------------
+
+
+def _over(results: Results, factory: str) -> str:
+    """What the exponents of one factory are of."""
+    over = range_text(float(point.size) for point in results.points if point.factory == factory)
+    return f"Outputs over {factory} {over}: their rms grows as {factory}^exponent, of each class the mean of its layers"
+
+
+def _coordinates(results: Results, width: int | None) -> str:
+    """The exponents of each class over width and depth, at the start and after some of the steps."""
+    parts = []
+    for factory in dict.fromkeys(slope.factory for slope in results.slopes):
+        members = [slope for slope in results.slopes if slope.factory == factory]
+        last = min(len(one.exponents) for one in members) - 1
+        steps = sorted({step for step in (0, 1, last // 2, last) if 0 <= step <= last})
+        after = [f"step {step}" if step else "start" for step in steps]
+        rows = [
+            (one.group, f"{one.layers:,}", *(_exponent(one.exponents[step]) for step in steps), _verdict_of(one))
+            for one in members
+        ]
+        shown = table(
+            ["class", "layers", *after, "verdict"],
+            rows,
+            right=["layers", *after],
+            width=max(width or 0, WIDTH),
+        )
+        parts.append("\n".join([*_wrapped(_over(results, factory)), shown]))
+    return "\n\n".join(parts)
+
+
+def _exponent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2f}"
+
+
+def _verdict_of(slope: Slope) -> str:
+    """``flat``, ``shrinks``, or which layer grows."""
+    if slope.verdict != "grows":
+        return slope.verdict
+    when = "at the start" if slope.step == 0 else f"at step {slope.step}"
+    return f"grows: {visible(short_name(slope.layer, _NAME))} {slope.steepest:+.2f} {when}"
+
+
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
@@ -257,9 +306,4 @@ def remarks(results: Results) -> list[str]:
         rules = dict.fromkeys(rule for rule, why in results.skipped if why == reason)
         lines.append(f"{', '.join(rules)} not applied: {visible(reason)}")
     lines += [visible(remark) for remark in results.sampled]
-    if results.points:
-        sizes = {(point.factory, point.size) for point in results.points}
-        for factory in sorted({factory for factory, _ in sizes}):
-            over = range_text(float(size) for name, size in sizes if name == factory)
-            lines.append(f"measured over {factory} {over}; the HTML shows it")
     return lines

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
+
+from msgspec import Struct
+from torch import nn
 
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
 from zeta.errors import FanError, PlanError, SpecError, listed
 from zeta.fans import Axes, Fans, known_axes
-from zeta.resolve.scaling.built import Built
+from zeta.resolve.scaling.alignment import Aligned
+from zeta.resolve.scaling.built import Sized, sized
 from zeta.resolve.scaling.schemes import Class, Size
-from zeta.resolve.scaling.trials import Sizes
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind, Role
 from zeta.rules.globs import glob_matcher
@@ -29,11 +33,23 @@ _INSIDE: Final = (
 _SAY: Final = 'say it as roles={"glob": "hidden"}'
 
 
+class Compared(Struct, frozen=True, kw_only=True, eq=False):
+    """The models that are compared: the base, the target, and one of the base's widths and the target's depth.
+
+    ``source`` has the base's name of each parameter of the target.
+    """
+
+    base: Sized
+    reference: Sized
+    target: Sized
+    source: Mapping[str, Aligned]
+
+
 class UnclearError(Exception):
     """The class of a parameter does not follow; the message has the candidates."""
 
 
-def classified(sizes: Sizes, roles: Classes | None) -> dict[str, Size]:
+def classified(sizes: Compared, roles: Classes | None) -> dict[str, Size]:
     """The class and the growth of each parameter of the target, by its name.
 
     Raises:
@@ -55,7 +71,21 @@ def classified(sizes: Sizes, roles: Classes | None) -> dict[str, Size]:
     return found
 
 
-def _given(roles: Classes | None, target: Built) -> dict[str, Class]:
+def classes_over_width(small: nn.Module, large: nn.Module) -> dict[str, Class]:
+    """The class of each parameter that two models of different widths have in common, where it follows."""
+    base, target = sized(small), sized(large)
+    source = {name: Aligned(name) for name in target.slots if name in base.slots}
+    sizes = Compared(base=base, reference=base, target=target, source=source)
+    branches = _branches(target)
+    found: dict[str, Class] = {}
+    for name in source:
+        if len(base.shapes[name]) == len(target.shapes[name]):
+            with contextlib.suppress(UnclearError):
+                found[name] = _size(sizes, name, None, branches).group
+    return found
+
+
+def _given(roles: Classes | None, target: Sized) -> dict[str, Class]:
     """The classes that ``roles`` gives, by name of the parameter; the first glob that matches wins."""
     if roles is None:
         return {}
@@ -78,7 +108,7 @@ def _given(roles: Classes | None, target: Built) -> dict[str, Class]:
     }
 
 
-def _size(sizes: Sizes, name: str, said: Class | None, branches: Mapping[str, int]) -> Size:
+def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str, int]) -> Size:
     before, after = sizes.reference.slots[name], sizes.target.slots[name]
     role = sizes.target.role(name)
     old, new = _axes(before[0]), _axes(after[0])
@@ -107,7 +137,7 @@ def _size(sizes: Sizes, name: str, said: Class | None, branches: Mapping[str, in
     )
 
 
-def _is_elementwise(sizes: Sizes, name: str) -> bool:
+def _is_elementwise(sizes: Compared, name: str) -> bool:
     """Whether a tensor is no map, as the states of a state space or a table of positions, and one dimension grows."""
     slot = sizes.target.slots[name][0]
     pairs = zip(sizes.reference.shapes[name], slot.shape, strict=True)
@@ -121,7 +151,7 @@ def _axes(slot: Slot) -> Axes | None:
         return None
 
 
-def _by_fans(sizes: Sizes, name: str, role: Role | None, into: float, out: float, axes: Axes) -> Class:
+def _by_fans(sizes: Compared, name: str, role: Role | None, into: float, out: float, axes: Axes) -> Class:
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
     if role in _OUT and (out == 1 or role is Role.ROUTER or _is_vocabulary(sizes, name)):
         return Class.OUTPUT if into > 1 else Class.FIXED
@@ -138,7 +168,7 @@ def _by_fans(sizes: Sizes, name: str, role: Role | None, into: float, out: float
     return Class.VECTOR if any(dim in grown for dim, _ in axes.blocks) else Class.FIXED
 
 
-def _is_vocabulary(sizes: Sizes, name: str) -> bool:
+def _is_vocabulary(sizes: Compared, name: str) -> bool:
     """Whether the outputs of a read-out grow as the rows of an embedding do, and not as a width."""
     rows = {
         (group[0].shape[0], sizes.target.slots[each][0].shape[0])
@@ -149,7 +179,7 @@ def _is_vocabulary(sizes: Sizes, name: str) -> bool:
     return any(pair in rows and pair[0] != pair[1] for pair in pairs)
 
 
-def _by_shape(sizes: Sizes, name: str, role: Role | None, said: Class | None) -> tuple[Class, float, float]:
+def _by_shape(sizes: Compared, name: str, role: Role | None, said: Class | None) -> tuple[Class, float, float]:
     """The class, and how fan_in and fan_out grow, of a parameter without axes, such as a bias."""
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
     ratios = [new / old for old, new in zip(before, after, strict=True) if new != old and old]
@@ -178,7 +208,7 @@ def _most_growth(before: Sequence[int], after: Sequence[int]) -> float:
     return max((new / old for old, new in zip(before, after, strict=True) if old), default=1.0)
 
 
-def _depth(sizes: Sizes, name: str) -> float:
+def _depth(sizes: Compared, name: str) -> float:
     """The ratio of the layers of the stack that a parameter lies in, as blocks count them, or as lists do."""
     source = sizes.source[name]
     here, there = sizes.target.places.get(name), sizes.base.places.get(source.name)
@@ -187,7 +217,7 @@ def _depth(sizes: Sizes, name: str) -> float:
     return source.depth
 
 
-def _branches(target: Built) -> dict[str, int]:
+def _branches(target: Sized) -> dict[str, int]:
     """By name of a weight in a block, the number of layers in its residual branch: those of the module around them."""
     around: dict[str, list[str]] = {}
     for name, group in target.slots.items():

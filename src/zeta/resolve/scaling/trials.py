@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
-from msgspec import Struct
-
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
 from zeta.errors import PlanError, SpecError, listed
 from zeta.resolve.recording.record import Fallback
 from zeta.resolve.scaling.alignment import Aligned, aligned
 from zeta.resolve.scaling.built import Built, built
+from zeta.resolve.scaling.classes import Compared
 
 
 class Effect(StrEnum):
@@ -26,17 +25,13 @@ class Effect(StrEnum):
     EXPERTS = "experts"  # lists of experts do, and what scores them
 
 
-class Sizes(Struct, frozen=True, kw_only=True, eq=False):
-    """The models that are compared: the base, the target, and one of the base's widths and the target's depth.
-
-    ``effects`` has what each argument that differs does; ``source`` the base's name of each parameter of the target.
-    """
+class Sizes(Compared, frozen=True, kw_only=True, eq=False):
+    """Sizes that are built on meta. ``effects`` has what each argument that differs between base and target does."""
 
     base: Built
     reference: Built
     target: Built
     effects: Mapping[str, Effect]
-    source: Mapping[str, Aligned]
 
 
 #: arguments that one which cannot change alone is tried with, before all are

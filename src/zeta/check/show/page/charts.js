@@ -145,6 +145,46 @@ function drawSymmetry(target, rows) {
   }), CONFIG);
 }
 
+// For each class of layers, the geometric mean of their rms over the sizes: a line for each step.
+function drawClasses(target, factory, points, slopes) {
+  const colours = look();
+  const across = Math.min(slopes.length, Math.max(1, Math.floor(target.clientWidth / 300)));
+  const lines = Math.ceil(slopes.length / across);
+  const last = Math.max(...points.map((point) => point.step));
+  const sizes = [...new Set(points.map((point) => point.size))].sort((a, b) => a - b);
+  const mean = (group, size, step) => {
+    const members = points.filter((point) => point.group === group && point.size === size && point.step === step);
+    const logs = members.map((point) => Math.log10(number(point.value))).filter(Number.isFinite);
+    return logs.length ? 10 ** (logs.reduce((sum, log) => sum + log, 0) / logs.length) : null;
+  };
+  const share = (at, of, gap) => [(at + gap / 2) / of, (at + 1 - gap / 2) / of];
+  const data = [];
+  const axes = {};
+  const annotations = [];
+  slopes.forEach((slope, i) => {
+    const suffix = i ? String(i + 1) : "";
+    const drawn = Array.from({ length: last + 1 }, (_, step) => sizes.map((size) => mean(slope.group, size, step)));
+    const scale = decades(drawn.map((values) => values.filter((value) => value !== null)));
+    drawn.forEach((values, step) => data.push({
+      type: "scatter", mode: step === last ? "lines+markers" : "lines", xaxis: `x${suffix}`, yaxis: `y${suffix}`, showlegend: false,
+      opacity: step === 0 || step === last ? 1 : 0.15 + (0.6 * step) / last, x: sizes.map(Math.log2), y: values.map((value) => (value === null ? null : scale.place(value))),
+      line: { width: step === last ? 2.5 : 1.5, dash: step ? "solid" : "dot", color: step ? colours.accent : colours.text },
+      text: values.map((value, at) => (value === null ? "" : `${plain(factory)} ${sizes[at]}, after ${plural(step, "step")}: ${digits(value)}`)), hovertemplate: "%{text}<extra></extra>",
+    }));
+    const x = share(i % across, across, 0.24);
+    const y = share(lines - 1 - Math.floor(i / across), lines, 0.34);
+    axes[`xaxis${suffix}`] = axis(colours, { anchor: `y${suffix}`, domain: x, tickvals: sizes.map(Math.log2), ticktext: sizes.map(String), automargin: false, range: [Math.log2(sizes[0]) - 0.2, Math.log2(sizes.at(-1)) + 0.2] });
+    axes[`yaxis${suffix}`] = logAxis(colours, scale, "", { anchor: `x${suffix}`, domain: y, automargin: false });
+    const exponent = number(slope.exponents.at(-1));
+    const bad = slope.verdict === "grows";
+    annotations.push({
+      text: `<b>${plain(slope.group)}</b> (${plural(slope.layers, "layer")}): ${slope.verdict}${Number.isFinite(exponent) ? `, ${factory}<sup>${exponent.toFixed(2)}</sup>` : ""}`,
+      xref: "paper", yref: "paper", x: x[0], y: y[1], xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12, color: bad ? colours.warn : colours.text },
+    });
+  });
+  return react(target, data, layout(colours, { height: 40 + 210 * lines, margin: { l: 40, r: 10, t: 10, b: 20 }, annotations, hovermode: "closest", ...axes }), CONFIG);
+}
+
 function drawSizes(target, factory, points) {
   const colours = look();
   const steps = points.map((point) => point.step);

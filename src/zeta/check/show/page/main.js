@@ -206,7 +206,12 @@ function drawMarked() {
 function draw() {
   drawMarked();
   drawSymmetry($("symmetry"), results.rows);
-  for (const target of $("sizes").children) drawSizes(target, target.dataset.factory, results.points.filter((point) => point.factory === target.dataset.factory));
+  for (const target of $("sizes").children) {
+    const { factory, draws } = target.dataset;
+    const points = results.points.filter((point) => point.factory === factory);
+    if (draws === "classes") drawClasses(target, factory, points, results.slopes.filter((slope) => slope.factory === factory));
+    else drawSizes(target, factory, points);
+  }
   const [kind, index] = $("panel").dataset.shows?.split("-") ?? [];
   if (kind) view(kind, Number(index));
 }
@@ -265,7 +270,9 @@ async function start() {
   paint();
   refresh();
   const factories = [...new Set(results.points.map((point) => point.factory))];
-  $("sizes").append(...factories.map((factory) => element("div", { className: "chart", data: { factory } })));
+  const classes = results.slopes.map((slope) => slope.factory);
+  const charts = factories.flatMap((factory) => [...(classes.includes(factory) ? ["classes"] : []), "layers"].map((draws) => ({ factory, draws })));
+  $("sizes").append(...charts.map((data) => element("div", { className: "chart", data })));
   $("sizes-section").hidden = !factories.length;
   document.head.append(element("script", { textContent: await unpacked("plotly") }));
   drawn = true;

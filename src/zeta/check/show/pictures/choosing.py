@@ -53,6 +53,7 @@ EVIDENCE: Final[Mapping[str, str]] = {
     "Z802": "spectral",
     "Z803": "width",
     "Z804": "depth",
+    "Z805": "depth",
     "Z907": "mixing",
     "Z908": "leak",
 }
