@@ -15,7 +15,7 @@ DEMO := build/demo
 
 .SHELLFLAGS := -eu -c
 .DEFAULT_GOAL := help
-.PHONY: help venv chromium test test-slow test-arm fuzz mutants sanitize lint format typecheck libraries bench bench-save bench-adapt figures pages wheel demo clean
+.PHONY: help venv chromium test test-slow test-arm fuzz mutants sanitize lint format typecheck libraries bench bench-save bench-adapt transfer figures pages wheel demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -124,6 +124,12 @@ bench-save: $(STAMP) ## write a checkpoint of 13.5 GB compared with dd on the sa
 
 bench-adapt: $(STAMP) ## adapt a checkpoint of 13.5 GB compared with cp of its folder; writes build/bench/adapting.json
 	$(BIN)/python -m benchmarks.adapting
+
+transfer: $(STAMP) ## sweep learning rates over widths and depths (two hours; goes on where it stopped); writes docs/transfer.md
+	$(PIP) install --quiet -c constraints.txt --group transfer
+	OMP_NUM_THREADS=1 $(BIN)/python examples/transfer.py --out build/transfer
+	cp build/transfer/transfer.svg docs/images/transfer.svg
+	cp build/transfer/transfer.md docs/transfer.md
 
 figures: $(STAMP) ## take the figures of the last benchmarks into docs/performance.json, and write the pages that show them
 	$(BIN)/python -m benchmarks.figures $(wildcard $(addprefix build/bench/,cpu.json checkpoint.json streamed.json adapting.json vocabulary.json)) \

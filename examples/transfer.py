@@ -1,0 +1,297 @@
+"""Does the best learning rate of a small model stay the best one when the model grows?
+
+Sweeps the learning rate of Adam over widths and depths of a residual MLP and a small GPT, under the standard
+parametrization (``sp``), muP and CompleteP, each relative to the smallest size, and draws loss against learning rate::
+
+    python examples/transfer.py --out build/transfer                 # everything: about two hours on two cores
+    python examples/transfer.py --out build/transfer --quick         # two sizes, one seed: a minute
+
+A run that stops goes on where it was. The MLP learns classes that a fixed random network gives to random inputs; the
+GPT learns the bytes of the help texts that come with Python. The pictures need matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import pydoc_data.topics
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeta.scaling import family
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from examples.gpt import GPT, GPTConfig
+
+BASE: Final = {"width": 64, "depth": 2}
+WIDTHS: Final = (64, 128, 256, 512, 1024)
+DEPTHS: Final = (2, 4, 8, 16, 32)
+SCHEMES: Final = {"width": ("sp", "mup", "completep"), "depth": ("sp", "mup", "completep")}
+SEEDS: Final = 3
+#: the last steps, whose mean loss is the result
+LAST: Final = 10
+
+
+class ResidualMlp(nn.Module):
+    """Residual blocks of two layers, each behind a norm: (B, 32) to (B, 10)."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(32, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score the classes."""
+        x = self.input(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+
+def small_gpt(width: int, depth: int) -> GPT:
+    """The GPT-2 of ``examples/gpt.py`` for bytes, with heads of 32."""
+    return GPT(GPTConfig(vocab_size=128, n_positions=32, n_embd=width, n_layer=depth, n_head=width // 32))
+
+
+def classes(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of 128 random inputs, with the classes that a fixed random network of one hidden layer gives them."""
+    fixed, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed + 1)
+    first, second = torch.randn(32, 64, generator=fixed) / 32**0.5, torch.randn(64, 10, generator=fixed) / 8
+    while True:
+        x = torch.randn(128, 32, generator=generator)
+        yield x, (torch.relu(x @ first) @ second).argmax(-1)
+
+
+def texts(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of 4 pieces of 32 bytes, and the byte after each of them."""
+    text = "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
+    everything = torch.tensor(list(text.encode("ascii", "replace")))
+    generator = torch.Generator().manual_seed(seed + 1)
+    while True:
+        starts = torch.randint(len(everything) - 33, (4,), generator=generator)
+        pieces = torch.stack([everything[start : start + 33] for start in starts.tolist()])
+        yield pieces[:, :-1], pieces[:, 1:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Net:
+    """A kind of network: how it is built and initialized, its data, and the learning rates that are tried."""
+
+    build: Callable[..., nn.Module]
+    init: str | None
+    data: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+    rates: tuple[float, ...]
+    steps: int
+
+
+NETS: Final = {
+    "mlp": Net(build=ResidualMlp, init=None, data=classes, rates=tuple(2.0**n for n in range(-12, -4)), steps=100),
+    "gpt": Net(build=small_gpt, init="gpt2", data=texts, rates=tuple(2.0**n for n in range(-11, -4)), steps=50),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training: what was trained, and how."""
+
+    net: str
+    axis: str
+    scheme: str
+    size: int
+    seed: int
+    rate: float
+
+
+def trained(run: Run) -> float:
+    """The mean loss of the last steps; infinite if it is not finite, or ends above where it began."""
+    net, losses = NETS[run.net], list[float]()
+    sizes = family(net.build, BASE, run.axis, run.scheme, lr=run.rate, seed=run.seed, init=net.init)
+    model, groups = sizes(run.size)
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95), fused=True)
+    for x, y in itertools.islice(net.data(run.seed), net.steps):
+        loss = F.cross_entropy(model(x).flatten(0, -2), y.flatten())
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]) or losses[-1] > 3 * losses[0]:
+            return math.inf
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    last = statistics.fmean(losses[-LAST:])
+    return last if last < losses[0] else math.inf
+
+
+def runs(nets: list[str], axes: list[str], sizes: Callable[[str], tuple[int, ...]], seeds: int) -> Iterator[Run]:
+    """All runs, seed by seed and the small sizes first."""
+    for seed, net, axis in itertools.product(range(seeds), nets, axes):
+        for size in sizes(axis):
+            for scheme, rate in itertools.product(SCHEMES[axis], NETS[net].rates):
+                yield Run(net=net, axis=axis, scheme=scheme, size=size, seed=seed, rate=rate)
+
+
+def same_at_base(run: Run) -> Run:
+    """At the base, all schemes and axes are one run."""
+    if run.size != BASE[run.axis]:
+        return run
+    return Run(net=run.net, axis="width", scheme="sp", size=BASE["width"], seed=run.seed, rate=run.rate)
+
+
+def key(run: Run) -> str:
+    """The name of a run in the file of results."""
+    return json.dumps(asdict(run), sort_keys=True)
+
+
+def sweep(wanted: list[Run], file: Path) -> dict[str, float]:
+    """Train what the file does not have yet; it is written after each run."""
+    done: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    todo = [run for run in dict.fromkeys(map(same_at_base, wanted)) if key(run) not in done]
+    for number, run in enumerate(todo):
+        done[key(run)] = trained(run)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(done, indent=0))
+        part.replace(file)
+        print(f"{number + 1}/{len(todo)} {run} {done[key(run)]:.4f}", flush=True)
+    return done
+
+
+Curve = dict[float, float]
+
+
+def curves(wanted: list[Run], done: dict[str, float]) -> dict[tuple[str, str, str], dict[int, Curve]]:
+    """By net, axis and scheme, and by size: the mean loss over the seeds for each rate."""
+    losses: dict[tuple[str, str, str], dict[int, dict[float, list[float]]]] = {}
+    for run in wanted:
+        if (name := key(same_at_base(run))) in done:
+            by_size = losses.setdefault((run.net, run.axis, run.scheme), {})
+            by_size.setdefault(run.size, {}).setdefault(run.rate, []).append(done[name])
+    return {
+        name: {
+            size: {rate: statistics.fmean(each) for rate, each in sorted(rates.items())}
+            for size, rates in by_size.items()
+        }
+        for name, by_size in losses.items()
+    }
+
+
+def table(found: dict[tuple[str, str, str], dict[int, Curve]]) -> str:
+    """In Markdown: for each size, log2 of the best learning rate and its loss; and how far the best one moves."""
+    lines: list[str] = []
+    for (net, axis), members in itertools.groupby(sorted(found), key=lambda name: name[:2]):
+        schemes = sorted((name[2] for name in members), key=SCHEMES[axis].index)
+        sizes = sorted({size for scheme in schemes for size in found[net, axis, scheme]})
+        lines += [
+            f"| {net}, {axis} | " + " | ".join(map(str, sizes)) + " | moves |",
+            "|---|" + "---|" * (len(sizes) + 1),
+        ]
+        for scheme in schemes:
+            cells, best = [], []
+            for size in sizes:
+                curve = found[net, axis, scheme].get(size, {})
+                rate = min(curve, key=curve.__getitem__, default=math.nan)
+                best += [] if math.isnan(rate) else [math.log2(rate)]
+                cells.append("" if math.isnan(rate) else f"2^{math.log2(rate):.0f} ({curve[rate]:.3f})")
+            steps = max(best) - min(best)
+            lines.append(f"| {scheme} | " + " | ".join(cells) + f" | {steps:.0f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+PAGE: Final = """# The best learning rate, over width and depth
+
+Written by `make transfer`, from [examples/transfer.py](../examples/transfer.py): Adam, {steps}, {seeds}, all
+relative to width {width} and depth {depth}. Each cell has the best rate on a grid of factors of 2, as a power of 2,
+and the mean loss of the last {last} steps there; the last column says by how many steps of the grid the best rate
+moves. What a scheme does is in [scaling.md](scaling.md).
+
+{table}
+![Loss over learning rate, a line for each size](images/transfer.svg)
+"""
+
+
+def page(found: dict[tuple[str, str, str], dict[int, Curve]], seeds: int) -> str:
+    """The page of the documentation."""
+    return PAGE.format(
+        steps=", ".join(f"{net.steps} steps of {name}" for name, net in NETS.items()),
+        seeds="one seed" if seeds == 1 else f"the mean of {seeds} seeds",
+        **BASE,
+        last=LAST,
+        table=table(found),
+    )
+
+
+def draw(found: dict[tuple[str, str, str], dict[int, Curve]], file: Path) -> None:
+    """A panel for each net, axis and scheme: loss over learning rate, a line for each size."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    mpl.rcParams |= {"svg.hashsalt": "zeta", "svg.fonttype": "none"}  # the same file every time
+    rows = sorted({name[:2] for name in found})
+    columns = list(SCHEMES["width"])
+    figure, axes = pyplot.subplots(len(rows), len(columns), figsize=(11, 2.9 * len(rows)), squeeze=False)
+    for (net, axis), line in zip(rows, axes, strict=True):
+        for scheme, panel in zip(columns, line, strict=True):
+            sizes = found.get((net, axis, scheme), {})
+            for number, (size, curve) in enumerate(sorted(sizes.items())):
+                colour = pyplot.get_cmap("viridis")(number / max(len(sizes) - 1, 1) * 0.9)
+                finite = {rate: loss for rate, loss in curve.items() if math.isfinite(loss)}
+                panel.plot(list(finite), list(finite.values()), color=colour, marker=".", label=f"{axis} {size}")
+                if finite:
+                    best = min(finite, key=finite.__getitem__)
+                    panel.plot([best], [finite[best]], color=colour, marker="o", markersize=7)
+            panel.set(xscale="log", title=f"{net}: {scheme}", xlabel="learning rate at the base", ylabel="loss")
+            panel.set_xscale("log", base=2)
+            panel.grid(alpha=0.25)
+            panel.legend(fontsize=7)
+        lowest = min(panel.get_ylim()[0] for panel in line)
+        highest = max(loss for panel in line for each in panel.get_lines() for loss in each.get_ydata())
+        for panel in line:
+            panel.set_ylim(lowest, min(highest, lowest + 3))
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+
+
+def main() -> None:
+    """Run the sweep, and write the results, the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/transfer"), help="the folder of the results")
+    parser.add_argument("--net", choices=NETS, nargs="+", default=list(NETS))
+    parser.add_argument("--axis", choices=SCHEMES, nargs="+", default=list(SCHEMES))
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--largest", type=int, default=max(WIDTHS), help="the largest width")
+    parser.add_argument("--quick", action="store_true", help="the two smallest sizes and one seed")
+    asked = parser.parse_args()
+
+    def sizes(axis: str) -> tuple[int, ...]:
+        all_of = WIDTHS if axis == "width" else DEPTHS
+        return all_of[:2] if asked.quick else tuple(size for size in all_of if size <= asked.largest)
+
+    seeds = 1 if asked.quick else asked.seeds
+    wanted = list(runs(asked.net, asked.axis, sizes, seeds))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    found = curves(wanted, sweep(wanted, asked.out / "transfer.json"))
+    (asked.out / "transfer.md").write_text(page(found, seeds), encoding="utf-8")
+    print(table(found))
+    try:
+        draw(found, asked.out / "transfer.svg")
+    except ModuleNotFoundError as error:
+        print(f"no picture: {error}; pip install matplotlib")
+
+
+if __name__ == "__main__":
+    main()
