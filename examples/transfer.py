@@ -203,7 +203,10 @@ def table(found: dict[tuple[str, str, str], dict[int, Curve]]) -> str:
                 curve = found[net, axis, scheme].get(size, {})
                 rate = min(curve, key=curve.__getitem__, default=math.nan)
                 best += [] if math.isnan(rate) else [math.log2(rate)]
-                cells.append("" if math.isnan(rate) else f"2^{math.log2(rate):.0f} ({curve[rate]:.3f})")
+                edge = (
+                    "" if math.isnan(rate) else "at most " * (rate == min(curve)) + "at least " * (rate == max(curve))
+                )
+                cells.append("" if math.isnan(rate) else f"{edge}2^{math.log2(rate):.0f} ({curve[rate]:.3f})")
             steps = max(best) - min(best)
             lines.append(f"| {scheme} | " + " | ".join(cells) + f" | {steps:.0f} |")
         lines.append("")
@@ -215,7 +218,7 @@ PAGE: Final = """# The best learning rate, over width and depth
 Written by `make transfer`, from [examples/transfer.py](../examples/transfer.py): Adam, {steps}, {seeds}, all
 relative to width {width} and depth {depth}. Each cell has the best rate on a grid of factors of 2, as a power of 2,
 and the mean loss of the last {last} steps there; the last column says by how many steps of the grid the best rate
-moves. What a scheme does is in [scaling.md](scaling.md).
+moves ("at most" and "at least": the best one is at the end of the grid). What a scheme does is in [scaling.md](scaling.md).
 
 {table}
 ![Loss over learning rate, a line for each size](images/transfer.svg)

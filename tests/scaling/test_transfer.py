@@ -26,7 +26,7 @@ def test_the_table_has_the_best_rate_of_each_size_and_by_how_much_it_moves() -> 
     assert table(found).splitlines() == [
         "| mlp, width | 128 | 256 | moves |",
         "|---|---|---|---|",
-        "| mup | 2^-1 (1.250) | 2^-2 (0.500) | 1 |",
+        "| mup | 2^-1 (1.250) | at most 2^-2 (0.500) | 1 |",
     ]
     assert "the mean of 2 seeds" in page(found, 2)
 
