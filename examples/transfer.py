@@ -100,8 +100,8 @@ class Net:
 
 
 NETS: Final = {
-    "mlp": Net(build=ResidualMlp, init=None, data=classes, rates=tuple(2.0**n for n in range(-12, -4)), steps=100),
-    "gpt": Net(build=small_gpt, init="gpt2", data=texts, rates=tuple(2.0**n for n in range(-11, -4)), steps=50),
+    "mlp": Net(build=ResidualMlp, init=None, data=classes, rates=tuple(2.0**n for n in range(-13, -4)), steps=100),
+    "gpt": Net(build=small_gpt, init="gpt2", data=texts, rates=tuple(2.0**n for n in range(-12, -4)), steps=50),
 }
 
 
@@ -187,6 +187,15 @@ def curves(wanted: list[Run], done: dict[str, float]) -> dict[tuple[str, str, st
     }
 
 
+def best_of(curve: Curve) -> str:
+    """The best rate and its loss; with a word where the grid ends there."""
+    if not curve:
+        return ""
+    rate = min(curve, key=curve.__getitem__)
+    edge = {min(curve): "at most ", max(curve): "at least "}.get(rate, "")
+    return f"{edge}2^{math.log2(rate):.0f} ({curve[rate]:.3f})"
+
+
 def table(found: dict[tuple[str, str, str], dict[int, Curve]]) -> str:
     """In Markdown: for each size, log2 of the best learning rate and its loss; and how far the best one moves."""
     lines: list[str] = []
@@ -198,17 +207,10 @@ def table(found: dict[tuple[str, str, str], dict[int, Curve]]) -> str:
             "|---|" + "---|" * (len(sizes) + 1),
         ]
         for scheme in schemes:
-            cells, best = [], []
-            for size in sizes:
-                curve = found[net, axis, scheme].get(size, {})
-                rate = min(curve, key=curve.__getitem__, default=math.nan)
-                best += [] if math.isnan(rate) else [math.log2(rate)]
-                edge = (
-                    "" if math.isnan(rate) else "at most " * (rate == min(curve)) + "at least " * (rate == max(curve))
-                )
-                cells.append("" if math.isnan(rate) else f"{edge}2^{math.log2(rate):.0f} ({curve[rate]:.3f})")
-            steps = max(best) - min(best)
-            lines.append(f"| {scheme} | " + " | ".join(cells) + f" | {steps:.0f} |")
+            curves_of = [found[net, axis, scheme].get(size, {}) for size in sizes]
+            best = [math.log2(min(curve, key=curve.__getitem__)) for curve in curves_of if curve]
+            cells = " | ".join(map(best_of, curves_of))
+            lines.append(f"| {scheme} | {cells} | {max(best) - min(best):.0f} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -218,7 +220,8 @@ PAGE: Final = """# The best learning rate, over width and depth
 Written by `make transfer`, from [examples/transfer.py](../examples/transfer.py): Adam, {steps}, {seeds}, all
 relative to width {width} and depth {depth}. Each cell has the best rate on a grid of factors of 2, as a power of 2,
 and the mean loss of the last {last} steps there; the last column says by how many steps of the grid the best rate
-moves ("at most" and "at least": the best one is at the end of the grid). What a scheme does is in [scaling.md](scaling.md).
+moves. "At most" and "at least" say that the best rate is at the end of the grid. What a scheme does is in
+[scaling.md](scaling.md).
 
 {table}
 ![Loss over learning rate, a line for each size](images/transfer.svg)
