@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,6 +86,34 @@ def test_spectral_has_the_norms_that_the_condition_asks_for() -> None:
     assert [scaling.rates(scaling[f"{n}.weight"], "adamw").lr for n in range(3)] == [1, 1 / 4, 1 / 4]
     assert [scaling.rates(scaling[f"{n}.weight"], "sgd").lr for n in range(3)] == [4, 1, 1 / 4]
     assert scaling.multipliers == ()
+
+
+def test_a_read_out_that_is_tied_has_the_spectral_norm_of_one_that_is_not() -> None:
+    """The table's entries keep their size; the input of the read-out is multiplied by 1/4, from 32 to 128."""
+    sizes = {"width": 32, "heads": 2}, {"width": 128, "heads": 8}
+    norms = []
+    for tied in (True, False):
+        scaling = zeta.scale(partial(Gpt, tied=tied), *sizes, "spectral")
+        factor = {each.module: each.factor for each in scaling.multipliers}.get("lm_head", 1.0)
+        name = "tok.weight" if tied else "lm_head.weight"
+        before = scaling[name].base_law.moments(scaling.plan[name].site)
+        assert before is not None
+        norms.append(factor * (scaling.plan[name].std or 0.0) / before.std)
+        assert scaling.rates(scaling[name], "adam").lr * factor == 1 / 4
+    assert norms[0] == pytest.approx(1 / 4)
+    assert norms[1] == pytest.approx(1 / 4, rel=0.5)  # min(1, sqrt(64/in)) bends between these widths
+
+
+def test_the_spectral_norm_needs_fans() -> None:
+    class Stacked(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inp, self.maps = nn.Linear(8, width), nn.Parameter(torch.randn(3, width, width))
+
+    sizes: tuple[dict[str, int], dict[str, int]] = {"width": 64}, {"width": 256}
+    with pytest.raises(PlanError, match=r"maps: needs its fan_in and fan_out for the spectral norm"):
+        zeta.scale(Stacked, *sizes, "spectral", roles={"maps": "hidden"})
+    assert zeta.scale(Stacked, *sizes, roles={"maps": "hidden"}).plan["maps"].initializer == Normal(0.5)
 
 
 def test_deepnorm_and_fixup_go_with_a_scheme_for_width() -> None:

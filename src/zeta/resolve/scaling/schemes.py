@@ -72,6 +72,8 @@ class Scheme(Struct, frozen=True, kw_only=True):
     std: Factor = _one
     #: of what a read-out gets as its input
     readout: Factor = _one
+    #: the same, where its weight is that of a table
+    tied: Factor | None = None
     #: of the learning rate, under Adam and its kin
     adam: Factor = _one
     #: of the learning rate, under SGD
@@ -176,8 +178,10 @@ def _spectral_norm(fans: Fans) -> float:
 
 
 def _spectral_std(size: Size) -> float:
-    if size.base is None or size.target is None or size.group in (Class.VECTOR, Class.FIXED):
+    if size.group in (Class.VECTOR, Class.FIXED) or size.width_in == size.width_out == 1:
         return 1.0
+    if size.base is None or size.target is None:
+        raise SpecError("needs its fan_in and fan_out for the spectral norm, and zeta.register_fans says them")
     return _spectral_norm(size.target) / _spectral_norm(size.base)
 
 
@@ -258,6 +262,7 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
         "spectral": lambda alpha: Scheme(
             summary="weights and updates of spectral norm sqrt(fan_out/fan_in)",
             std=_spectral_std,
+            tied=_mup_readout,  # entries of a table have one size, and a read-out's are 1/in times it
             adam=_spectral_adam,
             sgd=_spectral_sgd,
             muon=_spectral_step,
