@@ -85,7 +85,7 @@ def test_completep_by_hand(packed: bool, tied: bool, experts: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["mup", "completep"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_absorbed_multipliers_train_the_same_model(how: str, optimizer: str) -> None:
     """By the symmetry of std, rate and multiplier (Yang et al. 2022, section J.2.1): the same outputs at each step."""
     target = {"width": 64, "layers": 4}
@@ -94,8 +94,9 @@ def test_absorbed_multipliers_train_the_same_model(how: str, optimizer: str) -> 
         scaling = zeta.scale(Gpt, {"width": 16, "layers": 2}, target, how, multipliers=multipliers)
         model = made(scaling, Gpt, **target)
         scaling.apply_multipliers_(model)
-        groups = scaling.param_groups(model, optimizer, lr=1e-2 if optimizer == "adamw" else 0.1, weight_decay=0.1)
-        steps: Any = (torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD)(groups)
+        groups = scaling.param_groups(model, optimizer, lr=0.1 if optimizer == "sgd" else 1e-2, weight_decay=0.1)
+        made_by = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+        steps: Any = made_by[optimizer](groups)
         for _ in range(3):
             steps.zero_grad()
             F.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.flatten()).backward()

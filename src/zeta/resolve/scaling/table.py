@@ -99,18 +99,18 @@ class ScalingTable:
 
     def rates(self, row: Scaled, optimizer: str) -> Rates:
         """The factors of a parameter's learning rate, eps and weight decay under an optimizer."""
-        scheme, _ = self._scheme
+        scheme, rule = self._scheme
         size, absorbed = row.size, row.absorbed
         if optimizer == "sgd":
             rate = scheme.sgd(size)
             return Rates(lr=rate * absorbed**2, eps=1.0, decay=scheme.decay(size, rate) / absorbed**2)
         rate = scheme.adam(size)
-        decay, eps = scheme.decay(size, rate) / absorbed, scheme.eps(size) / absorbed
-        lr = rate * absorbed
-        if optimizer == "adafactor":  # its steps are relative to the parameter's own size
-            before, after = row.base_law.moments(self.plan[row.name].site), self.plan[row.name].std
-            if before is not None and before.std and after:
-                lr, decay = lr * before.std / after, decay * after / before.std
+        lr, eps, decay = rate * absorbed, scheme.eps(size) / absorbed, scheme.decay(size, rate) / absorbed
+        if optimizer == "adam":  # its decay is part of the gradient, which absorbs too
+            decay /= absorbed
+        if optimizer == "adafactor" and self.plan[row.name].std:  # its steps are relative to the parameter's own size
+            std = scheme.std(size) * (1.0 if rule is None else rule.std(size)) * absorbed
+            lr, decay = lr / std, decay * std
         return Rates(lr=lr, eps=eps if optimizer in WITH_EPS else 1.0, decay=decay)
 
     def is_matrix(self, row: Scaled) -> bool:
