@@ -43,7 +43,9 @@ def test_a_last_layer_to_a_width_is_hidden() -> None:
     def build(width: int) -> nn.Module:
         return nn.ModuleDict({"inp": nn.Linear(8, width), "head": nn.Linear(width, width), "norm": nn.LayerNorm(width)})
 
-    assert seen(zeta.scale(build, {"width": 64}, {"width": 256}), "head.weight") == ("hidden", 1, 1 / 4)
+    scaling = zeta.scale(build, {"width": 64}, {"width": 256})
+    assert seen(scaling, "head.weight") == ("hidden", 1, 1 / 4)
+    assert seen(scaling, "head.bias") == ("vector", 4, 1)
 
 
 @pytest.mark.parametrize("length", [64, 128])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from zeta.base.reading import shown
@@ -126,7 +126,7 @@ def _axes(slot: Slot) -> Axes | None:
 
 def _by_fans(sizes: Sizes, name: str, role: Role | None, into: float, out: float, axes: Axes) -> Class:
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
-    if role in _OUT and (out == 1 or role is Role.ROUTER or _leads_out(sizes, name, axes)):
+    if role in _OUT and (out == 1 or role is Role.ROUTER or _leads_out(sizes, name, axes.fan_out)):
         return Class.OUTPUT if into > 1 else Class.FIXED
     if into > 1 and out > 1:
         return Class.HIDDEN
@@ -152,10 +152,10 @@ def _check_not_multiplied(sizes: Sizes, table: Sequence[Slot]) -> None:
             )
 
 
-def _leads_out(sizes: Sizes, name: str, axes: Axes) -> bool:
+def _leads_out(sizes: Sizes, name: str, dims: Iterable[int]) -> bool:
     """Whether the outputs of a read-out grow as no width does: as rows of a table, or as only read-outs do."""
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
-    grown = {(before[dim], after[dim]) for dim in axes.fan_out if before[dim] != after[dim]}
+    grown = {(before[dim], after[dim]) for dim in dims if before[dim] != after[dim]}
     return bool(grown & _rows(sizes)) or not grown & _widths(sizes)
 
 
@@ -194,7 +194,7 @@ def _by_shape(sizes: Sizes, name: str, role: Role | None, said: Class | None) ->
         return said, 1.0, most
     if said in (Class.HIDDEN, Class.OUTPUT):
         return said, most, most if said is Class.HIDDEN and len(ratios) > 1 else 1.0
-    if not ratios or said is Class.FIXED or role in _OUT:
+    if not ratios or said is Class.FIXED or (role in _OUT and _leads_out(sizes, name, range(len(after)))):
         return Class.FIXED, 1.0, 1.0
     slot = sizes.target.slots[name][0]
     spread = sum(extent != 1 for extent in after)
