@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from zeta.base.reading import shown
 from zeta.errors import SpecError
@@ -30,7 +30,11 @@ class Class(StrEnum):
     FIXED = "fixed"  # no width
 
 
-class Size(Struct, frozen=True, kw_only=True):
+#: a ratio of sizes, small enough for powers of it to be finite
+Ratio = Annotated[float, Meta(ge=2.0**-63, le=2.0**63)]
+
+
+class Size(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a scheme sees of a parameter: its class, and the ratios of the target's sizes to the base's.
 
     ``width_in`` and ``width_out`` are the ratios of the fans (of a vector, ``width_out`` is that of its length);
@@ -38,14 +42,14 @@ class Size(Struct, frozen=True, kw_only=True):
     """
 
     group: Class
-    width_in: float = 1.0
-    width_out: float = 1.0
-    depth: float = 1.0
+    width_in: Ratio = 1.0
+    width_out: Ratio = 1.0
+    depth: Ratio = 1.0
     role: Role | None = None
     base: Fans | None = None
     target: Fans | None = None
     #: layers in the residual branch that it is in, for ``fixup``
-    branch: int = 2
+    branch: Annotated[int, Meta(ge=1, le=2**31)] = 2
 
     @property
     def width(self) -> float:
