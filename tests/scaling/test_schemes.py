@@ -156,12 +156,65 @@ def test_every_scheme_is_in_the_docs() -> None:
     assert all(f'"{name}"' in (zeta.scale.__doc__ or "") for name in NAMES)
 
 
+def test_deepnorm_of_an_encoder_with_a_decoder_is_an_error() -> None:
+    """There its factors are (N^4 M)^(-1/16) and (12 M)^(-1/4), and not L^(-1/4) (Wang et al. 2022, section 3)."""
+
+    def build(n: int) -> nn.Module:
+        return nn.Transformer(32, 2, n, n, 64, batch_first=True)
+
+    with pytest.raises(PlanError, match="DeepNorm of an encoder with a decoder depends on the layers of both"):
+        zeta.scale(build, {"n": 1}, {"n": 2}, depth="deepnorm")
+    assert zeta.scale(build, {"n": 1}, {"n": 2}, "completep").multipliers
+
+
 def test_packed_values_are_an_error_under_deepnorm() -> None:
     def build(width: int, layers: int) -> nn.Module:
         return Gpt(width, layers, heads=width // 16, packed=True)
 
     with pytest.raises(PlanError, match=r"c_attn\.weight: packs queries, keys and values, and DeepNorm"):
         zeta.scale(build, {"width": 32, "layers": 2}, {"width": 64, "layers": 4}, depth="deepnorm")
+
+
+# -- against Megatron's formulas ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("heads", [2, 8])
+def test_as_megatron_has_it(optimizer: str, heads: int) -> None:
+    """``get_mup_config_overrides`` and ``transformer_config``, by hand: they look at names and dimensions alone.
+
+    With m the ratio of hidden sizes: what is no embedding, no output layer and has two dimensions is a hidden matrix.
+    """
+    base, target = {"width": 32, "heads": 2, "layers": 4}, {"width": 128, "heads": heads, "layers": 4}
+    m, sigma, lr, eps, decay = 128 / 32, 0.02, 0.3, 1e-6, 0.1
+
+    def init(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            ends = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(parameter, std=sigma / (2 * 4) ** 0.5 if ends else sigma)
+
+    scaling = zeta.scale(Gpt, base, target, "megatron-mup", init=init)
+    model = Gpt(**target)
+    options = {"eps": eps} if optimizer == "adam" else {}
+    groups = scaling.param_groups(model, optimizer, lr=lr, weight_decay=decay, **options)
+    for name, parameter in model.named_parameters():
+        [group] = [each for each in groups if any(parameter is one for one in each["params"])]
+        embedding = name in ("tok.weight", "pos.weight", "lm_head.weight")
+        hidden = not embedding and parameter.ndim > 1
+        if optimizer == "adam":
+            expected = (lr / m, eps / m) if hidden else (lr, eps)
+            assert (group["lr"], group["eps"]) == pytest.approx(expected), name
+        else:
+            assert group["lr"] == pytest.approx(lr if hidden else lr * m), name
+        assert group["weight_decay"] == decay
+        if parameter.ndim == 2:
+            depth = (2 * 4) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+            assert scaling.plan[name].std == pytest.approx(sigma / depth / (m**0.5 if hidden else 1)), name
+    # softmax_scale is sqrt(base head) / head, which scaled_dot_product_attention has 1/sqrt(head) of; logits times 1/m
+    head = 128 // heads
+    queries = {each.factor for each in scaling.multipliers if each.where == "attention"} or {1.0}
+    assert [*queries] == [pytest.approx(16**0.5 / head * head**0.5)]
+    assert [each.factor for each in scaling.multipliers if each.where == "readout"] == [1 / m]
 
 
 # -- against the mup package, on models as its examples are ------------------------------------------------------------

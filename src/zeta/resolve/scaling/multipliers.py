@@ -14,17 +14,25 @@ from torch import nn
 from zeta.base.reading import Size as Whole
 from zeta.base.reading import Text, shown
 from zeta.errors import PlanError, SpecError, listed
-from zeta.recipes.residual import last_norm, residual_branches
+from zeta.recipes.residual import convolves, last_norm, residual_branches
 from zeta.resolve.scaling.queries import Attentions, bias_of, is_called, module_of, outer, whole_layer, whole_number
-from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size
+from zeta.resolve.scaling.schemes import DEPTH_RULES, Class, DepthRule, Scheme, Size
 from zeta.resolve.scaling.sources import multiplied_by
 from zeta.resolve.scaling.trials import Sizes
 from zeta.rules import Kind, Role
 from zeta.rules.match import RESIDUAL_ROLES
+from zeta.rules.role_names import EXPERTS
 
 #: norms at the end of a branch, where the one of the MLP says that there are such
 _AFTER_MLP: Final = re.compile(r"(?i)post_?(feed_?forward|mlp|ffn?)_?(layer_?)?norm")
 _AFTER_ATTENTION: Final = re.compile(r"(?i)post_?(self_?)?att(n|ention)_?(layer_?)?norm")
+
+
+#: what lies in a block and adds nothing to the residual stream by itself
+_BESIDE: Final = re.compile(
+    r"(?i)modulat|ada_?(ln|norm)|gat(e|ing)|embed|pos(?![a-z])|rel|time|cond|film|scale|adapter"
+    r"|sampl|merg|pool|short_?cut"
+)
 
 
 class Where(StrEnum):
@@ -32,6 +40,7 @@ class Where(StrEnum):
 
     READOUT = "readout"  # the input of a module
     BRANCH = "branch"  # the output of a module, which a residual stream gets
+    QUERY = "query"  # the first input of an attention of torch
     ATTENTION = "attention"  # the queries, or the part of an output that has them
 
 
@@ -49,7 +58,7 @@ class Multiplier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: tuple[Text, ...] = ()
 
     def __str__(self) -> str:
-        of = "input" if self.where is Where.READOUT else "output"
+        of = "input" if self.where in (Where.READOUT, Where.QUERY) else "output"
         part = "" if self.end is None else f"[..., :{self.end}]"
         return f"{of}{part} of {self.module or 'the model'} x {self.factor:.4g} ({self.where})"
 
@@ -71,7 +80,13 @@ def multipliers_of(
     found = [*search.readouts(), *search.branches()]
     if attention and scheme.attention:
         attentions = Attentions(sizes, classes, head_dim)
-        found += [Multiplier(where=Where.ATTENTION, **each._asdict()) for each in attentions.queries()]
+        for each in attentions.queries():
+            where = Where.QUERY if each.of_input else Where.ATTENTION
+            found.append(
+                Multiplier(
+                    module=each.module, where=where, factor=each.factor, end=each.end, parameters=each.parameters
+                )
+            )
         search.problems += attentions.problems
     if search.problems:
         raise PlanError(listed("it does not follow where to multiply in the forward pass:", search.problems))
@@ -132,6 +147,7 @@ class _Search:
         """The ends of residual branches: attention outputs and MLP down projections, or the norms after them."""
         rule = self._scheme.branch if self._depth is None else self._depth.branch
         factors = {name: rule(size) for name, size in self._classes.items() if size.depth != 1}
+        self._check_stacks(factors)
         if all(factor == 1 for factor in factors.values()):
             return
         found = [*self._transformer(factors)] or [*self._convolutional(factors)]
@@ -142,6 +158,17 @@ class _Search:
             )
         self._check_blocks(factors, found)
         yield from found
+
+    def _check_stacks(self, factors: Mapping[str, float]) -> None:
+        """DeepNorm has other exponents where a decoder attends to an encoder."""
+        places = (self._target.places.get(name) for name in factors)
+        stacks = {place.stack.rpartition(".")[2].lower() for place in places if place is not None}
+        sides = [side for side in ("enc", "dec") if any(each.startswith(side) for each in stacks)]
+        if self._depth is DEPTH_RULES["deepnorm"] and len(sides) > 1:
+            self.problems.append(
+                "residual branches: DeepNorm of an encoder with a decoder depends on the layers of both; use "
+                'init="deepnorm" without depth='
+            )
 
     def _transformer(self, factors: Mapping[str, float]) -> Iterator[Multiplier]:
         seen: set[str] = set()
@@ -199,11 +226,33 @@ class _Search:
     def _convolutional(self, factors: Mapping[str, float]) -> Iterator[Multiplier]:
         names = {id(module): name for name, module in self._target.modules.items()}
         for block, layers in residual_branches(self._target.model)[0].items():
-            end = last_norm(self._target.modules[block]) or layers[-1]
+            norm = last_norm(self._target.modules[block]) if convolves(layers[-1]) else None
+            end = norm or layers[-1]
             path = names[id(end)]
             own = tuple(name for name in self._target.slots if outer(name) == path)
             factor = next((factors[name] for name in own if name in factors), 1.0)
             yield Multiplier(module=path, where=Where.BRANCH, factor=factor, parameters=own)
+
+    def _check_branches(self, factors: Mapping[str, float], found: list[Multiplier]) -> None:
+        """No part of a block may have weights without a role, and no end, as a state space beside attentions."""
+        parts: dict[str, list[str]] = {}
+        for name in factors:
+            place, slot = self._target.places.get(name), self._target.slots[name][0]
+            if place is not None and place.branches is not None and slot.kind is Kind.WEIGHT and len(slot.shape) > 1:
+                parts.setdefault(_part(name), []).append(name)
+        odd = [
+            part
+            for part, names in parts.items()
+            if not _BESIDE.search(part)
+            and not any(f"{each.module}.".startswith(f"{part}.") for each in found)
+            and not any(self._target.role(name) in RESIDUAL_ROLES for name in names)
+            and any(self._target.role(name) is None for name in names)
+        ]
+        if odd:
+            self.problems.append(
+                f"residual branches: no end of one is found in {', '.join(odd[:3])}, by the names of its layers "
+                "(docs/roles.md: attention outputs and MLP down projections)"
+            )
 
     def _check_blocks(self, factors: Mapping[str, float], found: list[Multiplier]) -> None:
         """Each block that is counted must have an end that is multiplied."""
@@ -217,9 +266,17 @@ class _Search:
                 while path:
                     path = outer(path)
                     ends[key] += any(each.module == path for each in found)
+        self._check_branches(factors, found)
         without = [f"layer {layer}{f' of {stack}' if stack else ''}" for (stack, layer), n in ends.items() if not n]
         if found and without:
             self.problems.append(f"residual branches: no end of a branch is found in {', '.join(without[:5])}")
+
+
+def _part(name: str) -> str:
+    """The part of a block that a parameter lies in: the module below the last list around it that is no expert's."""
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdecimal() and not EXPERTS.search(parts[place - 1])]
+    return ".".join(parts[: numbers[0] + 2 if numbers else 1])
 
 
 def check_head_dim(given: object) -> tuple[int, int] | None:

@@ -29,12 +29,16 @@ _PROJECTIONS: Final = (Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE, R
 
 
 class Queries(NamedTuple):
-    """Queries that are multiplied: what the module returns, or the first ``end`` elements of its last dimension."""
+    """Queries that are multiplied: what the module returns, or the first ``end`` elements of its last dimension.
+
+    ``of_input``: the first input of the module instead.
+    """
 
     module: str
     factor: float
     end: int | None = None
     parameters: tuple[str, ...] = ()
+    of_input: bool = False
 
 
 class Attentions:
@@ -107,9 +111,12 @@ class Attentions:
     def _at_query(self, around: str, name: str, factor: float) -> Iterator[Queries]:
         slot = self._target.slots[name][0]
         if isinstance(slot.module, nn.MultiheadAttention):
+            if slot.module._parameters.get("in_proj_bias") is None:  # the map is linear: its input may be multiplied
+                yield Queries(module=module_of(name, slot.local_name), factor=factor, of_input=True)
+                return
             self.problems.append(
-                f"{name}: its heads grow, and nn.MultiheadAttention divides by their square root inside of torch; let "
-                "the number of heads grow instead, or pass attention=False"
+                f"{name}: its heads grow, and nn.MultiheadAttention divides by their square root inside of torch; give "
+                "it bias=False, let the number of heads grow instead, or pass attention=False"
             )
             return
         path, end = whole_layer(module_of(name, slot.local_name)), None
