@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.fuzz import mutate, sources
 from tests.fuzz.programs import ODD as PROGRAM_ODD
 from tests.fuzz.programs import computed, programs_of
 from tests.helpers.check_results import healthy, odd
+from tests.helpers.scaled import Gpt
 from zeta import Rule, Rules
 from zeta.adapting import adapt_folder
 from zeta.check.show.serial import from_json, to_json
@@ -227,6 +229,7 @@ def readers(folder: Path) -> dict[str, Reader]:
             {"n_layer": 2, "sizes": [1, 2], "deep": {"a": {"b": None}}},
             read=lambda content: options.arguments_of(content.decode(errors="surrogateescape")),
         ),
+        "scaling": of(*scalings(), read=_scaling_read),
         "check report": of(*checks, read=lambda content: _mapping(content, from_json)),
     }
 
@@ -242,6 +245,34 @@ def _plan_read(content: bytes) -> object:
     str(plan), str(zeta.diff(plan, plain())), plan.nbytes
     model = Net()
     return str(zeta.apply_(model, plan, seed=0)), zeta.verify(model, plan, seed=0).ok
+
+
+def scalings() -> list[Any]:
+    """Whole documents of scalings: of a model with every class and multiplier, and one that absorbs these."""
+    base, target = {"width": 4, "layers": 1}, {"width": 8, "layers": 2}
+    made = [
+        zeta.scale(partial(Gpt, tied=True, experts=2), base, target, "completep", alpha=0.75),
+        zeta.scale(Gpt, base, target, "completep", multipliers=False),
+        zeta.scale(Gpt, base, target, "spectral", depth="deepnorm"),
+    ]
+    return [json.loads(each.to_json()) for each in made]
+
+
+def _scaling_read(content: bytes) -> object:
+    scaling = zeta.Scaling.from_json(content)
+    text = scaling.to_json()
+    again = zeta.Scaling.from_json(text)
+    assert again.to_json() == text
+    assert again == scaling
+    for optimizer in ("adamw", "adam", "sgd", "lion", "adafactor"):
+        scaling.text(optimizer=optimizer)
+    model = Gpt(8, 2, tied=True, experts=2) if any("router" in row.name for row in scaling.rows) else Gpt(8, 2)
+    zeta.init_(model, scaling, seed=0)
+    scaling.apply_multipliers_(model)
+    for optimizer in ("adamw", "adam", "sgd", "lion", "adafactor"):
+        scaling.param_groups(model, optimizer, lr=0.1, weight_decay=0.1)
+    scaling.muon_groups(model, lr=0.1, adamw_lr=0.1)
+    return str(scaling), repr(scaling), scaling._repr_html_()
 
 
 def _journal(folder: Path) -> object:

@@ -38,6 +38,7 @@ NAMES = (
         "rules in JSON",
         "hf configuration",
         "arguments",
+        "scaling",
         "check report",
     ),
 )

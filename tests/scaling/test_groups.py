@@ -15,7 +15,9 @@ from torch.nn.utils.parametrizations import weight_norm
 import zeta
 from tests.helpers.scaled import Gpt, Mlp
 from tests.helpers.sharded import fake_mesh
+from zeta import Rule, Rules
 from zeta.errors import PlanError, SpecError
+from zeta.initializers import Normal, Orthogonal, Zeros
 
 SIZES: tuple[dict[str, int], dict[str, int]] = {"width": 32, "heads": 2}, {"width": 128, "heads": 8}
 
@@ -56,7 +58,7 @@ def test_options_by_optimizer() -> None:
         groups = scaling.param_groups(model, optimizer, lr=1e-3)
         assert all("eps" not in group for group in groups)
         made(groups, lr=1e-3)
-    # steps relative to a weight of std 1/2: a rate of 1/4 is a factor of 1/2
+    # steps relative to a weight of half the std: a rate of 1/4 is a factor of 1/2
     adafactor = scaling.param_groups(model, "adafactor", lr=1.0)
     assert numbers(adafactor, model, "h.0.attn.q_proj.weight")["lr"] == 0.5
     with pytest.raises(SpecError, match="eps= is for adam, adamw; sgd gets its own options"):
@@ -79,7 +81,18 @@ def test_frozen_tied_and_parametrized_parameters() -> None:
     assert id(model.nf.weight) not in placed
     for original in model.h[0].attn.q_proj.parametrizations["weight"].parameters():  # type: ignore[index,union-attr]
         [group] = [group for group in groups if any(each is original for each in group["params"])]
-        assert group["lr"] == pytest.approx(1e-3 / 4)
+        # of W = g v/|v|, the directions v are as W, and the magnitudes g a vector, as the mup package has them
+        assert group["lr"] == pytest.approx(1e-3 if original.shape[1] == 1 else 1e-3 / 4)
+
+
+def test_adafactor_and_laws_whose_std_follows_the_shape() -> None:
+    """An orthogonal matrix of 4 times the width has half the std by itself: a step of 1/4 is relative to that."""
+    rules = Rules([Rule("h1.weight", Orthogonal()), Rule("*.weight", Normal(0.1)), Rule("*", Zeros())])
+    scaling = zeta.scale(Mlp, {"width": 64}, {"width": 256}, init=rules)
+    assert scaling.rates(scaling["h1.weight"], "adafactor").lr == 1 / 2
+    assert scaling.rates(scaling["h2.weight"], "adafactor").lr == 1 / 2
+    standard = zeta.scale(Mlp, {"width": 64}, {"width": 256}, "sp")
+    assert {standard.rates(row, "adafactor").lr for row in standard.rows} == {1}
 
 
 def test_a_model_with_other_parameters_is_an_error_that_names_them() -> None:

@@ -22,7 +22,7 @@ def classes(scaling: Scaling) -> dict[str, str]:
 
 
 def effects(scaling: Scaling) -> dict[str, str]:
-    return {each.name: each.effect.value for each in scaling.arguments}
+    return {each.name: each.effect.value for each in scaling.arguments if each.effect != "none"}
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
@@ -31,6 +31,7 @@ def effects(scaling: Scaling) -> dict[str, str]:
 def test_width_and_depth_are_told_apart_by_trial() -> None:
     scaling = zeta.scale(Gpt, {"width": 32, "layers": 2, "heads": 2}, {"width": 64, "layers": 6, "heads": 4})
     assert effects(scaling) == {"width": "width", "layers": "depth"}
+    assert "layers 2 -> 6 (no parameter changes with heads 2 -> 4);" in repr(scaling)  # as would shared layers
     row = scaling["h.5.attn.q_proj.weight"]
     assert (row.size.width_in, row.size.width_out, row.size.depth) == (2, 2, 3)
     assert scaling["tok.weight"].size.depth == scaling["nf.weight"].size.depth == 1

@@ -85,7 +85,7 @@ def test_completep_by_hand(packed: bool, tied: bool, experts: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["mup", "completep"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_absorbed_multipliers_train_the_same_model(how: str, optimizer: str) -> None:
     """By the symmetry of std, rate and multiplier (Yang et al. 2022, section J.2.1): the same outputs at each step."""
     target = {"width": 64, "layers": 4}
@@ -94,8 +94,9 @@ def test_absorbed_multipliers_train_the_same_model(how: str, optimizer: str) -> 
         scaling = zeta.scale(Gpt, {"width": 16, "layers": 2}, target, how, multipliers=multipliers)
         model = made(scaling, Gpt, **target)
         scaling.apply_multipliers_(model)
-        groups = scaling.param_groups(model, optimizer, lr=1e-2 if optimizer == "adamw" else 0.1, weight_decay=0.1)
-        steps: Any = (torch.optim.AdamW if optimizer == "adamw" else torch.optim.SGD)(groups)
+        groups = scaling.param_groups(model, optimizer, lr=0.1 if optimizer == "sgd" else 1e-2, weight_decay=0.1)
+        made_by = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+        steps: Any = made_by[optimizer](groups)
         for _ in range(3):
             steps.zero_grad()
             F.cross_entropy(model(TOKENS).flatten(0, 1), TOKENS.flatten()).backward()
@@ -137,6 +138,28 @@ def test_heads_that_grow_where_it_cannot_be_said() -> None:
     assert [each.factor for each in scaling.multipliers if each.where == "attention"] == [0.5]
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_queries_of_an_attention_of_torch_without_biases(named: bool) -> None:
+    """Scores are q k / sqrt(d), and by muP q k sqrt(d_base) / d: here d is 4 times d_base."""
+
+    def build(width: int) -> nn.Module:
+        return nn.ModuleDict({"inp": nn.Linear(8, width), "attn": nn.MultiheadAttention(width, 2, bias=False)})
+
+    scaling = zeta.scale(build, {"width": 16}, {"width": 64})
+    assert str(scaling.multipliers[0]) == "input of attn x 0.5 (query)"
+    attn: Any = made(scaling, build, width=64)["attn"]  # type: ignore[index]
+    x, memory = (torch.randn(3, 5, 64, dtype=torch.double) for _ in range(2))
+    q, k, v = (
+        F.linear(each, weight) for each, weight in zip((x, memory, memory), attn.in_proj_weight.chunk(3), strict=True)
+    )
+    q, k, v = (each.unflatten(-1, (2, 32)).permute(1, 2, 0, 3) for each in (q, k, v))
+    mixed = ((q @ k.mT * 8**0.5 / 32).softmax(-1) @ v).permute(2, 0, 1, 3).flatten(2)
+    model = nn.ModuleDict({"inp": nn.Linear(8, 64), "attn": attn})
+    scaling.apply_multipliers_(model)
+    found = attn(key=memory, value=memory, query=x) if named else attn(x, memory, memory)
+    assert torch.allclose(found[0], F.linear(mixed, attn.out_proj.weight))
+
+
 def test_depth_without_residual_branches_is_an_error() -> None:
     def build(layers: int) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 16), *(nn.Linear(16, 16) for _ in range(layers)), nn.Linear(16, 2))
@@ -152,6 +175,47 @@ def test_branches_of_a_residual_network_end_in_their_last_norm() -> None:
     scaling = zeta.scale(build, {"blocks": 2}, {"blocks": 8}, "completep")
     found = {each.module: each.factor for each in scaling.multipliers}
     assert found == {f"1.{n}.bn2": 0.25 for n in range(8)}
+
+
+def test_a_branch_that_ends_in_a_linear_layer_is_not_multiplied_at_a_norm_inside() -> None:
+    """As in ConvNeXt: what comes after the norm is not linear."""
+
+    class Next(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dwconv, self.norm = nn.Conv2d(8, 8, 7, groups=8, padding=3), nn.LayerNorm(8)
+            self.pwconv1, self.pwconv2 = nn.Linear(8, 32), nn.Linear(32, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+            return x + self.pwconv2(F.gelu(self.pwconv1(y))).permute(0, 3, 1, 2)
+
+    def build(blocks: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(*(Next() for _ in range(blocks))))
+
+    scaling = zeta.scale(build, {"blocks": 1}, {"blocks": 2}, "completep")
+    assert {each.module: each.factor for each in scaling.multipliers} == {f"1.{n}.pwconv2": 0.5 for n in range(2)}
+
+
+def test_a_mixer_whose_end_is_not_known_is_an_error_beside_one_that_is() -> None:
+    """Half of the blocks of a hybrid model would have their branch multiplied, and the other half not."""
+
+    class Block(nn.Module):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            if number % 2:
+                self.attn = nn.ModuleDict({f"{name}_proj": nn.Linear(32, 32) for name in "qkvo"})
+            else:
+                self.ssm = nn.ModuleDict({name: nn.Linear(32, 32) for name in ("mix", "turn", "back")})
+            self.norm = nn.LayerNorm(32)
+            self.mlp = nn.ModuleDict({"up_proj": nn.Linear(32, 64), "down_proj": nn.Linear(64, 32)})
+
+    def build(layers: int) -> nn.Module:
+        blocks = nn.ModuleList(Block(number) for number in range(layers))
+        return nn.ModuleDict({"tok": nn.Embedding(50, 32), "h": blocks, "lm_head": nn.Linear(32, 50)})
+
+    with pytest.raises(PlanError, match=r"no end of one is found in h\.0\.ssm, h\.2\.ssm, by the names of its layers"):
+        zeta.scale(build, {"layers": 2}, {"layers": 4}, "completep")
 
 
 def test_an_attention_of_torch_is_multiplied_as_a_whole() -> None:

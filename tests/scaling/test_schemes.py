@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -87,6 +88,34 @@ def test_spectral_has_the_norms_that_the_condition_asks_for() -> None:
     assert scaling.multipliers == ()
 
 
+def test_a_read_out_that_is_tied_has_the_spectral_norm_of_one_that_is_not() -> None:
+    """The table's entries keep their size; the input of the read-out is multiplied by 1/4, from 32 to 128."""
+    sizes = {"width": 32, "heads": 2}, {"width": 128, "heads": 8}
+    norms = []
+    for tied in (True, False):
+        scaling = zeta.scale(partial(Gpt, tied=tied), *sizes, "spectral")
+        factor = {each.module: each.factor for each in scaling.multipliers}.get("lm_head", 1.0)
+        name = "tok.weight" if tied else "lm_head.weight"
+        before = scaling[name].base_law.moments(scaling.plan[name].site)
+        assert before is not None
+        norms.append(factor * (scaling.plan[name].std or 0.0) / before.std)
+        assert scaling.rates(scaling[name], "adam").lr * factor == 1 / 4
+    assert norms[0] == pytest.approx(1 / 4)
+    assert norms[1] == pytest.approx(1 / 4, rel=0.5)  # min(1, sqrt(64/in)) bends between these widths
+
+
+def test_the_spectral_norm_needs_fans() -> None:
+    class Stacked(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inp, self.maps = nn.Linear(8, width), nn.Parameter(torch.randn(3, width, width))
+
+    sizes: tuple[dict[str, int], dict[str, int]] = {"width": 64}, {"width": 256}
+    with pytest.raises(PlanError, match=r"maps: needs its fan_in and fan_out for the spectral norm"):
+        zeta.scale(Stacked, *sizes, "spectral", roles={"maps": "hidden"})
+    assert zeta.scale(Stacked, *sizes, roles={"maps": "hidden"}).plan["maps"].initializer == Normal(0.5)
+
+
 def test_deepnorm_and_fixup_go_with_a_scheme_for_width() -> None:
     """From 2 to 32 layers: deepnorm's beta by 16^-1/4, and the branch likewise; fixup by 16^-1/2 for two layers."""
     sizes = {"width": 32, "layers": 2, "heads": 2}, {"width": 128, "layers": 32, "heads": 8}
@@ -127,12 +156,65 @@ def test_every_scheme_is_in_the_docs() -> None:
     assert all(f'"{name}"' in (zeta.scale.__doc__ or "") for name in NAMES)
 
 
+def test_deepnorm_of_an_encoder_with_a_decoder_is_an_error() -> None:
+    """There its factors are (N^4 M)^(-1/16) and (12 M)^(-1/4), and not L^(-1/4) (Wang et al. 2022, section 3)."""
+
+    def build(n: int) -> nn.Module:
+        return nn.Transformer(32, 2, n, n, 64, batch_first=True)
+
+    with pytest.raises(PlanError, match="DeepNorm of an encoder with a decoder depends on the layers of both"):
+        zeta.scale(build, {"n": 1}, {"n": 2}, depth="deepnorm")
+    assert zeta.scale(build, {"n": 1}, {"n": 2}, "completep").multipliers
+
+
 def test_packed_values_are_an_error_under_deepnorm() -> None:
     def build(width: int, layers: int) -> nn.Module:
         return Gpt(width, layers, heads=width // 16, packed=True)
 
     with pytest.raises(PlanError, match=r"c_attn\.weight: packs queries, keys and values, and DeepNorm"):
         zeta.scale(build, {"width": 32, "layers": 2}, {"width": 64, "layers": 4}, depth="deepnorm")
+
+
+# -- against Megatron's formulas ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("heads", [2, 8])
+def test_as_megatron_has_it(optimizer: str, heads: int) -> None:
+    """``get_mup_config_overrides`` and ``transformer_config``, by hand: they look at names and dimensions alone.
+
+    With m the ratio of hidden sizes: what is no embedding, no output layer and has two dimensions is a hidden matrix.
+    """
+    base, target = {"width": 32, "heads": 2, "layers": 4}, {"width": 128, "heads": heads, "layers": 4}
+    m, sigma, lr, eps, decay = 128 / 32, 0.02, 0.3, 1e-6, 0.1
+
+    def init(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            ends = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(parameter, std=sigma / (2 * 4) ** 0.5 if ends else sigma)
+
+    scaling = zeta.scale(Gpt, base, target, "megatron-mup", init=init)
+    model = Gpt(**target)
+    options = {"eps": eps} if optimizer == "adam" else {}
+    groups = scaling.param_groups(model, optimizer, lr=lr, weight_decay=decay, **options)
+    for name, parameter in model.named_parameters():
+        [group] = [each for each in groups if any(parameter is one for one in each["params"])]
+        embedding = name in ("tok.weight", "pos.weight", "lm_head.weight")
+        hidden = not embedding and parameter.ndim > 1
+        if optimizer == "adam":
+            expected = (lr / m, eps / m) if hidden else (lr, eps)
+            assert (group["lr"], group["eps"]) == pytest.approx(expected), name
+        else:
+            assert group["lr"] == pytest.approx(lr if hidden else lr * m), name
+        assert group["weight_decay"] == decay
+        if parameter.ndim == 2:
+            depth = (2 * 4) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+            assert scaling.plan[name].std == pytest.approx(sigma / depth / (m**0.5 if hidden else 1)), name
+    # softmax_scale is sqrt(base head) / head, which scaled_dot_product_attention has 1/sqrt(head) of; logits times 1/m
+    head = 128 // heads
+    queries = {each.factor for each in scaling.multipliers if each.where == "attention"} or {1.0}
+    assert [*queries] == [pytest.approx(16**0.5 / head * head**0.5)]
+    assert [each.factor for each in scaling.multipliers if each.where == "readout"] == [1 / m]
 
 
 # -- against the mup package, on models as its examples are ------------------------------------------------------------

@@ -26,8 +26,8 @@ class ScaledInput:
         for place, value in enumerate(args):
             if isinstance(value, Tensor):
                 return (*args[:place], value * self.factor, *args[place + 1 :]), kwargs
-        for key, value in kwargs.items():
-            if isinstance(value, Tensor):
+        for key in ("query", *kwargs):  # of an attention, the queries, in whatever order they are given
+            if isinstance(value := kwargs.get(key), Tensor):
                 return args, {**kwargs, key: value * self.factor}
         return args, kwargs
 
@@ -99,7 +99,7 @@ def multiply_(model: nn.Module, multipliers: Sequence[Multiplier]) -> Multiplied
     handles: list[RemovableHandle] = []
     for each in multipliers:
         module = modules[each.module]
-        if each.where is Where.READOUT:
+        if each.where in (Where.READOUT, Where.QUERY):
             handles.append(module.register_forward_pre_hook(ScaledInput(each.factor), with_kwargs=True))
         else:
             handles.append(module.register_forward_hook(ScaledOutput(each.factor, each.end)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from zeta.fans import Axes, Fans, known_axes
 from zeta.resolve.scaling.alignment import Aligned
 from zeta.resolve.scaling.built import Sized, sized
 from zeta.resolve.scaling.schemes import Class, Size
+from zeta.resolve.scaling.sources import multiplied_by
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind, Role
 from zeta.rules.globs import glob_matcher
@@ -120,6 +121,8 @@ def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str,
         fans = small, large
         into, out = large.fan_in / max(small.fan_in, 1), large.fan_out / max(small.fan_out, 1)
         tied = len(after) > 1 and any(slot.kind is Kind.EMBEDDING for slot in after)
+        if said is None and not tied and out > 1:
+            _check_not_multiplied(sizes, after)
         group = said or (Class.INPUT if tied and out > 1 else _by_fans(sizes, name, role, into, out, new))
         if group is Class.VECTOR:  # of a depthwise convolution, the maps grow, and not their fans
             out = _most_growth(before[0].shape, after[0].shape)
@@ -153,7 +156,7 @@ def _axes(slot: Slot) -> Axes | None:
 
 def _by_fans(sizes: Compared, name: str, role: Role | None, into: float, out: float, axes: Axes) -> Class:
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
-    if role in _OUT and (out == 1 or role is Role.ROUTER or _is_vocabulary(sizes, name)):
+    if role in _OUT and (out == 1 or role is Role.ROUTER or _leads_out(sizes, name, axes.fan_out)):
         return Class.OUTPUT if into > 1 else Class.FIXED
     if into > 1 and out > 1:
         return Class.HIDDEN
@@ -168,29 +171,60 @@ def _by_fans(sizes: Compared, name: str, role: Role | None, into: float, out: fl
     return Class.VECTOR if any(dim in grown for dim, _ in axes.blocks) else Class.FIXED
 
 
-def _is_vocabulary(sizes: Compared, name: str) -> bool:
-    """Whether the outputs of a read-out grow as the rows of an embedding do, and not as a width."""
-    rows = {
+def _check_not_multiplied(sizes: Compared, table: Sequence[Slot]) -> None:
+    """Raise ``UnclearError`` for a table that is used as a read-out too, without a module whose input is multiplied."""
+    if any(slot.kind is Kind.EMBEDDING for slot in table):
+        path = table[0].name.removesuffix(table[0].local_name).removesuffix(".")
+        if path and (by := multiplied_by(sizes.target.modules, path)) is not None:
+            raise UnclearError(
+                f"{by} also multiplies with it, as with a read-out, and no module's input could be scaled there; "
+                "tie an nn.Linear to it and call that, or give it the class input if this is no read-out"
+            )
+
+
+def _leads_out(sizes: Compared, name: str, dims: Iterable[int]) -> bool:
+    """Whether the outputs of a read-out grow as no width does: as rows of a table, or as only read-outs do."""
+    before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
+    grown = {(before[dim], after[dim]) for dim in dims if before[dim] != after[dim]}
+    return bool(grown & _rows(sizes)) or not grown & _widths(sizes)
+
+
+def _rows(sizes: Compared) -> set[tuple[int, int]]:
+    """The sizes in base and target of the rows of embeddings."""
+    return {
         (group[0].shape[0], sizes.target.slots[each][0].shape[0])
         for each, group in sizes.reference.slots.items()
         if group[0].kind is Kind.EMBEDDING and len(group[0].shape) == 2
     }
-    pairs = zip(sizes.reference.shapes[name], sizes.target.shapes[name], strict=True)
-    return any(pair in rows and pair[0] != pair[1] for pair in pairs)
+
+
+def _widths(sizes: Compared) -> set[tuple[int, int]]:
+    """The sizes in base and target of dimensions that grow, of all but read-outs, positions and rows of embeddings."""
+    found: set[tuple[int, int]] = set()
+    for name, group in sizes.reference.slots.items():
+        if sizes.target.role(name) in (*_OUT, Role.POSITION):
+            continue
+        pairs = [*zip(group[0].shape, sizes.target.shapes[name], strict=True)]
+        found |= {(old, new) for old, new in pairs[group[0].kind is Kind.EMBEDDING :] if old != new}
+    return found
 
 
 def _by_shape(sizes: Compared, name: str, role: Role | None, said: Class | None) -> tuple[Class, float, float]:
     """The class, and how fan_in and fan_out grow, of a parameter without axes, such as a bias."""
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
-    ratios = [new / old for old, new in zip(before, after, strict=True) if new != old and old]
+    grown = [(old, new) for old, new in zip(before, after, strict=True) if new != old and old]
+    if role is Role.POSITION:  # more positions are no width
+        widths = _widths(sizes)
+        grown = [pair for pair in grown if pair in widths]
+    ratios = [new / old for old, new in grown]
     most = max(ratios, default=1.0)
+    if said not in (None, Class.FIXED) and len({*ratios}) > 1:
+        raise UnclearError("its dimensions grow differently; zeta.register_fans says which of them are in and out")
     if said in (Class.INPUT, Class.VECTOR):
         return said, 1.0, most
     if said in (Class.HIDDEN, Class.OUTPUT):
-        if len({*ratios}) > 1:
-            raise UnclearError("its dimensions grow differently; zeta.register_fans says which of them are in and out")
         return said, most, most if said is Class.HIDDEN and len(ratios) > 1 else 1.0
-    if not ratios or said is Class.FIXED or role in _OUT:
+    if not ratios or said is Class.FIXED or (role in _OUT and _leads_out(sizes, name, range(len(after)))):
         return Class.FIXED, 1.0, 1.0
     slot = sizes.target.slots[name][0]
     spread = sum(extent != 1 for extent in after)

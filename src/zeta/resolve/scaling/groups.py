@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
 from torch import nn
 
 from zeta.base.modules import check_module, named_parameters_of
@@ -13,6 +14,7 @@ from zeta.base.parametrizations import originals
 from zeta.base.reading import shown
 from zeta.base.text import number_text
 from zeta.errors import PlanError, SpecError, listed
+from zeta.resolve.scaling.schemes import Class
 from zeta.resolve.scaling.table import WITH_EPS, Scaled, ScalingTable, check_optimizer
 from zeta.resolve.slots import Slot, walk
 from zeta.rules import Kind, Role
@@ -80,19 +82,33 @@ def _groups(
     without = _no_decay(no_decay)
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for slot, row in rows:
-        rates = scaling.muon_rates(row) if optimizer == "muon" else scaling.rates(row, optimizer)
         decays = not any(_is(what, scaling, row, slot) for what in without)
-        numbers = rates.of(base)
-        if not decays:
-            numbers["weight_decay"] = 0.0
-        key = row.size.group, *numbers.values()
-        group = found.get(key)
-        if group is None:
-            called = f"{row.size.group.value}, lr x {number_text(rates.lr)}" + ("" if decays else ", no decay")
-            group = {"params": [], "name": _unused(called, found.values()), **numbers, **options}
-            found[key] = group
-        group["params"] += _tensors(slot)
+        for part in _tensors(slot):
+            each = _of_part(row, slot, part, scaling)
+            rates = scaling.muon_rates(each) if optimizer == "muon" else scaling.rates(each, optimizer)
+            numbers = rates.of(base)
+            if not decays:
+                numbers["weight_decay"] = 0.0
+            key = each.size.group, *numbers.values()
+            group = found.get(key)
+            if group is None:
+                called = f"{each.size.group.value}, lr x {number_text(rates.lr)}" + ("" if decays else ", no decay")
+                group = {"params": [], "name": _unused(called, found.values()), **numbers, **options}
+                found[key] = group
+            group["params"].append(part)
     return [*found.values()]
+
+
+def _of_part(row: Scaled, slot: Slot, part: Any, scaling: ScalingTable) -> Scaled:
+    """The row of an original of a parametrized weight: weight_norm's magnitudes are a vector, as a norm's scale."""
+    shape = tuple(part.shape)
+    long = [dim for dim, extent in enumerate(shape) if extent != 1]
+    magnitudes = shape != tuple(slot.shape) and len(shape) == len(slot.shape) and len(long) == 1
+    axes = scaling.plan[row.name].axes
+    if row.size.group is not Class.HIDDEN or not magnitudes or axes is None:
+        return row
+    width = row.size.width_out if long[0] in axes.fan_out else row.size.width_in
+    return replace(row, size=replace(row.size, group=Class.VECTOR, width_in=1.0, width_out=width))
 
 
 def base_numbers(optimizer: str, *, lr: float, weight_decay: float, eps: float | None = None) -> dict[str, float]:

@@ -14,23 +14,25 @@ from torch import nn
 from zeta.base.reading import Size as Whole
 from zeta.base.reading import Text, shown
 from zeta.errors import PlanError, SpecError, listed
-from zeta.fans import axes_of
-from zeta.recipes.residual import last_norm, residual_branches
-from zeta.resolve.scaling.built import Built
-from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size
+from zeta.recipes.residual import convolves, last_norm, residual_branches
+from zeta.resolve.scaling.queries import Attentions, bias_of, is_called, module_of, outer, whole_layer, whole_number
+from zeta.resolve.scaling.schemes import DEPTH_RULES, Class, DepthRule, Scheme, Size
+from zeta.resolve.scaling.sources import multiplied_by
 from zeta.resolve.scaling.trials import Sizes
 from zeta.rules import Kind, Role
 from zeta.rules.match import RESIDUAL_ROLES
-from zeta.rules.role_names import plain
+from zeta.rules.role_names import EXPERTS
 
-#: by attribute of an attention: the size of a head, and the number of heads
-_HEAD_SIZE: Final = ("head_dim", "attention_head_size", "d_head", "dim_head", "head_size", "key_value_proj_dim", "d_k")
-_HEADS: Final = ("num_heads", "n_heads", "n_head", "nhead", "num_attention_heads", "heads", "num_q_heads")
-_SCALES: Final = ("scaling", "scale", "softmax_scale")
-_QUERY_NORM: Final = re.compile(r"(?i)(q|query)_?(layer_?)?_?norm|norm_?(q|query)|q_?ln|ln_?q")
 #: norms at the end of a branch, where the one of the MLP says that there are such
 _AFTER_MLP: Final = re.compile(r"(?i)post_?(feed_?forward|mlp|ffn?)_?(layer_?)?norm")
 _AFTER_ATTENTION: Final = re.compile(r"(?i)post_?(self_?)?att(n|ention)_?(layer_?)?norm")
+
+
+#: what lies in a block and adds nothing to the residual stream by itself
+_BESIDE: Final = re.compile(
+    r"(?i)modulat|ada_?(ln|norm)|gat(e|ing)|embed|pos(?![a-z])|rel|time|cond|film|scale|adapter"
+    r"|sampl|merg|pool|short_?cut"
+)
 
 
 class Where(StrEnum):
@@ -38,6 +40,7 @@ class Where(StrEnum):
 
     READOUT = "readout"  # the input of a module
     BRANCH = "branch"  # the output of a module, which a residual stream gets
+    QUERY = "query"  # the first input of an attention of torch
     ATTENTION = "attention"  # the queries, or the part of an output that has them
 
 
@@ -55,7 +58,7 @@ class Multiplier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: tuple[Text, ...] = ()
 
     def __str__(self) -> str:
-        of = "input" if self.where is Where.READOUT else "output"
+        of = "input" if self.where in (Where.READOUT, Where.QUERY) else "output"
         part = "" if self.end is None else f"[..., :{self.end}]"
         return f"{of}{part} of {self.module or 'the model'} x {self.factor:.4g} ({self.where})"
 
@@ -73,10 +76,18 @@ def multipliers_of(
 
     Raises ``PlanError`` where it does not follow what to multiply; all problems are listed.
     """
-    search = _Search(sizes, classes, scheme, depth, head_dim)
+    search = _Search(sizes, classes, scheme, depth)
     found = [*search.readouts(), *search.branches()]
     if attention and scheme.attention:
-        found += search.queries()
+        attentions = Attentions(sizes, classes, head_dim)
+        for each in attentions.queries():
+            where = Where.QUERY if each.of_input else Where.ATTENTION
+            found.append(
+                Multiplier(
+                    module=each.module, where=where, factor=each.factor, end=each.end, parameters=each.parameters
+                )
+            )
+        search.problems += attentions.problems
     if search.problems:
         raise PlanError(listed("it does not follow where to multiply in the forward pass:", search.problems))
     return tuple(each for each in found if each.factor != 1)
@@ -89,11 +100,10 @@ class _Search:
         classes: Mapping[str, Size],
         scheme: Scheme,
         depth: DepthRule | None,
-        head_dim: tuple[int, int] | None,
     ) -> None:
         self._sizes, self._classes = sizes, classes
         self._target = sizes.target
-        self._scheme, self._depth, self._head_dim = scheme, depth, head_dim
+        self._scheme, self._depth = scheme, depth
         self.problems: list[str] = []
 
     # -- read-outs
@@ -105,7 +115,9 @@ class _Search:
             if size.group is Class.OUTPUT:
                 factor, heads = self._scheme.readout(size), group[:1]
             elif size.group is Class.INPUT and len(group) > 1:
-                factor = self._scheme.readout(replace(size, group=Class.OUTPUT, width_in=size.width_out))
+                factor = (self._scheme.tied or self._scheme.readout)(
+                    replace(size, group=Class.OUTPUT, width_in=size.width_out)
+                )
                 heads = [slot for slot in group if slot.kind is not Kind.EMBEDDING]
             else:
                 continue
@@ -113,15 +125,17 @@ class _Search:
                 own = {local for local, each in slot.module._parameters.items() if each is not None}
                 if slot.kind is Kind.BIAS:
                     continue
-                if own - {slot.local_name, "bias"} or any(True for child in slot.module.children()):
+                path = module_of(slot.name, slot.local_name)
+                alone = not own - {slot.local_name, "bias"} and not any(True for child in slot.module.children())
+                if not alone or not is_called(slot.module) or multiplied_by(self._target.modules, path):
                     self.problems.append(
-                        f"{name}: it leads out, and its module {type(slot.module).__name__} does more than that; put "
-                        "it into an nn.Linear, or give it another class with roles="
+                        f"{name}: it leads out, and no module of its own multiplies with it when it is called, but "
+                        f"{type(slot.module).__name__}; put it into an nn.Linear, or give it another class with roles="
                     )
                     continue
                 tied = len(group) > 1
                 yield Multiplier(
-                    module=_module_of(slot.name, slot.local_name),
+                    module=path,
                     where=Where.READOUT,
                     factor=factor,
                     parameters=() if tied else (name,),
@@ -133,6 +147,7 @@ class _Search:
         """The ends of residual branches: attention outputs and MLP down projections, or the norms after them."""
         rule = self._scheme.branch if self._depth is None else self._depth.branch
         factors = {name: rule(size) for name, size in self._classes.items() if size.depth != 1}
+        self._check_stacks(factors)
         if all(factor == 1 for factor in factors.values()):
             return
         found = [*self._transformer(factors)] or [*self._convolutional(factors)]
@@ -144,6 +159,17 @@ class _Search:
         self._check_blocks(factors, found)
         yield from found
 
+    def _check_stacks(self, factors: Mapping[str, float]) -> None:
+        """DeepNorm has other exponents where a decoder attends to an encoder."""
+        places = (self._target.places.get(name) for name in factors)
+        stacks = {place.stack.rpartition(".")[2].lower() for place in places if place is not None}
+        sides = [side for side in ("enc", "dec") if any(each.startswith(side) for each in stacks)]
+        if self._depth is DEPTH_RULES["deepnorm"] and len(sides) > 1:
+            self.problems.append(
+                "residual branches: DeepNorm of an encoder with a decoder depends on the layers of both; use "
+                'init="deepnorm" without depth='
+            )
+
     def _transformer(self, factors: Mapping[str, float]) -> Iterator[Multiplier]:
         seen: set[str] = set()
         for name, factor in factors.items():
@@ -152,48 +178,81 @@ class _Search:
                 continue
             if place is None or place.branches is None:  # a plain network may have names as those of an MLP
                 continue
-            path = _module_of(name, slot.local_name)
-            outer = self._target.modules.get(_outer(path))
-            if isinstance(outer, nn.MultiheadAttention):  # computes with the weight, and does not call the layer
-                path = _outer(path)
-                parameters: tuple[str, ...] = (name, _bias_of(name))
+            path = module_of(name, slot.local_name)
+            if isinstance(self._target.modules.get(outer(path)), nn.MultiheadAttention):  # does not call it
+                path = outer(path)
+                parameters: tuple[str, ...] = (name, bias_of(name))
             else:
                 path, parameters = self._after(path, name)
+            if multiplied_by(self._target.modules, path) or self._has_norm(path, name):
+                self.problems.append(
+                    f"residual branches: {name} ends one, and {type(slot.module).__name__} does not return the branch "
+                    "alone; put it into an nn.Linear and call it"
+                )
+                continue
             if path not in seen:
                 seen.add(path)
                 known = tuple(each for each in parameters if each in self._target.slots)
                 yield Multiplier(module=path, where=Where.BRANCH, factor=factor, parameters=known)
 
+    def _has_norm(self, path: str, name: str) -> bool:
+        """Whether the module that holds the end of a branch has norms too, as where it adds the residual stream."""
+        inside = (each for each in self._target.slots if each.startswith(f"{path}.") and each != name)
+        return any(self._target.slots[each][0].kind is Kind.NORM_SCALE and outer(each) != path for each in inside)
+
     def _after(self, path: str, name: str) -> tuple[str, tuple[str, ...]]:
         """What ends the branch: the layer, or the norm between it and the residual stream."""
         wanted = _AFTER_MLP if self._target.role(name) is Role.MLP_DOWN else _AFTER_ATTENTION
-        around = _outer(path)
+        around = outer(path)
         while around:
             children = self._target.modules[around]._modules if around in self._target.modules else {}
             if any(map(_AFTER_MLP.fullmatch, children)):
                 norm = next(filter(wanted.fullmatch, children), None)
                 if norm is not None:
                     inside = f"{around}.{norm}"
-                    return inside, tuple(each for each in self._target.slots if _outer(each) == inside)
+                    return inside, tuple(each for each in self._target.slots if outer(each) == inside)
                 break
             if around.rpartition(".")[2].isdecimal():
                 break
-            around = _outer(around)
+            around = outer(around)
         slot = self._target.slots[name][0]
         alone = {local for local, each in slot.module._parameters.items() if each is not None} <= {
             slot.local_name,
             "bias",
         }
-        return path, (name, _bias_of(name)) if alone else (name,)
+        whole = whole_layer(path)
+        return whole, () if whole != path else (name, bias_of(name)) if alone else (name,)
 
     def _convolutional(self, factors: Mapping[str, float]) -> Iterator[Multiplier]:
         names = {id(module): name for name, module in self._target.modules.items()}
         for block, layers in residual_branches(self._target.model)[0].items():
-            end = last_norm(self._target.modules[block]) or layers[-1]
+            norm = last_norm(self._target.modules[block]) if convolves(layers[-1]) else None
+            end = norm or layers[-1]
             path = names[id(end)]
-            own = tuple(name for name in self._target.slots if _outer(name) == path)
+            own = tuple(name for name in self._target.slots if outer(name) == path)
             factor = next((factors[name] for name in own if name in factors), 1.0)
             yield Multiplier(module=path, where=Where.BRANCH, factor=factor, parameters=own)
+
+    def _check_branches(self, factors: Mapping[str, float], found: list[Multiplier]) -> None:
+        """No part of a block may have weights without a role, and no end, as a state space beside attentions."""
+        parts: dict[str, list[str]] = {}
+        for name in factors:
+            place, slot = self._target.places.get(name), self._target.slots[name][0]
+            if place is not None and place.branches is not None and slot.kind is Kind.WEIGHT and len(slot.shape) > 1:
+                parts.setdefault(_part(name), []).append(name)
+        odd = [
+            part
+            for part, names in parts.items()
+            if not _BESIDE.search(part)
+            and not any(f"{each.module}.".startswith(f"{part}.") for each in found)
+            and not any(self._target.role(name) in RESIDUAL_ROLES for name in names)
+            and any(self._target.role(name) is None for name in names)
+        ]
+        if odd:
+            self.problems.append(
+                f"residual branches: no end of one is found in {', '.join(odd[:3])}, by the names of its layers "
+                "(docs/roles.md: attention outputs and MLP down projections)"
+            )
 
     def _check_blocks(self, factors: Mapping[str, float], found: list[Multiplier]) -> None:
         """Each block that is counted must have an end that is multiplied."""
@@ -205,95 +264,19 @@ class _Search:
                 ends.setdefault(key, 0)
                 path = name
                 while path:
-                    path = _outer(path)
+                    path = outer(path)
                     ends[key] += any(each.module == path for each in found)
+        self._check_branches(factors, found)
         without = [f"layer {layer}{f' of {stack}' if stack else ''}" for (stack, layer), n in ends.items() if not n]
         if found and without:
             self.problems.append(f"residual branches: no end of a branch is found in {', '.join(without[:5])}")
 
-    # -- attention
 
-    def queries(self) -> Iterator[Multiplier]:
-        """The queries of each attention whose heads grow, times what turns 1/sqrt(d) into sqrt(d_base)/d."""
-        by_attention: dict[str, str] = {}
-        for name, group in self._target.slots.items():
-            kind = group[0].kind
-            if self._target.role(name) in (Role.QUERY, Role.QUERY_KEY_VALUE) and kind is Kind.WEIGHT:
-                by_attention[_outer(_module_of(name, group[0].local_name))] = name  # of several, the last
-        for around, name in by_attention.items():
-            if self._classes[name].group is Class.FIXED:
-                continue
-            local = plain(_module_of(name, self._target.slots[name][0].local_name).rpartition(".")[2])
-            packed = self._target.role(name) is Role.QUERY_KEY_VALUE
-            if packed and re.search("kv|key_value", local) and "q" not in local:
-                continue
-            if (factor := self._of_heads(name)) not in (None, 1.0):
-                assert factor is not None
-                yield from self._at_query(around, name, factor)
-
-    def _of_heads(self, name: str) -> float | None:
-        """What to multiply queries by; ``None`` after noting that it does not follow."""
-        sizes = self._head_dim
-        source = self._sizes.source[name].name
-        models = (self._sizes.base, source), (self._target, name)
-        if sizes is None:
-            found = [_head_size(model, each) for model, each in models]
-            if None in found:
-                if self._classes[name].width_out == 1:
-                    return 1.0
-                self.problems.append(
-                    f"{name}: the size of its heads does not follow from an attribute of the attention "
-                    f"({_HEAD_SIZE[0]}, {_HEADS[0]}, ...); give head_dim=(base, target), or attention=False if it does "
-                    "not grow, or if the model divides by it"
-                )
-                return None
-            sizes = found[0], found[1]  # type: ignore[assignment]
-        assert sizes is not None
-        base, target = sizes
-        if base == target:
-            return 1.0
-        own = [_own_scale(model, each) for model, each in models]
-        divided = own[1] / own[0] if own[0] and own[1] else (base / target) ** 0.5
-        factor = base / target / divided
-        return 1.0 if abs(factor - 1) < 1e-9 else factor
-
-    def _at_query(self, around: str, name: str, factor: float) -> Iterator[Multiplier]:
-        slot = self._target.slots[name][0]
-        if isinstance(slot.module, nn.MultiheadAttention):
-            self.problems.append(
-                f"{name}: its heads grow, and nn.MultiheadAttention divides by their square root inside of torch; let "
-                "the number of heads grow instead, or pass attention=False"
-            )
-            return
-        holder = self._target.modules[around]
-        norm = next((child for child in holder._modules if _QUERY_NORM.fullmatch(child)), None)
-        if norm is not None:
-            path = f"{around}.{norm}" if around else norm
-            yield Multiplier(module=path, where=Where.ATTENTION, factor=factor)
-            return
-        path, end = _module_of(name, slot.local_name), None
-        parameters = tuple(each for each in (name, _bias_of(name)) if each in self._target.slots)
-        if self._target.role(name) is Role.QUERY_KEY_VALUE:
-            parameters = ()
-            end = self._packed_queries(name)
-            if end is None:
-                return
-        yield Multiplier(module=path, where=Where.ATTENTION, factor=factor, end=end, parameters=parameters)
-
-    def _packed_queries(self, name: str) -> int | None:
-        """How many outputs of a packed projection are queries; they come first."""
-        slot, size = self._target.slots[name][0], self._classes[name]
-        local = _module_of(name, slot.local_name).rpartition(".")[2]
-        assert size.target is not None
-        triple = (3 * size.target.fan_in, 3 * size.target.fan_out)
-        packed = [extent for extent in slot.shape if extent in triple]
-        if "query_key_value" in local or not packed:
-            self.problems.append(
-                f"{name}: its heads grow, and which of its outputs are queries does not follow; use separate "
-                "projections, or pass attention=False"
-            )
-            return None
-        return packed[0] // 3
+def _part(name: str) -> str:
+    """The part of a block that a parameter lies in: the module below the last list around it that is no expert's."""
+    parts = name.split(".")
+    numbers = [place for place, part in enumerate(parts) if part.isdecimal() and not EXPERTS.search(parts[place - 1])]
+    return ".".join(parts[: numbers[0] + 2 if numbers else 1])
 
 
 def check_head_dim(given: object) -> tuple[int, int] | None:
@@ -301,65 +284,7 @@ def check_head_dim(given: object) -> tuple[int, int] | None:
     if given is None:
         return None
     pair = given if isinstance(given, tuple | list) and len(given) == 2 else ()
-    sizes = [number for number in map(_whole, pair) if number is not None]
+    sizes = [number for number in map(whole_number, pair) if number is not None]
     if len(sizes) != 2:
         raise SpecError(f"head_dim must be the sizes of a head in base and target, as (64, 128), got {shown(given)}")
     return sizes[0], sizes[1]
-
-
-def _whole(value: object) -> int | None:
-    """A positive whole number, or ``None``."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
-def _head_size(model: Built, name: str) -> int | None:
-    slot = model.slots[name][0]
-    for module in _around(model, name):
-        for attribute in _HEAD_SIZE:
-            if (size := _whole(getattr(module, attribute, None))) is not None:
-                return size
-        for attribute in _HEADS:
-            heads = _whole(getattr(module, attribute, None))
-            if heads is not None:
-                width = _whole(getattr(module, "embed_dim", None)) or min(slot.shape)
-                rows = width if model.role(name) is Role.QUERY_KEY_VALUE else _outputs(model, name)
-                return rows // heads if rows % heads == 0 else None
-    return None
-
-
-def _outputs(model: Built, name: str) -> int:
-    slot = model.slots[name][0]
-    return int(axes_of(slot.module, slot.local_name, slot.shape).fans(slot.shape).fan_out)
-
-
-def _own_scale(model: Built, name: str) -> float | None:
-    """The number that an attention of transformers multiplies scores by, if it has one."""
-    for module in _around(model, name):
-        for attribute in _SCALES:
-            found = getattr(module, attribute, None)
-            if isinstance(found, float) and found > 0:
-                return found
-    return None
-
-
-def _around(model: Built, name: str) -> Iterator[nn.Module]:
-    """The modules around a weight, innermost first, up to its block."""
-    path = _module_of(name, model.slots[name][0].local_name)
-    while True:
-        if path in model.modules:
-            yield model.modules[path]
-        if not path or path.rpartition(".")[2].isdecimal():
-            return
-        path = _outer(path)
-
-
-def _module_of(name: str, local: str) -> str:
-    return name.removesuffix(local).removesuffix(".")
-
-
-def _outer(path: str) -> str:
-    return path.rpartition(".")[0]
-
-
-def _bias_of(name: str) -> str:
-    return re.sub("weight$", "bias", name)

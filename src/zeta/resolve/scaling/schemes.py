@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from zeta.base.reading import shown
 from zeta.errors import SpecError
@@ -30,7 +30,11 @@ class Class(StrEnum):
     FIXED = "fixed"  # no width
 
 
-class Size(Struct, frozen=True, kw_only=True):
+#: a ratio of sizes, small enough for powers of it to be finite
+Ratio = Annotated[float, Meta(ge=2.0**-63, le=2.0**63)]
+
+
+class Size(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a scheme sees of a parameter: its class, and the ratios of the target's sizes to the base's.
 
     ``width_in`` and ``width_out`` are the ratios of the fans (of a vector, ``width_out`` is that of its length);
@@ -38,14 +42,14 @@ class Size(Struct, frozen=True, kw_only=True):
     """
 
     group: Class
-    width_in: float = 1.0
-    width_out: float = 1.0
-    depth: float = 1.0
+    width_in: Ratio = 1.0
+    width_out: Ratio = 1.0
+    depth: Ratio = 1.0
     role: Role | None = None
     base: Fans | None = None
     target: Fans | None = None
     #: layers in the residual branch that it is in, for ``fixup``
-    branch: int = 2
+    branch: Annotated[int, Meta(ge=1, le=2**31)] = 2
 
     @property
     def width(self) -> float:
@@ -72,6 +76,8 @@ class Scheme(Struct, frozen=True, kw_only=True):
     std: Factor = _one
     #: of what a read-out gets as its input
     readout: Factor = _one
+    #: the same, where its weight is that of a table
+    tied: Factor | None = None
     #: of the learning rate, under Adam and its kin
     adam: Factor = _one
     #: of the learning rate, under SGD
@@ -176,8 +182,10 @@ def _spectral_norm(fans: Fans) -> float:
 
 
 def _spectral_std(size: Size) -> float:
-    if size.base is None or size.target is None or size.group in (Class.VECTOR, Class.FIXED):
+    if size.group in (Class.VECTOR, Class.FIXED) or size.width_in == size.width_out == 1:
         return 1.0
+    if size.base is None or size.target is None:
+        raise SpecError("needs its fan_in and fan_out for the spectral norm, and zeta.register_fans says them")
     return _spectral_norm(size.target) / _spectral_norm(size.base)
 
 
@@ -258,6 +266,7 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
         "spectral": lambda alpha: Scheme(
             summary="weights and updates of spectral norm sqrt(fan_out/fan_in)",
             std=_spectral_std,
+            tied=_mup_readout,  # entries of a table have one size, and a read-out's are 1/in times it
             adam=_spectral_adam,
             sgd=_spectral_sgd,
             muon=_spectral_step,

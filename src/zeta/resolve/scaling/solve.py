@@ -23,7 +23,7 @@ from zeta.resolve.scaling.laws import law_of, rescaled
 from zeta.resolve.scaling.multipliers import Multiplier, check_head_dim, multipliers_of
 from zeta.resolve.scaling.schemes import Scheme, depth_rule, scheme_of
 from zeta.resolve.scaling.table import Argument, Scaled, ScalingTable
-from zeta.resolve.scaling.trials import Effect, Sizes, sizes_of
+from zeta.resolve.scaling.trials import Sizes, sizes_of
 from zeta.rules import Rules
 
 Init = Rules | str | Plan | Callable[[Any], object]
@@ -75,14 +75,13 @@ def solve(
         entries.append(replace(entry, initializer=law, rule=f"{how}: {size.group}"))
     if problems:
         raise PlanError(listed("these laws cannot be rescaled:", problems))
-    names = [name for name in sizes.effects if sizes.effects[name] is not Effect.NONE]
     return made(
         how=how,
         alpha=float(alpha),
         depth=depth,
         arguments=tuple(
             Argument(name=name, base=shown(base[name]), target=shown(target[name]), effect=sizes.effects[name])
-            for name in names
+            for name in sizes.effects
         ),
         rows=tuple(rows),
         plan=Plan(tuple(entries)),

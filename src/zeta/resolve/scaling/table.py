@@ -10,20 +10,19 @@ from typing import Annotated, Any, Final, Self
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from torch import nn
 
 from zeta.base import html
-from zeta.base.reading import MOST_ITEMS, Text, decode, encode, json_text, shallow
+from zeta.base.reading import MOST_ITEMS, Text, decode, json_text, shallow, shown
 from zeta.base.text import count_text, fold, number_text, shape_text, table, terminal_width
 from zeta.errors import PlanError, SpecError, ZetaError
-from zeta.fans import Fans
 from zeta.initializers import Initializer
 from zeta.resolve.how import Planner
 from zeta.resolve.plans import Plan
 from zeta.resolve.resolver import groups
 from zeta.resolve.scaling.multipliers import Multiplier
-from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size, depth_rule, scheme_of
+from zeta.resolve.scaling.schemes import Class, DepthRule, Ratio, Scheme, Size, depth_rule, scheme_of
 from zeta.resolve.scaling.trials import Effect
 from zeta.resolve.slots import walk
 from zeta.rules import Kind, Role
@@ -100,18 +99,18 @@ class ScalingTable(Planner):
 
     def rates(self, row: Scaled, optimizer: str) -> Rates:
         """The factors of a parameter's learning rate, eps and weight decay under an optimizer."""
-        scheme, _ = self._scheme
+        scheme, rule = self._scheme
         size, absorbed = row.size, row.absorbed
         if optimizer == "sgd":
             rate = scheme.sgd(size)
             return Rates(lr=rate * absorbed**2, eps=1.0, decay=scheme.decay(size, rate) / absorbed**2)
         rate = scheme.adam(size)
-        decay, eps = scheme.decay(size, rate) / absorbed, scheme.eps(size) / absorbed
-        lr = rate * absorbed
-        if optimizer == "adafactor":  # its steps are relative to the parameter's own size
-            before, after = row.base_law.moments(self.plan[row.name].site), self.plan[row.name].std
-            if before is not None and before.std and after:
-                lr, decay = lr * before.std / after, decay * after / before.std
+        lr, eps, decay = rate * absorbed, scheme.eps(size) / absorbed, scheme.decay(size, rate) / absorbed
+        if optimizer == "adam":  # its decay is part of the gradient, which absorbs too
+            decay /= absorbed
+        if optimizer == "adafactor" and self.plan[row.name].std:  # its steps are relative to the parameter's own size
+            std = scheme.std(size) * (1.0 if rule is None else rule.std(size)) * absorbed
+            lr, decay = lr / std, decay * std
         return Rates(lr=lr, eps=eps if optimizer in WITH_EPS else 1.0, decay=decay)
 
     def is_matrix(self, row: Scaled) -> bool:
@@ -156,11 +155,14 @@ class ScalingTable(Planner):
     @property
     def summary(self) -> str:
         """One line: the scheme, what grows, and how many parameters of each class there are."""
-        grown = ", ".join(f"{each.name} {each.base} -> {each.target}" for each in self.arguments)
+        texts = [(each.effect, f"{each.name} {each.base} -> {each.target}") for each in self.arguments]
+        grown = ", ".join(text for effect, text in texts if effect is not Effect.NONE)
+        idle = ", ".join(text for effect, text in texts if effect is Effect.NONE)
+        idle = f" (no parameter changes with {idle})" if idle else ""
         counts = {group: sum(row.size.group is group for row in self.rows) for group in Class}
         classes = ", ".join(f"{n} {group}" for group, n in counts.items() if n)
         rule = f" with {self.depth}" if self.depth else f" (alpha {self.alpha:g})" if self.how == "completep" else ""
-        return f"{self.how}{rule}: {grown}; {classes}; {count_text(len(self.multipliers), 'multiplier')}"
+        return f"{self.how}{rule}: {grown}{idle}; {classes}; {count_text(len(self.multipliers), 'multiplier')}"
 
     def __repr__(self) -> str:
         return f"Scaling({self.summary})"
@@ -171,8 +173,8 @@ class ScalingTable(Planner):
     def text(self, *, optimizer: str = "adamw", width: int | None = None) -> str:
         """What ``print`` shows, with the learning rates of an optimizer; equal rows of repeated layers are one."""
         headings, rows, right = self._cells(check_optimizer(optimizer))
-        shown = table(headings, rows, right=right, width=width, expendable=_EXPENDABLE)
-        return "\n".join([shown, *self._lines(optimizer)])
+        lines = table(headings, rows, right=right, width=width, expendable=_EXPENDABLE)
+        return "\n".join([lines, *self._lines(optimizer)])
 
     def _repr_html_(self) -> str:
         headings, rows, right = self._cells("adamw")
@@ -222,7 +224,7 @@ class ScalingTable(Planner):
             "alpha": self.alpha,
             "depth": self.depth,
             "arguments": self.arguments,
-            "rows": [_written(row) for row in self.rows],
+            "rows": [{**asdict(row), "base_law": row.base_law.to_json()} for row in self.rows],
             "multipliers": self.multipliers,
             "plan": msgspec.Raw(self.plan.to_json().encode()),
         }
@@ -238,7 +240,7 @@ class ScalingTable(Planner):
             scheme_of(content.how, content.alpha)
             depth_rule(content.depth, content.how)
             plan = Plan.from_json(bytes(content.plan))
-            rows = tuple(_read(row) for row in content.rows)
+            rows = tuple(row.scaled() for row in content.rows)
             names = [row.name for row in rows]
             parameters = [entry.name for entry in plan.parameters]
             if sorted(names) != sorted(parameters):
@@ -274,22 +276,21 @@ def _factor_text(factor: float) -> str:
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
-_Ratio = Annotated[float, msgspec.Meta(gt=0, le=2.0**63)]
-_Fan = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-
 
 class _Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A row whose law is JSON still."""
+
     name: Text
-    group: Class
-    width_in: _Ratio
-    width_out: _Ratio
-    depth: _Ratio
-    role: Role | None
-    base: tuple[_Fan, _Fan] | None
-    target: tuple[_Fan, _Fan] | None
-    branch: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-    absorbed: _Ratio
+    size: Size
     base_law: msgspec.Raw
+    absorbed: Ratio
+
+    def scaled(self) -> Scaled:
+        for fans in (self.size.base, self.size.target):
+            if fans is not None and not (0 <= fans.fan_in < 2**63 and 0 <= fans.fan_out < 2**63):
+                raise PlanError(f"{shown(self.name)} has fans that no tensor has: {shown(fans)}")
+        law = Initializer.from_json(decode(bytes(self.base_law), dict[str, Any]))
+        return Scaled(name=self.name, size=self.size, base_law=law, absorbed=self.absorbed)
 
 
 class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -301,39 +302,3 @@ class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rows: Annotated[tuple[_Row, ...], msgspec.Meta(max_length=MOST_ITEMS)]
     multipliers: Annotated[tuple[Multiplier, ...], msgspec.Meta(max_length=MOST_ITEMS)]
     plan: msgspec.Raw
-
-
-def _written(row: Scaled) -> _Row:
-    size = row.size
-    base, target = (
-        None if fans is None else (int(fans.fan_in), int(fans.fan_out)) for fans in (size.base, size.target)
-    )
-    return _Row(
-        name=row.name,
-        group=size.group,
-        width_in=size.width_in,
-        width_out=size.width_out,
-        depth=size.depth,
-        role=size.role,
-        base=base,
-        target=target,
-        branch=size.branch,
-        absorbed=row.absorbed,
-        base_law=msgspec.Raw(encode(row.base_law.to_json())),
-    )
-
-
-def _read(row: _Row) -> Scaled:
-    base, target = (None if fans is None else Fans(fan_in=fans[0], fan_out=fans[1]) for fans in (row.base, row.target))
-    size = Size(
-        group=row.group,
-        width_in=row.width_in,
-        width_out=row.width_out,
-        depth=row.depth,
-        role=row.role,
-        base=base,
-        target=target,
-        branch=row.branch,
-    )
-    law: dict[str, Any] = decode(bytes(row.base_law), dict[str, Any])
-    return Scaled(name=row.name, size=size, base_law=Initializer.from_json(law), absorbed=row.absorbed)

@@ -1,0 +1,130 @@
+"""What leads into a network and out of it: read-outs, tables and positions whose other sizes grow too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import zeta
+from zeta import Scaling
+from zeta.errors import PlanError
+
+
+class Classifier(nn.Module):
+    def __init__(self, width: int, classes: int = 10, length: int = 16) -> None:
+        super().__init__()
+        self.inp, self.mid = nn.Linear(8, width), nn.Linear(width, width)
+        self.pos_embed = nn.Parameter(torch.randn(1, length, width))
+        self.head = nn.Linear(width, classes)
+
+
+def seen(scaling: Scaling, name: str) -> tuple[str, float, float]:
+    """The class, and the rates under SGD and Adam."""
+    row = scaling[name]
+    return row.size.group.value, scaling.rates(row, "sgd").lr, scaling.rates(row, "adam").lr
+
+
+@pytest.mark.parametrize("classes", [10, 40, 100])
+def test_more_classes_are_no_width(classes: int) -> None:
+    """40 classes grow as the width does, by 4."""
+    scaling = zeta.scale(Classifier, {"width": 64, "classes": 10}, {"width": 256, "classes": classes})
+    assert seen(scaling, "head.weight") == ("output", 4, 1)
+    assert [(each.module, each.factor) for each in scaling.multipliers] == [("head", 1 / 4)]
+    if classes > 10:
+        alone = zeta.scale(Classifier, {"width": 64, "classes": 10}, {"width": 64, "classes": classes})
+        assert seen(alone, "head.weight") == seen(alone, "head.bias") == ("fixed", 1, 1)
+
+
+def test_a_last_layer_to_a_width_is_hidden() -> None:
+    def build(width: int) -> nn.Module:
+        return nn.ModuleDict({"inp": nn.Linear(8, width), "head": nn.Linear(width, width), "norm": nn.LayerNorm(width)})
+
+    scaling = zeta.scale(build, {"width": 64}, {"width": 256})
+    assert seen(scaling, "head.weight") == ("hidden", 1, 1 / 4)
+    assert seen(scaling, "head.bias") == ("vector", 4, 1)
+
+
+@pytest.mark.parametrize("length", [64, 128])
+def test_more_positions_are_no_width(length: int) -> None:
+    base = {"width": 64, "length": 16}
+    longer = zeta.scale(Classifier, base, {"width": 64, "length": length}, "completep")
+    assert seen(longer, "pos_embed") == ("fixed", 1, 1)
+    assert longer.rates(longer["pos_embed"], "adam").eps == 1
+    for roles in (None, {"pos_embed": "input"}):
+        both = zeta.scale(Classifier, base, {"width": 256, "length": length}, roles=roles)
+        assert seen(both, "pos_embed") == ("input", 4, 1)
+
+
+def test_a_class_does_not_hide_that_dimensions_grow_differently() -> None:
+    def build(width: int, count: int) -> nn.Module:
+        model = nn.ModuleDict({"inp": nn.Linear(8, width), "mid": nn.Linear(width, count)})
+        model.odd = nn.Parameter(torch.randn(count, width))
+        return model
+
+    roles = {"odd": "vector", "mid.*": "hidden"}
+    with pytest.raises(PlanError, match=r"odd \(8 x 64 becomes 16 x 256\): its dimensions grow differently"):
+        zeta.scale(build, {"width": 64, "count": 8}, {"width": 256, "count": 16}, roles=roles)
+
+
+class Tied(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tok, self.mid = nn.Embedding(50, width), nn.Linear(width, width)
+
+
+class ByLinear(Tied):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.mid(self.tok(x)), self.tok.weight)
+
+
+class ByProduct(Tied):
+    def logits(self, x: Tensor) -> Tensor:
+        return x @ torch.transpose(self.tok.weight.to(x.dtype), 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.mid(self.tok(x)))
+
+
+class Around(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = Tied(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bd,vd->bv", self.body.mid(self.body.tok(x)), self.body.tok.weight)
+
+
+@pytest.mark.parametrize("build", [ByLinear, ByProduct, Around])
+def test_a_table_that_is_a_read_out_without_a_module_is_an_error(build: Any) -> None:
+    """Its logits would grow with the width, as there is no module whose input could be multiplied."""
+    sizes: tuple[dict[str, int], dict[str, int]] = {"width": 64}, {"width": 256}
+    with pytest.raises(
+        PlanError, match=rf"tok\.weight .*: {build.__name__} also multiplies with it, as with a read-out"
+    ):
+        zeta.scale(build, *sizes)
+    name = "body.tok.weight" if build is Around else "tok.weight"
+    assert seen(zeta.scale(build, *sizes, roles={name: "input"}), name) == ("input", 4, 1)
+    assert zeta.scale(Tied, *sizes).multipliers == ()
+
+
+def test_a_read_out_that_is_not_called_is_an_error() -> None:
+    class Uncalled(Tied):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.head = nn.Linear(width, 5, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(self.mid(self.tok(x)), self.head.weight)
+
+    class Held(Tied):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.ends = nn.ParameterDict({"head": torch.randn(5, width)})
+
+    for build in (Uncalled, Held):
+        with pytest.raises(PlanError, match="no module of its own multiplies with it when it is called"):
+            zeta.scale(build, {"width": 64}, {"width": 256}, roles={"*head*": "output"})
