@@ -85,6 +85,8 @@ def _size(sizes: Sizes, name: str, said: Class | None, branches: Mapping[str, in
     fans: tuple[Fans | None, Fans | None] = (None, None)
     if old is None or new is None or said in (Class.VECTOR, Class.FIXED) or _is_elementwise(sizes, name):
         group, into, out = _by_shape(sizes, name, role, said)
+        if role in (Role.POSITION, Role.CLASS_TOKEN) and group not in (Class.VECTOR, said):
+            fans = _row_fans(sizes, name)
     else:
         small, large = old.fans(before[0].shape), new.fans(after[0].shape)
         fans = small, large
@@ -100,6 +102,7 @@ def _size(sizes: Sizes, name: str, said: Class | None, branches: Mapping[str, in
         width_in=float(into),
         width_out=float(out),
         depth=_depth(sizes, name),
+        layers=_layers(sizes.target, name),
         role=role,
         base=fans[0],
         target=fans[1],
@@ -174,6 +177,13 @@ def _by_shape(sizes: Sizes, name: str, role: Role | None, said: Class | None) ->
     )
 
 
+def _row_fans(sizes: Sizes, name: str) -> tuple[Fans, Fans]:
+    """Those of a table without axes, as a parameter of positions: of one row, whose elements grow or come last."""
+    before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
+    dim = next((dim for dim, (old, new) in enumerate(zip(before, after, strict=True)) if new != old), -1)
+    return Fans(fan_in=1, fan_out=before[dim]), Fans(fan_in=1, fan_out=after[dim])
+
+
 def _most_growth(before: Sequence[int], after: Sequence[int]) -> float:
     return max((new / old for old, new in zip(before, after, strict=True) if old), default=1.0)
 
@@ -185,6 +195,12 @@ def _depth(sizes: Sizes, name: str) -> float:
     if here is not None and there is not None and here.branches is not None and here.depth and there.depth:
         return here.depth / there.depth
     return source.depth
+
+
+def _layers(target: Built, name: str) -> int:
+    """The number of layers of the stack of residual branches that a parameter lies in; 1 outside of any."""
+    place = target.places.get(name)
+    return place.depth if place is not None and place.branches is not None and place.depth else 1
 
 
 def _branches(target: Built) -> dict[str, int]:

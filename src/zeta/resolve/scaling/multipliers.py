@@ -1,4 +1,4 @@
-"""Where a scheme multiplies in the forward pass: inputs of read-outs, ends of residual branches, queries."""
+"""Where a scheme multiplies in the forward pass: inputs of weights, ends of residual branches, queries."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch import nn
 from zeta.base.reading import Size as Whole
 from zeta.base.reading import Text, shown
 from zeta.errors import PlanError, SpecError, listed
-from zeta.fans import axes_of
+from zeta.fans import Fans, axes_of
 from zeta.recipes.residual import last_norm, residual_branches
 from zeta.resolve.scaling.built import Built
-from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size
+from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size, leads_out
 from zeta.resolve.scaling.trials import Sizes
+from zeta.resolve.slots import Slot
 from zeta.rules import Kind, Role
 from zeta.rules.match import RESIDUAL_ROLES
 from zeta.rules.role_names import plain
@@ -36,9 +37,14 @@ _AFTER_ATTENTION: Final = re.compile(r"(?i)post_?(self_?)?att(n|ention)_?(layer_
 class Where(StrEnum):
     """What is multiplied."""
 
-    READOUT = "readout"  # the input of a module
+    READOUT = "readout"  # the input of a module that leads out
+    WEIGHT = "weight"  # the input of another module
     BRANCH = "branch"  # the output of a module, which a residual stream gets
     ATTENTION = "attention"  # the queries, or the part of an output that has them
+
+
+#: what multiplies the input of a module
+INPUTS: Final = (Where.READOUT, Where.WEIGHT)
 
 
 class Multiplier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +61,7 @@ class Multiplier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: tuple[Text, ...] = ()
 
     def __str__(self) -> str:
-        of = "input" if self.where is Where.READOUT else "output"
+        of = "input" if self.where in INPUTS else "output"
         part = "" if self.end is None else f"[..., :{self.end}]"
         return f"{of}{part} of {self.module or 'the model'} x {self.factor:.4g} ({self.where})"
 
@@ -68,13 +74,14 @@ def multipliers_of(
     *,
     attention: bool,
     head_dim: tuple[int, int] | None,
+    absorb: bool,
 ) -> tuple[Multiplier, ...]:
-    """Everything that the scheme multiplies, apart from factors of 1.
+    """Everything that the scheme multiplies, apart from factors of 1; ``absorb``: parameters will take it in.
 
     Raises ``PlanError`` where it does not follow what to multiply; all problems are listed.
     """
-    search = _Search(sizes, classes, scheme, depth, head_dim)
-    found = [*search.readouts(), *search.branches()]
+    search = _Search(sizes, classes, scheme, depth, head_dim, absorb=absorb)
+    found = [*search.inputs(), *search.branches()]
     if attention and scheme.attention:
         found += search.queries()
     if search.problems:
@@ -90,55 +97,68 @@ class _Search:
         scheme: Scheme,
         depth: DepthRule | None,
         head_dim: tuple[int, int] | None,
+        *,
+        absorb: bool,
     ) -> None:
         self._sizes, self._classes = sizes, classes
         self._target = sizes.target
-        self._scheme, self._depth, self._head_dim = scheme, depth, head_dim
+        self._scheme, self._depth, self._head_dim, self._absorb = scheme, depth, head_dim, absorb
         self.problems: list[str] = []
 
-    # -- read-outs
+    # -- inputs of weights
 
-    def readouts(self) -> Iterator[Multiplier]:
-        """The input of what leads out, also if its weight is tied to a table; its bias is not multiplied."""
+    def inputs(self) -> Iterator[Multiplier]:
+        """The input of what leads out, and of what else the scheme says, also if it is tied; biases are apart."""
         for name, size in self._classes.items():
             group = self._target.slots[name]
-            if size.group is Class.OUTPUT:
-                factor, heads = self._scheme.readout(size), group[:1]
-            elif size.group is Class.INPUT and len(group) > 1:
-                factor = self._scheme.readout(replace(size, group=Class.OUTPUT, width_in=size.width_out))
-                heads = [slot for slot in group if slot.kind is not Kind.EMBEDDING]
-            else:
-                continue
-            for slot in heads if factor != 1 else ():
-                own = {local for local, each in slot.module._parameters.items() if each is not None}
+            tables = [slot for slot in group if slot.kind is Kind.EMBEDDING]
+            tied = len(group) > 1 and bool(tables)
+            if tied and size.group is not Class.OUTPUT:
+                size = _as_readout(size)
+            factor = self._scheme.inputs(size)
+            slots = [slot for slot in group if slot not in tables] if tied else group[: 1 if self._absorb else None]
+            for slot in {id(slot.module): slot for slot in slots}.values() if factor != 1 else ():
                 if slot.kind is Kind.BIAS:
                     continue
-                if own - {slot.local_name, "bias"} or any(True for child in slot.module.children()):
-                    self.problems.append(
-                        f"{name}: it leads out, and its module {type(slot.module).__name__} does more than that; put "
-                        "it into an nn.Linear, or give it another class with roles="
-                    )
+                if not self._absorb and not self._is_map(slot):
+                    self.problems.append(self._no_place(name, slot, size))
                     continue
-                tied = len(group) > 1
                 yield Multiplier(
                     module=_module_of(slot.name, slot.local_name),
-                    where=Where.READOUT,
+                    where=Where.READOUT if leads_out(size) else Where.WEIGHT,
                     factor=factor,
                     parameters=() if tied else (name,),
                 )
+
+    def _is_map(self, slot: Slot) -> bool:
+        """Whether a module multiplies its input by a weight, and may add a bias, and does nothing else."""
+        own = {local for local, each in slot.module._parameters.items() if each is not None}
+        outer = self._target.modules.get(_outer(_module_of(slot.name, slot.local_name)))
+        # which computes with the weight of its output, and does not call that layer
+        inside = isinstance(outer, nn.MultiheadAttention)
+        return not (own - {slot.local_name, "bias"} or any(True for child in slot.module.children()) or inside)
+
+    def _no_place(self, name: str, slot: Slot, size: Size) -> str:
+        module = type(slot.module).__name__
+        if leads_out(size):
+            return (
+                f"{name}: it leads out, and its module {module} does more than that; put it into an nn.Linear, or give "
+                "it another class with roles="
+            )
+        return f"{name}: its module {module} does more than multiply by it; pass multipliers=False"
 
     # -- residual branches
 
     def branches(self) -> Iterator[Multiplier]:
         """The ends of residual branches: attention outputs and MLP down projections, or the norms after them."""
         rule = self._scheme.branch if self._depth is None else self._depth.branch
-        factors = {name: rule(size) for name, size in self._classes.items() if size.depth != 1}
-        if all(factor == 1 for factor in factors.values()):
+        factors = {name: factor for name, size in self._classes.items() if (factor := rule(size)) != 1}
+        if not factors:
             return
         found = [*self._transformer(factors)] or [*self._convolutional(factors)]
         if not found:
             self.problems.append(
-                "residual branches: the depth grows, and no end of a branch is found (docs/roles.md: attention outputs "
+                "residual branches: no end of a branch to multiply is found (docs/roles.md: attention outputs "
                 "and MLP down projections; residual blocks of convolutions)"
             )
         self._check_blocks(factors, found)
@@ -221,7 +241,7 @@ class _Search:
             if self._target.role(name) in (Role.QUERY, Role.QUERY_KEY_VALUE) and kind is Kind.WEIGHT:
                 by_attention[_outer(_module_of(name, group[0].local_name))] = name  # of several, the last
         for around, name in by_attention.items():
-            if self._classes[name].group is Class.FIXED:
+            if self._classes[name].group is Class.FIXED and self._scheme.unit is None:
                 continue
             local = plain(_module_of(name, self._target.slots[name][0].local_name).rpartition(".")[2])
             packed = self._target.role(name) is Role.QUERY_KEY_VALUE
@@ -233,13 +253,13 @@ class _Search:
 
     def _of_heads(self, name: str) -> float | None:
         """What to multiply queries by; ``None`` after noting that it does not follow."""
-        sizes = self._head_dim
+        sizes, absolute = self._head_dim, self._scheme.unit is not None
         source = self._sizes.source[name].name
         models = (self._sizes.base, source), (self._target, name)
         if sizes is None:
             found = [_head_size(model, each) for model, each in models]
             if None in found:
-                if self._classes[name].width_out == 1:
+                if self._classes[name].width_out == 1 and not absolute:
                     return 1.0
                 self.problems.append(
                     f"{name}: the size of its heads does not follow from an attribute of the attention "
@@ -250,9 +270,11 @@ class _Search:
             sizes = found[0], found[1]  # type: ignore[assignment]
         assert sizes is not None
         base, target = sizes
+        own = [_own_scale(model, each) for model, each in models]
+        if absolute:
+            return 1 / target / (own[1] or target**-0.5)
         if base == target:
             return 1.0
-        own = [_own_scale(model, each) for model, each in models]
         divided = own[1] / own[0] if own[0] and own[1] else (base / target) ** 0.5
         factor = base / target / divided
         return 1.0 if abs(factor - 1) < 1e-9 else factor
@@ -284,16 +306,25 @@ class _Search:
         """How many outputs of a packed projection are queries; they come first."""
         slot, size = self._target.slots[name][0], self._classes[name]
         local = _module_of(name, slot.local_name).rpartition(".")[2]
-        assert size.target is not None
-        triple = (3 * size.target.fan_in, 3 * size.target.fan_out)
+        fans = size.target
+        triple = () if fans is None else (3 * fans.fan_in, 3 * fans.fan_out)
         packed = [extent for extent in slot.shape if extent in triple]
         if "query_key_value" in local or not packed:
             self.problems.append(
-                f"{name}: its heads grow, and which of its outputs are queries does not follow; use separate "
+                f"{name}: its queries are multiplied, and which of its outputs they are does not follow; use separate "
                 "projections, or pass attention=False"
             )
             return None
         return packed[0] // 3
+
+
+def _as_readout(table: Size) -> Size:
+    """The size of a table as a read-out that is tied to it: from its width to its rows."""
+    base, target = (
+        None if fans is None else Fans(fan_in=fans.fan_out, fan_out=fans.fan_in) for fans in (table.base, table.target)
+    )
+    role = Role.READOUT
+    return replace(table, group=Class.OUTPUT, role=role, width_in=table.width_out, base=base, target=target)
 
 
 def check_head_dim(given: object) -> tuple[int, int] | None:

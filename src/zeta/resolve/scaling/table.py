@@ -78,7 +78,8 @@ class ScalingTable:
     """How each parameter of the target is initialized and trained; ``print`` shows a table.
 
     ``plan`` is the plan of the target. ``rows`` has a row for each parameter, and ``multipliers`` what the scheme
-    multiplies in the forward pass. All factors are relative to the base.
+    multiplies in the forward pass. All factors are relative to the base, except those of ``umup``, which are numbers of
+    the target itself.
     """
 
     how: str
@@ -93,13 +94,22 @@ class ScalingTable:
     def _scheme(self) -> tuple[Scheme, DepthRule | None]:
         return scheme_of(self.how, self.alpha), depth_rule(self.depth, self.how)
 
+    def _scheme_for(self, optimizer: str) -> Scheme:
+        scheme, _ = self._scheme
+        if scheme.optimizers and optimizer not in scheme.optimizers:
+            raise SpecError(f"{self.how} has rates for {', '.join(scheme.optimizers)}, and none for {optimizer}")
+        return scheme
+
     def __getitem__(self, name: str) -> Scaled:
         """The row of a parameter; ``KeyError`` without one of this name."""
         return {row.name: row for row in self.rows}[self.plan[name].name]
 
     def rates(self, row: Scaled, optimizer: str) -> Rates:
-        """The factors of a parameter's learning rate, eps and weight decay under an optimizer."""
-        scheme, _ = self._scheme
+        """The factors of a parameter's learning rate, eps and weight decay under an optimizer.
+
+        Raises ``SpecError`` for an optimizer that the scheme has no rates for.
+        """
+        scheme = self._scheme_for(optimizer)
         size, absorbed = row.size, row.absorbed
         if optimizer == "sgd":
             rate = scheme.sgd(size)
@@ -124,7 +134,7 @@ class ScalingTable:
 
         That multiplies the rate by sqrt(max(1, rows/columns)) of the tensor as it is stored.
         """
-        scheme, _ = self._scheme
+        scheme = self._scheme_for("muon")
         entry, size = self.plan[row.name], row.size
         rows, columns = entry.shape
         first_is_out = entry.axes is not None and 0 in entry.axes.fan_out
@@ -289,6 +299,7 @@ class _Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     branch: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     absorbed: _Ratio
     base_law: msgspec.Raw
+    layers: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 1
 
 
 class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -313,6 +324,7 @@ def _written(row: Scaled) -> _Row:
         width_in=size.width_in,
         width_out=size.width_out,
         depth=size.depth,
+        layers=size.layers,
         role=size.role,
         base=base,
         target=target,
@@ -329,6 +341,7 @@ def _read(row: _Row) -> Scaled:
         width_in=row.width_in,
         width_out=row.width_out,
         depth=row.depth,
+        layers=row.layers,
         role=row.role,
         base=base,
         target=target,
