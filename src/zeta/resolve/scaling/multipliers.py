@@ -17,6 +17,7 @@ from zeta.errors import PlanError, SpecError, listed
 from zeta.fans import Fans, axes_of
 from zeta.recipes.residual import last_norm, residual_branches
 from zeta.resolve.scaling.built import Built
+from zeta.resolve.scaling.heads import HEAD_SIZE, HEADS, modules_around, positive
 from zeta.resolve.scaling.schemes import Class, DepthRule, Scheme, Size, leads_out
 from zeta.resolve.scaling.trials import Sizes
 from zeta.resolve.slots import Slot
@@ -24,9 +25,6 @@ from zeta.rules import Kind, Role
 from zeta.rules.match import RESIDUAL_ROLES
 from zeta.rules.role_names import plain
 
-#: by attribute of an attention: the size of a head, and the number of heads
-_HEAD_SIZE: Final = ("head_dim", "attention_head_size", "d_head", "dim_head", "head_size", "key_value_proj_dim", "d_k")
-_HEADS: Final = ("num_heads", "n_heads", "n_head", "nhead", "num_attention_heads", "heads", "num_q_heads")
 _SCALES: Final = ("scaling", "scale", "softmax_scale")
 _QUERY_NORM: Final = re.compile(r"(?i)(q|query)_?(layer_?)?_?norm|norm_?(q|query)|q_?ln|ln_?q")
 #: norms at the end of a branch, where the one of the MLP says that there are such
@@ -263,7 +261,7 @@ class _Search:
                     return 1.0
                 self.problems.append(
                     f"{name}: the size of its heads does not follow from an attribute of the attention "
-                    f"({_HEAD_SIZE[0]}, {_HEADS[0]}, ...); give head_dim=(base, target), or attention=False if it does "
+                    f"({HEAD_SIZE[0]}, {HEADS[0]}, ...); give head_dim=(base, target), or attention=False if it does "
                     "not grow, or if the model divides by it"
                 )
                 return None
@@ -332,27 +330,22 @@ def check_head_dim(given: object) -> tuple[int, int] | None:
     if given is None:
         return None
     pair = given if isinstance(given, tuple | list) and len(given) == 2 else ()
-    sizes = [number for number in map(_whole, pair) if number is not None]
+    sizes = [number for number in map(positive, pair) if number is not None]
     if len(sizes) != 2:
         raise SpecError(f"head_dim must be the sizes of a head in base and target, as (64, 128), got {shown(given)}")
     return sizes[0], sizes[1]
 
 
-def _whole(value: object) -> int | None:
-    """A positive whole number, or ``None``."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-
-
 def _head_size(model: Built, name: str) -> int | None:
     slot = model.slots[name][0]
-    for module in _around(model, name):
-        for attribute in _HEAD_SIZE:
-            if (size := _whole(getattr(module, attribute, None))) is not None:
+    for module in modules_around(model.modules, _module_of(name, model.slots[name][0].local_name)):
+        for attribute in HEAD_SIZE:
+            if (size := positive(getattr(module, attribute, None))) is not None:
                 return size
-        for attribute in _HEADS:
-            heads = _whole(getattr(module, attribute, None))
+        for attribute in HEADS:
+            heads = positive(getattr(module, attribute, None))
             if heads is not None:
-                width = _whole(getattr(module, "embed_dim", None)) or min(slot.shape)
+                width = positive(getattr(module, "embed_dim", None)) or min(slot.shape)
                 rows = width if model.role(name) is Role.QUERY_KEY_VALUE else _outputs(model, name)
                 return rows // heads if rows % heads == 0 else None
     return None
@@ -365,23 +358,12 @@ def _outputs(model: Built, name: str) -> int:
 
 def _own_scale(model: Built, name: str) -> float | None:
     """The number that an attention of transformers multiplies scores by, if it has one."""
-    for module in _around(model, name):
+    for module in modules_around(model.modules, _module_of(name, model.slots[name][0].local_name)):
         for attribute in _SCALES:
             found = getattr(module, attribute, None)
             if isinstance(found, float) and found > 0:
                 return found
     return None
-
-
-def _around(model: Built, name: str) -> Iterator[nn.Module]:
-    """The modules around a weight, innermost first, up to its block."""
-    path = _module_of(name, model.slots[name][0].local_name)
-    while True:
-        if path in model.modules:
-            yield model.modules[path]
-        if not path or path.rpartition(".")[2].isdecimal():
-            return
-        path = _outer(path)
 
 
 def _module_of(name: str, local: str) -> str:

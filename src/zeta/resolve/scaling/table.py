@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
 import msgspec
@@ -39,6 +40,14 @@ _INSIDE: Final = frozenset(Role) - {
 }  # fmt: skip
 #: those whose groups have an eps that is added to the gradient's size
 WITH_EPS: Final = ("adam", "adamw")
+#: what Muons multiply their rate by, of rows and columns: the first two are ``adjust_lr_fn`` of ``torch.optim.Muon``
+ADJUSTMENTS: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
+    {
+        "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+        "match_rms_adamw": lambda rows, columns: math.sqrt(max(rows, columns)),
+        "spectral_norm": lambda rows, columns: math.sqrt(rows / columns),
+    }
+)
 _EXPENDABLE: Final = ("shape", "base law", "eps", "decay", "depth", "law")
 
 
@@ -129,18 +138,18 @@ class ScalingTable:
         inside = size.group is Class.HIDDEN or (size.group is Class.FIXED and size.role in _INSIDE)
         return inside and len(entry.shape) == 2 and entry.kind is Kind.WEIGHT and entry.axes is not None
 
-    def muon_rates(self, row: Scaled) -> Rates:
-        """The factors of a matrix under ``torch.optim.Muon`` with ``adjust_lr_fn="original"``.
+    def muon_rates(self, row: Scaled, adjust: str) -> Rates:
+        """The factors of a matrix under a Muon that multiplies its rate by the number in ``ADJUSTMENTS``.
 
-        That multiplies the rate by sqrt(max(1, rows/columns)) of the tensor as it is stored.
+        That number is one of the tensor as it is stored.
         """
         scheme = self._scheme_for("muon")
         entry, size = self.plan[row.name], row.size
         rows, columns = entry.shape
         first_is_out = entry.axes is not None and 0 in entry.axes.fan_out
         grown = (size.width_out, size.width_in) if first_is_out else (size.width_in, size.width_out)
-        adjusted = max(1.0, rows / columns) / max(1.0, rows / columns * grown[1] / grown[0])
-        rate = scheme.muon(size) / math.sqrt(adjusted)
+        adjusted = ADJUSTMENTS[adjust]
+        rate = scheme.muon(size) * adjusted(rows / grown[0], columns / grown[1]) / adjusted(rows, columns)
         return Rates(lr=rate * row.absorbed, eps=1.0, decay=scheme.decay(size, rate) / row.absorbed)
 
     # -- how a model is initialized
