@@ -111,8 +111,10 @@ def _size(sizes: Sizes, name: str, said: Class | None, branches: Mapping[str, in
 
 
 def _is_elementwise(sizes: Sizes, name: str) -> bool:
-    """Whether a tensor is no map, as the states of a state space or a table of positions, and one dimension grows."""
+    """Whether a tensor is no map: the biases of stacked maps, or one of which one dimension grows, as states do."""
     slot = sizes.target.slots[name][0]
+    if slot.kind is Kind.BIAS:
+        return True
     pairs = zip(sizes.reference.shapes[name], slot.shape, strict=True)
     return slot.kind is Kind.OTHER and sum(old != new for old, new in pairs) == 1
 
