@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import zeta
-from tests.helpers.scaled import Gpt, Mlp, by_hand
+from tests.helpers.scaled import Gpt, Mlp, ResidualMlp, by_hand
 from zeta import Scaling
 from zeta.errors import PlanError, SpecError
 from zeta.fans import Fans
@@ -184,6 +184,17 @@ def test_what_umup_has_no_numbers_for() -> None:
 
     with pytest.raises(PlanError, match=r"maps: its fans are not known, and umup needs them; zeta\.register_fans says"):
         zeta.scale(Unknown, *sizes, "umup", roles={"maps": "hidden"})
+
+
+def test_layers_that_cannot_be_counted_are_an_error() -> None:
+    def build(width: int) -> nn.Module:
+        towers = nn.ModuleList(ResidualMlp(width, layers=2) for _ in range(2))
+        return nn.ModuleDict({"encoders": towers, "lm_head": nn.Linear(width, 8)})
+
+    roles = {"encoders.*.out.weight": "output"}
+    assert zeta.scale(build, {"width": 16}, {"width": 64}, roles=roles).multipliers
+    with pytest.raises(PlanError, match=r"umup needs the number of layers around these(?s:.*)encoders\.0\.blocks\.0"):
+        zeta.scale(build, {"width": 16}, {"width": 64}, "umup", roles=roles)
 
 
 def test_zeros_stay_and_programs_are_an_error() -> None:

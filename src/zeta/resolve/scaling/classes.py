@@ -200,9 +200,9 @@ def _depth(sizes: Sizes, name: str) -> float:
 
 
 def _layers(target: Built, name: str) -> int:
-    """The number of layers of the stack of residual branches that a parameter lies in; 1 outside of any."""
+    """The number of layers of the stack of residual branches that a parameter lies in; 1 outside of any, 0 unknown."""
     place = target.places.get(name)
-    return place.depth if place is not None and place.branches is not None and place.depth else 1
+    return 1 if place is None or place.branches is None else place.depth or 0
 
 
 def _branches(target: Built) -> dict[str, int]:

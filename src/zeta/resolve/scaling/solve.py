@@ -51,6 +51,8 @@ def solve(
     pair = check_head_dim(head_dim)
     sizes = sizes_of(build, base, target, fallback)
     classes = classified(sizes, roles)
+    if scheme.unit is not None and (unknown := [name for name, size in classes.items() if not size.layers]):
+        raise PlanError(listed(f"{how} needs the number of layers around these, which does not follow:", unknown))
     found = multipliers_of(sizes, classes, scheme, rule, attention=attention, head_dim=pair, absorb=absorb)
     absorbed = _absorbed(found) if absorb else {}
     at_base = scheme.at_base_depth or rule is not None

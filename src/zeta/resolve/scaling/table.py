@@ -308,7 +308,7 @@ class _Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     branch: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     absorbed: _Ratio
     base_law: msgspec.Raw
-    layers: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 1
+    layers: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 1
 
 
 class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
