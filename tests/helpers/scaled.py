@@ -117,6 +117,31 @@ class Gpt(nn.Module):
         return self.lm_head(self.nf(y))
 
 
+class ResidualBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(width), FeedForward(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm(x))
+
+
+class ResidualMlp(nn.Module):
+    """Pre-norm residual blocks of one MLP each."""
+
+    def __init__(self, width: int, layers: int = 2) -> None:
+        super().__init__()
+        self.inp = nn.Linear(32, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inp(x)
+        for block in self.blocks:
+            y = block(y)
+        return self.out(self.norm(y))
+
+
 def by_hand(model: Gpt, x: Tensor, branch: float, readout: float, query: float) -> Tensor:
     """The forward pass with everything multiplied where the papers have it."""
     y = model.tok(x) + model.pos(torch.arange(x.shape[1]))

@@ -35,8 +35,8 @@ class Size(Struct, frozen=True, kw_only=True):
     """What a scheme sees of a parameter: its class, and the ratios of the target's sizes to the base's.
 
     ``width_in`` and ``width_out`` are the ratios of the fans (of a vector, ``width_out`` is that of its length);
-    ``depth`` is that of the number of layers, for what lies in a layer; ``layers`` is that number in the target, 0 if it
-    is not known.
+    ``depth`` is that of the number of layers, for what lies in a layer; ``layers`` is that number in the target, or 0
+    if it is not known.
     """
 
     group: Class
