@@ -20,7 +20,7 @@ import pydoc_data.topics
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +38,8 @@ WIDTHS: Final = (64, 128, 256, 512, 1024)
 DEPTHS: Final = (2, 4, 8, 16, 32)
 SCHEMES: Final = {"width": ("sp", "mup", "completep"), "depth": ("sp", "mup", "completep")}
 SEEDS: Final = 3
+#: widths of the GPT from which a run takes most of a minute
+EXPENSIVE: Final = 512
 #: the last steps, whose mean loss is the result
 LAST: Final = 10
 
@@ -135,12 +137,15 @@ def trained(run: Run) -> float:
     return last if last < losses[0] else math.inf
 
 
-def runs(nets: list[str], axes: list[str], sizes: Callable[[str], tuple[int, ...]], seeds: int) -> Iterator[Run]:
-    """All runs, seed by seed and the small sizes first."""
-    for seed, net, axis in itertools.product(range(seeds), nets, axes):
-        for size in sizes(axis):
-            for scheme, rate in itertools.product(SCHEMES[axis], NETS[net].rates):
-                yield Run(net=net, axis=axis, scheme=scheme, size=size, seed=seed, rate=rate)
+def runs(nets: list[str], axes: list[str], sizes: Callable[[str], tuple[int, ...]], seeds: int) -> list[Run]:
+    """All runs, seed by seed; the most expensive ones come last."""
+    found = [
+        Run(net=net, axis=axis, scheme=scheme, size=size, seed=seed, rate=rate)
+        for seed, net, axis in itertools.product(range(seeds), nets, axes)
+        for size in sizes(axis)
+        for scheme, rate in itertools.product(SCHEMES[axis], NETS[net].rates)
+    ]
+    return sorted(found, key=lambda run: run.net == "gpt" and run.axis == "width" and run.size >= EXPENSIVE)
 
 
 def same_at_base(run: Run) -> Run:
@@ -150,34 +155,48 @@ def same_at_base(run: Run) -> Run:
     return Run(net=run.net, axis="width", scheme="sp", size=BASE["width"], seed=run.seed, rate=run.rate)
 
 
-def key(run: Run) -> str:
-    """The name of a run in the file of results."""
-    return json.dumps(asdict(run), sort_keys=True)
+Losses = dict[str, dict[str, dict[str, float | None]]]
 
 
-def sweep(wanted: list[Run], file: Path) -> dict[str, float]:
-    """Train what the file does not have yet; it is written after each run."""
-    done: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
-    todo = [run for run in dict.fromkeys(map(same_at_base, wanted)) if key(run) not in done]
-    for number, run in enumerate(todo):
-        done[key(run)] = trained(run)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(done, indent=0))
-        part.replace(file)
-        print(f"{number + 1}/{len(todo)} {run} {done[key(run)]:.4f}", flush=True)
-    return done
+def group(run: Run) -> str:
+    """The name of the runs that differ in rate and seed alone."""
+    return f"{run.net} {run.axis} {run.scheme} {run.size}"
+
+
+def sweep(wanted: list[Run], file: Path) -> dict[Run, float]:
+    """The loss of each run; those that the file does not have yet are trained, and it is written after each."""
+    done: Losses = json.loads(file.read_text()) if file.exists() else {}
+    found: dict[Run, float] = {}
+    for run in dict.fromkeys(map(same_at_base, wanted)):
+        seeds = done.setdefault(group(run), {}).setdefault(f"{math.log2(run.rate):g}", {})
+        if str(run.seed) not in seeds:
+            loss = trained(run)
+            seeds[str(run.seed)] = round(loss, 4) if math.isfinite(loss) else None
+            part = file.with_suffix(".part")
+            part.write_text(as_lines(done), encoding="utf-8")
+            part.replace(file)
+            print(f"{run} {loss:.4f}", flush=True)
+        loss_or_none = seeds[str(run.seed)]
+        found[run] = math.inf if loss_or_none is None else loss_or_none
+    return found
+
+
+def as_lines(done: Losses) -> str:
+    """JSON with a line for each group."""
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(rates)}" for name, rates in done.items())
+    return f"{{\n{lines}\n}}\n"
 
 
 Curve = dict[float, float]
 
 
-def curves(wanted: list[Run], done: dict[str, float]) -> dict[tuple[str, str, str], dict[int, Curve]]:
+def curves(wanted: list[Run], done: dict[Run, float]) -> dict[tuple[str, str, str], dict[int, Curve]]:
     """By net, axis and scheme, and by size: the mean loss over the seeds for each rate."""
     losses: dict[tuple[str, str, str], dict[int, dict[float, list[float]]]] = {}
     for run in wanted:
-        if (name := key(same_at_base(run))) in done:
+        if (trained_as := same_at_base(run)) in done:
             by_size = losses.setdefault((run.net, run.axis, run.scheme), {})
-            by_size.setdefault(run.size, {}).setdefault(run.rate, []).append(done[name])
+            by_size.setdefault(run.size, {}).setdefault(run.rate, []).append(done[trained_as])
     return {
         name: {
             size: {rate: statistics.fmean(each) for rate, each in sorted(rates.items())}
@@ -288,7 +307,7 @@ def main() -> None:
         return all_of[:2] if asked.quick else tuple(size for size in all_of if size <= asked.largest)
 
     seeds = 1 if asked.quick else asked.seeds
-    wanted = list(runs(asked.net, asked.axis, sizes, seeds))
+    wanted = runs(asked.net, asked.axis, sizes, seeds)
     asked.out.mkdir(parents=True, exist_ok=True)
     found = curves(wanted, sweep(wanted, asked.out / "transfer.json"))
     (asked.out / "transfer.md").write_text(page(found, seeds), encoding="utf-8")

@@ -115,3 +115,45 @@ class Gpt(nn.Module):
         for block in self.h:
             y = block(y)
         return self.lm_head(self.nf(y))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(width), FeedForward(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm(x))
+
+
+class ResidualMlp(nn.Module):
+    """Pre-norm residual blocks of one MLP each."""
+
+    def __init__(self, width: int, layers: int = 2) -> None:
+        super().__init__()
+        self.inp = nn.Linear(32, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(layers))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inp(x)
+        for block in self.blocks:
+            y = block(y)
+        return self.out(self.norm(y))
+
+
+def by_hand(model: Gpt, x: Tensor, branch: float, readout: float, query: float) -> Tensor:
+    """The forward pass with everything multiplied where the papers have it."""
+    y = model.tok(x) + model.pos(torch.arange(x.shape[1]))
+    for block in model.h:
+        attn, z = block.attn, block.n1(y)  # type: ignore[union-attr,operator]
+        shape = (*z.shape[:2], attn.n_head, -1)  # type: ignore[union-attr]
+        if hasattr(attn, "c_attn"):
+            parts = attn.c_attn(z).split(z.shape[-1], dim=-1)  # type: ignore[operator,union-attr]
+        else:
+            parts = (attn.q_proj(z), attn.k_proj(z), attn.v_proj(z))  # type: ignore[operator,union-attr]
+        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=query * q.shape[-1] ** -0.5)
+        y = y + branch * attn.o_proj(mixed.transpose(1, 2).reshape(z.shape))  # type: ignore[operator,union-attr]
+        y = y + branch * block.mlp(block.n2(y))  # type: ignore[operator,union-attr]
+    return F.linear(readout * model.nf(y), model.lm_head.weight)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import zeta
+from benchmarks import coordinates
+from tests.helpers.coordinates import slopes
 from tests.helpers.scaled import Cnn, Mlp
 from zeta.check.measure.slopes import log_slope
 from zeta.check.measure.sweeps import Sweeps
@@ -52,6 +54,64 @@ def test_activations_grow_in_the_standard_parametrization_and_not_in_mup(build: 
         largest[how] = max(log_slope(each) for each in layers.values())
     assert largest["sp"] > 0.4
     assert largest["mup"] < 0.2
+
+
+class Power(nn.Module):
+    """Returns size^0.7, and has the gradient 1, so that a step of Adam is its rate."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.part = nn.Identity()
+        self.value = nn.Parameter(torch.tensor([float(size) ** 0.7], dtype=torch.double))
+
+    def forward(self) -> torch.Tensor:
+        return self.part(self.value)
+
+
+def test_slopes_of_powers() -> None:
+    def make(size: int, seed: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+        model = Power(size)
+        return model, [{"params": [model.value], "lr": 1e-6 * size**-0.3}]
+
+    found = slopes(make, (2, 8, 64), lambda model: model().sum(), ["part"], steps=2, seeds=2)["part"]
+    assert tuple(found) == pytest.approx((0.7, 0.7, -0.3), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", coordinates.CASES)
+def test_slopes_over_width_are_0_in_mup_and_not_in_sp(name: str) -> None:
+    """Of hidden states and logits, and of their changes; branches are smaller, and so noisier: see docs/scaling.md."""
+    pytest.importorskip("transformers")
+    case = coordinates.CASES[name]
+    found = case.measured("mup")
+    assert abs(coordinates.steepest(found, (*case.hidden, case.readout))) < 0.05
+    assert abs(coordinates.steepest(found, case.hidden + case.branches)) < 0.06
+    assert coordinates.steepest(case.measured("sp", seeds=1), case.hidden) > 0.5
+
+
+@pytest.mark.slow
+def test_the_first_logits_of_mup_fall_with_the_root_of_the_width_and_their_change_does_not_fall() -> None:
+    """A sum of width terms of std 1/width has the slope -1/2; the change needs no read-out at zero."""
+    found = coordinates.CASES["GPT"].measured("mup", zero=False)["lm_head"]
+    assert found.start == pytest.approx(-0.5, abs=0.03)
+    assert abs(found.change) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", coordinates.DEEP)
+def test_slopes_over_depth_are_0_in_completep_and_not_in_sp(name: str) -> None:
+    """Of the stream after the last block, of its norm and of the logits."""
+    case = coordinates.DEEP[name]
+    assert abs(coordinates.steepest(case.measured("completep"), (*case.hidden, case.readout))) < 0.05
+    assert coordinates.steepest(case.measured("sp", seeds=1), case.hidden) > 0.5
+
+
+@pytest.mark.slow
+def test_u_mup_is_flat_over_both() -> None:
+    """At a rate of its own; the embedding's rate falls with the width on purpose."""
+    for case in (coordinates.CASES["GPT"], coordinates.DEEP["GPT"]):
+        found = case._replace(rate=0.3).measured("umup")
+        assert abs(coordinates.steepest(found, (*case.hidden[1:], case.readout))) < 0.05
 
 
 def test_what_is_no_model_with_groups_is_an_error() -> None:

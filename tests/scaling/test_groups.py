@@ -139,7 +139,8 @@ class Narrow(nn.Module):
         self.out = nn.Linear(stem, 2)
 
 
-def test_steps_of_muon_have_the_spectral_norm_that_the_fans_ask_for() -> None:
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+def test_steps_of_muon_have_the_spectral_norm_that_the_fans_ask_for(adjust: str) -> None:
     """With the rates of torch.optim.Muon itself: norm of a step over sqrt(fan_out/fan_in), at base and target."""
     base, target = {"width": 64, "stem": 32}, {"width": 512, "stem": 64}
     scaling = zeta.scale(Narrow, base, target, roles={"out.*": "output"})
@@ -148,15 +149,163 @@ def test_steps_of_muon_have_the_spectral_norm_that_the_fans_ask_for() -> None:
         before = {id(each): each.detach().clone() for each in model.parameters()}
         for parameter in model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-        torch.optim.Muon(groups, weight_decay=0.0, ns_steps=12, ns_coefficients=(1.875, -1.25, 0.375)).step()
+        exact: dict[str, Any] = {"ns_steps": 12, "ns_coefficients": (1.875, -1.25, 0.375)}
+        torch.optim.Muon(groups, weight_decay=0.0, adjust_lr_fn=adjust, **exact).step()
         weights = [model.get_parameter(f"{name}.weight") for name in ("wide", "back")]
         steps = [(each - before[id(each)]).detach() for each in weights]
         return [float(torch.linalg.matrix_norm(step, 2)) / (step.shape[0] / step.shape[1]) ** 0.5 for step in steps]
 
     small, large = Narrow(**base), Narrow(**target)
     plain = [{"params": [small.wide.weight, small.back.weight], "lr": 0.01}]
-    muon, _ = scaling.muon_groups(large, lr=0.01, adamw_lr=0.01)
+    muon, _ = scaling.muon_groups(large, lr=0.01, adamw_lr=0.01, adjust=adjust)
     assert ratios(large, muon) == pytest.approx(ratios(small, plain), rel=0.1)
+
+
+def divided_step(groups: list[dict[str, Any]]) -> None:
+    """A step of a Muon that reads ``split_sizes`` and ``num_heads`` as dion's does, exactly orthogonal."""
+    for group in groups:
+        for parameter in group["params"]:
+            rows = parameter.shape[0]
+            sizes = group.get("split_sizes") or (rows // group.get("num_heads", 1),) * group.get("num_heads", 1)
+            assert sum(sizes) == rows
+            for weight, gradient in zip(parameter.data.split(sizes), parameter.grad.split(sizes), strict=True):
+                left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+                weight -= group["lr"] * (weight.shape[0] / weight.shape[1]) ** 0.5 * left @ right
+
+
+@pytest.mark.parametrize("packed", ["blocks", "heads"])
+@pytest.mark.parametrize("how", ["mup", "completep"])
+def test_a_divided_weight_gets_the_steps_of_separate_ones(packed: str, how: str) -> None:
+    """Queries, keys and values in one weight, and in three, from the same weights and gradients."""
+    base, target = {**SIZES[0], "layers": 1}, {**SIZES[1], "layers": 2}
+    after = []
+    for build in (Gpt, partial(Gpt, packed=True)):
+        scaling, model = zeta.scale(build, base, target, how), build(**target)
+        muon, _ = scaling.muon_groups(
+            model, lr=0.02, adamw_lr=0.1, packed=packed, adjust="spectral_norm", weight_decay=0.1
+        )
+        assert {group["lr"] for group in muon} == {0.02}  # what the shapes ask for, this Muon does itself
+        for group in muon:
+            for parameter in group["params"]:
+                length, width = parameter.shape
+                parts = 3 if (length, width) == (384, 128) else 1
+                generator = torch.Generator().manual_seed(length // parts)
+                parameter.data = torch.cat([torch.randn(length // parts, width, generator=generator)] * parts)
+                parameter.grad = torch.cat([torch.randn(length // parts, width, generator=generator)] * parts)
+        divided_step(muon)
+        attention: Any = model.h[1].attn  # type: ignore[index,union-attr]
+        after.append(
+            attention.c_attn.weight
+            if hasattr(attention, "c_attn")
+            else torch.cat([each.weight for each in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        )
+    assert torch.allclose(*after, atol=1e-6)
+
+
+def division_of(model_type: str, packed: str, **config: Any) -> dict[str, Any]:
+    """By the end of a name, how each matrix of the last layer of a model of transformers is divided."""
+    transformers = pytest.importorskip("transformers")
+
+    def build(hidden_size: int) -> nn.Module:
+        built = transformers.AutoConfig.for_model(
+            model_type,
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
+            num_hidden_layers=2,
+            vocab_size=100,
+            pad_token_id=0,
+            **config,
+        )
+        model: nn.Module = transformers.AutoModelForCausalLM.from_config(built)
+        return model
+
+    scaling = zeta.scale(build, {"hidden_size": 64}, {"hidden_size": 128}, attention=False)
+    with torch.device("meta"):
+        model = build(128)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    muon, _ = scaling.muon_groups(model, lr=0.1, adamw_lr=0.1, packed=packed, adjust="spectral_norm")
+    return {
+        names[id(each)].split(".")[-2]: group.get("split_sizes") or group.get("num_heads")
+        for group in muon
+        for each in group["params"]
+        if ".1." in names[id(each)]
+    }
+
+
+def test_how_models_of_transformers_are_divided() -> None:
+    heads = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    assert division_of("phi3", "blocks", **heads) == {
+        "qkv_proj": (128, 64, 64), "gate_up_proj": (256, 256), "o_proj": None, "down_proj": None
+    }  # fmt: skip
+    assert division_of("phi3", "heads", **heads) == {
+        "qkv_proj": 8, "gate_up_proj": (256, 256), "o_proj": None, "down_proj": None
+    }  # fmt: skip
+    llama = division_of("llama", "heads", **heads)
+    assert {name: llama[f"{name}_proj"] for name in ("q", "k", "v", "o", "up")} == {
+        "q": 4, "k": 2, "v": 2, "o": None, "up": None
+    }  # fmt: skip
+    # head by head: queries, keys and values of 32 rows in turn
+    assert division_of("gpt_neox", "heads", num_attention_heads=4)["query_key_value"] == 12
+    with pytest.raises(PlanError, match=r"query_key_value\.weight(?s:.*)the order of what is packed in it"):
+        division_of("gpt_neox", "blocks", num_attention_heads=4)
+    latent = division_of(
+        "deepseek_v3", "heads", first_k_dense_replace=2, num_attention_heads=4, num_key_value_heads=4,
+        q_lora_rank=16, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8,
+    )  # fmt: skip
+    assert (latent["q_b_proj"], latent["kv_b_proj"]) == (4, 4)
+    assert latent["q_a_proj"] is latent["kv_a_proj_with_mqa"] is None
+
+
+class Unsaid(nn.Module):
+    """An attention that does not say how many heads it has, and one whose weight is stored as in x out."""
+
+    def __init__(self, width: int, transposed: bool) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(8, width), nn.Linear(width, 2)
+        self.attn = nn.ModuleDict({"c_attn": Transposed(width) if transposed else nn.Linear(width, 3 * width)})
+        self.attn["o_proj"] = nn.Linear(width, width)
+
+
+class Transposed(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, 3 * width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+@pytest.mark.parametrize(
+    ("transposed", "packed", "message"),
+    [
+        (False, "heads", r"attn\.c_attn\.weight of shape \(192, 64\): the size of its heads follows from no attribute"),
+        (True, "blocks", r"attn\.c_attn\.weight of shape \(64, 192\): it is stored as in x out, and Muon divides rows"),
+    ],
+)
+def test_what_cannot_be_divided_is_an_error_or_adamw_s(transposed: bool, packed: str, message: str) -> None:
+    build = partial(Unsaid, transposed=transposed)
+    scaling = zeta.scale(build, {"width": 32}, {"width": 64}, attention=False, roles={"out.*": "output"})
+    model = build(64)
+    with pytest.raises(PlanError, match=message):
+        scaling.muon_groups(model, lr=0.1, adamw_lr=0.1, packed=packed, adjust="spectral_norm")
+    for kept, matrices in (("whole", {"c_attn", "o_proj"}), ("adamw", {"o_proj"})):
+        muon, _ = scaling.muon_groups(model, lr=0.1, adamw_lr=0.1, packed=kept)
+        names = {id(parameter): name.split(".")[-2] for name, parameter in model.named_parameters()}
+        assert {names[id(each)] for group in muon for each in group["params"]} == matrices
+
+
+def test_options_of_muon_that_are_not_allowed() -> None:
+    scaling, model = zeta.scale(Gpt, *SIZES), Gpt(**SIZES[1])
+    for options, message in (
+        ({"packed": "halves"}, "packed must be one of whole, blocks, heads, adamw, got 'halves'"),
+        ({"adjust": "rms"}, "adjust must be one of original, match_rms_adamw, spectral_norm, got 'rms'"),
+        ({"packed": "heads"}, "packed='heads' is for a Muon that divides weights(?s:.*)got 'original'"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            scaling.muon_groups(model, lr=0.1, adamw_lr=0.1, **options)
 
 
 def test_sharded_models_have_the_groups_of_the_whole() -> None:

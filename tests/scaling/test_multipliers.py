@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import zeta
 from tests.helpers.models import Basic
-from tests.helpers.scaled import Gpt, Mlp
+from tests.helpers.scaled import Gpt, Mlp, by_hand
 from zeta import Scaling
 from zeta.errors import PlanError, TargetError
 
@@ -43,23 +43,6 @@ def test_the_input_of_a_read_out_is_multiplied_and_its_bias_is_not() -> None:
     handle.remove()
     assert torch.equal(model(x), before)
     assert scaling.apply_multipliers_(model)
-
-
-def by_hand(model: Gpt, x: Tensor, branch: float, readout: float, query: float) -> Tensor:
-    """The forward pass with everything multiplied where the papers have it."""
-    y = model.tok(x) + model.pos(torch.arange(x.shape[1]))
-    for block in model.h:
-        attn, z = block.attn, block.n1(y)  # type: ignore[union-attr,operator]
-        shape = (*z.shape[:2], attn.n_head, -1)  # type: ignore[union-attr]
-        if hasattr(attn, "c_attn"):
-            parts = attn.c_attn(z).split(z.shape[-1], dim=-1)  # type: ignore[operator,union-attr]
-        else:
-            parts = (attn.q_proj(z), attn.k_proj(z), attn.v_proj(z))  # type: ignore[operator,union-attr]
-        q, k, v = (part.view(shape).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=query * q.shape[-1] ** -0.5)
-        y = y + branch * attn.o_proj(mixed.transpose(1, 2).reshape(z.shape))  # type: ignore[operator,union-attr]
-        y = y + branch * block.mlp(block.n2(y))  # type: ignore[operator,union-attr]
-    return F.linear(readout * model.nf(y), model.lm_head.weight)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -164,7 +147,7 @@ def test_depth_without_residual_branches_is_an_error() -> None:
     def build(layers: int) -> nn.Module:
         return nn.Sequential(nn.Linear(8, 16), *(nn.Linear(16, 16) for _ in range(layers)), nn.Linear(16, 2))
 
-    with pytest.raises(PlanError, match="the depth grows, and no end of a branch is found"):
+    with pytest.raises(PlanError, match="no end of a branch to multiply is found"):
         zeta.scale(build, {"layers": 2}, {"layers": 4}, "completep")
 
 

@@ -58,7 +58,7 @@ def test_factors_by_the_table(how: str, group: str) -> None:
     size = Size(group=Class(group), width_in=into, width_out=out, depth=depth)
     scheme = scheme_of(how, 1.0)
     rate = scheme.adam(size)
-    found = (scheme.std(size), rate, scheme.eps(size), scheme.decay(size, rate), scheme.sgd(size), scheme.readout(size))
+    found = (scheme.std(size), rate, scheme.eps(size), scheme.decay(size, rate), scheme.sgd(size), scheme.inputs(size))
     assert found == pytest.approx(TABLE[how][group])
 
 
@@ -136,7 +136,7 @@ def test_deepnorm_and_fixup_go_with_a_scheme_for_width() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"how": "muP"}, "how must be one of sp, mup, completep, megatron-mup, spectral, got 'muP'"),
+        ({"how": "muP"}, "how must be one of sp, mup, completep, megatron-mup, spectral, umup, got 'muP'"),
         ({"how": "completep", "alpha": 0.2}, "alpha, the exponent of the depth, must be a number from 0.5 to 1, got"),
         ({"how": "mup", "alpha": 0.5}, "alpha is the depth exponent of completep, and mup has none"),
         ({"depth": "rezero"}, "depth must be None or one of deepnorm, fixup, got 'rezero'"),
@@ -152,7 +152,7 @@ def test_options_that_are_not_allowed(options: dict[str, Any], message: str) -> 
 
 
 def test_every_scheme_is_in_the_docs() -> None:
-    assert {*TABLE, "spectral"} == {*NAMES}
+    assert {*TABLE, "spectral", "umup"} == {*NAMES}
     assert all(f'"{name}"' in (zeta.scale.__doc__ or "") for name in NAMES)
 
 

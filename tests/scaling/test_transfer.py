@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from examples import transfer
-from examples.transfer import Run, curves, key, page, runs, same_at_base, table, trained
+from examples.transfer import Run, curves, page, runs, same_at_base, table, trained
 
 
 def run(rate: float, seed: int = 0, size: int = 128, scheme: str = "mup", net: str = "mlp") -> Run:
@@ -20,8 +20,7 @@ def run(rate: float, seed: int = 0, size: int = 128, scheme: str = "mup", net: s
 def test_the_table_has_the_best_rate_of_each_size_and_by_how_much_it_moves() -> None:
     losses = {run(0.25): 2.0, run(0.25, 1): 1.0, run(0.5): 1.0, run(0.5, 1): 1.5, run(1.0): math.inf, run(1.0, 1): 0.1}
     losses |= {run(0.25, size=256): 0.5, run(0.5, size=256): 3.0}
-    done = {key(one): loss for one, loss in losses.items()}
-    found = curves(list(losses), done)
+    found = curves(list(losses), losses)
     assert found == {("mlp", "width", "mup"): {128: {0.25: 1.5, 0.5: 1.25, 1.0: math.inf}, 256: {0.25: 0.5, 0.5: 3.0}}}
     assert table(found).splitlines() == [
         "| mlp, width | 128 | 256 | moves |",
@@ -32,7 +31,7 @@ def test_the_table_has_the_best_rate_of_each_size_and_by_how_much_it_moves() -> 
 
 
 def test_all_schemes_share_the_runs_of_the_base() -> None:
-    wanted = list(runs(["mlp", "gpt"], ["width", "depth"], lambda axis: (transfer.BASE[axis],), 2))
+    wanted = runs(["mlp", "gpt"], ["width", "depth"], lambda axis: (transfer.BASE[axis],), 2)
     rates = len(transfer.NETS["mlp"].rates) + len(transfer.NETS["gpt"].rates)
     assert len(wanted) == 2 * 2 * 3 * rates
     assert len({*map(same_at_base, wanted)}) == 2 * rates

@@ -14,7 +14,7 @@ ROWS: Final = ("recorded", "mean", "zeros")
 DEPTHS: Final = ("identity", "stack", "interleave")
 
 #: the values of --how of zeta scale
-SCHEMES: Final = ("sp", "mup", "completep", "megatron-mup", "spectral")
+SCHEMES: Final = ("sp", "mup", "completep", "megatron-mup", "spectral", "umup")
 
 #: the values of --level
 LEVELS: Final = ("fast", "full")

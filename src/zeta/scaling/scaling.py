@@ -70,14 +70,18 @@ class Scaling(ScalingTable):
         eps: float | None = None,
         no_decay: Iterable[str] = (),
         betas: tuple[float, float] = (0.9, 0.999),
+        packed: str = "whole",
+        adjust: str = "original",
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Two lists of groups: for ``torch.optim.Muon``, and for ``torch.optim.AdamW`` what Muon is not for.
 
         Muon gets the matrices from one hidden state to another; AdamW embeddings, read-outs, routers, vectors,
-        convolutions and stacked experts. A step of Muon is orthogonal, times sqrt(max(1, rows/columns)) by
-        ``torch.optim.Muon``'s own ``adjust_lr_fn="original"``; with the factor of a group its spectral norm is
-        proportional to sqrt(fan_out/fan_in), also of weights that are stored as in x out. A packed weight is one
-        matrix to torch's Muon.
+        convolutions and stacked experts. A step of Muon is orthogonal, times a number of its shape (``adjust``); with
+        the factor of a group its spectral norm is proportional to sqrt(fan_out/fan_in), also of weights that are stored
+        as in x out.
+
+        ``torch.optim.Muon`` takes a packed weight, such as queries, keys and values in one, as one matrix. Muons that
+        divide weights, such as that of dion, get how by the options ``split_sizes`` and ``num_heads`` of a group.
 
         Args:
             model: as for ``param_groups``.
@@ -88,6 +92,17 @@ class Scaling(ScalingTable):
             eps: AdamW's, as for ``param_groups``.
             no_decay: as for ``param_groups``, of AdamW's groups.
             betas: AdamW's.
+            packed: what becomes of packed weights: ``"whole"`` is one matrix, ``"adamw"`` leaves them to AdamW;
+                ``"blocks"`` gives groups ``split_sizes``, the rows of each map in a weight; ``"heads"`` gives
+                ``num_heads``, the number of heads, to all queries, keys and values, packed or not, and ``split_sizes``
+                to what else is packed. The last two need ``adjust="spectral_norm"``.
+            adjust: what this Muon multiplies the rate of a matrix by: ``"original"``, sqrt(max(1, rows/columns)), or
+                ``"match_rms_adamw"``, in proportion to sqrt(max(rows, columns)), both of ``torch.optim.Muon``;
+                ``"spectral_norm"``, sqrt(rows/columns), the default of dion's.
+
+        Raises:
+            PlanError: as for ``param_groups``; or it does not follow how packed weights are divided.
+            SpecError: an option that is not allowed.
         """
         return muon_groups(
             self,
@@ -99,6 +114,8 @@ class Scaling(ScalingTable):
             eps=eps,
             no_decay=no_decay,
             betas=betas,
+            packed=packed,
+            adjust=adjust,
         )
 
     def apply_multipliers_(self, model: nn.Module) -> Multiplied:

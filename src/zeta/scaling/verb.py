@@ -42,7 +42,9 @@ def scale(
         base: the arguments of the size that hyperparameters were found for, as ``dict(d_model=256, n_layer=4)``.
         target: those of the size that is trained, with the same names.
         how: ``"mup"`` (Yang et al. 2022, table 8), ``"completep"`` (Dey et al. 2025: muP, and depth),
-            ``"megatron-mup"``, ``"spectral"`` (Yang, Simon & Bernstein 2023), or ``"sp"``, which changes nothing.
+            ``"megatron-mup"``, ``"spectral"`` (Yang, Simon & Bernstein 2023), ``"umup"`` (Blake et al. 2024, as a
+            parametrization: all numbers are those of the target, and the base only says what grows), or ``"sp"``, which
+            changes nothing.
         init: what the base starts from, if it is not its constructor: rules, the name of a recipe, a function that
             initializes the model, or a plan of the base.
         roles: globs and classes (``"input"``, ``"hidden"``, ``"output"``, ``"vector"``, ``"fixed"``) of parameters,

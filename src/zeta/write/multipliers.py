@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from zeta.base.modules import check_module, modules_of
 from zeta.errors import PlanError, TargetError, listed
-from zeta.resolve.scaling.multipliers import Multiplier, Where
+from zeta.resolve.scaling.multipliers import INPUTS, Multiplier
 from zeta.resolve.slots import named_modules
 
 
@@ -99,7 +99,7 @@ def multiply_(model: nn.Module, multipliers: Sequence[Multiplier]) -> Multiplied
     handles: list[RemovableHandle] = []
     for each in multipliers:
         module = modules[each.module]
-        if each.where in (Where.READOUT, Where.QUERY):
+        if each.where in INPUTS:
             handles.append(module.register_forward_pre_hook(ScaledInput(each.factor), with_kwargs=True))
         else:
             handles.append(module.register_forward_hook(ScaledOutput(each.factor, each.end)))

@@ -116,6 +116,8 @@ def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str,
     fans: tuple[Fans | None, Fans | None] = (None, None)
     if old is None or new is None or said in (Class.VECTOR, Class.FIXED) or _is_elementwise(sizes, name):
         group, into, out = _by_shape(sizes, name, role, said)
+        if role in (Role.POSITION, Role.CLASS_TOKEN) and group not in (Class.VECTOR, said):
+            fans = _row_fans(sizes, name)
     else:
         small, large = old.fans(before[0].shape), new.fans(after[0].shape)
         fans = small, large
@@ -133,6 +135,7 @@ def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str,
         width_in=float(into),
         width_out=float(out),
         depth=_depth(sizes, name),
+        layers=_layers(sizes.target, name),
         role=role,
         base=fans[0],
         target=fans[1],
@@ -141,8 +144,10 @@ def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str,
 
 
 def _is_elementwise(sizes: Compared, name: str) -> bool:
-    """Whether a tensor is no map, as the states of a state space or a table of positions, and one dimension grows."""
+    """Whether a tensor is no map: the biases of stacked maps, or one of which one dimension grows, as states do."""
     slot = sizes.target.slots[name][0]
+    if slot.kind is Kind.BIAS:
+        return True
     pairs = zip(sizes.reference.shapes[name], slot.shape, strict=True)
     return slot.kind is Kind.OTHER and sum(old != new for old, new in pairs) == 1
 
@@ -238,6 +243,13 @@ def _by_shape(sizes: Compared, name: str, role: Role | None, said: Class | None)
     )
 
 
+def _row_fans(sizes: Compared, name: str) -> tuple[Fans, Fans]:
+    """Those of a table without axes, as a parameter of positions: of one row, whose elements grow or come last."""
+    before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
+    dim = next((dim for dim, (old, new) in enumerate(zip(before, after, strict=True)) if new != old), -1)
+    return Fans(fan_in=1, fan_out=before[dim]), Fans(fan_in=1, fan_out=after[dim])
+
+
 def _most_growth(before: Sequence[int], after: Sequence[int]) -> float:
     return max((new / old for old, new in zip(before, after, strict=True) if old), default=1.0)
 
@@ -249,6 +261,12 @@ def _depth(sizes: Compared, name: str) -> float:
     if here is not None and there is not None and here.branches is not None and here.depth and there.depth:
         return here.depth / there.depth
     return source.depth
+
+
+def _layers(target: Sized, name: str) -> int:
+    """The number of layers of the stack of residual branches that a parameter lies in; 1 outside of any, 0 unknown."""
+    place = target.places.get(name)
+    return 1 if place is None or place.branches is None else place.depth or 0
 
 
 def _branches(target: Sized) -> dict[str, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 from torch import nn
@@ -14,13 +14,17 @@ from zeta.base.parametrizations import originals
 from zeta.base.reading import shown
 from zeta.base.text import number_text
 from zeta.errors import PlanError, SpecError, listed
+from zeta.resolve.scaling.heads import Division, UnknownBlocksError, division, is_packed
 from zeta.resolve.scaling.schemes import Class
-from zeta.resolve.scaling.table import WITH_EPS, Scaled, ScalingTable, check_optimizer
-from zeta.resolve.slots import Slot, walk
+from zeta.resolve.scaling.table import ADJUSTMENTS, WITH_EPS, Rates, Scaled, ScalingTable, check_optimizer
+from zeta.resolve.slots import Slot, named_modules, walk
 from zeta.rules import Kind, Role
 
 #: what weight decay may leave out
 NO_DECAY: Final = ("norm", "bias", "embedding")
+#: what becomes of a packed weight under Muon
+PACKED: Final = ("whole", "blocks", "heads", "adamw")
+_DIVIDING: Final = ("blocks", "heads")
 #: torch's default of Adam and AdamW
 _EPS: Final = 1e-8
 
@@ -55,17 +59,81 @@ def muon_groups(
     eps: float | None,
     no_decay: Iterable[str],
     betas: tuple[float, float],
+    packed: str,
+    adjust: str,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Groups for Muon and for AdamW; see :meth:`zeta.scaling.Scaling.muon_groups`."""
     check_module(model)
+    _check_muon(packed, adjust)
     rows = _rows(scaling, model)
     matrices = [(slot, row) for slot, row in rows if scaling.is_matrix(row) and slot.parametrization is None]
+    if packed == "adamw":
+        matrices = [(slot, row) for slot, row in matrices if not is_packed(slot, row.size.role, _blocks(scaling, row))]
+    divided = _divided(scaling, model, matrices, by_heads=packed == "heads") if packed in _DIVIDING else {}
     taken = {id(slot.tensor) for slot, _ in matrices}
     rest = [(slot, row) for slot, row in rows if id(slot.tensor) not in taken]
-    muon = _groups(scaling, matrices, "muon", lr, weight_decay, None, (), {})
+    decays = {"lr": _number("lr", lr), "weight_decay": _number("weight_decay", weight_decay)}
+
+    def of_matrix(slot: Slot, row: Scaled) -> _Group:
+        parts = divided.get(row.name)
+        numbers = scaling.muon_rates(row, adjust)
+        options = {} if parts is None else parts.options
+        return _Group(numbers, numbers.of(decays), "" if parts is None else f", {parts}", options)
+
+    muon = _grouped(scaling, matrices, of_matrix)
     adamw = _groups(scaling, rest, "adamw", adamw_lr, adamw_weight_decay, eps, no_decay, {"betas": betas})
     _check_all(model, [*muon, *adamw])
     return muon, adamw
+
+
+def _check_muon(packed: object, adjust: object) -> None:
+    for name, given, allowed in (("packed", packed, PACKED), ("adjust", adjust, tuple(ADJUSTMENTS))):
+        if not isinstance(given, str) or given not in allowed:
+            raise SpecError(f"{name} must be one of {', '.join(allowed)}, got {shown(given)}")
+    if packed in _DIVIDING and adjust != "spectral_norm":
+        raise SpecError(
+            f"packed={packed!r} is for a Muon that divides weights, and adjusts the rate of each part by "
+            f'adjust="spectral_norm", as that of dion; got {adjust!r}. torch.optim.Muon takes weights as a whole'
+        )
+
+
+def _divided(
+    scaling: ScalingTable, model: nn.Module, matrices: Sequence[tuple[Slot, Scaled]], *, by_heads: bool
+) -> dict[str, Division]:
+    """By name, how matrices are divided; ``PlanError`` where it does not follow, with all of them."""
+    modules = named_modules(model)
+    found: dict[str, Division] = {}
+    problems: list[str] = []
+    for slot, row in matrices:
+        axes = scaling.plan[row.name].axes
+        out = axes is not None and 0 in axes.fan_out
+        blocks = _blocks(scaling, row)
+        try:
+            parts = division(modules, slot, row.size.role, blocks, by_heads=by_heads, rows_are_outputs=out)
+        except UnknownBlocksError as error:
+            problems.append(f"{slot.name} of shape {slot.shape}: {error}")
+            continue
+        if parts is not None:
+            found[row.name] = parts
+    if problems:
+        raise PlanError(
+            listed('it does not follow how Muon divides these; packed="adamw" leaves them to AdamW:', problems)
+        )
+    return found
+
+
+def _blocks(scaling: ScalingTable, row: Scaled) -> tuple[tuple[int, int], ...]:
+    axes = scaling.plan[row.name].axes
+    return () if axes is None else axes.blocks
+
+
+class _Group(NamedTuple):
+    """What the group of a parameter has: factors, numbers, what its name ends with, and other options."""
+
+    rates: Rates
+    numbers: dict[str, float]
+    called: str
+    options: Mapping[str, Any]
 
 
 def _groups(
@@ -80,20 +148,32 @@ def _groups(
 ) -> list[dict[str, Any]]:
     base = base_numbers(optimizer, lr=lr, weight_decay=weight_decay, eps=eps)
     without = _no_decay(no_decay)
+
+    def of(slot: Slot, row: Scaled) -> _Group:
+        rates = scaling.rates(row, optimizer)
+        decays = not any(_is(what, scaling, row, slot) for what in without)
+        numbers = rates.of(base)
+        if not decays:
+            numbers["weight_decay"] = 0.0
+        return _Group(rates, numbers, "" if decays else ", no decay", options)
+
+    return _grouped(scaling, rows, of)
+
+
+def _grouped(
+    scaling: ScalingTable, rows: Sequence[tuple[Slot, Scaled]], group_of: Callable[[Slot, Scaled], _Group]
+) -> list[dict[str, Any]]:
+    """Groups of the rows that have the same class, numbers and options, in the order of their first parameter."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for slot, row in rows:
-        decays = not any(_is(what, scaling, row, slot) for what in without)
         for part in _tensors(slot):
             each = _of_part(row, slot, part, scaling)
-            rates = scaling.muon_rates(each) if optimizer == "muon" else scaling.rates(each, optimizer)
-            numbers = rates.of(base)
-            if not decays:
-                numbers["weight_decay"] = 0.0
-            key = each.size.group, *numbers.values()
+            its = group_of(slot, each)
+            key = each.size.group, its.called, *its.numbers.values()
             group = found.get(key)
             if group is None:
-                called = f"{each.size.group.value}, lr x {number_text(rates.lr)}" + ("" if decays else ", no decay")
-                group = {"params": [], "name": _unused(called, found.values()), **numbers, **options}
+                called = f"{each.size.group.value}, lr x {number_text(its.rates.lr)}{its.called}"
+                group = {"params": [], "name": _unused(called, found.values()), **its.numbers, **its.options}
                 found[key] = group
             group["params"].append(part)
     return [*found.values()]

@@ -1,4 +1,4 @@
-"""Where a scheme multiplies in the forward pass: inputs of read-outs, ends of residual branches, queries."""
+"""Where a scheme multiplies in the forward pass: inputs of weights, ends of residual branches, queries."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from torch import nn
 from zeta.base.reading import Size as Whole
 from zeta.base.reading import Text, shown
 from zeta.errors import PlanError, SpecError, listed
+from zeta.fans import Fans
 from zeta.recipes.residual import convolves, last_norm, residual_branches
-from zeta.resolve.scaling.queries import Attentions, bias_of, is_called, module_of, outer, whole_layer, whole_number
-from zeta.resolve.scaling.schemes import DEPTH_RULES, Class, DepthRule, Scheme, Size
+from zeta.resolve.scaling.heads import positive
+from zeta.resolve.scaling.queries import Attentions, bias_of, is_called, module_of, outer, whole_layer
+from zeta.resolve.scaling.schemes import DEPTH_RULES, Class, DepthRule, Scheme, Size, leads_out
 from zeta.resolve.scaling.sources import multiplied_by
 from zeta.resolve.scaling.trials import Sizes
+from zeta.resolve.slots import Slot
 from zeta.rules import Kind, Role
 from zeta.rules.match import RESIDUAL_ROLES
 from zeta.rules.role_names import EXPERTS
@@ -38,10 +41,15 @@ _BESIDE: Final = re.compile(
 class Where(StrEnum):
     """What is multiplied."""
 
-    READOUT = "readout"  # the input of a module
+    READOUT = "readout"  # the input of a module that leads out
+    WEIGHT = "weight"  # the input of another module
     BRANCH = "branch"  # the output of a module, which a residual stream gets
     QUERY = "query"  # the first input of an attention of torch
     ATTENTION = "attention"  # the queries, or the part of an output that has them
+
+
+#: what multiplies the input of a module
+INPUTS: Final = (Where.READOUT, Where.WEIGHT, Where.QUERY)
 
 
 class Multiplier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +66,7 @@ class Multiplier(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     parameters: tuple[Text, ...] = ()
 
     def __str__(self) -> str:
-        of = "input" if self.where in (Where.READOUT, Where.QUERY) else "output"
+        of = "input" if self.where in INPUTS else "output"
         part = "" if self.end is None else f"[..., :{self.end}]"
         return f"{of}{part} of {self.module or 'the model'} x {self.factor:.4g} ({self.where})"
 
@@ -71,15 +79,16 @@ def multipliers_of(
     *,
     attention: bool,
     head_dim: tuple[int, int] | None,
+    absorb: bool,
 ) -> tuple[Multiplier, ...]:
-    """Everything that the scheme multiplies, apart from factors of 1.
+    """Everything that the scheme multiplies, apart from factors of 1; ``absorb``: parameters will take it in.
 
     Raises ``PlanError`` where it does not follow what to multiply; all problems are listed.
     """
-    search = _Search(sizes, classes, scheme, depth)
-    found = [*search.readouts(), *search.branches()]
+    search = _Search(sizes, classes, scheme, depth, absorb=absorb)
+    found = [*search.inputs(), *search.branches()]
     if attention and scheme.attention:
-        attentions = Attentions(sizes, classes, head_dim)
+        attentions = Attentions(sizes, classes, head_dim, absolute=scheme.unit is not None)
         for each in attentions.queries():
             where = Where.QUERY if each.of_input else Where.ATTENTION
             found.append(
@@ -100,60 +109,72 @@ class _Search:
         classes: Mapping[str, Size],
         scheme: Scheme,
         depth: DepthRule | None,
+        *,
+        absorb: bool,
     ) -> None:
         self._sizes, self._classes = sizes, classes
         self._target = sizes.target
-        self._scheme, self._depth = scheme, depth
+        self._scheme, self._depth, self._absorb = scheme, depth, absorb
         self.problems: list[str] = []
 
-    # -- read-outs
+    # -- inputs of weights
 
-    def readouts(self) -> Iterator[Multiplier]:
-        """The input of what leads out, also if its weight is tied to a table; its bias is not multiplied."""
+    def inputs(self) -> Iterator[Multiplier]:
+        """The input of what leads out, and of what else the scheme says, also if it is tied; biases are apart."""
         for name, size in self._classes.items():
             group = self._target.slots[name]
-            if size.group is Class.OUTPUT:
-                factor, heads = self._scheme.readout(size), group[:1]
-            elif size.group is Class.INPUT and len(group) > 1:
-                factor = (self._scheme.tied or self._scheme.readout)(
-                    replace(size, group=Class.OUTPUT, width_in=size.width_out)
-                )
-                heads = [slot for slot in group if slot.kind is not Kind.EMBEDDING]
-            else:
-                continue
-            for slot in heads if factor != 1 else ():
-                own = {local for local, each in slot.module._parameters.items() if each is not None}
+            tables = [slot for slot in group if slot.kind is Kind.EMBEDDING]
+            tied = len(group) > 1 and bool(tables)
+            factor_of = self._scheme.inputs
+            if tied and size.group is not Class.OUTPUT:
+                size, factor_of = _as_readout(size), self._scheme.tied or factor_of
+            factor = factor_of(size)
+            slots = [slot for slot in group if slot not in tables] if tied else group[: 1 if self._absorb else None]
+            for slot in {id(slot.module): slot for slot in slots}.values() if factor != 1 else ():
                 if slot.kind is Kind.BIAS:
                     continue
-                path = module_of(slot.name, slot.local_name)
-                alone = not own - {slot.local_name, "bias"} and not any(True for child in slot.module.children())
-                if not alone or not is_called(slot.module) or multiplied_by(self._target.modules, path):
-                    self.problems.append(
-                        f"{name}: it leads out, and no module of its own multiplies with it when it is called, but "
-                        f"{type(slot.module).__name__}; put it into an nn.Linear, or give it another class with roles="
-                    )
+                if not self._absorb and not self._is_map(slot):
+                    self.problems.append(self._no_place(name, slot, size))
                     continue
-                tied = len(group) > 1
                 yield Multiplier(
-                    module=path,
-                    where=Where.READOUT,
+                    module=module_of(slot.name, slot.local_name),
+                    where=Where.READOUT if leads_out(size) else Where.WEIGHT,
                     factor=factor,
                     parameters=() if tied else (name,),
                 )
+
+    def _is_map(self, slot: Slot) -> bool:
+        """Whether a module, when it is called, multiplies its input by a weight, may add a bias, and that is all."""
+        path = module_of(slot.name, slot.local_name)
+        own = {local for local, each in slot.module._parameters.items() if each is not None}
+        alone = not own - {slot.local_name, "bias"} and not any(True for child in slot.module.children())
+        if not alone or not is_called(slot.module) or multiplied_by(self._target.modules, path):
+            return False
+        # which computes with the weight of its output, and does not call that layer
+        return not isinstance(self._target.modules.get(outer(path)), nn.MultiheadAttention)
+
+    def _no_place(self, name: str, slot: Slot, size: Size) -> str:
+        module = type(slot.module).__name__
+        if leads_out(size):
+            return (
+                f"{name}: it leads out, and no module of its own multiplies with it when it is called, but {module}; "
+                "put it into an nn.Linear, or give it another class with roles="
+            )
+        return f"{name}: its module {module} does more than multiply by it when it is called; pass multipliers=False"
 
     # -- residual branches
 
     def branches(self) -> Iterator[Multiplier]:
         """The ends of residual branches: attention outputs and MLP down projections, or the norms after them."""
         rule = self._scheme.branch if self._depth is None else self._depth.branch
-        factors = {name: rule(size) for name, size in self._classes.items() if size.depth != 1}
+        factors = {name: factor for name, size in self._classes.items() if (factor := rule(size)) != 1}
         self._check_stacks(factors)
-        if all(factor == 1 for factor in factors.values()):
+        if not factors:
             return
         found = [*self._transformer(factors)] or [*self._convolutional(factors)]
         if not found:
             self.problems.append(
-                "residual branches: the depth grows, and no end of a branch is found (docs/roles.md: attention outputs "
+                "residual branches: no end of a branch to multiply is found (docs/roles.md: attention outputs "
                 "and MLP down projections; residual blocks of convolutions)"
             )
         self._check_blocks(factors, found)
@@ -279,12 +300,21 @@ def _part(name: str) -> str:
     return ".".join(parts[: numbers[0] + 2 if numbers else 1])
 
 
+def _as_readout(table: Size) -> Size:
+    """The size of a table as a read-out that is tied to it: from its width to its rows."""
+    base, target = (
+        None if fans is None else Fans(fan_in=fans.fan_out, fan_out=fans.fan_in) for fans in (table.base, table.target)
+    )
+    role = Role.READOUT
+    return replace(table, group=Class.OUTPUT, role=role, width_in=table.width_out, base=base, target=target)
+
+
 def check_head_dim(given: object) -> tuple[int, int] | None:
     """Two whole numbers above 0, or ``None``; ``SpecError`` otherwise."""
     if given is None:
         return None
     pair = given if isinstance(given, tuple | list) and len(given) == 2 else ()
-    sizes = [number for number in map(whole_number, pair) if number is not None]
+    sizes = [number for number in map(positive, pair) if number is not None]
     if len(sizes) != 2:
         raise SpecError(f"head_dim must be the sizes of a head in base and target, as (64, 128), got {shown(given)}")
     return sizes[0], sizes[1]

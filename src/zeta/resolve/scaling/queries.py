@@ -11,15 +11,13 @@ from torch import nn
 
 from zeta.fans import axes_of
 from zeta.resolve.scaling.built import Built
+from zeta.resolve.scaling.heads import HEAD_SIZE, HEADS, modules_around, positive
 from zeta.resolve.scaling.schemes import Class, Size
 from zeta.resolve.scaling.sources import multiplied_by, normalizes, packs_by_head
 from zeta.resolve.scaling.trials import Sizes
 from zeta.rules import Kind, Role
 from zeta.rules.role_names import WRAPPED, plain
 
-#: by attribute of an attention: the size of a head, and the number of heads
-_HEAD_SIZE: Final = ("head_dim", "attention_head_size", "d_head", "dim_head", "head_size", "key_value_proj_dim", "d_k")
-_HEADS: Final = ("num_heads", "n_heads", "n_head", "nhead", "num_attention_heads", "heads", "num_q_heads")
 _SCALES: Final = ("scaling", "scale", "softmax_scale")
 _QUERY_NORM: Final = re.compile(r"(?i)(q|query)_?(layer_?)?_?norm|(layer_?)?norm_?(q|query)|q_?ln|ln_?q")
 #: other names of what may be a norm of queries
@@ -44,12 +42,18 @@ class Queries(NamedTuple):
 class Attentions:
     """The attentions of a model; ``problems`` are those whose queries are not found."""
 
-    def __init__(self, sizes: Sizes, classes: Mapping[str, Size], head_dim: tuple[int, int] | None) -> None:
+    def __init__(
+        self, sizes: Sizes, classes: Mapping[str, Size], head_dim: tuple[int, int] | None, *, absolute: bool
+    ) -> None:
         self._sizes, self._target, self._classes, self._head_dim = sizes, sizes.target, classes, head_dim
+        self._absolute = absolute
         self.problems: list[str] = []
 
     def queries(self) -> Iterator[Queries]:
-        """The queries of each attention whose heads grow, times what turns 1/sqrt(d) into sqrt(d_base)/d."""
+        """The queries of each attention whose heads grow, times what turns 1/sqrt(d) into sqrt(d_base)/d.
+
+        In an absolute scheme, those of all attentions, times what turns it into 1/d.
+        """
         by_attention: dict[str, list[str]] = {}
         for name, group in self._target.slots.items():
             path = module_of(name, group[0].local_name)
@@ -58,7 +62,8 @@ class Attentions:
         for around, names in by_attention.items():
             found: dict[str, Queries] = {}
             for name in self._last_of(names):
-                if self._classes[name].group is Class.FIXED or (factor := self._of_heads(name)) in (None, 1.0):
+                fixed = self._classes[name].group is Class.FIXED and not self._absolute
+                if fixed or (factor := self._of_heads(name)) in (None, 1.0):
                     continue
                 assert factor is not None
                 for each in self._at_query(around, name, factor):
@@ -88,20 +93,22 @@ class Attentions:
         if sizes is None:
             found = [_head_size(model, each) for model, each in models]
             if None in found:
-                if self._classes[name].width_out == 1:
+                if self._classes[name].width_out == 1 and not self._absolute:
                     return 1.0
                 self.problems.append(
                     f"{name}: the size of its heads does not follow from an attribute of the attention "
-                    f"({_HEAD_SIZE[0]}, {_HEADS[0]}, ...); give head_dim=(base, target), or attention=False if it does "
+                    f"({HEAD_SIZE[0]}, {HEADS[0]}, ...); give head_dim=(base, target), or attention=False if it does "
                     "not grow, or if the model divides by it"
                 )
                 return None
             sizes = found[0], found[1]  # type: ignore[assignment]
         assert sizes is not None
         base, target = sizes
+        own = [_own_scale(model, each) for model, each in models]
+        if self._absolute:
+            return 1 / target / (own[1] or target**-0.5)
         if base == target:
             return 1.0
-        own = [_own_scale(model, each) for model, each in models]
         divided = own[1] / own[0] if own[0] and own[1] else (base / target) ** 0.5
         if (divided > 1) is (target > base) and divided != 1:  # scores are divided by it
             divided = 1 / divided
@@ -159,8 +166,8 @@ class Attentions:
         slot, size = self._target.slots[name][0], self._classes[name]
         path = whole_layer(module_of(name, slot.local_name))
         around, _, local = path.rpartition(".")
-        assert size.target is not None
-        triple = (3 * size.target.fan_in, 3 * size.target.fan_out)
+        fans = size.target
+        triple = () if fans is None else (3 * fans.fan_in, 3 * fans.fan_out)
         packed = [extent for extent in slot.shape if extent in triple]
         heads, each = _heads(self._target, name), _head_size(self._target, name)
         odd = packed and heads is not None and each is not None and packed[0] != 3 * heads * each
@@ -176,20 +183,20 @@ class Attentions:
 def _head_size(model: Built, name: str) -> int | None:
     slot = model.slots[name][0]
     for module in _around(model, name):
-        for attribute in _HEAD_SIZE:
-            if (size := whole_number(getattr(module, attribute, None))) is not None:
+        for attribute in HEAD_SIZE:
+            if (size := positive(getattr(module, attribute, None))) is not None:
                 return size
-        for attribute in _HEADS:
-            heads = whole_number(getattr(module, attribute, None))
+        for attribute in HEADS:
+            heads = positive(getattr(module, attribute, None))
             if heads is not None:
-                width = whole_number(getattr(module, "embed_dim", None)) or min(slot.shape)
+                width = positive(getattr(module, "embed_dim", None)) or min(slot.shape)
                 rows = width if model.role(name) is Role.QUERY_KEY_VALUE else _outputs(model, name)
                 return rows // heads if rows % heads == 0 else None
     return None
 
 
 def _heads(model: Built, name: str) -> int | None:
-    found = (whole_number(getattr(module, each, None)) for module in _around(model, name) for each in _HEADS)
+    found = (positive(getattr(module, each, None)) for module in _around(model, name) for each in HEADS)
     return next((heads for heads in found if heads is not None), None)
 
 
@@ -207,9 +214,7 @@ def _own_scale(model: Built, name: str) -> float | None:
     path = module_of(name, model.slots[name][0].local_name)
     holder = model.modules.get(outer(path))
     for module in _around(model, name):
-        if module is not holder and not any(
-            whole_number(getattr(module, each, None)) for each in (*_HEAD_SIZE, *_HEADS)
-        ):
+        if module is not holder and not any(positive(getattr(module, each, None)) for each in (*HEAD_SIZE, *HEADS)):
             continue
         for attribute in _SCALES:
             found = getattr(module, attribute, None)
@@ -219,19 +224,7 @@ def _own_scale(model: Built, name: str) -> float | None:
 
 
 def _around(model: Built, name: str) -> Iterator[nn.Module]:
-    """The modules around a weight, innermost first, up to its block."""
-    path = module_of(name, model.slots[name][0].local_name)
-    while True:
-        if path in model.modules:
-            yield model.modules[path]
-        if not path or path.rpartition(".")[2].isdecimal():
-            return
-        path = outer(path)
-
-
-def whole_number(value: object) -> int | None:
-    """A positive whole number, or ``None``."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    return modules_around(model.modules, module_of(name, model.slots[name][0].local_name))
 
 
 def module_of(name: str, local: str) -> str:

@@ -1,7 +1,8 @@
 """The schemes, readable side by side with the papers: factors of a parameter, relative to the base, by its class.
 
 A scheme has a function for each column of its paper's table. Each function takes a :class:`Size` and returns the factor
-by which the number of the target differs from that of the base. Where nothing grows, every factor is 1.
+by which the number of the target differs from that of the base. Where nothing grows, every factor is 1. An absolute
+scheme (``umup``) returns numbers of the target itself.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ class Size(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a scheme sees of a parameter: its class, and the ratios of the target's sizes to the base's.
 
     ``width_in`` and ``width_out`` are the ratios of the fans (of a vector, ``width_out`` is that of its length);
-    ``depth`` is that of the number of layers, for what lies in a layer.
+    ``depth`` is that of the number of layers, for what lies in a layer; ``layers`` is that number in the target, or 0
+    if it is not known.
     """
 
     group: Class
     width_in: Ratio = 1.0
     width_out: Ratio = 1.0
     depth: Ratio = 1.0
+    layers: Annotated[int, Meta(ge=0, le=2**31)] = 1
     role: Role | None = None
     base: Fans | None = None
     target: Fans | None = None
@@ -74,9 +77,11 @@ class Scheme(Struct, frozen=True, kw_only=True):
     summary: str
     #: of the initial std
     std: Factor = _one
-    #: of what a read-out gets as its input
-    readout: Factor = _one
-    #: the same, where its weight is that of a table
+    #: of an absolute scheme, which weights have std 1, whatever the scale of their law; its factors are not relative
+    unit: Callable[[Size], bool] | None = None
+    #: of what the module of a weight gets as its input
+    inputs: Factor = _one
+    #: the same, of a read-out whose weight is that of a table
     tied: Factor | None = None
     #: of the learning rate, under Adam and its kin
     adam: Factor = _one
@@ -96,6 +101,8 @@ class Scheme(Struct, frozen=True, kw_only=True):
     at_base_depth: bool = False
     #: whether the model's own laws at the target stay
     own: bool = False
+    #: the only optimizers that it has rates for; without any, those that zeta knows
+    optimizers: tuple[str, ...] = ()
 
 
 def _spectral_step(size: Size) -> float:
@@ -111,7 +118,7 @@ def _mup_std(size: Size) -> float:
     return _power(size.width_in, -0.5) if size.group is Class.HIDDEN else 1.0
 
 
-def _mup_readout(size: Size) -> float:
+def _mup_inputs(size: Size) -> float:
     return 1 / size.width_in if size.group is Class.OUTPUT else 1.0
 
 
@@ -161,7 +168,7 @@ def _completep(alpha: float) -> Scheme:
     return Scheme(
         summary="muP over width, and residual branches times depth^-alpha",
         std=_mup_std,
-        readout=_mup_readout,
+        inputs=_mup_inputs,
         adam=adam,
         sgd=sgd,
         muon=lambda size: _spectral_step(size) * _power(size.depth, alpha - 1),
@@ -196,6 +203,39 @@ def _spectral_adam(size: Size) -> float:
 
 def _spectral_sgd(size: Size) -> float:
     return size.width_out / size.width_in
+
+
+# -- u-muP: Blake et al. 2024 (arXiv:2407.17465), table 2 and appendix G, and the unit-scaling package -----------------
+
+_TABLES: Final = (Role.EMBEDDING, Role.POSITION, Role.CLASS_TOKEN)
+
+
+def leads_out(size: Size) -> bool:
+    """Whether a weight is a read-out or a router, also where no width grows."""
+    return size.group is Class.OUTPUT or (size.group is Class.FIXED and size.role in (Role.READOUT, Role.ROUTER))
+
+
+def _umup_unit(size: Size) -> bool:
+    """Tables and matrices; vectors have no fans. ``SpecError`` for a weight whose fans are not known."""
+    if size.target is None and size.group not in (Class.VECTOR, Class.FIXED):
+        raise SpecError(
+            "its fans are not known, and umup needs them; zeta.register_fans says which dimensions they are"
+        )
+    return size.target is not None and size.role is not Role.RELATIVE_POSITION
+
+
+def _umup_inputs(size: Size) -> float:
+    if size.target is None or size.role in (*_TABLES, Role.RELATIVE_POSITION):
+        return 1.0
+    return _power(size.target.fan_in, -1.0 if leads_out(size) else -0.5)
+
+
+def _umup_adam(size: Size) -> float:
+    """The paper has the depth for matrices, and no vectors; the package has it for all that lies in a layer."""
+    deep = _power(size.layers, -0.5)
+    if size.target is None or not _umup_unit(size) or leads_out(size):
+        return deep
+    return deep * _power(size.target.fan_out if size.role in _TABLES else size.target.fan_in, -0.5)
 
 
 # -- rules for depth that go with a scheme for width -------------------------------------------------------------------
@@ -243,7 +283,7 @@ DEPTH_RULES: Final[Mapping[str, DepthRule]] = MappingProxyType(
 _MUP: Final = Scheme(
     summary="maximal update parametrization, table 8",
     std=_mup_std,
-    readout=_mup_readout,
+    inputs=_mup_inputs,
     adam=_mup_adam,
     sgd=_mup_sgd,
     muon=_spectral_step,
@@ -256,7 +296,7 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
         "megatron-mup": lambda alpha: Scheme(
             summary="muP as Megatron has it: eps follows the rate, and weight decay does not",
             std=_mup_std,
-            readout=_mup_readout,
+            inputs=_mup_inputs,
             adam=_mup_adam,
             sgd=_megatron_sgd,
             muon=_spectral_step,
@@ -266,10 +306,19 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
         "spectral": lambda alpha: Scheme(
             summary="weights and updates of spectral norm sqrt(fan_out/fan_in)",
             std=_spectral_std,
-            tied=_mup_readout,  # entries of a table have one size, and a read-out's are 1/in times it
+            tied=_mup_inputs,  # entries of a table have one size, and a read-out's are 1/in times it
             adam=_spectral_adam,
             sgd=_spectral_sgd,
             muon=_spectral_step,
+        ),
+        "umup": lambda alpha: Scheme(
+            summary="unit-scaled muP, as a parametrization: weights of std 1, and numbers of the size itself",
+            unit=_umup_unit,
+            inputs=_umup_inputs,
+            adam=_umup_adam,
+            # the rule of appendix G, with both of its ratios 1, before a norm: see tests/scaling/test_umup.py
+            branch=lambda size: _power(size.layers, -0.5),
+            optimizers=("adam", "adamw", "lion"),
         ),
     }
 )
@@ -295,7 +344,7 @@ def depth_rule(name: str | None, scheme: str) -> DepthRule | None:
         return None
     if not isinstance(name, str) or name not in DEPTH_RULES:
         raise SpecError(f"depth must be None or one of {', '.join(DEPTH_RULES)}, got {shown(name)}")
-    if scheme in ("completep", "sp"):
-        reason = "has its own rule for depth" if scheme == "completep" else "changes nothing"
+    if scheme in ("completep", "umup", "sp"):
+        reason = "changes nothing" if scheme == "sp" else "has its own rule for depth"
         raise SpecError(f"depth={name!r} goes with mup, megatron-mup or spectral; {scheme} {reason}")
     return DEPTH_RULES[name]

@@ -51,7 +51,9 @@ def solve(
     pair = check_head_dim(head_dim)
     sizes = sizes_of(build, base, target, fallback)
     classes = classified(sizes, roles)
-    found = multipliers_of(sizes, classes, scheme, rule, attention=attention, head_dim=pair)
+    if scheme.unit is not None and (unknown := [name for name, size in classes.items() if not size.layers]):
+        raise PlanError(listed(f"{how} needs the number of layers around these, which does not follow:", unknown))
+    found = multipliers_of(sizes, classes, scheme, rule, attention=attention, head_dim=pair, absorb=absorb)
     absorbed = _absorbed(found) if absorb else {}
     at_base = scheme.at_base_depth or rule is not None
     laws, own = _laws(sizes, init, scheme, at_base=at_base)
@@ -67,6 +69,8 @@ def solve(
         taken = absorbed.get(entry.name, 1.0)
         try:
             factor = scheme.std(size) * (1.0 if rule is None else rule.std(size)) * taken
+            if scheme.unit is not None and scheme.unit(size):
+                factor /= _std(source)
             law: Initializer = entry.initializer if scheme.own else rescaled(source, entry, factor)
         except SpecError as error:
             problems.append(f"{entry.name}: {error}")
@@ -89,6 +93,14 @@ def solve(
     )
 
 
+def _std(entry: Entry) -> float:
+    """The std of a law, or 1 of a constant, which stays; ``SpecError`` if it is not known."""
+    law = law_of(entry.initializer)
+    if (moments := law.moments(entry.site)) is None:
+        raise SpecError(f"the std of {law} is not known, and it is to be 1; give a law with init=")
+    return moments.std or 1.0
+
+
 def _absorbed(found: tuple[Multiplier, ...]) -> dict[str, float]:
     """By name of the parameter, what its law and rate take in; ``PlanError`` where no parameter can."""
     stuck = [str(each) for each in found if not each.parameters]
@@ -100,7 +112,11 @@ def _absorbed(found: tuple[Multiplier, ...]) -> dict[str, float]:
                 stuck,
             )
         )
-    return {name: each.factor for each in found for name in each.parameters}
+    taken: dict[str, float] = {}
+    for each in found:
+        for name in each.parameters:
+            taken[name] = taken.get(name, 1.0) * each.factor
+    return taken
 
 
 def _laws(sizes: Sizes, init: Init | None, scheme: Scheme, *, at_base: bool) -> tuple[dict[str, Entry], Plan]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
 import msgspec
@@ -39,6 +40,14 @@ _INSIDE: Final = frozenset(Role) - {
 }  # fmt: skip
 #: those whose groups have an eps that is added to the gradient's size
 WITH_EPS: Final = ("adam", "adamw")
+#: what Muons multiply their rate by, of rows and columns: the first two are ``adjust_lr_fn`` of ``torch.optim.Muon``
+ADJUSTMENTS: Final[Mapping[str, Callable[[float, float], float]]] = MappingProxyType(
+    {
+        "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
+        "match_rms_adamw": lambda rows, columns: math.sqrt(max(rows, columns)),
+        "spectral_norm": lambda rows, columns: math.sqrt(rows / columns),
+    }
+)
 _EXPENDABLE: Final = ("shape", "base law", "eps", "decay", "depth", "law")
 
 
@@ -78,7 +87,8 @@ class ScalingTable(Planner):
     """How each parameter of the target is initialized and trained; ``print`` shows a table.
 
     ``plan`` is the plan of the target. ``rows`` has a row for each parameter, and ``multipliers`` what the scheme
-    multiplies in the forward pass. All factors are relative to the base.
+    multiplies in the forward pass. All factors are relative to the base, except those of ``umup``, which are numbers of
+    the target itself.
     """
 
     how: str
@@ -93,13 +103,22 @@ class ScalingTable(Planner):
     def _scheme(self) -> tuple[Scheme, DepthRule | None]:
         return scheme_of(self.how, self.alpha), depth_rule(self.depth, self.how)
 
+    def _scheme_for(self, optimizer: str) -> Scheme:
+        scheme, _ = self._scheme
+        if scheme.optimizers and optimizer not in scheme.optimizers:
+            raise SpecError(f"{self.how} has rates for {', '.join(scheme.optimizers)}, and none for {optimizer}")
+        return scheme
+
     def __getitem__(self, name: str) -> Scaled:
         """The row of a parameter; ``KeyError`` without one of this name."""
         return {row.name: row for row in self.rows}[self.plan[name].name]
 
     def rates(self, row: Scaled, optimizer: str) -> Rates:
-        """The factors of a parameter's learning rate, eps and weight decay under an optimizer."""
-        scheme, rule = self._scheme
+        """The factors of a parameter's learning rate, eps and weight decay under an optimizer.
+
+        Raises ``SpecError`` for an optimizer that the scheme has no rates for.
+        """
+        scheme = self._scheme_for(optimizer)
         size, absorbed = row.size, row.absorbed
         if optimizer == "sgd":
             rate = scheme.sgd(size)
@@ -109,6 +128,7 @@ class ScalingTable(Planner):
         if optimizer == "adam":  # its decay is part of the gradient, which absorbs too
             decay /= absorbed
         if optimizer == "adafactor" and self.plan[row.name].std:  # its steps are relative to the parameter's own size
+            _, rule = self._scheme
             std = scheme.std(size) * (1.0 if rule is None else rule.std(size)) * absorbed
             lr, decay = lr / std, decay * std
         return Rates(lr=lr, eps=eps if optimizer in WITH_EPS else 1.0, decay=decay)
@@ -119,18 +139,18 @@ class ScalingTable(Planner):
         inside = size.group is Class.HIDDEN or (size.group is Class.FIXED and size.role in _INSIDE)
         return inside and len(entry.shape) == 2 and entry.kind is Kind.WEIGHT and entry.axes is not None
 
-    def muon_rates(self, row: Scaled) -> Rates:
-        """The factors of a matrix under ``torch.optim.Muon`` with ``adjust_lr_fn="original"``.
+    def muon_rates(self, row: Scaled, adjust: str) -> Rates:
+        """The factors of a matrix under a Muon that multiplies its rate by the number in ``ADJUSTMENTS``.
 
-        That multiplies the rate by sqrt(max(1, rows/columns)) of the tensor as it is stored.
+        That number is one of the tensor as it is stored.
         """
-        scheme, _ = self._scheme
+        scheme = self._scheme_for("muon")
         entry, size = self.plan[row.name], row.size
         rows, columns = entry.shape
         first_is_out = entry.axes is not None and 0 in entry.axes.fan_out
         grown = (size.width_out, size.width_in) if first_is_out else (size.width_in, size.width_out)
-        adjusted = max(1.0, rows / columns) / max(1.0, rows / columns * grown[1] / grown[0])
-        rate = scheme.muon(size) / math.sqrt(adjusted)
+        adjusted = ADJUSTMENTS[adjust]
+        rate = scheme.muon(size) * adjusted(rows / grown[0], columns / grown[1]) / adjusted(rows, columns)
         return Rates(lr=rate * row.absorbed, eps=1.0, decay=scheme.decay(size, rate) / row.absorbed)
 
     # -- how a model is initialized
