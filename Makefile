@@ -127,9 +127,10 @@ bench-adapt: $(STAMP) ## adapt a checkpoint of 13.5 GB compared with cp of its f
 
 transfer: $(STAMP) ## sweep learning rates over widths and depths (two hours; goes on where it stopped); writes docs/transfer.md
 	$(PIP) install --quiet -c constraints.txt --group transfer
+	mkdir -p build/transfer && cp -n docs/transfer.json build/transfer/transfer.json
 	OMP_NUM_THREADS=1 $(BIN)/python examples/transfer.py --out build/transfer
 	cp build/transfer/transfer.svg docs/images/transfer.svg
-	cp build/transfer/transfer.md docs/transfer.md
+	cp build/transfer/transfer.md build/transfer/transfer.json docs
 
 figures: $(STAMP) ## take the figures of the last benchmarks into docs/performance.json, and write the pages that show them
 	$(BIN)/python -m benchmarks.figures $(wildcard $(addprefix build/bench/,cpu.json checkpoint.json streamed.json adapting.json vocabulary.json)) \

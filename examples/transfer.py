@@ -36,7 +36,8 @@ from examples.gpt import GPT, GPTConfig
 BASE: Final = {"width": 64, "depth": 2}
 WIDTHS: Final = (64, 128, 256, 512, 1024)
 DEPTHS: Final = (2, 4, 8, 16, 32)
-SCHEMES: Final = {"width": ("sp", "mup", "completep"), "depth": ("sp", "mup", "completep")}
+#: over depth alone, muP is the standard parametrization
+SCHEMES: Final = {"width": ("sp", "mup", "completep"), "depth": ("sp", "completep")}
 SEEDS: Final = 3
 #: widths of the GPT from which a run takes most of a minute
 EXPENSIVE: Final = 512
@@ -268,25 +269,24 @@ def draw(found: dict[tuple[str, str, str], dict[int, Curve]], file: Path) -> Non
     mpl.rcParams |= {"svg.hashsalt": "zeta", "svg.fonttype": "none"}  # the same file every time
     rows = sorted({name[:2] for name in found})
     columns = list(SCHEMES["width"])
-    figure, axes = pyplot.subplots(len(rows), len(columns), figsize=(11, 2.9 * len(rows)), squeeze=False)
+    size = (11, 2.9 * len(rows))
+    figure, axes = pyplot.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharey="row")
     for (net, axis), line in zip(rows, axes, strict=True):
         for scheme, panel in zip(columns, line, strict=True):
             sizes = found.get((net, axis, scheme), {})
-            for number, (size, curve) in enumerate(sorted(sizes.items())):
+            if not sizes:
+                panel.set_axis_off()
+                continue
+            for number, (size_of, curve) in enumerate(sorted(sizes.items())):
                 colour = pyplot.get_cmap("viridis")(number / max(len(sizes) - 1, 1) * 0.9)
                 finite = {rate: loss for rate, loss in curve.items() if math.isfinite(loss)}
-                panel.plot(list(finite), list(finite.values()), color=colour, marker=".", label=f"{axis} {size}")
-                if finite:
-                    best = min(finite, key=finite.__getitem__)
-                    panel.plot([best], [finite[best]], color=colour, marker="o", markersize=7)
-            panel.set(xscale="log", title=f"{net}: {scheme}", xlabel="learning rate at the base", ylabel="loss")
+                best = min(finite, key=finite.__getitem__)
+                panel.plot(list(finite), list(finite.values()), color=colour, marker=".", label=f"{axis} {size_of}")
+                panel.plot([best], [finite[best]], color=colour, marker="o", markersize=7)
+            panel.set(title=f"{net}, {axis}: {scheme}", xlabel="learning rate at the base", ylabel="loss")
             panel.set_xscale("log", base=2)
             panel.grid(alpha=0.25)
             panel.legend(fontsize=7)
-        lowest = min(panel.get_ylim()[0] for panel in line)
-        highest = max(loss for panel in line for each in panel.get_lines() for loss in each.get_ydata())
-        for panel in line:
-            panel.set_ylim(lowest, min(highest, lowest + 3))
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
