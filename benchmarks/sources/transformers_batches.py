@@ -103,6 +103,10 @@ def others(batch: dict[str, Any], accepted: Mapping[str, Any], sizes: Sizes, gen
             steps = batch["past_values"].shape[1] if name[0] == "p" else sizes("prediction_length", default=1)
             count = sizes("num_time_features", default=0)
             batch[name] = torch.randn(SAMPLES, steps, count, generator=generator)
+    if "future_values" in accepted and "past_values" in batch:  # without these, decoders have one place only
+        shape = batch["past_values"].shape
+        steps = sizes("prediction_length", default=1)
+        batch["future_values"] = torch.randn(shape[0], steps, *shape[2:], generator=generator)
     if "past_observed_mask" in accepted and "past_values" in batch:
         batch["past_observed_mask"] = torch.ones_like(batch["past_values"])
 

@@ -116,7 +116,9 @@ def renumbered(config: Any, numbers: dict[int, int], depth: int = 0) -> None:
 def configured(name: str, factor: int, images: bool) -> Any:
     """The default configuration, made smaller."""
     kind = CONFIG_MAPPING[name]
-    config = kind(prediction_length=8) if "prediction_length" in inspect.signature(kind).parameters else kind()
+    accepted = inspect.signature(kind).parameters
+    lengths = {"prediction_length": 8, "label_length": 4}  # the second is a part of the first
+    config = kind(**{key: value for key, value in lengths.items() if key in accepted})
     shallow(config)
     narrow(config, factor, images)
     renumbered(config, {})
