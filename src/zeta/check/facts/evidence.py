@@ -298,6 +298,7 @@ class Evidence(Pass):
     membership: Membership | None = None  #: with an optimizer
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written
     updates: Mapping[str, Update] = field(default_factory=dict)
+    unmoved: str | None = None  #: why the optimizer took no step
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
