@@ -1132,6 +1132,34 @@ def weight_before_a_zero_factor() -> Any:
     return Zeroed(), (vectors(8), labels(4))
 
 
+# -- Z406: gates that are still the same for all samples ---------------------------------------------------------------
+
+
+class SmallGate(nn.Module):
+    """Its gate is a half for all samples, up to rounding: the weights before it are small."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.fc, self.gate, self.head, self.alone = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4), alone
+        nn.init.normal_(self.gate.weight, std=1e-9)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.fc(x))
+        gate = torch.sigmoid(self.gate(h))
+        return self.head(gate if self.alone else h * gate)
+
+
+@healthy("Z406")
+def a_gate_that_starts_at_a_half() -> Any:
+    return SmallGate(alone=False), (vectors(8), labels(4))
+
+
+@sick("Z406")
+def a_sigmoid_that_is_a_half_and_all_there_is() -> Any:
+    return SmallGate(alone=True), (vectors(8), labels(4))
+
+
 # -- Z4, Z6: what nothing uses -----------------------------------------------------------------------------------------
 
 

@@ -243,14 +243,14 @@ def _activation(use: Use, evidence: Evidence) -> Iterator[Finding]:
 def _ignored(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
     """The first layer that flattens the signal, if neither its output nor its weight is zero.
 
-    Not where the signal was lost layer by layer, which is reported where it fades.
+    Not where the signal was lost layer by layer, which is reported where it fades; nor a gate, which learns to open.
     Of a module around others, its code is to blame only if none of the layers and calls in it flattens the signal.
     """
     limits = evidence.thresholds
     if evidence.batch_signal is None or evidence.batch_signal < limits.varied:
         return
     zero = {one.name for one in evidence.tensors if one.zero and one.is_weight}
-    flat = [use for use in evidence.live if _flattens(use, limits)]
+    flat = [use for use in evidence.live if _flattens(use, limits) and not use.gates]
     if any(use.layer.name in fading or use.before in fading for use in flat):
         return
     for use in flat:
