@@ -99,10 +99,17 @@ EXPLANATIONS = (
         "The head reads the class token alone, whose query passes by the convolution: in the last block, the queries "
         "of all other tokens are computed and not read.",
     ),
+    Explanation(
+        "Z506",
+        "SamModel SamHQModel Sam2Model Sam3TrackerModel",
+        "mask_decoder.output_hypernetworks_mlps.0.*",
+        "Of four masks, `multimask_output` puts out the last three, as by default and here, or the first, which these "
+        "layers make.",
+    ),
     *(
         Explanation(
             rule,
-            "SamModel SamVision* SamHQVision* PPFormulaNet* SLANeXt*",
+            "SamModel SamVision* SamHQ* PPFormulaNet* SLANeXt*",
             "*",
             "`initializer_range` of the picture's encoder is 1e-10, as in BLIP: its values are made to be replaced by "
             "a checkpoint's.",
@@ -149,13 +156,6 @@ EXPLANATIONS = (
     ),
     Explanation(
         "Z506",
-        "SamModel Sam2Model Sam3TrackerModel",
-        "mask_decoder.output_hypernetworks_mlps.0.*",
-        "Of four masks, `multimask_output` puts out the last three, as by default and here, or the first, which these "
-        "layers make.",
-    ),
-    Explanation(
-        "Z506",
         "PPDocLayoutV3*",
         "model.decoder_order_head.0.weight",
         "Each layer of the decoder has an order of the elements, and only that of the last one is put out.",
@@ -185,6 +185,13 @@ EXPLANATIONS = (
         "*",
         "The table of tokens has std 1 and is the read-out too. T5 divides what it reads by the root of the width; "
         "here nothing does.",
+    ),
+    Explanation(
+        "Z601",
+        "Funnel*",
+        "*",
+        "With `initializer_std` at its default, `None`, the table of tokens has std 1, and it is the read-out too: "
+        "the std of the logits is the root of the width.",
     ),
     Explanation(
         "Z601",

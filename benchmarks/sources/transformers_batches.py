@@ -42,7 +42,7 @@ def tokens(sizes: Sizes, generator: torch.Generator) -> Tensor:
     text = sizes.config.get_text_config()
     vocabulary = getattr(text, "vocab_size", None) or sizes("vocab_size", default=VOCABULARY)
     limit = sizes("max_position_embeddings", "n_positions", "max_target_positions", default=LENGTH)
-    length = min(LENGTH, int(limit) // 2 or 1)
+    length = min(LENGTH, int(limit) // 2 or 1) if limit > 0 else LENGTH  # XLNet has -1, for none
     last = max(vocabulary - 64, 6)
     return torch.randint(5, last, (SAMPLES, length), generator=generator)
 
