@@ -99,10 +99,17 @@ EXPLANATIONS = (
         "The head reads the class token alone, whose query passes by the convolution: in the last block, the queries "
         "of all other tokens are computed and not read.",
     ),
+    Explanation(
+        "Z506",
+        "SamModel SamHQModel Sam2Model Sam3TrackerModel",
+        "mask_decoder.output_hypernetworks_mlps.0.*",
+        "Of four masks, `multimask_output` puts out the last three, as by default and here, or the first, which these "
+        "layers make.",
+    ),
     *(
         Explanation(
             rule,
-            "SamVision* SamHQVision* PPFormulaNet* SLANeXt*",
+            "SamModel SamVision* SamHQ* PPFormulaNet* SLANeXt*",
             "*",
             "`initializer_range` of the picture's encoder is 1e-10, as in BLIP: its values are made to be replaced by "
             "a checkpoint's.",
@@ -111,10 +118,17 @@ EXPLANATIONS = (
     ),
     Explanation(
         "Z302",
-        "MaskFormer* Mask2Former*",
+        "MaskFormer* Mask2Former* *GroundingDino*",
         "*.relative_position_bias_table",
         "The pictures of this page are small: in these blocks a window is larger than the picture, is filled up with "
         "zeros, and what lies there is cut off again. Such distances are in no output. Larger pictures reach them.",
+    ),
+    Explanation(
+        "Z302",
+        "Mask2Former* *GroundingDino*",
+        "*.sampling_offsets.weight",
+        "The pictures of this page are small: the coarsest level has two by two places, and the farthest points that "
+        "its attention samples lie outside for every query. At 128 pixels all points are reached.",
     ),
     Explanation(
         "Z302",
@@ -132,6 +146,25 @@ EXPLANATIONS = (
             "that key's value.",
         )
         for rule in ("Z406", "Z506")
+    ),
+    Explanation(
+        "Z506",
+        "*GroundingDino*",
+        "*.text_enhancer_layer.self_attn.*",
+        "Words see those between the same two full stops, and the random tokens of this page have none: each sees "
+        "itself alone, and attention over one key is that key's value.",
+    ),
+    Explanation(
+        "Z506",
+        "PPDocLayoutV3*",
+        "model.decoder_order_head.0.weight",
+        "Each layer of the decoder has an order of the elements, and only that of the last one is put out.",
+    ),
+    Explanation(
+        "Z506",
+        "Sam2Model Sam3TrackerModel",
+        "prompt_encoder.point_embed.weight",
+        "No points are given here: the only one has the label of no point, and another vector.",
     ),
     Explanation(
         "Z506",
@@ -155,9 +188,23 @@ EXPLANATIONS = (
     ),
     Explanation(
         "Z601",
+        "Funnel*",
+        "*",
+        "With `initializer_std` at its default, `None`, the table of tokens has std 1, and it is the read-out too: "
+        "the std of the logits is the root of the width.",
+    ),
+    Explanation(
+        "Z601",
         "Mamba2*",
         "*",
         "`Mamba2Config.initializer_range` is 0.1, at a width of 4096: logits of std 6 have a loss of 20 nats.",
+    ),
+    Explanation(
+        "Z504",
+        "EfficientNet*",
+        "*",
+        "`initializer_range` is 0.02, and depthwise convolutions sum 9 values: the variance of their outputs is far "
+        "below the eps of BatchNorm, 1e-3, which does not normalize them then. At full width the signal vanishes too.",
     ),
     Explanation(
         "Z402",
@@ -170,13 +217,6 @@ EXPLANATIONS = (
         "GradiumPhononTTS*",
         "*",
         "The conditions are added at the places of audio tokens, of which the random tokens of this page have none.",
-    ),
-    Explanation(
-        "Z406",
-        "Sam2*",
-        "*.attn:attention",
-        "A false alarm: `Sam2MultiScaleAttention.forward` computes a softmax between the heads, of which there is one, "
-        "and does not use it. The check does not see that nothing does.",
     ),
     Explanation(
         "Z909",

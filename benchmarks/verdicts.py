@@ -15,6 +15,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import time
@@ -36,6 +37,8 @@ from benchmarks.sources.transformers_batches import batches
 from benchmarks.sources.transformers_small import LARGEST, has_model, small
 
 _MEMORY = 8 * 2**30
+#: a shape in an error
+SHAPE = re.compile(r"\[[\d, ]*\]|\(\d+\*\d+\)")
 
 
 @dataclass(kw_only=True)
@@ -106,15 +109,25 @@ def candidates(name: str, reasons: list[str]) -> Iterator[tuple[str, Callable[[]
 
 def attempted(found: Verdict, model: nn.Module, plan: zeta.Plan, reasons: list[str]) -> None:
     """Check a model with the first batch that it takes."""
+    failed: set[tuple[tuple[str, ...], str]] = set()  #: the arguments, and the error
+    hopeless: set[tuple[str, ...]] = set()  #: arguments whose error does not depend on their sizes
     for batch in batches(model):
+        given = tuple(batch)
+        if given in hopeless:
+            continue
+        if why := runs(model, batch):
+            reasons.append(why)
+            gc.collect()  # what the traceback holds
+            alike = (given, SHAPE.sub("", why))
+            hopeless |= {given} if alike in failed else set()
+            failed.add(alike)
+            continue
         begin = time.perf_counter()
         try:
             report = zeta.check(model, batch, plan=plan, optimizer=lambda p: torch.optim.AdamW(p, 1e-4))
         except Exception as error:
-            why = runs(model, batch)
-            reasons.append(why or said(error))
-            gc.collect()  # what the traceback holds
-            if not why and not isinstance(error, zeta.SpecError):  # not the model, and not labels that do not fit
+            reasons.append(said(error))
+            if not isinstance(error, zeta.SpecError):  # it is not that labels do not fit
                 found.outcome, found.inputs = "raised", list(batch)
                 return
             continue

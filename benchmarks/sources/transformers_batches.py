@@ -11,6 +11,8 @@ import transformers
 from torch import Tensor, nn
 
 SAMPLES, LENGTH, IMAGE, VOCABULARY = 8, 16, 64, 1024
+#: pixels: of larger pictures, a batch has two
+LARGE = 512
 
 
 class Sizes:
@@ -40,7 +42,7 @@ def tokens(sizes: Sizes, generator: torch.Generator) -> Tensor:
     text = sizes.config.get_text_config()
     vocabulary = getattr(text, "vocab_size", None) or sizes("vocab_size", default=VOCABULARY)
     limit = sizes("max_position_embeddings", "n_positions", "max_target_positions", default=LENGTH)
-    length = min(LENGTH, int(limit) // 2 or 1)
+    length = min(LENGTH, int(limit) // 2 or 1) if limit > 0 else LENGTH  # XLNet has -1, for none
     last = max(vocabulary - 64, 6)
     return torch.randint(5, last, (SAMPLES, length), generator=generator)
 
@@ -50,7 +52,8 @@ def images(sizes: Sizes, generator: torch.Generator, size: int | None) -> Tensor
     found = size or sizes("image_size", "pretrain_image_size", default=IMAGE)
     height, width = (found, found) if isinstance(found, int) else tuple(found)
     channels = sizes("num_channels", "in_channels", "num_input_channels", default=3)
-    return torch.randn(SAMPLES, channels, height, width, generator=generator)
+    samples = SAMPLES if max(height, width) <= LARGE else 2
+    return torch.randn(samples, channels, height, width, generator=generator)
 
 
 def mains(main: str, sizes: Sizes, generator: torch.Generator) -> Iterator[Tensor]:
@@ -92,7 +95,7 @@ def others(batch: dict[str, Any], accepted: Mapping[str, Any], sizes: Sizes, gen
     if ids is not None and "attention_mask" in accepted:
         batch["attention_mask"] = torch.ones_like(ids)
     if "decoder_input_ids" in accepted and "decoder_input_ids" not in batch:
-        batch["decoder_input_ids"] = tokens(sizes, generator)
+        batch["decoder_input_ids"] = tokens(sizes, generator)[: len(next(iter(batch.values())))]
     needed = [n for n, p in accepted.items() if p.default is inspect.Parameter.empty and n not in batch]
     if "pixel_values" in needed or (ids is not None and "pixel_values" in accepted and "bbox" not in accepted):
         batch.setdefault("pixel_values", images(sizes, generator, None))
@@ -103,6 +106,10 @@ def others(batch: dict[str, Any], accepted: Mapping[str, Any], sizes: Sizes, gen
             steps = batch["past_values"].shape[1] if name[0] == "p" else sizes("prediction_length", default=1)
             count = sizes("num_time_features", default=0)
             batch[name] = torch.randn(SAMPLES, steps, count, generator=generator)
+    if "future_values" in accepted and "past_values" in batch:  # without these, decoders have one place only
+        shape = batch["past_values"].shape
+        steps = sizes("prediction_length", default=1)
+        batch["future_values"] = torch.randn(shape[0], steps, *shape[2:], generator=generator)
     if "past_observed_mask" in accepted and "past_values" in batch:
         batch["past_observed_mask"] = torch.ones_like(batch["past_values"])
 

@@ -33,6 +33,15 @@ HEADS = re.compile(r"(\w+_)?(attention_heads|num_heads|n_heads?|key_value_heads|
 EXPERTS = re.compile(r"(n_routed|num_local|num|moe_num|n)_experts|num_experts")
 TOKEN = re.compile(r"\w*token_(id|index)\w*")
 
+#: by model type, what must fit together in a small model: attributes of its configuration, also of inner ones
+SETTINGS: dict[str, dict[str, Any]] = {
+    "align": {"projection_dim": 80},
+    "dpt": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3]},
+    "glpn": {"num_encoder_blocks": 4},
+    "sam2": {"vision_config.backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "sam3_tracker": {"vision_config.backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+}
+
 #: the kinds of models with a loss, in the order in which one is taken
 KINDS = (
     "SPEECH_SEQ_2_SEQ", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM",
@@ -73,7 +82,7 @@ def narrow(config: Any, factor: int, images: bool, depth: int = 0) -> None:
             kinds = kinds * 2 if len(kinds) == 1 else kinds
             fewer |= {key: kinds, "num_hidden_layers": len(kinds)}
         elif key in ("width_coefficient", "depth_coefficient"):
-            fewer[key] = min(value, 1.0)
+            fewer[key] = 0.25
         elif key == "image_size" and images:
             patch = getattr(config, "patch_size", None)
             size = max(IMAGE // patch, 4) * patch if isinstance(patch, int) else IMAGE
@@ -84,8 +93,14 @@ def narrow(config: Any, factor: int, images: bool, depth: int = 0) -> None:
             fewer[key] = max(value // factor, 1) if value % factor == 0 or "k" in key else value
         elif EXPERTS.fullmatch(key):
             fewer[key] = min(value, 16)
+        elif key in ("num_queries", "num_denoising"):  # a small picture has few places to choose from
+            fewer[key] = min(value, 20)
         elif re.fullmatch(r"(\w+_)?vocab_size\w*", key):
             fewer[key] = min(value, VOCABULARY)
+    if hasattr(config, "image_embedding_size"):  # not a width: the places of a picture
+        fewer["image_embedding_size"] = fewer.get("image_size", config.image_size) // config.patch_size
+    if "width_coefficient" in fewer:  # of EfficientNet, whose last width is 1280 times this
+        fewer["hidden_dim"] = 320
     if MAIN.intersection(fewer):  # a matrix has the gain of one of the full width
         fewer |= {
             key: getattr(config, key) * factor**0.5 for key in STDS if isinstance(getattr(config, key, None), float)
@@ -116,10 +131,15 @@ def renumbered(config: Any, numbers: dict[int, int], depth: int = 0) -> None:
 def configured(name: str, factor: int, images: bool) -> Any:
     """The default configuration, made smaller."""
     kind = CONFIG_MAPPING[name]
-    config = kind(prediction_length=8) if "prediction_length" in inspect.signature(kind).parameters else kind()
+    accepted = inspect.signature(kind).parameters
+    lengths = {"prediction_length": 8, "label_length": 4}  # the second is a part of the first
+    config = kind(**{key: value for key, value in lengths.items() if key in accepted})
     shallow(config)
     narrow(config, factor, images)
     renumbered(config, {})
+    for place, value in SETTINGS.get(name, {}).items():
+        *inner, key = place.split(".")
+        setattr(functools.reduce(getattr, inner, config), key, value)
     return config
 
 

@@ -80,7 +80,7 @@ def evidence(*uses: Use, **changes: Any) -> Evidence:
     facts: dict[str, Any] = {"gradients": {}, "used": frozenset(), "detached": frozenset(), "head": frozenset()}
     facts |= {"loss": None, "paired": False, "compared": False, "surrogate": False, "differentiable": True}
     facts |= {"batch_signal": 1.0, "output_nonfinite": 0, "tensors": (), "thresholds": LIMITS}
-    facts |= {"batch_size": None, "batch_zero": False, "touched": {}, "reached": lambda _: None}
+    facts |= {"batch_size": None, "batch_zero": False, "touched": {}, "reached": lambda _: None, "varies": True}
     return Evidence(uses=chained(*uses), **facts | changes)
 
 

@@ -242,7 +242,10 @@ def test_what_is_said_to_get_nothing_does_not_move_in_training(name: str) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a_norm_over_one_feature", "a_norm_of_one_feature_by_hand", "an_unused_input"])
+@pytest.mark.parametrize(
+    "name",
+    ["a_norm_over_one_feature", "a_norm_of_one_feature_by_hand", "an_unused_input", "tokens_that_are_not_read"],
+)
 def test_an_output_that_is_said_to_be_constant_stays_so_in_training(name: str) -> None:
     model, _, x = trained(named(name).build)
     assert float((model(x) - model(x)[:1]).detach().abs().max()) < 1e-6

@@ -1130,3 +1130,121 @@ def weight_before_a_zero_factor() -> Any:
             return self.head(torch.tanh(self.fc(x)) * (self.gain * 0) + x.mean(1, keepdim=True))
 
     return Zeroed(), (vectors(8), labels(4))
+
+
+# -- Z406: gates that are still the same for all samples ---------------------------------------------------------------
+
+
+class SmallGate(nn.Module):
+    """Its gate is a half for all samples, up to rounding: the weights before it are small."""
+
+    def __init__(self, alone: bool) -> None:
+        super().__init__()
+        self.fc, self.gate, self.head, self.alone = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4), alone
+        nn.init.normal_(self.gate.weight, std=1e-9)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.fc(x))
+        gate = torch.sigmoid(self.gate(h))
+        return self.head(gate if self.alone else h * gate)
+
+
+@healthy("Z406")
+def a_gate_that_starts_at_a_half() -> Any:
+    return SmallGate(alone=False), (vectors(8), labels(4))
+
+
+@sick("Z406")
+def a_sigmoid_that_is_a_half_and_all_there_is() -> Any:
+    return SmallGate(alone=True), (vectors(8), labels(4))
+
+
+# -- Z4, Z6: what nothing uses -----------------------------------------------------------------------------------------
+
+
+class Attending(nn.Module):
+    """One layer of attention, and a function that gets its queries and keys, and the result."""
+
+    def __init__(self, also: Callable[[Tensor, Tensor, Tensor], Tensor | None]) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.head, self.also = nn.Linear(8, 16), nn.Linear(16, 48), nn.Linear(16, 4), also
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(self.embed(x)).chunk(3, -1)
+        mixed = torch.softmax(query @ key.transpose(-2, -1) / 4, -1) @ value
+        changed = self.also(query, key, mixed)
+        return self.head(mixed if changed is None else changed).mean(1)
+
+
+def sequences() -> tuple[Tensor, Tensor]:
+    return torch.randn(16, 6, 8), labels(4, 16)
+
+
+def of_one_head(query: Tensor, key: Tensor) -> Tensor:
+    """Weights between the heads, of which there is one."""
+    return torch.softmax(query[..., None, :] @ key[..., None, :].transpose(-2, -1), -1)
+
+
+@healthy("Z406")
+def weights_between_heads_that_nothing_uses() -> Any:
+    return Attending(lambda query, key, _: (of_one_head(query, key), None)[1]), sequences()
+
+
+@sick("Z406")
+def weights_between_heads_that_are_used() -> Any:
+    return Attending(lambda query, key, mixed: mixed * of_one_head(query, key)[..., 0]), sequences()
+
+
+@sick("Z406")
+def weights_between_heads_by_which_one_is_chosen() -> Any:
+    def chosen(query: Tensor, key: Tensor, mixed: Tensor) -> Tensor:
+        return mixed * (of_one_head(query, key).argmax(-1) + 1)
+
+    return Attending(chosen), sequences()
+
+
+@sick("Z406")
+def weights_between_heads_that_are_used_without_a_gradient() -> Any:
+    def weighed(query: Tensor, key: Tensor, mixed: Tensor) -> Tensor:
+        weights = of_one_head(query, key)[..., 0]
+        with torch.no_grad():
+            factor = weights * 2
+        return mixed * factor
+
+    return Attending(weighed), sequences()
+
+
+@healthy("Z603")
+def sharp_attention_that_nothing_uses() -> Any:
+    return Attending(
+        lambda query, key, _: (torch.softmax(1e3 * query @ key.transpose(-2, -1), -1), None)[1]
+    ), sequences()
+
+
+@sick("Z603")
+def sharp_attention_that_is_used() -> Any:
+    def sharp(query: Tensor, key: Tensor, mixed: Tensor) -> Tensor:
+        return torch.softmax(1e3 * query @ key.transpose(-2, -1), -1) @ mixed
+
+    return Attending(sharp), sequences()
+
+
+@healthy("Z401")
+def not_a_number_that_nothing_uses() -> Any:
+    return Attending(lambda query, key, _: (torch.sigmoid(query * torch.nan), None)[1]), sequences()
+
+
+@sick("Z401")
+def not_a_number_that_is_used() -> Any:
+    return Attending(lambda query, key, mixed: mixed + torch.sigmoid(query * torch.nan)), sequences()
+
+
+@healthy("Z404")
+def a_relu_that_is_off_and_that_nothing_uses() -> Any:
+    return Attending(lambda query, key, _: (torch.relu(query - 1e2), None)[1]), sequences()
+
+
+@sick("Z404")
+def a_relu_that_is_off_and_used() -> Any:
+    return Attending(lambda query, key, mixed: mixed + torch.relu(query - 1e2)), sequences()

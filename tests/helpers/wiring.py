@@ -469,6 +469,54 @@ def a_difference_of_equals() -> Any:
     return Emptied(), labelled(vectors(8))
 
 
+class PositionsAlone(nn.Module):
+    """Its output differs between places, and not between samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.position, self.head = nn.Embedding(50, 32), nn.Embedding(12, 32), nn.Linear(32, 50)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.embed(torch.zeros_like(x)) + self.position.weight))
+
+
+@wrong("Z905")
+def tokens_that_are_not_read() -> Any:
+    return PositionsAlone(), text(), {"loss": shifted}
+
+
+def normalized(*last: nn.Module) -> nn.Module:
+    """Many layers whose signal is lost in eval mode, as the running statistics are those of no data."""
+    layers: list[nn.Module] = []
+    for _ in range(60):
+        linear = nn.Linear(8, 8)
+        nn.init.normal_(linear.weight, std=0.02)
+        layers += [linear, nn.BatchNorm1d(8), nn.Tanh()]
+    return nn.Sequential(*layers, *last)
+
+
+class Listed(nn.Module):
+    """Its output is made of a list of those of its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = normalized(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x)
+        return torch.softmax(torch.stack([self.head(h), self.head(h * 2)], 1), -1)
+
+
+@right
+def batch_norms_that_saw_no_data() -> Any:
+    return Listed(), vectors(8)
+
+
+@wrong("Z905")
+def batch_norms_before_a_norm_over_one_feature() -> Any:
+    return normalized(nn.Linear(8, 1), nn.LayerNorm(1), nn.Linear(1, 4)), labelled(vectors(8))
+
+
 @wrong("Z906")
 def dropout_of_everything() -> Any:
     return nn.Sequential(nn.Linear(8, 16), nn.Dropout(1.0), nn.ReLU(), nn.Linear(16, 4)), labelled(vectors(8))
@@ -714,6 +762,32 @@ def labels_that_are_not_shifted() -> Any:
 def labels_that_are_the_input() -> Any:
     x = text()
     return Causal(lower), (x, x)
+
+
+class TakesLabels(Causal):
+    """Ignores the labels that it takes, or compares them with the logits as they are."""
+
+    def __init__(self, ignores: bool) -> None:
+        super().__init__(lower)
+        self.ignores = ignores
+
+    def forward(self, x: Tensor, labels: Tensor) -> Any:
+        logits = super().forward(x)
+        if self.ignores:
+            return {"logits": logits}
+        return {"loss": F.cross_entropy(logits.flatten(0, 1), labels.flatten()), "logits": logits}
+
+
+@wrong("Z909", None, "warn")
+def labels_that_the_model_takes_and_ignores() -> Any:
+    x = text()
+    return TakesLabels(ignores=True), {"x": x, "labels": x}
+
+
+@wrong("Z909")
+def labels_that_the_model_does_not_shift() -> Any:
+    x = text()
+    return TakesLabels(ignores=False), {"x": x, "labels": x}
 
 
 @wrong("Z909", None, "warn")

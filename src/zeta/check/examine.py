@@ -33,10 +33,11 @@ from zeta.check.measure.later import later
 from zeta.check.measure.recurrent import recurrent
 from zeta.check.measure.slopes import slopes
 from zeta.check.measure.spectra import spectral, weights_of
+from zeta.check.measure.steps import Steps
 from zeta.check.measure.sweeps import Factory, Sweeps
-from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts
+from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts, values_of
 from zeta.check.measure.unwritten import Initialize, unwritten
-from zeta.check.measure.updates import OptimizerLike, first_step, members, of_copy
+from zeta.check.measure.updates import OptimizerLike, first_step, of_copy
 from zeta.check.measure.wiring.cuts import cuts as cuts_of
 from zeta.check.measure.wiring.pairs import PAIR_RULES
 from zeta.check.measure.wiring.pairs import pairs as pairs_of
@@ -210,9 +211,10 @@ def _skipped(
     reasons = dict(evidence.pairs.skipped)
     if evidence.later is not None and evidence.later.skipped is not None:
         reasons |= dict.fromkeys(("Z302", "Z506"), evidence.later.skipped)
+    if evidence.unmoved is not None:
+        reasons["Z701"] = evidence.unmoved
     if supply.streamed:
         reasons["Z101"] = f"initialize= needs the memory of all parameters; {IN_MEMORY}"
-        reasons["Z701"] = f"a step of an optimizer needs all parameters at once; {IN_MEMORY}"
         if level == "full":
             reasons["Z801"] = f"products with Jacobians need all parameters; {IN_MEMORY}"
     if initialize is None:
@@ -243,7 +245,9 @@ def _evidence(
     model, slots, source = supply.model, supply.slots, supply.source
     subjects = subjects_of(slots, plan)
     picks = Picks()
-    arriving = Arriving(subjects, source, limits.same_gradient, picks)
+    with apart(_SEED), foreign_apart():  # what makes an optimizer may draw random numbers
+        steps = Steps(subjects, optimizer) if supply.streamed and optimizer is not None else None
+    arriving = Arriving(subjects, source, limits.same_gradient, picks, steps)
     with preserved(model), course_of(supply, progress) as step:
         stream = Stream(source, arriving.take, step, picks)
         seen = probe(model, slots, call, loss, ranks, stream)
@@ -258,8 +262,11 @@ def _evidence(
     membership: Membership | None = None
     if optimizer is not None:
         with apart(_SEED), foreign_apart():  # a step may draw random numbers
-            if supply.streamed:
-                membership = members(tensors, optimizer)
+            if steps is not None:
+                for one in rest:
+                    if (gradient := seen.gradients.get(id(one.slot.tensor))) is not None:
+                        steps.take(one, values_of(one), gradient)
+                updates, membership = steps.finish(tensors)
             else:
                 updates, membership = first_step(tensors, seen.gradients, optimizer)
     without = {} if any_sharded(model) else _without(tensors)
@@ -273,6 +280,7 @@ def _evidence(
         cuts=cuts_of(model, call, loss, without, source) if without else (),
         updates=updates,
         membership=membership,
+        unmoved=None if steps is None else steps.refused,
         recurrent=recurrent(seen.sequences, tensors),
     )
 

@@ -146,6 +146,7 @@ class Use:
     resolution: float  #: the distance from 1 to the next number of its output's dtype
     fed_by: str | None = None  #: the weighted layer whose output goes, through views, here and nowhere else
     input_mean: float | None = None
+    idle: bool = False  #: whether nothing uses its output: not the loss, not an output, and not a decision
 
     @property
     def block(self) -> bool:
@@ -275,6 +276,7 @@ class Pass:
     batch_zero: bool  #: whether all floating-point inputs are zero everywhere
     batch_signal: float | None  #: variance of the input between samples over its mean square
     output_nonfinite: int  #: values of the output that are NaN or infinite, except the minus infinities of masks
+    varies: bool  #: whether an output with one row for each sample differs between samples
     wires: Wires = field(default_factory=Wires)
     objective: float = math.nan  #: the scalar whose gradients these are; ``loss`` may be a cross entropy in it
     criteria: tuple[Criterion, ...] = ()
@@ -296,11 +298,17 @@ class Evidence(Pass):
     membership: Membership | None = None  #: with an optimizer
     unwritten: Mapping[str, float] = field(default_factory=dict)  #: fraction of a tensor that was never written
     updates: Mapping[str, Update] = field(default_factory=dict)
+    unmoved: str | None = None  #: why the optimizer took no step
     spectral: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     points: tuple[Point, ...] = ()
     jacobians: tuple[Chain, ...] = ()
     recurrent: tuple[Recurrent, ...] = ()
     sampled: tuple[str, ...] = ()  #: what the full level measured in part
+
+    @functools.cached_property
+    def live(self) -> tuple[Use, ...]:
+        """The uses whose output something uses: of others, nothing can go wrong."""
+        return tuple(use for use in self.uses if not use.idle)
 
     @functools.cached_property
     def units(self) -> Mapping[str, Units]:

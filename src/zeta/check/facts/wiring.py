@@ -24,6 +24,7 @@ class Wires:
     outputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  #: the shape of each output, by its place
     offsets: frozenset[int] = frozenset()  #: by how many places a cross entropy's targets are ahead of the tokens
     guessed: bool = False  #: whether the next-token loss is the check's own choice
+    ignored: bool = False  #: whether the model takes the targets, and gave no loss for them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,10 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _linear(evidence: Evidence, tensors: dict[str, TensorFacts]) -> Iterator[Finding]:
-    uses = {use.layer.name: use for use in evidence.uses}
+    uses = {use.layer.name: use for use in evidence.live}
     pairs = [
         (uses[use.fed_by], use)
-        for use in evidence.uses
+        for use in evidence.live
         if use.fed_by in uses and _redundant(uses[use.fed_by], use, tensors)
     ]
     if pairs:
@@ -68,7 +68,7 @@ def _choices(evidence: Evidence) -> Iterator[Finding]:
 
 def _biases(evidence: Evidence, tensors: dict[str, TensorFacts]) -> Iterator[Finding]:
     limits = evidence.thresholds
-    ratios = [(_bias_ratio(use, tensors), use) for use in evidence.uses if use.weighted and not use.head]
+    ratios = [(_bias_ratio(use, tensors), use) for use in evidence.live if use.weighted and not use.head]
     large = [pair for pair in ratios if pair[0] > limits.bias_ratio]
     if not large:
         return
@@ -99,7 +99,7 @@ def _bias_ratio(use: Use, tensors: dict[str, TensorFacts]) -> float:
 
 def _inputs(evidence: Evidence) -> Iterator[Finding]:
     """The input of the first layer, unless a normalization follows it."""
-    uses = [use for use in evidence.uses if not use.block][:2]
+    uses = [use for use in evidence.live if not use.block][:2]
     if not uses or not uses[0].weighted or (len(uses) > 1 and uses[1].norm):
         return
     problem = _far(uses[0], evidence.thresholds)

@@ -144,7 +144,7 @@ def norm(use: Use) -> float:
 def _ratio(evidence: Evidence) -> Iterator[Finding]:
     """Compare gradient norms along the residual stream if there is one, else along the weighted layers."""
     limits = evidence.thresholds
-    paths = list(streams(evidence.uses)) or [_main_path(evidence.uses)]
+    paths = list(streams(evidence.live)) or [_main_path(evidence.live)]
     for path in paths:
         reached = [(uses[0], size) for uses in _shared(path) if 0 < (size := _total(uses)) < math.inf]
         if len(reached) < 3:
@@ -228,7 +228,7 @@ def _not_finite(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Find
     """Only if the forward pass is finite: otherwise Z401 reports where it begins."""
     bad = [one for one in learned if one.gradient_stats is not None and one.gradient_stats.nonfinite]
     loss = evidence.loss
-    forward = any(use.layer.output.nonfinite > use.masked for use in evidence.uses) or evidence.output_nonfinite
+    forward = any(use.layer.output.nonfinite > use.masked for use in evidence.live) or evidence.output_nonfinite
     if not bad or forward or (loss is not None and not math.isfinite(loss.value)):
         return
     # in the backward pass, it begins after the last layer whose output has a nonfinite gradient

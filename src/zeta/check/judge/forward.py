@@ -26,7 +26,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     fading: set[str] = set()
     yield from _depth(evidence, fading)
     yield from _growth(evidence)
-    for use in evidence.uses:
+    for use in evidence.live:
         yield from _activation(use, evidence)
     yield from _ignored(evidence, fading)
 
@@ -34,7 +34,7 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
     """Only the first layer, as later ones get its values. Minus infinities may be a mask, until one makes NaN of it."""
     mask: Use | None = None
-    for use in evidence.uses:
+    for use in evidence.live:
         count = use.layer.output.nonfinite - use.masked
         if count and not use.block:
             cause, message = (
@@ -103,7 +103,7 @@ def slope(values: Sequence[float]) -> float:
 def _depth(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
     """Of paths that share layers, the one over which the signal changes most; fills in where it shrinks."""
     limits = evidence.thresholds
-    paths = [path for path in runs(evidence.uses) if len(path) >= limits.shortest_run and _varies(path[0], evidence)]
+    paths = [path for path in runs(evidence.live) if len(path) >= limits.shortest_run and _varies(path[0], evidence)]
     reported: set[str] = set()
     for path in sorted(paths, key=lambda path: -abs(_change(path))):
         names, total = {use.layer.name for use in path}, _change(path)
@@ -148,7 +148,7 @@ def _varies(use: Use, evidence: Evidence) -> bool:
 
 def _growth(evidence: Evidence) -> Iterator[Finding]:
     limits = evidence.thresholds
-    for blocks in streams(evidence.uses):
+    for blocks in streams(evidence.live):
         squares = [use.square for use in blocks]
         if min(squares) <= 0 or not all(map(math.isfinite, squares)):
             continue
@@ -158,7 +158,7 @@ def _growth(evidence: Evidence) -> Iterator[Finding]:
             continue
         steps = [later / earlier for earlier, later in itertools.pairwise(squares)]
         worst = blocks[steps.index(max(steps)) + 1]
-        last = _last_weight(worst, evidence.uses)
+        last = _last_weight(worst, evidence.live)
         message = (
             f"the residual stream's rms grows {growth:.3g} times over {count} blocks, from "
             f"{blocks[0].layer.name} to {blocks[-1].layer.name}"
@@ -243,14 +243,14 @@ def _activation(use: Use, evidence: Evidence) -> Iterator[Finding]:
 def _ignored(evidence: Evidence, fading: set[str]) -> Iterator[Finding]:
     """The first layer that flattens the signal, if neither its output nor its weight is zero.
 
-    Not where the signal was lost layer by layer, which is reported where it fades.
+    Not where the signal was lost layer by layer, which is reported where it fades; nor a gate, which learns to open.
     Of a module around others, its code is to blame only if none of the layers and calls in it flattens the signal.
     """
     limits = evidence.thresholds
     if evidence.batch_signal is None or evidence.batch_signal < limits.varied:
         return
     zero = {one.name for one in evidence.tensors if one.zero and one.is_weight}
-    flat = [use for use in evidence.uses if _flattens(use, limits)]
+    flat = [use for use in evidence.live if _flattens(use, limits) and not use.gates]
     if any(use.layer.name in fading or use.before in fading for use in flat):
         return
     for use in flat:

@@ -19,8 +19,8 @@ def findings(evidence: Evidence) -> Iterator[Finding]:
     """Initial loss, attention entropy, largest score."""
     parameter, layer = head_of(evidence)
     yield from _loss(evidence, parameter, layer)
-    last = max((number for number, use in enumerate(evidence.uses) if use.weighted), default=-1)
-    for number, use in enumerate(evidence.uses):
+    last = max((number for number, use in enumerate(evidence.live) if use.weighted), default=-1)
+    for number, use in enumerate(evidence.live):
         if use.layer.entropy is not None and use.layer.largest_logit is not None:
             chosen = use.cosines or number > last
             yield from _attention(use, use.layer.entropy, use.layer.largest_logit, chosen, evidence.thresholds)
@@ -70,7 +70,7 @@ def _loss(evidence: Evidence, parameter: str | None, layer: str | None) -> Itera
 
 def head_of(evidence: Evidence) -> tuple[str | None, str | None]:
     """The weight and the layer that make the logits."""
-    head = next((use for use in evidence.uses if use.head), None)
+    head = next((use for use in evidence.live if use.head), None)
     own = evidence.head.intersection(() if head is None else head.layer.parameters) or evidence.head
     weights = sorted(name for name in own if "bias" not in name)
     return (weights[0] if weights else None), (None if head is None else head.layer.name)

@@ -143,7 +143,13 @@ def _tokens(evidence: Evidence) -> Iterator[Finding]:
             value=reach.moved,
             limit=evidence.thresholds.moved,
         )
-    if offsets == {0} and pairs.copies:
+    if offsets == {0} and pairs.copies and evidence.wires.ignored:
+        message = (
+            "the model takes the targets, and gives no loss for them; they are the input's own tokens, not shifted: as "
+            "targets of its output, they would let it learn to copy"
+        )
+        yield found("Z909", message, severity=Severity.WARN)
+    elif offsets == {0} and pairs.copies:
         yield found("Z909", "the targets are the input's own tokens, not shifted: the model learns to copy its input")
     if offsets and min(offsets) > 1:
         message = f"the targets are {min(offsets)} tokens ahead: labels are shifted {min(offsets)} times"

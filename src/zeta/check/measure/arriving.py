@@ -10,6 +10,7 @@ from zeta.base.language.state import outside_of_modes
 from zeta.check.facts.evidence import Reading, Subject
 from zeta.check.measure.duplicates import Both, Tiles
 from zeta.check.measure.readings import bias_name, reading, unread
+from zeta.check.measure.steps import Steps
 from zeta.check.measure.tensors import values_of
 from zeta.check.watch.streaming.gradients import Whole
 from zeta.check.watch.streaming.picks import Picks
@@ -20,9 +21,15 @@ class _InTiles:
     """The values and the gradient of a large parameter, some rows at a time."""
 
     def __init__(
-        self, one: Subject, source: Source, gradient: Whole | None, picked: Sequence[tuple[int, int]] | None
+        self,
+        one: Subject,
+        source: Source,
+        gradient: Whole | None,
+        picked: Sequence[tuple[int, int]] | None,
+        steps: Steps | None,
     ) -> None:
         self._one = one
+        self._steps = steps
         self._source = source
         self._gradient = gradient
         self._picked = picked
@@ -40,7 +47,11 @@ class _InTiles:
         tensor = self._one.slot.tensor
         for first, last in self._source.spans(id(tensor), self._picked):
             values = self._source.rows(id(tensor), tensor.dtype, first, last)
-            yield first, values, None if self._gradient is None else self._gradient.rows(values, first)
+            gradient = None if self._gradient is None else self._gradient.rows(values, first)
+            yield first, values, gradient
+            if self._steps is not None:
+                self._steps.take(self._one, values, gradient)
+        self._steps = None  # which saw all tiles
 
 
 class Arriving:
@@ -53,9 +64,13 @@ class Arriving:
         source: computes some of them.
         tolerance: as for ``units_of``.
         picks: which rows were used. Of stacked experts, only those are computed.
+        steps: takes the first step of each parameter, with an optimizer.
     """
 
-    def __init__(self, subjects: Sequence[Subject], source: Source, tolerance: float, picks: Picks) -> None:
+    def __init__(
+        self, subjects: Sequence[Subject], source: Source, tolerance: float, picks: Picks, steps: Steps | None = None
+    ) -> None:
+        self._steps = steps
         self.readings: dict[str, Reading] = {}
         self._source = source
         self._tolerance = tolerance
@@ -108,9 +123,12 @@ class Arriving:
     def _measure(self, one: Subject) -> None:
         bias = self._bias.get(one.name)
         with outside_of_modes():  # each of them looks at every operation
+            tiles = self._tiles(one)
             self.readings[one.name] = reading(
-                one, self._tiles(one), None if bias is None else self._both(bias), None, self._tolerance
+                one, tiles, None if bias is None else self._both(bias), None, self._tolerance
             )
+            if self._steps is not None and isinstance(tiles, Both):
+                self._steps.take(one, tiles.values, tiles.gradient)
 
     def _tiles(self, one: Subject) -> Tiles:
         if id(one.slot.tensor) not in self._source.large:
@@ -118,7 +136,8 @@ class Arriving:
         gradient = self._gradients.get(one.name)
         assert not isinstance(gradient, Tensor)
         experts = one.axes is not None and 0 in one.axes.batch
-        return _InTiles(one, self._source, gradient, self._picks.of(id(one.slot.tensor)) if experts else None)
+        picked = self._picks.of(id(one.slot.tensor)) if experts else None
+        return _InTiles(one, self._source, gradient, picked, self._steps)
 
     def _both(self, one: Subject) -> Both:
         gradient = self._gradients.get(one.name)

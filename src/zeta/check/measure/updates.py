@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -21,6 +23,49 @@ from zeta.resolve.slots import Slot
 
 #: an optimizer of the model's parameters, several that share them, or a function from a list of parameters to one
 OptimizerLike = Optimizer | Sequence[Optimizer] | Callable[[Iterable[Tensor]], Optimizer]
+
+
+#: elements that are moved at a time
+SPAN: Final = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Sums over the first step of some elements."""
+
+    count: int = 0
+    squares: float = 0.0
+    asked: int = 0  #: elements with a gradient
+    lost: int = 0  #: those of them that the step leaves as they are
+
+    def __add__(self, other: Moved) -> Moved:
+        pairs = zip(vars(self).items(), vars(other).values(), strict=True)
+        return Moved(**{key: mine + theirs for (key, mine), theirs in pairs})
+
+    def update(self, rms: float, group: str | None, eps: float | None) -> Update:
+        """The size of the step, over that of the values."""
+        size = math.sqrt(self.squares / max(1, self.count)) / rms
+        return Update(size=size, group=group, rounded=self.lost / max(1, self.asked), eps=eps)
+
+
+def spans(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The elements of two tensors of one shape, some at a time."""
+    for first in range(0, one.numel(), SPAN):
+        yield one.flatten()[first : first + SPAN], other.flatten()[first : first + SPAN]
+
+
+def moved(step: Tensor, gradient: Tensor) -> Moved:
+    """The sums over a step that was taken, some elements after the others."""
+    total = Moved()
+    for part, mine in spans(step, gradient):
+        asked = mine != 0
+        total += Moved(
+            count=part.numel(),
+            squares=float(part.double().square().sum()),
+            asked=int(asked.sum()),
+            lost=int(((part == 0) & asked).sum()),
+        )
+    return total
 
 
 def first_step(
@@ -40,39 +85,24 @@ def first_step(
     copies = {key: values.clone().requires_grad_(True) for key, values in before.items()}
     for key, copied in copies.items():
         copied.grad = gradients[key].to(copied.dtype).clone()
-    made, given = callable(optimizer), _given(optimizer, copies)
+    made, given = callable(optimizer), given_of(optimizer, copies)
     twins = given if made else [twin for one in given if (twin := _twin(one, copies)) is not None]
     for twin in twins:
-        _step(twin)
+        stepped(twin)
     belongs = membership(tensors, given, copies if made else None)
-    groups, eps = _groups(given), _eps(twins)
+    groups, eps = groups_of(given), _eps(twins)
     updates: dict[str, Update] = {}
     for one in moving:
         copied = copies[id(one.slot.tensor)]
         step = copied.detach() - before[id(one.slot.tensor)]
         if one.stats.rms > 0 and one.stats.nonfinite == 0 and one.name not in belongs.missing:
             group = groups.get(id(copied if made else one.slot.tensor))
-            updates[one.name] = Update(
-                size=float(step.double().square().mean().sqrt()) / one.stats.rms,
-                group=group,
-                rounded=_rounded(step, gradients[id(one.slot.tensor)]),
-                eps=eps.get(id(copied)),
-            )
+            whole = moved(step, gradients[id(one.slot.tensor)])
+            updates[one.name] = whole.update(one.stats.rms, group, eps.get(id(copied)))
     return updates, belongs
 
 
-def members(tensors: tuple[TensorFacts, ...], optimizer: OptimizerLike) -> Membership:
-    """Which parameters the optimizers have. No step is taken, so that parameters may be on meta.
-
-    Raises ``SpecError`` as :func:`first_step` does.
-    """
-    learned = [one for one in tensors if one.trainable and not one.buffer and one.gradient_stats is not None]
-    moving = [one.slot.tensor for one in learned if one.slot.parametrization is None]
-    copies = {id(one): torch.empty_like(one, device="meta", requires_grad=True) for one in moving}
-    return membership(tensors, _given(optimizer, copies), copies if callable(optimizer) else None)
-
-
-def _given(optimizer: OptimizerLike, copies: dict[int, Tensor]) -> list[Optimizer]:
+def given_of(optimizer: OptimizerLike, copies: dict[int, Tensor]) -> list[Optimizer]:
     """The optimizers; the one that a function makes has the copies."""
     if callable(optimizer):
         return [_made(optimizer, copies)]
@@ -86,7 +116,8 @@ def _made(function: Callable[[list[Tensor]], Any], copies: dict[int, Tensor]) ->
     return made
 
 
-def _step(optimizer: Optimizer) -> None:
+def stepped(optimizer: Optimizer) -> None:
+    """Take the first step."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise SpecError(
@@ -97,12 +128,6 @@ def _step(optimizer: Optimizer) -> None:
             for copied in group["params"]:
                 copied.grad = None if copied.grad is None else copied.grad.to_sparse(1)
     optimizer.step()
-
-
-def _rounded(step: Tensor, gradient: Tensor) -> float:
-    """The fraction of the elements with a gradient that a step does not change."""
-    asked = gradient != 0
-    return float(((step == 0) & asked).sum() / asked.sum().clamp_min(1))
 
 
 def _eps(optimizers: Iterable[Optimizer]) -> dict[int, float]:
@@ -116,7 +141,7 @@ def _eps(optimizers: Iterable[Optimizer]) -> dict[int, float]:
     }
 
 
-def _groups(optimizers: Sequence[Optimizer]) -> dict[int, str]:
+def groups_of(optimizers: Sequence[Optimizer]) -> dict[int, str]:
     """The description of each parameter's group, by ``id``; empty if there is one group only."""
     all_groups = [(one, number, group) for one in optimizers for number, group in enumerate(one.param_groups)]
     if len(all_groups) < 2:
@@ -136,7 +161,7 @@ def _twin(optimizer: Optimizer, copies: dict[int, Tensor]) -> Optimizer | None:
     for group in optimizer.param_groups:
         mine = [copies[id(parameter)] for parameter in group["params"] if id(parameter) in copies]
         if mine:
-            groups.append({**_options(group), "params": mine})
+            groups.append({**options_of(group), "params": mine})
     return _remade(optimizer, groups) if groups else None
 
 
@@ -158,14 +183,15 @@ def of_copy(optimizer: OptimizerLike, slots: Sequence[Slot], copied: Sequence[Sl
     return [
         _remade(
             one,
-            [{**_options(group), "params": [copies.get(id(each), each) for each in group["params"]]}
+            [{**options_of(group), "params": [copies.get(id(each), each) for each in group["params"]]}
              for group in one.param_groups],
         )
-        for one in _given(optimizer, {})
+        for one in given_of(optimizer, {})
     ]  # fmt: skip
 
 
-def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a parameter group without its parameters."""
     return {key: copy.deepcopy(value) for key, value in group.items() if key not in ("params", "param_names")}
 
 

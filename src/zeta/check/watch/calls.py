@@ -23,7 +23,14 @@ from zeta.base.process.exchange import Shared
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.check.facts.evidence import Choice
 from zeta.check.watch import activations
+from zeta.check.watch.batches import tensors_in
 
+#: what hands a tensor's values to Python
+EXITS: Final = {
+    **{name: f".{name}()" for name in ("item", "tolist", "numpy")},
+    **{f"__{name}__": f"{name}()" for name in ("bool", "int", "float", "index", "complex")},
+    "__array__": "numpy",
+}
 _OTHERS: Final = {
     "scaled_dot_product_attention": "scaled_dot_product_attention",
     "softmax": "softmax",
@@ -78,6 +85,12 @@ def is_detach(name: str, func: Any) -> bool:
     if name == "__get__":
         return getattr(func.__self__, "__name__", "") == "data"
     return name in ("detach", "detach_")
+
+
+def ends_graph(name: str, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether what a call takes goes on without a graph: in one of its results, in place, or as a value of Python."""
+    changed = args[:1] if name == "__setitem__" else ()
+    return name in EXITS or any(not tensor.requires_grad for _, tensor in tensors_in((result, changed)))
 
 
 def dropout_rate(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:

@@ -20,7 +20,7 @@ from zeta.base.process.surroundings import in_transform
 from zeta.check.facts.evidence import Choice, Sequences
 from zeta.check.watch import activations, attention
 from zeta.check.watch.batches import sequences_of, steps_of, tensors_in
-from zeta.check.watch.calls import Composite, dropout_rate, is_detach, kind_of_call, selection, silenced
+from zeta.check.watch.calls import Composite, dropout_rate, ends_graph, is_detach, kind_of_call, selection, silenced
 from zeta.check.watch.criteria.calls import LossCall, difference, loss_call
 from zeta.check.watch.graph.makers import made_by
 from zeta.check.watch.graph.parameters import ParameterUses
@@ -118,6 +118,7 @@ class Capture:
         self.records: list[Record] = []
         self.used: set[str] = set()  #: modules whose forward ran
         self.detached: list[Any] = []  #: the graph nodes of tensors that were detached
+        self.ended: list[Any] = []  #: and of those that a call without a graph took, such as a comparison
         self.losses: list[LossCall] = []  #: calls of loss functions
         self.sequences: list[Sequences] = []
         self.choices: list[Choice] = []  #: selections inside of modules
@@ -314,11 +315,10 @@ class Capture:
         return None if unit is None else activations.dead_fraction(known, plain(self._source.of(args[0])), unit)
 
     def after_any_call(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Note the parameters, the losses and the selections of a call.
-
-        A loss is a loss function, or outside of the model a difference of a prediction and a target.
-        """
+        """Note what a call takes and selects, ends of the graph, and losses: outside of the model, also differences."""
         self.parameter_uses.take(name, func, args, kwargs, result)
+        if ends_graph(name, args, result):
+            self.ended += [t.grad_fn for _, t in tensors_in((args, kwargs)) if t.grad_fn is not None]
         if self.keep:
             return
         loss = loss_call(func, args, kwargs) or (None if self._stack else difference(name, args))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from zeta.check.watch.criteria.measures import criteria, paired
 from zeta.check.watch.criteria.objective import LossFunction, Objective, logits_of, objective, target_of
 from zeta.check.watch.graph.heads import compares, heads, scales_cosines
 from zeta.check.watch.graph.makers import made_by, uses_of
-from zeta.check.watch.graph.nodes import leaves_of
+from zeta.check.watch.graph.nodes import below, leaves_of
 from zeta.check.watch.graph.paths import Paths
 from zeta.check.watch.moments import TINY, Measures, Pending, pending, plain, resolved
 from zeta.check.watch.ranks import ALONE, Ranks
@@ -34,6 +34,8 @@ from zeta.check.watch.wiring.targets import offsets_of, tokens_of
 from zeta.resolve.resolver import groups
 from zeta.resolve.slots import Slot, named_modules
 
+# equal outputs may differ by so many roundings of the largest value
+_ROUNDINGS: Final = 8
 # logits that are looked at at a time, so that these are few pages of memory
 _ROWS: Final = 2**20
 
@@ -83,12 +85,13 @@ def _observed(
     detached: frozenset[str] = frozenset()
     if aim.value.requires_grad:
         gradients = gradients_of(model, aim.value, learned)
+    live = below([aim.value.grad_fn, *nodes_of(output), *capture.detached, *capture.ended])
     if len(gradients) + len(stream.reached) < len(learned) and capture.detached:
         behind = leaves_of(capture.detached)
         detached = frozenset(name for key, name in capture.parameters.items() if key in behind)
     measured = [one for one in resolved(outputs) if one is not None]
     return Pass(
-        uses=tuple(_uses(capture.records, head, _fed(capture.records, output, aim.value))),
+        uses=tuple(_uses(capture.records, head, _fed(capture.records, output, aim.value), live)),
         gradients=gradients,
         loss=loss_seen,
         paired=any(paired(one.given, plain(one.target)) for one in capture.losses if one.function == "cross_entropy"),
@@ -104,6 +107,7 @@ def _observed(
         batch_size=size,
         batch_zero=zero,
         output_nonfinite=sum(one.stats.nonfinite - one.masked for one in measured),
+        varies=_varies(output, size),
         wires=wires,
         objective=float(aim.value.detach()),
         dropping=dict(capture.dropping),
@@ -164,7 +168,7 @@ def _fed(records: list[Record], output: Any, value: Tensor) -> dict[int, str]:
     return {id(one): made[one.above[-1]] for one in pairs if all(counts[node] == 1 for node in one.above)}
 
 
-def _uses(records: list[Record], head: Any, fed: Mapping[int, str]) -> list[Use]:
+def _uses(records: list[Record], head: Any, fed: Mapping[int, str], live: Collection[Any]) -> list[Use]:
     waiting: list[Pending | None] = []
     for record in records:
         waiting += [record.output, record.gradient, record.given]
@@ -178,6 +182,7 @@ def _uses(records: list[Record], head: Any, fed: Mapping[int, str]) -> list[Use]
             before=names[number],
             gates=number in paths.gates,
             scored=number in paths.scored,
+            idle=record.node is not None and record.node not in live,
         )
         for number, record in enumerate(records)
     ]
@@ -247,6 +252,19 @@ def _batch_size(call: Call) -> int | None:
     return next((len(tensor) for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.ndim), None)
 
 
+def _varies(output: Any, count: int | None) -> bool:
+    """Whether an output with one row for each sample differs between samples by more than rounding."""
+    rows = (plain(t) for _, t in tensors_in(output) if t.is_floating_point() and t.shape[:1] == (count,) and t.numel())
+    return any(_differ(each[0], other) for each in rows for other in each[1:])
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    wide = one.dtype if one.dtype is torch.float64 else torch.float32
+    rows = [row.to(wide).nan_to_num(0.0, 0.0, 0.0) for row in (one, other)]
+    most = max(float(row.abs().max()) for row in rows)
+    return float((rows[0] - rows[1]).abs().max()) > _ROUNDINGS * torch.finfo(one.dtype).eps * most
+
+
 def _batch_zero(call: Call) -> bool:
     given = [tensor for _, tensor in tensors_in((*call.args, call.kwargs)) if tensor.is_floating_point()]
     return bool(given) and not any(bool(tensor.any()) for tensor in given)
@@ -263,6 +281,7 @@ def _wires(
         outputs={place: tuple(tensor.shape) for place, tensor in tensors_in(output)},
         offsets=offsets_of(tokens_of(call), capture.losses),
         guessed=aim.guessed,
+        ignored=aim.ignored,
     )
 
 

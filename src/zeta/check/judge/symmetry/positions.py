@@ -17,7 +17,7 @@ _RELATIVE: Final = re.compile(r"bias|rel")
 
 def zero_positions(evidence: Evidence) -> Iterator[Finding]:
     """The tables of positions, if all are zero in a model with attention. Only their names tell what they are."""
-    if not any(use.layer.entropy is not None for use in evidence.uses):
+    if not any(use.layer.entropy is not None for use in evidence.live):
         return
     tables = [one for one in evidence.tensors if _of_positions(one)]
     if any(not one.zero for one in tables):

@@ -20,8 +20,6 @@ from zeta.check.watch.batches import Call
 from zeta.check.watch.streaming.source import NOTHING, Source
 from zeta.check.watch.streaming.stream import forward_only
 
-#: how many of the last digit equal outputs of two samples may differ by, as sums are rounded
-_ROUNDED: Final = 16
 #: the rules that two samples are run for
 PAIR_RULES: Final = ("Z905", "Z907", "Z908", "Z909")
 
@@ -51,7 +49,7 @@ def _compared(model: nn.Module, two: Two, seen: Pass, limit: float, source: Sour
     found = Pairs()
     if most > limit:
         found = replace(found, mixing=mixing(model, two, most, limit))
-    if all(alike(before[name], after[name]) for name in names) and not _varies(seen):
+    if not seen.varies and all(alike(before[name], after[name]) for name in names):
         found = replace(found, constant=constant_of(model, two, source))
     changes = ahead(before, after, two)
     if changes is not None:
@@ -62,9 +60,3 @@ def _compared(model: nn.Module, two: Two, seen: Pass, limit: float, source: Sour
             leak, masked = leak_of(model, two, earlier, limit)
             found = replace(found, leak=leak, masked=masked, encoded=encodes(model))
     return found
-
-
-def _varies(seen: Pass) -> bool:
-    """Whether the head's output differs between samples of the whole batch, where these two may be alike by chance."""
-    heads = [use for use in seen.uses if use.head]
-    return any(use.signal > (_ROUNDED * use.resolution) ** 2 * use.square for use in heads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -35,6 +35,7 @@ class Objective:
     value: Tensor
     surrogate: bool = False  #: whether it is only a fixed projection of the outputs
     guessed: bool = False  #: whether it is the next-token loss that fits the input
+    ignored: bool = False  #: whether the model takes the targets that it compares with, and gave no loss for them
 
 
 def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
@@ -59,7 +60,10 @@ def objective(output: Any, call: Call, loss: LossFunction | None) -> Objective:
     logits = logits_of(output)
     if logits is not None:
         logits = _whole(logits)
-        known = _against_target(logits, target_of(call)) or _next_token(logits, call)
+        known = _against_target(logits, target_of(call))
+        if known is not None:
+            return replace(known, ignored=call.target is None)
+        known = _next_token(logits, call)
         if known is not None:
             return known
     return Objective(value=_projection(output), surrogate=True)

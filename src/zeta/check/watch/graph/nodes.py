@@ -23,17 +23,19 @@ def leaf_of(node: Any) -> Tensor | None:
     return None
 
 
-def leaves_of(nodes: Iterable[Any]) -> dict[int, Tensor]:
-    """Every leaf that some graph nodes depend on, by its ``id``."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
+def below(nodes: Iterable[Any]) -> dict[Any, None]:
+    """Every graph node that some nodes depend on, and these; a dictionary keeps their order."""
+    found: dict[Any, None] = {}
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found[id(leaf)] = leaf
-        waiting += [above for above, _ in node.next_functions]
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [inner for inner, _ in node.next_functions]
     return found
+
+
+def leaves_of(nodes: Iterable[Any]) -> dict[int, Tensor]:
+    """Every leaf that some graph nodes depend on, by its ``id``."""
+    leaves = (getattr(node, "variable", None) for node in below(nodes))
+    return {id(leaf): leaf for leaf in leaves if leaf is not None}

@@ -13,14 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from zeta.check.facts.wiring import Break
 from zeta.check.watch.batches import tensors_in
-from zeta.check.watch.calls import in_gradless_checkpoint, is_detach
+from zeta.check.watch.calls import EXITS, in_gradless_checkpoint, is_detach
 
-#: what hands a tensor's values to Python
-_EXITS: Final = {
-    **{name: f".{name}()" for name in ("item", "tolist", "numpy")},
-    **{f"__{name}__": f"{name}()" for name in ("bool", "int", "float", "index", "complex")},
-    "__array__": "numpy",
-}
 _SPELLED: Final = {
     "__gt__": ">",
     "__ge__": ">=",
@@ -103,8 +97,8 @@ class Dependence(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         sources = frozenset[Source]().union(*(self.sources(tensor) for tensor in given))
         if sources:
-            if name in _EXITS:
-                self._leave(sources, _EXITS[name])
+            if name in EXITS:
+                self._leave(sources, EXITS[name])
             changed = args[:1] if name == "__setitem__" or (name.endswith("_") and name[:2] != "__") else ()
             for _, tensor in tensors_in((result, changed)):
                 kept = tensor.requires_grad and name.strip("_") not in _FLAT
