@@ -164,13 +164,15 @@ def group(run: Run) -> str:
     return f"{run.net} {run.axis} {run.scheme} {run.size}"
 
 
-def sweep(wanted: list[Run], file: Path) -> dict[Run, float]:
+def sweep(wanted: list[Run], file: Path, *, train: bool = True) -> dict[Run, float]:
     """The loss of each run; those that the file does not have yet are trained, and it is written after each."""
     done: Losses = json.loads(file.read_text()) if file.exists() else {}
     found: dict[Run, float] = {}
     for run in dict.fromkeys(map(same_at_base, wanted)):
         seeds = done.setdefault(group(run), {}).setdefault(f"{math.log2(run.rate):g}", {})
         if str(run.seed) not in seeds:
+            if not train:
+                continue
             loss = trained(run)
             seeds[str(run.seed)] = round(loss, 4) if math.isfinite(loss) else None
             part = file.with_suffix(".part")
@@ -188,48 +190,72 @@ def as_lines(done: Losses) -> str:
     return f"{{\n{lines}\n}}\n"
 
 
-Curve = dict[float, float]
+@dataclass(frozen=True)
+class Curve:
+    """Loss over learning rate: the mean over the seeds that all rates have."""
+
+    losses: dict[float, float]
+    seeds: int
+
+    @property
+    def best(self) -> float:
+        """The rate of the least loss."""
+        return min(self.losses, key=self.losses.__getitem__)
 
 
-def curves(wanted: list[Run], done: dict[Run, float]) -> dict[tuple[str, str, str], dict[int, Curve]]:
-    """By net, axis and scheme, and by size: the mean loss over the seeds for each rate."""
+Curves = dict[tuple[str, str, str], dict[int, Curve]]
+
+
+def curves(wanted: list[Run], done: dict[Run, float]) -> Curves:
+    """By net, axis and scheme, and by size, of the sizes with a loss for each rate."""
     losses: dict[tuple[str, str, str], dict[int, dict[float, list[float]]]] = {}
     for run in wanted:
         if (trained_as := same_at_base(run)) in done:
             by_size = losses.setdefault((run.net, run.axis, run.scheme), {})
             by_size.setdefault(run.size, {}).setdefault(run.rate, []).append(done[trained_as])
-    return {
-        name: {
-            size: {rate: statistics.fmean(each) for rate, each in sorted(rates.items())}
-            for size, rates in by_size.items()
-        }
-        for name, by_size in losses.items()
-    }
+    rates_of = {net: {run.rate for run in wanted if run.net == net} for net in NETS}
+    found: Curves = {}
+    for name, by_size in losses.items():
+        for size, rates in by_size.items():
+            if rates.keys() == rates_of[name[0]]:
+                seeds = min(map(len, rates.values()))
+                means = {rate: statistics.fmean(each[:seeds]) for rate, each in sorted(rates.items())}
+                found.setdefault(name, {})[size] = Curve(means, seeds)
+    return found
 
 
-def best_of(curve: Curve) -> str:
+def best_of(curve: Curve | None) -> str:
     """The best rate and its loss; with a word where the grid ends there."""
-    if not curve:
+    if curve is None:
         return ""
-    rate = min(curve, key=curve.__getitem__)
-    edge = {min(curve): "at most ", max(curve): "at least "}.get(rate, "")
-    return f"{edge}2^{math.log2(rate):.0f} ({curve[rate]:.3f})"
+    edge = {min(curve.losses): "at most ", max(curve.losses): "at least "}.get(curve.best, "")
+    return f"{edge}2^{math.log2(curve.best):.0f} ({curve.losses[curve.best]:.3f})"
 
 
-def table(found: dict[tuple[str, str, str], dict[int, Curve]]) -> str:
-    """In Markdown: for each size, log2 of the best learning rate and its loss; and how far the best one moves."""
+def table(found: Curves) -> str:
+    """In Markdown: for each size, the best learning rate and its loss; and how far the best one moves."""
     lines: list[str] = []
-    for (net, axis), members in itertools.groupby(sorted(found), key=lambda name: name[:2]):
-        schemes = sorted((name[2] for name in members), key=SCHEMES[axis].index)
+    for net, axis in sorted(
+        {name[:2] for name in found}, key=lambda name: ([*NETS].index(name[0]), name[1] != "width")
+    ):
+        schemes = [scheme for scheme in SCHEMES[axis] if (net, axis, scheme) in found]
+        if not schemes:
+            continue
         sizes = sorted({size for scheme in schemes for size in found[net, axis, scheme]})
+        counts = {curve.seeds for scheme in schemes for curve in found[net, axis, scheme].values()}
+        seeds = (
+            f"{min(counts)} to {max(counts)} seeds"
+            if len(counts) > 1
+            else f"{min(counts)} seed{'s' * (min(counts) > 1)}"
+        )
         lines += [
-            f"| {net}, {axis} | " + " | ".join(map(str, sizes)) + " | moves |",
+            f"| {net}, {axis}: {seeds} | " + " | ".join(map(str, sizes)) + " | moves |",
             "|---|" + "---|" * (len(sizes) + 1),
         ]
         for scheme in schemes:
-            curves_of = [found[net, axis, scheme].get(size, {}) for size in sizes]
-            best = [math.log2(min(curve, key=curve.__getitem__)) for curve in curves_of if curve]
-            cells = " | ".join(map(best_of, curves_of))
+            of_size = found[net, axis, scheme]
+            best = [math.log2(curve.best) for curve in of_size.values()]
+            cells = " | ".join(best_of(of_size.get(size)) for size in sizes)
             lines.append(f"| {scheme} | {cells} | {max(best) - min(best):.0f} |")
         lines.append("")
     return "\n".join(lines)
@@ -237,7 +263,7 @@ def table(found: dict[tuple[str, str, str], dict[int, Curve]]) -> str:
 
 PAGE: Final = """# The best learning rate, over width and depth
 
-Written by `make transfer`, from [examples/transfer.py](../examples/transfer.py): Adam, {steps}, {seeds}, all
+Written by `make transfer`, from [examples/transfer.py](../examples/transfer.py): Adam, {steps}, all
 relative to width {width} and depth {depth}. Each cell has the best rate on a grid of factors of 2, as a power of 2,
 and the mean loss of the last {last} steps there; the last column says by how many steps of the grid the best rate
 moves. "At most" and "at least" say that the best rate is at the end of the grid. What a scheme does is in
@@ -248,18 +274,17 @@ moves. "At most" and "at least" say that the best rate is at the end of the grid
 """
 
 
-def page(found: dict[tuple[str, str, str], dict[int, Curve]], seeds: int) -> str:
+def page(found: Curves) -> str:
     """The page of the documentation."""
     return PAGE.format(
         steps=", ".join(f"{net.steps} steps of {name}" for name, net in NETS.items()),
-        seeds="one seed" if seeds == 1 else f"the mean of {seeds} seeds",
         **BASE,
         last=LAST,
         table=table(found),
     )
 
 
-def draw(found: dict[tuple[str, str, str], dict[int, Curve]], file: Path) -> None:
+def draw(found: Curves, file: Path) -> None:
     """A panel for each net, axis and scheme: loss over learning rate, a line for each size."""
     import matplotlib as mpl
 
@@ -267,7 +292,7 @@ def draw(found: dict[tuple[str, str, str], dict[int, Curve]], file: Path) -> Non
     from matplotlib import pyplot
 
     mpl.rcParams |= {"svg.hashsalt": "zeta", "svg.fonttype": "none"}  # the same file every time
-    rows = sorted({name[:2] for name in found})
+    rows = sorted({name[:2] for name in found}, reverse=True)
     columns = list(SCHEMES["width"])
     size = (11, 2.9 * len(rows))
     figure, axes = pyplot.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharey="row")
@@ -279,10 +304,9 @@ def draw(found: dict[tuple[str, str, str], dict[int, Curve]], file: Path) -> Non
                 continue
             for number, (size_of, curve) in enumerate(sorted(sizes.items())):
                 colour = pyplot.get_cmap("viridis")(number / max(len(sizes) - 1, 1) * 0.9)
-                finite = {rate: loss for rate, loss in curve.items() if math.isfinite(loss)}
-                best = min(finite, key=finite.__getitem__)
+                finite = {rate: loss for rate, loss in curve.losses.items() if math.isfinite(loss)}
                 panel.plot(list(finite), list(finite.values()), color=colour, marker=".", label=f"{axis} {size_of}")
-                panel.plot([best], [finite[best]], color=colour, marker="o", markersize=7)
+                panel.plot([curve.best], [curve.losses[curve.best]], color=colour, marker="o", markersize=7)
             panel.set(title=f"{net}, {axis}: {scheme}", xlabel="learning rate at the base", ylabel="loss")
             panel.set_xscale("log", base=2)
             panel.grid(alpha=0.25)
@@ -300,6 +324,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--largest", type=int, default=max(WIDTHS), help="the largest width")
     parser.add_argument("--quick", action="store_true", help="the two smallest sizes and one seed")
+    parser.add_argument("--report", action="store_true", help="train nothing, and show what there is")
     asked = parser.parse_args()
 
     def sizes(axis: str) -> tuple[int, ...]:
@@ -309,8 +334,8 @@ def main() -> None:
     seeds = 1 if asked.quick else asked.seeds
     wanted = runs(asked.net, asked.axis, sizes, seeds)
     asked.out.mkdir(parents=True, exist_ok=True)
-    found = curves(wanted, sweep(wanted, asked.out / "transfer.json"))
-    (asked.out / "transfer.md").write_text(page(found, seeds), encoding="utf-8")
+    found = curves(wanted, sweep(wanted, asked.out / "transfer.json", train=not asked.report))
+    (asked.out / "transfer.md").write_text(page(found), encoding="utf-8")
     print(table(found))
     try:
         draw(found, asked.out / "transfer.svg")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from examples import transfer
-from examples.transfer import Run, curves, page, runs, same_at_base, table, trained
+from examples.transfer import Curve, Run, curves, page, runs, same_at_base, table, trained
 
 
 def run(rate: float, seed: int = 0, size: int = 128, scheme: str = "mup", net: str = "mlp") -> Run:
@@ -19,15 +19,20 @@ def run(rate: float, seed: int = 0, size: int = 128, scheme: str = "mup", net: s
 
 def test_the_table_has_the_best_rate_of_each_size_and_by_how_much_it_moves() -> None:
     losses = {run(0.25): 2.0, run(0.25, 1): 1.0, run(0.5): 1.0, run(0.5, 1): 1.5, run(1.0): math.inf, run(1.0, 1): 0.1}
-    losses |= {run(0.25, size=256): 0.5, run(0.5, size=256): 3.0}
+    losses |= {run(0.25, size=256): 0.5, run(0.5, size=256): 3.0, run(1.0, size=256): 4.0, run(0.5, size=512): 1.0}
     found = curves(list(losses), losses)
-    assert found == {("mlp", "width", "mup"): {128: {0.25: 1.5, 0.5: 1.25, 1.0: math.inf}, 256: {0.25: 0.5, 0.5: 3.0}}}
+    assert found == {
+        ("mlp", "width", "mup"): {
+            128: Curve({0.25: 1.5, 0.5: 1.25, 1.0: math.inf}, 2),
+            256: Curve({0.25: 0.5, 0.5: 3.0, 1.0: 4.0}, 1),
+        }
+    }
     assert table(found).splitlines() == [
-        "| mlp, width | 128 | 256 | moves |",
+        "| mlp, width: 1 to 2 seeds | 128 | 256 | moves |",
         "|---|---|---|---|",
         "| mup | 2^-1 (1.250) | at most 2^-2 (0.500) | 1 |",
     ]
-    assert "the mean of 2 seeds" in page(found, 2)
+    assert table(found) in page(found)
 
 
 def test_all_schemes_share_the_runs_of_the_base() -> None:
