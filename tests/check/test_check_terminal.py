@@ -163,8 +163,18 @@ def test_odd_names_are_shown_as_they_are_but_for_control_characters() -> None:
 def test_what_was_left_out_is_said() -> None:
     shown = text(odd())
     assert "0 failures, 1 warning, 0 notes suppressed\n" in shown
-    assert "Z603 not applied: <no attention>\nZ201, Z202 not applied: no plan\n" in shown
-    assert "measured over width 64..256" in shown
+    assert shown.endswith("Z603 not applied: <no attention>\nZ201, Z202 not applied: no plan")
+
+
+def test_what_was_measured_over_sizes_is_a_table() -> None:
+    """The values are size^(step / 2); names of classes are text."""
+    lines = text(odd()).splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("Outputs over width 64..256"))
+    assert lines[start + 2].split() == ["class", "layers", "start", "step", "1", "step", "2", "verdict"]
+    cells = lines[start + 4].split()
+    assert cells[:5] == ["<i>hidden", "1", "+0.00", "+0.50", "+1.00"]
+    assert cells[5] == "grows:"
+    assert not any(line.startswith("Outputs over depth") for line in lines)
 
 
 def test_very_many_findings_are_counted() -> None:
