@@ -460,6 +460,15 @@ def test_a_head_of_several_layers_ends_in_its_readout() -> None:
         assert [key for key, one in roles(model).items() if one == "readout"] == [f"{name}.2.weight"]
     parallel = nn.ModuleDict({"class_embed": nn.ModuleList([linear(D, V), linear(D, V)])})
     assert set(roles(parallel).values()) == {"readout"}
+    boxes = nn.ModuleDict({"layers": nn.ModuleList([linear(D, D), linear(D, D), linear(D, 4)])})
+    detector = nn.ModuleDict({"bbox_embed": nn.ModuleList([boxes]), "score_head": linear(D, V)})
+    assert roles(detector) == {"bbox_embed.0.layers.2.weight": "readout", "score_head.weight": "readout"}
+
+
+def test_the_gate_of_a_shared_expert_is_a_router() -> None:
+    parts = {"experts": nn.ModuleList([linear(D, D)]), "gate": linear(D, 4), "shared_expert_gate": linear(D, 1)}
+    found = roles(nn.ModuleDict({"mlp": nn.ModuleDict(parts)}))
+    assert (found["mlp.gate.weight"], found["mlp.shared_expert_gate.weight"]) == ("router", "router")
 
 
 def test_an_attention_without_a_module_of_its_own() -> None:

@@ -74,6 +74,7 @@ HIDDEN = ("hidden", 4, 4, 0.5, 0.25)
             {**HEADS, "num_experts": 4, "num_experts_per_tok": 2},
             {
                 "mlp.gate.weight": ROUTER,
+                "mlp.shared_expert_gate.weight": ROUTER,
                 "mlp.experts.down_proj": HIDDEN,
                 "mlp.shared_expert.gate_proj.weight": HIDDEN,
                 "mlp.shared_expert.down_proj.weight": HIDDEN,
@@ -113,7 +114,7 @@ def test_experts_of_transformers(
     assert {end: row(scaling, end) for end in rows} == rows
     routers = {each.name.removesuffix(".weight") for each in scaling.rows if each.size.role == "router"} - {""}
     routers = {name for name in routers if not name.endswith("bias")}
-    assert len(routers) == 2
+    assert len(routers) == 2 * [*rows.values()].count(ROUTER)
     assert {each.module: each.factor for each in scaling.multipliers} == dict.fromkeys({"lm_head", *routers}, 0.25)
 
 
@@ -170,7 +171,7 @@ def test_branches_of_experts_under_completep(model_type: str, config: dict[str, 
         for name, parameter in by_hand.named_parameters():
             if name.endswith(("o_proj.weight", "mlp.experts.down_proj", "down_proj.weight")):
                 parameter /= 3
-            elif name.endswith(("mlp.gate.weight", "lm_head.weight")):
+            elif name.endswith(("mlp.gate.weight", "mlp.shared_expert_gate.weight", "lm_head.weight")):
                 parameter /= 2
     assert torch.allclose(by_hooks, logits(by_hand), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(by_hooks, plain / 2, rtol=0.1, atol=1e-3)

@@ -216,6 +216,45 @@ class TwoHeads(nn.Module):
         self.inp, self.side, self.out = nn.Linear(8, width), nn.Linear(width, 3), nn.Linear(width, 2)
 
 
+class Bare(nn.Module):
+    """Tensors of two dimensions that are no matrices, and a part for each head that is one."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(6, width))
+        self.relative_bias_table = nn.Parameter(torch.randn(9, heads))
+        self.q_bias = nn.Parameter(torch.randn(heads, 8))
+        self.segments = nn.Parameter(torch.randn(2, heads, 8))
+        self.inner = nn.Linear(width, 8 * heads)
+        self.score_head = nn.Linear(8 * heads, 3)
+
+    def forward(self, offsets: Tensor) -> Tensor:
+        latents = self.latents.expand(2, -1, -1)
+        q = self.inner(latents).unflatten(-1, self.q_bias.shape) + self.q_bias
+        scores = torch.einsum("bnhd,shd->bhns", q, self.segments)
+        scores = scores + self.relative_bias_table[offsets].mT[:, :, None]
+        return self.score_head(q.flatten(-2)) * scores.mean()
+
+
+def test_tables_tokens_and_biases_of_heads_are_no_matrices() -> None:
+    scaling = zeta.scale(Bare, {"width": 32, "heads": 4}, {"width": 128, "heads": 16})
+    assert classes(scaling) == {
+        "latents": "input",
+        "relative_bias_table": "input",
+        "q_bias": "vector",
+        "segments": "vector",
+        "inner.weight": "hidden",
+        "inner.bias": "vector",
+        "score_head.weight": "output",
+        "score_head.bias": "fixed",
+    }
+    for name in ("latents", "relative_bias_table", "q_bias", "segments"):
+        assert scaling[name].size.width_in == 1
+        assert scaling[name].size.width_out == 4
+        assert scaling.plan[name].std == pytest.approx(1)
+    assert Bare(16, 3)(torch.arange(4).reshape(2, 2)).shape == (2, 6, 3)
+
+
 def test_an_unclear_class_is_an_error_with_candidates_and_roles_say_it() -> None:
     sizes: tuple[dict[str, int], dict[str, int]] = {"width": 64}, {"width": 128}
     with pytest.raises(PlanError, match=r"side\.weight \(3 x 64 becomes 3 x 128\): .* hidden, .*, or output"):

@@ -50,6 +50,8 @@ ADAPTER_B: Final = _any("lora_?(embedding_?)?b", "lora_?up", "up_?lora")
 #: any part of LoRA and its kin
 ADAPTER: Final = _any(r"lora_\w+", r"\w+_lora", r"vera_\w+", r"ia3_\w+")
 CLASS_TOKEN: Final = _any("cls_?tok(en)?", "class_?token", "class_?embedding", "cls_?embed(ding)?")
+#: vectors that are learned, and not computed from an input: of tokens, of queries, of what is masked
+LEARNED: Final = _any(r"(\w+_)?(tokens?|latents?|quer(y|ies)|registers?|emb(ed(ding)?s?)?)(_\d+)?")
 LAYER_SCALE: Final = _any(
     "lambda_?[12]", "layer_?scale(_?[12]|_parameter)?", "gamma_?[12]", r"(layer_?scale|ls)_?[12]?\.gamma"
 )
@@ -61,11 +63,11 @@ SIDE: Final = _any(
     r"(^|_)(attn_?)?pool(ing|er)?\d*$",
 )
 ROUTER: Final = _any(
-    "gate", "router", "wg", "gating",
+    "gate", "router", "wg", "gating", "shared_experts?_gate",
     r"router\.(classifier|layer|proj|linear|dense|weight)", r"gate\.(wg|weight|proj)",
 )  # fmt: skip
 #: a class of one table of embeddings that is not torch's
-EMBEDDING_CLASS: Final = _any("(vocab|word|token|parallel)embeddings?$")
+EMBEDDING_CLASS: Final = _any("(vocab|word|token|parallel|quant)embeddings?$")
 #: a linear layer, or a convolution, that embeds pieces of an image or a sound
 PATCHES: Final = _any(r"patch_?embed(ding|der|dings)?s?(\.proj(ection)?|\.\d+|\.linear)?")
 
@@ -139,6 +141,7 @@ READOUT: Final = _any(
     "embed_out", "qa_outputs", "(final_|to_)?logits", "output", "out", "generator", "decoder", "fc", "lm", "proj_?lm",
     r"predictions\.decoder", "unembed(ding)?", "wu", "read_?out", "final", "vocab", "actor", "critic",
     "policy(_net)?", "value(_net)?", r"final(_layer)?\.(linear|proj|dense)",
+    r"(\w+_)?(bbox|box|score)_(embed|predictor|head)(\.\d+)?", "seq_relationship",
 )  # fmt: skip
 
 _BY_NAME: Final = {

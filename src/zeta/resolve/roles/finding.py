@@ -102,10 +102,13 @@ class _Search:
         for site in sites:
             if (role := self._of_layer(site)) is not None:
                 self._set(site, role)
+        inside: set[str] = set()  # a head of several layers ends in its read-out
         for head in grouped(sites, lambda site: site.path[:-1] if site.path[-1].isdecimal() else None):
             for site, later in itertools.pairwise(head):
                 if self._role(site) is self._role(later) is Role.READOUT and site.out == later.into:
-                    del self._found[site.slot.name]  # a head of several layers ends in its read-out
+                    inside.add(site.slot.name)
+        self._found = {name: role for name, role in self._found.items() if name not in inside}
+        sites = [site for site in sites if site.slot.name not in inside]
         for attention in grouped(sites, lambda site: site.attention):
             self._in_attention(attention)
         for block in grouped(sites, lambda site: site.block if site.attention is None and site.mlp is None else None):
@@ -186,8 +189,11 @@ class _Search:
             return Role.PATCH_EMBEDDING
         if self._routes(site):
             return Role.ROUTER
-        outside = not any(part.isdecimal() for part in site.path[:-2])
-        if outside and site.attention is None and site.mlp is None and names.READOUT.fullmatch(last_parts(site.path)):
+        # of a head that is an MLP, the name of the head
+        path = site.path[:-2] if site.path[-2:-1] == ("layers",) and site.path[-1].isdecimal() else site.path
+        outside = path and not any(part.isdecimal() for part in path[:-2])
+        inside = site.attention is not None or site.mlp not in (None, path)
+        if outside and not inside and names.READOUT.fullmatch(last_parts(path)):
             return Role.READOUT
         return None
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from zeta.base.reading import shown
 from zeta.base.text import shape_text
+from zeta.base.usage import uses
 from zeta.errors import FanError, PlanError, SpecError, listed
 from zeta.fans import Axes, Fans, known_axes
 from zeta.resolve.scaling.alignment import Aligned
@@ -19,6 +20,7 @@ from zeta.resolve.scaling.schemes import Class, Size
 from zeta.resolve.scaling.sources import multiplied_by
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind, Role
+from zeta.rules import role_names as names
 from zeta.rules.globs import glob_matcher
 from zeta.rules.missing import missing
 
@@ -31,6 +33,8 @@ _INSIDE: Final = (
     Role.QUERY, Role.KEY, Role.VALUE, Role.QUERY_KEY_VALUE, Role.ATTENTION_OUTPUT, Role.MLP_UP, Role.MLP_GATE,
     Role.MLP_GATE_UP, Role.MLP_DOWN, Role.ADAPTER_A, Role.ADAPTER_B,
 )  # fmt: skip
+#: what has a row for each position, offset or token
+_TABLES: Final = (Role.POSITION, Role.RELATIVE_POSITION, Role.CLASS_TOKEN)
 _SAY: Final = 'say it as roles={"glob": "hidden"}'
 
 
@@ -114,9 +118,10 @@ def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str,
     role = sizes.target.role(name)
     old, new = _axes(before[0]), _axes(after[0])
     fans: tuple[Fans | None, Fans | None] = (None, None)
-    if old is None or new is None or said in (Class.VECTOR, Class.FIXED) or _is_elementwise(sizes, name):
-        group, into, out = _by_shape(sizes, name, role, said)
-        if role in (Role.POSITION, Role.CLASS_TOKEN) and group not in (Class.VECTOR, said):
+    table = _is_table(sizes, name, role)
+    if old is None or new is None or said in (Class.VECTOR, Class.FIXED) or table or _is_elementwise(sizes, name):
+        group, into, out = _by_shape(sizes, name, role, said, table=table)
+        if table and group not in (Class.VECTOR, said):
             fans = _row_fans(sizes, name)
     else:
         small, large = old.fans(before[0].shape), new.fans(after[0].shape)
@@ -144,12 +149,37 @@ def _size(sizes: Compared, name: str, said: Class | None, branches: Mapping[str,
 
 
 def _is_elementwise(sizes: Compared, name: str) -> bool:
-    """Whether a tensor is no map: the biases of stacked maps, or one of which one dimension grows, as states do."""
+    """Whether a tensor is no map: a bias, or one of which one dimension grows, as states do, or what is only added."""
     slot = sizes.target.slots[name][0]
     if slot.kind is Kind.BIAS:
         return True
-    pairs = zip(sizes.reference.shapes[name], slot.shape, strict=True)
-    return slot.kind is Kind.OTHER and sum(old != new for old, new in pairs) == 1
+    if slot.kind not in (Kind.OTHER, Kind.WEIGHT) or len(_grown(sizes, name)) != 1:
+        return False
+    return slot.kind is Kind.OTHER or _is_added(slot)
+
+
+def _is_added(slot: Slot) -> bool:
+    """Whether a tensor is a bias, by its name or as ``forward`` adds it, and no product has it as a matrix."""
+    if slot.local_name == "weight":
+        return False
+    use = uses(slot.module, slot.local_name, len(slot.shape))
+    return not use.products and ("bias" in slot.local_name or (use.adds and not use.lost))
+
+
+def _is_table(sizes: Compared, name: str, role: Role | None) -> bool:
+    """Whether a tensor has rows of positions or words, but not as a layer of torch, or of tokens that are learned."""
+    slot = sizes.target.slots[name][0]
+    if slot.kind not in (Kind.OTHER, Kind.WEIGHT) or role is not None or not names.LEARNED.fullmatch(slot.local_name):
+        return slot.kind is not Kind.EMBEDDING and role in (*_TABLES, Role.EMBEDDING)
+    grown = _grown(sizes, name)
+    last = [dim for dim, extent in enumerate(slot.shape) if extent != 1 or dim in grown][-1:]
+    return grown == last and not uses(slot.module, slot.local_name, len(slot.shape)).products
+
+
+def _grown(sizes: Compared, name: str) -> list[int]:
+    """The dimensions that grow."""
+    pairs = zip(sizes.reference.shapes[name], sizes.target.shapes[name], strict=True)
+    return [dim for dim, (old, new) in enumerate(pairs) if old != new]
 
 
 def _axes(slot: Slot) -> Axes | None:
@@ -160,7 +190,6 @@ def _axes(slot: Slot) -> Axes | None:
 
 
 def _by_fans(sizes: Compared, name: str, role: Role | None, into: float, out: float, axes: Axes) -> Class:
-    before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
     if role in _OUT and (out == 1 or role is Role.ROUTER or _leads_out(sizes, name, axes.fan_out)):
         return Class.OUTPUT if into > 1 else Class.FIXED
     if into > 1 and out > 1:
@@ -172,8 +201,10 @@ def _by_fans(sizes: Compared, name: str, role: Role | None, into: float, out: fl
         if role in _INSIDE or (place is not None and place.branches is not None):
             return Class.HIDDEN
         raise UnclearError("it sums over a width, and leads to a fixed size: hidden, if that lies inside, or output")
-    grown = [dim for dim, (old, new) in enumerate(zip(before, after, strict=True)) if new > old]
-    return Class.VECTOR if any(dim in grown for dim, _ in axes.blocks) else Class.FIXED
+    apart = {dim for dim, _ in axes.blocks}
+    if role is None:  # a map for each head, and not for each expert
+        apart |= {*axes.batch}
+    return Class.VECTOR if apart.intersection(_grown(sizes, name)) else Class.FIXED
 
 
 def _check_not_multiplied(sizes: Compared, table: Sequence[Slot]) -> None:
@@ -214,7 +245,9 @@ def _widths(sizes: Compared) -> set[tuple[int, int]]:
     return found
 
 
-def _by_shape(sizes: Compared, name: str, role: Role | None, said: Class | None) -> tuple[Class, float, float]:
+def _by_shape(
+    sizes: Compared, name: str, role: Role | None, said: Class | None, *, table: bool
+) -> tuple[Class, float, float]:
     """The class, and how fan_in and fan_out grow, of a parameter without axes, such as a bias."""
     before, after = sizes.reference.shapes[name], sizes.target.shapes[name]
     grown = [(old, new) for old, new in zip(before, after, strict=True) if new != old and old]
@@ -233,8 +266,8 @@ def _by_shape(sizes: Compared, name: str, role: Role | None, said: Class | None)
         return Class.FIXED, 1.0, 1.0
     slot = sizes.target.slots[name][0]
     spread = sum(extent != 1 for extent in after)
-    if len(ratios) == 1 and (spread <= 1 or slot.kind is not Kind.WEIGHT or role is not None):
-        table = role in (Role.POSITION, Role.RELATIVE_POSITION, Role.CLASS_TOKEN)
+    known = table or slot.kind is not Kind.WEIGHT or role is not None or _is_added(slot)
+    if len(ratios) == 1 and (spread <= 1 or known):
         return Class.INPUT if table else Class.VECTOR, 1.0, most
     if slot.kind in (Kind.BIAS, Kind.NORM_SCALE):  # of stacked maps, or spread out
         return Class.VECTOR, 1.0, most
