@@ -31,6 +31,7 @@ from zeta.resolve.recording.tracing.addresses import ADDRESSES, address_of
 from zeta.resolve.recording.tracing.arguments import new_memories
 from zeta.resolve.recording.tracing.building import BUILDING, ELSEWHERE
 from zeta.resolve.recording.tracing.interception import INTERCEPTION
+from zeta.resolve.recording.tracing.rearranging import each_number
 from zeta.resolve.recording.tracing.recorder import Recorder
 from zeta.resolve.recording.tracing.threads import THREADS
 
@@ -323,9 +324,19 @@ def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     return func(args[0], made if isinstance(index, tuple) else made[0], *args[2:])
 
 
+def _numbers(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = (*args, *(kwargs[name] for name in sorted(kwargs)))  # map_(other=), map2_(x=, y=)
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    if not tensors[0].numel() or not any(tensor.is_meta for tensor in tensors):
+        return NotImplemented
+    function = next(value for value in given if not isinstance(value, Tensor))
+    return each_number(tensors[0], [recorder.value(tensor) for tensor in tensors], function)
+
+
 Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
+    **dict.fromkeys(("apply_", "map_", "map2_"), _numbers),
     "__format__": _formatted,
     "data_ptr": _data_ptr,
     "untyped_storage": _pickled,

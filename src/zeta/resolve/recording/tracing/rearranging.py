@@ -1,11 +1,15 @@
-"""Operations that give a tensor another size or another memory, and write no values."""
+"""What torch would do below the modes, or skip on meta: other sizes, other memory, and functions of single numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch._ops import OpOverload
 
+from zeta.base.language.state import outside_of_modes
 from zeta.errors import RecordingError
 from zeta.resolve.recording.sources import source_here
 from zeta.resolve.recording.tracing.arguments import on_meta, zeros_for
@@ -34,3 +38,14 @@ def check_memory_given(name: str, args: tuple[Any, ...]) -> None:
             f"{source_here()}: set_ would give a real tensor that was there before the recording, or a copy of it, "
             "the memory of a tensor that is recorded; make both inside the constructor"
         )
+
+
+def each_number(target: Tensor, others: list[Tensor], function: Callable[..., Any]) -> Tensor:
+    """``apply_``, ``map_`` and ``map2_``: write what a Python function makes of each number. On meta, torch skips them.
+
+    ``others`` are further operands, one number of each for each of ``target``; all are real.
+    """
+    with outside_of_modes():
+        numbers = [tensor.detach().expand(target.shape).flatten().tolist() for tensor in others]
+    made = [function(*each) for each in zip(*numbers, strict=True)]
+    return target.copy_(torch.tensor(made, dtype=target.dtype, device="cpu").reshape(target.shape))
