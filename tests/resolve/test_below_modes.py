@@ -64,3 +64,44 @@ def test_functions_of_each_number_are_called(name: str) -> None:
 def test_functions_of_random_numbers_are_refused(make: Callable[[], Tensor]) -> None:
     with pytest.raises(RecordingError, match=r"test_below_modes.py:\d+ in .* reads a value that depends on random"):
         zeta.record(Weight, make)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_tracing_is_refused_by_line() -> None:
+    with pytest.raises(RecordingError, match=r"test_below_modes.py:\d+ in .*: torch.jit.trace cannot be recorded"):
+        zeta.record(Weight, lambda: torch.jit.trace(lambda x: x * 2, torch.ones(3))(torch.ones(3)))
+
+
+def test_lazy_buffers_become_real() -> None:
+    def build() -> nn.Module:
+        norm = nn.LazyBatchNorm1d()
+        norm.initialize_parameters(torch.ones(2, 3))  # type: ignore[no-untyped-call]
+        return norm
+
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, plan, seed=0)
+    assert {name: tensor.tolist() for name, tensor in model.named_buffers()} == {
+        name: tensor.tolist() for name, tensor in build().named_buffers()
+    }
+
+
+def test_a_lazy_layer_that_the_model_drops_does_not_matter() -> None:
+    dropped = []
+
+    def build() -> nn.Module:
+        dropped.append(nn.LazyLinear(4))
+        return Weight(lambda: torch.ones(3))
+
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.get_buffer("weight"), torch.ones(3))
+
+
+def test_a_lazy_layer_out_of_sight_is_an_error() -> None:
+    def build() -> nn.Module:
+        model = Weight(lambda: torch.ones(3))
+        model.hidden = [nn.LazyLinear(4)]
+        return model
+
+    with pytest.raises(RecordingError, match="is lazy and has no shape yet"):
+        zeta.record(build)

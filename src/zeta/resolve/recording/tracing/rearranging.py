@@ -1,4 +1,4 @@
-"""What torch would do below the modes, or skip on meta: other sizes, other memory, and functions of single numbers."""
+"""What torch does below the modes, or skips on meta: other sizes, other memory, functions of single numbers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def resized(func: OpOverload, name: str, args: tuple[Any, ...], kwargs: dict[str
     return tensor
 
 
+def check_untraced() -> None:
+    """Raise ``RecordingError`` under ``torch.jit.trace``, whose values are not those of a recording."""
+    if torch._C._is_tracing():
+        raise RecordingError(
+            f"{source_here()}: torch.jit.trace cannot be recorded; call the function itself, or trace the model when it "
+            "has values"
+        )
+
+
 def check_memory_given(name: str, args: tuple[Any, ...]) -> None:
     """Raise ``RecordingError`` where a real tensor is given memory that has no values yet."""
     if name.startswith("aten.set_.source") and not args[0].is_meta and args[1].device.type == "meta":
@@ -41,7 +50,7 @@ def check_memory_given(name: str, args: tuple[Any, ...]) -> None:
 
 
 def each_number(target: Tensor, others: list[Tensor], function: Callable[..., Any]) -> Tensor:
-    """``apply_``, ``map_`` and ``map2_``: write what a Python function makes of each number. On meta, torch skips them.
+    """``apply_``, ``map_``, ``map2_``: write what a function makes of each number. On meta, torch skips them.
 
     ``others`` are further operands, one number of each for each of ``target``; all are real.
     """
