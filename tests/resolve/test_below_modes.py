@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import zeta
+from tests.helpers.sharded import fake_mesh
 from tests.helpers.twin import twin
 from zeta import RecordingError
 
@@ -104,4 +105,21 @@ def test_a_lazy_layer_out_of_sight_is_an_error() -> None:
         return model
 
     with pytest.raises(RecordingError, match="is lazy and has no shape yet"):
+        zeta.record(build)
+
+
+def test_a_constructor_that_shards_is_refused_by_name() -> None:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def build() -> nn.Module:
+        layer = nn.Linear(3, 8, bias=False)
+        layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+        return layer
+
+    with (
+        fake_mesh((2,), (1,)) as mesh,
+        pytest.raises(
+            RecordingError, match=r"weight: was sharded by the constructor; shard the model that zeta.record"
+        ),
+    ):
         zeta.record(build)

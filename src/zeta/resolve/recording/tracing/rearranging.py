@@ -35,8 +35,8 @@ def check_untraced() -> None:
     """Raise ``RecordingError`` under ``torch.jit.trace``, whose values are not those of a recording."""
     if torch._C._is_tracing():
         raise RecordingError(
-            f"{source_here()}: torch.jit.trace cannot be recorded; call the function itself, or trace the model when it "
-            "has values"
+            f"{source_here()}: torch.jit.trace cannot be recorded; call the function itself, or trace the model when "
+            "it has values"
         )
 
 
@@ -50,7 +50,7 @@ def check_memory_given(name: str, args: tuple[Any, ...]) -> None:
 
 
 def each_number(target: Tensor, others: list[Tensor], function: Callable[..., Any]) -> Tensor:
-    """``apply_``, ``map_``, ``map2_``: write what a function makes of each number. On meta, torch skips them.
+    """``apply_``, ``map_``, ``map2_``: write what a function makes of each number. torch skips these on meta.
 
     ``others`` are further operands, one number of each for each of ``target``; all are real.
     """
