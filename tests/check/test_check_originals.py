@@ -87,14 +87,18 @@ def with_gradient_hook(net: Net) -> None:
 def test_hooks_on_gradients_act_as_in_the_model() -> None:
     model, plan = recorded(with_gradient_hook)
     found = zeta.check(model, INPUTS, plan=plan, seed=0, streamed=False)
+    initialized = zeta.check(model, INPUTS, initialize=lambda net: zeta.apply_(net, plan, seed=0))
     real, _ = recorded(with_gradient_hook)
     zeta.materialize_(real, plan, seed=0)
     truth = zeta.check(real, INPUTS, plan=plan)
     plain, _ = recorded(lambda net: None)
     without = zeta.check(plain, INPUTS, plan=plan, seed=0)
-    stds = [[one.gradient.std for one in report.parameters if one.gradient] for report in (found, truth, without)]
-    assert stds[0] == stds[1]
-    assert stds[0][0] == pytest.approx(3 * stds[2][0])
+    stds = [
+        [one.gradient.std for one in report.parameters if one.gradient]
+        for report in (found, truth, initialized, without)
+    ]
+    assert stds[0] == stds[1] == stds[2]
+    assert stds[0][0] == pytest.approx(3 * stds[3][0])
 
 
 def test_hooks_on_gradients_are_refused_where_parameters_are_computed() -> None:

@@ -107,14 +107,14 @@ def supply_of(
                 )
             return replace(_streamed(copy_of(model), plan, seed), copied=copied)
         twin: nn.Module = copy_of(model)
-        if hooked:
-            _give_hooks(model, twin)
+        _give_hooks(model, twin)
         verbs.materialize_(twin, plan, seed, progress=progress)
         return Supply(model=twin, slots=walk(twin), copied=copied)
     if streamed:
         raise SpecError("streamed=True computes parameters from a plan; pass plan=, such as that of zeta.record")
     if initialize is not None:
         twin = with_memory(model)
+        _give_hooks(model, twin)
         initialize(twin)
         return Supply(model=twin, slots=walk(twin), copied=copied)
     raise TargetError(
