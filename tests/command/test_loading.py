@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from zeta.adapting.configuration import without_foreign_code
 from zeta.command.loading import load_model
 from zeta.errors import UsageError, ZetaNotice
 
@@ -379,6 +380,7 @@ ELSEWHERE: dict[str, Any] = {
     "adapters": {"a": "somebody/adapter"},
     "custom_pipelines": {"x": {"impl": "pipe.Pipe"}},
     "task_specific_params": {"deep": [{"auto_map": "model.Net"}]},
+    "model_args": {"checkpoint_path": "weights.pth"},  # timm's create_model unpickles it
 }
 
 
@@ -411,6 +413,22 @@ def test_what_lies_elsewhere_is_not_fetched_and_said(
     assert {n: p.shape for n, p in model.named_parameters()} == {
         n: p.shape for n, p in load_model(configuration(here, **GPT2), {}, "meta").named_parameters()
     }
+
+
+@pytest.mark.parametrize("source", ["hf-hub:somebody/else", "hf_hub:somebody/else", "local-dir:/somewhere"])
+@pytest.mark.parametrize("key", ["architecture", "backbone"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_model_of_timm_is_named_alone(source: str, key: str, inside: bool, here: Path, alone: None) -> None:
+    given = {"backbone_config": {key: source}} if inside else {key: source}
+    message = refusal(configuration(here, **GPT2, **given))
+    place = f"backbone_config.{key}" if inside else key
+    assert f"{place} is '{source}', which lies elsewhere and is not fetched" in message
+
+
+def test_arguments_of_timm_are_kept_but_for_files(here: Path) -> None:
+    with pytest.warns(ZetaNotice, match=r"model_args.checkpoint_path = 'weights.pth'"):
+        kept = without_foreign_code({"model_args": {"checkpoint_path": "weights.pth", "depth": 2}}, "config.json")
+    assert kept == {"model_args": {"depth": 2}}
 
 
 @pytest.mark.parametrize("way", ["eager", "sdpa", None])

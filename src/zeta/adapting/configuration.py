@@ -28,7 +28,10 @@ _WAYS: Final = {
 _ELSEWHERE: Final = (
     "auto_map", "trust_remote_code", "custom_pipelines", "code_revision", "use_kernels", "kernel_config",
     "allow_all_kernels", "adapter_kwargs", "adapters", "peft_config", "use_pretrained_backbone",
+    "checkpoint_path",  # in the arguments of a model of timm, which unpickles it
 )  # fmt: skip
+#: keys that name a model of timm; ``hf-hub:`` and ``local-dir:`` before it are a model and arguments from elsewhere
+_TIMM: Final = ("architecture", "backbone")
 
 
 #: how transformers writes numbers that JSON does not have
@@ -55,6 +58,11 @@ def without_foreign_code(config: dict[str, Any], path: str | Path) -> dict[str, 
             return _FLOATS[text]
         kept = {}
         for key, item in value.items():
+            if key in _TIMM and isinstance(item, str) and ":" in item:
+                raise UsageError(
+                    f"{path}: {place}{key} is {shown(item)}, which lies elsewhere and is not fetched; expected the "
+                    "name of a model alone, such as 'resnet18'"
+                )
             ways = list(item.values()) if isinstance(item, dict) else [item]
             if (key in _ELSEWHERE and item) or (key in _WAYS and not all(way in _OWN_WAYS for way in ways)):
                 left_out.append(f"{place}{key} = {shown(item)}")

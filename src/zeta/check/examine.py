@@ -42,7 +42,7 @@ from zeta.check.measure.wiring.cuts import cuts as cuts_of
 from zeta.check.measure.wiring.pairs import PAIR_RULES
 from zeta.check.measure.wiring.pairs import pairs as pairs_of
 from zeta.check.show.report import CheckReport
-from zeta.check.supply import Supply, course_of, remarks, supply_of
+from zeta.check.supply import Supply, course_of, of_the_copy, remarks, supply_of
 from zeta.check.watch.batches import Call, call_of, device_of
 from zeta.check.watch.criteria.objective import LossFunction
 from zeta.check.watch.fsdp import kept_gathered, reshard
@@ -248,7 +248,7 @@ def _evidence(
     with apart(_SEED), foreign_apart():  # what makes an optimizer may draw random numbers
         steps = Steps(subjects, optimizer) if supply.streamed and optimizer is not None else None
     arriving = Arriving(subjects, source, limits.same_gradient, picks, steps)
-    with preserved(model), course_of(supply, progress) as step:
+    with preserved(model), of_the_copy(supply), course_of(supply, progress) as step:
         stream = Stream(source, arriving.take, step, picks)
         seen = probe(model, slots, call, loss, ranks, stream)
         call.restore()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zeta import verbs
 from zeta.base.distributed import any_fsdp, is_sharded
-from zeta.base.modules import copy_of, tensors_of
+from zeta.base.modules import copy_of, named_buffers_of, named_parameters_of, tensors_of
 from zeta.base.process.available import available_memory
 from zeta.base.progress import progress_of
 from zeta.base.reading import shown
@@ -42,6 +44,8 @@ class Supply:
     model: nn.Module
     slots: list[Slot]
     source: Source = NOTHING
+    #: of a copy, the names of the tensors on meta of the model that was copied, by ``id``
+    copied: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def streamed(self) -> bool:
@@ -88,21 +92,82 @@ def supply_of(
         raise TargetError(
             listed("FSDP2 models cannot be copied, and these are on meta; materialize the model first:", on_meta)
         )
+    every = (*named_parameters_of(model), *named_buffers_of(model))
+    copied = {id(tensor): name for name, tensor in every if tensor.is_meta}
     if plan is not None:
+        hooked = [name for name, tensor in named_parameters_of(model) if tensor._backward_hooks]
         if _is_streamed(slots, streamed):
-            return _streamed(copy_of(model), plan, seed)
+            if hooked:
+                raise TargetError(
+                    listed(
+                        "parameters that are computed one at a time cannot have hooks on their gradients; check with "
+                        "streamed=False:",
+                        hooked,
+                    )
+                )
+            return replace(_streamed(copy_of(model), plan, seed), copied=copied)
         twin: nn.Module = copy_of(model)
+        _give_hooks(model, twin)
         verbs.materialize_(twin, plan, seed, progress=progress)
-        return Supply(model=twin, slots=walk(twin))
+        return Supply(model=twin, slots=walk(twin), copied=copied)
     if streamed:
         raise SpecError("streamed=True computes parameters from a plan; pass plan=, such as that of zeta.record")
     if initialize is not None:
         twin = with_memory(model)
+        _give_hooks(model, twin)
         initialize(twin)
-        return Supply(model=twin, slots=walk(twin))
+        return Supply(model=twin, slots=walk(twin), copied=copied)
     raise TargetError(
         listed("these are on meta and have no values; pass plan= or initialize=, or materialize the model:", on_meta)
     )
+
+
+def _give_hooks(model: nn.Module, twin: nn.Module) -> None:
+    """Give the copy's parameters the hooks on gradients, which ``deepcopy`` drops."""
+    copies = dict(named_parameters_of(twin))
+    for name, tensor in named_parameters_of(model):
+        for hook in (tensor._backward_hooks or {}).values():
+            copies[name].register_hook(hook)  # type: ignore[no-untyped-call]
+
+
+class _OfTheCopy(TorchFunctionMode):
+    """Refuses values of the model that was copied: it is on meta, and torch would compute with raw memory.
+
+    A copy keeps functions as they are: a closure, a default or a global name in them still refers to the model.
+    """
+
+    def __init__(self, copied: Mapping[int, str]) -> None:
+        super().__init__()
+        self._copied = copied
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        operands = (each for given in (*args, *(kwargs or {}).values()) for each in _items(given))
+        name = next((self._copied[id(each)] for each in operands if id(each) in self._copied), None)
+        if name is None:
+            return func(*args, **(kwargs or {}))
+        refusal = TargetError(
+            f"the forward pass or the loss takes {name} of the model on meta, and not of its copy that is checked, as "
+            "a function or a hook that the model keeps refers to the model; give it memory with zeta.materialize_, and "
+            "check that"
+        )
+        try:
+            result = func(*args, **(kwargs or {}))
+        except Exception as error:
+            raise refusal from error
+        if isinstance(result, bool | int | torch.Size | torch.dtype | None):
+            return result  # no value, as of weight.shape
+        raise refusal
+
+
+def _items(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, list | tuple) else (given,)
+
+
+def of_the_copy(supply: Supply) -> contextlib.AbstractContextManager[object]:
+    """A block in which what runs takes the tensors of the model that is checked, and not those of its original."""
+    return _OfTheCopy(supply.copied) if supply.copied else contextlib.nullcontext()
 
 
 def _is_streamed(slots: list[Slot], streamed: bool | None) -> bool:

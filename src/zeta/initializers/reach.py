@@ -12,7 +12,10 @@ from zeta.errors import SpecError
 from zeta.initializers.base import Initializer
 from zeta.initializers.blocks import Blocks
 from zeta.initializers.elementwise import LARGEST_SIGMA, Constant, Normal, TruncatedNormal, Uniform
-from zeta.initializers.matrix import Sparse
+from zeta.initializers.matrix import DeltaOrthogonal, Orthogonal, Sparse
+
+#: products of reflections, which have up to 2^24 elements below 7, are less than this times the gain
+_SUMS = 2**32
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,10 +39,15 @@ def check_law(initializer: Initializer, dtype: torch.dtype) -> None:
     reach = _reach(initializer)
     if reach > dtypes.largest(dtype):
         raise SpecError(f"{initializer!r} reaches {reach:.3g}, but {name} ends at {dtypes.largest(dtype):.3g}")
+    computed = torch.float64 if dtypes.real_part(dtype) is torch.float64 else torch.float32
+    if isinstance(initializer, Orthogonal | DeltaOrthogonal) and reach > dtypes.largest(computed) / _SUMS:
+        raise SpecError(
+            f"{initializer!r} is computed in {dtypes.name_of(computed)} by sums that may be 2^32 times as large, and "
+            f"end at {dtypes.largest(computed):.3g}; give a smaller gain"
+        )
     if isinstance(initializer, Uniform | TruncatedNormal):
         low, high = initializer.bounds()
         what, scale = ("std", initializer.std) if isinstance(initializer, TruncatedNormal) else ("width", high - low)
-        computed = torch.float64 if dtypes.real_part(dtype) is torch.float64 else torch.float32
         if scale > dtypes.largest(computed):
             raise SpecError(
                 f"{initializer!r} has a {what} of {scale:.3g}, but {name} is drawn in {dtypes.name_of(computed)}, "

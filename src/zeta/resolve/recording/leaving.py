@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of, tensors_of
 from zeta.base.parametrizations import hooked
@@ -106,7 +107,8 @@ def _forget_gradients(tensors: list[Tensor]) -> None:
 
 
 def _memory(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    with torch._C.DisableTorchFunctionSubclass():  # of what is lazy, which refuses to be asked
+        return int(tensor.untyped_storage()._cdata)
 
 
 def _given(model: nn.Module, recorder: Recorder) -> list[str]:
@@ -232,7 +234,7 @@ def _unseen(known: list[Tensor], recorder: Recorder) -> list[Living]:
         return []
     # the class is asked: an object of another one may load something to answer
     alive = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and id(thing) not in every]
-    plain = [tensor for tensor in alive if tensor.layout is torch.strided and tensor.is_meta]
+    plain = [tensor for tensor in alive if not is_lazy(tensor) and tensor.layout is torch.strided and tensor.is_meta]
     return [(tensor, more[_memory(tensor)]) for tensor in plain if _memory(tensor) in more]
 
 
@@ -262,10 +264,16 @@ def _lost(model: nn.Module, held: Held, recorder: Recorder, owned: Owned) -> lis
 
 def _values(model: nn.Module, held: Held, recorder: Recorder, strays: list[Living]) -> list[tuple[Tensor, Tensor]]:
     """Each stray tensor and a real one of its values; those that share a memory do so again."""
-    problems: list[str] = []
+    problems = [
+        f"{place}: is lazy and has no shape yet; run one forward pass first, or give its size"
+        for place, tensor in _in_hidden(model)
+        if is_lazy(tensor)
+    ]
     values: list[tuple[Tensor, Tensor]] = []
     memories: dict[int, torch.UntypedStorage] = {}
     for tensor, source in strays:
+        if is_lazy(tensor):
+            continue  # the model dropped it, or it is named above
         storage, size = tensor.untyped_storage(), tensor.untyped_storage().nbytes()
         try:
             if size > LARGEST_STRAY:

@@ -310,6 +310,9 @@ def _node(slot: Slot, recorder: Recorder, effective: dict[int, Node]) -> Node:
     if nn.parameter.is_lazy(slot.tensor):
         reason = "is lazy and has no shape yet; run one forward pass first, or give its size"
         return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
+    if is_sharded(slot.tensor):
+        reason = "was sharded by the constructor; shard the model that zeta.record returns, before materialize_"
+        return Node(op="unknown", content=reason, shape=(), dtype=slot.tensor.dtype)
     if not _is_strided(slot.tensor):
         return Node(op="unknown", content=UNTOUCHED, shape=(), dtype=slot.tensor.dtype)
     if id(slot.tensor) in effective:

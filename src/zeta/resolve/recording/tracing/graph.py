@@ -224,7 +224,8 @@ class Graph:
 
     def cell(self, tensor: Tensor) -> Cell:
         """The cell of a meta tensor; a new one has an unknown value."""
-        storage = tensor.untyped_storage()
+        with torch._C.DisableTorchFunctionSubclass():  # of what is lazy, which refuses to be asked
+            storage = tensor.untyped_storage()
         cell = self.cells.get(storage._cdata)
         if cell is None:
             whole = tensor.is_contiguous() and tensor.nbytes == storage.nbytes()

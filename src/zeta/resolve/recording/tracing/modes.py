@@ -31,6 +31,7 @@ from zeta.resolve.recording.tracing.addresses import ADDRESSES, address_of
 from zeta.resolve.recording.tracing.arguments import new_memories
 from zeta.resolve.recording.tracing.building import BUILDING, ELSEWHERE
 from zeta.resolve.recording.tracing.interception import INTERCEPTION
+from zeta.resolve.recording.tracing.rearranging import check_untraced, each_number
 from zeta.resolve.recording.tracing.recorder import Recorder
 from zeta.resolve.recording.tracing.threads import THREADS
 
@@ -111,6 +112,7 @@ class Functions(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        check_untraced()
         self.operations.autocast = torch._C._is_any_autocast_enabled()
         name = getattr(func, "__name__", "")
         if name == "__get__":
@@ -193,10 +195,6 @@ def _pickled(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     raise RecordingError(
         f"{source_here()}: pickle and torch.save need values, and inside a recording there are none; use copy.deepcopy"
     )
-
-
-def _data_ptr(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return address_of(args[0]) if args[0].is_meta else NotImplemented
 
 
 def _tolist(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -323,11 +321,21 @@ def _indexed(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[
     return func(args[0], made if isinstance(index, tuple) else made[0], *args[2:])
 
 
+def _numbers(recorder: Recorder, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = (*args, *(kwargs[name] for name in sorted(kwargs)))  # map_(other=), map2_(x=, y=)
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    if not tensors[0].numel() or not any(tensor.is_meta for tensor in tensors):
+        return NotImplemented
+    function = next(value for value in given if not isinstance(value, Tensor))
+    return each_number(tensors[0], [recorder.value(tensor) for tensor in tensors], function)
+
+
 Answer = Callable[[Recorder, Any, tuple[Any, ...], dict[str, Any]], Any]
 _ANSWERS: Final[dict[str, Answer]] = {
     "tolist": _tolist,
+    **dict.fromkeys(("apply_", "map_", "map2_"), _numbers),
     "__format__": _formatted,
-    "data_ptr": _data_ptr,
+    "data_ptr": lambda recorder, func, args, kwargs: address_of(args[0]) if args[0].is_meta else NotImplemented,
     "untyped_storage": _pickled,
     "storage": _storage,
     "share_memory_": _unshareable,
