@@ -123,3 +123,11 @@ def test_a_constructor_that_shards_is_refused_by_name() -> None:
         ),
     ):
         zeta.record(build)
+
+
+@pytest.mark.parametrize("make", [lambda: torch.randn(3), lambda: torch.ones(3)])
+def test_saving_by_safetensors_is_refused_by_line(make: Callable[[], Tensor]) -> None:
+    from safetensors.torch import load, save
+
+    with pytest.raises(RecordingError, match=r".*: safetensors saves values, and inside a recording there are none"):
+        zeta.record(Weight, lambda: load(save({"a": make()}))["a"])  # it ended the process
