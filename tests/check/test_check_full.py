@@ -130,6 +130,31 @@ def test_activations_that_grow_with_width() -> None:
     assert {slope.verdict for slope in mup.slopes} == {"flat"}
 
 
+def test_a_structure_that_changes_with_the_width_has_the_classes_of_what_is_common() -> None:
+    """The wider model has no table, one layer more, and a weight of more dimensions, so that its bias says the class."""
+
+    class Changing(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inner = nn.Linear(16, width)
+            self.mid = nn.Linear(width, width) if width < 64 else nn.Conv1d(width, width, 1)
+            self.table = nn.Embedding(4, width) if width < 64 else None
+            self.more = nn.Linear(width, width) if width > 64 else None
+            self.outer = nn.Linear(width, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inner(x)
+            x = x + self.mid(x if isinstance(self.mid, nn.Linear) else x[..., None]).flatten(1)
+            x = x if self.more is None else self.more(x)
+            x = x if self.table is None else x + self.table.weight.sum(0)
+            return self.outer(x)
+
+    batch = (vectors(16), torch.arange(64) % 4)
+    report = check(Mlp(16, 16, 4), batch, level="full", width=Changing, widths=(32, 128))
+    classes = {point.layer: point.group for point in report.points}
+    assert (classes["inner"], classes["outer"], classes["mid"]) == ("input", "output", "vector")
+
+
 def test_gradients_that_grow_with_depth() -> None:
     def unscaled(depth: int) -> nn.Module:
         model = Residual(depth=depth)

@@ -99,7 +99,8 @@ def _widths(factory: Factory, sizes: Sequence[int], training: _Training) -> list
     smallest: nn.Module | None = None
     for size in sizes:
         model, groups = _built("width", factory, size)
-        smallest = smallest or model
+        if smallest is None:
+            smallest = model
         with preserved(model):  # the factory may return a model that it keeps
             for step, seen in enumerate(training.passes(model, groups)):
                 uses |= {use.layer.name: use for use in seen.uses}

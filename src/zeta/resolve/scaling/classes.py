@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 from torch import nn
 
 from zeta.base.reading import shown
@@ -79,14 +80,15 @@ def classified(sizes: Compared, roles: Classes | None) -> dict[str, Size]:
 def classes_over_width(small: nn.Module, large: nn.Module) -> dict[str, Class]:
     """The class of each parameter that two models of different widths have in common, where it follows."""
     base, target = sized(small), sized(large)
-    source = {name: Aligned(name) for name in target.slots if name in base.slots}
-    sizes = Compared(base=base, reference=base, target=target, source=source)
+    before, after = base.shapes, target.shapes
+    common = [name for name in after if name in before and len(before[name]) == len(after[name])]
+    base, target = (replace(each, slots={name: each.slots[name] for name in common}) for each in (base, target))
+    sizes = Compared(base=base, reference=base, target=target, source={name: Aligned(name) for name in common})
     branches = _branches(target)
     found: dict[str, Class] = {}
-    for name in source:
-        if len(base.shapes[name]) == len(target.shapes[name]):
-            with contextlib.suppress(UnclearError):
-                found[name] = _size(sizes, name, None, branches).group
+    for name in common:
+        with contextlib.suppress(UnclearError):
+            found[name] = _size(sizes, name, None, branches).group
     return found
 
 
