@@ -131,7 +131,7 @@ def test_activations_that_grow_with_width() -> None:
 
 
 def test_a_structure_that_changes_with_the_width_has_the_classes_of_what_is_common() -> None:
-    """The wider model has no table, one layer more, and a weight of more dimensions, so that its bias says the class."""
+    """The wider model has no table, one layer more, and a weight of more dimensions: its bias says the class."""
 
     class Changing(nn.Module):
         def __init__(self, width: int) -> None:
@@ -140,10 +140,11 @@ def test_a_structure_that_changes_with_the_width_has_the_classes_of_what_is_comm
             self.mid = nn.Linear(width, width) if width < 64 else nn.Conv1d(width, width, 1)
             self.table = nn.Embedding(4, width) if width < 64 else None
             self.more = nn.Linear(width, width) if width > 64 else None
+            self.pos_embed = nn.Parameter(torch.zeros(1, width))
             self.outer = nn.Linear(width, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            x = self.inner(x)
+            x = self.inner(x) + self.pos_embed
             x = x + self.mid(x if isinstance(self.mid, nn.Linear) else x[..., None]).flatten(1)
             x = x if self.more is None else self.more(x)
             x = x if self.table is None else x + self.table.weight.sum(0)
