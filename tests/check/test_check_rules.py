@@ -20,7 +20,7 @@ from zeta.check.facts.thresholds import Thresholds
 from zeta.check.judge import backward, base, forward, full, head
 from zeta.check.judge.training import losses
 from zeta.check.measure.readings import SAMPLE, sample_of
-from zeta.check.measure.slopes import log_slope, slopes
+from zeta.check.measure.sizes.slopes import log_slope, slopes
 from zeta.resolve.slots import Slot
 from zeta.rules import Kind
 

@@ -29,7 +29,9 @@ MODEL_OPTIONS = {"--recipe", "--rules", "--kwargs", "--dtype", "--cast-buffers",
 MODEL_OPTIONS |= {"--option", "--override", "--json", "--debug", "--help"}
 OPTIONS = {
     "init": MODEL_OPTIONS | {"--out", "--seed", "--max-shard-size", "--drop-ties", "--force", "--batch", "--check"},
-    "check": MODEL_OPTIONS | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"},
+    "check": MODEL_OPTIONS
+    | {"--batch", "--loss", "--level", "--suppress", "--html", "--sarif", "--seed"}
+    | {"--widths", "--depths", "--how", "--lr"},
     "plan": MODEL_OPTIONS,
     "diff": {"--kwargs", "--dtype", "--cast-buffers", "--fallback", "--json", "--debug", "--help"},
     "adapt": {

@@ -9,7 +9,7 @@ from typing import Any
 
 from zeta.check.facts.results import Finding, Histogram, Layer, Loss, Parameter, Point, Results, Rule, Severity, Stats
 from zeta.check.facts.thresholds import Thresholds
-from zeta.check.measure.slopes import slopes
+from zeta.check.measure.sizes.slopes import slopes
 
 FAIL, WARN, NOTE = Severity.FAIL, Severity.WARN, Severity.NOTE
 

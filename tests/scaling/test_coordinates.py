@@ -14,8 +14,8 @@ import zeta
 from benchmarks import coordinates
 from tests.helpers.coordinates import slopes
 from tests.helpers.scaled import Cnn, Mlp
-from zeta.check.measure.slopes import log_slope
-from zeta.check.measure.sweeps import Sweeps
+from zeta.check.measure.sizes.slopes import log_slope
+from zeta.check.measure.sizes.sweeps import Sweeps
 
 BASE, WIDTHS = 32, (64, 128, 256)
 

@@ -31,10 +31,10 @@ from zeta.check.measure.effort import MOST_SECONDS, CheckProgress, Course, share
 from zeta.check.measure.jacobians import NO_LAYERS, jacobians, watched
 from zeta.check.measure.later import later
 from zeta.check.measure.recurrent import recurrent
-from zeta.check.measure.slopes import slopes
+from zeta.check.measure.sizes.slopes import slopes
+from zeta.check.measure.sizes.sweeps import Factory, Sweeps
 from zeta.check.measure.spectra import spectral, weights_of
 from zeta.check.measure.steps import Steps
-from zeta.check.measure.sweeps import Factory, Sweeps
 from zeta.check.measure.tensors import parameter_of, parts_of, read, subjects_of, tensor_facts, values_of
 from zeta.check.measure.unwritten import Initialize, unwritten
 from zeta.check.measure.updates import OptimizerLike, first_step, of_copy

@@ -10,8 +10,8 @@ from zeta.base.text import count_text
 from zeta.check.facts.evidence import Evidence
 from zeta.check.facts.results import Finding
 from zeta.check.judge.base import found, graded
-from zeta.check.measure.slopes import exponents, least_squares
-from zeta.check.measure.sweeps import GRADIENT_NORM
+from zeta.check.measure.sizes.slopes import exponents, least_squares
+from zeta.check.measure.sizes.sweeps import GRADIENT_NORM
 
 # chains of fewer Jacobians are too short to judge
 _SHORTEST: Final = 3

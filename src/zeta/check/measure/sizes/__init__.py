@@ -1,0 +1,1 @@
+"""Models of several widths and depths: what is measured in them, and how it grows."""
