@@ -142,8 +142,8 @@ class Thresholds:
     spectral_fail: float = 8.0
     #: Z803: slope of ln rms over ln width; muP has 0, standard parametrization 1/2 after a step (Yang et al. 2022)
     width_slope: float = 0.25
-    #: Z805: slope of ln rms over ln depth; a residual stream of branches that are not scaled has 1/2, and 1 after steps
-    #: that go the same way in all of them (Dey et al. 2025)
+    #: Z805: slope of ln rms over ln depth; a residual stream with unscaled branches has 1/2 at the start, and up to 1
+    #: once training has aligned the branches (Dey et al. 2025)
     depth_growth: float = 0.25
     #: Z804: factor per layer of the gradient norm, fitted over depth
     depth_slope: float = math.log(1.1)
