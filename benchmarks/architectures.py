@@ -4,40 +4,36 @@
     build/libraries/bin/python -m benchmarks.architectures --source timm --table docs/libraries/timm.md
 
 ``benchmarks/sources`` has a module for each library; ``make libraries`` installs them. Each model is recorded in a
-process of its own, with limits on time and memory. It counts if it can be built, under ``torch.device("meta")`` or on
+process with limits on processor time and memory. It counts if it can be built, under ``torch.device("meta")`` or on
 the CPU, without files and further packages.
 
 Models of up to ``--values`` elements are then computed, and built for real on the draws of their recordings (the twin
 run of ``tests/helpers/twin.py``); every parameter and buffer must be equal, or close where a law replaced a formula.
+With ``--json``, what the file has already is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
 import re
-import resource
-import signal
 import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import zeta
+from benchmarks.limited import limited, swept
 from benchmarks.sources import SOURCES, Source, source
 from benchmarks.sources.pages import Result, noted, page
 from tests.helpers.twin import Outcome, Recorded, compared, record
 from zeta.initializers import Program
 
-_MEMORY = 6 * 2**30
+#: how much memory a model may hold
+_GIB = 6
 
 
 def buildable(of: Source, name: str, result: Result) -> Callable[[], Any] | None:
@@ -110,36 +106,20 @@ def held(recorded: Recorded, factory: Callable[[], Any], result: Result) -> None
     result.twin = "; ".join(outcome.different[:4]) or "equal"
 
 
-def child(of: Source, name: str, seconds: int, most: int, pipe: Connection) -> None:
-    """Examine under limits, and send the result."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-    signal.alarm(seconds)
-    torch.set_num_threads(1)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    warnings.simplefilter("ignore")
-    try:
-        result = examine(of, name, most)
-    except BaseException as error:
-        result = Result(name=name, outcome="failed", why=f"{type(error).__name__}: {error}")
-    pipe.send(asdict(result))
+def taken(of: Source, name: str, seconds: int, most: int) -> Result:
+    """Examine under limits."""
+    return limited(
+        lambda: examine(of, name, most),
+        lambda outcome, why: Result(name=name, outcome="failed", why=f"{outcome}: {why}"),
+        seconds=seconds,
+        gib=_GIB,
+    )
 
 
-def examined_apart(of: Source, name: str, seconds: int, most: int) -> Result:
-    """Run ``examine`` in a process of its own, which may die."""
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(of, name, seconds, most, there))
-    process.start()
-    there.close()
-    try:
-        result = Result(**here.recv()) if here.poll(seconds + 30) else Result(name=name, outcome="failed", why="hangs")
-    except EOFError:
-        process.join()
-        result = Result(name=name, outcome="failed", why=f"ended with code {process.exitcode} (time or memory)")
-    process.kill()
-    process.join()
-    return result
+def line(result: Result) -> str:
+    """One line of the progress."""
+    outcome = f"{result.outcome:11}{result.twin[:60]:12}{result.seconds:6.2f} s"
+    return f"{outcome}  {result.name:28} {result.model:34} {result.why[:160]!r}"
 
 
 def main() -> None:
@@ -153,18 +133,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     of = source(options.source)
     # before any process is forked
     of.warm_up()
     zeta.record(lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2)))
-    results = []
-    for name in options.only or of.names():
-        result = examined_apart(of, name, options.seconds, options.values)
-        results.append(result)
-        told = f"{result.outcome:11}{result.twin[:60]:12}{result.seconds:6.2f} s  {name:28} {result.model:34}"
-        print(f"{told} {result.why[:160]!r}", flush=True)
-        if options.json:
-            options.json.write_text(json.dumps([asdict(r) for r in results], indent=1))
+    results = swept(
+        options.only or of.names(),
+        lambda name, _: taken(of, name, options.seconds, options.values),
+        line,
+        lambda one: Result(**one),
+        options.json,
+    )
     text = page(of, results, options.values)
     print("\n".join(text.splitlines()[4:10]))
     if options.table:

@@ -13,18 +13,12 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
-import multiprocessing
-import os
 import re
-import resource
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -32,12 +26,14 @@ import torch
 import transformers
 
 import zeta
+from benchmarks.limited import limited, said, swept
 from benchmarks.sources import source
 from benchmarks.sources.transformers_small import has_model
 from benchmarks.sources.transformers_wide import family
 from tests.scaling.class_truth import CLASSES, classes_of_both, on_meta
 
-_MEMORY: Final = 6 * 2**30
+#: how much memory a type may hold
+_GIB: Final = 6
 
 #: what an error is about, by a part of its message
 KINDS: Final[Mapping[str, str]] = {
@@ -82,9 +78,7 @@ def scaled(name: str) -> Outcome:
     except zeta.ZetaError as error:
         found.outcome, found.why = "error", f"{type(error).__name__}: {error}"
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        found.outcome, found.why = "raised", f"{type(error).__name__}: {error} ({place})"
+        found.outcome, found.why = "raised", said(error)
     else:
         found.outcome = "table"
         found.classes = dict(collections.Counter(row.size.group.value for row in scaling.rows))
@@ -93,36 +87,21 @@ def scaled(name: str) -> Outcome:
     return found
 
 
-def child(name: str, seconds: int, pipe: Connection) -> None:
-    """Scale under limits, and send the outcome."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-    most = int(time.process_time()) + seconds  # of processor time: other programs take none of it
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        result = scaled(name)
-    except BaseException as error:
-        result = Outcome(name=name, outcome="raised", why=f"{type(error).__name__}: {error}")
-    pipe.send(asdict(result))
+def taken(name: str, seconds: int) -> Outcome:
+    """Scale under limits."""
+    if not has_model(name):
+        return Outcome(name=name, why=NO_CLASS)
+    return limited(
+        lambda: scaled(name),
+        lambda outcome, why: Outcome(name=name, outcome=outcome, why=why),
+        seconds=seconds,
+        gib=_GIB,
+    )
 
 
-def apart(name: str, seconds: int) -> Outcome:
-    """Run ``scaled`` in a process that may end."""
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(name, seconds, there))
-    process.start()
-    there.close()
-    result = Outcome(name=name, outcome="limits", why=f"more than {seconds} s or {_MEMORY >> 30} GiB")
-    try:
-        if here.poll(20 * seconds):
-            result = Outcome(**here.recv())
-    except EOFError:
-        pass
-    process.kill()
-    process.join()
-    return result
+def line(result: Outcome) -> str:
+    """One line of the progress."""
+    return f"{result.outcome:10}{result.seconds:6.2f} s  {result.name:28} {result.model:34} {result.why[:300]!r}"
 
 
 def kind(result: Outcome) -> str:
@@ -217,18 +196,13 @@ def main() -> None:
     of = source("transformers")
     of.warm_up()
     scaled("llama")  # what scaling imports is imported once, before any process is forked
-    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    results = [Outcome(**one) for one in known]
-    there = {one.name for one in results}
-    for name in options.only or of.names():
-        if name in there:
-            continue
-        nothing = Outcome(name=name, why=NO_CLASS)
-        results.append(apart(name, options.seconds) if has_model(name) else nothing)
-        last = results[-1]
-        print(f"{last.outcome:10}{last.seconds:6.2f} s  {last.name:28} {last.model:34} {last.why[:300]!r}", flush=True)
-        if options.json:
-            options.json.write_text(json.dumps([asdict(one) for one in results], indent=1))
+    results = swept(
+        options.only or of.names(),
+        lambda name, _: taken(name, options.seconds),
+        line,
+        lambda one: Outcome(**one),
+        options.json,
+    )
     if options.table:
         options.table.write_text(page(results, len(of.names())), encoding="utf-8")
     print({outcome: sum(one.outcome == outcome for one in results) for outcome in OUTCOMES})

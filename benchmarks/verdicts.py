@@ -12,18 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
-import json
-import multiprocessing
-import os
 import re
-import resource
 import sys
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +26,13 @@ from torch import nn
 
 import zeta
 from benchmarks.explanations import Found, page, unexplained
+from benchmarks.limited import limited, said, swept
 from benchmarks.sources import source
 from benchmarks.sources.transformers_batches import batches
 from benchmarks.sources.transformers_small import LARGEST, has_model, small
 
-_MEMORY = 8 * 2**30
+#: how much memory a check may hold
+_GIB = 8
 #: a shape in an error
 SHAPE = re.compile(r"\[[\d, ]*\]|\(\d+\*\d+\)")
 
@@ -53,12 +49,6 @@ class Verdict:
     findings: list[Found] = field(default_factory=list)
     seconds: float = 0.0
     why: str = ""
-
-
-def said(error: BaseException) -> str:
-    """An error in one line, with the place where it was raised."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})"
 
 
 def runs(model: nn.Module, batch: Any) -> str:
@@ -140,44 +130,22 @@ def attempted(found: Verdict, model: nn.Module, plan: zeta.Plan, reasons: list[s
         return
 
 
-# -- apart -------------------------------------------------------------------------------------------------------------
-
-
-def child(name: str, done: Collection[str], seconds: int, pipe: Connection) -> None:
-    """Check under limits, and send the verdict."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
-    most = int(time.process_time()) + seconds  # of processor time: other programs take none of it
-    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        result = verdict(name, done)
-    except BaseException as error:
-        result = Verdict(name=name, outcome="raised", why=said(error))
-    pipe.send(asdict(result))
-
-
-def apart(name: str, done: Collection[str], seconds: int) -> Verdict:
-    """Run ``verdict`` in a process that may end."""
-    here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=child, args=(name, done, seconds, there))
-    process.start()
-    there.close()
-    result = Verdict(name=name, outcome="limits", why=f"more than {seconds} s or {_MEMORY >> 30} GiB")
-    try:
-        if here.poll(20 * seconds):
-            result = loaded(here.recv())
-    except EOFError:
-        pass
-    process.kill()
-    process.join()
-    return result
-
-
 def loaded(record: dict[str, Any]) -> Verdict:
     """A verdict from JSON."""
     return Verdict(**{**record, "findings": [Found(**one) for one in record["findings"]]})
+
+
+def taken(name: str, earlier: Sequence[Verdict], seconds: int) -> Verdict:
+    """Check under limits."""
+    if not has_model(name):
+        return Verdict(name=name, why="no model class in the Auto mappings")
+    done = {one.model for one in earlier if one.inputs}
+    return limited(
+        lambda: verdict(name, done),
+        lambda outcome, why: Verdict(name=name, outcome=outcome, why=why),
+        seconds=seconds,
+        gib=_GIB,
+    )
 
 
 def line(result: Verdict) -> str:
@@ -201,18 +169,9 @@ def main() -> None:
     of.warm_up()
     for name in ("bert", "vit"):  # what checks import is imported once, before any process is forked
         verdict(name, ())
-    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    results = [loaded(one) for one in known]
-    there = {one.name for one in results}
-    for name in options.only or of.names():
-        if name in there:
-            continue
-        done = {one.model for one in results if one.inputs}
-        nothing = Verdict(name=name, why="no model class in the Auto mappings")
-        results.append(apart(name, done, options.seconds) if has_model(name) else nothing)
-        print(line(results[-1]), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps([asdict(one) for one in results], indent=1))
+    results = swept(
+        options.only or of.names(), lambda name, done: taken(name, done, options.seconds), line, loaded, options.json
+    )
     if options.table:
         options.table.write_text(page(results, len(of.names())), encoding="utf-8")
     if open_ones := unexplained(results):
