@@ -7,8 +7,9 @@
 process with limits on processor time and memory. It counts if it can be built, under ``torch.device("meta")`` or on
 the CPU, without files and further packages.
 
-Models of up to ``--values`` elements are then computed, and built for real on the draws of their recordings (the twin
-run of ``tests/helpers/twin.py``); every parameter and buffer must be equal, or close where a law replaced a formula.
+Models of up to ``--values`` elements are then computed (where there are more, a smaller model of the type), and built
+for real on the draws of their recordings (the twin run of ``tests/helpers/twin.py``); every parameter and buffer must
+be equal, or close where a law replaced a formula.
 With ``--json``, what the file has already is not done again.
 """
 
@@ -31,9 +32,6 @@ from benchmarks.sources import SOURCES, Source, source
 from benchmarks.sources.pages import Result, noted, page
 from tests.helpers.twin import Outcome, Recorded, compared, record
 from zeta.initializers import Program
-
-#: how much memory a model may hold
-_GIB = 6
 
 
 def buildable(of: Source, name: str, result: Result) -> Callable[[], Any] | None:
@@ -88,31 +86,44 @@ def examine(of: Source, name: str, most: int) -> Result:
     if result.programs:
         shown = next(e for e in programs if e.initializer.draws)  # type: ignore[attr-defined]
         result.why = f"{shown.name}: {shown.initializer}"
-    if sum(entry.numel for entry in plan) <= most:
-        held(recorded, factory, result)
+    if sum(entry.numel for entry in plan) > most or not held(recorded, factory, result):
+        held_smaller(of, name, most, result)
     return result
 
 
-def held(recorded: Recorded, factory: Callable[[], Any], result: Result) -> None:
-    """Compare the values with a real construction on the same draws."""
+def held(recorded: Recorded, factory: Callable[[], Any], result: Result) -> bool:
+    """Compare the values with a real construction on the same draws; false where they do not fit into the memory."""
     try:
         outcome: Outcome = compared(recorded, factory)
     except Exception as error:
-        # two models and their draws may not fit into the memory of the process: too large
-        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
-            result.twin = f"{type(error).__name__}: {error}"
-        return
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            return False
+        result.twin = f"{type(error).__name__}: {error}"
+        return True
     result.equal, result.close = len(outcome.equal), len(outcome.close)
     result.twin = "; ".join(outcome.different[:4]) or "equal"
+    return True
 
 
-def taken(of: Source, name: str, seconds: int, most: int) -> Result:
+def held_smaller(of: Source, name: str, most: int, result: Result) -> None:
+    """Compare the values of the first smaller model of the type that can be built."""
+    for class_name, factory in of.smaller(name):
+        try:
+            recorded = record(factory)
+        except Exception:
+            continue  # widths that do not fit together; that the type can be recorded was seen
+        if sum(entry.numel for entry in recorded.plan) <= most and held(recorded, factory, result):
+            result.smaller = class_name
+            return
+
+
+def taken(of: Source, name: str, seconds: int, gib: int, most: int) -> Result:
     """Examine under limits."""
     return limited(
         lambda: examine(of, name, most),
         lambda outcome, why: Result(name=name, outcome="failed", why=f"{outcome}: {why}"),
         seconds=seconds,
-        gib=_GIB,
+        gib=gib,
     )
 
 
@@ -128,7 +139,8 @@ def main() -> None:
     parser.add_argument("--source", choices=SOURCES, default=SOURCES[0])
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--seconds", type=int, default=120)
-    parser.add_argument("--values", type=int, default=2**28)
+    parser.add_argument("--gib", type=int, default=8)
+    parser.add_argument("--values", type=int, default=2**26)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -140,7 +152,7 @@ def main() -> None:
     zeta.record(lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2)))
     results = swept(
         options.only or of.names(),
-        lambda name, _: taken(of, name, options.seconds, options.values),
+        lambda name, _: taken(of, name, options.seconds, options.gib, options.values),
         line,
         lambda one: Result(**one),
         options.json,

@@ -22,7 +22,8 @@ class Source:
 
     ``what`` says in a sentence what was built, ``noun`` what one of the names is. ``candidates`` raises where a name
     has no model. ``limits`` says what the library cannot do in the environment of the comparison. With ``unbuilt`` the
-    page lists what cannot be built. ``warm_up`` imports once what most models import.
+    page lists what cannot be built. ``warm_up`` imports once what most models import. ``smaller`` yields models of the
+    same type for which there are fewer values to compare.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Source:
     limits: str = ""
     unbuilt: bool = True
     warm_up: Callable[[], None] = lambda: None
+    smaller: Callable[[str], Iterator[Candidate]] = lambda name: iter(())
 
 
 SOURCES = ("transformers", "timm", "torchvision", "diffusers", "peft", "geometric", "torch")

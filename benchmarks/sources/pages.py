@@ -27,6 +27,7 @@ class Result:
     equal: int = 0
     close: int = 0
     twin: str = "too large"
+    smaller: str = ""
     seconds: float = 0.0
     why: str = ""
 
@@ -61,16 +62,13 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
         "some of it;",
         *nothing,
         f"- {count['failed']} fail;",
-        f"- the values of {len(twins)} (those of up to {most:,} elements) were computed and held against a real "
-        f"construction on the same draws: {sum(r.twin == 'equal' for r in twins)} are equal in every parameter and "
-        f"buffer. {sum(r.equal for r in twins):,} tensors are equal bit by bit, {sum(r.close for r in twins):,} within "
-        "the rounding of a law that replaced a formula. Models that do not fit twice into 6 GiB are left out.",
+        *_values(twins, most),
         "",
         f"| {of.noun} | class | outcome | values | parameters | buffers | random programs | computed | seconds | |",
         "|---|---|---|---|--:|--:|--:|--:|--:|---|",
     ]
     lines += [
-        f"| {r.name} | {r.model} | {r.outcome} | {r.twin[:80]} | {r.parameters} | {r.buffers} | {r.programs} "
+        f"| {r.name} | {r.model} | {r.outcome} | {_value(r)} | {r.parameters} | {r.buffers} | {r.programs} "
         f"| {r.computed} | {r.seconds:.2f} | {_short(r.why, 300)} |"
         for r in built
     ]
@@ -79,6 +77,22 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
         lines += ["", "What cannot be built:", "", f"| {of.noun} | why |", "|---|---|"]
         lines += [f"| {r.name} | {_short(r.why, 160)} |" for r in rest]
     return "\n".join([*lines, ""])
+
+
+def _values(twins: Sequence[Result], most: int) -> list[str]:
+    """How many values were compared."""
+    narrow = sum(bool(r.smaller) for r in twins)
+    smaller = f" {narrow} of them have more, and were compared as a smaller model." if narrow else ""
+    return [
+        f"- the values of {len(twins)} (up to {most:,} elements) were computed and compared with a real construction "
+        f"on the same draws: {sum(r.twin == 'equal' for r in twins)} are equal in every parameter and buffer.{smaller} "
+        f"{sum(r.equal for r in twins):,} tensors are equal bit by bit, {sum(r.close for r in twins):,} within the "
+        "rounding of a law that replaced a formula.",
+    ]
+
+
+def _value(result: Result) -> str:
+    return result.twin[:80] + (f" ({result.smaller}, smaller)" if result.smaller else "")
 
 
 def plural(noun: str) -> str:

@@ -68,6 +68,13 @@ def candidates(name: str) -> Iterator[Candidate]:
         yield found.__name__, lambda found=found, config=config: found(config)  # type: ignore[misc]
 
 
+def smaller(name: str) -> Iterator[Candidate]:
+    """Narrow models with an output layer."""
+    from benchmarks.sources.transformers_small import small  # it builds on this module
+
+    yield from small(name)
+
+
 def warm_up() -> None:
     """Import once what most architectures import."""
     transformers.logging.set_verbosity_error()
@@ -85,4 +92,5 @@ SOURCE = Source(
     candidates=candidates,
     unbuilt=False,
     warm_up=warm_up,
+    smaller=smaller,
 )
