@@ -5,7 +5,8 @@
 ``<!-- end -->`` there is the result of the function ``NAME`` below, from that file and ``docs/architectures.md``.
 
 ``python -m benchmarks.figures build/bench/cpu.json --machine "2 cores of an AMD EPYC (Zen 5)"`` says on what machine
-the figures were taken, in more words than the processor gives. A run of ``benchmarks.cpu`` that measured only some
+the figures were taken, in more words than the processor gives; with ``--other`` they become a column of the table of
+other machines. A run of ``benchmarks.cpu`` that measured only some
 parts is refused.
 """
 
@@ -327,13 +328,16 @@ def _saved(run: Run) -> str:
 
 
 def summary(figures: Figures) -> str:
-    """One sentence for the README."""
+    """For the README: the speed on the machine of the tables, and on the slowest of the others."""
     run = figures["cpu"]
-    uniform, normal, cut, gpt = (times(number(run, what, "torch")) for what in [*list(ROWS)[:3], "GPT-2, "])
+    slowest = min(figures["others"], key=lambda other: number(other, "uniform, fp32", "torch"))
     threads, size = run["machine"]["threads"], first_number(run, "GPT-2, ")
+    uniform, normal, cut, gpt = (times(number(run, what, "torch")) for what in [*list(ROWS)[:3], "GPT-2, "])
+    elsewhere = ", ".join(times(number(slowest, what, "torch")) for what in [*list(ROWS)[:3], "GPT-2, "])
     return (
         f"Speed compared with `torch.nn.init`, on {threads} CPU threads: uniform values {uniform}, normal {normal}, "
-        f"truncated normal {cut},\na GPT-2 of {size} billion parameters {gpt}."
+        f"truncated normal {cut},\na GPT-2 of {size} billion parameters {gpt}; on {slowest['machine']['name']}: "
+        f"{elsewhere}."
     )
 
 
@@ -350,11 +354,13 @@ def architectures(figures: Figures) -> str:
     (version,) = found(r"transformers ([\d.]+\d)").groups()
     (buildable,) = found(r"of which (\d+) can be built").groups()
     (complete,) = found(r"- (\d+) \([\d.]+%\) record completely").groups()
-    compared, most, equal = found(r"values of (\d+) \(those of up to ([\d,]+) elements\).*?: (\d+) are equal").groups()
+    compared, equal = found(r"values of (\d+) were computed.*?: (\d+) are equal").groups()
+    smaller, most = found(r"(\d+) of them have more than ([\d,]+) elements").groups()
     return (
         f"transformers {version} has {buildable} architectures that can be built from a default configuration.\n"
-        f"{complete} of them record completely. Of those with at most {most} values, the values of {compared}\n"
-        f"were compared with those of a real constructor on the same random numbers; {equal} are equal."
+        f"{complete} of them record completely. The values of {compared} were compared with those of a real\n"
+        f"constructor on the same random numbers; {equal} are equal. {smaller} of these have more than {most}\n"
+        "values, and were compared in a smaller configuration."
     )
 
 
@@ -422,11 +428,19 @@ def kept(figures: Figures) -> str:
 def main(
     runs: Annotated[list[Path] | None, typer.Argument(help="the JSON of benchmarks, such as cpu.json")] = None,
     name: Annotated[str | None, typer.Option("--machine", help="what the figures were taken on, in words")] = None,
+    other: Annotated[
+        bool, typer.Option("--other", help="a column of the table of other machines, by this name")
+    ] = False,
 ) -> None:
     """Take the runs, then write the pages."""
     figures = read()
     for path in runs or ():
-        figures[path.stem] = take(json.loads(path.read_text(encoding="utf-8")), name)
+        run = take(json.loads(path.read_text(encoding="utf-8")), name)
+        if other:
+            rest = [each for each in figures["others"] if each["machine"]["name"] != run["machine"]["name"]]
+            figures["others"] = [*rest, run]
+        else:
+            figures[path.stem] = run
     pages = {ROOT / page: written((ROOT / page).read_text(encoding="utf-8"), figures) for page in PAGES}
     if runs:
         pages[ROOT / DATA] = kept(figures)

@@ -7,7 +7,7 @@ parametrization (``sp``), muP and CompleteP, each relative to the smallest size,
     python examples/transfer.py --out build/transfer --quick         # two sizes, one seed: a minute
 
 A run that stops goes on where it was. The MLP learns classes that a fixed random network gives to random inputs; the
-GPT learns the bytes of the help texts that come with Python. The pictures need matplotlib.
+GPT learns which symbol follows which in a random Markov chain. The pictures need matplotlib.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import math
-import pydoc_data.topics
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +40,8 @@ SCHEMES: Final = {"width": ("sp", "mup", "completep"), "depth": ("sp", "complete
 SEEDS: Final = 3
 #: widths of the GPT from which a run takes most of a minute
 EXPENSIVE: Final = 512
+#: how many symbols the GPT knows
+SYMBOLS: Final = 32
 #: the last steps, whose mean loss is the result
 LAST: Final = 10
 
@@ -67,8 +68,8 @@ class ResidualMlp(nn.Module):
 
 
 def small_gpt(width: int, depth: int) -> GPT:
-    """The GPT-2 of ``examples/gpt.py`` for bytes, with heads of 32."""
-    return GPT(GPTConfig(vocab_size=128, n_positions=32, n_embd=width, n_layer=depth, n_head=width // 32))
+    """The GPT-2 of ``examples/gpt.py`` for the symbols of the chain, with heads of 32."""
+    return GPT(GPTConfig(vocab_size=SYMBOLS, n_positions=32, n_embd=width, n_layer=depth, n_head=width // 32))
 
 
 def classes(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,15 +81,16 @@ def classes(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         yield x, (torch.relu(x @ first) @ second).argmax(-1)
 
 
-def texts(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of 4 pieces of 32 bytes, and the byte after each of them."""
-    text = "\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
-    everything = torch.tensor(list(text.encode("ascii", "replace")))
-    generator = torch.Generator().manual_seed(seed + 1)
+def chains(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of 4 paths of a Markov chain with fixed random transitions: 32 symbols, and the next of each."""
+    fixed, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed + 1)
+    transitions = torch.softmax(2.5 * torch.randn(SYMBOLS, SYMBOLS, generator=fixed), -1)
     while True:
-        starts = torch.randint(len(everything) - 33, (4,), generator=generator)
-        pieces = torch.stack([everything[start : start + 33] for start in starts.tolist()])
-        yield pieces[:, :-1], pieces[:, 1:]
+        path = [torch.randint(SYMBOLS, (4,), generator=generator)]
+        for _ in range(32):
+            path.append(torch.multinomial(transitions[path[-1]], 1, generator=generator)[:, 0])
+        symbols = torch.stack(path, 1)
+        yield symbols[:, :-1], symbols[:, 1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +106,7 @@ class Net:
 
 NETS: Final = {
     "mlp": Net(build=ResidualMlp, init=None, data=classes, rates=tuple(2.0**n for n in range(-13, -4)), steps=100),
-    "gpt": Net(build=small_gpt, init="gpt2", data=texts, rates=tuple(2.0**n for n in range(-12, -4)), steps=50),
+    "gpt": Net(build=small_gpt, init="gpt2", data=chains, rates=tuple(2.0**n for n in range(-13, -5)), steps=50),
 }
 
 

@@ -62,7 +62,7 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
         "some of it;",
         *nothing,
         f"- {count['failed']} fail;",
-        *_values(twins, most),
+        _values(recorded, twins, most),
         "",
         f"| {of.noun} | class | outcome | values | parameters | buffers | random programs | computed | seconds | |",
         "|---|---|---|---|--:|--:|--:|--:|--:|---|",
@@ -79,16 +79,19 @@ def page(of: Source, results: Sequence[Result], most: int) -> str:
     return "\n".join([*lines, ""])
 
 
-def _values(twins: Sequence[Result], most: int) -> list[str]:
+def _values(recorded: Sequence[Result], twins: Sequence[Result], most: int) -> str:
     """How many values were compared."""
-    narrow = sum(bool(r.smaller) for r in twins)
-    smaller = f" {narrow} of them have more, and were compared as a smaller model." if narrow else ""
-    return [
-        f"- the values of {len(twins)} (up to {most:,} elements) were computed and compared with a real construction "
-        f"on the same draws: {sum(r.twin == 'equal' for r in twins)} are equal in every parameter and buffer.{smaller} "
+    smaller = sum(bool(r.smaller) for r in twins)
+    large = len(recorded) - len(twins)
+    sentences = [
+        f"- the values of {len(twins)} were computed and compared with a real construction on the same draws: "
+        f"{sum(r.twin == 'equal' for r in twins)} are equal in every parameter and buffer.",
+        f"{smaller} of them have more than {most:,} elements: smaller ones were compared." * (smaller > 0),
+        f"{large} are too large, and were not compared." * (large > 0),
         f"{sum(r.equal for r in twins):,} tensors are equal bit by bit, {sum(r.close for r in twins):,} within the "
         "rounding of a law that replaced a formula.",
     ]
+    return " ".join(filter(None, sentences))
 
 
 def _value(result: Result) -> str:
