@@ -51,9 +51,33 @@ def test_activations_grow_in_the_standard_parametrization_and_not_in_mup(build: 
         sweeps = Sweeps(width=partial(scaled, build, how), widths=WIDTHS, depth=None, depths=(2, 4))
         points = [each for each in sweeps.points(batch_of(build), loss, None) if each.step == 1 and each.value > 0]
         layers = {each.layer: [point for point in points if point.layer == each.layer] for each in points}
-        largest[how] = max(log_slope(each) for each in layers.values())
+        largest[how] = max(log_slope({point.size: point.value for point in each}) for each in layers.values())
     assert largest["sp"] > 0.4
     assert largest["mup"] < 0.2
+
+
+class Overflows(nn.Module):
+    """From a width of 256 on, in the last layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.hidden, self.out = nn.Linear(32, width), nn.Linear(width, width), nn.Linear(width, 10)
+        self.factor = 1.0 if width < 256 else 1e30
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.hidden(self.inp(x)) * self.factor * self.factor)
+
+
+def test_what_is_not_finite_in_the_widest_model_grows() -> None:
+    x = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    batch = x, torch.arange(8)
+    report = zeta.check(Overflows(64), batch, level="full", width=Overflows, widths=(64, 128, 256))
+    assert [(s.group, s.verdict, s.step) for s in report.slopes] == [
+        ("input", "grows", 1), ("hidden", "grows", 1), ("output", "grows", 0)
+    ]  # fmt: skip
+    messages = {finding.layer: finding.message for finding in report.findings if finding.rule.id == "Z803"}
+    assert messages["out"] == "its rms is not finite at width 256 at the start"
+    assert messages["inp"] == "its rms is not finite at width 256 after 1 step"
 
 
 class Power(nn.Module):
