@@ -138,6 +138,41 @@ def test_u_mup_is_flat_over_both() -> None:
         assert abs(coordinates.steepest(found, (*case.hidden[1:], case.readout))) < 0.05
 
 
+class Narrow(nn.Module):
+    """Residual blocks through four units, whatever the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.norm, self.out = nn.Linear(32, width), nn.LayerNorm(width), nn.Linear(width, 10)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4, bias=False), nn.ReLU(), nn.Linear(4, width))
+            for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inp(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(self.norm(x))
+
+
+@pytest.mark.parametrize(("how", "grows"), [("mup", False), ("completep", False), ("megatron-mup", True)])
+def test_what_leads_from_a_width_to_a_fixed_size_inside_does_not_grow_in_training(how: str, grows: bool) -> None:
+    """With variance 1/fan_in, as Megatron has it, it does: its few rows become the direction of its own input."""
+
+    def make(size: int, seed: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+        scaling = zeta.scale(Narrow, {"width": 32}, {"width": size}, how, roles={"blocks.*.1.weight": "hidden"})
+        model = Narrow(size)
+        zeta.init_(model, scaling, seed=seed)
+        scaling.apply_multipliers_(model)
+        return model, scaling.param_groups(model, "adam", lr=0.02)
+
+    batch = torch.randn(16, 32, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    found = slopes(make, (128, 512, 2048), lambda model: loss(model(batch[0]), batch), ["blocks.1.1"], steps=10)
+    assert (found["blocks.1.1"].after > 0.25) is grows
+    assert (found["blocks.1.1"].change < 0.05) is not grows
+
+
 def test_what_is_no_model_with_groups_is_an_error() -> None:
     sweeps = Sweeps(width=lambda n: (Mlp(n), [{"lr": 0.1}]), widths=(32, 64), depth=None, depths=(2, 4))
     with pytest.raises(zeta.SpecError, match=r"width\(32\) must return a model and groups with params"):

@@ -25,6 +25,8 @@ TABLE: dict[str, dict[str, tuple[float, ...]]] = {
     "mup": {
         "input": (1, 1, 1, 1, 4, 1),
         "hidden": (1 / 2, 1 / 4, 1, 4, 1, 1),
+        # a read-out whose multiplier 1/4 is taken in: std and rate of Adam times 1/4, of SGD 4 times 1/16
+        "narrow": (1 / 4, 1 / 4, 1, 4, 1 / 4, 1),
         "output": (1, 1, 1, 1, 4, 1 / 4),
         "vector": (1, 1, 1, 1, 4, 1),
         "fixed": (1, 1, 1, 1, 1, 1),
@@ -33,6 +35,7 @@ TABLE: dict[str, dict[str, tuple[float, ...]]] = {
     "megatron-mup": {
         "input": (1, 1, 1, 1, 4, 1),
         "hidden": (1 / 2, 1 / 4, 1 / 4, 1, 1, 1),
+        "narrow": (1 / 2, 1 / 4, 1 / 4, 1, 1, 1),  # all hidden matrices alike
         "output": (1, 1, 1, 1, 4, 1 / 4),
         "vector": (1, 1, 1, 1, 4, 1),
         "fixed": (1, 1, 1, 1, 1, 1),
@@ -41,21 +44,23 @@ TABLE: dict[str, dict[str, tuple[float, ...]]] = {
     "completep": {
         "input": (1, 1, 1 / 4, 1, 4, 1),
         "hidden": (1 / 2, 1 / 4, 1 / 32, 4, 8, 1),
+        "narrow": (1 / 4, 1 / 4, 1 / 8, 4, 2, 1),
         "output": (1, 1, 1 / 4, 1, 4, 1 / 4),
         "vector": (1, 1, 1 / 32, 1, 32, 1),
         "fixed": (1, 1, 1, 1, 1, 1),
     },
-    "sp": dict.fromkeys(("input", "hidden", "output", "vector", "fixed"), (1, 1, 1, 1, 1, 1)),
+    "sp": dict.fromkeys(("input", "hidden", "narrow", "output", "vector", "fixed"), (1, 1, 1, 1, 1, 1)),
 }
-WIDTHS = {"input": (1, 4), "hidden": (4, 4), "output": (4, 1), "vector": (1, 4), "fixed": (1, 1)}
+#: a weight that narrows is hidden, and leads to a size that stays
+WIDTHS = {"input": (1, 4), "hidden": (4, 4), "narrow": (4, 1), "output": (4, 1), "vector": (1, 4), "fixed": (1, 1)}
 
 
 @pytest.mark.parametrize("how", TABLE)
 @pytest.mark.parametrize("group", WIDTHS)
 def test_factors_by_the_table(how: str, group: str) -> None:
     into, out = WIDTHS[group]
-    depth = 8.0 if group in ("hidden", "vector") else 1.0
-    size = Size(group=Class(group), width_in=into, width_out=out, depth=depth)
+    depth = 8.0 if group in ("hidden", "narrow", "vector") else 1.0
+    size = Size(group=Class("hidden" if group == "narrow" else group), width_in=into, width_out=out, depth=depth)
     scheme = scheme_of(how, 1.0)
     rate = scheme.adam(size)
     found = (scheme.std(size), rate, scheme.eps(size), scheme.decay(size, rate), scheme.sgd(size), scheme.inputs(size))
