@@ -355,6 +355,11 @@ def scheme_of(name: str, alpha: float) -> Scheme:
     return _SCHEMES[name](float(alpha))
 
 
+def is_absolute(name: str) -> bool:
+    """Whether the numbers of a scheme are those of the target itself; ``SpecError`` if there is none of this name."""
+    return scheme_of(name, 1.0).unit is not None
+
+
 def depth_rule(name: str | None, scheme: str) -> DepthRule | None:
     """The rule for depth of this name; ``SpecError`` if there is none, or the scheme has its own."""
     if name is None:
