@@ -296,3 +296,46 @@ def test_a_branch_that_its_module_does_not_return_alone_is_an_error() -> None:
 
     with pytest.raises(PlanError, match=r"h\.0\.attn\.o ends one, and Bare does not return the branch alone"):
         zeta.scale(build, {"layers": 1}, {"layers": 2}, "completep")
+
+
+class Joint(nn.Module):
+    """Two streams of four heads that attend to each other, with the names of diffusers."""
+
+    def __init__(self, width: int, *, norms: bool = False) -> None:
+        super().__init__()
+        self.heads, self.dim_head = 4, width // 4
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+            setattr(self, name, nn.Linear(width, width))
+        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(0.0)])
+        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            setattr(self, name, nn.RMSNorm(width // 4) if norms else None)
+
+    def part(self, name: str, x: Tensor, norm: Any = None) -> Tensor:
+        split = getattr(self, name)(x).unflatten(-1, (4, -1)).transpose(1, 2)
+        return split if norm is None else norm(split)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        q = torch.cat([self.part("to_q", x, self.norm_q), self.part("add_q_proj", c, self.norm_added_q)], 2)
+        k = torch.cat([self.part("to_k", x, self.norm_k), self.part("add_k_proj", c, self.norm_added_k)], 2)
+        v = torch.cat([self.part("to_v", x), self.part("add_v_proj", c)], 2)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.to_out[0](y[:, : x.shape[1]]), self.to_add_out(y[:, x.shape[1] :])
+
+
+@pytest.mark.parametrize("norms", [False, True])
+def test_both_streams_of_a_joint_attention_are_multiplied(norms: bool) -> None:
+    scaling = zeta.scale(partial(Net, attn=Joint, norms=norms), *SIZES)
+    ends = ("norm_q", "norm_added_q") if norms else ("to_q", "add_q_proj")
+    assert queries(scaling) == {f"h.0.attn.{end}": 0.5 for end in ends}
+    model: Any = Net(256, attn=Joint, norms=norms).double()
+    zeta.init_(model, scaling, seed=0)
+    x, c = torch.randn(2, 3, 256, dtype=torch.double), torch.randn(2, 5, 256, dtype=torch.double)
+    plain: Any = Net(256, attn=Joint, norms=norms).double()
+    plain.load_state_dict(model.state_dict())
+    for name in ends:  # queries of both streams times 1/2, by hand
+        part = getattr(plain.h[0].attn, name)
+        part.weight.data /= 2
+        if not norms:
+            part.bias.data /= 2
+    scaling.apply_multipliers_(model)
+    assert all(map(torch.allclose, model.h[0].attn(x, c), plain.h[0].attn(x, c)))
