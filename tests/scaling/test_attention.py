@@ -75,6 +75,19 @@ def test_scores_of_equal_entries_are_as_large_at_every_size_of_heads(kind: str, 
     assert torch.allclose(*found)
 
 
+@pytest.mark.parametrize("kind", ["root", "multiplied", "divided", "whole", "fixed"])
+def test_umup_divides_scores_by_the_size_of_heads(kind: str) -> None:
+    """Whatever the attention does itself: by hand, q and k of weights times 256^-1/2, and scores over 64."""
+    scaling = zeta.scale(partial(Net, kind=kind), *SIZES, "umup")
+    model: Any = Net(256, kind=kind).double()
+    zeta.init_(model, scaling, seed=0)
+    attn, x = model.h[0].attn, torch.randn(1, 5, 256, dtype=torch.double)
+    q, k = (F.linear(x / 16, each.weight).unflatten(-1, (4, -1)).transpose(1, 2) for each in (attn.q_proj, attn.k_proj))
+    wanted = q @ k.transpose(-1, -2) / 64
+    scaling.apply_multipliers_(model)
+    assert torch.allclose(attn.scores(x), wanted)
+
+
 class LoraLinear(nn.Linear):
     """As loralib has it: the adapter and its factor are in the layer."""
 

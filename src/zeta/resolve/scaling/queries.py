@@ -108,7 +108,8 @@ class Attentions:
         base, target = sizes
         own = [_own_scale(model, each) for model, each in models]
         if self._absolute:
-            return 1 / target / (own[1] or target**-0.5)
+            scale = own[1] or target**-0.5
+            return 1 / target / min(scale, 1 / scale)  # scores are divided by a number above 1
         if base == target:
             return 1.0
         divided = own[1] / own[0] if own[0] and own[1] else (base / target) ** 0.5
