@@ -689,6 +689,8 @@ def test_the_exponents_of_a_class_are_the_mean_of_its_layers() -> None:
     assert [one.verdict for one in slopes(made, Thresholds(width_slope=0.31))] == ["flat"]
     small = [*points("depth", "b", power(0.0)), *points("depth", "b", power(-0.3), 1)]
     assert [(one.factory, one.verdict) for one in slopes(small, Thresholds())] == [("depth", "shrinks")]
+    exactly = slopes(small, Thresholds())[0].exponents[-1]
+    assert [one.verdict for one in slopes(small, Thresholds(depth_growth=-exactly))] == ["flat"]
     later = [*points("depth", "c", power(0.1), 1)]
     assert math.isnan(slopes(later, Thresholds())[0].exponents[0])
 

@@ -127,15 +127,17 @@ def test_adapters_of_peft_are_multiplied_with_their_layer() -> None:
 class Latent(Attention):
     """Queries by way of a low rank, whose norm is no norm of queries; packed keys and values come after them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, grows: bool = False) -> None:
         super().__init__(width)
         del self.q_proj, self.k_proj, self.v_proj
-        self.q_a_proj, self.q_a_norm, self.q_b_proj = nn.Linear(width, 24), nn.LayerNorm(24), nn.Linear(24, width)
-        self.kv_a_proj, self.kv_b_proj = nn.Linear(width, 24), nn.Linear(24, 2 * width)
+        rank = width // 2 if grows else 24
+        self.q_a_proj, self.q_a_norm, self.q_b_proj = nn.Linear(width, rank), nn.LayerNorm(rank), nn.Linear(rank, width)
+        self.kv_a_proj, self.kv_b_proj = nn.Linear(width, rank), nn.Linear(rank, 2 * width)
 
 
-def test_latent_queries_are_multiplied_after_their_second_projection() -> None:
-    assert queries(zeta.scale(partial(Net, attn=Latent), *SIZES)) == {"h.0.attn.q_b_proj": 1 / 2}
+@pytest.mark.parametrize("grows", [False, True])
+def test_latent_queries_are_multiplied_after_their_second_projection(grows: bool) -> None:
+    assert queries(zeta.scale(partial(Net, attn=Latent, grows=grows), *SIZES)) == {"h.0.attn.q_b_proj": 1 / 2}
 
 
 class Functional(Attention):

@@ -16,7 +16,7 @@ import zeta
 from tests.helpers.scaled import Gpt, Mlp
 from zeta.errors import PlanError, SpecError
 from zeta.initializers import Normal
-from zeta.resolve.scaling.schemes import NAMES, Class, Size, scheme_of
+from zeta.resolve.scaling.schemes import NAMES, Class, Size, depth_rule, scheme_of
 
 #: by scheme and class: std, lr of Adam, eps, decay under AdamW, lr of SGD, multiplier of a read-out
 #: at width_in 4 and width_out 4 (an input and a vector have width_in 1, an output width_out 1), depth 8, alpha 1
@@ -159,6 +159,41 @@ def test_options_that_are_not_allowed(options: dict[str, Any], message: str) -> 
 def test_every_scheme_is_in_the_docs() -> None:
     assert {*TABLE, "spectral", "umup"} == {*NAMES}
     assert all(f'"{name}"' in (zeta.scale.__doc__ or "") for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("group", "branch", "factor"), [("hidden", 2, 1 / 2), ("hidden", 3, 4**-0.25), ("hidden", 1, 1), ("vector", 2, 1)]
+)
+def test_fixup_scales_the_matrices_of_branches_of_several_layers(group: str, branch: int, factor: float) -> None:
+    """L^(-1/(2m - 2)) of m layers, at L 4; one layer of a branch has no others to be scaled with."""
+    rule = depth_rule("fixup", "mup")
+    assert rule is not None
+    assert rule.std(Size(group=Class(group), depth=4, branch=branch)) == pytest.approx(factor)
+
+
+def test_the_table_shows_how_both_fans_grow() -> None:
+    lines = zeta.scale(Mlp, {"width": 64}, {"width": 256}).text(width=200).splitlines()
+    texts = {words[0]: line for line in lines if (words := line.split())}
+    found = {name: texts[name].split("  ") for name in ("inp.weight", "h1.weight", "out.weight", "out.bias")}
+    widths = {name: [cell.strip() for cell in cells if " / " in cell] for name, cells in found.items()}
+    assert widths == {"inp.weight": ["1 / 4"], "h1.weight": ["4 / 4"], "out.weight": ["4 / 1"], "out.bias": []}
+
+
+def test_deepnorm_of_an_encoder_alone() -> None:
+    """From 2 to 32 layers: branches times 16^-1/4, and so the std of values."""
+
+    def build(layers: int) -> nn.Module:
+        return nn.ModuleDict({"encoder": Gpt(16, layers, 2)})
+
+    scaling = zeta.scale(build, {"layers": 2}, {"layers": 32}, depth="deepnorm", init=_normal)
+    assert {each.factor for each in scaling.multipliers} == {0.5}
+    assert len(scaling.multipliers) == 64
+    assert scaling.plan["encoder.h.9.mlp.up_proj.weight"].std == pytest.approx(0.01)
+
+
+def _normal(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
 
 
 def test_deepnorm_of_an_encoder_with_a_decoder_is_an_error() -> None:
