@@ -226,12 +226,16 @@ def curves(wanted: list[Run], done: dict[Run, float]) -> Curves:
     return found
 
 
+def edge_of(curve: Curve) -> str:
+    """Where the grid ends at the best rate: the words before it."""
+    return {min(curve.losses): "at most ", max(curve.losses): "at least "}.get(curve.best, "")
+
+
 def best_of(curve: Curve | None) -> str:
     """The best rate and its loss; with a word where the grid ends there."""
     if curve is None:
         return ""
-    edge = {min(curve.losses): "at most ", max(curve.losses): "at least "}.get(curve.best, "")
-    return f"{edge}2^{math.log2(curve.best):.0f} ({curve.losses[curve.best]:.3f})"
+    return f"{edge_of(curve)}2^{math.log2(curve.best):.0f} ({curve.losses[curve.best]:.3f})"
 
 
 def table(found: Curves) -> str:
@@ -258,7 +262,8 @@ def table(found: Curves) -> str:
             of_size = found[net, axis, scheme]
             best = [math.log2(curve.best) for curve in of_size.values()]
             cells = " | ".join(best_of(of_size.get(size)) for size in sizes)
-            lines.append(f"| {scheme} | {cells} | {max(best) - min(best):.0f} |")
+            more = "at least " if any(map(edge_of, of_size.values())) else ""
+            lines.append(f"| {scheme} | {cells} | {more}{max(best) - min(best):.0f} |")
         lines.append("")
     return "\n".join(lines)
 

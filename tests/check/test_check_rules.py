@@ -624,8 +624,8 @@ def power(exponent: float) -> dict[int, float]:
 
 
 def test_slopes_over_width() -> None:
-    assert log_slope(points("width", "fc", power(0.7))) == pytest.approx(0.7, rel=1e-12)
-    assert log_slope(points("width", "fc", {2: 1.0, 4: 8.0, 8: 1.0})) == pytest.approx(0.0, abs=1e-12)
+    assert log_slope(power(0.7)) == pytest.approx(0.7, rel=1e-12)
+    assert log_slope({2: 1.0, 4: 8.0, 8: 1.0}) == pytest.approx(0.0, abs=1e-12)
     made = [
         *points("width", "fc", power(0.1)),
         *points("width", "fc", power(0.5), 2),
@@ -633,13 +633,35 @@ def test_slopes_over_width() -> None:
     ]
     made += points("width", "first", power(0.3)) + points("width", "flat", power(0.24), 1)
     made += points("width", "part", {32: 1.0, 512: 1e9}, 1) + points("width", "zero", {32: 0.0, 128: 1.0, 512: 9.0})
-    made += points("width", "large", {32: 1.0, 128: 1.0, 512: math.inf}) + points("depth", "deep", {4: 1.0, 8: 1.0})
+    made += points("width", "masked", {32: math.inf, 128: 1.0, 512: math.inf}) + points(
+        "depth", "deep", {4: 1.0, 8: 1.0}
+    )
     found = list(full.findings(evidence(points=tuple(made))))
     assert [(one.rule.id, one.layer, one.value) for one in found] == [
         ("Z803", "fc", pytest.approx(0.5)),
         ("Z803", "first", pytest.approx(0.3)),
     ]
     assert [one.message.partition("^")[2] for one in found] == ["0.50 after 2 steps", "0.30 at the start"]
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_what_overflows_at_some_size_grows(bad: float) -> None:
+    """In the widest model, or in training at all widths; a mask, infinite from the start, does not count."""
+    wide = [*points("width", "fc", power(0.0)), *points("width", "fc", {32: 1.0, 128: 1.0, 512: bad}, 1)]
+    always = [*points("width", "fc", power(0.0)), *points("width", "fc", dict.fromkeys((32, 128, 512), bad), 1)]
+    for made, size in ((wide, 512), (always, 32)):
+        assert [(one.verdict, one.steepest, one.step) for one in slopes(made, Thresholds())] == [("grows", math.inf, 1)]
+        (one,) = full.findings(evidence(points=tuple(made)))
+        assert (one.rule.id, one.message) == ("Z803", f"its rms is not finite at width {size} after 1 step")
+    masked = [*points("width", "fc", dict.fromkeys((32, 128, 512), bad)), *points("width", "fc", power(0.9), 1)]
+    assert [one.verdict for one in slopes(masked, Thresholds())] == ["grows"]
+    assert slopes(masked[:3], Thresholds()) == ()
+
+
+def test_what_dies_at_some_size_shrinks() -> None:
+    made = [*points("width", "fc", power(0.0)), *points("width", "fc", {32: 1.0, 128: 1.0, 512: 0.0}, 1)]
+    assert [(one.verdict, one.exponents[1]) for one in slopes(made, Thresholds())] == [("shrinks", -math.inf)]
+    assert list(full.findings(evidence(points=tuple(made)))) == []
 
 
 def test_slopes_over_depth() -> None:
@@ -667,6 +689,8 @@ def test_the_exponents_of_a_class_are_the_mean_of_its_layers() -> None:
     assert [one.verdict for one in slopes(made, Thresholds(width_slope=0.31))] == ["flat"]
     small = [*points("depth", "b", power(0.0)), *points("depth", "b", power(-0.3), 1)]
     assert [(one.factory, one.verdict) for one in slopes(small, Thresholds())] == [("depth", "shrinks")]
+    exactly = slopes(small, Thresholds())[0].exponents[-1]
+    assert [one.verdict for one in slopes(small, Thresholds(depth_growth=-exactly))] == ["flat"]
     later = [*points("depth", "c", power(0.1), 1)]
     assert math.isnan(slopes(later, Thresholds())[0].exponents[0])
 

@@ -65,6 +65,18 @@ def test_widths_under_a_scheme_and_without(nets: str) -> None:
     assert len(scaled["width", "hidden"]["exponents"]) == 11
 
 
+def test_umup_has_a_base_that_is_not_measured(nets: str) -> None:
+    """Its weights have std 1 at every size, so that the base, as its constructor has it, is none of them."""
+    code, text, _ = check(
+        nets, "--level", "full", "--json", "--widths", "width=32,64,128,256", "--how", "umup", "--lr", "0.3"
+    )
+    assert code == 0
+    report = json.loads(text)
+    assert {point["size"] for point in report["points"]} == {64, 128, 256}
+    hidden = next(slope for slope in report["slopes"] if slope["group"] == "hidden")
+    assert hidden["verdict"] == "flat"
+
+
 def test_depths_in_the_terminal(nets: str, tmp_path: Path) -> None:
     page = tmp_path / "check.html"
     code, text, _ = check(nets, "--level", "full", "--depths", "layers=2,8", "--suppress", "Z8", "--html", str(page))
@@ -85,6 +97,7 @@ def test_depths_in_the_terminal(nets: str, tmp_path: Path) -> None:
         (("--level", "full", "--widths", "width=16"), "widths must be at least two growing whole numbers"),
         (("--level", "full", "--depths", "depth=2,4"), "unexpected keyword argument 'depth'"),
         (("--level", "full", "--widths", "width=16,32", "--how", "mop"), "how must be one of sp, mup"),
+        (("--level", "full", "--widths", "width=16,32", "--how", "umup"), "must be three sizes or more, as the first"),
         (("--level", "full", "--widths", "width=16,32", "--lr", "-1"), "lr must be"),
         (("--level", "full", "--widths", "width=16,32", "--dtype", "bf16"), "leave --override and --dtype out"),
     ],

@@ -523,3 +523,22 @@ def test_a_model_without_a_head_whose_layers_have_words_for_names() -> None:
     found = roles(model)
     assert "readout" not in found.values()
     assert found.get("second.two.weight") == found.get("first.two.weight")
+
+
+def test_the_second_stream_of_a_joint_attention() -> None:
+    """The names of diffusers' Attention with added projections."""
+
+    class Joint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+                setattr(self, name, linear(D, D))
+            self.to_out = nn.ModuleList([linear(D, D)])
+
+    found = roles(nn.ModuleDict({"transformer_blocks": nn.ModuleList([nn.ModuleDict({"attn": Joint()})])}))
+    expected = {"to": ("query", "key", "value"), "add": ("query", "key", "value")}
+    for stream, wanted in expected.items():
+        end = "" if stream == "to" else "_proj"
+        assert [found[f"transformer_blocks.0.attn.{stream}_{each}{end}.weight"] for each in "qkv"] == [*wanted]
+    assert found["transformer_blocks.0.attn.to_add_out.weight"] == "attention_output"
+    assert found["transformer_blocks.0.attn.to_out.0.weight"] == "attention_output"

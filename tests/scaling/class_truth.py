@@ -200,10 +200,13 @@ def class_by_hand(truth: Mapping[str, str], name: str) -> str:
 
 #: where zeta says something else, by type: names, and its class
 OTHERWISE: Final[Mapping[str, Mapping[str, str]]] = {
-    # From a width to a size that does not grow, inside of a layer. By what grows, it is an output. zeta takes it for
-    # hidden, like keys of grouped queries and LoRA's A: its first values then stay as large as at the base.
+    # From a width to a size that does not grow, inside of a layer. By what grows, it is an output. zeta calls it
+    # hidden, like keys that all queries share and LoRA's A; std and rate are those of an output that takes in its
+    # multiplier.
     "mamba": {"*.mixer.x_proj.weight": "hidden"},
     "perceiver": {
+        # its read-out multiplies with it in another module, where nothing can be scaled: an error, until roles= says it
+        "*.input_preprocessor.embeddings.weight": "unclear",
         "*.decoding_cross_attention.attention.self.query.weight": "hidden",
         "*.decoding_cross_attention.attention.self.key.weight": "hidden",
     },

@@ -75,6 +75,19 @@ def test_scores_of_equal_entries_are_as_large_at_every_size_of_heads(kind: str, 
     assert torch.allclose(*found)
 
 
+@pytest.mark.parametrize("kind", ["root", "multiplied", "divided", "whole", "fixed"])
+def test_umup_divides_scores_by_the_size_of_heads(kind: str) -> None:
+    """Whatever the attention does itself: by hand, q and k of weights times 256^-1/2, and scores over 64."""
+    scaling = zeta.scale(partial(Net, kind=kind), *SIZES, "umup")
+    model: Any = Net(256, kind=kind).double()
+    zeta.init_(model, scaling, seed=0)
+    attn, x = model.h[0].attn, torch.randn(1, 5, 256, dtype=torch.double)
+    q, k = (F.linear(x / 16, each.weight).unflatten(-1, (4, -1)).transpose(1, 2) for each in (attn.q_proj, attn.k_proj))
+    wanted = q @ k.transpose(-1, -2) / 64
+    scaling.apply_multipliers_(model)
+    assert torch.allclose(attn.scores(x), wanted)
+
+
 class LoraLinear(nn.Linear):
     """As loralib has it: the adapter and its factor are in the layer."""
 
@@ -114,15 +127,17 @@ def test_adapters_of_peft_are_multiplied_with_their_layer() -> None:
 class Latent(Attention):
     """Queries by way of a low rank, whose norm is no norm of queries; packed keys and values come after them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, grows: bool = False) -> None:
         super().__init__(width)
         del self.q_proj, self.k_proj, self.v_proj
-        self.q_a_proj, self.q_a_norm, self.q_b_proj = nn.Linear(width, 24), nn.LayerNorm(24), nn.Linear(24, width)
-        self.kv_a_proj, self.kv_b_proj = nn.Linear(width, 24), nn.Linear(24, 2 * width)
+        rank = width // 2 if grows else 24
+        self.q_a_proj, self.q_a_norm, self.q_b_proj = nn.Linear(width, rank), nn.LayerNorm(rank), nn.Linear(rank, width)
+        self.kv_a_proj, self.kv_b_proj = nn.Linear(width, rank), nn.Linear(rank, 2 * width)
 
 
-def test_latent_queries_are_multiplied_after_their_second_projection() -> None:
-    assert queries(zeta.scale(partial(Net, attn=Latent), *SIZES)) == {"h.0.attn.q_b_proj": 1 / 2}
+@pytest.mark.parametrize("grows", [False, True])
+def test_latent_queries_are_multiplied_after_their_second_projection(grows: bool) -> None:
+    assert queries(zeta.scale(partial(Net, attn=Latent, grows=grows), *SIZES)) == {"h.0.attn.q_b_proj": 1 / 2}
 
 
 class Functional(Attention):
@@ -296,3 +311,46 @@ def test_a_branch_that_its_module_does_not_return_alone_is_an_error() -> None:
 
     with pytest.raises(PlanError, match=r"h\.0\.attn\.o ends one, and Bare does not return the branch alone"):
         zeta.scale(build, {"layers": 1}, {"layers": 2}, "completep")
+
+
+class Joint(nn.Module):
+    """Two streams of four heads that attend to each other, with the names of diffusers."""
+
+    def __init__(self, width: int, *, norms: bool = False) -> None:
+        super().__init__()
+        self.heads, self.dim_head = 4, width // 4
+        for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+            setattr(self, name, nn.Linear(width, width))
+        self.to_out = nn.ModuleList([nn.Linear(width, width), nn.Dropout(0.0)])
+        for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k"):
+            setattr(self, name, nn.RMSNorm(width // 4) if norms else None)
+
+    def part(self, name: str, x: Tensor, norm: Any = None) -> Tensor:
+        split = getattr(self, name)(x).unflatten(-1, (4, -1)).transpose(1, 2)
+        return split if norm is None else norm(split)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        q = torch.cat([self.part("to_q", x, self.norm_q), self.part("add_q_proj", c, self.norm_added_q)], 2)
+        k = torch.cat([self.part("to_k", x, self.norm_k), self.part("add_k_proj", c, self.norm_added_k)], 2)
+        v = torch.cat([self.part("to_v", x), self.part("add_v_proj", c)], 2)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.to_out[0](y[:, : x.shape[1]]), self.to_add_out(y[:, x.shape[1] :])
+
+
+@pytest.mark.parametrize("norms", [False, True])
+def test_both_streams_of_a_joint_attention_are_multiplied(norms: bool) -> None:
+    scaling = zeta.scale(partial(Net, attn=Joint, norms=norms), *SIZES)
+    ends = ("norm_q", "norm_added_q") if norms else ("to_q", "add_q_proj")
+    assert queries(scaling) == {f"h.0.attn.{end}": 0.5 for end in ends}
+    model: Any = Net(256, attn=Joint, norms=norms).double()
+    zeta.init_(model, scaling, seed=0)
+    x, c = torch.randn(2, 3, 256, dtype=torch.double), torch.randn(2, 5, 256, dtype=torch.double)
+    plain: Any = Net(256, attn=Joint, norms=norms).double()
+    plain.load_state_dict(model.state_dict())
+    for name in ends:  # queries of both streams times 1/2, by hand
+        part = getattr(plain.h[0].attn, name)
+        part.weight.data /= 2
+        if not norms:
+            part.bias.data /= 2
+    scaling.apply_multipliers_(model)
+    assert all(map(torch.allclose, model.h[0].attn(x, c), plain.h[0].attn(x, c)))

@@ -51,9 +51,33 @@ def test_activations_grow_in_the_standard_parametrization_and_not_in_mup(build: 
         sweeps = Sweeps(width=partial(scaled, build, how), widths=WIDTHS, depth=None, depths=(2, 4))
         points = [each for each in sweeps.points(batch_of(build), loss, None) if each.step == 1 and each.value > 0]
         layers = {each.layer: [point for point in points if point.layer == each.layer] for each in points}
-        largest[how] = max(log_slope(each) for each in layers.values())
+        largest[how] = max(log_slope({point.size: point.value for point in each}) for each in layers.values())
     assert largest["sp"] > 0.4
     assert largest["mup"] < 0.2
+
+
+class Overflows(nn.Module):
+    """From a width of 256 on, in the last layer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.hidden, self.out = nn.Linear(32, width), nn.Linear(width, width), nn.Linear(width, 10)
+        self.factor = 1.0 if width < 256 else 1e30
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.hidden(self.inp(x)) * self.factor * self.factor)
+
+
+def test_what_is_not_finite_in_the_widest_model_grows() -> None:
+    x = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    batch = x, torch.arange(8)
+    report = zeta.check(Overflows(64), batch, level="full", width=Overflows, widths=(64, 128, 256))
+    assert [(s.group, s.verdict, s.step) for s in report.slopes] == [
+        ("input", "grows", 1), ("hidden", "grows", 1), ("output", "grows", 0)
+    ]  # fmt: skip
+    messages = {finding.layer: finding.message for finding in report.findings if finding.rule.id == "Z803"}
+    assert messages["out"] == "its rms is not finite at width 256 at the start"
+    assert messages["inp"] == "its rms is not finite at width 256 after 1 step"
 
 
 class Power(nn.Module):
@@ -112,6 +136,41 @@ def test_u_mup_is_flat_over_both() -> None:
     for case in (coordinates.CASES["GPT"], coordinates.DEEP["GPT"]):
         found = case._replace(rate=0.3).measured("umup")
         assert abs(coordinates.steepest(found, (*case.hidden[1:], case.readout))) < 0.05
+
+
+class Narrow(nn.Module):
+    """Residual blocks through four units, whatever the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.norm, self.out = nn.Linear(32, width), nn.LayerNorm(width), nn.Linear(width, 10)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4, bias=False), nn.ReLU(), nn.Linear(4, width))
+            for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inp(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(self.norm(x))
+
+
+@pytest.mark.parametrize(("how", "grows"), [("mup", False), ("completep", False), ("megatron-mup", True)])
+def test_what_leads_from_a_width_to_a_fixed_size_inside_does_not_grow_in_training(how: str, grows: bool) -> None:
+    """With variance 1/fan_in, as Megatron has it, it does: its few rows become the direction of its own input."""
+
+    def make(size: int, seed: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+        scaling = zeta.scale(Narrow, {"width": 32}, {"width": size}, how, roles={"blocks.*.1.weight": "hidden"})
+        model = Narrow(size)
+        zeta.init_(model, scaling, seed=seed)
+        scaling.apply_multipliers_(model)
+        return model, scaling.param_groups(model, "adam", lr=0.02)
+
+    batch = torch.randn(16, 32, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 10
+    found = slopes(make, (128, 512, 2048), lambda model: loss(model(batch[0]), batch), ["blocks.1.1"], steps=10)
+    assert (found["blocks.1.1"].after > 0.25) is grows
+    assert (found["blocks.1.1"].change < 0.05) is not grows
 
 
 def test_what_is_no_model_with_groups_is_an_error() -> None:

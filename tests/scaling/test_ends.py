@@ -98,13 +98,70 @@ class Around(nn.Module):
         return torch.einsum("bd,vd->bv", self.body.mid(self.body.tok(x)), self.body.tok.weight)
 
 
-@pytest.mark.parametrize("build", [ByLinear, ByProduct, Around])
-def test_a_table_that_is_a_read_out_without_a_module_is_an_error(build: Any) -> None:
+class Decoder(nn.Module):
+    """Multiplies with a table that it is given, or with its weight, or only looks words up in it."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by = by
+
+    def forward(self, x: Tensor, table: Any, *, scale: float = 1.0) -> Tensor:
+        if self.by == "module":
+            return torch.matmul(x * scale, table.weight.transpose(0, 1))
+        return F.linear(x, table)
+
+
+class Looking(nn.Module):
+    def forward(self, x: Tensor, table: Any) -> Tensor:
+        return x @ x.transpose(0, 1) @ table(torch.zeros(len(x), dtype=torch.long))
+
+
+class ByDecoder(Tied):
+    """Hands its table to a module that multiplies with it, as the read-out of Perceiver."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.decoder = Decoder("module")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.mid(self.tok(x)), table=self.tok)
+
+
+class ByWeight(Tied):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.decoder = Decoder("weight")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.mid(self.tok(x)), self.tok.weight, scale=1.0)
+
+
+def test_a_table_that_is_handed_to_a_module_that_does_not_multiply_with_it_is_an_input() -> None:
+    class ByLooking(Tied):
+        def __init__(self, width: int) -> None:
+            super().__init__(width)
+            self.decoder = Looking()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.decoder(self.mid(self.tok(x)), self.tok)
+
+    assert seen(zeta.scale(ByLooking, {"width": 64}, {"width": 256}), "tok.weight") == ("input", 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("build", "by"),
+    [
+        (ByLinear, "ByLinear"),
+        (ByProduct, "ByProduct"),
+        (Around, "Around"),
+        (ByDecoder, "Decoder"),
+        (ByWeight, "Decoder"),
+    ],
+)
+def test_a_table_that_is_a_read_out_without_a_module_is_an_error(build: Any, by: str) -> None:
     """Its logits would grow with the width, as there is no module whose input could be multiplied."""
     sizes: tuple[dict[str, int], dict[str, int]] = {"width": 64}, {"width": 256}
-    with pytest.raises(
-        PlanError, match=rf"tok\.weight .*: {build.__name__} also multiplies with it, as with a read-out"
-    ):
+    with pytest.raises(PlanError, match=rf"tok\.weight .*: {by} also multiplies with it, as with a read-out"):
         zeta.scale(build, *sizes)
     name = "body.tok.weight" if build is Around else "tok.weight"
     assert seen(zeta.scale(build, *sizes, roles={name: "input"}), name) == ("input", 4, 1)

@@ -89,7 +89,7 @@ HIDDEN = ("hidden", 4, 4, 0.5, 0.25)
                 "mlp.experts.down_proj": HIDDEN,
                 "mlp.shared_experts.up_proj.weight": HIDDEN,
                 # from a width to ranks that do not grow, and between these
-                "self_attn.kv_a_proj_with_mqa.weight": ("hidden", 4, 1, 0.5, 0.25),
+                "self_attn.kv_a_proj_with_mqa.weight": ("hidden", 4, 1, 0.25, 0.25),
                 "self_attn.kv_b_proj.weight": ("fixed", 1, 1, 1, 1),
             },
         ),

@@ -41,6 +41,14 @@ def test_the_base_is_as_its_constructor_or_init_says() -> None:
     assert not any(p.any() for p in family(Mlp, {"width": 32}, "width", lr=0.02, init=zeros)(32)[0].parameters())
 
 
+def test_the_base_of_an_absolute_scheme_is_none_of_the_sizes() -> None:
+    sizes = family(Mlp, {"width": 32}, "width", "umup", lr=0.3)
+    stds = [float(sizes(size)[0].h1.weight.detach().std()) for size in (64, 256)]
+    assert stds == pytest.approx([1, 1], rel=0.05)
+    with pytest.raises(zeta.SpecError, match=r"its base, width=32, only says what grows; give a base that is smaller"):
+        sizes(32)
+
+
 def test_another_argument_may_vary() -> None:
     made = family(partial(Gpt, 64), {"layers": 2, "heads": 4}, "layers", "completep", lr=0.02)
     assert [len(made(layers)[0].h) for layers in (2, 6)] == [2, 6]

@@ -85,6 +85,32 @@ def test_frozen_tied_and_parametrized_parameters() -> None:
         assert group["lr"] == pytest.approx(1e-3 if original.shape[1] == 1 else 1e-3 / 4)
 
 
+def test_frozen_magnitudes_of_a_trainable_weight_are_in_no_group() -> None:
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, width), weight_norm(nn.Linear(width, width)), nn.Linear(width, 2))
+
+    scaling, model = zeta.scale(build, {"width": 16}, {"width": 64}), build(64)
+    magnitudes, directions = model[1].parametrizations.weight.original0, model[1].parametrizations.weight.original1  # type: ignore[index,union-attr]
+    magnitudes.requires_grad_(False)
+    given = [each for group in scaling.param_groups(model, lr=1.0) for each in group["params"]]
+    assert not any(each is magnitudes for each in given)
+    assert sum(each is directions for each in given) == 1
+    assert len(given) == 6
+
+
+def test_a_matrix_of_one_row_is_no_vector() -> None:
+    """Inside of a network, from a width to one unit: rate 1/4, as of all that sums over the width."""
+
+    class Gated(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inp, self.one, self.out = nn.Linear(4, width), nn.Linear(width, 1), nn.Linear(width, 2)
+
+    scaling = zeta.scale(Gated, {"width": 16}, {"width": 64}, roles={"one.weight": "hidden"})
+    model = Gated(64)
+    assert numbers(scaling.param_groups(model, lr=1.0), model, "one.weight")["lr"] == 1 / 4
+
+
 def test_adafactor_and_laws_whose_std_follows_the_shape() -> None:
     """An orthogonal matrix of 4 times the width has half the std by itself: a step of 1/4 is relative to that."""
     rules = Rules([Rule("h1.weight", Orthogonal()), Rule("*.weight", Normal(0.1)), Rule("*", Zeros())])
@@ -257,6 +283,24 @@ def test_how_models_of_transformers_are_divided() -> None:
     )  # fmt: skip
     assert (latent["q_b_proj"], latent["kv_b_proj"]) == (4, 4)
     assert latent["q_a_proj"] is latent["kv_a_proj_with_mqa"] is None
+
+
+class Repeated(nn.Module):
+    """Four queries for each key; its attributes say this, and not the size of a head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inp, self.out = nn.Linear(4, width), nn.Linear(width, 2)
+        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width // 2), "o_proj": nn.Linear(width, width)})
+        self.attn.num_key_value_groups = 4  # type: ignore[assignment]
+
+
+def test_rows_of_a_packed_weight_by_queries_for_each_key() -> None:
+    """Of 6 equal parts, 4 are queries."""
+    scaling = zeta.scale(Repeated, {"width": 32}, {"width": 64}, attention=False)
+    model = Repeated(64)
+    muon, _ = scaling.muon_groups(model, lr=0.1, adamw_lr=0.1, packed="blocks", adjust="spectral_norm")
+    assert numbers(muon, model, "attn.qkv.weight")["split_sizes"] == (64, 16, 16)
 
 
 class Unsaid(nn.Module):

@@ -160,6 +160,28 @@ def test_branches_of_a_residual_network_end_in_their_last_norm() -> None:
     assert found == {f"1.{n}.bn2": 0.25 for n in range(8)}
 
 
+@pytest.mark.parametrize(
+    ("norms", "ends"),
+    [
+        (("post_mlp_norm",), ("attn.o_proj", "post_mlp_norm")),
+        (("post_mlp_norm", "post_attn_norm"), ("post_attn_norm", "post_mlp_norm")),
+        (("post_attn_norm",), ("attn.o_proj", "mlp.down_proj")),  # as Llama's, which comes after the sum
+    ],
+)
+def test_norms_at_the_ends_of_branches(norms: tuple[str, ...], ends: tuple[str, ...]) -> None:
+    def build(layers: int) -> nn.Module:
+        model = Gpt(16, layers)
+        for block in model.h:
+            for name in norms:
+                block.register_module(name, nn.LayerNorm(16))
+        return model
+
+    scaling = zeta.scale(build, {"layers": 2}, {"layers": 4}, "completep")
+    found = [each for each in scaling.multipliers if each.where == "branch"]
+    assert {each.module for each in found} == {f"h.{n}.{end}" for n in range(4) for end in ends}
+    assert all(name.startswith(f"{each.module}.") for each in found for name in each.parameters)
+
+
 def test_a_branch_that_ends_in_a_linear_layer_is_not_multiplied_at_a_norm_inside() -> None:
     """As in ConvNeXt: what comes after the norm is not linear."""
 

@@ -16,7 +16,7 @@ import zeta
 from tests.helpers.scaled import Gpt, Mlp
 from zeta.errors import PlanError, SpecError
 from zeta.initializers import Normal
-from zeta.resolve.scaling.schemes import NAMES, Class, Size, scheme_of
+from zeta.resolve.scaling.schemes import NAMES, Class, Size, depth_rule, scheme_of
 
 #: by scheme and class: std, lr of Adam, eps, decay under AdamW, lr of SGD, multiplier of a read-out
 #: at width_in 4 and width_out 4 (an input and a vector have width_in 1, an output width_out 1), depth 8, alpha 1
@@ -25,6 +25,8 @@ TABLE: dict[str, dict[str, tuple[float, ...]]] = {
     "mup": {
         "input": (1, 1, 1, 1, 4, 1),
         "hidden": (1 / 2, 1 / 4, 1, 4, 1, 1),
+        # a read-out whose multiplier 1/4 is taken in: std and rate of Adam times 1/4, of SGD 4 times 1/16
+        "narrow": (1 / 4, 1 / 4, 1, 4, 1 / 4, 1),
         "output": (1, 1, 1, 1, 4, 1 / 4),
         "vector": (1, 1, 1, 1, 4, 1),
         "fixed": (1, 1, 1, 1, 1, 1),
@@ -33,6 +35,7 @@ TABLE: dict[str, dict[str, tuple[float, ...]]] = {
     "megatron-mup": {
         "input": (1, 1, 1, 1, 4, 1),
         "hidden": (1 / 2, 1 / 4, 1 / 4, 1, 1, 1),
+        "narrow": (1 / 2, 1 / 4, 1 / 4, 1, 1, 1),  # all hidden matrices alike
         "output": (1, 1, 1, 1, 4, 1 / 4),
         "vector": (1, 1, 1, 1, 4, 1),
         "fixed": (1, 1, 1, 1, 1, 1),
@@ -41,21 +44,23 @@ TABLE: dict[str, dict[str, tuple[float, ...]]] = {
     "completep": {
         "input": (1, 1, 1 / 4, 1, 4, 1),
         "hidden": (1 / 2, 1 / 4, 1 / 32, 4, 8, 1),
+        "narrow": (1 / 4, 1 / 4, 1 / 8, 4, 2, 1),
         "output": (1, 1, 1 / 4, 1, 4, 1 / 4),
         "vector": (1, 1, 1 / 32, 1, 32, 1),
         "fixed": (1, 1, 1, 1, 1, 1),
     },
-    "sp": dict.fromkeys(("input", "hidden", "output", "vector", "fixed"), (1, 1, 1, 1, 1, 1)),
+    "sp": dict.fromkeys(("input", "hidden", "narrow", "output", "vector", "fixed"), (1, 1, 1, 1, 1, 1)),
 }
-WIDTHS = {"input": (1, 4), "hidden": (4, 4), "output": (4, 1), "vector": (1, 4), "fixed": (1, 1)}
+#: a weight that narrows is hidden, and leads to a size that stays
+WIDTHS = {"input": (1, 4), "hidden": (4, 4), "narrow": (4, 1), "output": (4, 1), "vector": (1, 4), "fixed": (1, 1)}
 
 
 @pytest.mark.parametrize("how", TABLE)
 @pytest.mark.parametrize("group", WIDTHS)
 def test_factors_by_the_table(how: str, group: str) -> None:
     into, out = WIDTHS[group]
-    depth = 8.0 if group in ("hidden", "vector") else 1.0
-    size = Size(group=Class(group), width_in=into, width_out=out, depth=depth)
+    depth = 8.0 if group in ("hidden", "narrow", "vector") else 1.0
+    size = Size(group=Class("hidden" if group == "narrow" else group), width_in=into, width_out=out, depth=depth)
     scheme = scheme_of(how, 1.0)
     rate = scheme.adam(size)
     found = (scheme.std(size), rate, scheme.eps(size), scheme.decay(size, rate), scheme.sgd(size), scheme.inputs(size))
@@ -154,6 +159,41 @@ def test_options_that_are_not_allowed(options: dict[str, Any], message: str) -> 
 def test_every_scheme_is_in_the_docs() -> None:
     assert {*TABLE, "spectral", "umup"} == {*NAMES}
     assert all(f'"{name}"' in (zeta.scale.__doc__ or "") for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("group", "branch", "factor"), [("hidden", 2, 1 / 2), ("hidden", 3, 4**-0.25), ("hidden", 1, 1), ("vector", 2, 1)]
+)
+def test_fixup_scales_the_matrices_of_branches_of_several_layers(group: str, branch: int, factor: float) -> None:
+    """L^(-1/(2m - 2)) of m layers, at L 4; one layer of a branch has no others to be scaled with."""
+    rule = depth_rule("fixup", "mup")
+    assert rule is not None
+    assert rule.std(Size(group=Class(group), depth=4, branch=branch)) == pytest.approx(factor)
+
+
+def test_the_table_shows_how_both_fans_grow() -> None:
+    lines = zeta.scale(Mlp, {"width": 64}, {"width": 256}).text(width=200).splitlines()
+    texts = {words[0]: line for line in lines if (words := line.split())}
+    found = {name: texts[name].split("  ") for name in ("inp.weight", "h1.weight", "out.weight", "out.bias")}
+    widths = {name: [cell.strip() for cell in cells if " / " in cell] for name, cells in found.items()}
+    assert widths == {"inp.weight": ["1 / 4"], "h1.weight": ["4 / 4"], "out.weight": ["4 / 1"], "out.bias": []}
+
+
+def test_deepnorm_of_an_encoder_alone() -> None:
+    """From 2 to 32 layers: branches times 16^-1/4, and so the std of values."""
+
+    def build(layers: int) -> nn.Module:
+        return nn.ModuleDict({"encoder": Gpt(16, layers, 2)})
+
+    scaling = zeta.scale(build, {"layers": 2}, {"layers": 32}, depth="deepnorm", init=_normal)
+    assert {each.factor for each in scaling.multipliers} == {0.5}
+    assert len(scaling.multipliers) == 64
+    assert scaling.plan["encoder.h.9.mlp.up_proj.weight"].std == pytest.approx(0.01)
+
+
+def _normal(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
 
 
 def test_deepnorm_of_an_encoder_with_a_decoder_is_an_error() -> None:

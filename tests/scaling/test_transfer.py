@@ -30,7 +30,7 @@ def test_the_table_has_the_best_rate_of_each_size_and_by_how_much_it_moves() -> 
     assert table(found).splitlines() == [
         "| mlp, width: 1 to 2 seeds | 128 | 256 | moves |",
         "|---|---|---|---|",
-        "| mup | 2^-1 (1.250) | at most 2^-2 (0.500) | 1 |",
+        "| mup | 2^-1 (1.250) | at most 2^-2 (0.500) | at least 1 |",
     ]
     assert table(found) in page(found)
 

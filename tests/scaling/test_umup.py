@@ -95,6 +95,23 @@ def test_forward_of_a_gpt(packed: bool, tied: bool, experts: int) -> None:
     assert float(wanted.detach().std()) > 0.05
 
 
+def test_a_table_of_positions_without_a_layer_and_a_bias_that_stays() -> None:
+    """One row of 256 elements for each of 5 positions: std 1, rate 256^-1/2. A read-out's bias is no weight."""
+
+    class Positions(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.inp, self.out = nn.Linear(8, width), nn.Linear(width, 3)
+            self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 5, width))
+
+    scaling = zeta.scale(Positions, {"width": 64}, {"width": 256}, "umup")
+    assert scaling.plan["pos_embed"].std == pytest.approx(1)
+    assert scaling.rates(scaling["pos_embed"], "adam").lr == pytest.approx(1 / 16)
+    assert scaling.plan["out.bias"].initializer == Uniform(-1 / 8, 1 / 8)
+    assert scaling.rates(scaling["out.bias"], "adam").lr == 1
+    assert {each.module for each in scaling.multipliers} == {"inp", "out"}
+
+
 @pytest.mark.parametrize("grows", [{"width": 64}, {"layers": 6}, {"width": 64, "layers": 6}])
 def test_numbers_do_not_depend_on_the_base(grows: dict[str, int]) -> None:
     """But for vectors, which keep the base's laws."""

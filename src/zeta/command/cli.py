@@ -144,7 +144,7 @@ def check_model(
     ] = None,
     how: Annotated[
         str,
-        typer.Option("--how", help="how sizes are scaled from the smallest one", autocompletion=lambda: list(SCHEMES)),
+        typer.Option("--how", help="how sizes are scaled from the first one", autocompletion=lambda: list(SCHEMES)),
     ] = "sp",
     lr: Annotated[float, typer.Option("--lr", help="Adam's learning rate at the smallest size")] = 1e-3,
     recipe: RecipeOption = None,

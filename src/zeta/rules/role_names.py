@@ -102,22 +102,22 @@ NO_READOUT: Final = _any("pool", "embed", "conv", "norm", "neck", "position")
 # -- by the last part, or the last two
 
 _PARTS: Final = "(_[ab]|_nope|_rope|_pe|_up|_down|_global|_content|_pos)?(_current|_delayed)?"
-_BEFORE: Final = "(w_?|c_|to_?|get_?|heads?_|attn_|fn_|fc_|map_|project_|lin_)?"
+_BEFORE: Final = "(w_?|c_|to_?|get_?|heads?_|attn_|fn_|fc_|map_|project_|lin_|add(ed)?_)?"
 _AFTER: Final = "(_heads?|_fn|_fc|_map|_net|_mat(rix)?|_w|_func(tion)?)?"
 PROJECTIONS: Final = {
     Role.QUERY: _any("q_attn", f"{_BEFORE}(q|query|queries){_AFTER}{_PARTS}"),
     Role.KEY: _any(f"{_BEFORE}(k|keys?){_AFTER}{_PARTS}"),
     Role.VALUE: _any(f"{_BEFORE}(v|values?){_AFTER}{_PARTS}"),
     Role.QUERY_KEY_VALUE: _any(
-        "(w_?|c_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
+        "(w_?|c_|added_)?(qkvz?|qk|kv|q_kv|query_key_value|key_value|query_key)(_[ab])?(_proj)?(_with_mqa)?(_mix)?",
         "c_attn", "in", "in_proj", "in(_proj)?_qkvz?", "attn_qkv", "qkv_?same", "w?_?pack",
     ),
 }  # fmt: skip
 #: what may say which projection of an attention it is
 HINTS: Final = _any("(quer|key|value)", r"(?:^|_)([qkv])(?![a-z])", "([qkv])$")
 ATTENTION_OUTPUT: Final = _any(
-    "(w_?)?o", "o_?b", "wo_b", "(w_?)?out", "out_1", "output", "c_proj", "c", "to_out", r"to_out\.0", "attn_?out",
-    "attention_?out", "proj", "projection", "final", "fc_out", "dense", r"\w+\.dense",
+    "(w_?)?o", "o_?b", "wo_b", "(w_?)?out", "out_1", "output", "c_proj", "c", "to_out", r"to_out\.0", "add_out",
+    "attn_?out", "attention_?out", "proj", "projection", "final", "fc_out", "dense", r"\w+\.dense",
     r"att\w*\.(proj|projection|fc)", "merge", "post",
 )  # fmt: skip
 #: the output of an attention whose projections are beside it, in a block without a module for it

@@ -13,6 +13,7 @@ from zeta.errors import SpecError
 from zeta.resolve.plans import Plan
 from zeta.resolve.recording.record import record
 from zeta.resolve.scaling.groups import base_numbers
+from zeta.resolve.scaling.schemes import is_absolute
 from zeta.resolve.scaling.table import check_optimizer
 from zeta.scaling.verb import scale
 
@@ -49,7 +50,8 @@ def family(
 
     Raises:
         SpecError: ``argument`` is not in ``base``, or a number that is not allowed. When a size is built, what
-            :func:`zeta.scale` raises.
+            :func:`zeta.scale` raises; and for the size of the base under ``"umup"``, whose numbers are those of each
+            size, and none of a base.
 
     >>> from torch import nn
     >>> def build(width):
@@ -64,6 +66,11 @@ def family(
 
     def made(size: int) -> Made:
         target = {**base, argument: size}
+        if size == base[argument] and is_absolute(how):
+            raise SpecError(
+                f"{how} has numbers of each size itself, and its base, {argument}={size}, only says what grows; give "
+                "a base that is smaller than all sizes"
+            )
         model, recorded = record(build, fallback=options.get("fallback"), **target)
         if size == base[argument]:
             verbs.materialize_(model, _own(model, recorded, options.get("init")), seed)

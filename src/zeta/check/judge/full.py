@@ -67,6 +67,14 @@ def _coordinates(evidence: Evidence) -> Iterator[Finding]:
             if steepest > limit:
                 when = "at the start" if step == 0 else f"after {count_text(step, 'step')}"
                 message = f"its rms grows as {factory}^{steepest:.2f} {when}"
+                if math.isinf(steepest):
+                    size = min(
+                        point.size
+                        for point in evidence.points
+                        if (point.factory, point.layer, point.step) == (factory, layer, step)
+                        and not math.isfinite(point.value)
+                    )
+                    message = f"its rms is not finite at {factory} {size} {when}"
                 yield found(rule, message, layer=layer, value=steepest, limit=limit)
 
 

@@ -11,6 +11,7 @@ from zeta.command import options
 from zeta.command.loading import find_factory, load_model
 from zeta.command.requests import CheckOptions, ModelOptions
 from zeta.errors import UsageError
+from zeta.resolve.scaling.schemes import is_absolute
 from zeta.rules.file import read_rules
 from zeta.scaling import family
 
@@ -22,7 +23,11 @@ def sweeps_of(asked: ModelOptions, request: CheckOptions, seed: int, model: nn.M
         text: str | None = getattr(request, f"{name}s")
         if text is not None:
             argument, sizes = _sizes(f"--{name}s", text)
-            found |= {name: _family(asked, request, argument, sizes[0], seed, model), f"{name}s": sizes}
+            if is_absolute(request.how) and len(sizes) < 3:
+                raise UsageError(f"--{name}s with --how {request.how} must be three sizes or more, as the first is "
+                                 f"the base, which only says what grows and is not measured, got {text!r}")  # fmt: skip
+            measured = sizes[1:] if is_absolute(request.how) else sizes
+            found |= {name: _family(asked, request, argument, sizes[0], seed, model), f"{name}s": measured}
     if found and request.level != "full":
         raise UsageError("--widths and --depths belong to the full level; give --level full")
     if found and (asked.override is not None or asked.dtype is not None):

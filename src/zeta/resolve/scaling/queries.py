@@ -20,6 +20,8 @@ from zeta.rules.role_names import WRAPPED, plain
 
 _SCALES: Final = ("scaling", "scale", "softmax_scale")
 _QUERY_NORM: Final = re.compile(r"(?i)(q|query)_?(layer_?)?_?norm|(layer_?)?norm_?(q|query)|q_?ln|ln_?q")
+#: what begins the names of a second stream of an attention of two, as in diffusers
+_ADDED: Final = re.compile(r"(?i)(?<![a-z])add(ed)?_")
 #: other names of what may be a norm of queries
 _ODD_NORM: Final = re.compile(r"(?i)(^|_)(qk?|query)(?!_?a_)(_?\w*)?(norm|ln)|(norm|ln)_?(qk?|query)(_|$)")
 #: roles of what an attention has, of which one module computes one
@@ -106,7 +108,8 @@ class Attentions:
         base, target = sizes
         own = [_own_scale(model, each) for model, each in models]
         if self._absolute:
-            return 1 / target / (own[1] or target**-0.5)
+            scale = own[1] or target**-0.5
+            return 1 / target / min(scale, 1 / scale)  # scores are divided by a number above 1
         if base == target:
             return 1.0
         divided = own[1] / own[0] if own[0] and own[1] else (base / target) ** 0.5
@@ -134,7 +137,9 @@ class Attentions:
             )
             return
         holder = self._target.modules[around]
-        norm = next((child for child in holder._modules if _QUERY_NORM.fullmatch(child)), None)
+        added = _ADDED.search(path.rpartition(".")[2]) is not None
+        norms = [child for child in holder._modules if _QUERY_NORM.fullmatch(_ADDED.sub("", child))]
+        norm = next((child for child in norms if (_ADDED.search(child) is not None) is added), None)
         if norm is not None:
             path = f"{around}.{norm}" if around else norm
             yield Queries(module=path, factor=factor)

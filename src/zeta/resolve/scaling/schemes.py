@@ -55,8 +55,15 @@ class Size(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     branch: Annotated[int, Meta(ge=1, le=2**31)] = 2
 
     @property
+    def narrows(self) -> bool:
+        """Whether it leads from a width to a size that stays, and lies inside: keys that all queries share, LoRA A."""
+        return self.group is Class.HIDDEN and self.width_in > 1 and self.width_out == 1
+
+    @property
     def width(self) -> float:
         """The width that its gradient shrinks with: that of what it is summed over, or else of what it leads to."""
+        if self.narrows:
+            return 1.0
         return self.width_in if self.group in (Class.HIDDEN, Class.OUTPUT) else self.width_out
 
 
@@ -114,7 +121,17 @@ def _spectral_step(size: Size) -> float:
 
 
 def _mup_std(size: Size) -> float:
-    """Variance 1/fan_in of hidden weights; of all others it does not depend on the width."""
+    """Variance 1/fan_in of hidden weights; of all others it does not depend on the width.
+
+    A weight that narrows has 1/fan_in^2, as a read-out whose multiplier it takes in: with 1/fan_in, the root of the
+    width of what it sums over follows the few directions of its gradient, and its outputs grow by that in training.
+    """
+    if size.narrows:
+        return 1 / size.width_in
+    return _hidden_std(size)
+
+
+def _hidden_std(size: Size) -> float:
     return _power(size.width_in, -0.5) if size.group is Class.HIDDEN else 1.0
 
 
@@ -295,7 +312,7 @@ _SCHEMES: Final[Mapping[str, Callable[[float], Scheme]]] = MappingProxyType(
         "completep": _completep,
         "megatron-mup": lambda alpha: Scheme(
             summary="muP as Megatron has it: eps follows the rate, and weight decay does not",
-            std=_mup_std,
+            std=_hidden_std,
             inputs=_mup_inputs,
             adam=_mup_adam,
             sgd=_megatron_sgd,
@@ -336,6 +353,11 @@ def scheme_of(name: str, alpha: float) -> Scheme:
     if alpha != 1 and name != "completep":
         raise SpecError(f"alpha is the depth exponent of completep, and {name} has none; leave it out")
     return _SCHEMES[name](float(alpha))
+
+
+def is_absolute(name: str) -> bool:
+    """Whether the numbers of a scheme are those of the target itself; ``SpecError`` if there is none of this name."""
+    return scheme_of(name, 1.0).unit is not None
 
 
 def depth_rule(name: str | None, scheme: str) -> DepthRule | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from torch import nn
@@ -21,7 +21,8 @@ _SAME: Final = ("contiguous", "to", "float", "type_as")
 def multiplied_by(modules: Mapping[str, nn.Module], path: str) -> str | None:
     """The class whose methods multiply with the weight of the module at ``path`` without calling it, or ``None``.
 
-    Such a product, as in ``F.linear(x, self.tok.weight)``, is no forward pass of that module, so that no hook runs.
+    Such a product, as in ``F.linear(x, self.tok.weight)``, is no forward pass of that module, so that no hook runs. It
+    may be in another module, which is called with that module or its weight: ``self.decoder(x, self.tok)``.
     """
     parts = path.split(".")
     for place in range(len(parts)):
@@ -31,6 +32,29 @@ def multiplied_by(modules: Mapping[str, nn.Module], path: str) -> str | None:
         for tree in _methods(type(modules[around]), parts[place]):
             if any(dotted(node)[1:] == wanted for product in _products(tree) for node in _expressions(product)):
                 return type(modules[around]).__name__
+            for call in ast.walk(tree):
+                if isinstance(call, ast.Call) and (by := _multiplies(modules, around, call, wanted)) is not None:
+                    return by
+    return None
+
+
+def _multiplies(modules: Mapping[str, nn.Module], around: str, call: ast.Call, wanted: Sequence[str]) -> str | None:
+    """The class of a module that is called with another module, or its weight, and multiplies with the weight."""
+    words = dotted(call.func)
+    called = modules.get(".".join([*filter(None, [around]), *words[1:]])) if words[:1] == ["self"] else None
+    function = None if called is None else function_of(inspect.getattr_static(type(called), "forward", None))
+    tree = None if function is None else tree_of(function)
+    if tree is None:
+        return None
+    names = [each.arg for each in (*tree.args.posonlyargs, *tree.args.args)][1:]
+    given = [*zip(names, call.args, strict=False), *((each.arg, each.value) for each in call.keywords)]
+    for name, value in given:
+        path = dotted(value)[1:]
+        inner = [name, "weight"] if [*path, "weight"] == [*wanted] else [name]
+        if wanted in (path, [*path, "weight"]) and any(
+            dotted(node) == inner for product in _products(tree) for node in _expressions(product)
+        ):
+            return type(called).__name__
     return None
 
 

@@ -9,9 +9,13 @@ from zeta.check.facts.results import Point, Slope
 from zeta.check.facts.thresholds import Thresholds
 
 
-def log_slope(points: Sequence[Point]) -> float:
-    """The slope of ln(value) over ln(size), by least squares."""
-    return least_squares([math.log(p.size) for p in points], [math.log(p.value) for p in points])
+def log_slope(values: Mapping[int, float]) -> float:
+    """The slope of ln(value) over ln(size), by least squares, of values by size; infinite for what is not positive."""
+    if not all(map(math.isfinite, values.values())):
+        return math.inf
+    if not all(values.values()):
+        return -math.inf
+    return least_squares([math.log(size) for size in values], [math.log(value) for value in values.values()])
 
 
 def least_squares(x: Sequence[float], y: Sequence[float]) -> float:
@@ -22,19 +26,25 @@ def least_squares(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def exponents(points: Iterable[Point], factory: str) -> dict[str, dict[int, float]]:
-    """By layer and step, the slope of what was measured at all sizes, and is neither 0 nor infinite."""
-    series: dict[str, dict[int, list[Point]]] = {}
+    """By layer and step, the slope of what was measured at all sizes, and is not 0 in the smallest model.
+
+    It is infinite where an output, finite in the smallest model at the start, is not finite at some size; and minus
+    infinity where it is 0 at some size.
+    """
+    series: dict[str, dict[int, dict[int, float]]] = {}
     sizes = set[int]()
     for point in points:
         if point.factory == factory and point.group:
             sizes.add(point.size)
-            if point.value > 0 and math.isfinite(point.value):
-                series.setdefault(point.layer, {}).setdefault(point.step, []).append(point)
-    found = {
-        layer: {step: log_slope(each) for step, each in sorted(steps.items()) if len(each) == len(sizes)}
-        for layer, steps in series.items()
-    }
-    return {layer: steps for layer, steps in found.items() if steps}
+            series.setdefault(point.layer, {}).setdefault(point.step, {})[point.size] = point.value
+    found: dict[str, dict[int, float]] = {}
+    for layer, steps in series.items():
+        start = steps.get(0, {}).get(min(sizes), math.nan)  # scores with a mask are infinite from the start
+        for step, values in sorted(steps.items()):
+            finite = all(map(math.isfinite, values.values()))
+            if values.keys() == sizes and values[min(sizes)] != 0 and (finite or math.isfinite(start)):
+                found.setdefault(layer, {})[step] = log_slope(values)
+    return found
 
 
 def slopes(points: Sequence[Point], limits: Thresholds) -> tuple[Slope, ...]:

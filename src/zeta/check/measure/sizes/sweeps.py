@@ -115,7 +115,9 @@ def _widths(factory: Factory, sizes: Sequence[int], training: _Training) -> list
 
 
 def _rms(uses: Iterable[Use]) -> dict[str, float]:
-    return {use.layer.name: use.layer.output.rms for use in uses}
+    """By layer, the rms of its output; infinite if not all of it is finite, as statistics leave out the rest."""
+    outputs = {use.layer.name: use.layer.output for use in uses}
+    return {name: math.inf if output.nonfinite else output.rms for name, output in outputs.items()}
 
 
 def _class_of(use: Use, classes: Mapping[str, Class]) -> str:
