@@ -28,9 +28,9 @@ _SETTINGS: Final[dict[str, Callable[[], Any]]] = {
     ),
     "torch.backends.mkldnn.enabled": lambda: getattr(_BACKENDS.mkldnn, "enabled", None),
     "torch.backends.cuda": lambda: (
-        _BACKENDS.cuda.flash_sdp_enabled(),
-        _BACKENDS.cuda.mem_efficient_sdp_enabled(),
-        _BACKENDS.cuda.math_sdp_enabled(),
+        _BACKENDS.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        _BACKENDS.cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        _BACKENDS.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
     ),
     "torch.nn.modules.module.register_module_...hook": lambda: tuple(
         len(getattr(torch.nn.modules.module, name))

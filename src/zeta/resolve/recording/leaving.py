@@ -104,8 +104,8 @@ def _drop_gradients(model: nn.Module) -> None:
         for name, tensor in module._parameters.items():
             if tensor is not None and tensor.is_meta and tensor.is_leaf and tensor.grad is not None:
                 left[f"{path}.{name}".lstrip(".")] = tensor
-    for tensor in left.values():
-        tensor.grad = None
+    for parameter in left.values():
+        parameter.grad = None
     if left:
         notice(
             f"the constructor leaves gradients ({', '.join(list(left)[:3])}{', ...' if len(left) > 3 else ''}), and a "
