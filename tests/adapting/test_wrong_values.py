@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +367,55 @@ def test_longer_lists_with_other_names(name_map: Any) -> None:
     report = zeta.adapt_(new, state, DRAWN, seed=0, grow={"layers": Layers(to=4)}, name_map=name_map)
     assert torch.equal(new.layers[2].fc1.weight, old.layers[1].fc1.weight)  # type: ignore[union-attr]
     assert report.preserved(torch.randn(4, 4), old).difference == 0
+
+
+# -- what load_state_dict does beyond copying --------------------------------------------------------------------------
+
+
+class Stateful(nn.Linear):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"scale": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.state = state
+
+
+class Converting(nn.Linear):
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        state_dict[prefix + "weight"] = state_dict[prefix + "weight"].t()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _hooked() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.register_load_state_dict_pre_hook(halving)
+    return layer
+
+
+def halving(module: nn.Module, state: dict[str, Tensor], *_: Any) -> None:
+    state["0.weight"] = state["0.weight"] / 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (lambda: Stateful(4, 4), "0: set_extra_state would get what get_extra_state gave, which is not loaded"),
+        (lambda: Converting(4, 4), "0: Converting._load_from_state_dict may convert it"),
+        (_hooked, "0: the hook halving may convert it"),
+    ],
+)
+def test_what_load_state_dict_would_do_beyond_copying_is_said(
+    layer: Callable[[], nn.Module], match: str, tmp_path: Path
+) -> None:
+    model, state = nn.Sequential(layer()), nn.Sequential(layer()).state_dict()
+    with pytest.warns(zeta.ZetaNotice, match=match):
+        zeta.adapt_(model, state, seed=0)
+    assert torch.equal(model[0].weight, state["0.weight"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        adapt_folder(nn.Sequential(layer()).to("meta"), state, tmp_path / "out", seed=0)
+    assert any(match in str(one.message) for one in said)
+
+
+def test_modules_of_torch_convert_nothing() -> None:
+    zeta.adapt_(nn.BatchNorm1d(4), nn.BatchNorm1d(4).state_dict(), seed=0)  # a notice would be an error

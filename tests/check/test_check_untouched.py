@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from array import array
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import zeta
 from tests.helpers.networks import vectors
 from zeta.check import check
 from zeta.errors import TargetError
@@ -297,3 +299,39 @@ def test_transforms_of_torch_func(forward: Any) -> None:
 
     report = check(Model(), vectors(8))
     assert {one.name for one in report.parameters if one.gradient is not None} >= {"fc.weight", "head.weight"}
+
+
+class Setting(nn.Module):
+    """Changes a setting of the whole process in its forward pass."""
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.change = [change]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.change[0]()
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "undo", "name"),
+    [
+        (lambda: torch.use_deterministic_algorithms(True), lambda: torch.use_deterministic_algorithms(False),
+         "torch.use_deterministic_algorithms"),
+        (lambda: torch.set_float32_matmul_precision("medium"), lambda: torch.set_float32_matmul_precision("highest"),
+         "torch.set_float32_matmul_precision"),
+        (lambda: setattr(torch.backends.cudnn, "benchmark", True),
+         lambda: setattr(torch.backends.cudnn, "benchmark", False), "torch.backends.cudnn"),
+    ],
+)  # fmt: skip
+def test_settings_of_the_process_that_a_model_changes_are_said(
+    change: Callable[[], object], undo: Callable[[], object], name: str
+) -> None:
+    batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    try:
+        with pytest.warns(zeta.ZetaNotice, match=f"changed settings of the whole process, .*: {name};"):
+            zeta.check(Setting(change), batch)
+    finally:
+        undo()
+    zeta.check(Setting(lambda: None), batch)  # a notice would be an error

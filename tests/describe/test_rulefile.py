@@ -300,6 +300,7 @@ def test_an_error_names_the_file_the_rule_and_what_is_wrong(second: str, message
         (b"\xff\xfe", ".toml", "cannot be read as TOML: .*utf-8"),
         ('[[rule]]\nname = "*"\ninitializer = "Zeros"', ".toml", r"list of tables called 'rules', got \['rule'\]"),
         ('x = 1\n[[rules]]\nname = "*"\ninitializer = "Zeros"', ".toml", r"got \['rules', 'x'\]"),
+        ('{"rules": [{"name": "a", "name": "b"}]}', ".json", "has the name 'name' twice in one object"),
         ("{}", ".json", r"list of tables called 'rules', got \[\]"),
         ("3", ".json", "list of tables called 'rules', got 3"),
         ('{"rules": {"name": "*"}}', ".json", "list of tables called 'rules'"),

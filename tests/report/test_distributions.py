@@ -151,3 +151,17 @@ def test_a_computed_constant_is_that_constant() -> None:
     assert same_distribution(computed, entry(Ones(), shape=(4,), axes=None, dtype=torch.bool))
     assert not same_distribution(computed, entry(Zeros(), shape=(4,), axes=None, dtype=torch.bool))
     assert not same_distribution(plan(16.0, 7.0)["rate"], entry(Normal(1.0), shape=(64,), axes=None))
+
+
+@pytest.mark.parametrize("unlike", [torch.tensor([2**40 + 1, 7]), torch.tensor([2**60, 2**40])])
+def test_integers_are_equal_or_others(unlike: torch.Tensor) -> None:
+    """Rounding is for distributions: an index that is one off is another index."""
+
+    class Indices(nn.Module):
+        def __init__(self, given: torch.Tensor) -> None:
+            super().__init__()
+            self.register_buffer("index", given + torch.arange(2))
+
+    one, same, other = (zeta.record(Indices, x)[1]["index"] for x in (unlike, unlike.clone(), unlike - 1))
+    assert same_distribution(one, same)
+    assert not same_distribution(one, other)

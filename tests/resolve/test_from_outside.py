@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import random
 import re
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -149,3 +152,45 @@ def test_a_generator_without_a_seed_is_noticed() -> None:
     zeta.materialize_(model, plan, seed=0)
     assert torch.equal(model.weight, build(3).weight)
     assert np.random.default_rng is original
+
+
+@pytest.mark.parametrize(
+    ("unseeded", "seeded"),
+    [
+        (lambda: np.random.RandomState().rand(), lambda: np.random.RandomState(3).rand()),
+        (lambda: np.random.RandomState(seed=None).rand(), lambda: np.random.RandomState(seed=3).rand()),
+        (lambda: np.random.Generator(np.random.SFC64()).random(),
+         lambda: np.random.Generator(np.random.SFC64(3)).random()),
+        (lambda: random.Random().random(), lambda: random.Random(3).random()),
+        (lambda: type("Own", (random.Random,), {})().random(), lambda: type("Own", (random.Random,), {})(3).random()),
+    ],
+    ids=["RandomState", "RandomState(seed=)", "SFC64", "Random", "a subclass"],
+)  # fmt: skip
+def test_every_generator_without_a_seed_is_noticed(unseeded: Callable[[], float], seeded: Callable[[], float]) -> None:
+    kept = np.random.RandomState, random.Random.__init__
+    with pytest.warns(zeta.ZetaNotice, match="from generators without a seed"):
+        zeta.record(lambda: Weight(lambda: torch.tensor([unseeded()])))
+    model, plan = zeta.record(lambda: Weight(lambda: torch.tensor([seeded()])))  # a notice would be an error
+    zeta.materialize_(model, plan, seed=0)
+    assert model.weight.item() == torch.tensor(seeded()).item()
+    assert kept == (np.random.RandomState, random.Random.__init__)
+
+
+def test_classes_of_generators_stay_what_they_are_in_a_recording() -> None:
+    def build() -> nn.Module:
+        made = np.random.RandomState(3)
+        assert isinstance(made, np.random.RandomState)
+        assert isinstance(np.random.mtrand._rand, np.random.RandomState)
+        assert pickle.loads(pickle.dumps(made)).rand() == np.random.RandomState(3).rand()
+
+        class Own(np.random.RandomState):
+            pass
+
+        assert issubclass(Own, np.random.RandomState)
+        assert not isinstance(made, Own)
+        with tempfile.TemporaryDirectory():  # the library's own generator of names has no seed
+            pass
+        return nn.Linear(1, 1)
+
+    tempfile._get_candidate_names().__dict__.pop("_rng_pid", None)
+    zeta.record(build)  # a notice would be an error

@@ -360,3 +360,17 @@ def test_a_table_that_only_the_model_has_stays_the_same_object() -> None:
 
     model, _ = zeta.record(Own)
     assert [id(buffer) for buffer in model.buffers()] == made
+
+
+@pytest.mark.parametrize("inputs", [torch.ones, torch.randn])
+def test_gradients_that_a_constructor_leaves_are_said(inputs: Any) -> None:
+    def trained() -> nn.Module:
+        layer = nn.Linear(2, 2)
+        layer(inputs(1, 2)).sum().backward()
+        return nn.Sequential(layer, layer)
+
+    with pytest.warns(zeta.ZetaNotice, match=r"leaves gradients \(0\.weight, 0\.bias"):
+        model, plan = zeta.record(trained)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    zeta.materialize_(model, plan, seed=0)
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -970,6 +970,44 @@ def test_a_thread_in_a_constructor_is_said() -> None:
     threading.Thread(target=lambda: None).start()
 
 
+class Catching(nn.Module):
+    """Does something else where what it tries fails, as it does in a recording alone."""
+
+    def __init__(self, attempt: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        weight = torch.randn(4)
+        try:
+            weight = attempt(weight)
+        except Exception:
+            weight = torch.zeros(4)
+        self.weight = nn.Parameter(weight)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "match"),
+    [
+        (lambda x: x * 2 if x.mean() > 0 else x, "reads a value that depends on random values"),
+        (lambda x: torch.from_numpy(x.numpy() * 2), "NumPy or another library would get memory"),
+        (lambda x: torch.tensor(x.tolist()), "reads a value that depends on random values"),
+        (lambda x: pickle.loads(pickle.dumps(x)), "pickle and torch.save need values"),
+        (lambda x: x.to_sparse().to_dense(), "programs have no tensors of layout sparse_coo"),
+    ],
+)
+def test_an_error_that_a_constructor_catches_is_said(attempt: Callable[[Tensor], Tensor], match: str) -> None:
+    said = rf"caught an error that only a recording raises.*test_recording.py:\d+ in .*{match}"
+    with pytest.warns(zeta.ZetaNotice, match=said):
+        zeta.record(Catching, attempt)
+
+
+def test_errors_of_a_real_run_are_no_matter_of_a_recording() -> None:
+    def fails(x: Tensor) -> Tensor:
+        return x.view(3, 5)
+
+    model, plan = zeta.record(Catching, fails)  # a notice would be an error
+    zeta.materialize_(model, plan, seed=0)
+    assert torch.equal(model.weight, Catching(fails).weight)
+
+
 # -- memory that NumPy shares ------------------------------------------------------------------------------------------
 
 

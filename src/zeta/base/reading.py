@@ -7,6 +7,7 @@ exceptions are ``OSError``, if a file cannot be read, and :class:`~zeta.errors.F
 
 from __future__ import annotations
 
+import collections
 import errno
 import json
 import os
@@ -126,7 +127,21 @@ def decode(content: bytes, kind: type[T]) -> T:
 
 def parse_json(text: str | bytes) -> Any:
     """JSON text of people or other programs as plain values within the limits; ``NaN`` and ``Infinity`` are allowed."""
-    return _within_limits(_guarded(lambda: json.loads(shallow(text).decode())))
+    return _within_limits(_guarded(lambda: json.loads(shallow(text).decode(), object_pairs_hook=_unique)))
+
+
+def check_names(content: bytes) -> None:
+    """Raise ``FormatError`` where an object in JSON of other programs has a name twice: ``decode`` takes the last."""
+    _guarded(lambda: json.loads(content.decode(), object_pairs_hook=_unique))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise FormatError(f"has the name {shown(twice)} twice in one object, and only one can count; remove the other")
+    return made
 
 
 def parse_toml(text: bytes) -> Any:

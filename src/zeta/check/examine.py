@@ -18,6 +18,7 @@ from zeta.base.distributed import any_sharded
 from zeta.base.generators import apart, foreign_apart
 from zeta.base.modules import within_reach
 from zeta.base.process.forked import check_threads
+from zeta.base.process.settings import settings_said
 from zeta.base.process.surroundings import alone_with
 from zeta.base.progress import progress_of
 from zeta.check.arguments import Level, check_options, checked, checked_slots, claim_of
@@ -150,7 +151,7 @@ def check(
     limits = Thresholds() if thresholds is None else thresholds
     check_no_recording("check")
     check_threads()
-    with alone_with(model), _gradients(), in_step(model) as (ranks, meet):
+    with alone_with(model), settings_said("the model"), _gradients(), in_step(model) as (ranks, meet):
         inner = checked(model, level, plan)
         reshard(inner)
         slots = checked_slots(inner)

@@ -186,6 +186,8 @@ def _same_values(one: Entry, other: Entry) -> bool:
     a, b = (_values(entry) for entry in (one, other))
     if a.is_complex() != b.is_complex():
         return False
+    if not any(values.is_floating_point() or values.is_complex() for values in (a, b)):
+        return torch.equal(a.long(), b.long())  # indices and masks are equal, or others
     a, b = (values if values.is_complex() else values.double() for values in (a, b))
     finite = b[b.isfinite()].abs()
     part = max(TOLERANCE, _rounding(one.dtype), _rounding(other.dtype))

@@ -163,7 +163,8 @@ def diff(a: Plan, b: Plan, *, names: tuple[str, str] = ("A", "B")) -> Difference
 
     Two distributions are the same if their family is, and their numbers agree to 6 digits and within the rounding of
     the dtype: a ``kaiming_normal()`` equals the ``Normal`` that it solves to, and not the ``TruncatedNormal`` of its
-    std. Rules and source lines are shown but not compared. Buffers that one of the plans keeps are not compared.
+    std. Integers must be equal. Rules and source lines are shown but not compared. Buffers that one of the plans keeps
+    are not compared.
 
     Args:
         a: a plan, of :func:`~zeta.record`, :func:`~zeta.verbs.plan` or ``Plan.from_json``.

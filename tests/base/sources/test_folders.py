@@ -165,6 +165,15 @@ def test_an_index_that_does_not_fit(index: Any, message: str, tmp_path: Path) ->
     assert "\x1b" not in str(caught.value)
 
 
+def test_an_index_with_a_name_twice(tmp_path: Path) -> None:
+    write(tmp_path, weight_map=weights())
+    path = tmp_path / "model.safetensors.index.json"
+    text = path.read_text()
+    path.write_text(text.replace(f'"{NAMES[0]}"', f'"{NAMES[0]}": "model-00002-of-00002.safetensors", "{NAMES[0]}"', 1))
+    with pytest.raises(CheckpointError, match=rf"has the name '{NAMES[0]}' twice in one object"):
+        open_source(tmp_path)
+
+
 def test_a_tensor_that_is_there_twice(tmp_path: Path) -> None:
     write(tmp_path)
     _, second = parts()

@@ -110,6 +110,12 @@ def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
+def _twice(other: str) -> bytes:
+    """A header with two tensors of one name over the same bytes."""
+    first = '"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}'
+    return f'{{{first}, "a": {{{other}, "data_offsets": [0, 8]}}}}'.encode()
+
+
 @pytest.mark.parametrize(
     ("header", "size", "message"),
     [
@@ -130,6 +136,13 @@ def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
         ({"__metadata__": {"a": 1}}, 0, "the header is wrong at '__metadata__'"),
         ([1], 0, "is no safetensors file: its header cannot be read"),
         (b"[" * 1000, 0, "nested more than 100"),
+        (_twice('"dtype": "F32", "shape": [2]'), 8, "has the name 'a' twice in one object"),
+        (_twice('"dtype": "I32", "shape": [2]'), 8, "has the name 'a' twice in one object"),
+        (
+            b'{"a": {"dtype": "F32", "shape": [1], "shape": [2], "data_offsets": [0, 8]}}',
+            8,
+            "has the name 'shape' twice",
+        ),
         (b"\xff", 0, "is no safetensors file"),
     ],
 )

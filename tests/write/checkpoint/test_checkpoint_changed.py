@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -131,3 +132,32 @@ def test_force_replaces_what_was_cut_off(size: int, tmp_path: Path) -> None:
         file.truncate(size)
     zeta.save(model, plan, tmp_path, seed=1, force=True)
     assert zeta.verify(tmp_path).ok
+
+
+@pytest.mark.parametrize("most", ["50GB", "600B"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_force_leaves_what_was_trained_under_the_same_header(dtype: torch.dtype, most: str, tmp_path: Path) -> None:
+    """As of a program that writes to the file where its values are."""
+    model, plan = zeta.record(lambda: nn.Sequential(nn.Linear(5, 7), nn.LayerNorm(7), nn.Linear(7, 9)))
+    zeta.save(model, plan, tmp_path, seed=3, dtype=dtype, max_shard_size=most)
+    path = max(tmp_path.glob("*.safetensors"))
+    content = path.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    path.write_bytes(content[:begin] + bytes(byte ^ 1 for byte in content[begin:]))
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=f"changed or replaced after zeta wrote them.*\n  - {path.name}"):
+        zeta.save(model, plan, tmp_path, seed=4, dtype=dtype, max_shard_size=most, force=True)
+    assert everything(tmp_path) == before
+    path.write_bytes(content)
+    zeta.save(model, plan, tmp_path, seed=4, dtype=dtype, max_shard_size=most, force=True)
+    assert zeta.verify(tmp_path).ok
+
+
+def test_force_leaves_an_index_of_somebody_else(tmp_path: Path) -> None:
+    model, plan = zeta.record(nn.TransformerEncoderLayer, 8, 2, 16)
+    zeta.save(model, plan, tmp_path, seed=0, max_shard_size="2KB")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"mine": "other.safetensors"}}')
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError, match=r"\n  - model\.safetensors\.index\.json"):
+        zeta.save(model, plan, tmp_path, seed=1, force=True)
+    assert everything(tmp_path) == before

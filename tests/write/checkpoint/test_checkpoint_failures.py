@@ -180,19 +180,25 @@ def test_what_somebody_else_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> N
 
 
 def test_too_little_room_is_noticed_before_the_first_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(nn.Linear(3, 3), tmp_path / "old", UNIFORM)
+    layer, draw = nn.Linear(30, 30), sampling.fill_
+
+    def compared_alone(requests: Any, *args: Any, **kwargs: Any) -> Any:
+        assert all(one.region.numel <= 16 for one in requests), "a value was computed"
+        return draw(requests, *args, **kwargs)
+
+    save(layer, tmp_path / "old", UNIFORM)
     size, before = (tmp_path / "old" / "model.safetensors").stat().st_size, contents(tmp_path)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, size - 1))
-    monkeypatch.setattr(sampling, "fill_", fail(AssertionError("a value was computed")))
+    monkeypatch.setattr(sampling, "fill_", compared_alone)
     for name in ("old", "new"):
-        with pytest.raises(CheckpointError, match=rf"{name} has room for {size - 1} bytes, and {size} are needed"):
-            save(nn.Linear(3, 3), tmp_path / name, UNIFORM, force=True)
+        with pytest.raises(CheckpointError, match=rf"{name} has room for {size - 1:,} bytes, and {size:,} are needed"):
+            save(layer, tmp_path / name, UNIFORM, force=True)
     assert contents(tmp_path) == before
     assert not (tmp_path / "new").exists()
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, size))
-    save(nn.Linear(3, 3), tmp_path / "new", UNIFORM)
+    save(layer, tmp_path / "new", UNIFORM)
 
 
 # -- refused before anything is written --------------------------------------------------------------------------------

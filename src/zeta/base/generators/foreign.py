@@ -6,8 +6,8 @@ as in ``from random import choice``, still draw from the hidden generator; its s
 if there is only one thread. The modules offer no other way to redirect their functions; this is needed as long as
 constructors may draw from them.
 
-``numpy.random.default_rng()`` without a seed takes one from the operating system: its numbers are others in each run,
-and in each process. The block's caller learns that one was made.
+A generator that is made without a seed, as by ``numpy.random.default_rng()`` or ``random.Random()``, takes one from the
+operating system: its numbers are others in each run, and in each process. The block's caller learns that one was made.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final
 
 from zeta.base.process.exchange import Shared
@@ -99,9 +100,9 @@ def foreign_apart() -> Iterator[Callable[[], list[str]]]:
     ``_UNSEEDED``.
     """
     states = {each: each.state(hidden) for each in _RANDOM_MODULES if (hidden := each.found()) is not None}
-    copies = {each.module: each.copy(state) for each, state in states.items()}
-    drawn: dict[str, None] = {}
     outer = _HERE.generators, _HERE.unseeded
+    copies = {each.module: each.copy(state) for each, state in states.items()}  # made without a seed
+    drawn: dict[str, None] = {}
 
     def restore() -> None:
         if _HERE.generators is copies and _HERE.unseeded:
@@ -135,6 +136,8 @@ def _at(path: str) -> Any:
 # -- the modules -----------------------------------------------------------------------------------------------------
 
 _UNSEEDED: Final = "generators without a seed"
+#: what makes a generator in NumPy, and takes its seed first
+_MAKING: Final = ("default_rng", "RandomState", "SeedSequence", "MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 _replaced: list[tuple[Any, str, Any]] = []
 
 
@@ -144,8 +147,12 @@ def _replace() -> None:
         if hidden is None:
             continue
         module = sys.modules[each.module]
-        if hasattr(module, "default_rng"):
-            _exchange(module, "default_rng", _made(module.default_rng))
+        for name in _MAKING:
+            if hasattr(module, name):
+                made = getattr(module, name)
+                _exchange(module, name, _class_made(made) if isinstance(made, type) else _made(made))
+        if module.__name__ == "random":
+            _exchange(module.Random, "__init__", _initialized(module.Random.__init__))
         for name, function in list(vars(module).items()):
             # numpy.random.seed is a plain function that calls the hidden generator's method
             if getattr(function, "__self__", None) is hidden or (name == "seed" and callable(function)):
@@ -174,13 +181,57 @@ def _redirected(module: str, name: str, function: Any) -> Callable[..., Any]:
     return draw
 
 
+def _note(seed: tuple[Any, ...]) -> None:
+    """Note that a generator is made without a seed, unless Python's own library does, or a module that is imported."""
+    if _HERE.unseeded or (seed and seed[0] is not None):
+        return
+    frame = sys._getframe(2)
+    if frame.f_globals.get("__name__", "").partition(".")[0] in sys.stdlib_module_names:
+        return
+    caller: FrameType | None = frame
+    while caller is not None and caller.f_globals.get("__name__") != "importlib._bootstrap":
+        caller = caller.f_back
+    _HERE.unseeded = caller is None
+
+
 def _made(function: Any) -> Callable[..., Any]:
     @functools.wraps(function)
-    def default_rng(seed: Any = None) -> Any:
-        _HERE.unseeded |= seed is None
-        return function(seed)
+    def made(*args: Any, **kwargs: Any) -> Any:
+        _note((*args, *kwargs.values()))
+        return function(*args, **kwargs)
 
-    return default_rng
+    return made
+
+
+def _initialized(function: Any) -> Callable[..., Any]:
+    """``random.Random.__init__``, which also subclasses call; that of the operating system has no seed at all."""
+
+    @functools.wraps(function)
+    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
+        _note((*args, *kwargs.values()))
+        function(self, *args, **kwargs)
+
+    return initialize
+
+
+def _class_made(made: Any) -> Any:
+    """A class of NumPy that notes who makes an instance without a seed, and is the class itself in all else."""
+
+    class Noting(type(made)):  # type: ignore[misc]
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            if cls is not noting:
+                return super().__call__(*args, **kwargs)  # of a class that is derived from it
+            _note((*args, *kwargs.values()))
+            return made(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: Any) -> bool:
+            return isinstance(instance, made) if cls is noting else super().__instancecheck__(instance)
+
+        def __subclasscheck__(cls, other: type) -> bool:
+            return issubclass(other, made) if cls is noting else super().__subclasscheck__(other)
+
+    noting = Noting(made.__name__, (made,), {"__doc__": made.__doc__, "__module__": made.__module__})
+    return noting
 
 
 _MODULES: Final = Shared(_replace, _restore)

@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from zeta.base import dtypes
-from zeta.base.reading import Shape, Size, Text, decode, shallow, shown
+from zeta.base.reading import Shape, Size, Text, check_names, decode, shallow, shown
 from zeta.base.sources.files import File, failing
 from zeta.base.sources.places import Place, check_shape, row_major
 from zeta.base.text import shape_text
@@ -80,6 +80,7 @@ def _header(file: File) -> bytes:
 def _entries(header: bytes) -> dict[str, _Entry]:
     try:
         raw = decode(shallow(header), dict[Text, msgspec.Raw])
+        check_names(header)
     except FormatError as error:
         raise FormatError(f"is no safetensors file: its header cannot be read: {error}") from None
     entries: dict[str, _Entry] = {}

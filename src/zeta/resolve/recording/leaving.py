@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from zeta.base.modules import named_buffers_of, named_modules_of, named_parameters_of, tensors_of
 from zeta.base.parametrizations import hooked
 from zeta.base.tensors import attributes, covered, extent, meets, overlaps, swap
-from zeta.errors import RecordingError, listed
+from zeta.errors import RecordingError, listed, notice
 from zeta.resolve.recording.caches import LARGEST_STRAY, part_from_caches
 from zeta.resolve.recording.holding import modules_held
 from zeta.resolve.recording.sources import Source
@@ -67,6 +67,7 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
         for name in hooked(module):  # computed again when there are values
             setattr(module, name, torch.empty_like(getattr(module, name), device="meta", requires_grad=False))
     recorder.forget_lent()
+    _drop_gradients(model)
     _forget_gradients([*tensors_of(model), *(tensor for _, tensor in held)])
     owned = _owned(model)
     if problems := list(_partly_owned(held, _owned(model, real=True))):
@@ -94,6 +95,23 @@ def leave_on_meta(model: nn.Module, recorder: Recorder) -> None:
     for tensor, real in values:
         swap(tensor, real)
     _replace_real(model, [tensor for _, tensor in held], recorder)
+
+
+def _drop_gradients(model: nn.Module) -> None:
+    """Remove the gradients that the constructor leaves, and say so: a plan has values alone."""
+    left: dict[str, Tensor] = {}
+    for path, module in named_modules_of(model):
+        for name, tensor in module._parameters.items():
+            if tensor is not None and tensor.is_meta and tensor.is_leaf and tensor.grad is not None:
+                left[f"{path}.{name}".lstrip(".")] = tensor
+    for parameter in left.values():
+        parameter.grad = None
+    if left:
+        notice(
+            f"the constructor leaves gradients ({', '.join(list(left)[:3])}{', ...' if len(left) > 3 else ''}), and a "
+            "plan has values alone: the model that is recorded has none. Set them after materialize_, or call "
+            "zero_grad() in the constructor"
+        )
 
 
 def _forget_gradients(tensors: list[Tensor]) -> None:

@@ -124,8 +124,8 @@ class Directory:
             is_file = stat.S_ISREG(os.fstat(file).st_mode)
             return is_file and hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
-    def begins(self, name: str, content: bytes) -> bool:
-        """Whether ``name`` is a link, or a file that begins with ``content`` or is cut off in it."""
+    def begins(self, name: str, content: bytes, offset: int = 0) -> bool:
+        """Whether ``name`` is a link, or a file that has ``content`` from ``offset`` on or is cut off in it."""
         found = self.status(name)
         if found is None or stat.S_ISLNK(found.st_mode):
             return True  # what a link leads to stays
@@ -134,7 +134,10 @@ class Directory:
         except OSError:  # it cannot be read
             return False
         with os.fdopen(file, "rb") as stream:
-            return stat.S_ISREG(os.fstat(file).st_mode) and content.startswith(stream.read(len(content)))
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                return False
+            stream.seek(offset)
+            return content.startswith(stream.read(len(content)))
 
     def write(self, name: str, content: bytes) -> None:
         """Create a file with ``content`` and fsync it; if that fails, no file is left."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
@@ -19,13 +20,21 @@ from typing import Final
 
 from zeta.base.escaping import visible
 from zeta.base.reading import is_folder
+from zeta.base.tensors import bytes_view
+from zeta.compute.stream.regions import Region
+from zeta.compute.values import values_of
 from zeta.errors import CheckpointError, listed
+from zeta.initializers.blocks import is_elementwise
 from zeta.write.checkpoint.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
+from zeta.write.checkpoint.layout import INDEX, Shard
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes, named_beside
 from zeta.write.checkpoint.open_folder import Directory, kind_of
 
 PARTIAL: Final = ".zeta-partial"
 _REQUEST: Final = "request.json"
+#: of an earlier file, so many tensors are compared before it is replaced, and so many elements of each
+_COMPARED: Final = 256
+_FIRST: Final = 16
 #: bytes: a single unfinished file is kept for a later run if it has at least this size; several files always are
 _WORTH_KEEPING: Final = 2**26
 
@@ -100,18 +109,21 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
 
     Other programs and people write files of these names too, such as those of the trained model. A file beside the
     tensors is of the earlier run only while it has the content that the manifest says, one of tensors only while it has
-    the header that zeta wrote.
+    the header that zeta wrote, and the first values that it drew.
     """
     existing = _existing(folder, settings, force=force)
     named: tuple[str, ...] = ()
     digests: dict[str, str] = {}
-    headers: dict[str, bytes] = {}
+    shards: dict[str, Shard] = {}
+    seed = 0
     reason = f"there is no {MANIFEST}"
     if MANIFEST in existing:
         try:
             earlier = Manifest.read(folder.path / MANIFEST)
-            named, digests = earlier.names, earlier.beside
-            headers = {shard.name: shard.header for shard in earlier.layout.shards}
+            named, digests, seed = earlier.names, dict(earlier.beside), earlier.seed
+            shards = {shard.name: shard for shard in earlier.layout.shards}
+            if earlier.layout.index is not None:
+                digests[INDEX] = hashlib.sha256(earlier.layout.index.encode()).hexdigest()
             reason = f"{MANIFEST} does not name them"
             existing = _existing(folder, {*settings, *digests}, force=force)
         except CheckpointError as error:
@@ -124,7 +136,7 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
         )
         raise CheckpointError(listed(heading, others))
     changed = [name for name in existing if name in digests and not folder.holds(name, digests[name])]
-    changed += [name for name in existing if name in headers and not folder.begins(name, headers[name])]
+    changed += [name for name in existing if name in shards and not _is_drawn(folder, shards[name], seed)]
     if changed:
         heading = (
             f"{folder.path} has files that were changed or replaced after zeta wrote them. Even force leaves them "
@@ -135,6 +147,28 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
         if folder.status(f"{EARLIER}{name}") is not None:
             raise folder.obstacle(f"{EARLIER}{name}", "nothing")
     return tuple(existing)
+
+
+def _is_drawn(folder: Directory, shard: Shard, seed: int) -> bool:
+    """Whether a file of tensors is still as zeta wrote it: its header, and the first elements of some tensors.
+
+    Training changes nearly all elements. What is not there, as the file is cut off, is not compared, and neither is
+    what is kept, or computed of whole tensors.
+    """
+    if not folder.begins(shard.name, shard.header):
+        return False
+    drawn = [
+        item
+        for item in shard.stored
+        if not item.entry.kept and item.entry.section is None and is_elementwise(item.entry.initializer)
+        and item.entry.nbytes
+    ]  # fmt: skip
+    for item in drawn[:: -(-len(drawn) // _COMPARED) or 1]:
+        _, first = next(iter(Region.whole(item.entry.shape).tiles(_FIRST)))
+        expected = b"".join(bytes(bytes_view(tile)) for _, tile in values_of(item.entry, seed, region=first))
+        if not folder.begins(shard.name, expected, item.offsets[0]):
+            return False
+    return True
 
 
 class Work:

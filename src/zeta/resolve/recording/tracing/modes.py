@@ -24,7 +24,7 @@ from zeta.base.generators import FUNCTIONS, Private, foreign_apart
 from zeta.base.language.state import outside_of_modes
 from zeta.base.process.interrupts import undone, undone_on_error
 from zeta.base.process.surroundings import plain
-from zeta.errors import RecordingError, ZetaError, notice
+from zeta.errors import RecordingError, ZetaError
 from zeta.resolve.recording.active import ACTIVE
 from zeta.resolve.recording.sources import is_pickled, source_here, source_of
 from zeta.resolve.recording.tracing.addresses import ADDRESSES, address_of
@@ -33,7 +33,7 @@ from zeta.resolve.recording.tracing.building import BUILDING, ELSEWHERE
 from zeta.resolve.recording.tracing.interception import INTERCEPTION
 from zeta.resolve.recording.tracing.rearranging import check_untraced, each_number
 from zeta.resolve.recording.tracing.recorder import Recorder
-from zeta.resolve.recording.tracing.threads import THREADS
+from zeta.resolve.recording.tracing.unseen import THREADS, notice_unseen
 
 _CPU: Final = torch.device("cpu")
 _OF_META: Final = re.compile(r"\bmeta\b(?!-)")
@@ -53,6 +53,13 @@ class Operations(Private):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        try:
+            return self._operation(func, types, args, kwargs or {})
+        except RecordingError as error:
+            self.recorder.refused[str(error)] = None
+            raise
+
+    def _operation(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not isinstance(func, OpOverload):
             raise RecordingError(f"{source_here()}: the operation {func} cannot be recorded")
         if any(issubclass(kind, FakeTensor) for kind in types):
@@ -66,9 +73,9 @@ class Operations(Private):  # type: ignore[no-untyped-call]
                 "recorded; compute initial values outside of autocast"
             )
         if func._schema.name.startswith("aten::_foreach_"):
-            return self._each(func, args, kwargs or {})
+            return self._each(func, args, kwargs)
         with torch._C.DisableTorchFunction():
-            return self.recorder.operation(func, args, dict(kwargs or {}))
+            return self.recorder.operation(func, args, dict(kwargs))
 
     def _each(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
         """An operation on lists of tensors, applied to one element after the other."""
@@ -111,10 +118,16 @@ class Functions(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        try:
+            return self._called(func, getattr(func, "__name__", ""), args, kwargs or {})
+        except (RuntimeError, BufferError, RecordingError) as error:
+            if isinstance(error, RecordingError) or _OF_META.search(str(error)):
+                self.recorder.refused[str(error)] = None
+            raise
+
+    def _called(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         check_untraced()
         self.operations.autocast = torch._C._is_any_autocast_enabled()
-        name = getattr(func, "__name__", "")
         if name == "__get__":
             return self._attribute(func, args, kwargs)
         if name == "__deepcopy__" and args[0].is_meta and args[0].is_leaf and id(args[0]) not in args[1]:
@@ -404,14 +417,4 @@ def recording(recorder: Recorder) -> Iterator[None]:
         ):
             yield
         recorder.lent.settle(ended=True)
-    if recorder.threads:
-        notice(
-            f"the constructor started a thread ({recorder.threads[0]}): what is done there is not recorded, and what "
-            "it made is kept as it came out, whatever the seed. Build the model in one thread, or give those parameters"
-            " a rule"
-        )
-    if drawn():
-        notice(
-            f"the constructor drew random numbers from {' and '.join(drawn())}: what it made of them is kept as it "
-            "came out, whatever the seed. Draw them with torch, or give those parameters a rule"
-        )
+    notice_unseen(recorder.threads, recorder.refused, drawn())

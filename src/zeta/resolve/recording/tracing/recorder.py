@@ -66,6 +66,7 @@ class Recorder:
         self.lent = Lending(self.graph, self.data, self._known, self.own)
         #: where the constructor started threads, in which nothing is recorded
         self.threads: list[Source | None] = []
+        self.refused: dict[str, None] = {}  # errors that the constructor got: texts, as tracebacks keep tensors
         #: the ``id`` of ``vars(module)`` of modules that the constructor made, and that another thread made meanwhile
         self.built, self.elsewhere = set[int](), set[int]()
         self.views: list[tuple[Callable[[], Tensor | None], Source | None]] = []  # they share another tensor's memory

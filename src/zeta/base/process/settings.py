@@ -1,0 +1,52 @@
+"""Settings of torch that all threads share: whether code that zeta ran for somebody left others than it found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+
+from zeta.errors import notice
+
+_BACKENDS: Final = torch.backends
+_SETTINGS: Final[dict[str, Callable[[], Any]]] = {
+    "torch.set_default_dtype": torch.get_default_dtype,
+    "torch.set_num_threads": torch.get_num_threads,
+    "torch.set_float32_matmul_precision": torch.get_float32_matmul_precision,
+    "torch.use_deterministic_algorithms": lambda: (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    ),
+    "torch.autograd.set_detect_anomaly": torch.is_anomaly_enabled,
+    "torch.backends.cudnn": lambda: (
+        _BACKENDS.cudnn.enabled,
+        _BACKENDS.cudnn.benchmark,
+        _BACKENDS.cudnn.deterministic,
+        _BACKENDS.cudnn.allow_tf32,
+    ),
+    "torch.backends.mkldnn.enabled": lambda: getattr(_BACKENDS.mkldnn, "enabled", None),
+    "torch.backends.cuda": lambda: (
+        _BACKENDS.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        _BACKENDS.cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        _BACKENDS.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+    ),
+    "torch.nn.modules.module.register_module_...hook": lambda: tuple(
+        len(getattr(torch.nn.modules.module, name))
+        for name in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+    ),
+}
+
+
+@contextlib.contextmanager
+def settings_said(who: str) -> Iterator[None]:
+    """Give a notice after the block if it left other settings. They stay: another thread may have changed them."""
+    before = {name: get() for name, get in _SETTINGS.items()}
+    yield
+    changed = [name for name, get in _SETTINGS.items() if get() != before[name]]
+    if changed:
+        notice(
+            f"{who} changed settings of the whole process, which stay as they are now: {', '.join(changed)}; set them "
+            "where the process starts"
+        )
