@@ -69,10 +69,14 @@ def candidates(name: str) -> Iterator[Candidate]:
 
 
 def smaller(name: str) -> Iterator[Candidate]:
-    """Narrow models with an output layer."""
-    from benchmarks.sources.transformers_small import small  # it builds on this module
+    """Narrow models, with an output layer, or without where that is of another configuration."""
+    from benchmarks.sources.transformers_small import FACTORS, configured, small  # it builds on this module
 
     yield from small(name)
+    for factor in FACTORS:
+        config = configured(name, factor, images=False)
+        found: Any = model_class(config)
+        yield found.__name__, functools.partial(found, config)
 
 
 def warm_up() -> None:

@@ -33,12 +33,21 @@ HEADS = re.compile(r"(\w+_)?(attention_heads|num_heads|n_heads?|key_value_heads|
 EXPERTS = re.compile(r"(n_routed|num_local|num|moe_num|n)_experts|num_experts")
 TOKEN = re.compile(r"\w*token_(id|index)\w*")
 
+_INDEXER = {"n_heads": 2, "kv_heads": 1, "head_dim": 16, "budget": 16, "compress_ratio": 4}
+
 #: by model type, what must fit together in a small model: attributes of its configuration, also of inner ones
 SETTINGS: dict[str, dict[str, Any]] = {
     "align": {"projection_dim": 80},
     "dpt": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3]},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 1024},
     "glpn": {"num_encoder_blocks": 4},
+    "qwen4_exp": {f"text_config.indexer_{key}": value for key, value in _INDEXER.items()},
+    "qwen4_exp_text": {f"indexer_{key}": value for key, value in _INDEXER.items()},
     "sam2": {"vision_config.backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+    "zamba": {
+        "num_hidden_layers": 8,
+        "layers_block_type": ["hybrid" if layer in (2, 7) else "linear_attention" for layer in range(8)],
+    },
     "sam3_tracker": {"vision_config.backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
 }
 
