@@ -16,6 +16,6 @@ def test_sharded_models_get_the_bits_of_unsharded_ones(tmp_path: Path) -> None:
     run("tests.helpers.adapt_ranks", 2, tmp_path)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_what_grows_has_the_bits_of_unsharded_models(tmp_path: Path, ranks: int) -> None:
     run("tests.helpers.grow_ranks", ranks, tmp_path)

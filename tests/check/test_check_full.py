@@ -44,6 +44,45 @@ def test_attention_has_a_jacobian_too() -> None:
     assert layers["blocks.0.attn:scaled_dot_product_attention"].singular[0] > 0
 
 
+#: the settings of the process at each forward pass; out of the model, whose lists a check restores
+FUSED: list[tuple[bool, bool]] = []
+
+
+class Attending(nn.Module):
+    """Attention of a tensor to itself."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def forward(self, x: Tensor) -> Tensor:
+        cuda: Any = torch.backends.cuda
+        FUSED.append((cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()))
+        return F.scaled_dot_product_attention(x, x, x, **self.options)
+
+
+ALLOWED = torch.tensor([[True, False, False], [True, True, False], [False, True, True]])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"is_causal": True}, {"attn_mask": ALLOWED}, {"attn_mask": ALLOWED / 2}, {"scale": 2.0}], ids=str
+)
+def test_the_jacobian_of_attention_is_that_of_autograd(options: dict[str, Any]) -> None:
+    x = torch.randn(2, 1, 3, 8, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Linear(8, 8), Attending(**options))
+    given = model[0](x).detach()
+    exact = torch.autograd.functional.jacobian(model[1], given).reshape(given.numel(), -1)  # type: ignore[no-untyped-call]
+    values = torch.linalg.svdvals(exact)
+    FUSED.clear()
+    report = check(model, x, loss=lambda out, batch: out.square().mean(), level="full")
+    assert set(FUSED) == {(True, True)}  # fused kernels stay on, for other threads too
+    singular = next(layer.singular for layer in report.layers if layer.name == "1")
+    assert singular is not None
+    assert singular[0] == pytest.approx(float(values.square().mean()), rel=0.25)  # a few random vectors
+    assert singular[1] is not None
+    assert 0.8 * float(values[0]) < singular[1] < 1.001 * float(values[0])  # a few rounds of a power iteration
+
+
 @pytest.mark.parametrize("gain", [0.3, 3.0])
 def test_jacobians_that_multiply_to_far_from_one(gain: float) -> None:
     model, x = deep(15, nn.ReLU, gain)
@@ -110,6 +149,7 @@ def test_activations_that_grow_with_width() -> None:
         ]
         return torch.optim.Adam(groups)
 
+    torch.manual_seed(0)
     x = (vectors(16), torch.arange(64) % 4)
     standard = check(
         Mlp(16, 16, 4), x, level="full", width=lambda n: Standard(n, False), widths=(32, 128, 512),

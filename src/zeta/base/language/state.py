@@ -91,6 +91,13 @@ def full_precision() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_other_settings() -> Iterator[None]:
+    """Settings of the whole process are the user's: no thread is in one of the blocks above that change them."""
+    with _ALONE.lock:
+        yield
+
+
+@contextlib.contextmanager
 def outside_of_modes() -> Iterator[None]:
     """Run torch as if no mode were active."""
     with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():

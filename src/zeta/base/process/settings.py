@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 
+from zeta.base.language.state import no_other_settings
 from zeta.errors import notice
 
 _BACKENDS: Final = torch.backends
@@ -41,12 +42,17 @@ _SETTINGS: Final[dict[str, Callable[[], Any]]] = {
 
 @contextlib.contextmanager
 def settings_said(who: str) -> Iterator[None]:
-    """Give a notice after the block if it left other settings. They stay: another thread may have changed them."""
-    before = {name: get() for name, get in _SETTINGS.items()}
+    """Give a notice after the block if there are other settings then. They stay: another thread may have made them."""
+    before = _settings()
     yield
-    changed = [name for name, get in _SETTINGS.items() if get() != before[name]]
+    changed = [name for name, now in _settings().items() if now != before[name]]
     if changed:
         notice(
-            f"{who} changed settings of the whole process, which stay as they are now: {', '.join(changed)}; set them "
-            "where the process starts"
+            f"{who} changed settings of the whole process, or another thread did, which stay as they are now: "
+            f"{', '.join(changed)}; set them where the process starts"
         )
+
+
+def _settings() -> dict[str, Any]:
+    with no_other_settings():
+        return {name: get() for name, get in _SETTINGS.items()}

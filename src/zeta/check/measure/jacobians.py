@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from zeta.base.distributed import is_sharded
 from zeta.check.facts.evidence import Chain
@@ -47,13 +48,43 @@ class Watched:
 NO_LAYERS: Final = Watched(records=(), squares=(), largest=())
 
 
+class _Unfused(TorchFunctionMode):
+    """Attention by products and a softmax, in this thread: torch's fused kernels have no second derivative.
+
+    ``sdpa_kernel`` would do this for all threads, and leave it so where two threads use it at a time.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        unfused = func is F.scaled_dot_product_attention and not types
+        return (_attention if unfused else func)(*args, **(kwargs or {}))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+    math_kernel = torch.ops.aten._scaled_dot_product_attention_math
+    result: Tensor = math_kernel(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )[0]
+    return result
+
+
 def watched(model: nn.Module, slots: Sequence[Slot], call: Call) -> Watched:
     """Run the model once more, and keep the input and output of each layer."""
     args, kwargs = mapped(call.args, _differentiable), mapped(dict(call.kwargs), _differentiable)
     again = replace(call, args=args, kwargs=kwargs)
     capture = Capture(named_modules(model), {id(group[0].tensor): group[0].name for group in groups(slots)}, keep=True)
-    # fused attention kernels have no second derivative
-    with plainly(model), sdpa_kernel(SDPBackend.MATH), capture.watching():
+    with plainly(model), _Unfused(), capture.watching():
         again.output_of(model)
     costs = _costs(capture.records, {slot.name: slot.shape for slot in slots})
     return Watched(

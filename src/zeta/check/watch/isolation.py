@@ -218,7 +218,7 @@ def _steps(
         yield name or "the model", kept.restore
     for name, module in modules.items():
         for place, value in things_in(name, module):
-            yield from ((place, restore) for restore in restorers(value))
+            yield from ((str(place), restore) for restore in restorers(value))
     # what views were taken from comes first: it may have a graph, which each view has then too
     viewed = ((name, view._base) for name, view in named.values())
     bases = {id(base): (f"the base of {name}", base) for name, base in viewed if base is not None}

@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import FunctionType, MemberDescriptorType, MethodType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +36,26 @@ _DISTRIBUTED: Final = "torch.distributed."
 _NO_OBJECTS: Final = (*_PLAIN, nn.Module, type, ModuleType, FunctionType, MethodType)
 
 
+class Place(NamedTuple):
+    """Where a thing is in an attribute of a module; as text ``blocks.layers[0]``, made where it is read."""
+
+    prefix: str
+    key: str
+    path: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.prefix}.{self.key}".lstrip(".") + "".join(f"[{part!r}]" for part in self.path)
+
+
 def modules_held(model: nn.Module) -> dict[str, nn.Module]:
     """The model's modules, and those that it keeps out of its sight, such as a teacher in a list, with their places."""
     found = dict(named_modules_of(model))
     known, pending = {id(module) for module in found.values()}, deque(found.items())
     while pending:
         prefix, module = pending.popleft()
-        for name, value in things_in(prefix, module):
+        for place, value in things_in(prefix, module):
             if isinstance(value, nn.Module) and id(value) not in known:
-                inner = {f"{name}.{path}".strip("."): one for path, one in named_modules_of(value)}
+                inner = {f"{place}.{path}".strip("."): one for path, one in named_modules_of(value)}
                 new = {path: one for path, one in inner.items() if id(one) not in known}
                 known.update(id(one) for one in new.values())
                 found |= new
@@ -52,28 +63,22 @@ def modules_held(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def things_in(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+def things_in(prefix: str, module: nn.Module) -> Iterator[tuple[Place, Any]]:
     """What is in a module's attributes, in containers there at any depth, and in the attributes of objects there."""
     for key, value in vars(module).items():
         if key not in TABLES and not isinstance(value, _PLAIN):
-            yield from ((_place(prefix, key, path), found) for path, found in inside(value))
+            yield from ((Place(prefix, key, path), found) for path, found in inside(value))
     yield from _objects(prefix, module)
 
 
-def _objects(prefix: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+def _objects(prefix: str, module: nn.Module) -> Iterator[tuple[Place, Any]]:
     """What is in the attributes of objects that a module holds."""
     for key, value in vars(module).items():
         if key not in TABLES and not isinstance(value, _PLAIN):
             for path, found in inside(value):
                 if _is_object(found):
-                    place = _place(prefix, key, path)
                     for held in (getattr(found, "__dict__", {}), _in_slots(found)):
-                        yield from ((_place("", place, inner), part) for inner, part in inside(held))
-
-
-def _place(prefix: str, key: str, path: tuple[Any, ...]) -> str:
-    """``blocks.layers[0]``: where a thing is in an attribute of a module."""
-    return f"{prefix}.{key}".lstrip(".") + "".join(f"[{part!r}]" for part in path)
+                        yield from ((Place(prefix, key, path + inner), part) for inner, part in inside(held))
 
 
 def held_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -168,11 +173,11 @@ def tensors_held(modules: dict[str, nn.Module]) -> dict[int, tuple[str, Tensor]]
         if tensor is not None
     ]
     held = [
-        found
+        (str(place), found)
         for name, module in modules.items()
         for part in (attributes_here(module, name), _objects(name, module))
-        for found in part
-        if isinstance(found[1], Tensor)
+        for place, found in part
+        if isinstance(found, Tensor)
     ]
     tensors = [(name, one) for name, one in own + held if not nn.parameter.is_lazy(one) and not one.is_meta]
     gradients = [(f"the gradient of {name}", one.grad) for name, one in tensors if one.is_leaf and one.grad is not None]
