@@ -15,19 +15,16 @@ With ``--json``, what the file has already is not done again.
 
 from __future__ import annotations
 
-import argparse
 import re
 import time
 import traceback
-import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import zeta
-from benchmarks.limited import limited, swept
+from benchmarks.limited import arguments, limited, quiet, swept
 from benchmarks.sources import SOURCES, Source, source
 from benchmarks.sources.pages import Result, noted, page
 from tests.helpers.twin import Outcome, Recorded, compared, record
@@ -135,17 +132,12 @@ def line(result: Result) -> str:
 
 def main() -> None:
     """Examine all models of a source, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments(__doc__, seconds=120)
     parser.add_argument("--source", choices=SOURCES, default=SOURCES[0])
-    parser.add_argument("--only", nargs="*")
-    parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--gib", type=int, default=8)
     parser.add_argument("--values", type=int, default=2**26)
-    parser.add_argument("--table", type=Path)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    quiet()
     of = source(options.source)
     # before any process is forked
     of.warm_up()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
 import resource
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+
+import torch
 
 #: how much longer than its processor time a task may take, as other programs run too
 _PATIENCE: Final = 20
@@ -25,6 +29,22 @@ class Named(Protocol):
 
 
 R = TypeVar("R", bound=Named)
+
+
+def arguments(text: str | None, *, seconds: int = 60) -> argparse.ArgumentParser:
+    """The arguments that all sweeps have."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--seconds", type=int, default=seconds)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def quiet() -> None:
+    """One thread, and no warnings of libraries, here and in what is forked."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
 
 
 def said(error: BaseException) -> str:

@@ -11,22 +11,18 @@ memory. With ``--json``, what the file has already is not done again.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import re
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-import torch
 import transformers
 
 import zeta
-from benchmarks.limited import limited, said, swept
+from benchmarks.limited import arguments, limited, quiet, said, swept
 from benchmarks.sources import source
 from benchmarks.sources.transformers_small import has_model
 from benchmarks.sources.transformers_wide import family
@@ -185,14 +181,8 @@ def _reason(why: str) -> str:
 
 def main() -> None:
     """Scale all model types, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*")
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--table", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    options = arguments(__doc__).parse_args()
+    quiet()
     of = source("transformers")
     of.warm_up()
     scaled("llama")  # what scaling imports is imported once, before any process is forked

@@ -9,16 +9,13 @@ without an explanation in ``benchmarks/explanations.py`` is an error, after the 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import gc
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +23,7 @@ from torch import nn
 
 import zeta
 from benchmarks.explanations import Found, page, unexplained
-from benchmarks.limited import limited, said, swept
+from benchmarks.limited import arguments, limited, quiet, said, swept
 from benchmarks.sources import source
 from benchmarks.sources.transformers_batches import batches
 from benchmarks.sources.transformers_small import LARGEST, has_model, small
@@ -157,14 +154,8 @@ def line(result: Verdict) -> str:
 
 def main() -> None:
     """Check all model types, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*")
-    parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--table", type=Path)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    options = arguments(__doc__).parse_args()
+    quiet()
     of = source("transformers")
     of.warm_up()
     for name in ("bert", "vit"):  # what checks import is imported once, before any process is forked

@@ -152,7 +152,7 @@ def _replace() -> None:
                 made = getattr(module, name)
                 _exchange(module, name, _class_made(made) if isinstance(made, type) else _made(made))
         if module.__name__ == "random":
-            _exchange(module.Random, "__init__", _initialized(module.Random.__init__))
+            _exchange(module.Random, "__init__", _made(module.Random.__init__, 1))  # subclasses call it too
         for name, function in list(vars(module).items()):
             # numpy.random.seed is a plain function that calls the hidden generator's method
             if getattr(function, "__self__", None) is hidden or (name == "seed" and callable(function)):
@@ -194,24 +194,15 @@ def _note(seed: tuple[Any, ...]) -> None:
     _HERE.unseeded = caller is None
 
 
-def _made(function: Any) -> Callable[..., Any]:
+def _made(function: Any, first: int = 0) -> Callable[..., Any]:
+    """What makes a generator, and notes if it has no seed, which is the argument at ``first``."""
+
     @functools.wraps(function)
     def made(*args: Any, **kwargs: Any) -> Any:
-        _note((*args, *kwargs.values()))
+        _note((*args[first:], *kwargs.values()))
         return function(*args, **kwargs)
 
     return made
-
-
-def _initialized(function: Any) -> Callable[..., Any]:
-    """``random.Random.__init__``, which also subclasses call; that of the operating system has no seed at all."""
-
-    @functools.wraps(function)
-    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
-        _note((*args, *kwargs.values()))
-        function(self, *args, **kwargs)
-
-    return initialize
 
 
 def _class_made(made: Any) -> Any:
