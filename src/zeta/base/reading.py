@@ -130,9 +130,9 @@ def parse_json(text: str | bytes) -> Any:
     return _within_limits(_guarded(lambda: json.loads(shallow(text).decode(), object_pairs_hook=_unique)))
 
 
-def check_names(content: bytes) -> None:
-    """Raise ``FormatError`` where an object in JSON of other programs has a name twice: ``decode`` takes the last."""
-    _guarded(lambda: json.loads(content.decode(), object_pairs_hook=_unique))
+def converted(value: Any, kind: type[T]) -> T:
+    """A part of what ``parse_json`` returned as a value of type ``kind``; ``FormatError`` if it differs."""
+    return _guarded(lambda: msgspec.convert(value, kind))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from zeta.base.escaping import visible
-from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, check_names, parse, read_bytes, shown
+from zeta.base.reading import LARGEST_DOCUMENT, LARGEST_SETTINGS, Text, converted, parse_json, read_bytes, shown
 from zeta.base.sources import archives, safetensors
 from zeta.base.sources.files import File, failing
 from zeta.base.sources.places import Place
@@ -97,8 +97,7 @@ def _files(folder: Path) -> tuple[Sequence[str], _Indexed | None]:
         if os.path.lexists(path):
             with failing(path):
                 content = read_bytes(path, LARGEST_DOCUMENT)
-                weight_map = parse(content, _Index).weight_map
-                check_names(content)
+                weight_map = converted(parse_json(content), _Index).weight_map
                 names = list(dict.fromkeys(weight_map.values()))
                 _check_names(names)
                 if whole and name not in names:

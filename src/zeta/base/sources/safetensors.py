@@ -6,13 +6,13 @@ https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import torch
 
 from zeta.base import dtypes
-from zeta.base.reading import Shape, Size, Text, check_names, decode, shallow, shown
+from zeta.base.reading import Shape, Size, Text, converted, parse_json, shown
 from zeta.base.sources.files import File, failing
 from zeta.base.sources.places import Place, check_shape, row_major
 from zeta.base.text import shape_text
@@ -79,17 +79,16 @@ def _header(file: File) -> bytes:
 
 def _entries(header: bytes) -> dict[str, _Entry]:
     try:
-        raw = decode(shallow(header), dict[Text, msgspec.Raw])
-        check_names(header)
+        raw = converted(parse_json(header), dict[Text, Any])
     except FormatError as error:
         raise FormatError(f"is no safetensors file: its header cannot be read: {error}") from None
     entries: dict[str, _Entry] = {}
-    for name, text in raw.items():
+    for name, value in raw.items():
         try:
             if name == _METADATA:
-                decode(bytes(text), dict[Text, Text])
+                converted(value, dict[Text, Text])
             else:
-                entries[name] = decode(bytes(text), _Entry)
+                entries[name] = converted(value, _Entry)
         except FormatError as error:
             raise FormatError(f"the header is wrong at {shown(name)}: {error}") from None
     return entries
