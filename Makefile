@@ -2,7 +2,7 @@
 # Needed beforehand: Python 3.11 or newer with its venv module, a C++ compiler, make.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n auto --dist loadgroup
+PYTEST_ARGS ?= -n auto --dist loadscope --no-loadscope-reorder
 
 VENV := .venv
 BIN := $(VENV)/bin

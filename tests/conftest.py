@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # before numpy is imported, which counts the processors then: else every worker wants every core
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -31,6 +36,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     # last, so that a fixture which restores the state on its own cannot hide a change
     if item.get_closest_marker("keeps_rng") and isinstance(item, pytest.Function):
         item.fixturenames.append("untouched_rng")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imports_are_not_searched_for_garbage() -> None:
+    """A search visits all objects of the process, of which libraries and collected tests alone have a million."""
+    gc.freeze()
 
 
 def torch_settings() -> dict[str, Any]:

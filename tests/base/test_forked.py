@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-# The parent uses torch's threads first where "used" is given, and the child has one thread where "one" is.
+# A process that forks one child for each case: a call, with the options "one" (the child has one thread), "thread" (it
+# calls in a thread that it starts) or "grandchild". It uses torch's threads first where its first argument is "used".
 CODE = """
-import multiprocessing, os, signal, sys, tempfile, threading, time, warnings
+import json, os, signal, sys, tempfile, threading, traceback, warnings
 warnings.simplefilter("ignore")
 import torch, zeta
 from torch import nn
 from zeta.initializers import Normal, Orthogonal, Zeros
 
-call, options = sys.argv[1], sys.argv[2:]
 torch.set_num_threads(1)
 small, large = nn.Linear(4, 4), nn.Linear(1024, 1024)
 normed = nn.utils.parametrizations.weight_norm(nn.Linear(1024, 1024))  # computes the norms of 1024 rows
 torch.set_num_threads(2)
 rules = zeta.Rules([zeta.Rule("weight", Normal(0.02)), zeta.Rule("bias", Zeros())])
 matrices = zeta.Rules([zeta.Rule("weight", Orthogonal()), zeta.Rule("bias", Zeros())])
-if "used" in options:
+if sys.argv[1] == "used":
     torch.zeros(2**22).add_(1)
 plan, batch = zeta.plan(large, rules), torch.ones(16, 4)
 calls = {
@@ -36,14 +38,13 @@ calls = {
 }
 
 
-def run():
+def run(call, options):
     signal.alarm(60)
     if "one" in options:
         torch.set_num_threads(1)
     try:
         if "thread" in options:
-            failures = []
-            thread = threading.Thread(target=lambda: attempt(failures))
+            thread = threading.Thread(target=calls[call])
             thread.start(), thread.join()
         else:
             calls[call]()
@@ -52,61 +53,58 @@ def run():
         assert "spawn" in str(error) and "set_num_threads(1)" in str(error)
         os._exit(7)
     except BaseException:
-        import traceback
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def attempt(failures):
-    calls[call]()
-
-
-if "grandchild" in options:
+def forked(work):
     child = os.fork()
     if not child:
-        inner = os.fork()
-        if not inner:
-            run()
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-else:
-    child = os.fork()
-    if not child:
-        run()
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        work()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+outcomes = []
+for call, *options in json.loads(sys.argv[2]):
+    if "grandchild" in options:
+        outcomes.append(forked(lambda: os._exit(forked(lambda: run(call, options)))))
+    else:
+        outcomes.append(forked(lambda: run(call, options)))
+print(json.dumps(outcomes))
 """
-REFUSED, WORKED = "7", "0"
+REFUSED, WORKED = 7, 0
+#: what the parent did before, what the child does, and what comes of it
+CASES: dict[tuple[str, ...], int] = {
+    # torch would wait forever
+    ("used", "verify"): REFUSED,
+    ("used", "check"): REFUSED,
+    ("used", "init_ of matrices"): REFUSED,
+    ("used", "init_ of a parametrized weight"): REFUSED,
+    ("used", "verify", "grandchild"): REFUSED,
+    # no threads of torch are needed
+    ("used", "init_"): WORKED,
+    ("used", "save"): WORKED,
+    # torch works on one thread, on a thread that the child started, and where the parent had used no threads
+    **{("used", call, option): WORKED for call in ("verify", "check") for option in ("one", "thread")},
+    ("unused", "verify"): WORKED,
+    ("unused", "check"): WORKED,
+    ("unused", "verify", "grandchild"): WORKED,
+}
 
 
-def outcome(call: str, *options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, call, *options], capture_output=True, text=True, timeout=120, check=True
-    )
+@functools.cache
+def outcomes(before: str) -> dict[tuple[str, ...], int]:
+    cases = [case for case in CASES if case[0] == before]
+    command = [sys.executable, "-c", CODE, before, json.dumps([case[1:] for case in cases])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     assert done.stderr == ""
-    return done.stdout.strip()
+    return dict(zip(cases, json.loads(done.stdout), strict=True))
 
 
-@pytest.mark.parametrize("call", ["verify", "check", "init_ of matrices", "init_ of a parametrized weight"])
-def test_refused_where_torch_would_wait_forever(call: str) -> None:
-    assert outcome(call, "used") == REFUSED
-
-
-@pytest.mark.parametrize("call", ["init_", "save"])
-def test_what_needs_no_threads_of_torch_works(call: str) -> None:
-    assert outcome(call, "used") == WORKED
-
-
-@pytest.mark.parametrize("call", ["verify", "check"])
-@pytest.mark.parametrize("options", [("used", "one"), ("used", "thread"), ()])
-def test_not_refused_where_torch_works(call: str, options: tuple[str, ...]) -> None:
-    """On one thread; on a thread that the child started; where the parent had used no threads."""
-    assert outcome(call, *options) == WORKED
-
-
-@pytest.mark.parametrize(("options", "expected"), [(("used", "grandchild"), REFUSED), (("grandchild",), WORKED)])
-def test_a_child_of_a_child(options: tuple[str, ...], expected: str) -> None:
-    assert outcome("verify", *options) == expected
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
+def test_refused_only_where_torch_would_wait_forever(case: tuple[str, ...]) -> None:
+    assert outcomes(case[0])[case] == CASES[case]
 
 
 IMPORTED = """

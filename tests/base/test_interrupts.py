@@ -64,6 +64,7 @@ class Interrupted:
 
     def __init__(self, at: int | None, place: str) -> None:
         self.at, self.lines = at, 0
+        self.numbers: list[int] = []  # in the file, of the lines in their order
         self.file, self.functions = str(PACKAGE / place), PLACES[place]
 
     def __enter__(self) -> Interrupted:
@@ -84,6 +85,7 @@ class Interrupted:
         locks = linecache.getline(self.file, frame.f_lineno).strip() in ("with _LOCK:", "with self._lock:")
         if event == "line" and not locks:
             self.lines += 1
+            self.numbers.append(frame.f_lineno)
             if self.lines == self.at:
                 sys.settrace(None)
                 raise KeyboardInterrupt
@@ -175,14 +177,24 @@ def surrounded() -> Iterator[None]:
         yield
 
 
-def sweep(run: Callable[[Net], object], place: str, look: Callable[[Net], Any], most: int) -> list[tuple[int, Any]]:
-    """What differs after an interrupt at each line, or at about ``most`` of them, equally spaced."""
+def sweep(
+    run: Callable[[Net], object], place: str, look: Callable[[Net], Any], most: int | None
+) -> list[tuple[int, Any]]:
+    """What differs after an interrupt at about ``most`` lines, equally spaced.
+
+    ``None``: at the first and the last time of each line.
+    """
     with Interrupted(None, place) as counted:
         run(Net())
     assert counted.lines, "nothing runs there"
     different: list[tuple[int, Any]] = []
-    step = max(1, counted.lines // most)
-    for at in [*range(1, counted.lines, step), counted.lines]:
+    if most is None:
+        times = [*enumerate(counted.numbers, 1)]
+        first, last = ({number: at for at, number in order} for order in (reversed(times), times))
+        chosen = sorted({*first.values(), *last.values()})
+    else:
+        chosen = [*range(1, counted.lines, max(1, counted.lines // most)), counted.lines]
+    for at in chosen:
         model = Net()
         before = look(model)
         with Interrupted(at, place), contextlib.suppress(KeyboardInterrupt):
@@ -206,15 +218,17 @@ CHECKED = [
 ]
 
 
+@pytest.mark.parametrize("most", [15, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", PLANNED)
-def test_a_plan_of_a_function_that_is_interrupted_changes_nothing(place: str) -> None:
+def test_a_plan_of_a_function_that_is_interrupted_changes_nothing(place: str, most: int | None) -> None:
     with surrounded():
-        assert sweep(planned, place, looked, 60) == []
+        assert sweep(planned, place, looked, most) == []
 
 
+@pytest.mark.parametrize("most", [5, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("place", CHECKED)
-def test_a_check_that_is_interrupted_changes_nothing(place: str) -> None:
-    assert sweep(checked, place, looked, 12) == []
+def test_a_check_that_is_interrupted_changes_nothing(place: str, most: int | None) -> None:
+    assert sweep(checked, place, looked, most) == []
 
 
 @pytest.mark.parametrize("place", ["base/tensors.py", "write/materialize.py", "base/process/interrupts.py"])

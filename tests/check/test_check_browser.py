@@ -20,12 +20,9 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no Chromium to look at the HTML with: make chromium installs Debian's, where it can"
-    ),
-    pytest.mark.xdist_group("browser"),  # one browser, and each page opened once
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium to look at the HTML with: make chromium installs Debian's, where it can"
+)
 
 PATIENCE = 30_000  # milliseconds, for a machine that is busy with other things
 expect.set_options(timeout=PATIENCE)

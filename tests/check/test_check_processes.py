@@ -13,8 +13,8 @@ from tests.helpers.processes import run
     ("module", "ranks"),
     [
         ("tests.helpers.check_ranks", 2),
-        pytest.param("tests.helpers.check_fsdp_ranks", 2, marks=pytest.mark.slow),
-        ("tests.helpers.check_fsdp_ranks", 4),
+        ("tests.helpers.check_fsdp_ranks", 2),
+        pytest.param("tests.helpers.check_fsdp_ranks", 4, marks=pytest.mark.slow),
     ],
 )
 def test_several_processes_find_what_one_finds(tmp_path: Path, module: str, ranks: int) -> None:

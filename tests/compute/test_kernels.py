@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import nn
+from torch import Tensor, nn
 
 import zeta
 from tests.helpers.kernel_tasks import FLOATS, LAWS, assert_same, bits, tasks
@@ -103,25 +104,36 @@ def test_any_region_in_any_memory(isa: str, task: Task) -> None:
     assert_same(task, kernels.proved(isa).fill)
 
 
+def normals(sizes: Sequence[int]) -> list[Task]:
+    """A task for a tensor of each size."""
+    return [
+        Task(law=LAWS["normal"](torch.float32), keys=(i,), draw=0, region=Region.whole((n,)), outs=(torch.zeros(n),))
+        for i, n in enumerate(sizes)
+    ]
+
+
+SIZES = (700_001, 1, 0, 17, 300_000)
+
+
+@functools.cache
+def expected_normals() -> list[Tensor]:
+    tasks = normals(SIZES)
+    reference.fill(tasks)
+    return [task.outs[0] for task in tasks]
+
+
 @pytest.mark.sanitize
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_any_number_of_threads(isa: str, threads: int) -> None:
-    sizes = [700_001, 1, 0, 17, 300_000]
-    outs = [torch.zeros(size) for size in sizes]
-    fills = [
-        Task(law=LAWS["normal"](torch.float32), keys=(i,), draw=0, region=Region.whole((size,)), outs=(out,))
-        for i, (size, out) in enumerate(zip(sizes, outs, strict=True))
-    ]
+    fills = normals(SIZES)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         kernels.fill(fills)
     finally:
         torch.set_num_threads(before)
-    for i, out in enumerate(outs):
-        expected = torch.zeros_like(out)
-        reference.fill([Task(law=fills[i].law, keys=(i,), draw=0, region=fills[i].region, outs=(expected,))])
-        assert torch.equal(out, expected)
+    for task, expected in zip(fills, expected_normals(), strict=True):
+        assert torch.equal(task.outs[0], expected)
 
 
 @pytest.mark.sanitize

@@ -179,10 +179,10 @@ class _Steps:
         self._pending = deque(steps)
         self._failed: dict[str, None] = {}
         self._tries = 0  #: of the first one
+        self._grad = torch.is_grad_enabled()  # and not in take, which may have been interrupted with gradients off
 
     def take(self) -> None:
         """Take all steps that were not taken to their end, even if one of them fails, and raise then."""
-        grad = torch.is_grad_enabled()
         try:
             torch._C._set_grad_enabled(False)
             while self._pending:
@@ -197,7 +197,7 @@ class _Steps:
                 self._pending.popleft()
                 self._tries = 0
         finally:
-            torch._C._set_grad_enabled(grad)
+            torch._C._set_grad_enabled(self._grad)
         if self._failed:
             raise TargetError(
                 listed(
