@@ -283,3 +283,30 @@ def test_units_that_are_off_for_the_whole_batch_do_not_make_an_output_constant_f
         model[2].bias.fill_(-1.0)
         model[2].weight.abs_().neg_()
     assert {finding.rule.id for finding in check(model, torch.randn(16, 8)).findings} == {"Z506"}
+
+
+class NoSlope(torch.autograd.Function):
+    """The identity, with the backward pass that ``slope`` is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Any) -> Tensor:
+        ctx.slope = slope
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
+        return ctx.slope(gradient), None
+
+
+def test_a_backward_of_ones_own_that_returns_zero_is_found() -> None:
+    torch.manual_seed(0)
+    model = Through(lambda x: NoSlope.apply(x.tanh(), torch.zeros_like))  # type: ignore[no-untyped-call]
+    report = check(model, (torch.randn(32, 8), torch.arange(32) % 4))
+    assert [(f.rule.id, f.severity.value, f.parameter) for f in report.findings] == [("Z506", "fail", "first.weight")]
+
+
+def test_a_backward_of_ones_own_may_return_no_gradient() -> None:
+    torch.manual_seed(0)
+    model = Through(lambda x: NoSlope.apply(x.tanh(), lambda _: None))  # type: ignore[no-untyped-call]
+    report = check(model, (torch.randn(32, 8), torch.arange(32) % 4))
+    assert [(f.rule.id, f.severity.value, f.parameter) for f in report.findings] == [("Z502", "fail", "first.weight")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import io
 import math
@@ -810,12 +811,38 @@ class Clumsy(nn.Module):
         lambda x: x.copy_(torch.ones(5)),
         lambda x: x.mul_(torch.ones(2, 2)),
         lambda x: x.masked_fill_(torch.ones(4, dtype=torch.bool), 3.0),
+        lambda x: torch.linalg.cholesky(-x.diag()),
+        lambda x: torch.linalg.inv(x.expand(6, 6)),
+        lambda x: torch.linalg.solve(x.expand(6, 6), x),
+        lambda x: torch._assert_async(x.sum() > 7),
     ],
 )
 def test_what_raises_in_a_constructor_raises_when_it_is_recorded(fails: Callable[[Tensor], object]) -> None:
     model, _, _ = recorded(Clumsy, fails)
     assert torch.equal(model.x, Clumsy(fails).x)
     assert model.x.tolist() == [2.0] * 6
+
+
+def test_more_is_added_to_the_diagonal_until_a_factorization_succeeds() -> None:
+    """As of the covariance of a Gaussian process."""
+    places = torch.linspace(0, 1, 24)
+
+    def factor() -> Tensor:
+        covariance = torch.exp(-((places[:, None] - places) ** 2) * 8)
+        for jitter in (0.0, 1e-9, 1e-3):
+            with contextlib.suppress(torch.linalg.LinAlgError):
+                return torch.linalg.cholesky(covariance + jitter * torch.eye(24))
+        raise AssertionError
+
+    model, _, _ = recorded(_of(factor))
+    assert torch.equal(model.made, factor())
+    assert torch.allclose(model.made @ model.made.T, torch.exp(-((places[:, None] - places) ** 2) * 8), atol=2e-3)
+
+
+def test_a_random_matrix_that_cannot_be_factorized_is_an_error() -> None:
+    model, plan = zeta.record(_of(lambda: torch.linalg.cholesky(-torch.rand(3, 3).diag().diag())))
+    with pytest.raises(zeta.PlanError, match=r"made: step \d+ \(linalg_cholesky_ex\).*is not positive-definite"):
+        zeta.materialize_(model, plan, seed=0)
 
 
 def _of(make: Callable[[], Tensor]) -> Callable[[], nn.Module]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import zeta
 from tests.helpers.constructors import Instruction, Random
 from tests.helpers.recorded import Awkward
-from tests.helpers.twin import twin
+from tests.helpers.twin import near, twin
 from tests.resolve.test_recording import LAYERS
 from zeta.compute import programs
 from zeta.initializers import Program, Uniform
@@ -83,6 +83,18 @@ def test_a_lost_sign_is_found() -> None:
     law = laws._scaled_and_shifted
     with mock.patch.object(laws, "_scaled_and_shifted", careless):
         assert any(text.startswith("negative") for text in twin(Alone).different)
+
+
+def test_other_values_of_a_program_are_found() -> None:
+    """Where sums may be rounded otherwise, not all may be."""
+    values = torch.randn(4, 4).softmax(-1)
+    _, plan = zeta.record(Holder, lambda: torch.randn(4, 4).softmax(-1))
+    program = plan["made0"].initializer
+    assert isinstance(program, Program)
+    assert near(values, values * (1 + 1e-7), program)
+    for other in (values.T, values * 1.001, values + torch.eye(4) * 1e-3):
+        assert not near(values, other, program)
+    assert not near(torch.arange(4), torch.arange(4).flip(0), program)
 
 
 def test_a_norm_over_one_channel_is_the_weight_itself() -> None:

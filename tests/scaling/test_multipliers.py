@@ -238,3 +238,52 @@ def test_an_attention_of_torch_is_multiplied_as_a_whole() -> None:
     assert torch.allclose(first(x), expected)
     with torch.no_grad():
         assert torch.allclose(first.eval()(x), expected)
+
+
+class Around(Mlp):
+    """Uses the weight of its read-out without calling it, in ways that its source does not show plainly."""
+
+    def __init__(self, width: int, way: str) -> None:
+        super().__init__(width)
+        self.way = way
+
+    def read_out(self, x: Tensor) -> Tensor:
+        weight, bias = self.out.weight, self.out.bias
+        match self.way:
+            case "called":
+                return self.out(x)
+            case "forward":
+                return self.out.forward(x)
+            case "parameters":
+                return F.linear(x, *self.out.parameters())
+            case _:
+                return x @ weight.T + bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read_out(F.relu(self.h2(F.relu(self.h1(F.relu(self.inp(x)))))))
+
+
+@pytest.mark.parametrize("way", ["forward", "parameters", "another name"])
+def test_a_multiplier_whose_module_is_not_called_is_said_once(way: str) -> None:
+    build = partial(Around, way=way)
+    scaling = zeta.scale(build, {"width": 64}, {"width": 256})
+    model, x = made(scaling, build, width=256), torch.randn(5, 32, dtype=torch.double)
+    before = model(x)
+    scaling.apply_multipliers_(model)
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    for each in (model, twin):
+        with pytest.warns(zeta.ZetaNotice, match=r"did not call the modules(?s:.*)input of out x 0\.25 \(readout\)"):
+            assert torch.equal(each(x), before)
+        each(x)  # a second notice would be an error
+
+
+def test_a_multiplier_whose_module_is_called_is_not_said() -> None:
+    build = partial(Around, way="called")
+    scaling = zeta.scale(build, {"width": 64}, {"width": 256})
+    model, x = made(scaling, build, width=256), torch.randn(5, 32, dtype=torch.double)
+    before = model(x)
+    handle = scaling.apply_multipliers_(model)
+    assert len(handle) == 1
+    assert torch.allclose(model(x) - model.out.bias, (before - model.out.bias) / 4)  # type: ignore[operator]
+    handle.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

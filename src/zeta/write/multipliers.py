@@ -10,37 +10,49 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zeta.base.modules import check_module, modules_of
-from zeta.errors import PlanError, TargetError, listed
+from zeta.errors import PlanError, TargetError, listed, notice
 from zeta.resolve.scaling.multipliers import INPUTS, Multiplier
 from zeta.resolve.slots import named_modules
 
 
-class ScaledInput:
-    """Multiplies the first tensor that a module gets."""
+class _Scaled:
+    """``used``: whether it has multiplied anything, outside of ``torch.compile``, whose graphs do not note it."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
+        self.used = False
+
+    def _note(self) -> None:
+        if not torch.compiler.is_compiling():
+            self.used = True
+
+
+class ScaledInput(_Scaled):
+    """Multiplies the first tensor that a module gets."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """The hook: the arguments with the first tensor multiplied."""
         for place, value in enumerate(args):
             if isinstance(value, Tensor):
+                self._note()
                 return (*args[:place], value * self.factor, *args[place + 1 :]), kwargs
         for key in ("query", *kwargs):  # of an attention, the queries, in whatever order they are given
             if isinstance(value := kwargs.get(key), Tensor):
+                self._note()
                 return args, {**kwargs, key: value * self.factor}
         return args, kwargs
 
 
-class ScaledOutput:
+class ScaledOutput(_Scaled):
     """Multiplies the first tensor that a module returns, or the first ``end`` elements of its last dimension."""
 
     def __init__(self, factor: float, end: int | None = None) -> None:
-        self.factor = factor
+        super().__init__(factor)
         self.end = end
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The hook: the output, multiplied."""
+        self._note()
         if isinstance(output, tuple):
             return (self._scaled(output[0]), *output[1:])
         return self._scaled(output)
@@ -50,6 +62,33 @@ class ScaledOutput:
             return value * self.factor
         first, rest = value.tensor_split([self.end], dim=-1)
         return torch.cat([first * self.factor, rest], dim=-1)
+
+
+class FirstPass:
+    """At the end of a model's first forward pass, names the multipliers that multiplied nothing in it.
+
+    ``forward`` may use a weight without calling its module, as by ``F.linear(x, weight)`` or ``module.forward(x)``. No
+    hook runs then, and not everything that does so can be known from the source.
+    """
+
+    def __init__(self, hooks: Sequence[tuple[str, _Scaled]]) -> None:
+        self.hooks: list[tuple[str, _Scaled]] = [*hooks]
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The hook."""
+        if torch.compiler.is_compiling() or not self.hooks:
+            return
+        idle = [name for name, hook in self.hooks if not hook.used]
+        self.hooks.clear()
+        if idle:
+            notice(
+                listed(
+                    "the first forward pass did not call the modules of these multipliers, so that nothing was "
+                    "multiplied. If it used their weights otherwise, as by F.linear(x, weight) or module.forward(x), "
+                    "call the modules, or pass multipliers=False to zeta.scale; if it did not use them, all is well:",
+                    idle,
+                )
+            )
 
 
 class Multiplied:
@@ -65,7 +104,7 @@ class Multiplied:
             self._handles.pop().remove()
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self.multipliers) if self._handles else 0
 
     def __repr__(self) -> str:
         state = f"{len(self.multipliers)}" if self._handles or not self.multipliers else "removed"
@@ -75,7 +114,7 @@ class Multiplied:
 def has_multipliers(model: nn.Module) -> bool:
     """Whether multipliers are applied to a model, or to a part of it."""
     return any(
-        isinstance(hook, ScaledInput | ScaledOutput)
+        isinstance(hook, _Scaled)
         for module in modules_of(model)
         for hooks in (module._forward_hooks, module._forward_pre_hooks)
         for hook in hooks.values()
@@ -97,10 +136,17 @@ def multiply_(model: nn.Module, multipliers: Sequence[Multiplier]) -> Multiplied
     if absent:
         raise PlanError(listed("this scaling is not for this model, which has no module for:", absent))
     handles: list[RemovableHandle] = []
+    hooks: list[tuple[str, _Scaled]] = []
     for each in multipliers:
         module = modules[each.module]
         if each.where in INPUTS:
-            handles.append(module.register_forward_pre_hook(ScaledInput(each.factor), with_kwargs=True))
+            before = ScaledInput(each.factor)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            hooks.append((str(each), before))
         else:
-            handles.append(module.register_forward_hook(ScaledOutput(each.factor, each.end)))
+            after = ScaledOutput(each.factor, each.end)
+            handles.append(module.register_forward_hook(after))
+            hooks.append((str(each), after))
+    if hooks:
+        handles.append(model.register_forward_hook(FirstPass(hooks)))
     return Multiplied(multipliers, handles)

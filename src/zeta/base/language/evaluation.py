@@ -151,6 +151,8 @@ def _call(
     if part is not None:
         if not isinstance(result, list | tuple) or not 0 <= part < len(result):
             raise ValueError(f"there is no part {part}")
+        if operation.name == "linalg_cholesky_ex" and part == 0 and device is _CPU and bool(result[1].any()):
+            raise ValueError("the matrix is not positive-definite")  # the factor is one of no matrix
         result = result[part]
     return _plain(result) if isinstance(result, Tensor) else result
 

@@ -199,7 +199,7 @@ def _still(learned: list[TensorFacts], evidence: Evidence) -> Iterator[Finding]:
     reached = {name for use in evidence.uses for name in use.layer.parameters}
     # embeddings of which the batch uses only the padding row
     padding = {name for use in evidence.uses if use.layer.output.zeros == 1.0 for name in use.layer.parameters}
-    cut = {name for cut in evidence.cuts for name in cut.parameters}  # Z904
+    cut = {name for cut in evidence.cuts if not cut.at.explicit for name in cut.parameters}  # Z904
     padding &= {one.name for one in learned if one.slot.kind is Kind.EMBEDDING and not one.zero}
     still = [one for one in learned if one.is_weight and one.still and one.name in later.still and one.name not in cut]
     weights = [one for one in learned if one.is_weight]

@@ -77,8 +77,8 @@ class Record:
             self.node, self.maker = output.grad_fn, made_by(output, in_order=True)[-1]
             output.register_hook(self._take_gradient)  # type: ignore[no-untyped-call]
 
-    def _take_gradient(self, gradient: Tensor) -> None:
-        self.gradient = pending(gradient, histogram=False)
+    def _take_gradient(self, gradient: Tensor | None) -> None:
+        self.gradient = pending(gradient, histogram=False) if gradient is not None else None  # of one's own backward
 
 
 class _Frame:

@@ -57,7 +57,9 @@ class LossCall:
         """Whether the target holds the numbers of classes."""
         return self.function in CLASSES and not self.target.is_floating_point() and self.given.ndim >= 2
 
-    def _take_gradient(self, gradient: Tensor) -> None:
+    def _take_gradient(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # as a backward of one's own may return
+            return
         with torch.no_grad(), torch._C.DisableTorchFunction():
             slope = self._slope(plain(gradient))
             if slope is not None:

@@ -264,8 +264,11 @@ class Recorder:
             result = self._for_real(func, args, kwargs)
         outputs = [result] if isinstance(result, Tensor) else list(tensors_in(result))
         if not outputs and not isinstance(result, list | tuple):
-            # the result is a number, which needs the values; or None, of a check inside a decomposition
-            return None if result is None else func(*(self._real(item) for item in args), **kwargs)
+            # a number, which needs the values; or None, of a check such as that of a factorization, if they are known
+            of = self._concrete if result is None else self._real
+            with contextlib.suppress(*[RecordingError] if result is None else ()), outside_of_modes():
+                return func(*(of(item) for item in args), **kwargs)
+            return None
         if any(t.layout is not torch.strided for t in outputs):
             raise RecordingError(f"{source_here()}: {name} makes a sparse tensor, which programs lack; make it dense")
         if all(t.untyped_storage()._cdata in before or t.untyped_storage()._cdata in self.graph.cells for t in outputs):
