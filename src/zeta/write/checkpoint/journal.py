@@ -76,6 +76,7 @@ class Journal:
             found = place.status(parts[name])
             if found is None:
                 raise CheckpointError(f"{place.path / parts[name]} has disappeared; run the same again")
+            place.check(parts[name])  # another process may have put a link there
             files[name], states[name] = found.st_ino, _state(found)
         return cls(files=files, earlier=tuple(sorted(earlier, key=lambda name: name != MANIFEST)), states=states)
 
