@@ -121,6 +121,11 @@ def errors(debug: bool) -> Iterator[None]:
         if isinstance(error, RecordingError):
             complain("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
         raise typer.Exit(2) from error
+    except MemoryError as error:
+        if debug:
+            raise
+        complain("; ".join(["zeta: there is not enough memory for this", *_notes(error)]))
+        raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         ended = isinstance(error, Terminated)
         what = "terminated" if ended else "interrupted"
