@@ -81,7 +81,16 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="the folder 
 
 
 SeedOption = Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write to")]
+
+
+def _folder(text: str) -> Path:
+    """The folder to write to; ``Path`` takes an empty text, as of a variable that is not set, for the current one."""
+    if not text:
+        raise typer.BadParameter("it is empty, expected the name of a folder; '.' is the current one")
+    return Path(text)
+
+
+OutOption = Annotated[Path, typer.Option("--out", parser=_folder, metavar="DIR", help="the folder to write to")]
 DropTiesOption = Annotated[
     bool | None,
     typer.Option(
