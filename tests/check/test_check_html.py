@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,12 @@ def test_names_stay_out_of_the_markup() -> None:
     assert [full.count(mark) for mark in ("<script", "<img", "<u>")] == [
         empty.count(mark) for mark in ("<script", "<img", "<u>")
     ]
+
+
+def test_a_name_has_no_control_characters_in_the_title() -> None:
+    shown = page(replace(healthy(), model="Net\x1b[2J\u202e"))
+    assert r"<title>zeta check: Net\x1b[2J\u202e</title>" in shown
+    assert "\x1b" not in shown
 
 
 def test_its_size_is_that_of_plotly_compressed_and_little_more() -> None:

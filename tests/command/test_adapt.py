@@ -346,6 +346,21 @@ def test_speech_has_no_table_of_tokens() -> None:
     assert (code, "of a parametrized weight, which has to be loaded with" in " ".join(errors.split())) == (2, True)
 
 
+def test_a_configuration_that_names_another_file_of_tensors(here: Path) -> None:
+    """``from_pretrained`` reads that one."""
+    made_of("LlamaForCausalLM", transformers.LlamaConfig(**LLAMA), transformers_weights="trained.safetensors")
+    save_file(load_file("old/model.safetensors"), "old/trained.safetensors", metadata={"format": "pt"})
+    code, _, errors = zeta("adapt", "old", "--out", "new", "--grow-vocab", "70")
+    assert code == 2
+    assert "says that the tensors are in 'trained.safetensors', where from_pretrained reads them, and " in " ".join(
+        errors.split()
+    )
+    assert not (here / "new").exists()
+    config = json.loads(Path("old/config.json").read_text())
+    Path("old/config.json").write_text(json.dumps({**config, "transformers_weights": "model.safetensors"}))
+    assert zeta("adapt", "old", "--out", "new", "--grow-vocab", "70")[0] == 0
+
+
 def test_a_quantized_checkpoint_and_an_adapter_are_refused(here: Path) -> None:
     """The scales would be left, and new layers would have none."""
     made_of(

@@ -131,6 +131,7 @@ def test_a_sick_model_gives_exit_code_1_and_files() -> None:
         (("--batch", "nets.py:batch", "--level", "quick"), "--level must be fast or full, got 'quick'"),
         (("--batch", "nets.py:batch", "--suppress", "Z999"), "no rule or group has the id 'Z999'"),
         (("--batch", "nets.py:batch", "--sarif", "nets.py/a.sarif"), "cannot write nets.py/a.sarif"),
+        (("--batch", "nets.py:batch", "--html", "a.x", "--sarif", "./a.x"), "--html and --sarif are both a.x"),
         (("--batch", "nets.py:batch", "--json", "report.json"), "(report.json)"),
     ],
 )

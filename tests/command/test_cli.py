@@ -648,6 +648,15 @@ def test_a_file_in_the_way(out: str, here: Path) -> None:
     assert contents(here) == before
 
 
+def test_no_name_is_not_the_current_folder(here: Path) -> None:
+    """As of a shell's variable that is not set."""
+    before = contents(here)
+    result = init(out="")
+    shown = " ".join(result.stderr.replace("│", " ").split())
+    assert (result.exit_code, "it is empty, expected the name of a folder" in shown) == (2, True)
+    assert contents(here) == before
+
+
 def test_a_model_that_exits() -> None:
     assert_refused(init(net="leaves"), "SystemExit")
 

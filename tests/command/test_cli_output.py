@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import zeta
 from zeta.command import requests
 from zeta.command.cli import app
+from zeta.command.common import errors
 from zeta.command.help import EXAMPLES
 from zeta.write.checkpoint import MAX_SHARD_SIZE
 
@@ -295,6 +296,33 @@ def test_a_pipe_of_another_encoding() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     done = subprocess.run([*script(), "plan", *LINEAR], capture_output=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_closed_standard_files_are_not_those_of_a_checkpoint(tmp_path: Path) -> None:
+    """A library that prints would write into a file of tensors that has descriptor 1 or 2."""
+    Path("net.py").write_text(
+        "import os\nfrom torch import nn\n\ndef build():\n"
+        "    null = os.stat(os.devnull)\n"
+        "    assert all(os.path.samestat(os.fstat(number), null) for number in range(3))\n"
+        "    return nn.Linear(4, 8)\n"
+    )
+    command = shlex.join([*script(), "init", "net.py:build", "--out", "out", "--no-check"])
+    assert subprocess.run(["sh", "-c", f"{command} 0<&- 1>&- 2>&-"], check=False).returncode == 0
+    assert zeta.verify("out").ok
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is full")
+def test_a_full_disk_under_the_output() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*script(), "recipes"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    message = "zeta: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_no_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, errors(debug=False):
+        raise MemoryError
+    assert (ended.value.exit_code, capsys.readouterr().err) == (2, "zeta: there is not enough memory for this\n")
 
 
 def test_the_default_size_of_a_file_is_that_of_save() -> None:

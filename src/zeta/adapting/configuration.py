@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from torch import Tensor, nn
 
+from zeta.base.escaping import visible
 from zeta.base.reading import parse, shown
 from zeta.base.sources import Source
 from zeta.errors import CheckpointError, FormatError, UsageError, listed, notice
@@ -38,6 +39,8 @@ _TIMM: Final = ("architecture", "backbone")
 _FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 #: transformers makes a name for each label before there is a model
 _MOST_LABELS: Final = 2**20
+#: the usual index of tensors in several files
+_INDEX: Final = "model.safetensors.index.json"
 
 
 def without_foreign_code(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -79,14 +82,25 @@ def without_foreign_code(config: dict[str, Any], path: str | Path) -> dict[str, 
 def check_plain(model: nn.Module, source: Source) -> None:
     """Raise ``CheckpointError`` for a checkpoint of quantized tensors, by its configuration, and another model.
 
-    Its numbers mean something only with their scales, and layers that are new to it would have none.
+    Its numbers mean something only with their scales, and layers that are new to it would have none. It is also an
+    error if ``from_pretrained`` would read the tensors from another file of the folder.
     """
-    if "config.json" not in source.settings or getattr(unwrap(model), "is_quantized", False):
+    if "config.json" not in source.settings:
         return
     try:
         data = parse(source.settings["config.json"], dict[str, Any])
     except (CheckpointError, FormatError):
         return  # whoever needs it names what is wrong
+    read = [file.path.name for file in source.files]
+    named = data.get("transformers_weights")
+    if isinstance(named, str) and named != _INDEX and [named] != read:
+        raise CheckpointError(
+            f"{source.origin}: its config.json says that the tensors are in {shown(named)}, where from_pretrained "
+            f"reads them, and {', '.join(map(visible, read))} would be read; give that file as the checkpoint, or take "
+            "transformers_weights out of config.json"
+        )
+    if getattr(unwrap(model), "is_quantized", False):
+        return
     inner = data.get("text_config")
     for one in (data, inner if isinstance(inner, dict) else {}):
         found = one.get("quantization_config")

@@ -54,6 +54,8 @@ def run(
     for name, path in (("html", request.html), ("sarif", request.sarif)):
         if path is not None:
             check_output(path, f"--{name}")
+    if request.html is not None and request.sarif is not None and request.html.resolve() == request.sarif.resolve():
+        raise UsageError(f"--html and --sarif are both {request.html}; give each a name")
     level: Level = "full" if request.level == "full" else "fast"
     if request.level not in ("fast", "full"):
         raise UsageError(f"--level must be fast or full, got {request.level!r}")

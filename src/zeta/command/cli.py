@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 from pathlib import Path
@@ -292,17 +293,17 @@ def recipes_command(
             model = rest[1] if rest[1:] else None
             tasks().recipe(rest[0], model, kwargs=kwargs, given=tuple(option or ()), as_json=as_json)
             return
-    summaries = {
-        family: {each: recipes.summary(each) for each in names} for family, names in recipes.families().items()
-    }
-    if as_json:
-        say_json(summaries)
-        return
-    longest = max(map(len, recipes.names()))
-    for number, (family, about) in enumerate(summaries.items()):
-        say(f"{chr(10) if number else ''}{family}")
-        for name, summary in about.items():
-            say(f"  {name:{longest}} {summary}")
+        summaries = {
+            family: {each: recipes.summary(each) for each in names} for family, names in recipes.families().items()
+        }
+        if as_json:
+            say_json(summaries)
+            return
+        longest = max(map(len, recipes.names()))
+        for number, (family, about) in enumerate(summaries.items()):
+            say(f"{chr(10) if number else ''}{family}")
+            for name, summary in about.items():
+                say(f"  {name:{longest}} {summary}")
 
 
 @command(app, "doctor")
@@ -328,8 +329,19 @@ def _main(
     pass
 
 
+def _open_standard_files() -> None:
+    """Open descriptors 0 to 2 where they are closed.
+
+    Otherwise a checkpoint's file would get one of them, and with it what libraries print.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
 def main() -> None:
     """Entry point of the ``zeta`` command."""
+    _open_standard_files()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal whose encoding lacks ± still shows the numbers

@@ -81,7 +81,16 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="the folder 
 
 
 SeedOption = Annotated[str, typer.Option("--seed", help="from 0 to 2^64 - 1, or 'random'")]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder to write to")]
+
+
+def _folder(text: str) -> Path:
+    """The folder to write to; ``Path`` takes an empty text, as of a variable that is not set, for the current one."""
+    if not text:
+        raise typer.BadParameter("it is empty, expected the name of a folder; '.' is the current one")
+    return Path(text)
+
+
+OutOption = Annotated[Path, typer.Option("--out", parser=_folder, metavar="DIR", help="the folder to write to")]
 DropTiesOption = Annotated[
     bool | None,
     typer.Option(
@@ -120,6 +129,11 @@ def errors(debug: bool) -> Iterator[None]:
         complain("; ".join([f"zeta: {error}", *_notes(error)]))
         if isinstance(error, RecordingError):
             complain("In the shell, the fallback is --fallback FILE, a file of rules, or --fallback real.")
+        raise typer.Exit(2) from error
+    except MemoryError as error:
+        if debug:
+            raise
+        complain("; ".join(["zeta: there is not enough memory for this", *_notes(error)]))
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         ended = isinstance(error, Terminated)

@@ -12,6 +12,7 @@ from rich.console import Console
 from zeta.base.escaping import visible_lines
 from zeta.base.progress import Tell, bar
 from zeta.base.reading import json_text
+from zeta.errors import UsageError
 
 _STDOUT: Final = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 _STDERR: Final = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -19,7 +20,7 @@ _STDERR: Final = Console(stderr=True, soft_wrap=True, highlight=False, markup=Fa
 
 def say(text: str) -> None:
     """Print text for people, on stdout."""
-    _STDOUT.print(visible_lines(text))
+    _print(visible_lines(text))
 
 
 def complain(text: str) -> None:
@@ -44,7 +45,18 @@ def say_json(data: Any) -> None:
 
 def say_document(text: str) -> None:
     """Print JSON text in ASCII. JSON escapes every unprintable character except DEL, which is escaped here."""
-    _STDOUT.print(text.replace("\x7f", "\\u007f"))
+    _print(text.replace("\x7f", "\\u007f"))
+
+
+def _print(text: str) -> None:
+    try:
+        _STDOUT.print(text)
+    except BrokenPipeError:  # whoever reads the output has ended, as head does
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # otherwise Python fails again when it flushes the rest at its end
+        raise UsageError(f"the output cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

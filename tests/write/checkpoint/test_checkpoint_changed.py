@@ -18,6 +18,7 @@ import zeta
 from tests.write.checkpoint.test_checkpoint import contents
 from tests.write.checkpoint.test_checkpoint_settings import Config, Pretrained, plain, write
 from zeta.errors import CheckpointError
+from zeta.write.checkpoint.journal import Journal
 
 
 def edited(path: Path, victim: Path) -> None:
@@ -88,6 +89,24 @@ def test_what_is_changed_during_a_run_stays(tmp_path: Path) -> None:
     again()
     assert zeta.verify(tmp_path).ok
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "other"
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "zeta.json", "config.json"])
+def test_what_is_changed_after_the_last_look_stays(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program writes while the new files are about to get their names."""
+    write(tmp_path, seed=1)
+    before = everything(tmp_path)
+    journal_of = Journal.of
+
+    def meanwhile(*arguments: Any) -> Journal:
+        (tmp_path / name).write_bytes(b"trained")
+        return journal_of(*arguments)
+
+    monkeypatch.setattr(Journal, "of", meanwhile)
+    with pytest.raises(CheckpointError, match=rf"another program wrote while zeta was to replace them:\n  - {name}"):
+        write(tmp_path, seed=2, force=True)
+    after = {path: content for path, content in everything(tmp_path).items() if ".zeta-partial" not in path}
+    assert after == {**before, name: b"trained"}
 
 
 def test_a_file_that_a_manifest_of_somebody_else_names_stays(tmp_path: Path) -> None:

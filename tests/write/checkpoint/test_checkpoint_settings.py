@@ -197,6 +197,29 @@ def test_a_wrapper_is_looked_through(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Pretrained"]
 
 
+def test_plain_numbers_are_not_called_quantized(tmp_path: Path) -> None:
+    quantization = {"quant_method": "fp8", "weight_block_size": [8, 8]}
+    config = {"text_config": {"width": 3, "quantization_config": quantization}, "quantization_config": quantization}
+    with pytest.warns(zeta.errors.ZetaNotice, match=r"without quantization_config and text_config.quantization_config"):
+        write(tmp_path, Pretrained(Config(**config)))
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found["text_config"] == {"width": 3}
+    assert "quantization_config" not in found
+    assert zeta.verify(tmp_path).ok
+
+
+def test_the_quantization_of_a_quantized_model_stays(tmp_path: Path) -> None:
+    model = Pretrained(Config(quantization_config={"quant_method": "fp8"}))
+    model.is_quantized = True  # type: ignore[assignment]
+    write(tmp_path, model)
+    assert json.loads((tmp_path / "config.json").read_text())["quantization_config"] == {"quant_method": "fp8"}
+
+
+def test_the_configuration_names_no_other_file_of_tensors(tmp_path: Path) -> None:
+    write(tmp_path, Pretrained(Config(transformers_weights="other.safetensors")))
+    assert "transformers_weights" not in json.loads((tmp_path / "config.json").read_text())
+
+
 class Unwritable(Config):
     """Fails, as one with a tensor in it."""
 

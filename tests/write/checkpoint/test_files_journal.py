@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import zeta
 from tests.write.checkpoint.test_checkpoint import UNIFORM, contents, save
 from zeta.errors import CheckpointError
 from zeta.write.checkpoint.journal import Journal
+from zeta.write.checkpoint.open_folder import Directory
 
 PARTIAL = ".zeta-partial"
 #: whatever changes a folder or lets the disk have it
@@ -225,6 +226,26 @@ def test_a_new_file_that_somebody_else_wrote_is_not_taken_for_ours(tmp_path: Pat
     with pytest.raises(CheckpointError, match="is damaged, or not of these files"):
         write(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_link_in_the_place_of_an_unfinished_file_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"other")
+    journal_of = Journal.of
+
+    def replaced(place: Directory, parts: dict[str, str], earlier: Sequence[str]) -> Journal:
+        first = place.path / min(parts.values())
+        first.unlink()
+        first.symlink_to(other)
+        return journal_of(place, parts, earlier)
+
+    monkeypatch.setattr(Journal, "of", replaced)
+    with pytest.raises(CheckpointError, match="is a link, expected a file that zeta made"):
+        write(tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+    assert other.read_bytes() == b"other"
 
 
 def test_files_that_were_trained_on_in_place_are_not_taken_back(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import _thread
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,3 +150,24 @@ def test_an_error_of_the_disk_comes_out(names: str, tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="the disk"):
         write_files(tmp_path, [given(1)], names)
     assert len(calls) < 8
+
+
+class _Interrupting(deque[Any]):
+    """Ctrl-C is pressed when the fsync of a file has just been handed to its thread."""
+
+    def append(self, _: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_file_is_closed_once_at_an_interrupt(tmp_path: Path) -> None:
+    """A second close would be an error, or would close what another thread has opened meanwhile."""
+
+    def write() -> None:
+        with Writer() as writer:
+            writer.begin(opened(tmp_path / "a"), b"a")
+            writer._syncing = _Interrupting()
+            writer.finish(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert (tmp_path / "a").read_bytes() == b"a"

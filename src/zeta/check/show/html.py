@@ -9,11 +9,11 @@ import base64
 import functools
 import gzip
 import hashlib
-import html
 import json
 from importlib import resources
 from typing import Final
 
+from zeta.base.html import escaped
 from zeta.base.names import short_name
 from zeta.base.text import fold
 from zeta.check.facts.results import Results
@@ -41,7 +41,7 @@ def page(results: Results) -> str:
     scripts = " ".join((_source(script), plotly_hash))
     filled = {
         "policy": f"default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:",
-        "title": html.escape(f"zeta check: {results.model}"),
+        "title": escaped(f"zeta check: {results.model}"),
         "style": _read("style.css"),
         "data": _packed(json.dumps(to_json(results), separators=(",", ":"), allow_nan=False)),
         "labels": _packed(json.dumps(_labels(results), separators=(",", ":"))),

@@ -21,10 +21,10 @@ from typing import Final, Self
 import msgspec
 
 from zeta.base.reading import Text, Texts, parse
-from zeta.errors import CheckpointError, FormatError
+from zeta.errors import CheckpointError, FormatError, listed
 from zeta.write.checkpoint.layout import INDEX, SHARD, TENSORS
 from zeta.write.checkpoint.manifest import MANIFEST
-from zeta.write.checkpoint.open_folder import Directory
+from zeta.write.checkpoint.open_folder import Directory, State
 from zeta.write.checkpoint.settings import COPIED, SETTINGS
 
 JOURNAL: Final = "journal.json"
@@ -76,6 +76,7 @@ class Journal:
             found = place.status(parts[name])
             if found is None:
                 raise CheckpointError(f"{place.path / parts[name]} has disappeared; run the same again")
+            place.check(parts[name])  # another process may have put a link there
             files[name], states[name] = found.st_ino, _state(found)
         return cls(files=files, earlier=tuple(sorted(earlier, key=lambda name: name != MANIFEST)), states=states)
 
@@ -124,10 +125,17 @@ class Journal:
         found = folder.status(MANIFEST)
         return found is not None and found.st_ino == self.files[MANIFEST] and partial.status(part(MANIFEST)) is None
 
-    def roll_forward(self, folder: Directory, partial: Directory) -> None:
-        """Set the earlier files aside, and give the new files their final names."""
+    def set_aside(self, folder: Directory, expected: Mapping[str, State | None]) -> None:
+        """Set the earlier files aside; ``CheckpointError`` if one is not the file of ``expected`` any more."""
         for name in self.earlier:
             folder.move(name, folder, f"{EARLIER}{name}")
+        changed = [name for name in self.earlier if folder.state(f"{EARLIER}{name}") != expected[name]]
+        if changed:
+            heading = f"{folder.path} has files that another program wrote while zeta was to replace them:"
+            raise CheckpointError(listed(heading, changed))
+
+    def roll_forward(self, folder: Directory, partial: Directory) -> None:
+        """Give the new files their final names."""
         for name in self.files:
             partial.move(part(name), folder, name)
         folder.sync()
@@ -156,14 +164,16 @@ def _damaged(partial: Directory) -> CheckpointError:
     )
 
 
-def publish(folder: Directory, partial: Directory, names: Sequence[str], earlier: Sequence[str]) -> None:
+def publish(folder: Directory, partial: Directory, names: Sequence[str], earlier: Mapping[str, State | None]) -> None:
     """Replace the ``earlier`` files by the unfinished files of ``names``: all of them, or none.
 
-    The journal stays: the caller removes it when the earlier files are removed.
+    ``earlier`` has the state of each before it was looked at. The journal stays: the caller removes it when the earlier
+    files are removed.
     """
-    journal = Journal.of(partial, {name: part(name) for name in names}, earlier)
+    journal = Journal.of(partial, {name: part(name) for name in names}, (*earlier,))
     journal.write(partial)
     try:
+        journal.set_aside(folder, earlier)
         journal.roll_forward(folder, partial)
     except BaseException:
         if not journal.is_complete(folder, partial):

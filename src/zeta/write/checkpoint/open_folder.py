@@ -22,6 +22,8 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 #: the errors of ``link`` on systems and file systems without hard links
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
+#: the inode of a file, its size, and the time of its last change in ns
+State = tuple[int, int, int]
 
 
 class Directory:
@@ -63,6 +65,11 @@ class Directory:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return None
+
+    def state(self, name: str) -> State | None:
+        """What is different once another file has the name, or the file was written to; ``None`` if there is none."""
+        found = self.status(name)
+        return None if found is None else (found.st_ino, found.st_size, found.st_mtime_ns)
 
     def make_folder(self, name: str) -> bool:
         """Make a folder unless the name exists; return whether it was made."""

@@ -26,19 +26,30 @@ GENERATION: Final = "generation_config.json"
 SETTINGS: Final = (CONFIG, GENERATION)
 #: the files that may be copied from another checkpoint: those of tokenizers and processors
 COPIED: Final = tuple(name for name in folder.SETTINGS if name not in SETTINGS)
+#: how the tensors of the checkpoint that a configuration is from are quantized
+_QUANTIZATION: Final = "quantization_config"
+#: the file that has its tensors, where this is not the usual one; ``save_pretrained`` does not write it either
+_ANOTHER_FILE: Final = "transformers_weights"
 
 
 def settings_of(model: nn.Module, plan: Plan) -> dict[str, str]:
     """The texts of the settings files by name, as ``save_pretrained`` writes them; empty for other models.
 
-    ``config.json`` has the model's class and the dtype that most of the planned parameters have. If the configuration
-    cannot be written as JSON, a notice says why, and the result is empty.
+    ``config.json`` has the model's class and the dtype that most of the planned parameters have. It says neither that
+    plain numbers are quantized, which a notice says, nor which file has the tensors. If the configuration cannot be
+    written as JSON, a notice says why, and the result is empty.
     """
     inner: Any = unwrap(model) if isinstance(model, nn.Module) else None
     if inner is None or not _has_config(inner):
         return {}
     try:
         config = _object(inner.config.to_json_string)
+        if not getattr(inner, "is_quantized", False) and (left_out := _unquantized(config)):
+            notice(
+                f"{CONFIG} is written without {' and '.join(left_out)}: the model's parameters are plain numbers, and "
+                "from_pretrained would read them as quantized ones. Quantize the model when it is loaded"
+            )
+        config.pop(_ANOTHER_FILE, None)
         config["architectures"] = [type_name(inner)]
         if (dtype := _dtype_of(plan)) is not None:
             config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
@@ -103,6 +114,15 @@ def _object(to_json_string: Callable[[], Any], without: tuple[str, ...] = ()) ->
     if not isinstance(data, dict):
         raise FormatError(f"is no JSON object, but {shown(data)}")
     return {key: value for key, value in data.items() if key not in without}
+
+
+def _unquantized(data: dict[str, Any], place: str = "") -> list[str]:
+    """Remove what says that tensors are quantized, at any depth, and return where it was."""
+    found = [f"{place}{_QUANTIZATION}"] if data.pop(_QUANTIZATION, None) else []
+    for name, value in data.items():
+        if isinstance(value, dict):
+            found += _unquantized(value, f"{place}{name}.")
+    return found
 
 
 def _text(data: dict[str, Any]) -> str:

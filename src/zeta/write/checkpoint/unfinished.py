@@ -28,7 +28,7 @@ from zeta.initializers.blocks import is_elementwise
 from zeta.write.checkpoint.journal import EARLIER, JOURNAL, Journal, is_own, part, publish
 from zeta.write.checkpoint.layout import INDEX, Shard
 from zeta.write.checkpoint.manifest import MANIFEST, Manifest, changes, named_beside
-from zeta.write.checkpoint.open_folder import Directory, kind_of
+from zeta.write.checkpoint.open_folder import Directory, State, kind_of
 
 PARTIAL: Final = ".zeta-partial"
 _REQUEST: Final = "request.json"
@@ -104,14 +104,17 @@ def _existing(folder: Directory, settings: Collection[str], *, force: bool) -> l
     return existing
 
 
-def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -> tuple[str, ...]:
+def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -> dict[str, State | None]:
     """The files of an earlier run, by its manifest; ``CheckpointError`` for any other, and as ``_existing``.
+
+    Each has the state from before it was read: what is written to it later is another program's.
 
     Other programs and people write files of these names too, such as those of the trained model. A file beside the
     tensors is of the earlier run only while it has the content that the manifest says, one of tensors only while it has
     the header that zeta wrote, and the first values that it drew.
     """
     existing = _existing(folder, settings, force=force)
+    states = {name: folder.state(name) for name in existing}
     named: tuple[str, ...] = ()
     digests: dict[str, str] = {}
     shards: dict[str, Shard] = {}
@@ -126,6 +129,7 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
                 digests[INDEX] = hashlib.sha256(earlier.layout.index.encode()).hexdigest()
             reason = f"{MANIFEST} does not name them"
             existing = _existing(folder, {*settings, *digests}, force=force)
+            states = {name: states[name] if name in states else folder.state(name) for name in existing}
         except CheckpointError as error:
             reason = str(error)
     others = [name for name in existing if name not in named]
@@ -146,7 +150,7 @@ def _replaceable(folder: Directory, settings: Collection[str], *, force: bool) -
     for name in existing:
         if folder.status(f"{EARLIER}{name}") is not None:
             raise folder.obstacle(f"{EARLIER}{name}", "nothing")
-    return tuple(existing)
+    return states
 
 
 def _is_drawn(folder: Directory, shard: Shard, seed: int) -> bool:

@@ -33,6 +33,7 @@ class OutputFile:
 
     def __init__(self, file: int) -> None:
         self._file = file
+        self._is_open = True
         self._earlier = os.fstat(self._file).st_size
 
     def write(self, content: memoryview, offset: int) -> int:
@@ -54,8 +55,10 @@ class OutputFile:
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
+        """Close the file, once: afterwards, another file may have its descriptor."""
+        is_open, self._is_open = self._is_open, False
+        if is_open:
+            os.close(self._file)
 
 
 class Writer:
