@@ -294,8 +294,9 @@ def test_the_architecture_of_the_configuration_is_built(
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (["NoSuchModel"], "has no class NoSuchModel, which the configuration names as its architecture"),
-        (["One", "Other"], "has no class One or Other, which"),
+        (["NoSuchModel"], "has no model NoSuchModel, which the configuration names as its architecture"),
+        (["One", "Other"], "has no model One or Other, which"),
+        (["GPT2PreTrainedModel"], "has no model GPT2PreTrainedModel, which"),
         ("GPT2Model", "architectures must be a list of class names, got 'GPT2Model'"),
         ([3], "architectures must be a list of class names, got [3]"),
     ],
@@ -458,7 +459,7 @@ def test_hubs_are_out_of_reach_only_while_a_model_is_built(here: Path, monkeypat
 @pytest.mark.parametrize("name", ["pipeline", "AutoConfig", "__name__", "GPT2Config", "GPT2Tokenizer"])
 def test_an_architecture_is_a_model(name: str, here: Path) -> None:
     pytest.importorskip("transformers")
-    assert f"has no class {name}, which" in refusal(configuration(here, **GPT2, architectures=[name]))
+    assert f"has no model {name}, which" in refusal(configuration(here, **GPT2, architectures=[name]))
 
 
 @pytest.mark.parametrize("model_type", [3, None, ["gpt2"], {"a": 1}])

@@ -208,9 +208,10 @@ def _architecture(transformers: ModuleType, path: Path, named: Any) -> Any:
         raise UsageError(f"{path}: architectures must be a list of class names, got {shown(named)}")
     found = (getattr(transformers, name, None) for name in named)
     known = [each for each in found if isinstance(each, type) and issubclass(each, transformers.PreTrainedModel)]
+    known = [each for each in known if each.forward is not nn.Module.forward]  # a base class has no parameters
     if not known:
         raise UsageError(
-            f"{path}: transformers {transformers.__version__} has no class {' or '.join(named)}, which the "
+            f"{path}: transformers {transformers.__version__} has no model {' or '.join(named)}, which the "
             'configuration names as its architecture. Name one that it has: --kwargs \'{"architectures": ["..."]}\'; '
             "with null in place of the list, the causal language model of this model_type is built, or else its base "
             "model"
