@@ -69,6 +69,7 @@ ALLOWED = torch.tensor([[True, False, False], [True, True, False], [False, True,
 )
 def test_the_jacobian_of_attention_is_that_of_autograd(options: dict[str, Any]) -> None:
     x = torch.randn(2, 1, 3, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)  # what was imported may have drawn
     model = nn.Sequential(nn.Linear(8, 8), Attending(**options))
     given = model[0](x).detach()
     exact = torch.autograd.functional.jacobian(model[1], given).reshape(given.numel(), -1)  # type: ignore[no-untyped-call]
@@ -210,6 +211,43 @@ def test_gradients_that_grow_with_depth() -> None:
     norms = [(p.factory, p.size, p.step) for p in grown.points if p.layer == "gradient norm"]
     assert norms == [("depth", n, 0) for n in (4, 8, 16)]
     assert found(check(Residual(), x, level="full", depth=lambda n: Residual(depth=n)), "Z804") == []
+
+
+@pytest.mark.parametrize("form", ["{}", "layer_{}", "h{}", "block_{}_of_2d", "conv2d_{}"])
+def test_blocks_are_compared_over_depth_whatever_their_names(form: str) -> None:
+    """The layers in blocks that are no list have a star for the number of the block too."""
+
+    class Deep(nn.Module):
+        def __init__(self, depth: int) -> None:
+            super().__init__()
+            torch.manual_seed(depth)
+            self.inp, self.fc1, self.fc2 = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+            self.stack = nn.Module()
+            for number in range(depth):
+                self.stack.add_module(form.format(number), nn.Sequential(nn.Linear(16, 16), nn.GELU()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.inp(x)
+            for block in self.stack.children():
+                x = x + block(x)
+            return self.fc2(self.fc1(x))
+
+    batch = (vectors(16), torch.arange(64) % 4)
+    report = check(Mlp(16, 16, 4), batch, level="full", depth=Deep, depths=(2, 11))
+    points = {point.layer: point.group for point in report.points if point.group}
+    block = form.format("*")
+    inside = {name for name, group in points.items() if group == "in blocks"}
+    assert inside - {"stack.*"} == {f"stack.{block}.0", f"stack.{block}.1"}
+    assert {"inp", "fc1", "fc2"} <= points.keys() - inside
+    count = {point.size for point in report.points if point.layer == f"stack.{block}.0"}
+    assert count == {2, 11}
+    expected = Deep(2)
+    x, squares = expected.inp(batch[0]), []
+    for each in expected.stack.children():
+        squares.append(float(each[0](x).detach().square().mean()))
+        x = x + each(x)
+    value = next(p.value for p in report.points if (p.layer, p.size, p.step) == (f"stack.{block}.0", 2, 0))
+    assert value == pytest.approx(math.sqrt(sum(squares) / 2), rel=1e-5)
 
 
 def test_wrong_sweeps_are_refused() -> None:

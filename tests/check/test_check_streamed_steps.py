@@ -124,6 +124,10 @@ def by_number(rows: list[Tensor]) -> torch.optim.Optimizer:
     return torch.optim.SGD(rows, lr=0.1 * len(rows))
 
 
+def by_place(rows: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(rows[-3:-1], lr=0.1)
+
+
 class WithSpare(nn.Module):
     """One layer is not used."""
 
@@ -137,8 +141,12 @@ class WithSpare(nn.Module):
 
 @pytest.mark.parametrize(
     ("optimizer", "text"),
-    [(Own, "a step of Own may need all parameters"), (by_number, "the function makes other groups")],
-    ids=["class", "groups"],
+    [
+        (Own, "a step of Own may need all parameters"),
+        (by_number, "the function makes other groups"),
+        (by_place, "the function makes other groups"),
+    ],
+    ids=["class", "groups", "others"],
 )
 def test_what_a_step_needs_more_than_one_element_for_is_skipped(optimizer: Any, text: str) -> None:
     _, streamed = both(WithSpare, vectors(16), optimizer)

@@ -46,6 +46,7 @@ class Remembering(Net):
         self.cache: dict[str, Any] = {"deep": [1, {2}]}
         self.steps = Counter({"a": 1})
         self.draws = (torch.Generator().manual_seed(3), np.random.default_rng(0), random.Random(1))
+        self.older = (np.random.RandomState(2), np.random.PCG64(3))
 
     def forward(self, x: Tensor) -> Tensor:
         self.losses.append(float(x.mean()))
@@ -54,10 +55,12 @@ class Remembering(Net):
         self.cache["deep"].reverse()
         self.steps["a"] += 1
         torch.randn(1, generator=self.draws[0]), self.draws[1].normal(), self.draws[2].random()
+        self.older[0].normal(), self.older[1].random_raw()
         return super().forward(x)
 
     def remembered(self) -> list[Any]:
         draws = (self.draws[0].get_state().tolist(), self.draws[1].bit_generator.state, self.draws[2].getstate())
+        draws += (self.older[0].get_state(legacy=False), self.older[1].state)
         return [repr(self.losses), repr(self.cache), repr(self.steps), *map(repr, draws)]
 
 
@@ -323,6 +326,8 @@ class Setting(nn.Module):
          "torch.set_float32_matmul_precision"),
         (lambda: setattr(torch.backends.cudnn, "benchmark", True),
          lambda: setattr(torch.backends.cudnn, "benchmark", False), "torch.backends.cudnn"),
+        (lambda: precision(torch.backends.cudnn.rnn, "ieee"), lambda: precision(torch.backends.cudnn.rnn, "tf32"),
+         "torch.backends.cudnn"),
     ],
 )  # fmt: skip
 def test_settings_of_the_process_that_a_model_changes_are_said(
@@ -335,3 +340,27 @@ def test_settings_of_the_process_that_a_model_changes_are_said(
     finally:
         undo()
     zeta.check(Setting(lambda: None), batch)  # a notice would be an error
+
+
+def precision(backend: Any, value: str) -> None:
+    backend.fp32_precision = value
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.cudnn.rnn],  # type: ignore[attr-defined]
+    ids=["cuda", "mkldnn", "cudnn"],
+)
+def test_the_precision_of_one_backend_may_be_set_before(backend: Any) -> None:
+    """torch's older functions for it raise where the precisions of backends differ."""
+    before = backend.fp32_precision
+    precision(backend, {torch.backends.mkldnn.matmul: "bf16", torch.backends.cuda.matmul: "tf32"}.get(backend, "ieee"))  # type: ignore[attr-defined]
+    try:
+        zeta.check(Setting(lambda: None), torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
+    finally:
+        precision(backend, before)
+
+
+def test_the_precision_that_is_there_may_be_set_in_forward() -> None:
+    batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    zeta.check(Setting(lambda: torch.set_float32_matmul_precision("highest")), batch)  # a notice would be an error

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tests.helpers.networks import LanguageModel, Mlp, tokens
 from tests.helpers.sick_updates import adam, in_half, labelled, scaled, sgd
 from zeta.check import check
+from zeta.check.measure import updates
 
 
 def found(model: nn.Module, batch: Any, **options: Any) -> list[str]:
@@ -39,6 +41,25 @@ def test_a_language_model_of_half_precision_has_no_finding() -> None:
     assert found(LanguageModel(), tokens(), optimizer=lambda p: torch.optim.AdamW(p, lr=6e-4, eps=1e-8)) == []
     model, batch = in_half()
     assert found(model, batch, loss=scaled(1.0), optimizer=adam(1e-2)) == []
+
+
+def test_a_gradient_that_is_not_contiguous_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(updates, "SPAN", 10)
+    step, gradient = torch.randn(8, 25), torch.randn(25, 8).t()
+    step[0, 3] = gradient[1, 2] = 0
+    begun: list[Tensor] = []
+
+    class Counting(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            begun.extend([made] if func is Tensor.flatten and made.numel() == 200 else [])
+            return made
+
+    with Counting():
+        found = updates.moved(step, gradient)
+    assert len(begun) == 2
+    assert (found.count, found.asked, found.lost) == (200, 199, 1)
+    assert found.squares == pytest.approx(float(step.double().square().sum()), rel=1e-12)
 
 
 def test_one_cause_is_one_finding() -> None:

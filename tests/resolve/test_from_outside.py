@@ -7,6 +7,7 @@ import random
 import re
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,10 +162,14 @@ def test_a_generator_without_a_seed_is_noticed() -> None:
         (lambda: np.random.RandomState(seed=None).rand(), lambda: np.random.RandomState(seed=3).rand()),
         (lambda: np.random.Generator(np.random.SFC64()).random(),
          lambda: np.random.Generator(np.random.SFC64(3)).random()),
+        (lambda: np.random.default_rng(np.random.SeedSequence(pool_size=8)).random(),
+         lambda: np.random.default_rng(np.random.SeedSequence(entropy=3, pool_size=8)).random()),
+        (lambda: np.random.Generator(np.random.Philox(counter=1)).random(),
+         lambda: np.random.Generator(np.random.Philox(seed=None, key=3)).random()),
         (lambda: random.Random().random(), lambda: random.Random(3).random()),
         (lambda: type("Own", (random.Random,), {})().random(), lambda: type("Own", (random.Random,), {})(3).random()),
     ],
-    ids=["RandomState", "RandomState(seed=)", "SFC64", "Random", "a subclass"],
+    ids=["RandomState", "RandomState(seed=)", "SFC64", "SeedSequence", "Philox", "Random", "a subclass"],
 )  # fmt: skip
 def test_every_generator_without_a_seed_is_noticed(unseeded: Callable[[], float], seeded: Callable[[], float]) -> None:
     kept = np.random.RandomState, random.Random.__init__
@@ -194,3 +199,17 @@ def test_classes_of_generators_stay_what_they_are_in_a_recording() -> None:
 
     tempfile._get_candidate_names().__dict__.pop("_rng_pid", None)
     zeta.record(build)  # a notice would be an error
+
+
+@pytest.mark.parametrize("make", [torch.tensor, torch.asarray])
+@pytest.mark.parametrize("options", [{}, {"dtype": torch.float32}, {"dtype": torch.uint8}], ids=str)
+def test_a_tensor_of_a_storage_has_the_dtype_that_torch_gives_it(make: Any, options: dict[str, Any]) -> None:
+    def build() -> nn.Module:
+        layer = nn.Module()
+        layer.register_buffer("made", make(torch.ones(4).untyped_storage(), **options))
+        return layer
+
+    model, plan = zeta.record(build)
+    zeta.materialize_(model, plan, seed=0)
+    assert model.made.dtype is build().made.dtype
+    assert torch.equal(model.made, build().made)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import zeta
 from zeta import Scaling
 from zeta.errors import PlanError
+from zeta.resolve.scaling.sources import packs_by_head
 
 
 class Classifier(nn.Module):
@@ -136,6 +137,53 @@ class ByWeight(Tied):
         return self.decoder(self.mid(self.tok(x)), self.tok.weight, scale=1.0)
 
 
+class ByVariable(Tied):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.tok.weight.t()
+        return self.mid(self.tok(x)) @ weight
+
+
+class ByTable(Tied):
+    def forward(self, x: Tensor) -> Tensor:
+        table: nn.Module = self.tok
+        return F.linear(self.mid(table(x)), table.weight)
+
+
+class Packed(nn.Module):
+    """An attention whose packed projection is split into heads first, in several spellings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+
+
+class ByAnnotated(Packed):
+    def forward(self, x: Tensor) -> Tensor:
+        packed: Tensor = self.qkv(x)
+        return packed.view(*x.shape[:2], 2, 6)
+
+
+class ByWalrus(Packed):
+    def forward(self, x: Tensor) -> Tensor:
+        return (packed := self.qkv(x)).view(*x.shape[:2], 2, 6) + packed.mean()
+
+
+class ByFunction(Packed):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.reshape(self.qkv(x), (*x.shape[:2], 2, 6))
+
+
+class ThreeFirst(Packed):
+    def forward(self, x: Tensor) -> Tensor:
+        packed: Tensor = self.qkv(x)
+        return torch.unflatten(packed, -1, (3, 2, 2))
+
+
+def test_a_packed_projection_is_followed_through_variables_and_functions() -> None:
+    assert [packs_by_head(build(), "qkv") for build in (ByAnnotated, ByWalrus, ByFunction)] == [True] * 3
+    assert not packs_by_head(ThreeFirst(), "qkv")
+
+
 def test_a_table_that_is_handed_to_a_module_that_does_not_multiply_with_it_is_an_input() -> None:
     class ByLooking(Tied):
         def __init__(self, width: int) -> None:
@@ -156,6 +204,8 @@ def test_a_table_that_is_handed_to_a_module_that_does_not_multiply_with_it_is_an
         (Around, "Around"),
         (ByDecoder, "Decoder"),
         (ByWeight, "Decoder"),
+        (ByVariable, "ByVariable"),
+        (ByTable, "ByTable"),
     ],
 )
 def test_a_table_that_is_a_read_out_without_a_module_is_an_error(build: Any, by: str) -> None:

@@ -138,6 +138,8 @@ def _at(path: str) -> Any:
 _UNSEEDED: Final = "generators without a seed"
 #: what makes a generator in NumPy, and takes its seed first
 _MAKING: Final = ("default_rng", "RandomState", "SeedSequence", "MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
+#: the names of that argument, and of the key that Philox takes instead
+_SEEDS: Final = ("seed", "entropy", "x", "key")
 _replaced: list[tuple[Any, str, Any]] = []
 
 
@@ -181,9 +183,10 @@ def _redirected(module: str, name: str, function: Any) -> Callable[..., Any]:
     return draw
 
 
-def _note(seed: tuple[Any, ...]) -> None:
+def _note(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Note that a generator is made without a seed, unless Python's own library does, or a module that is imported."""
-    if _HERE.unseeded or (seed and seed[0] is not None):
+    seeds = *args[:1], *(kwargs.get(name) for name in _SEEDS)
+    if _HERE.unseeded or any(seed is not None for seed in seeds):
         return
     frame = sys._getframe(2)
     if frame.f_globals.get("__name__", "").partition(".")[0] in sys.stdlib_module_names:
@@ -199,7 +202,7 @@ def _made(function: Any, first: int = 0) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def made(*args: Any, **kwargs: Any) -> Any:
-        _note((*args[first:], *kwargs.values()))
+        _note(args[first:], kwargs)
         return function(*args, **kwargs)
 
     return made
@@ -212,7 +215,7 @@ def _class_made(made: Any) -> Any:
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             if cls is not noting:
                 return super().__call__(*args, **kwargs)  # of a class that is derived from it
-            _note((*args, *kwargs.values()))
+            _note(args, kwargs)
             return made(*args, **kwargs)
 
         def __instancecheck__(cls, instance: Any) -> bool:

@@ -11,11 +11,11 @@ import torch
 from zeta.base.language.state import no_other_settings
 from zeta.errors import notice
 
-_BACKENDS: Final = torch.backends
+_BACKENDS: Final[Any] = torch.backends
 _SETTINGS: Final[dict[str, Callable[[], Any]]] = {
     "torch.set_default_dtype": torch.get_default_dtype,
     "torch.set_num_threads": torch.get_num_threads,
-    "torch.set_float32_matmul_precision": torch.get_float32_matmul_precision,
+    "torch.set_float32_matmul_precision": lambda: _precisions(_BACKENDS.cuda.matmul, _BACKENDS.mkldnn.matmul),
     "torch.use_deterministic_algorithms": lambda: (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -25,19 +25,27 @@ _SETTINGS: Final[dict[str, Callable[[], Any]]] = {
         _BACKENDS.cudnn.enabled,
         _BACKENDS.cudnn.benchmark,
         _BACKENDS.cudnn.deterministic,
-        _BACKENDS.cudnn.allow_tf32,
+        _precisions(_BACKENDS.cudnn.conv, _BACKENDS.cudnn.rnn),
     ),
     "torch.backends.mkldnn.enabled": lambda: getattr(_BACKENDS.mkldnn, "enabled", None),
     "torch.backends.cuda": lambda: (
-        _BACKENDS.cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
-        _BACKENDS.cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
-        _BACKENDS.cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+        _BACKENDS.cuda.flash_sdp_enabled(),
+        _BACKENDS.cuda.mem_efficient_sdp_enabled(),
+        _BACKENDS.cuda.math_sdp_enabled(),
     ),
     "torch.nn.modules.module.register_module_...hook": lambda: tuple(
         len(getattr(torch.nn.modules.module, name))
         for name in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
     ),
 }
+
+
+def _precisions(*backends: Any) -> tuple[str, ...]:
+    """The precision of fp32 in each; ``none`` is that of ``ieee``.
+
+    ``torch.get_float32_matmul_precision`` and ``allow_tf32`` raise where ``fp32_precision`` was set.
+    """
+    return tuple("ieee" if one.fp32_precision == "none" else one.fp32_precision for one in backends)
 
 
 @contextlib.contextmanager

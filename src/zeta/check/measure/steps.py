@@ -62,7 +62,7 @@ class Steps:
         learned = [one for one in tensors if one.trainable and not one.buffer and one.gradient_stats is not None]
         (given, copies), rules = self._made(learned)
         belongs = membership(tensors, given, copies if callable(self._optimizer) else None)
-        if any(_of(rules[key]) != _of(self._rules[key]) for key in rules):
+        if any(key not in self._rules or _of(rules[key]) != _of(self._rules[key]) for key in rules):
             self.refused = f"the function makes other groups of the parameters that get a gradient; {IN_MEMORY}"
         if self.refused is not None:
             return {}, belongs

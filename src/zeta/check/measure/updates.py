@@ -50,8 +50,9 @@ class Moved:
 
 def spans(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The elements of two tensors of one shape, some at a time."""
-    for first in range(0, one.numel(), SPAN):
-        yield one.flatten()[first : first + SPAN], other.flatten()[first : first + SPAN]
+    one, other = one.flatten(), other.flatten()  # once: this copies what is not contiguous
+    for first in range(0, len(one), SPAN):
+        yield one[first : first + SPAN], other[first : first + SPAN]
 
 
 def moved(step: Tensor, gradient: Tensor) -> Moved:

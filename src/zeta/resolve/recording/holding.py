@@ -101,8 +101,11 @@ def restorers(value: Any) -> Iterator[Restore]:
     elif _is(value, "random", "Random") and not _is(value, "random", "SystemRandom"):
         drawn = value.getstate()
         yield lambda: value.setstate(drawn)
-    elif _is(value, "numpy.random", "Generator"):
-        bits = value.bit_generator
+    elif _is(value, "numpy.random", "RandomState"):
+        reached = value.get_state(legacy=False)
+        yield lambda: value.set_state(reached)
+    elif _is(value, "numpy.random", "Generator") or _is(value, "numpy.random", "BitGenerator"):
+        bits = getattr(value, "bit_generator", value)
         counted = copy.deepcopy(bits.state)
         yield lambda: setattr(bits, "state", counted)
     elif _is(value, "numpy", "ndarray"):

@@ -16,6 +16,7 @@ _PRODUCTS: Final = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum
 _VIEWS: Final = ("view", "reshape", "unflatten")
 #: what changes neither values nor their order
 _SAME: Final = ("contiguous", "to", "float", "type_as")
+_TURNED: Final = ("t", "transpose", "T", "mT")
 
 
 def multiplied_by(modules: Mapping[str, nn.Module], path: str) -> str | None:
@@ -30,12 +31,43 @@ def multiplied_by(modules: Mapping[str, nn.Module], path: str) -> str | None:
         if around not in modules:
             continue
         for tree in _methods(type(modules[around]), parts[place]):
-            if any(dotted(node)[1:] == wanted for product in _products(tree) for node in _expressions(product)):
+            known = _variables(tree, wanted)
+            if any(_path(node, known) == wanted for product in _products(tree) for node in _expressions(product)):
                 return type(modules[around]).__name__
             for call in ast.walk(tree):
                 if isinstance(call, ast.Call) and (by := _multiplies(modules, around, call, wanted)) is not None:
                     return by
     return None
+
+
+def _variables(tree: ast.AST, wanted: Sequence[str]) -> dict[str, list[str]]:
+    """The variables that are the weight at the path ``wanted``, or a module on the way to it, with their paths."""
+    known: dict[str, list[str]] = {}
+    for value, names in _assigned(tree):
+        while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+            if value.func.attr not in (*_SAME, *_TURNED):
+                break
+            value = value.func.value
+        if isinstance(value, ast.Attribute) and value.attr in _TURNED:
+            value = value.value
+        path = _path(value, known)
+        if path and path == list(wanted[: len(path)]):
+            known |= dict.fromkeys(names, path)
+    return known
+
+
+def _path(node: ast.expr, known: Mapping[str, list[str]]) -> list[str]:
+    """The names of an attribute of ``self``, also by way of a variable."""
+    words = dotted(node)
+    return [*known.get(words[0], ()), *words[1:]] if words else []
+
+
+def _assigned(tree: ast.AST) -> Iterator[tuple[ast.expr, list[str]]]:
+    """The values that variables get, with the names of these, in the order of the lines."""
+    for node in sorted(ast.walk(tree), key=lambda each: getattr(each, "lineno", 0)):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield node.value, [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _multiplies(modules: Mapping[str, nn.Module], around: str, call: ast.Call, wanted: Sequence[str]) -> str | None:
@@ -83,19 +115,29 @@ def _by_head(layer: Any, tree: ast.AST, name: str, held: set[str]) -> bool:
     def is_packed(node: ast.AST) -> bool:
         if isinstance(node, ast.Name):
             return node.id in held
+        if isinstance(node, ast.NamedExpr):
+            return is_packed(node.value)
         if not isinstance(node, ast.Call):
             return False
         if isinstance(node.func, ast.Attribute) and node.func.attr in _SAME:
             return is_packed(node.func.value)
         return dotted(node.func)[1:] == [name]
 
-    for node in sorted(ast.walk(tree), key=lambda each: getattr(each, "lineno", 0)):
-        if isinstance(node, ast.Assign) and is_packed(node.value):
-            held |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    for value, names in _assigned(tree):
+        if is_packed(value):
+            held |= {*names}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for node in calls:
         words = dotted(node.func)
-        if isinstance(node.func, ast.Attribute) and node.func.attr in _VIEWS and is_packed(node.func.value):
+        viewed = node.func.value if isinstance(node.func, ast.Attribute) else None
+        if words[:1] == ["torch"] and node.args:
+            viewed = node.args[0]
+        if (
+            viewed is not None
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in _VIEWS
+            and is_packed(viewed)
+        ):
             if not _three_first(node):
                 return True
         elif words[-1:] == ["rearrange"] and node.args and is_packed(node.args[0]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -39,6 +41,7 @@ OUTSIDE: Final = "outside"
 #: training steps, after each of which all layers are looked at (Yang et al. 2022, appendix D.1)
 _STEPS: Final = 10
 _RATE: Final = 1e-3
+_NUMBER: Final = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,16 +157,24 @@ def _depths(factory: Factory, sizes: Sequence[int], training: _Training) -> list
     ]
 
 
-def _longer(small: Mapping[str, nn.Module], large: Mapping[str, nn.Module]) -> frozenset[str]:
-    """The names of the modules in which there are more numbered ones in the larger model."""
-    return frozenset(name for name in small.keys() & large.keys() if _numbered(large[name]) > _numbered(small[name]))
+def _longer(small: Mapping[str, nn.Module], large: Mapping[str, nn.Module]) -> frozenset[tuple[str, str]]:
+    """Where the larger model has more numbered modules: the name of the module around them, and theirs with a star."""
+    found: set[tuple[str, str]] = set()
+    for name in small.keys() & large.keys():
+        few, many = (
+            Counter(starred for key in module._modules for starred in _with_star(key))
+            for module in (small[name], large[name])
+        )
+        found |= {(name, starred) for starred, count in many.items() if count > max(few[starred], 1)}
+    return frozenset(found)
 
 
-def _numbered(module: nn.Module) -> int:
-    return sum(key.isdecimal() for key in module._modules)
+def _with_star(key: str) -> Iterator[str]:
+    """The name with a star for a number, as ``*`` for ``0`` and ``layer_*`` for ``layer_0``; for each number in it."""
+    return (f"{key[: number.start()]}*{key[number.end() :]}" for number in _NUMBER.finditer(key))
 
 
-def _together(measured: Mapping[str, float], longer: frozenset[str]) -> dict[str, float]:
+def _together(measured: Mapping[str, float], longer: frozenset[tuple[str, str]]) -> dict[str, float]:
     """The rms of the same layer of all blocks, by a name with a star for the block's number; others as they are."""
     squares: dict[str, list[float]] = {}
     for name, rms in measured.items():
@@ -171,12 +182,12 @@ def _together(measured: Mapping[str, float], longer: frozenset[str]) -> dict[str
     return {name: math.sqrt(sum(each) / len(each)) for name, each in squares.items()}
 
 
-def _starred(name: str, longer: frozenset[str]) -> str:
+def _starred(name: str, longer: frozenset[tuple[str, str]]) -> str:
     path, parts = "", []
     for part in name.split("."):
-        number = part.partition("#")[0].partition(":")[0]
-        in_block = number.isdecimal() and path in longer
-        parts.append(part.replace(number, "*", 1) if in_block else part)
+        key = part.partition("#")[0].partition(":")[0]
+        block = next((starred for starred in _with_star(key) if (path, starred) in longer), key)
+        parts.append(block + part[len(key) :])
         path = f"{path}.{part}" if path else part
     return ".".join(parts)
 

@@ -269,8 +269,8 @@ def _shared(array: Any, dtype: Any = None, device: Any = None, requires_grad: bo
 
 
 def _of_bytes(storage: torch.UntypedStorage, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor in memory that was loaded; torch would read it below the modes, number by number."""
-    tensor = torch.empty(0, dtype=dtype or torch.uint8, device="cpu").set_(storage)
+    """A tensor in memory that was loaded, of torch's dtype for it; torch would read it below the modes."""
+    tensor = torch.empty(0, dtype=dtype or torch.int64, device="cpu").set_(storage)
     return tensor.requires_grad_(requires_grad)
 
 
