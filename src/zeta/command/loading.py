@@ -207,7 +207,9 @@ def _architecture(transformers: ModuleType, path: Path, named: Any) -> Any:
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UsageError(f"{path}: architectures must be a list of class names, got {shown(named)}")
     found = (getattr(transformers, name, None) for name in named)
-    known = [each for each in found if isinstance(each, type) and issubclass(each, transformers.PreTrainedModel)]
+    known: list[Any] = [
+        each for each in found if isinstance(each, type) and issubclass(each, transformers.PreTrainedModel)
+    ]
     known = [each for each in known if each.forward is not nn.Module.forward]  # a base class has no parameters
     if not known:
         raise UsageError(
