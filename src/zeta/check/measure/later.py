@@ -40,8 +40,8 @@ def later(
 ) -> Later:
     """Take up to ``patience`` steps, and return the parameters in ``zero`` that never get a gradient.
 
-    Units of ``parts`` that have no gradient at random values near by either are none of them: what they compute is not used, as
-    where a constant mask takes it away, and zeros have no part in it.
+    Units of ``parts`` that have no gradient at random values near by either are none of them: what they compute is not
+    used, as where a constant mask takes it away, and zeros have no part in it.
 
     Must be called inside :func:`~zeta.check.watch.isolation.preserved`, because FSDP2's parameters change in place.
 
