@@ -241,3 +241,36 @@ def test_the_number_of_tokens_of_a_model_inside(tmp_path: Path) -> None:
     assert new.model.language_model.config.vocab_size == 64
     new.save_pretrained(tmp_path / "new")
     assert kind.from_pretrained(tmp_path / "new").get_input_embeddings().weight.shape == (64, 32)
+
+
+class Taught(nn.Module):
+    """A student, a teacher that is a copy of it, and sizes of its rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = nn.Linear(4, 3)
+        self.teacher = copy.deepcopy(self.student)
+        self.sizes = nn.Parameter(self.student.weight.detach().norm(dim=1))
+        self.head = nn.Linear(3, 2)
+
+
+def test_what_followed_from_loaded_tensors_is_named() -> None:
+    old = nn.Linear(4, 3)
+    model, plan = zeta.record(Taught)
+    with pytest.warns(zeta.ZetaNotice, match="have loaded values instead") as caught:
+        zeta.adapt_(model, old, plan, seed=0, device="cpu", name_map={"student": ""})
+    lines = str(caught[0].message).splitlines()[1:]
+    assert [line.strip(" -") for line in lines] == [
+        "sizes, of student.weight",
+        "teacher.weight, of student.weight",
+        "teacher.bias, of student.bias",
+    ]
+    assert torch.equal(model.student.weight, old.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_what_is_loaded_with_its_source_or_drawn_with_it_has_no_notice(recwarn: pytest.WarningsRecorder) -> None:
+    for names in ((), ("head.weight",), ("student.weight", "student.bias", "teacher.weight", "teacher.bias", "sizes")):
+        model, plan = zeta.record(Taught)
+        state = {name: value for name, value in Taught().state_dict().items() if name in names}
+        zeta.adapt_(model, state, plan, seed=0, device="cpu")
+    assert not [one for one in recwarn if issubclass(one.category, zeta.ZetaNotice)]

@@ -290,6 +290,26 @@ def prompts_of_the_classes_that_the_batch_has() -> Any:
     return Conditional(), (vectors(8), labels(7), vectors(8))
 
 
+class Coupling(nn.Module):
+    """A layer of RealNVP: a constant mask takes away half of what the last layer computes, which starts at zero."""
+
+    def __init__(self, even: bool, width: int = 8) -> None:
+        super().__init__()
+        self.register_buffer("mask", (torch.arange(width) % 2 == int(even)).float())
+        self.net = nn.Sequential(nn.Linear(width, 32), nn.ReLU(), nn.Linear(32, 2 * width))
+        nn.init.zeros_(self.net[2].weight)
+        nn.init.zeros_(self.net[2].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.net(x * self.mask).chunk(2, -1)
+        return self.mask * x + (1 - self.mask) * (x * torch.tanh(scale).exp() + shift)
+
+
+@healthy("Z302")
+def couplings_that_mask_a_layer_of_zeros() -> Any:
+    return nn.Sequential(Coupling(False), Coupling(True), Coupling(False)), vectors(8)
+
+
 @sick("Z302")
 def two_zero_factors_of_which_a_slice_is_taken() -> Any:
     class Product(nn.Module):

@@ -684,3 +684,17 @@ def test_plain_tensors_of_a_parametrization_count(first: Initializer) -> None:
     with pytest.raises(TargetError, match="shares the memory of"):
         zeta.init_(model, Rules([Rule("layer.weight", first), Rule("other", Normal(1.0))]), seed=0)
     assert torch.equal(model.layer.weight, before)
+
+
+def test_one_factor_of_a_deprecated_weight_norm_gets_its_values_before_the_other() -> None:
+    def build() -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 3)))
+
+    (model, plan), (whole, _) = zeta.record(build), zeta.record(build)
+    zeta.materialize_(whole, plan, seed=0, device="cpu")
+    for name in ("0.weight_v", "0.*"):
+        zeta.materialize_(model, plan, seed=0, device="cpu", only=[name])
+    assert torch.equal(model[0].weight_v, whole[0].weight_v)  # type: ignore[index]
+    assert torch.equal(model[0].weight, whole[0].weight)  # type: ignore[index]

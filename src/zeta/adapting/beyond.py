@@ -1,4 +1,4 @@
-"""What ``load_state_dict`` of a model does beyond copying tensors, and ``adapt_`` does not."""
+"""What loading may leave behind: what ``load_state_dict`` does beyond copying, and values that followed from others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch import nn
 
 from zeta.base.modules import named_modules_of
 from zeta.errors import listed, notice
+from zeta.initializers import Draw, Program
+from zeta.resolve.adapting.given import Adaption
 
 
 def warn_of_loading(model: nn.Module) -> None:
@@ -22,6 +24,30 @@ def warn_of_loading(model: nn.Module) -> None:
                 left,
             )
         )
+
+
+def warn_of_sources(found: Adaption) -> None:
+    """Give a notice of what is computed from the draws of a tensor that has loaded values instead."""
+    left = [
+        f"{entry.name}, of {', '.join(loaded)}"
+        for entry in found.initialized
+        if isinstance(entry.initializer, Program)
+        and (loaded := [name for name in _sources(entry.initializer) if name in found.given])
+    ]
+    if left:
+        notice(
+            listed(
+                "these are computed from what the constructor draws for other tensors, which have loaded values "
+                "instead; compute them again from those, where they belong together:",
+                left,
+            )
+        )
+
+
+def _sources(program: Program) -> list[str]:
+    """The other parameters whose draws a program takes."""
+    draws = (step.leaf for step in program.steps if isinstance(step.leaf, Draw))
+    return list(dict.fromkeys(draw.of for draw in draws if draw.of is not None))
 
 
 def _beyond(module: nn.Module) -> Iterator[str]:

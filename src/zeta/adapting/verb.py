@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from zeta.adapting.beyond import warn_of_loading
+from zeta.adapting.beyond import warn_of_loading, warn_of_sources
 from zeta.adapting.configuration import check_plain, table_of_tokens, warn_of_tokens
 from zeta.adapting.old import old_builder, old_form
 from zeta.base.modules import check_module, modules_of
@@ -125,6 +125,7 @@ def adapt_(
             options=options, old=functools.partial(_old_form, model, source, held),
         )  # fmt: skip
         _warn(found)
+        warn_of_sources(found)
         warn_of_loading(model)
         write = functools.partial(_written, adaption=found, seed=seed, progress=progress, meet=meet)
         if any(slot.tensor.is_meta for slot in found.fit.slots.values()):
@@ -202,6 +203,7 @@ def adapt_folder(
             options=options, old=functools.partial(_old_form, model, source, held),
         )  # fmt: skip
         _warn(found)
+        warn_of_sources(found)
         if problems := tie_problems(found):
             raise TargetError(listed("these tensors cannot be copied; nothing was written:", problems))
         warn_of_loading(model)

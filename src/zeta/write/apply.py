@@ -183,10 +183,11 @@ def write(jobs: list[Job], seed: int, progress: Progress | None = None) -> None:
         if progress is not None:
             done += sum(out.nbytes for out in outs)
             progress(name, done, total)
-    # of shards, the forward pass does it: it communicates
+    # of shards, the forward pass does it: it communicates; a factor that is still on meta has no values
     modules = {id(job.slot.module): job.slot.module for job in jobs if job.slot.module._forward_pre_hooks}
     for module in modules.values():
-        if hooked(module) and not any(is_sharded(parameter) for parameter in module.parameters(recurse=False)):
+        own = list(module.parameters(recurse=False))
+        if hooked(module) and not any(is_sharded(one) or one.is_meta for one in own):
             recompute(module)
     # what is written to a shard does not show in the version of the whole tensor
     if sharded := [job.slot.tensor for job in jobs if job.held.sharded and not job.slot.tensor.is_inference()]:

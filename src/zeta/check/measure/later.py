@@ -19,6 +19,9 @@ from zeta.check.watch.criteria.objective import LossFunction, objective
 from zeta.check.watch.fsdp import reshard
 from zeta.check.watch.probe import gradients_of
 from zeta.check.watch.ranks import Ranks
+from zeta.compute.sampling import sample
+from zeta.compute.stream.random import parameter_key
+from zeta.initializers import Normal
 from zeta.write import shards
 
 # each step changes each parameter by this rms, as Adam's first steps do
@@ -36,6 +39,9 @@ def later(
     ranks: Ranks,
 ) -> Later:
     """Take up to ``patience`` steps, and return the parameters in ``zero`` that never get a gradient.
+
+    Units of ``parts`` that have no gradient at random values near by either are none of them: what they compute is not
+    used, as where a constant mask takes it away, and zeros have no part in it.
 
     Must be called inside :func:`~zeta.check.watch.isolation.preserved`, because FSDP2's parameters change in place.
 
@@ -68,7 +74,15 @@ def later(
         by_id = {id(named[name]): gradient for name, gradient in known.items()}
         waiting = {key: name for key, name in waiting.items() if (g := by_id.get(key)) is None or not g.any()}
         units = {key: part for key, part in units.items() if not _reached(*part, by_id.get(key))}
-    left = {one.name: int(chosen.sum()) for key, (one, chosen) in units.items() if key not in waiting}
+    units = {key: part for key, part in units.items() if key not in waiting}
+    if ranks.any_rank(bool(units)):  # at other values too? Then it is not the zeros that keep it there
+        for name, parameter in named.items():
+            if parameter.requires_grad:
+                _shake(name, current[name])
+        known = _gradients(model, call, loss, named, None if in_place else current, ranks)
+        by_id = {id(named[name]): gradient for name, gradient in known.items()}
+        units = {key: part for key, part in units.items() if _reached(*part, by_id.get(key))}
+    left = {one.name: int(chosen.sum()) for one, chosen in units.values()}
     return Later(steps=steps, still=frozenset(waiting.values()), parts=left)
 
 
@@ -86,6 +100,13 @@ def _move(values: Tensor, gradient: Tensor) -> bool:
     for part, region in shards.held(values).places():
         part.sub_(gradient[region.slices].to(values.dtype), alpha=_STEP / size)
     return True
+
+
+def _shake(name: str, values: Tensor) -> None:
+    """Change each element a little, in place, by a random number that depends on its place alone."""
+    law = Normal(std=_STEP)
+    for part, region in shards.held(values).places():
+        part.add_(sample(law, key=parameter_key(0, name), region=region).to(part))
 
 
 def _gradients(
