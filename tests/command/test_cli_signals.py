@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+# what a shell starts in the background, as these tests, ignores SIGINT
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from zeta.command.cli import main
 sys.argv = ["zeta", *sys.argv[1:]]
 main()
