@@ -206,11 +206,12 @@ def test_gradients_that_grow_with_depth() -> None:
         return model
 
     x = vectors(16)
-    grown = check(Residual(), x, level="full", depth=unscaled)
+    grown = check(Residual(), x, level="full", depth=unscaled, depths=(2, 4, 8))
     assert [finding.severity.value for finding in found(grown, "Z804")] == ["fail"]
     norms = [(p.factory, p.size, p.step) for p in grown.points if p.layer == "gradient norm"]
-    assert norms == [("depth", n, 0) for n in (4, 8, 16)]
-    assert found(check(Residual(), x, level="full", depth=lambda n: Residual(depth=n)), "Z804") == []
+    assert norms == [("depth", n, 0) for n in (2, 4, 8)]
+    scaled = check(Residual(), x, level="full", depth=lambda n: Residual(depth=n), depths=(2, 4, 8))
+    assert found(scaled, "Z804") == []
 
 
 @pytest.mark.parametrize("form", ["{}", "layer_{}", "h{}", "block_{}_of_2d", "conv2d_{}"])
