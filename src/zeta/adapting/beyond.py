@@ -1,4 +1,4 @@
-"""What loading may leave behind: what ``load_state_dict`` does beyond copying, and values that followed from others."""
+"""What loading leaves out: what ``load_state_dict`` does beyond copying, and what is computed from loaded tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from zeta.base.modules import named_modules_of
 from zeta.errors import listed, notice
-from zeta.initializers import Draw, Program
+from zeta.initializers import Program
 from zeta.resolve.adapting.given import Adaption
 
 
@@ -28,12 +28,12 @@ def warn_of_loading(model: nn.Module) -> None:
 
 def warn_of_sources(found: Adaption) -> None:
     """Give a notice of what is computed from the draws of a tensor that has loaded values instead."""
-    left = [
-        f"{entry.name}, of {', '.join(loaded)}"
-        for entry in found.initialized
-        if isinstance(entry.initializer, Program)
-        and (loaded := [name for name in _sources(entry.initializer) if name in found.given])
-    ]
+    left: list[str] = []
+    for entry in found.initialized:
+        if isinstance(entry.initializer, Program):
+            others = dict.fromkeys(draw.of for draw in entry.initializer.draws)
+            if loaded := [name for name in others if name is not None and name in found.given]:
+                left.append(f"{entry.name}, of {', '.join(loaded)}")
     if left:
         notice(
             listed(
@@ -42,12 +42,6 @@ def warn_of_sources(found: Adaption) -> None:
                 left,
             )
         )
-
-
-def _sources(program: Program) -> list[str]:
-    """The other parameters whose draws a program takes."""
-    draws = (step.leaf for step in program.steps if isinstance(step.leaf, Draw))
-    return list(dict.fromkeys(draw.of for draw in draws if draw.of is not None))
 
 
 def _beyond(module: nn.Module) -> Iterator[str]:

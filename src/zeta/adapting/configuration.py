@@ -16,6 +16,7 @@ from zeta.base.reading import parse, shown
 from zeta.base.sources import Source
 from zeta.errors import CheckpointError, FormatError, UsageError, listed, notice
 from zeta.resolve.slots import unwrap
+from zeta.write.checkpoint.layout import INDEX
 
 #: implementations of attention and experts inside transformers and torch; others are code from a hub
 _OWN_WAYS: Final = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm", None)
@@ -39,8 +40,6 @@ _TIMM: Final = ("architecture", "backbone")
 _FLOATS: Final = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 #: transformers makes a name for each label before there is a model
 _MOST_LABELS: Final = 2**20
-#: the usual index of tensors in several files
-_INDEX: Final = "model.safetensors.index.json"
 
 
 def without_foreign_code(config: dict[str, Any], path: str | Path) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def check_plain(model: nn.Module, source: Source) -> None:
         return  # whoever needs it names what is wrong
     read = [file.path.name for file in source.files]
     named = data.get("transformers_weights")
-    if isinstance(named, str) and named != _INDEX and [named] != read:
+    if isinstance(named, str) and named != INDEX and [named] != read:
         raise CheckpointError(
             f"{source.origin}: its config.json says that the tensors are in {shown(named)}, where from_pretrained "
             f"reads them, and {', '.join(map(visible, read))} would be read; give that file as the checkpoint, or take "

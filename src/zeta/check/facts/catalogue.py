@@ -382,8 +382,8 @@ RULES: Final[dict[str, Rule]] = {
             "coordinate-check",
             WARN,
             "Activations grow with width, at the start or after a few steps.",
-            "Scale stds and learning rates with width as muP does. Below widths of 64, chance alone may look so: take "
-            "larger ones.",
+            "Scale stds and learning rates with width as muP does. Below a width of 64, such a slope may be chance: "
+            "use larger widths.",
             "Yang et al. 2022 (Tensor Programs V), appendix D.1",
         ),
         rule(

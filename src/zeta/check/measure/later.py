@@ -40,8 +40,8 @@ def later(
 ) -> Later:
     """Take up to ``patience`` steps, and return the parameters in ``zero`` that never get a gradient.
 
-    Units of ``parts`` that have no gradient at random values near by either are none of them: what they compute is not
-    used, as where a constant mask takes it away, and zeros have no part in it.
+    Units of ``parts`` are left out if they have no gradient at random values near by either. Their output is not used,
+    for example because a constant mask removes it: that they are zero is not the cause.
 
     Must be called inside :func:`~zeta.check.watch.isolation.preserved`, because FSDP2's parameters change in place.
 
@@ -75,7 +75,7 @@ def later(
         waiting = {key: name for key, name in waiting.items() if (g := by_id.get(key)) is None or not g.any()}
         units = {key: part for key, part in units.items() if not _reached(*part, by_id.get(key))}
     units = {key: part for key, part in units.items() if key not in waiting}
-    if ranks.any_rank(bool(units)):  # at other values too? Then it is not the zeros that keep it there
+    if ranks.any_rank(bool(units)):  # no gradient at other values either: the zeros are not the cause
         for name, parameter in named.items():
             if parameter.requires_grad:
                 _shake(name, current[name])

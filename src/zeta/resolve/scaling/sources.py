@@ -44,9 +44,11 @@ def _variables(tree: ast.AST, wanted: Sequence[str]) -> dict[str, list[str]]:
     """The variables that are the weight at the path ``wanted``, or a module on the way to it, with their paths."""
     known: dict[str, list[str]] = {}
     for value, names in _assigned(tree):
-        while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-            if value.func.attr not in (*_SAME, *_TURNED):
-                break
+        while (
+            isinstance(value, ast.Call)
+            and isinstance(value.func, ast.Attribute)
+            and value.func.attr in (*_SAME, *_TURNED)
+        ):
             value = value.func.value
         if isinstance(value, ast.Attribute) and value.attr in _TURNED:
             value = value.value
@@ -109,6 +111,13 @@ def packs_by_head(module: nn.Module, name: str) -> bool:
     return any(_by_head(type(module), tree, name, set()) for tree in _methods(type(module), name))
 
 
+def _viewed(call: ast.Call) -> ast.expr | None:
+    """What a call gives another shape: the object of a method, or the first argument of a function of torch."""
+    if not isinstance(call.func, ast.Attribute) or call.func.attr not in _VIEWS:
+        return None
+    return call.args[0] if call.args and dotted(call.func)[:1] == ["torch"] else call.func.value
+
+
 def _by_head(layer: Any, tree: ast.AST, name: str, held: set[str]) -> bool:
     """``held``: the variables that have what the layer returned."""
 
@@ -129,15 +138,7 @@ def _by_head(layer: Any, tree: ast.AST, name: str, held: set[str]) -> bool:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     for node in calls:
         words = dotted(node.func)
-        viewed = node.func.value if isinstance(node.func, ast.Attribute) else None
-        if words[:1] == ["torch"] and node.args:
-            viewed = node.args[0]
-        if (
-            viewed is not None
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in _VIEWS
-            and is_packed(viewed)
-        ):
+        if (viewed := _viewed(node)) is not None and is_packed(viewed):
             if not _three_first(node):
                 return True
         elif words[-1:] == ["rearrange"] and node.args and is_packed(node.args[0]):

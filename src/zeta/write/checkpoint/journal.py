@@ -44,10 +44,6 @@ def part(name: str) -> str:
     return f"{name}{PART}"
 
 
-def _state(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
-
-
 class _Document(msgspec.Struct, frozen=True):
     """The content of ``journal.json``."""
 
@@ -73,11 +69,11 @@ class Journal:
         """The journal for new files; ``parts`` maps their final names to their present names in ``place``."""
         files, states = {}, {}
         for name in sorted(parts, key=lambda name: name == MANIFEST):
-            found = place.status(parts[name])
+            found = place.state(parts[name])
             if found is None:
                 raise CheckpointError(f"{place.path / parts[name]} has disappeared; run the same again")
             place.check(parts[name])  # another process may have put a link there
-            files[name], states[name] = found.st_ino, _state(found)
+            files[name], states[name] = found[0], found[1:]
         return cls(files=files, earlier=tuple(sorted(earlier, key=lambda name: name != MANIFEST)), states=states)
 
     @classmethod
@@ -115,9 +111,7 @@ class Journal:
         The user may have trained in place or replaced a file. Such files are the user's, and nothing is changed.
         """
         for name, inode in self.files.items():
-            places = (folder.status(name), partial.status(part(name)))
-            found = next((place for place in places if place is not None and place.st_ino == inode), None)
-            if found is None or _state(found) != tuple(self.states[name]):
+            if (inode, *self.states[name]) not in (folder.state(name), partial.state(part(name))):
                 raise _damaged(partial)
 
     def is_complete(self, folder: Directory, partial: Directory) -> bool:
